@@ -1,0 +1,61 @@
+# The whole job in one image. torch's wheels bring the CUDA libraries, so the base needs only the driver that the
+# runtime mounts. Any Debian or Ubuntu with Python 3.11 or newer, installed or in its archive, can be BASE_IMAGE.
+ARG BASE_IMAGE=python:3.12.14-slim-bookworm@sha256:782412e85d0f0984994c290652577d4018aff08145c85b262bb63dc0c7522254
+
+FROM ${BASE_IMAGE} AS base
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+# tini reaps what the job leaves and passes signals on. Python comes from the archive only where the base has none.
+RUN export DEBIAN_FRONTEND=noninteractive \
+    && apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates tini \
+    && if ! python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+         apt-get install -y --no-install-recommends python3 python3-venv; \
+       fi \
+    && python3 -c 'import sys; assert sys.version_info >= (3, 11), "BASE_IMAGE has no Python 3.11 or newer"' \
+    && rm -rf /var/lib/apt/lists/*
+
+FROM base AS packages
+WORKDIR /build
+COPY requirements.lock ./
+COPY scripts/install-locked.sh scripts/
+RUN python3 -m venv /opt/venv \
+    && PIP_NO_CACHE_DIR=1 sh scripts/install-locked.sh /opt/venv/bin/python requirements.lock
+COPY job/ /opt/job/job/
+COPY entrypoint.sh LICENSE /opt/job/
+RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/job/job
+
+FROM base
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="qwen3-tts-job" \
+      org.opencontainers.image.description="Turns recordings into a published, fine-tuned Qwen3-TTS voice, unattended" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="${REVISION}"
+# A name for the fixed uid: libraries ask who they run as. Everything written goes to /work or /tmp, so the root file
+# system can be read-only.
+RUN groupadd --gid 10001 job \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /work --shell /usr/sbin/nologin job \
+    && install -d -o 10001 -g 10001 /work
+COPY --from=packages /opt/venv /opt/venv
+COPY --from=packages /opt/job /opt/job
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    LANG=C.UTF-8 \
+    HOME=/work \
+    USER=job \
+    WORK_DIR=/work \
+    XDG_CACHE_HOME=/work/.cache \
+    HF_HOME=/work/.cache/huggingface \
+    NUMBA_CACHE_DIR=/tmp/numba \
+    MPLCONFIGDIR=/tmp/matplotlib \
+    TORCHINDUCTOR_CACHE_DIR=/work/.cache/torchinductor \
+    TRITON_CACHE_DIR=/work/.cache/triton \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+WORKDIR /work
+VOLUME /work
+USER 10001:10001
+# The job says something at least every few seconds or minutes, whatever it does: half an hour of silence is a hang.
+HEALTHCHECK --interval=60s --timeout=10s --start-period=60s \
+    CMD ["sh", "-c", "test -n \"$(find \"${CONSOLE_LOG:-/tmp/console_log.txt}\" -mmin -30)\""]
+ENTRYPOINT ["tini", "-s", "--", "/opt/job/entrypoint.sh"]

@@ -1,0 +1,61 @@
+# Each target sets up what it needs. Paths are relative, so the checkout's own path may hold spaces.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test test-slow lint bench soak image lock clean
+
+# A Python 3.11 or newer to make .venv with; unset, the first one found. IMAGE is the tag of `make image`.
+PYTHON ?=
+IMAGE ?= qwen3-tts-job
+export PYTHON
+
+PY := .venv/bin/python
+SHELL_SCRIPTS := entrypoint.sh .ci/run $(wildcard scripts/*.sh)
+PYTEST := $(PY) -m pytest --timeout 900
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## .venv with what the job needs, from requirements.lock
+	@sh scripts/setup.sh requirements.lock
+
+setup-dev: ## the same, and the tools of test and lint
+	@sh scripts/setup.sh requirements.lock requirements-dev.lock
+
+demo: setup ## train the tiny built-in model on the built-in clips until it recites them
+	@$(PY) -m job demo
+
+test: setup-dev ## all tests but the slow ones
+	$(PYTEST) -m "not slow"
+
+test-slow: setup-dev ## the tests that take minutes
+	@code=0; $(PYTEST) -m slow || code=$$?; \
+	if [ $$code -eq 5 ]; then echo "no test is marked slow"; code=0; fi; exit $$code
+
+lint: setup-dev ## style, types, shell scripts, Dockerfile, YAML
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	.venv/bin/shellcheck $(SHELL_SCRIPTS)
+	.venv/bin/hadolint Dockerfile
+	$(PY) -m yamllint --strict .
+
+bench: setup ## throughput and memory, one JSON line a case
+	@found=; for file in benchmarks/[a-z]*.py; do \
+	  [ -e "$$file" ] || continue; found=yes; $(PY) "$$file" || exit; done; \
+	[ -n "$$found" ] || { echo "benchmarks/ holds no benchmark" >&2; exit 1; }
+
+soak: setup ## the demo, stopped and killed at random moments until it is done, for SOAK_MINUTES (30)
+	@$(PY) scripts/soak.py
+
+image: ## the container image, with docker or else buildah
+	@sh scripts/image.sh "$(IMAGE)"
+
+lock: setup-dev ## requirements*.lock anew from requirements*.in; UPGRADE=1 takes newer versions
+	for name in requirements requirements-dev; do \
+	  $(PY) -m uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --fork-strategy fewest \
+	    --no-emit-index-url --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) \
+	    $$name.in -o $$name.lock || exit; done
+
+clean: ## remove .venv and caches; what runs made (WORK_DIR, OUTPUT_DIR) stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,194 @@
+#!/usr/bin/env bash
+# One unattended run, in a container or from a checkout: ./entrypoint.sh [arguments of `python -m job`; none means run].
+# Everything printed also goes to CONSOLE_LOG, which holds this run only. The exit code is the job's.
+set -euo pipefail
+set -m # every child gets a process group of its own: it hears a signal once, from us, and leaves nothing behind
+
+here=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
+export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONSAFEPATH=1 # a file called job.py in the caller's directory must not be taken for the job
+export PYTHONUNBUFFERED=1
+
+python=python3
+for candidate in "$here/.venv/bin/python" /opt/venv/bin/python; do
+  if [[ -x $candidate ]]; then
+    python=$candidate
+    break
+  fi
+done
+
+# Variables may also come from a .env file, so the job's own reader is asked. When it refuses them, the job itself says
+# what is wrong; until then the log goes to its usual place.
+ask='from job.settings import load
+s = load()
+print(s.console_log, s.upload_logs, s.device, s.num_gpus, s.num_nodes, s.node_rank, s.master_addr, s.master_port, sep="\n")'
+answer=$("$python" -c "$ask" 2>/dev/null) ||
+  answer=$(printf '%s\n' "${CONSOLE_LOG:-/tmp/console_log.txt}" False auto 1 1 0 127.0.0.1 29500)
+{
+  IFS= read -r log
+  read -r upload_logs
+  read -r device
+  read -r gpus
+  read -r nodes
+  read -r node_rank
+  read -r master_addr
+  read -r master_port
+} <<<"$answer"
+
+# ---- the log ---------------------------------------------------------------------------------------------------------
+
+if ! { rm -f -- "$log" && mkdir -p -- "$(dirname -- "$log")" && : >"$log"; } 2>/dev/null; then
+  echo "CONSOLE_LOG=$log: cannot be written; set CONSOLE_LOG to a path that can" >&2
+  exit 2
+fi
+
+tees=()
+pipes=$(mktemp -d)
+
+tee_descriptor() { # from the next `exec` on, what is written to pipe $1 goes to the log and to descriptor $2
+  mkfifo "$pipes/$1"
+  # tee outlives every signal, so that the last words of a stopped job are kept
+  (trap '' HUP INT TERM && exec tee -a -- "$log") <"$pipes/$1" >&"$2" &
+  tees+=("$!")
+}
+
+tee_descriptor out 1
+if [[ /dev/stdout -ef /dev/stderr ]]; then
+  exec >"$pipes/out" 2>&1 # one stream: the order of its lines is kept
+else
+  tee_descriptor err 2 # two streams: whoever reads them apart still can
+  exec >"$pipes/out" 2>"$pipes/err"
+fi
+rm -r -- "$pipes"
+
+# ---- children and signals --------------------------------------------------------------------------------------------
+
+child=
+stopped=0     # a signal has arrived: start no further child
+interrupted=0 # a signal has cut the current `wait` short
+
+# shellcheck disable=SC2329  # called by the traps below
+forward() {
+  stopped=1
+  interrupted=1
+  if [[ -n $child ]]; then kill -s "$1" "$child" 2>/dev/null || true; fi
+}
+trap 'forward TERM' TERM HUP
+trap 'forward INT' INT
+
+run_child() { # run a command, pass signals on to it, return its exit code
+  if ((stopped)); then return 143; fi
+  "$@" </dev/null &
+  child=$!
+  if ((stopped)); then kill -TERM "$child" 2>/dev/null || true; fi
+  local code
+  while :; do
+    interrupted=0
+    code=0
+    wait "$child" || code=$?
+    if ((!interrupted)); then break; fi
+  done
+  local group=$child
+  child=
+  kill -TERM -- "-$group" 2>/dev/null || true # workers that it left behind
+  for _ in {1..20}; do
+    kill -0 -- "-$group" 2>/dev/null || return "$code"
+    sleep 0.1
+  done
+  kill -KILL -- "-$group" 2>/dev/null || true
+  return "$code"
+}
+
+# ---- one process or several ------------------------------------------------------------------------------------------
+
+visible_gpus() {
+  if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+    tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -cvE '^(|-1|NoDevFiles|none|void)$' || true
+  elif command -v nvidia-smi >/dev/null; then
+    nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true
+  else
+    echo 0
+  fi
+}
+
+if [[ $gpus == auto ]]; then
+  gpus=1
+  if [[ $device == auto || $device == cuda ]]; then gpus=$(visible_gpus); fi
+fi
+if ((gpus < 1)); then gpus=1; fi
+
+job() { run_child "$python" -m job "$@"; }
+
+launch() { # the same command in every process of every node
+  run_child "$python" -m torch.distributed.run --nnodes "$nodes" --node-rank "$node_rank" --nproc-per-node "$gpus" \
+    --master-addr "$master_addr" --master-port "$master_port" -m job "$@"
+}
+
+stages=(doctor fetch prepare train validate push synthesize report)
+
+place() { # where stage $1 stands in the order; 4 is train
+  local number=0 stage
+  for stage in "${stages[@]}"; do
+    number=$((number + 1))
+    if [[ $stage == "$1" ]]; then break; fi
+  done
+  echo "$number"
+}
+
+run_stages() { # `run` over several processes: only training is spread; what follows it is done once, on the first node
+  local from=doctor until=report rest=()
+  while (($#)); do
+    case $1 in
+    --from=*) from=${1#*=} ;;
+    --until=*) until=${1#*=} ;;
+    --from) from=${2-} && shift ;;
+    --until) until=${2-} && shift ;;
+    *) rest+=("$1") ;;
+    esac
+    shift
+  done
+  local first last
+  first=$(place "$from")
+  last=$(place "$until")
+  if ((first > 4 || last < 4)); then
+    job run --from "$from" --until "$until" "${rest[@]}"
+    return
+  fi
+  if ((first < 4)); then job run --from "$from" --until prepare "${rest[@]}" || return; fi
+  launch run --from train --until train "${rest[@]}" || return
+  if ((last > 4 && node_rank == 0)); then job run --from validate --until "$until" "${rest[@]}" || return; fi
+}
+
+# ---- the run ---------------------------------------------------------------------------------------------------------
+
+if (($# == 0)); then set -- run; fi
+
+code=0
+if ((gpus * nodes == 1)); then
+  job "$@" || code=$?
+else
+  case $1 in
+  run) run_stages "${@:2}" || code=$? ;;
+  train) launch "$@" || code=$? ;;
+  *) job "$@" || code=$? ;;
+  esac
+fi
+
+case $1 in
+-* | settings | plan | upload-log) ;; # these leave nothing worth keeping
+*)
+  if [[ $upload_logs == True && $node_rank == 0 ]]; then
+    stopped=0 # the log of a run that was stopped is wanted most
+    job upload-log || echo "the console log was not uploaded; the run itself ended with $code" >&2
+  fi
+  ;;
+esac
+
+trap '' HUP INT TERM
+# Let tee write the last line; a stray process that still holds the pipe may not keep a rented machine running.
+exec >/dev/null 2>&1
+(sleep 10 && kill -KILL "${tees[@]}") &
+watchdog=$!
+wait "${tees[@]}" || true
+kill -KILL -- "-$watchdog" || true
+exit "$code"

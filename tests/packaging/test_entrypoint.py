@@ -1,0 +1,209 @@
+"""entrypoint.sh around the real settings, with a stand-in for the work itself that behaves as each test asks.
+
+The script and the real `job` package are copied together; only `job/__main__.py` is replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[2]
+
+WORK = """
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+command, *rest = sys.argv[1:]
+with open(os.environ["CALLS"], "a") as calls:
+    calls.write(json.dumps(sys.argv[1:] + [os.environ.get("WORLD_SIZE", "1")]) + "\\n")
+if command == "run" and os.environ.get("EXIT"):
+    print("first"); print("second", file=sys.stderr); print("third")
+    sys.exit(int(os.environ["EXIT"]))
+if command == "wait":
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    def stop(number, frame):
+        print("stopped by", signal.Signals(number).name); time.sleep(0.5); print("last words", flush=True)
+        sys.exit(143)
+    signal.signal(signal.SIGTERM, stop); signal.signal(signal.SIGINT, stop)
+    Path(os.environ["READY"]).write_text(str(worker.pid))
+    time.sleep(600)
+if command == "detach":
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+if command == "upload-log":
+    print("log:", Path(os.environ["CONSOLE_LOG"]).read_text().count("first")); sys.exit(5)
+if command == "where":
+    print(Path.cwd())
+"""
+
+
+class House:
+    """A checkout of its own in a path with spaces."""
+
+    def __init__(self, directory: Path) -> None:
+        self.top = directory / "a check out"
+        self.top.mkdir()
+        shutil.copy2(TOP / "entrypoint.sh", self.top)
+        shutil.copytree(TOP / "job", self.top / "job", ignore=shutil.ignore_patterns("__pycache__", "clips"))
+        (self.top / "job" / "__main__.py").write_text(WORK)
+        self.log = directory / "console log.txt"
+        self.calls = directory / "calls"
+        self.ready = directory / "ready"
+        self.cwd = directory / "else where"
+        self.cwd.mkdir()
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        return {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # python3: the one of the tests
+            "HOME": str(self.cwd),
+            "CONSOLE_LOG": str(self.log),
+            "CALLS": str(self.calls),
+            "READY": str(self.ready),
+            "CUDA_VISIBLE_DEVICES": "",
+            **variables,
+        }
+
+    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(self.top / "entrypoint.sh"), *arguments],
+            cwd=self.cwd,
+            env=self.environment(**variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+        )
+
+    def called(self) -> list[str]:
+        return self.calls.read_text().splitlines()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def test_log_holds_this_run_only_and_agrees_with_the_screen(house: House) -> None:
+    house.log.write_text("an older run\n")
+    result = house.run(EXIT="0")
+    assert result.stdout == "first\nsecond\nthird\n", "stderr and stdout keep their order"
+    assert house.log.read_text() == result.stdout
+
+
+@pytest.mark.parametrize("code", [0, 2, 6])
+def test_exit_code_is_the_jobs(house: House, code: int) -> None:
+    assert house.run("run", EXIT=str(code)).returncode == code
+
+
+def test_streams_that_are_read_apart_stay_apart(house: House) -> None:
+    """The one line on stderr that names the variable can still be captured, and is in the log as well."""
+    result = subprocess.run(
+        [house.top / "entrypoint.sh"],
+        cwd=house.cwd,
+        env=house.environment(EXIT="2"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (result.stdout, result.stderr) == ("first\nthird\n", "second\n")
+    assert sorted(house.log.read_text().split()) == ["first", "second", "third"]
+
+
+def test_arguments_arrive_as_given_and_none_means_run(house: House) -> None:
+    house.run("where", "two words", "*", "", "--flag=$HOME")
+    house.run(EXIT="0")
+    assert house.called() == ['["where", "two words", "*", "", "--flag=$HOME", "1"]', '["run", "1"]']
+
+
+def test_caller_stays_in_his_directory_and_cannot_shadow_the_job(house: House) -> None:
+    """Relative paths in variables mean what the caller meant, even beside a file called job.py."""
+    (house.cwd / "job.py").write_text("raise SystemExit('the wrong job')")
+    assert house.run("where").stdout.strip() == str(house.cwd)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_reaches_the_job_and_its_last_words_reach_the_log(house: House, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [house.top / "entrypoint.sh", "wait"],
+        cwd=house.cwd,
+        env=house.environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    worker = int(wait_for(house.ready))
+    process.send_signal(number)
+    screen, _ = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert house.log.read_text() == screen == f"stopped by {number.name}\nlast words\n"
+    assert not runs(worker), "a worker of the job is still running"
+
+
+def test_leftover_workers_do_not_keep_the_run_from_ending(house: House) -> None:
+    started = time.monotonic()
+    assert house.run("detach").returncode == 0
+    assert time.monotonic() - started < 30
+
+
+def test_log_that_cannot_be_written_is_bad_input(house: House) -> None:
+    house.log.mkdir()
+    result = house.run("where")
+    assert result.returncode == 2
+    assert result.stdout.startswith("CONSOLE_LOG=") and result.stdout.count("\n") == 1
+    assert not house.calls.exists(), "nothing was started"
+
+
+def test_upload_of_the_log_comes_last_and_cannot_change_the_exit_code(house: House) -> None:
+    result = house.run(EXIT="3", UPLOAD_LOGS="true")
+    assert result.returncode == 3
+    assert [call.split('"')[1] for call in house.called()] == ["run", "upload-log"]
+    assert "log: 1" in result.stdout, "the uploaded log holds the run"
+
+
+def test_variables_of_the_env_file_count(house: House) -> None:
+    (house.cwd / ".env").write_text("UPLOAD_LOGS=true\n")
+    house.run(EXIT="0")
+    assert len(house.called()) == 2
+
+
+def test_several_processes_train_together_and_the_rest_runs_once(house: House) -> None:
+    house.run("run", "--until=synthesize", NUM_GPUS="2", DEVICE="cpu")
+    assert house.called() == [
+        '["run", "--from", "doctor", "--until", "prepare", "1"]',
+        '["run", "--from", "train", "--until", "train", "2"]',
+        '["run", "--from", "train", "--until", "train", "2"]',
+        '["run", "--from", "validate", "--until", "synthesize", "1"]',
+    ]
+
+
+def test_real_command_line_answers_through_the_entrypoint(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "CONSOLE_LOG": str(log)}
+    command = [TOP / "entrypoint.sh", "settings"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "INIT_MODEL_PATH" in result.stdout and log.read_text() == result.stdout
+
+
+def runs(process: int) -> bool:
+    """Whether a process is alive; one that has ended and waits for its parent to notice is not."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_for(path: Path) -> str:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if path.exists() and path.read_text():
+            return path.read_text()
+        time.sleep(0.05)
+    raise TimeoutError(path)
