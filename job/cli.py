@@ -1,0 +1,133 @@
+"""The command line: `python -m job <command>`. Imports nothing heavy until a command needs it."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from job import errors
+
+app = typer.Typer(
+    help="Turn recordings into a published, fine-tuned Qwen3-TTS voice. Environment variables drive it; "
+    "`settings` lists them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.command()
+def run(
+    first: Annotated[str, typer.Option("--from", help="First stage.")] = "doctor",
+    last: Annotated[str, typer.Option("--until", help="Last stage.")] = "report",
+) -> None:
+    """Run all stages in order; what is already done is left alone."""
+    from job import pipeline
+
+    pipeline.run(_settings(), first, last)
+
+
+def _stage_command(name: str, about: str) -> None:
+    def command() -> None:
+        from job import pipeline
+
+        pipeline.run_stage(_settings(), pipeline.stage(name))
+
+    app.command(name, help=about)(command)
+
+
+for _name, _about in {
+    "doctor": "Check settings, data, base model, disk, GPU and token before anything is spent.",
+    "fetch": "Sources to raw manifest.",
+    "prepare": "Audio checks, codes, speakers, validation split.",
+    "train": "Train and write output/best and output/last.",
+    "validate": "Write and check the model card and the checkpoint's files.",
+    "push": "Publish to the Hub.",
+    "synthesize": "Say the test texts and measure the speech.",
+    "report": "Write report/index.html.",
+}.items():
+    _stage_command(_name, _about)
+
+
+@app.command()
+def evaluate() -> None:
+    """Say the test texts again and rewrite the report."""
+    from job import pipeline
+
+    pipeline.run(_settings(), "synthesize", "report")
+
+
+@app.command()
+def plan() -> None:
+    """Estimate steps, memory and hours from the settings and the prepared data."""
+    from job.plan import print_plan
+
+    print_plan(_settings())
+
+
+@app.command()
+def settings() -> None:
+    """Print every variable: name, aliases, default, meaning."""
+    from job.settings_table import markdown
+
+    print(markdown(), end="")
+
+
+@app.command()
+def demo() -> None:
+    """Train the tiny built-in model on the built-in clips until it recites them."""
+    from job.demo.run import run_demo
+
+    run_demo()
+
+
+@app.command("upload-log", hidden=True)
+def upload_log() -> None:
+    """Upload the console log, secrets redacted, when UPLOAD_LOGS is true."""
+    from job.publish.push import upload_log as upload
+
+    loaded = _settings()
+    if loaded.upload_logs:
+        upload(loaded)
+
+
+def _settings() -> Any:
+    from job import settings as variables
+
+    return variables.load()
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    name = signal.Signals(number).name
+    raise errors.StoppedBySignal(f"stopped by {name}; the same command goes on from here")
+
+
+def main() -> None:
+    """Run the command line and exit with the code that the kind of failure has."""
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    try:
+        app(standalone_mode=False)
+    except errors.JobError as error:
+        _fail(str(error), error.exit_code)
+    except typer.Exit as request:
+        sys.exit(request.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        _fail(f"{error.strerror} ({error.filename}); make room or set WORK_DIR and OUTPUT_DIR", errors.BAD_INPUT)
+    except TyperException as error:
+        _fail(f"{error}; see python -m job --help", errors.BAD_INPUT)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    line = " ".join(message.split())
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    sys.exit(code)

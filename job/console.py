@@ -1,0 +1,40 @@
+"""What a person sees: plain lines, progress bars on a terminal, and no secrets."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+#: Seconds between two progress lines when there is no terminal.
+PLAIN_INTERVAL = 10.0
+
+
+def say(stage: str, message: str) -> None:
+    """Print one line about a stage to stdout, at once (logs of a dying container must not sit in a buffer)."""
+    print(f"[{stage}] {message}", flush=True)
+
+
+def warn(stage: str, message: str) -> None:
+    """Print one warning line to stderr."""
+    print(f"[{stage}] warning: {message}", file=sys.stderr, flush=True)
+
+
+def progress(items: Iterable[T], *, stage: str, total: int, unit: str) -> Iterator[T]:
+    """Yield `items`, showing a bar on a terminal and a line every `PLAIN_INTERVAL` seconds elsewhere."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(items, desc=stage, total=total, unit=f" {unit}", dynamic_ncols=True)
+        return
+    started = shown = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - shown >= PLAIN_INTERVAL and done < total:
+            shown = now
+            left = (now - started) / done * (total - done)
+            say(stage, f"{done}/{total} {unit}, about {left:.0f} s left")

@@ -1,0 +1,154 @@
+"""What would fail in hour ten, in minute one: every check that can be made before anything is spent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from job import models
+from job.console import say, warn
+from job.errors import BadInput
+from job.settings import Settings
+
+#: Room for logs, samples, manifests and the like, besides weights and data.
+SPARE_BYTES = 64 << 20
+#: Complete checkpoints on disk at the worst moment: best, last, and one being written.
+CHECKPOINTS = 3
+
+#: Variables of the design that this version reads but does not act on. Setting one is refused, not ignored.
+NOT_YET: dict[str, Any] = {
+    "progressive_stages": None,
+    "curriculum": None,
+    "icl_fraction": 0.0,
+    "torch_compile": False,
+    "trackers": "jsonl",
+    "use_wandb": False,
+    "wandb_project": "qwen3-tts",
+    "wandb_run_name": None,
+    "wandb_entity": None,
+    "lora_scale": 1.0,
+    "dataset_trust_remote_code": False,
+    "distributed": "ddp",
+}
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Check everything; the first problem is raised.
+
+    Raises:
+        BadInput: naming the variable and the fix.
+    """
+    from job import fetch
+    from job.publish import push, validate
+
+    _supported(settings)
+    _data_is_named(settings)
+    _resume(settings)
+    for variable, directory in (("WORK_DIR", settings.paths.work), ("OUTPUT_DIR", settings.paths.output)):
+        _writable(variable, directory)
+    source = fetch.check(settings)
+    say("doctor", source)
+    base = models.base_directory(settings)
+    size = _base(settings, base)
+    need = _disk(settings, size)
+    validate.checked_card(settings)
+    publishing = push.check(settings)
+    if "skipped" in publishing:
+        say("doctor", f"will not publish: {publishing['skipped']}")
+    else:
+        say("doctor", f"will publish to {', '.join(publishing['repos'])} as {publishing['user']}")
+    _texts(settings)
+    device = models.resolve_device(settings)
+    say("doctor", f"{device}, {models.resolve_precision(settings, device)}; base model {size / 1e9:.2f} GB in {base}")
+    memory = _gpu_memory(settings, device, size)
+    return {"source": source, "base_bytes": size, "disk_needed": need, "device": str(device), **memory}
+
+
+def _supported(settings: Settings) -> None:
+    for field, default in NOT_YET.items():
+        value = getattr(settings, field)
+        if value != default:
+            raise BadInput(f"{field.upper()}={value}: not supported in this version; unset it")
+    if settings.num_nodes > 1 or settings.num_gpus not in ("auto", "0", "1"):
+        raise BadInput("NUM_GPUS and NUM_NODES above 1 are not supported in this version; unset them")
+
+
+def _data_is_named(settings: Settings) -> None:
+    """A real base model with no data named is a mistake, not a wish to train on the embedded clips."""
+    named = settings.train_jsonl or settings.data_dir or settings.dataset_name or settings.data_mode == "none"
+    if not named and settings.init_model_path != "demo":
+        raise BadInput("no data is named; set TRAIN_JSONL, DATA_DIR or DATASET_NAME (or PRESET=demo to try the job)")
+
+
+def _resume(settings: Settings) -> None:
+    if settings.resume not in ("auto", "never"):
+        raise BadInput(f"RESUME={settings.resume}: checkpoints to resume from are not supported in this version")
+
+
+def _writable(variable: str, directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=directory, prefix=".doctor-") as probe:
+            probe.write(b"\0" * 4096)
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise BadInput(f"{variable}={directory} cannot be written to: {error.strerror}; set it elsewhere") from error
+
+
+def _base(settings: Settings, base: Path) -> int:
+    """Check what only a look into the base model tells; returns the size of its files in bytes."""
+    models.speech_tokenizer_directory(settings)
+    config = models.read_config(base)
+    encoder = config.raw.get("speaker_encoder_config") or {}
+    width, vector = config.talker.get("hidden_size"), encoder.get("enc_dim", 1024)
+    if width != vector:
+        raise BadInput(
+            f"INIT_MODEL_PATH={settings.init_model_path}: its x-vectors have {vector} values and its talker {width}; "
+            "they must be equal"
+        )
+    language = settings.language.lower()
+    if language != "auto" and language not in config.languages:
+        warn("doctor", f"LANGUAGE={settings.language}: the base knows {', '.join(config.languages)}; training as Auto")
+    return sum(path.stat().st_size for path in base.rglob("*") if path.is_file())
+
+
+def _disk(settings: Settings, base_bytes: int) -> int:
+    """Refuse to start without room for the checkpoints. Returns the bytes needed."""
+    need = CHECKPOINTS * base_bytes + SPARE_BYTES
+    free = shutil.disk_usage(settings.paths.output).free
+    if free < need:
+        raise BadInput(
+            f"OUTPUT_DIR={settings.paths.output} has {free / 1e9:.2f} GB free and the checkpoints need "
+            f"{need / 1e9:.2f} GB; make room or set OUTPUT_DIR elsewhere"
+        )
+    if shutil.disk_usage(settings.paths.work).free < SPARE_BYTES:
+        raise BadInput(f"WORK_DIR={settings.paths.work} has less than {SPARE_BYTES >> 20} MB free; make room")
+    return need
+
+
+def _texts(settings: Settings) -> None:
+    from job.evaluate import texts
+
+    if settings.test_texts:
+        texts.parse_texts(settings.test_texts)
+
+
+def _gpu_memory(settings: Settings, device: Any, base_bytes: int) -> dict[str, Any]:
+    """Refuse a GPU that cannot even hold the weights; more is `plan`'s to estimate."""
+    if device.type != "cuda":
+        return {}
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    # fp32 weights, gradients and two optimizer states in full; bf16 weights alone otherwise.
+    need = base_bytes * 8 if settings.train_mode == "full" else base_bytes
+    if free < need:
+        raise BadInput(
+            f"DEVICE={device}: {free / 1e9:.1f} GB of {total / 1e9:.1f} GB free, and TRAIN_MODE={settings.train_mode} "
+            f"needs at least {need / 1e9:.1f} GB; use TRAIN_MODE=lora or a larger GPU"
+        )
+    return {"gpu": torch.cuda.get_device_name(device), "gpu_free_bytes": free}

@@ -1,0 +1,168 @@
+"""Writing so that a kill at any instant leaves either the old file or the new one, and reading what was written.
+
+Everything the job keeps goes through here: a temporary name in the same directory, fsync, rename, fsync of the
+directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+TEMPORARY_SUFFIX = ".partial"
+
+
+def sync_directory(directory: Path) -> None:
+    """Flush a directory's entries to disk, so that a rename in it survives a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # some network file systems refuse fsync on a directory; the rename itself is still atomic there
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Flush one file's contents to disk."""
+    with open(path, "rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def write_with(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write(temporary_path)` create a file, then move it to `path` in one step.
+
+    Raises whatever `write` raises; the temporary file is then removed and `path` is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
+    try:
+        write(temporary)
+        sync_file(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomically replace `path` with `text` (UTF-8)."""
+    write_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomically replace `path` with `value` as indented JSON."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, sort_keys=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Atomically replace `path` with one JSON object a line. Returns the number of rows."""
+    count = 0
+
+    def write(temporary: Path) -> None:
+        nonlocal count
+        with open(temporary, "w", encoding="utf-8") as handle:
+            for row in rows:
+                handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+                count += 1
+
+    write_with(path, write)
+    return count
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSONL file that this project wrote (use `fetch.jsonl` for files from outside)."""
+    with open(path, encoding="utf-8") as handle:
+        for line in handle:
+            if line.strip():
+                yield json.loads(line)
+
+
+def replace_directory(directory: Path, fill: Callable[[Path], Any]) -> None:
+    """Build a directory under a temporary name with `fill(temporary)`, then swap it in for `directory`.
+
+    A kill between the two renames leaves the previous contents under `.<name>.previous`, which
+    `recover_directory` (called first on the next run) moves back.
+    """
+    recover_directory(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary, previous = _beside(directory)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        fill(temporary)
+        for path in sorted(temporary.rglob("*")):
+            if path.is_file():
+                sync_file(path)
+            elif path.is_dir():
+                sync_directory(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if directory.exists():
+        os.replace(directory, previous)
+    os.replace(temporary, directory)
+    sync_directory(directory.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def recover_directory(directory: Path) -> None:
+    """Undo a `replace_directory` that was killed half-way: keep the newest complete version, remove the rest."""
+    temporary, previous = _beside(directory)
+    if previous.exists():
+        if directory.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+        else:
+            os.replace(previous, directory)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(directory: Path) -> tuple[Path, Path]:
+    return (
+        directory.with_name(f".{directory.name}{TEMPORARY_SUFFIX}"),
+        directory.with_name(f".{directory.name}.previous"),
+    )
+
+
+def digest_bytes(data: bytes) -> str:
+    """SHA-256 of `data`, in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's contents, in hex."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def stamp(path: Path) -> tuple[str, int, int]:
+    """Path, size and time of a file: what tells cheaply that it was replaced. (-1, -1) when it is missing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return str(path), -1, -1
+    return str(path), status.st_size, status.st_mtime_ns
+
+
+def identity(path: Path) -> Any:
+    """What makes an input "the same as last time".
+
+    A small file is its contents (so that a touched or copied one is the same), a large one its stamp, a directory the
+    stamps of the files in it.
+    """
+    if path.is_dir():
+        return [stamp(p) for p in sorted(path.rglob("*")) if p.is_file()]
+    if path.is_file() and path.stat().st_size <= 1 << 20:
+        return digest_file(path)
+    return stamp(path)

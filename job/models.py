@@ -1,0 +1,182 @@
+"""Finding and loading models: the base model, its speech tokenizer, and what their configuration says.
+
+`base_directory` and `read_config` need no torch; the loaders import it when they are called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from job import files
+from job.errors import BadInput
+from job.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from qwen_tts import Qwen3TTSModel, Qwen3TTSTokenizer
+
+#: What a base directory must hold besides weights for stock `Qwen3TTSModel.from_pretrained` to load it.
+REQUIRED_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "speech_tokenizer/config.json",
+    "speech_tokenizer/preprocessor_config.json",
+)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The parts of a model's config.json that stages before training need.
+
+    `raw` is the whole parsed file.
+    """
+
+    raw: dict[str, Any]
+
+    @property
+    def talker(self) -> dict[str, Any]:
+        """The talker's configuration."""
+        return dict(self.raw["talker_config"])
+
+    @property
+    def kind(self) -> str:
+        """`base`, `custom_voice` or `voice_design`."""
+        return str(self.raw.get("tts_model_type"))
+
+    @property
+    def languages(self) -> dict[str, int]:
+        """Language name (lower case) -> row of the codec embedding."""
+        return dict(self.talker.get("codec_language_id") or {})
+
+    @property
+    def books(self) -> int:
+        """Codebooks a frame."""
+        return int(self.talker["num_code_groups"])
+
+
+def base_directory(settings: Settings) -> Path:
+    """The directory of INIT_MODEL_PATH, downloaded or built on first use.
+
+    Raises:
+        BadInput: there is no such directory or repo, or it lacks a file that `qwen_tts` needs.
+    """
+    name = settings.init_model_path
+    if name == "demo":
+        from job.demo.base import cached_base
+
+        return cached_base()
+    directory = Path(name).expanduser()
+    if not directory.is_dir():
+        if name.startswith((".", "/", "~")) or name.count("/") != 1:
+            raise BadInput(f"INIT_MODEL_PATH={name}: no such directory, and not a Hub repo (owner/name)")
+        directory = _download(name, settings, "INIT_MODEL_PATH")
+    check_base(directory)
+    return directory
+
+
+def speech_tokenizer_directory(settings: Settings) -> Path:
+    """The directory of the speech tokenizer: TOKENIZER_PATH, or the base model's own."""
+    name = settings.tokenizer_path
+    if not name:
+        return base_directory(settings) / "speech_tokenizer"
+    directory = Path(name).expanduser()
+    if not directory.is_dir():
+        directory = _download(name, settings, "TOKENIZER_PATH")
+    if not (directory / "config.json").is_file():
+        raise BadInput(f"TOKENIZER_PATH={name}: no config.json in it")
+    return directory
+
+
+def check_base(directory: Path) -> None:
+    """Refuse a base directory that stock `qwen_tts` could not load.
+
+    Raises:
+        BadInput: naming the first missing or broken file.
+    """
+    for name in REQUIRED_FILES:
+        if not (directory / name).is_file():
+            raise BadInput(f"INIT_MODEL_PATH={directory}: {name} is missing; download the whole model repo")
+    for part in (directory, directory / "speech_tokenizer"):
+        if not any(part.glob("*.safetensors")):
+            raise BadInput(f"INIT_MODEL_PATH={directory}: no *.safetensors in {part.name}/; download the whole repo")
+    config = read_config(directory)
+    if config.raw.get("model_type") != "qwen3_tts" or "talker_config" not in config.raw:
+        raise BadInput(f"INIT_MODEL_PATH={directory}: config.json is not that of a Qwen3-TTS model")
+    if config.kind != "base":
+        raise BadInput(
+            f"INIT_MODEL_PATH={directory}: a {config.kind} model has no speaker encoder; start from a Base model"
+        )
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """Parse a model directory's config.json.
+
+    Raises:
+        BadInput: it is missing or not JSON.
+    """
+    try:
+        return ModelConfig(files.read_json(directory / "config.json"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{directory}/config.json cannot be read: {error}") from error
+
+
+def _download(repo: str, settings: Settings, variable: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, token=settings.token))
+    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInput(
+            f"{variable}={repo}: cannot be downloaded ({reason}); check the name, HF_TOKEN or the network"
+        ) from error
+
+
+def resolve_device(settings: Settings) -> torch.device:
+    """The device to run on.
+
+    Raises:
+        BadInput: DEVICE names one that is not there.
+    """
+    import torch
+
+    wanted = settings.device
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise BadInput(f"DEVICE={wanted}: no usable GPU here (no driver, or too old a one); DEVICE=cpu uses the CPU")
+    return torch.device(wanted)
+
+
+def resolve_precision(settings: Settings, device: torch.device) -> str:
+    """`bf16`, `fp16` or `no` for accelerate."""
+    if settings.mixed_precision == "auto":
+        return "bf16" if device.type == "cuda" else "no"
+    return settings.mixed_precision
+
+
+def load_speech_tokenizer(directory: Path, device: torch.device) -> Qwen3TTSTokenizer:
+    """The real codec, in fp32, on `device`."""
+    import torch
+    from qwen_tts import Qwen3TTSTokenizer
+
+    tokenizer = Qwen3TTSTokenizer.from_pretrained(str(directory), dtype=torch.float32)
+    tokenizer.model.to(device).eval()
+    tokenizer.device = device
+    return tokenizer
+
+
+def load_model(directory: Path, device: torch.device, dtype: torch.dtype, attention: str = "auto") -> Qwen3TTSModel:
+    """Stock `Qwen3TTSModel.from_pretrained`, in eval mode."""
+    from qwen_tts import Qwen3TTSModel
+
+    attention = "sdpa" if attention == "auto" else attention
+    model = Qwen3TTSModel.from_pretrained(
+        str(directory), dtype=dtype, device_map=str(device), attn_implementation=attention
+    )
+    model.model.eval()
+    return model

@@ -1,0 +1,222 @@
+"""The stages in order: what each uses, reads and writes, and when it has nothing to do.
+
+    doctor -> fetch -> prepare -> train -> validate -> push -> synthesize -> report
+
+A stage is a function of the settings that returns counts. It talks to the next one only through files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic_settings import BaseSettings
+
+from job import files, state
+from job import settings as variables
+from job.console import say
+from job.errors import BadInput
+from job.paths import Paths
+from job.settings import Settings
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: also the command's and the state file's name.
+        function: `module:function`, imported when the stage runs.
+        uses: groups of variables that its result follows from, and single fields of other groups.
+        after: stages whose results it builds on.
+        inputs: identities of what it reads from outside the work directory.
+        outputs: what must still be there for it to have nothing to do.
+    """
+
+    name: str
+    function: str
+    uses: tuple[type[BaseSettings] | str, ...]
+    after: tuple[str, ...]
+    inputs: Callable[[Settings], Any]
+    outputs: Callable[[Paths], list[Path]]
+
+    def run(self, settings: Settings) -> dict[str, Any]:
+        """Import the stage and run it."""
+        module, name = self.function.split(":")
+        result: dict[str, Any] = getattr(import_module(module), name)(settings)
+        return result
+
+
+def _identities(*paths: Path | str | None) -> dict[str, Any]:
+    return {str(path): files.identity(Path(path)) for path in paths if path}
+
+
+def _sources(settings: Settings) -> dict[str, Any]:
+    return _identities(settings.train_jsonl, settings.validation_jsonl, settings.data_dir)
+
+
+def _recordings(settings: Settings) -> str:
+    """One digest over size and time of every file that the manifests name."""
+    stats = []
+    for split in ("train", "validation"):
+        manifest = settings.paths.manifest(split)
+        if manifest.exists():
+            for row in files.read_jsonl(manifest):
+                stats += [files.stamp(Path(row[key])) for key in ("audio", "ref_audio") if row.get(key)]
+    return files.digest_bytes(repr((stats, _identities(settings.ref_audio_path))).encode())
+
+
+def _base(settings: Settings) -> dict[str, Any]:
+    local = [p for p in (settings.init_model_path, settings.tokenizer_path) if p and Path(p).is_dir()]
+    return _identities(*local)
+
+
+def _texts(settings: Settings) -> dict[str, Any]:
+    from job.evaluate.synthesize import texts_file
+
+    return _identities(texts_file(settings))
+
+
+def _repos(settings: Settings) -> list[str]:
+    """Where push would upload to: a token given later must not find the skipped push done."""
+    from job.publish.push import intent
+
+    return intent(settings)
+
+
+def _nothing(settings: Settings) -> None:
+    return None
+
+
+_MODEL, _DATA, _VOICE = variables.ModelVariables, variables.DataVariables, variables.VoiceVariables
+_TRAINING, _PUBLISH = variables.TrainingVariables, variables.PublishVariables
+_SYNTHESIS = variables.SynthesisVariables
+
+STAGES: tuple[Stage, ...] = (
+    Stage("doctor", "job.doctor:run", variables.GROUPS, (), lambda s: (_sources(s), _base(s)), lambda p: []),
+    Stage("fetch", "job.fetch:run", (_DATA, _VOICE), (), _sources, lambda p: [p.manifest("train")]),
+    Stage(
+        "prepare",
+        "job.prepare:run",
+        (_MODEL, _DATA, _VOICE),
+        ("fetch",),
+        lambda s: (_recordings(s), _base(s)),
+        lambda p: [p.prepared / "train", p.prepared / "summary.json", p.speakers],
+    ),
+    Stage(
+        "train",
+        "job.train:run",
+        (_MODEL, _VOICE, _TRAINING, "export", "base_model_id"),
+        ("prepare",),
+        _base,
+        lambda p: [p.best / "config.json", p.last / "config.json", p.training_log],
+    ),
+    Stage(
+        "validate",
+        "job.publish.validate:run",
+        (_MODEL, _DATA, _TRAINING, _PUBLISH),  # what the card tells
+        ("train",),
+        _nothing,
+        lambda p: [p.best / "README.md"],
+    ),
+    Stage("push", "job.publish.push:run", (_PUBLISH,), ("train", "validate"), _repos, lambda p: []),
+    Stage(
+        "synthesize",
+        "job.evaluate.synthesize:run",
+        (_MODEL, _VOICE, _SYNTHESIS),
+        ("train",),
+        _texts,
+        lambda p: [p.samples / "stats.json"],
+    ),
+    Stage(
+        "report",
+        "job.evaluate.report:run",
+        variables.GROUPS,
+        ("doctor", "fetch", "prepare", "train", "validate", "push", "synthesize"),
+        _nothing,
+        lambda p: [p.report],
+    ),
+)
+
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+def stage(name: str) -> Stage:
+    """The stage of that name.
+
+    Raises:
+        BadInput: there is none.
+    """
+    for candidate in STAGES:
+        if candidate.name == name:
+            return candidate
+    raise BadInput(f"{name!r} is not a stage; the stages are {', '.join(NAMES)}")
+
+
+def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1]) -> None:
+    """Run the stages from `first` to `last`, leaving out what is already done.
+
+    Raises:
+        BadInput: the names are unknown or in the wrong order.
+        JobError: whatever a stage refuses with.
+    """
+    start, end = NAMES.index(stage(first).name), NAMES.index(stage(last).name)
+    if start > end:
+        raise BadInput(f"--from {first} comes after --until {last}")
+    if settings.prepare_only:
+        end = min(end, NAMES.index("prepare"))
+        say("run", "PREPARE_ONLY: stopping after prepare")
+    for number in range(start, end + 1):
+        run_stage(settings, STAGES[number])
+
+
+def run_stage(settings: Settings, stage: Stage) -> bool:
+    """Run one stage unless it is done. Returns whether it ran."""
+    paths = settings.paths
+    if settings.data_mode == "none" and stage.name in ("fetch", "prepare"):
+        if not (paths.prepared / "summary.json").exists():
+            raise BadInput(f"DATA_MODE=none needs prepared data, and {paths.prepared} has none; run prepare first")
+        say(stage.name, "left out: DATA_MODE=none")
+        return False
+    values = stage_values(settings, stage)
+    previous = state.read(paths.state, stage.name)
+    now = fingerprint(settings, stage, values)
+    if previous and previous.get("fingerprint") == now and not settings.force:
+        missing = [path for path in stage.outputs(paths) if not path.exists()]
+        if not missing:
+            when = str(previous.get("finished", ""))[:19]
+            say(stage.name, f"nothing to do: done {when} UTC with the same settings and inputs (FORCE=true redoes it)")
+            return False
+        say(stage.name, f"{missing[0]} is gone: doing this stage again")
+    say(stage.name, "started")
+    started = time.monotonic()
+    counts = stage.run(settings)
+    state.write(
+        paths.state,
+        stage.name,
+        fingerprint=fingerprint(settings, stage, values),
+        outputs=stage.outputs(paths),
+        counts=counts,
+        values=values,
+        started=started,
+    )
+    say(stage.name, f"done in {time.monotonic() - started:.1f} s")
+    return True
+
+
+def stage_values(settings: Settings, stage: Stage) -> dict[str, Any]:
+    """The variables, by canonical name, that the stage's result follows from."""
+    names: set[str] = set()
+    for used in stage.uses:
+        names |= {used.upper()} if isinstance(used, str) else {field.upper() for field in used.model_fields}
+    return {name: value for name, value in settings.fingerprint_values().items() if name in names}
+
+
+def fingerprint(settings: Settings, stage: Stage, values: dict[str, Any]) -> str:
+    """The stage's fingerprint as things are now."""
+    upstream = {name: state.digest(settings.paths.state, name) for name in stage.after}
+    return state.fingerprint(stage.name, values, stage.inputs(settings), upstream)
