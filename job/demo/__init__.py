@@ -1,0 +1,23 @@
+"""The embedded default: a tiny base model of the real architecture and a dozen short clips of speech.
+
+This module needs nothing but the standard library; `job.demo.base` builds the model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from job import files
+
+
+def clips_directory() -> Path:
+    """The directory of the embedded clips: FLAC, 24 kHz, mono, 16 bit, with `metadata.jsonl` beside them."""
+    return Path(__file__).parent / "clips"
+
+
+def manifest() -> list[dict[str, Any]]:
+    """The rows about the embedded clips: `audio` (absolute path), `text`, `speaker` and `language`, in file order."""
+    directory = clips_directory()
+    rows = list(files.read_jsonl(directory / "metadata.jsonl"))
+    return [{**row, "audio": str(directory / row["audio"])} for row in rows]

@@ -1,0 +1,23 @@
+"""What tests of several stages share: the embedded clips and one tiny base model a test session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from job.demo import clips_directory
+
+
+@pytest.fixture(scope="session")
+def clips_dir() -> Path:
+    """The embedded clips with their `metadata.jsonl`; read only."""
+    return clips_directory()
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base model of the real architecture, built once a session; read only."""
+    from job.demo.base import build
+
+    return build(tmp_path_factory.mktemp("model") / "tiny-base")
