@@ -1,0 +1,90 @@
+"""Fetch: sources in, a raw manifest out.
+
+A source is a JSONL (or CSV, TSV, Parquet) file, a folder, a Hub dataset, or the built-in demo clips. Rows that cannot
+be used are left out with a reason; they do not stop a run while others are left.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from job import console, files
+from job.errors import BadInput
+from job.fetch import references, sources
+from job.fetch.collect import Collector
+from job.fetch.columns import choose
+from job.fetch.store import Store
+from job.settings import Settings
+
+SPLITS = ("train", "validation")
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Write the raw manifests, the audio that came as bytes, and the list of rows that were left out.
+
+    Returns:
+        Counts for the state file: rows of each split, rows left out, speakers named, and the source.
+
+    Raises:
+        BadInput: the source is not there or not accessible, a column is missing, the references of a speaker disagree,
+            or no row of a split can be used.
+    """
+    if settings.data_mode == "none":
+        note = "DATA_MODE=none: nothing to fetch; the prepared data in WORK_DIR is used"
+        console.say("fetch", note)
+        return {"train": 0, "validation": 0, "rejected": 0, "note": note}
+    references.check_variables(settings)
+    source = sources.pick(settings)
+    if source.note:
+        console.say("fetch", source.note)
+    console.say("fetch", f"reading {source.about}")
+    tables = source.tables()
+    for table in tables.values():
+        choose(table, settings)  # a misnamed column is found before any audio is downloaded
+    paths = settings.paths
+    store = Store(paths.raw / "audio")
+    collector = Collector(settings, store)
+    counts = dict.fromkeys(SPLITS, 0)
+    for split in SPLITS:
+        if split in tables:
+            counts[split] = files.write_jsonl(paths.manifest(split), collector.rows(split, tables[split]))
+        else:
+            paths.manifest(split).unlink(missing_ok=True)  # an earlier run's
+    files.write_jsonl(paths.fetch_rejected, collector.rejected)
+    store.prune(collector.used_audio)
+    rejected = len(collector.rejected)
+    console.say(
+        "fetch",
+        f"{counts['train']} training and {counts['validation']} validation rows, {rejected} left out"
+        + (f" (see {paths.fetch_rejected})" if rejected else ""),
+    )
+    return {**counts, "rejected": rejected, "speakers": len(collector.speakers), "source": source.about}
+
+
+def check(settings: Settings) -> str:
+    """Look at the source without fetching it: is it there, does it have the columns, can its first audio be read?
+
+    Of a Hub dataset only the description and the columns are read, no audio.
+
+    Returns:
+        One line that describes the source.
+
+    Raises:
+        BadInput: as `run` would, as far as the first rows show it.
+    """
+    if settings.data_mode == "none":
+        prepared = settings.paths.prepared / "summary.json"
+        if not prepared.is_file():
+            raise BadInput(f"DATA_MODE=none needs prepared data, and {prepared} is not there; set DATA_MODE=jsonl")
+        return "DATA_MODE=none: prepared data is there"
+    references.check_variables(settings)
+    source = sources.pick(settings)
+    parts = []
+    for split, table in source.tables().items():
+        columns = choose(table, settings)
+        if table.remote is None:
+            Collector(settings, Store(None)).first_good(table)
+        rows = f"{table.total} {split} rows" if table.total is not None else f"{split} rows"
+        audio = (columns.by_field["audio"] or columns.by_field["audio_codes"])[0]
+        parts.append(f"{rows} (text in {columns.by_field['text'][0]}, audio in {audio})")
+    return f"{source.about}: {', '.join(parts)}"

@@ -1,0 +1,247 @@
+"""From a table to the rows of the raw manifest: checked, numbered, limited, and a reason for each that is left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from job import console
+from job.errors import BadInput
+from job.fetch import store, values
+from job.fetch.columns import Columns, choose, hint_about_speakers
+from job.fetch.references import References
+from job.fetch.store import Store
+from job.fetch.table import Row, RowError, Table, Unreadable
+from job.settings import Settings
+
+#: Seconds of a frame of codes (1920 samples at 24 kHz): for rows that come encoded and without audio.
+FRAME_SECONDS = 0.08
+
+#: How many rows `first_good` tries before it calls a source unusable.
+PEEK_ROWS = 20
+
+
+class Collector:
+    """Turns the tables of a run into manifest rows, in order. One for all splits: ids and references are shared."""
+
+    def __init__(self, settings: Settings, audio: Store) -> None:
+        self.settings = settings
+        self.store = audio
+        self.references = References(settings)
+        self.rejected: list[dict[str, Any]] = []
+        self.used_audio: set[str] = set()
+        self.speakers: set[str] = set()
+        self._ids: set[str] = set()
+
+    def rows(self, split: str, table: Table) -> Iterator[dict[str, Any]]:
+        """Yield the manifest rows of a split, as many as MAX_TRAIN_SAMPLES, MAX_EVAL_SAMPLES and MAX_HOURS allow.
+
+        What is left out is noted in `rejected` and summed up on stderr at the end.
+
+        Raises:
+            BadInput: a column is missing, references disagree, or no row is left.
+        """
+        columns = choose(table, self.settings)
+        if split == "train" and (hint := hint_about_speakers(table, columns)):
+            console.say("fetch", hint)
+        budget = _Budget(self.settings, split)
+        kept, left_out = 0, len(self.rejected)
+        for item in console.progress(table.read(), stage="fetch", total=table.total or 0, unit="rows"):
+            row = self._try(split, table, columns, item)
+            if row is None:
+                continue
+            if not budget.take(row):
+                if kept == 0:
+                    raise BadInput(f"MAX_HOURS={self.settings.max_hours} is less than the first clip; raise it")
+                break
+            self._finish(row, item.number, split, table)
+            kept += 1
+            yield row
+            if budget.full:
+                break
+        rejected = self.rejected[left_out:]
+        if kept == 0:
+            raise BadInput(_nothing_left(table, rejected))
+        _summarise(split, table, rejected)
+
+    def first_good(self, table: Table) -> dict[str, Any]:
+        """The first usable row of a table, among the first `PEEK_ROWS`; its audio's header has been read.
+
+        Raises:
+            BadInput: a column is missing or none of those rows can be used.
+        """
+        columns = choose(table, self.settings)
+        for tried, item in enumerate(table.read(), start=1):
+            row = self._try("train", table, columns, item)
+            if row is not None and (row["audio"] is None or self._readable(row, item, table)):
+                return row
+            if tried == PEEK_ROWS:
+                break
+        raise BadInput(_nothing_left(table, self.rejected))
+
+    def build(self, table: Table, columns: Columns, row: Row) -> dict[str, Any]:
+        """One manifest row; its id is still its own, if any, and may not be unique.
+
+        Raises:
+            RowError: the row cannot be used, and why.
+            BadInput: its reference is not the one that the speaker's other rows have.
+        """
+        get = columns.value
+        text = values.required_text(get("text", row.values))
+        encoded = get("audio_codes", row.values)
+        codes = None if encoded is None else values.codes(encoded)
+        built: dict[str, Any] = {
+            "id": _own_id(get("id", row.values)),
+            "audio": self._audio(table, columns, row, missing_ok=codes is not None),
+            "text": text,
+            "ref_audio": None,
+            "ref_text": values.optional_text(get("ref_text", row.values), "ref_text"),
+        }
+        for field in ("speaker", "language", "instruct"):
+            built[field] = values.optional_text(get(field, row.values), field)
+        if built["speaker"]:
+            built["speaker"] = built["speaker"].lower()  # `generate` looks speakers up in lower case
+        reference = get("ref_audio", row.values)
+        if reference is not None and reference != "" and self.references.used:
+            path = self._locate(table, reference, "ref_audio", None)
+            self.references.add(built["speaker"], path, f"{table.where} row {row.number}")
+            built["ref_audio"] = str(path)
+        if codes is not None:
+            built["audio_codes"] = codes
+        return built
+
+    def _audio(self, table: Table, columns: Columns, row: Row, missing_ok: bool) -> str | None:
+        value = columns.value("audio", row.values)
+        try:
+            return str(self._locate(table, value, "audio", columns.value("sampling_rate", row.values)))
+        except RowError:
+            if missing_ok:
+                return None
+            raise
+
+    def _locate(self, table: Table, value: Any, field: str, rate: Any) -> Path:
+        path = self.store.locate(value, field, table.folders, table.remote, rate)
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise RowError(f"{field} has a name that is not UTF-8", repr(path.name)[:200]) from None
+        return path
+
+    def _try(self, split: str, table: Table, columns: Columns, item: Row | Unreadable) -> dict[str, Any] | None:
+        try:
+            if isinstance(item, Unreadable):
+                raise item.error
+            row = self.build(table, columns, item)
+            if split == "train" and self.settings.max_hours is not None:
+                row["seconds"] = _seconds(row)
+            return row
+        except RowError as error:
+            self._reject(split, table, item.number, error)
+            return None
+
+    def _reject(self, split: str, table: Table, number: int, error: RowError) -> None:
+        self.rejected.append(
+            {
+                "split": split,
+                "row": number,
+                "source": table.name,
+                "id": None,
+                "reason": error.kind,
+                "detail": error.detail,
+            }
+        )
+
+    def _readable(self, row: dict[str, Any], item: Row | Unreadable, table: Table) -> bool:
+        if self.store.directory is None and not Path(row["audio"]).is_file():
+            return True  # came as bytes, whose header was read then
+        try:
+            store.seconds(Path(row["audio"]))
+        except RowError as error:
+            self._reject("train", table, item.number, error)
+            return False
+        return True
+
+    def _finish(self, row: dict[str, Any], number: int, split: str, table: Table) -> None:
+        row.pop("seconds", None)
+        made_up = f"{values.safe_id(Path(table.name).stem) or 'row'}-{split}-{number:06d}"
+        row["id"] = self._unique(row["id"] or made_up, number)
+        row["row"] = number
+        row["source"] = table.name
+        self.used_audio.update(path for path in (row["audio"], row["ref_audio"]) if path)
+        if row["speaker"]:
+            self.speakers.add(row["speaker"])
+
+    def _unique(self, wanted: str, number: int) -> str:
+        """`wanted`, or `wanted-<row>` and so on when another row has it (letter case aside, for file systems' sake)."""
+        name, tries = wanted, 0
+        while name.lower() in self._ids:
+            name = f"{wanted}-{number}" + (f"-{tries}" if tries else "")
+            tries += 1
+        self._ids.add(name.lower())
+        return name
+
+
+def _own_id(value: Any) -> str:
+    """A row's id as part of a file name; empty when it has none that could be one."""
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        return ""
+    try:
+        return values.safe_id(str(value)[:300])
+    except ValueError:  # an int of more digits than Python prints
+        return ""
+
+
+class _Budget:
+    """How much of a split may be used."""
+
+    def __init__(self, settings: Settings, split: str) -> None:
+        train = split == "train"
+        self._rows = settings.max_train_samples if train else settings.max_eval_samples
+        self._seconds = settings.max_hours * 3600 if train and settings.max_hours is not None else None
+        self._lengths = (settings.min_seconds, settings.max_seconds)
+        self.full = False
+
+    def take(self, row: dict[str, Any]) -> bool:
+        """Count a row; False when its audio would go over MAX_HOURS.
+
+        Clips that prepare will leave out for their length pass and cost nothing.
+        """
+        if self._seconds is not None and self._lengths[0] <= row["seconds"] <= self._lengths[1]:
+            if row["seconds"] > self._seconds:
+                return False
+            self._seconds -= row["seconds"]
+        if self._rows is not None:
+            self._rows -= 1
+            self.full = self._rows == 0
+        return True
+
+
+def _seconds(row: dict[str, Any]) -> float:
+    if "audio_codes" in row:
+        return len(row["audio_codes"]) * FRAME_SECONDS
+    return store.seconds(Path(row["audio"]))
+
+
+def _nothing_left(table: Table, rejected: list[dict[str, Any]]) -> str:
+    if not rejected:
+        return f"{table.where}: there are no rows"
+    first = rejected[0]
+    return f"{table.where} row {first['row']}: {reason_of(first)}; no row of {len(rejected)} tried can be used"
+
+
+def reason_of(rejected: dict[str, Any]) -> str:
+    """Reason and detail of a rejected row in one phrase."""
+    return ": ".join(part for part in (rejected["reason"], rejected["detail"]) if part)
+
+
+def _summarise(split: str, table: Table, rejected: list[dict[str, Any]]) -> None:
+    """One warning a kind of reason, however many rows there are."""
+    counts = Counter(r["reason"] for r in rejected)
+    for reason, count in counts.items():
+        first = next(r for r in rejected if r["reason"] == reason)
+        rows = "1 row" if count == 1 else f"{count} rows"
+        detail = f" ({first['detail']})" if first["detail"] else ""
+        at = f"row {first['row']}" if count == 1 else f"first row {first['row']}"
+        console.warn("fetch", f"{split}: left out {rows} of {table.name}: {reason}, {at}{detail}")

@@ -1,0 +1,64 @@
+"""One reference recording a speaker.
+
+The x-vector of the reference becomes the voice. When each row has a reference of its own (many tools put the clip
+itself there), no single voice comes out of training, and nothing in the loss shows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from job import files
+from job.errors import BadInput
+from job.settings import Settings
+
+
+@dataclass(frozen=True)
+class _Seen:
+    path: Path
+    digest: str
+    row: str
+
+
+class References:
+    """Remembers each speaker's `ref_audio` and refuses a second, different one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.used = settings.ref_audio_path is None and settings.ref_audio_strategy in (None, "same")
+        """Whether the rows' `ref_audio` decide the voice at all."""
+        self._default = settings.speaker_name.lower()
+        self._by_speaker: dict[str, _Seen] = {}
+        self._digests: dict[Path, str] = {}
+
+    def add(self, speaker: str | None, path: Path, row: str) -> None:
+        """Note that `row` (as messages should call it) of `speaker` has the reference `path`.
+
+        Raises:
+            BadInput: another row of the speaker has a reference with other contents.
+        """
+        if not self.used:
+            return
+        name = speaker or self._default
+        digest = self._digests.get(path)
+        if digest is None:
+            digest = self._digests[path] = files.digest_file(path)
+        first = self._by_speaker.setdefault(name, _Seen(path, digest, row))
+        if digest != first.digest:
+            raise BadInput(
+                f"{first.row} and {row} name different ref_audio for speaker {name} ({first.path.name}, {path.name}); "
+                "give every row of a speaker the same one, or set REF_AUDIO_STRATEGY=best (or first), or REF_AUDIO_PATH"
+            )
+
+
+def check_variables(settings: Settings) -> None:
+    """Refuse reference variables that cannot work.
+
+    Raises:
+        BadInput: REF_AUDIO_PATH is no file, or REF_AUDIO_STRATEGY=file has none.
+    """
+    path = settings.ref_audio_path
+    if path is not None and not path.expanduser().is_file():
+        raise BadInput(f"REF_AUDIO_PATH={path}: no such file")
+    if path is None and settings.ref_audio_strategy == "file":
+        raise BadInput("REF_AUDIO_STRATEGY=file needs REF_AUDIO_PATH; set it, or use same, first or best")

@@ -1,0 +1,55 @@
+"""What every source is turned into: named columns and numbered rows, some of them unreadable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+class RowError(Exception):
+    """Why one row is left out. `kind` groups rows in the summary, `detail` is about this one."""
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(f"{kind}: {detail}" if detail else kind)
+        self.kind = kind
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row as the source has it. `number` counts from 1, and is the line in a text file."""
+
+    number: int
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A row that is not even a row (a broken line)."""
+
+    number: int
+    error: RowError
+
+
+@dataclass(frozen=True)
+class Table:
+    """One split of one source.
+
+    `name` goes into the manifest's `source` and into made-up ids, `where` into messages (it names the variable),
+    `columns` are all the columns there are, in order of appearance. `read` starts over each time it is called.
+    `folders` are where relative paths are looked for, in that order; `remote` opens what is not on this machine.
+    `audio_types` are columns that the source itself declares to be audio, and `preferred` overrides the usual order of
+    names for a field. `total` is the number of rows, if known.
+    """
+
+    name: str
+    where: str
+    columns: list[str]
+    read: Callable[[], Iterator[Row | Unreadable]]
+    folders: list[Path] = field(default_factory=list)
+    remote: Callable[[str], bytes | Path] | None = None
+    audio_types: list[str] = field(default_factory=list)
+    preferred: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    total: int | None = None

@@ -1,0 +1,95 @@
+"""Checking single values of a row: strings, codes, ids."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from job.fetch.table import RowError
+
+#: Characters that show nothing and are not whitespace to `str.strip`: zero-width space and byte order mark.
+INVISIBLE = "\u200b\ufeff"
+
+#: Prepared codes are stored as int16.
+LARGEST_CODE = 32767
+
+
+def required_text(value: Any) -> str:
+    """The transcript, without surrounding space.
+
+    Raises:
+        RowError: it is missing, empty, no string, or no valid Unicode.
+    """
+    if value is None:
+        raise RowError("no text")
+    if not isinstance(value, str):
+        raise RowError("text is not a string", type(value).__name__)
+    _check_unicode(value, "text")
+    text = _strip(value)
+    if not text:
+        raise RowError("empty text")
+    return text
+
+
+def optional_text(value: Any, field: str) -> str | None:
+    """A label that may be missing; numbers (speaker 7) are taken as their digits.
+
+    Raises:
+        RowError: it is a list or an object, or no valid Unicode.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # pandas makes 7.0 of 7 in a column with gaps
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise RowError(f"{field} is not a string", type(value).__name__)
+    _check_unicode(value, field)
+    return _strip(value) or None
+
+
+def codes(value: Any) -> list[list[int]]:
+    """`audio_codes` as the vendor's encoder writes them: frames, each a list of one code per codebook.
+
+    Raises:
+        RowError: not a list of frames, frames of different length, or a value that can be no code.
+    """
+    kind = "audio_codes are not valid"
+    if not isinstance(value, list) or not value:
+        raise RowError(kind, "not a list of frames")
+    books = len(value[0]) if isinstance(value[0], list) else 0
+    for number, frame in enumerate(value, start=1):
+        if not isinstance(frame, list) or not frame:
+            raise RowError(kind, f"frame {number} is not a list of codes")
+        if len(frame) != books:
+            raise RowError(kind, f"frame {number} has {len(frame)} codes and frame 1 has {books}")
+        for code in frame:
+            if type(code) is not int or not 0 <= code <= LARGEST_CODE:
+                raise RowError(kind, f"frame {number} holds {_short(code)}")
+    return value
+
+
+def safe_id(value: str) -> str:
+    """`value` as part of a file name: letters, digits, `_`, `-` and `.`, at most 60 characters (240 bytes)."""
+    return re.sub(r"[^\w.-]+", "_", value).strip("._-")[:60].rstrip("._-")
+
+
+def _strip(value: str) -> str:
+    return value.strip().strip(INVISIBLE).strip()
+
+
+def _check_unicode(value: str, field: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise RowError(f"{field} is not valid Unicode", "it holds half of a surrogate pair") from None
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an int of more digits than Python prints, a nested list
+        text = type(value).__name__
+    return text if len(text) <= 40 else f"{text[:37]}..."
