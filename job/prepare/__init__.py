@@ -1,0 +1,25 @@
+"""Prepare: recordings in, codec frames, x-vectors and a page about the data out.
+
+Importing this package is cheap; the work is imported when `run` is called.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from job.settings import Settings
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Turn the raw manifests into the prepared dataset (see `job.prepare.stage`).
+
+    Returns:
+        Counts for the stage's state file: rows of each split, hours, speakers, rows left out.
+
+    Raises:
+        BadInput: there is no manifest, or a reference recording or a model directory cannot be used.
+        DataRefused: nothing usable is left, or the quality gate refuses the data.
+    """
+    from job.prepare.stage import prepare
+
+    return prepare(settings)

@@ -1,0 +1,102 @@
+"""Altered copies of training recordings (AUGMENT_*): tempo, pitch, background noise, level."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from job.prepare.audio import Samples, Unusable, load
+from job.prepare.codec import Codec
+from job.prepare.encode import Item, in_order
+from job.prepare.rows import Row
+from job.settings import Settings
+
+if TYPE_CHECKING:
+    Change = Callable[[Samples, int, np.random.Generator], Samples]
+
+SPEEDS = (0.9, 1.1)
+SEMITONES = (-2, 2)
+#: Level of the added noise under the speech, in dB.
+NOISE_SNR_DB = 25.0
+VOLUME_DB = -6.0
+#: STFT window of the phase vocoder: about 43 ms at 24 kHz, short enough for speech's fast changes.
+_WINDOW = 1024
+
+
+def changes(settings: Settings) -> dict[str, Change]:
+    """Suffix of a copy's id -> how the copy is made. Empty unless an AUGMENT_* variable is set."""
+    found: dict[str, Change] = {}
+    if settings.augment_speed:
+        found |= {f"speed{factor:g}": partial(_speed, factor=factor) for factor in SPEEDS}
+    if settings.augment_pitch:
+        found |= {f"pitch{steps:+d}": partial(_pitch, steps=steps) for steps in SEMITONES}
+    if settings.augment_noise:
+        found["noise"] = _noise
+    if settings.augment_volume:
+        found["volume"] = _volume
+    return found
+
+
+def read_copies(rows: Iterable[Row], settings: Settings, codec: Codec) -> Iterator[Item]:
+    """Altered copies of the rows' recordings, each row's together; those over MAX_SECONDS are left out.
+
+    A copy has the row's text and speaker, and its id with a suffix, for example `17#speed0.9`. Its random numbers
+    follow from SEED and that id. Rows without a recording (encoded by the vendor's script) give no copies.
+    """
+    wanted = changes(settings)
+
+    def copies(row: Row) -> list[Item]:
+        if row.audio is None or row.codes is not None:
+            return []
+        try:
+            clip = load(row.audio, codec.sample_rate)
+        except Unusable:
+            return []
+        made = []
+        for suffix, change in wanted.items():
+            copy = replace(row, id=f"{row.id}#{suffix}", codes=None)
+            samples = change(clip.samples, clip.rate, _random(settings.seed, copy.id))
+            if settings.min_seconds <= len(samples) / clip.rate <= settings.max_seconds:
+                made.append(Item(copy, samples=samples))
+        return made
+
+    for group in in_order(rows, copies, settings.num_workers):
+        yield from group
+
+
+def _speed(samples: Samples, rate: int, random: np.random.Generator, *, factor: float) -> Samples:
+    """Another tempo at the same pitch: a `factor` of 1.1 makes (n,) into about (n / 1.1,)."""
+    import librosa
+
+    return _limited(librosa.effects.time_stretch(samples, rate=factor, n_fft=_WINDOW))
+
+
+def _pitch(samples: Samples, rate: int, random: np.random.Generator, *, steps: int) -> Samples:
+    """Another pitch at the same tempo, in semitones."""
+    import librosa
+
+    return _limited(librosa.effects.pitch_shift(samples, sr=rate, n_steps=steps, n_fft=_WINDOW, res_type="soxr_vhq"))
+
+
+def _noise(samples: Samples, rate: int, random: np.random.Generator) -> Samples:
+    """White noise `NOISE_SNR_DB` under the level of the whole recording."""
+    level = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) * 10 ** (-NOISE_SNR_DB / 20)
+    return _limited(samples + level * random.standard_normal(len(samples), dtype=np.float32))
+
+
+def _volume(samples: Samples, rate: int, random: np.random.Generator) -> Samples:
+    """`VOLUME_DB` softer."""
+    return _limited(samples * np.float32(10 ** (VOLUME_DB / 20)))
+
+
+def _limited(samples: Samples) -> Samples:
+    return np.clip(samples, -1.0, 1.0).astype(np.float32, copy=False)
+
+
+def _random(seed: int, row_id: str) -> np.random.Generator:
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}:{row_id}".encode()).digest()[:8], "big"))

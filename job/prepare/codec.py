@@ -1,0 +1,112 @@
+"""The speech tokenizer as prepare uses it: whole frames in, int16 codes of the base's codebooks out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from job import models
+from job.errors import BadInput
+from job.prepare.audio import Samples, pad_to_frames, resample
+from job.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from qwen_tts import Qwen3TTSTokenizer
+
+#: Codes (frames, books).
+Codes = NDArray[np.int16]
+
+
+class Codec:
+    """The real `Qwen3TTSTokenizer`, its sizes, and encoding that does not depend on the batch."""
+
+    def __init__(self, tokenizer: Qwen3TTSTokenizer, books: int) -> None:
+        """Wrap a loaded tokenizer; `books` is how many codebooks the base model speaks.
+
+        Raises:
+            BadInput: the tokenizer is of another kind or has too few codebooks.
+        """
+        kind = tokenizer.get_model_type()
+        if kind != "qwen3_tts_tokenizer_12hz":
+            raise BadInput(f"TOKENIZER_PATH: a {kind} tokenizer; this model needs qwen3_tts_tokenizer_12hz")
+        config = tokenizer.config
+        available = int(config.encoder_valid_num_quantizers)
+        if available < books:
+            raise BadInput(f"TOKENIZER_PATH: the tokenizer has {available} codebooks, the base model needs {books}")
+        self.tokenizer = tokenizer
+        self.books = books
+        self.codebook_size = int(config.encoder_config.codebook_size)
+        self.sample_rate = int(tokenizer.get_input_sample_rate())
+        self.samples_per_frame = int(tokenizer.get_encode_downsample_rate())
+        if self.codebook_size > np.iinfo(np.int16).max + 1:
+            raise BadInput(f"TOKENIZER_PATH: codebooks of {self.codebook_size} entries do not fit the int16 columns")
+
+    @property
+    def frame_rate(self) -> float:
+        """Codec frames a second."""
+        return self.sample_rate / self.samples_per_frame
+
+    def encode(self, clips: Sequence[Samples]) -> list[Codes]:
+        """Mono clips (samples,) at `sample_rate` -> codes (frames, books) each, in the same order.
+
+        When a batch does not fit the GPU's memory it is halved: the codes do not depend on the batch.
+        """
+        import torch
+
+        padded = [pad_to_frames(clip, self.samples_per_frame) for clip in clips]
+        try:
+            return self._encode(padded)
+        except torch.OutOfMemoryError:
+            if len(padded) == 1:
+                raise
+        torch.cuda.empty_cache()
+        half = len(padded) // 2
+        return self.encode(padded[:half]) + self.encode(padded[half:])
+
+    def _encode(self, padded: list[Samples]) -> list[Codes]:
+        with reproducible():
+            output: Any = self.tokenizer.encode(padded, sr=self.sample_rate)
+        return [codes[:, : self.books].to("cpu").numpy().astype(np.int16) for codes in output.audio_codes]
+
+    def decode(self, codes: Codes) -> Samples:
+        """Codes (frames, books) -> mono samples in [-1, 1] at `sample_rate`."""
+        with reproducible():
+            waves, rate = self.tokenizer.decode({"audio_codes": [codes.astype(np.int64)]})
+        samples = np.asarray(waves[0], dtype=np.float32).reshape(-1)
+        return resample(np.clip(samples, -1.0, 1.0), int(rate), self.sample_rate)
+
+
+def load_codec(settings: Settings, books: int, device: torch.device) -> Codec:
+    """Load the tokenizer of TOKENIZER_PATH, or the base model's own.
+
+    Raises:
+        BadInput: it is missing, cannot be loaded, or does not fit the base model.
+    """
+    directory = models.speech_tokenizer_directory(settings)
+    try:
+        tokenizer = models.load_speech_tokenizer(directory, device)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadInput(f"speech tokenizer {directory} cannot be loaded ({reason}); download it again") from error
+    return Codec(tokenizer, books)
+
+
+@contextmanager
+def reproducible() -> Iterator[None]:
+    """Full fp32 convolutions with fixed algorithms: codes are an argmin, so small noise changes them."""
+    import torch
+
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul

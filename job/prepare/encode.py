@@ -1,0 +1,142 @@
+"""Rows through decoding and encoding, streamed: bounded memory, padding kept small, order restored."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from job.prepare.audio import Clip, Figures, Samples, Unusable, load
+from job.prepare.codec import Codec, Codes
+from job.prepare.rows import Row
+from job.settings import Settings
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+#: Batches' worth of clips that are sorted by length together.
+WINDOW_BATCHES = 8
+#: Seconds of audio after which a window is closed whatever its count: at 24 kHz in float32 about 115 MB.
+WINDOW_SECONDS = 1200.0
+
+
+@dataclass(slots=True)
+class Item:
+    """A row on its way: first `samples`, then `codes` (frames, books), or the reason why it is left out."""
+
+    row: Row
+    samples: Samples | None = None
+    figures: Figures | None = None
+    codes: Codes | None = None
+    unusable: Unusable | None = None
+
+
+def read_items(rows: Iterable[Row], settings: Settings, codec: Codec) -> Iterator[Item]:
+    """Decode (or, for rows that arrive encoded, check) each row, NUM_WORKERS at a time, in order."""
+
+    def read(row: Row) -> Item:
+        try:
+            return _read(row, settings, codec)
+        except Unusable as error:
+            return Item(row, unusable=error)
+
+    return in_order(rows, read, settings.num_workers)
+
+
+def encode_items(items: Iterable[Item], codec: Codec, batch_size: int) -> Iterator[Item]:
+    """Give items with samples their codes, in batches of `batch_size`; order is kept, samples are dropped.
+
+    Clips are sorted by length within a window of a few batches, so that a batch pads little.
+    """
+    for window in _windows(items, codec.sample_rate, batch_size):
+        waiting = [item for item in window if item.samples is not None]
+        waiting.sort(key=lambda item: len(_samples(item)))
+        for start in range(0, len(waiting), batch_size):
+            batch = waiting[start : start + batch_size]
+            for item, codes in zip(batch, codec.encode([_samples(item) for item in batch]), strict=True):
+                item.codes = codes
+                item.samples = None
+        yield from window
+
+
+def in_order(inputs: Iterable[A], function: Callable[[A], B], workers: int) -> Iterator[B]:
+    """`map` with `workers` threads and bounded read-ahead; results come in the order of the inputs.
+
+    Threads suffice because decoding and resampling run outside the interpreter's lock.
+    """
+    if workers == 0:
+        yield from map(function, inputs)
+        return
+    pending: deque[Future[B]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="audio")
+    try:
+        for value in inputs:
+            pending.append(pool.submit(function, value))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def check_codes(raw: Any, codec: Codec) -> Codes:
+    """Codes that arrived with a row -> (frames, books) int16.
+
+    Raises:
+        Unusable: `empty`, or `bad_codes` when the shape or a value does not fit the base model.
+    """
+    try:
+        codes = np.asarray(raw)
+    except ValueError as error:  # rows of unequal length
+        raise Unusable("bad_codes", "audio_codes: the frames have different numbers of codes") from error
+    if codes.size == 0:
+        raise Unusable("empty", "audio_codes: no frames in it")
+    if codes.ndim != 2 or codes.shape[1] != codec.books:
+        shape = "x".join(str(n) for n in codes.shape)
+        raise Unusable("bad_codes", f"audio_codes: shape {shape}, expected frames x {codec.books} codebooks")
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise Unusable("bad_codes", f"audio_codes: {codes.dtype} values, expected integers")
+    if codes.min() < 0 or codes.max() >= codec.codebook_size:
+        outside = codes.min() if codes.min() < 0 else codes.max()
+        raise Unusable("bad_codes", f"audio_codes: code {outside} is outside 0 to {codec.codebook_size - 1}")
+    return codes.astype(np.int16)
+
+
+def _read(row: Row, settings: Settings, codec: Codec) -> Item:
+    if not row.text:
+        raise Unusable("no_text", "the text is empty")
+    if row.codes is not None:
+        codes = check_codes(row.codes, codec)
+        seconds = len(codes) / codec.frame_rate
+        if seconds < settings.min_seconds:
+            raise Unusable("too_short", f"{seconds:.2f} s, shorter than MIN_SECONDS={settings.min_seconds:g}")
+        if seconds > settings.max_seconds:
+            raise Unusable("too_long", f"{seconds:.2f} s, longer than MAX_SECONDS={settings.max_seconds:g}")
+        return Item(row, codes=codes)
+    if row.audio is None:
+        raise Unusable("unreadable", "the row names neither audio nor audio_codes")
+    clip: Clip = load(row.audio, codec.sample_rate, min_seconds=settings.min_seconds, max_seconds=settings.max_seconds)
+    return Item(row, samples=clip.samples, figures=clip.figures)
+
+
+def _windows(items: Iterable[Item], rate: int, batch_size: int) -> Iterator[list[Item]]:
+    window: list[Item] = []
+    seconds = 0.0
+    for item in items:
+        window.append(item)
+        seconds += 0.0 if item.samples is None else len(item.samples) / rate
+        if len(window) >= WINDOW_BATCHES * batch_size or seconds >= WINDOW_SECONDS:
+            yield window
+            window, seconds = [], 0.0
+    if window:
+        yield window
+
+
+def _samples(item: Item) -> Samples:
+    assert item.samples is not None
+    return item.samples

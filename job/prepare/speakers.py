@@ -1,0 +1,268 @@
+"""Speakers: which recordings stand for a speaker, and the x-vector computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from job import files
+from job.errors import BadInput
+from job.prepare.audio import CLIPPED_SHARE, Samples, Unusable, load, resample
+from job.prepare.codec import Codec, reproducible
+from job.prepare.quality import Kept
+from job.prepare.rows import Row, speaker_key
+from job.prepare.store import SpoolReader
+from job.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+#: Clips of this many seconds suit an x-vector best.
+PREFERRED_SECONDS = (3.0, 10.0)
+#: Clips whose x-vectors are averaged by strategy `best`.
+BEST_CLIPS = 5
+#: Longest reference that is read, in seconds.
+LONGEST_REFERENCE = 600.0
+#: Shorter references are repeated up to this length: the encoder's reflection padding needs some frames.
+SHORTEST_REFERENCE = 0.5
+
+
+@dataclass(slots=True)
+class SpeakerRows:
+    """What the manifests say about one speaker: number of rows, and each `ref_audio` with the row that names it."""
+
+    rows: int = 0
+    references: dict[Path, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where a speaker's reference comes from: a file (`file`, `same`), or clips of the data (`first`, `best`)."""
+
+    strategy: str
+    path: Path | None = None
+
+
+class SpeakerEncoder:
+    """The base model's own speaker encoder, without the talker, in fp32."""
+
+    def __init__(self, base: Path, device: torch.device) -> None:
+        """Load the `speaker_encoder.*` tensors of a base directory.
+
+        Raises:
+            BadInput: there are none, or they do not fit the configuration.
+        """
+        import torch
+        from qwen_tts.core.models.configuration_qwen3_tts import Qwen3TTSSpeakerEncoderConfig
+        from qwen_tts.core.models.modeling_qwen3_tts import Qwen3TTSSpeakerEncoder
+
+        config = Qwen3TTSSpeakerEncoderConfig(**files.read_json(base / "config.json").get("speaker_encoder_config", {}))
+        self.sample_rate = int(config.sample_rate)
+        self.device = device
+        self.dtype = torch.float32
+        module = Qwen3TTSSpeakerEncoder(config).to(torch.float32)
+        try:
+            module.load_state_dict(_speaker_encoder_tensors(base))
+        except (RuntimeError, OSError, ValueError) as error:
+            raise BadInput(
+                f"INIT_MODEL_PATH={base}: its weights hold no speaker encoder of the configured shape; "
+                "start from a Base model, downloaded whole"
+            ) from error
+        self.speaker_encoder = module.to(device).eval()
+
+    def embed(self, samples: Samples, rate: int) -> torch.Tensor:
+        """Mono samples (n,) in [-1, 1] at `rate` Hz -> x-vector (enc_dim,), fp32, on the CPU.
+
+        This is stock `extract_speaker_embedding`, run with this object in the place of the whole model.
+        """
+        from qwen_tts.core.models.modeling_qwen3_tts import Qwen3TTSForConditionalGeneration
+
+        converted = resample(samples, rate, self.sample_rate)
+        shortest = int(SHORTEST_REFERENCE * self.sample_rate)
+        if len(converted) < shortest:
+            converted = np.resize(converted, shortest)
+        stock: Any = Qwen3TTSForConditionalGeneration.extract_speaker_embedding
+        with reproducible():
+            vector: torch.Tensor = stock(self, np.ascontiguousarray(converted, dtype=np.float32), self.sample_rate)
+        return vector.to("cpu").clone()
+
+
+def survey(rows: Iterable[Row]) -> dict[str, SpeakerRows]:
+    """Speakers of the manifests, in order of appearance."""
+    speakers: dict[str, SpeakerRows] = {}
+    for row in rows:
+        entry = speakers.setdefault(row.speaker, SpeakerRows())
+        entry.rows += 1
+        if row.ref_audio is not None:
+            entry.references.setdefault(row.ref_audio, row.number)
+    return speakers
+
+
+def plan_references(speakers: Mapping[str, SpeakerRows], settings: Settings) -> dict[str, Plan]:
+    """Decide each speaker's reference before anything is encoded, so that a bad one costs no time.
+
+    Raises:
+        BadInput: REF_AUDIO_PATH is missing or could mean several speakers, rows of a speaker name different
+            `ref_audio`, or the strategy asks for what is not there.
+    """
+    wanted, path = settings.ref_audio_strategy, settings.ref_audio_path
+    owner: str | None = None
+    if wanted == "file" and path is None:
+        raise BadInput("REF_AUDIO_STRATEGY=file: set REF_AUDIO_PATH to the recording, or choose same, first or best")
+    if path is not None and wanted in (None, "file"):
+        owner = _owner(speakers, settings)
+    plans = {}
+    for name, entry in speakers.items():
+        if name == owner and path is not None:
+            plans[name] = Plan("file", path.expanduser().absolute())
+        elif wanted in ("first", "best"):
+            plans[name] = Plan(wanted)
+        elif entry.references:
+            plans[name] = Plan("same", _only_reference(name, entry))
+        elif wanted == "same":
+            raise BadInput(
+                f"REF_AUDIO_STRATEGY=same: no row of speaker {name!r} has ref_audio; add it, or choose first or best"
+            )
+        else:
+            plans[name] = Plan("best")
+    return plans
+
+
+def check_files(plans: Mapping[str, Plan], rate: int) -> None:
+    """Decode every reference file once.
+
+    Raises:
+        BadInput: one is unreadable or silent.
+    """
+    for path in sorted({plan.path for plan in plans.values() if plan.path is not None}):
+        _load_reference(path, rate, next(p.strategy for p in plans.values() if p.path == path))
+
+
+def x_vectors(
+    plans: Mapping[str, Plan],
+    kept: Sequence[Kept],
+    spool: SpoolReader,
+    codec: Codec,
+    encoder: SpeakerEncoder,
+) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
+    """Compute each kept speaker's x-vector once, in fp32.
+
+    Returns:
+        Speaker -> x-vector (enc_dim,), and speaker -> what the summary says about it.
+
+    Raises:
+        BadInput: a reference cannot be used, or its x-vector is not finite.
+    """
+    import torch
+
+    vectors: dict[str, torch.Tensor] = {}
+    about: dict[str, dict[str, Any]] = {}
+    by_speaker: dict[str, list[Kept]] = {}
+    for row in kept:
+        by_speaker.setdefault(row.speaker, []).append(row)
+    for name in sorted(by_speaker):
+        plan, rows = plans[name], by_speaker[name]
+        trained = [row for row in rows if row.split == "train"]
+        if plan.path is not None:
+            clips = [(str(plan.path), _load_reference(plan.path, encoder.sample_rate, plan.strategy))]
+        else:
+            chosen = best_clips(trained or rows) if plan.strategy == "best" else (trained or rows)[:1]
+            clips = [_clip(row, spool, codec, encoder.sample_rate) for row in chosen]
+        stacked = torch.stack([encoder.embed(samples, encoder.sample_rate) for _, samples in clips])
+        vector = stacked.to(torch.float32).mean(dim=0)
+        if not bool(torch.isfinite(vector).all()):
+            raise BadInput(f"speaker {name!r}: the x-vector of {clips[0][0]} is not finite; choose another reference")
+        vectors[name] = vector.contiguous()
+        about[name] = {
+            "reference": clips[0][0],
+            "references": [label for label, _ in clips],
+            "strategy": plan.strategy,
+            "rows": len(trained),
+        }
+    return vectors, about
+
+
+def best_clips(rows: Sequence[Kept]) -> list[Kept]:
+    """The cleanest clips of a speaker: 3 to 10 s, unclipped, most speech over noise; otherwise the longest."""
+    low, high = PREFERRED_SECONDS
+    clean = [row for row in rows if row.figures is None or row.figures.clipped <= CLIPPED_SHARE]
+    preferred = [row for row in clean if low <= row.seconds <= high]
+    if preferred:
+        preferred.sort(key=lambda row: -row.figures.snr if row.figures else 0.0)
+        return preferred[:BEST_CLIPS]
+    return sorted(clean or rows, key=lambda row: -row.seconds)[:BEST_CLIPS]
+
+
+def _owner(speakers: Mapping[str, SpeakerRows], settings: Settings) -> str:
+    """The speaker that REF_AUDIO_PATH belongs to."""
+    if len(speakers) == 1:
+        return next(iter(speakers))
+    name = speaker_key(settings.speaker_name)
+    if name in speakers:
+        return name
+    shown = ", ".join(sorted(speakers)[:5])
+    raise BadInput(
+        f"REF_AUDIO_PATH={settings.ref_audio_path}: the data has {len(speakers)} speakers ({shown}); set SPEAKER_NAME "
+        "to the one it belongs to, or give the rows a ref_audio instead"
+    )
+
+
+def _only_reference(name: str, entry: SpeakerRows) -> Path:
+    """The one `ref_audio` of a speaker's rows; different paths are fine when the files are equal."""
+    (first, first_row), *others = entry.references.items()
+    for path, row in others:
+        if not (path.is_file() and first.is_file() and files.digest_file(path) == files.digest_file(first)):
+            raise BadInput(
+                f"speaker {name!r}: row {first_row} has ref_audio {first} and row {row} has {path}; a voice needs one: "
+                "name the same file in all rows, or set REF_AUDIO_PATH or REF_AUDIO_STRATEGY=best"
+            )
+    return first
+
+
+def _load_reference(path: Path, rate: int, strategy: str) -> Samples:
+    variable = "REF_AUDIO_PATH" if strategy == "file" else "ref_audio"
+    try:
+        return load(path, rate, max_seconds=LONGEST_REFERENCE).samples
+    except Unusable as error:
+        detail = f"{path}: longer than {LONGEST_REFERENCE:.0f} s" if error.reason == "too_long" else error.detail
+        raise BadInput(f"{variable}: {detail}; give a recording of 3 to 10 s of the speaker") from error
+
+
+def _clip(row: Kept, spool: SpoolReader, codec: Codec, rate: int) -> tuple[str, Samples]:
+    """Label and samples at `rate` of a row's recording, its `ref_audio`, or what its codes decode to."""
+    for path in (row.audio, row.ref_audio):
+        if path is not None:
+            try:
+                return str(path), load(path, rate, max_seconds=LONGEST_REFERENCE).samples
+            except Unusable as error:
+                if row.figures is not None:  # it could be read a moment ago
+                    raise BadInput(f"row {row.number} ({row.source}): {error.detail}") from error
+    samples = resample(codec.decode(spool.codes(row.position)), codec.sample_rate, rate)
+    if float(np.abs(samples).max()) == 0.0:
+        raise BadInput(f"row {row.number} ({row.source}): its codes decode to silence; set REF_AUDIO_PATH")
+    return f"codes of row {row.id}", samples
+
+
+def _speaker_encoder_tensors(base: Path) -> dict[str, torch.Tensor]:
+    """Tensors under `speaker_encoder.`, without that prefix, in fp32; only they are read from the weight files."""
+    import torch
+    from safetensors import safe_open
+
+    prefix = "speaker_encoder."
+    index = base / "model.safetensors.index.json"
+    if index.is_file():
+        names = {str(f) for key, f in files.read_json(index)["weight_map"].items() if key.startswith(prefix)}
+        weights = sorted(base / name for name in names)
+    else:
+        weights = sorted(base.glob("*.safetensors"))
+    tensors: dict[str, torch.Tensor] = {}
+    for path in weights:
+        with safe_open(str(path), framework="pt") as handle:
+            for key in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+                if key.startswith(prefix):
+                    tensors[key.removeprefix(prefix)] = handle.get_tensor(key).to(torch.float32)
+    return tensors

@@ -1,0 +1,225 @@
+"""x-vectors are the base model's own, and each speaker's reference is the one that the variables name."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from job import files, models
+from job.errors import BadInput
+from job.prepare.audio import Figures, load
+from job.prepare.dataset import read_speakers, read_summary
+from job.prepare.quality import Kept
+from job.prepare.speakers import SpeakerEncoder, best_clips
+from job.prepare.stage import prepare
+from tests.prepare.conftest import Make, voice
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def encoder(tiny_base: Path) -> SpeakerEncoder:
+    return SpeakerEncoder(tiny_base, CPU)
+
+
+def vector_of(path: str | Path, encoder: SpeakerEncoder) -> torch.Tensor:
+    return encoder.embed(load(Path(path), encoder.sample_rate).samples, encoder.sample_rate)
+
+
+def test_the_x_vector_is_what_stock_code_computes(
+    tiny_base: Path, encoder: SpeakerEncoder, clips: list[dict[str, Any]]
+) -> None:
+    """`extract_speaker_embedding` of the whole stock model in fp32, for several recordings."""
+    stock = models.load_model(tiny_base, CPU, torch.float32).model
+    for row in clips[:4]:
+        samples = load(Path(row["audio"]), 24_000).samples
+        ours = encoder.embed(samples, 24_000)
+        assert ours.dtype == torch.float32
+        assert ours.shape == (files.read_json(tiny_base / "config.json")["speaker_encoder_config"]["enc_dim"],)
+        torch.testing.assert_close(ours, stock.extract_speaker_embedding(samples, 24_000), rtol=1e-6, atol=1e-7)
+
+
+def test_different_speakers_have_different_x_vectors(encoder: SpeakerEncoder, clips: list[dict[str, Any]]) -> None:
+    assert not torch.allclose(vector_of(clips[0]["audio"], encoder), vector_of(clips[-1]["audio"], encoder), atol=1e-3)
+
+
+def test_weights_in_several_files_give_the_same_x_vector(
+    tiny_base: Path, tmp_path: Path, encoder: SpeakerEncoder
+) -> None:
+    base = tmp_path / "sharded"
+    shutil.copytree(tiny_base, base)
+    tensors = load_file(base / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, keys in parts.items():
+        save_file({key: tensors[key] for key in keys}, base / file)
+    weight_map = {key: file for file, keys in parts.items() for key in keys}
+    files.write_json(base / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
+    (base / "model.safetensors").unlink()
+    samples = voice(2.0)
+    assert torch.equal(SpeakerEncoder(base, CPU).embed(samples, 24_000), encoder.embed(samples, 24_000))
+
+
+def test_weights_without_a_speaker_encoder_are_refused(tiny_base: Path, tmp_path: Path) -> None:
+    base = tmp_path / "without"
+    shutil.copytree(tiny_base, base)
+    tensors = load_file(base / "model.safetensors")
+    rest = {key: value for key, value in tensors.items() if not key.startswith("speaker_encoder.")}
+    save_file(rest, base / "model.safetensors")
+    with pytest.raises(BadInput, match=r"INIT_MODEL_PATH=.*no speaker encoder"):
+        SpeakerEncoder(base, CPU)
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.02, 0.3])
+def test_a_very_short_reference_still_has_an_x_vector(encoder: SpeakerEncoder, seconds: float) -> None:
+    assert torch.isfinite(encoder.embed(voice(seconds), 24_000)).all()
+
+
+def rows_of(clips: list[dict[str, Any]], count: int = 3, **extra: Any) -> list[dict[str, Any]]:
+    return [{"audio": row["audio"], "text": row["text"], **extra} for row in clips[:count]]
+
+
+def test_a_reference_file_stands_for_the_only_speaker(
+    make: Make, clips: list[dict[str, Any]], wav: Callable[..., str], encoder: SpeakerEncoder
+) -> None:
+    reference = wav("reference", voice(3.0), rate=44_100)
+    settings = make(rows_of(clips, ref_audio=clips[9]["audio"]), ref_audio_path=reference, speaker_name="My_Voice")
+    prepare(settings)
+    vectors = read_speakers(settings.paths)
+    assert list(vectors) == ["my_voice"]
+    assert torch.equal(vectors["my_voice"], vector_of(reference, encoder))
+    about = read_summary(settings.paths)["speakers"]["my_voice"]
+    assert (about["reference"], about["strategy"], about["rows"]) == (reference, "file", 3)
+
+
+def test_the_rows_own_reference_comes_before_the_best_clips(
+    make: Make, clips: list[dict[str, Any]], encoder: SpeakerEncoder
+) -> None:
+    settings = make(rows_of(clips, ref_audio=clips[9]["audio"]))
+    prepare(settings)
+    assert torch.equal(read_speakers(settings.paths)["speaker"], vector_of(clips[9]["audio"], encoder))
+    assert read_summary(settings.paths)["speakers"]["speaker"]["strategy"] == "same"
+
+
+def test_first_is_the_first_usable_clip(
+    make: Make, clips: list[dict[str, Any]], wav: Callable[..., str], encoder: SpeakerEncoder
+) -> None:
+    rows = [{"audio": wav("silent", np.zeros(24_000))}, *rows_of(clips)]
+    settings = make(rows, ref_audio_strategy="first")
+    prepare(settings)
+    assert torch.equal(read_speakers(settings.paths)["speaker"], vector_of(clips[0]["audio"], encoder))
+
+
+def test_best_averages_the_clean_clips_in_fp32(make: Make, wav: Callable[..., str], encoder: SpeakerEncoder) -> None:
+    good = [wav(f"good{n}", voice(3.1, seed=n)) for n in range(2)]
+    short = wav("short", voice(1.0, seed=8))
+    clipped = wav("clipped", np.clip(8 * voice(3.1, seed=9), -1, 1))
+    settings = make([{"audio": path} for path in [short, clipped, *good]], ref_audio_strategy="best")
+    prepare(settings)
+    mean = torch.stack([vector_of(path, encoder) for path in good]).mean(dim=0)
+    torch.testing.assert_close(read_speakers(settings.paths)["speaker"], mean, rtol=1e-6, atol=1e-7)
+    assert sorted(read_summary(settings.paths)["speakers"]["speaker"]["references"]) == good
+
+
+def kept(name: str, seconds: float, snr: float = 30.0, clipped: float = 0.0) -> Kept:
+    figures = Figures(seconds, 24_000, 1, -20.0, -3.0, clipped, snr, 0.0, 0.0, 0.0)
+    return Kept(name, "train", 1, "s", "a", "auto", None, None, 10, 10, seconds, b"", 0, figures)
+
+
+def test_best_prefers_clean_speech_of_three_to_ten_seconds() -> None:
+    rows = [kept("long", 12), kept("noisy", 5, snr=10), kept("clipped", 5, clipped=0.1), kept("clean", 5, snr=50)]
+    assert [row.id for row in best_clips(rows)] == ["clean", "noisy"]
+    assert len(best_clips([kept(str(n), 4) for n in range(20)])) == 5
+
+
+def test_best_falls_back_to_the_longest() -> None:
+    rows = [kept("short", 1), kept("longer", 2.5), kept("clipped", 2.9, clipped=0.1)]
+    assert [row.id for row in best_clips(rows)] == ["longer", "short"]
+    assert [row.id for row in best_clips([kept("clipped", 5, clipped=0.1)])] == ["clipped"]
+
+
+def test_every_speaker_has_its_own_voice_under_its_lower_case_name(
+    make: Make, clips: list[dict[str, Any]], encoder: SpeakerEncoder
+) -> None:
+    rows = [{"audio": row["audio"], "speaker": name} for row, name in zip(clips, ["Åsa", "BOB", " bob "], strict=False)]
+    settings = make(rows, ref_audio_strategy="first")
+    prepare(settings)
+    vectors = read_speakers(settings.paths)
+    assert sorted(vectors) == ["bob", "åsa"]
+    assert torch.equal(vectors["bob"], vector_of(clips[1]["audio"], encoder))
+
+
+def test_with_several_speakers_the_file_is_the_named_ones(
+    make: Make, clips: list[dict[str, Any]], encoder: SpeakerEncoder, wav: Callable[..., str]
+) -> None:
+    reference = wav("reference", voice(3.0))
+    rows = [{"audio": clips[0]["audio"], "speaker": "Ann"}, {"audio": clips[1]["audio"], "speaker": "Bob"}]
+    settings = make(rows, ref_audio_path=reference, speaker_name="Ann")
+    prepare(settings)
+    vectors = read_speakers(settings.paths)
+    assert torch.equal(vectors["ann"], vector_of(reference, encoder))
+    assert torch.equal(vectors["bob"], vector_of(clips[1]["audio"], encoder))
+
+
+def test_a_file_that_could_mean_several_speakers_is_refused(
+    make: Make, clips: list[dict[str, Any]], wav: Callable[..., str]
+) -> None:
+    rows = [{"audio": clips[0]["audio"], "speaker": "Ann"}, {"audio": clips[1]["audio"], "speaker": "Bob"}]
+    settings = make(rows, ref_audio_path=wav("reference", voice(3.0)), speaker_name="Carl")
+    with pytest.raises(BadInput, match=r"REF_AUDIO_PATH=.*2 speakers \(ann, bob\); set SPEAKER_NAME"):
+        prepare(settings)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [("silent", "silent"), ("broken", "cannot decode"), ("missing", "no such file")]
+)
+@pytest.mark.parametrize("variable", ["REF_AUDIO_PATH", "ref_audio"])
+def test_an_unusable_reference_stops_the_stage_and_is_named(
+    make: Make,
+    clips: list[dict[str, Any]],
+    wav: Callable[..., str],
+    tmp_path: Path,
+    content: str,
+    says: str,
+    variable: str,
+) -> None:
+    reference = str(tmp_path / "reference.wav")
+    if content == "silent":
+        wav("reference", np.zeros(48_000))
+    elif content == "broken":
+        Path(reference).write_text("not audio")
+    if variable == "REF_AUDIO_PATH":
+        settings = make(rows_of(clips), ref_audio_path=reference)
+    else:
+        settings = make(rows_of(clips, ref_audio=reference))
+    with pytest.raises(BadInput, match=f"{variable}: .*reference.wav: .*{says}") as caught:
+        prepare(settings)
+    assert caught.value.exit_code == 2
+    assert not settings.paths.prepared.exists()
+
+
+def test_references_that_disagree_are_refused_and_equal_copies_are_not(
+    make: Make, clips: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.flac"
+    shutil.copy(clips[9]["audio"], copy)
+    rows = rows_of(clips, 2, ref_audio=clips[9]["audio"])
+    rows[1]["ref_audio"] = str(copy)
+    prepare(make(rows))
+    rows[1]["ref_audio"] = clips[10]["audio"]
+    with pytest.raises(BadInput, match=r"speaker 'speaker': row 1 has ref_audio .* and row 2 has .*REF_AUDIO_STRATEGY"):
+        prepare(make(rows, work="second"))
+
+
+def test_a_strategy_without_what_it_needs_is_refused(make: Make, clips: list[dict[str, Any]]) -> None:
+    with pytest.raises(BadInput, match="REF_AUDIO_STRATEGY=same: no row of speaker 'speaker' has ref_audio"):
+        prepare(make(rows_of(clips), ref_audio_strategy="same"))
+    with pytest.raises(BadInput, match="REF_AUDIO_STRATEGY=file: set REF_AUDIO_PATH"):
+        prepare(make(rows_of(clips), work="second", ref_audio_strategy="file"))

@@ -1,0 +1,80 @@
+"""What may be relied on when rows are held out for validation."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from job.prepare.split import held_out
+
+ROWS = st.lists(st.tuples(st.uuids().map(str), st.sampled_from("abcd")), unique_by=lambda row: row[0], max_size=120)
+FRACTION = st.none() | st.floats(0, 0.99)
+MOST = st.none() | st.integers(1, 20)
+
+
+def split(
+    rows: list[tuple[str, str]], seed: int = 0, fraction: float | None = 0.1, most: int | None = None
+) -> set[str]:
+    return held_out([r[0] for r in rows], [r[1] for r in rows], seed=seed, fraction=fraction, most=most)
+
+
+@given(ROWS, st.integers(0, 1000), FRACTION, MOST)
+def test_the_share_is_rounded_down_and_capped(
+    rows: list[tuple[str, str]], seed: int, fraction: float | None, most: int | None
+) -> None:
+    share = fraction if fraction is not None else 0.05 * (len(rows) >= 50)
+    chosen = split(rows, seed, fraction, most)
+    assert len(chosen) <= share * len(rows) + 1e-6
+    assert most is None or len(chosen) <= most
+    assert chosen <= {row[0] for row in rows}
+
+
+@given(ROWS, st.integers(0, 1000), FRACTION)
+def test_no_speaker_is_left_without_training_rows(
+    rows: list[tuple[str, str]], seed: int, fraction: float | None
+) -> None:
+    chosen = split(rows, seed, fraction)
+    assert {row[1] for row in rows if row[0] not in chosen} == {row[1] for row in rows}
+
+
+@given(ROWS, st.integers(0, 1000), st.randoms(use_true_random=False))
+def test_the_order_of_the_rows_does_not_matter(rows: list[tuple[str, str]], seed: int, random) -> None:
+    single = [(row_id, "a") for row_id, _ in rows]
+    shuffled = list(single)
+    random.shuffle(shuffled)
+    assert split(single, seed) == split(shuffled, seed)
+
+
+@given(ROWS, ROWS, st.integers(0, 1000))
+def test_new_rows_only_push_old_ones_back_into_training_at_the_margin(
+    rows: list[tuple[str, str]], more: list[tuple[str, str]], seed: int
+) -> None:
+    """Of the old rows, the ones held out before and after are the same but for where the ranking stops."""
+    old = [(row_id, "a") for row_id, _ in rows]
+    known = {row_id for row_id, _ in old}
+    new = old + [(row_id, "a") for row_id, _ in more if row_id not in known]
+    before, after = split(old, seed), split(new, seed) & known
+    assert before <= after or after <= before
+
+
+def test_the_default_holds_out_five_percent_from_fifty_rows_on() -> None:
+    def rows(count: int) -> list[tuple[str, str]]:
+        return [(f"r{n}", "a") for n in range(count)]
+
+    assert [len(split(rows(n), fraction=None)) for n in (0, 1, 49, 50, 59, 60, 100, 1000)] == [0, 0, 0, 2, 2, 3, 5, 50]
+
+
+def test_the_seed_chooses_other_rows() -> None:
+    rows = [(f"r{n}", "a") for n in range(200)]
+    assert split(rows, seed=1) != split(rows, seed=2)
+    assert split(rows, seed=1) == split(rows, seed=1)
+
+
+def test_a_large_share_still_leaves_one_row_of_each_speaker() -> None:
+    rows = [("x", "rare"), *((f"r{n}", "common") for n in range(99))]
+    chosen = split(rows, fraction=0.98)
+    left = Counter(speaker for row_id, speaker in rows if row_id not in chosen)
+    assert left["rare"] == 1
+    assert left["common"] >= 1
