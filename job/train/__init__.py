@@ -1,0 +1,18 @@
+"""Training: the generation contract as a loss, what is trained, and the loop.
+
+`run` is the stage; torch is imported when it is called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from job.settings import Settings
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Train on the prepared data and write `output/best`, `output/last` and both logs. See `job.train.loop.train`."""
+    from job.train.loop import train
+
+    return train(settings)

@@ -1,0 +1,162 @@
+"""What is trained: everything (`full`), low-rank adapters (`lora`), or some layers (`layers`).
+
+The text embedding and the speaker encoder stay as they are in every mode; `text_projection` has a group and a rate of
+its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from job.errors import BadInput
+from job.settings import Settings
+
+ADAPTER = "default"
+_ATTENTION = "q_proj|k_proj|v_proj|o_proj"
+_MLP = "gate_proj|up_proj|down_proj"
+
+
+@dataclass
+class Group:
+    """Parameters that share a learning rate. `parameters` are (name, tensor) pairs."""
+
+    name: str
+    rate: float
+    parameters: list[tuple[str, nn.Parameter]]
+
+    @property
+    def size(self) -> int:
+        """Number of trained values."""
+        return sum(p.numel() for _, p in self.parameters)
+
+
+def adapt(model: Any, settings: Settings) -> list[Group]:
+    """Freeze, add what the mode adds, and return the groups to train.
+
+    Args:
+        model: a `Qwen3TTSForConditionalGeneration`; changed in place.
+
+    Raises:
+        BadInput: the mode asks for more layers than the model has, or for nothing at all.
+    """
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    talker = model.talker
+    if settings.train_mode == "full":
+        talker.requires_grad_(True)
+        talker.model.text_embedding.requires_grad_(False)
+    elif settings.train_mode == "lora":
+        _inject(model, settings)
+    else:
+        _change_layers(model, settings)
+    talker.text_projection.requires_grad_(settings.train_text_projection)
+
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    projection = [(n, p) for n, p in trained if ".text_projection." in n]
+    rest = [(n, p) for n, p in trained if ".text_projection." not in n]
+    groups = [
+        Group(settings.train_mode, settings.learning_rate, rest),
+        Group("text_projection", settings.text_projection_lr or settings.learning_rate, projection),
+    ]
+    groups = [g for g in groups if g.parameters]
+    if not groups:
+        raise BadInput("nothing is left to train: TRAIN_TEXT_PROJECTION=false and the mode freezes everything else")
+    for group in groups:  # adapters and optimizer states are kept in fp32, whatever the frozen weights are in
+        for _, parameter in group.parameters:
+            parameter.data = parameter.data.float()
+    return groups
+
+
+def _inject(model: Any, settings: Settings) -> None:
+    """Put adapters into the talker, without a wrapper around the model (it has no causal-LM interface to wrap)."""
+    from peft import inject_adapter_in_model
+
+    inject_adapter_in_model(lora_config(model, settings), model, adapter_name=ADAPTER)
+
+
+def lora_config(model: Any, settings: Settings) -> Any:
+    """The `peft.LoraConfig` of the settings; its `target_modules` are the full names of the adapted layers."""
+    import re
+
+    from peft import LoraConfig
+
+    parts = _ATTENTION + (f"|{_MLP}" if settings.lora_mlp else "")
+    where = r"talker\.model\.layers" + (r"|talker\.code_predictor\.model\.layers" if settings.lora_sub_talker else "")
+    pattern = re.compile(rf"({where})\.\d+\.(self_attn|mlp)\.({parts})")
+    targets = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
+    return LoraConfig(
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]  # peft takes fractions too
+        lora_dropout=settings.lora_dropout,
+        target_modules=targets,
+        bias="none",
+    )
+
+
+def _change_layers(model: Any, settings: Settings) -> None:
+    """Start the last layers afresh, add layers that begin as identity, and freeze the others if asked to."""
+    talker = model.talker
+    layers = talker.model.layers
+    replaced, added = settings.replace_last_n_layers, settings.add_new_layers
+    if replaced > len(layers):
+        raise BadInput(f"REPLACE_LAST_N_LAYERS={replaced}: the talker has {len(layers)} layers")
+    if not settings.freeze_original_layers:
+        layers.requires_grad_(True)
+    kind, config = type(layers[0]), layers[0].self_attn.config
+    like = next(layers.parameters())
+    for index in range(len(layers) - replaced, len(layers)):
+        layers[index] = _fresh(kind, config, index, like)
+    for _ in range(added):
+        layer = _fresh(kind, config, len(layers), like)
+        # Both branches of the residual stream start at zero: the model says what it said before the layer was added.
+        nn.init.zeros_(layer.self_attn.o_proj.weight)
+        nn.init.zeros_(layer.mlp.down_proj.weight)
+        layers.append(layer)
+    for layer in list(layers)[len(layers) - replaced - added :] if replaced + added else []:
+        layer.requires_grad_(True)
+    model.config.talker_config.num_hidden_layers = talker.config.num_hidden_layers = len(layers)
+
+
+def _fresh(kind: type[nn.Module], config: Any, index: int, like: torch.Tensor) -> Any:
+    """A decoder layer with weights drawn as the library initialises them: N(0, initializer_range), norms at one."""
+    layer = kind(config, index).to(device=like.device, dtype=like.dtype)
+    for module in layer.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=config.initializer_range)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return layer
+
+
+def merged_weights(model: Any, scale: float = 1.0) -> dict[str, torch.Tensor]:
+    """The model's weights under stock names, adapters added in, without touching the model.
+
+    W' = W + scale * (alpha / r) * B A, computed in fp32 (peft's `get_delta_weight`) and cast to W's type.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    weights = {}
+    deltas = {
+        f"{name}.base_layer.weight": module.get_delta_weight(ADAPTER)  # type: ignore[attr-defined]  # of every kind
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer)
+    }
+    for name, tensor in model.state_dict().items():
+        if ".lora_A." in name or ".lora_B." in name:
+            continue
+        if name in deltas:
+            tensor = (tensor.float() + scale * deltas[name].float()).to(tensor.dtype)
+        weights[name.replace(".base_layer.", ".")] = tensor
+    return weights
+
+
+def adapter_weights(model: Any) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under the names that `PeftModel.from_pretrained` looks for."""
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(model, adapter_name=ADAPTER)
+    return {f"base_model.model.{name}": tensor for name, tensor in state.items()}

@@ -1,0 +1,230 @@
+"""The generation contract: which position holds what, and what each position must predict.
+
+This mirrors, position by position, the inputs that `Qwen3TTSForConditionalGeneration.generate` and
+`generate_icl_prompt` of qwen-tts 0.1.1 build and then extend frame by frame. It is plain numpy on token ids; turning
+ids into embeddings is `objective.py`'s part. `tests/train/test_contract.py` holds the two against each other.
+
+Every position has a text id. On the codec channel a position has nothing (role and instruct tokens), one id of the
+talker's codec embedding, the speaker's vector, or a frame (the sum of its books' embeddings).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+
+#: Labels that the loss leaves out.
+IGNORED = -100
+#: Tokens of `<|im_start|>assistant\n`, which open every sequence.
+ROLE_TOKENS = 3
+#: Tokens of `<|im_end|>\n<|im_start|>assistant\n`, which close the tokenized text and are never fed.
+CLOSING_TOKENS = 5
+#: Tokens of `<|im_end|>\n`, which close a tokenized reference text.
+REFERENCE_CLOSING_TOKENS = 2
+
+
+def text_template(text: str) -> str:
+    """The string that is tokenized for a text, as `Qwen3TTSModel._build_assistant_text` does."""
+    return f"<|im_start|>assistant\n{text}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def instruct_template(instruct: str) -> str:
+    """The string that is tokenized for an instruction, as `Qwen3TTSModel._build_instruct_text` does."""
+    return f"<|im_start|>user\n{instruct}<|im_end|>\n"
+
+
+def reference_template(text: str) -> str:
+    """The string that is tokenized for a reference text, as `Qwen3TTSModel._build_ref_text` does."""
+    return f"<|im_start|>assistant\n{text}<|im_end|>\n"
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """The ids of a model's config that a sequence is built from."""
+
+    tts_bos: int
+    tts_eos: int
+    tts_pad: int
+    codec_bos: int
+    codec_eos: int
+    codec_pad: int
+    think: int
+    nothink: int
+    think_bos: int
+    think_eos: int
+    languages: dict[str, int]
+    books: int
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> SpecialIds:
+        """Read them from a parsed config.json (or `Qwen3TTSConfig.to_dict()`)."""
+        talker = config["talker_config"]
+        return cls(
+            tts_bos=config["tts_bos_token_id"],
+            tts_eos=config["tts_eos_token_id"],
+            tts_pad=config["tts_pad_token_id"],
+            codec_bos=talker["codec_bos_id"],
+            codec_eos=talker["codec_eos_token_id"],
+            codec_pad=talker["codec_pad_id"],
+            think=talker["codec_think_id"],
+            nothink=talker["codec_nothink_id"],
+            think_bos=talker["codec_think_bos_id"],
+            think_eos=talker["codec_think_eos_id"],
+            languages=dict(talker.get("codec_language_id") or {}),
+            books=talker["num_code_groups"],
+        )
+
+    def language_row(self, language: str | None) -> int | None:
+        """Row of a language's codec embedding; None (Auto) for no language, `auto`, and ones the model lacks."""
+        return self.languages.get(language.lower()) if language else None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference clip for in-context cloning: `text_ids` (R,) of `reference_template`, `frames` (S, books)."""
+
+    text_ids: Ids
+    frames: NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One sample of L positions.
+
+    Attributes:
+        text_ids: (L,) id on the text channel.
+        codec_ids: (L,) row of the talker's codec embedding, -1 where there is none.
+        frame_index: (L,) index into `frames` where a frame is fed, -1 elsewhere.
+        speaker_position: position of the speaker's vector, -1 without one.
+        labels: (L,) book-0 token that the position must predict, `IGNORED` elsewhere. Not to be shifted again: the
+            label of position p is what `generate` samples from the logits of position p.
+        frames: (T, books) codes, the reference's first.
+        first_target: index in `frames` of the first frame that is predicted; the ones before are given.
+    """
+
+    text_ids: Ids
+    codec_ids: Ids
+    frame_index: Ids
+    speaker_position: int
+    labels: Ids
+    frames: NDArray[np.int16]
+    first_target: int
+
+    def __len__(self) -> int:
+        return len(self.text_ids)
+
+    @property
+    def target_frames(self) -> int:
+        """Number of predicted frames."""
+        return len(self.frames) - self.first_target
+
+
+def build(
+    ids: SpecialIds,
+    text_ids: Ids,
+    frames: NDArray[np.int16],
+    *,
+    streaming: bool,
+    language: int | None = None,
+    speaker: bool = True,
+    instruct_ids: Ids | None = None,
+    reference: Reference | None = None,
+) -> Sequence:
+    """Lay out one sample.
+
+    Args:
+        ids: the model's special ids.
+        text_ids: (N,) token ids of `text_template(text)`.
+        frames: (T, books) codes of the recording, T >= 1.
+        streaming: text beside the frames (`non_streaming_mode=False`) instead of before them.
+        language: row of the language (`SpecialIds.language_row`), None for Auto.
+        speaker: whether there is a speaker slot.
+        instruct_ids: (M,) token ids of `instruct_template(instruct)`.
+        reference: clip to continue from, as `generate_voice_clone` does outside x-vector-only mode.
+
+    Raises:
+        ValueError: the text or the recording is empty, or a frame has another number of books than the model.
+    """
+    text = text_ids[ROLE_TOKENS:-CLOSING_TOKENS]
+    if len(text) == 0 or len(frames) == 0:
+        raise ValueError("text and frames must not be empty")
+    if frames.shape[1] != ids.books:
+        raise ValueError(f"frames have {frames.shape[1]} books, the model {ids.books}")
+
+    spoken = text
+    given = np.zeros((0, ids.books), dtype=frames.dtype)
+    if reference is not None:
+        spoken = np.concatenate([reference.text_ids[ROLE_TOKENS:-REFERENCE_CLOSING_TOKENS], text])
+        given = reference.frames
+    spoken = np.append(spoken, ids.tts_eos)
+
+    channel = _Channels()
+    if instruct_ids is not None:
+        channel.add(instruct_ids)
+    channel.add(text_ids[:ROLE_TOKENS])
+    tags = [ids.nothink, ids.think_bos, ids.think_eos]
+    if language is not None:
+        tags = [ids.think, ids.think_bos, language, ids.think_eos]
+    channel.add([ids.tts_pad] * len(tags), codec=tags)
+    speaker_position = len(channel) if speaker else -1
+    if speaker:
+        channel.add([ids.tts_pad])
+    channel.add([ids.tts_bos], codec=[ids.codec_pad])
+
+    all_frames = np.concatenate([given, frames])
+    stream = 1 + len(all_frames)  # codec_bos, then the frames
+    if streaming:
+        beside = np.full(stream, ids.tts_pad)
+        beside[: len(spoken)] = spoken[:stream]  # text longer than the speech is never reached, as in generate
+    else:
+        channel.add(spoken, codec=[ids.codec_pad] * len(spoken))
+        beside = np.full(stream, ids.tts_pad)
+    channel.add(beside[:1], codec=[ids.codec_bos])
+    channel.add(beside[1:], frames=len(all_frames))
+
+    labels = np.full(len(channel), IGNORED, dtype=np.int64)
+    labels[-len(frames) - 1 :] = np.append(frames[:, 0], ids.codec_eos)
+    text_channel, codec_channel, frame_channel = channel.arrays()
+    return Sequence(
+        text_ids=text_channel,
+        codec_ids=codec_channel,
+        frame_index=frame_channel,
+        speaker_position=speaker_position,
+        labels=labels,
+        frames=all_frames,
+        first_target=len(given),
+    )
+
+
+class _Channels:
+    """Grows the three channels side by side."""
+
+    def __init__(self) -> None:
+        self._text: list[Any] = []
+        self._codec: list[Any] = []
+        self._frame: list[Any] = []
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def add(self, text: Any, *, codec: Any = None, frames: int = 0) -> None:
+        """Append positions: text ids, and beside them codec ids or the next `frames` frames."""
+        count = len(text)
+        self._text.append(np.asarray(text, dtype=np.int64))
+        self._codec.append(np.full(count, -1) if codec is None else np.asarray(codec, dtype=np.int64))
+        self._frame.append(np.arange(frames) if frames else np.full(count, -1))
+        self._length += count
+
+    def arrays(self) -> tuple[Ids, Ids, Ids]:
+        """The channels as arrays of equal length."""
+        return (
+            np.concatenate(self._text),
+            np.concatenate(self._codec).astype(np.int64),
+            np.concatenate(self._frame).astype(np.int64),
+        )
