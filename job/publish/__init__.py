@@ -1,0 +1,1 @@
+"""Publishing: the model card, the check of what will be published, and the upload."""

@@ -1,0 +1,220 @@
+"""The README.md of the published model: metadata for the Hub, text for people.
+
+Usable before training, on the card that will be written, and after, on the finished run. `huggingface_hub`'s
+`ModelCard` renders it from `card.md.jinja`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from job.publish import facts
+from job.publish.languages import NONE
+from job.publish.licenses import LICENSES
+from job.settings import Settings
+
+TEMPLATE = Path(__file__).parent / "card.md.jinja"
+
+#: Text in a name that would end a code span or a table cell.
+_UNSAFE = re.compile(r"[`|<>\r\n]")
+
+
+def front_matter(settings: Settings) -> dict[str, Any]:
+    """The card's metadata; keys without a value are left out, so that nothing is null or empty.
+
+    Raises:
+        BadInput: BASE_MODEL_ID is not a Hub id.
+    """
+    base = facts.base_model(settings)
+    adapter_only = _adapter_only(settings)
+    dataset = facts.dataset(settings)
+    metadata: dict[str, Any] = {
+        "license": settings.license.strip().lower(),
+        "language": facts.language_codes(settings),
+        "library_name": "qwen-tts",
+        "pipeline_tag": "text-to-speech",
+        "base_model": base,
+        "base_model_relation": ("adapter" if adapter_only else "finetune") if base else None,
+        "datasets": [dataset] if dataset else None,
+        "tags": ["text-to-speech", "qwen3-tts", "custom-voice", *(["lora"] if settings.train_mode == "lora" else [])],
+    }
+    return {key: value for key, value in metadata.items() if value}
+
+
+def render(settings: Settings) -> str:
+    """The whole README.md.
+
+    Raises:
+        BadInput: BASE_MODEL_ID is not a Hub id.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    metadata = front_matter(settings)
+    summary = facts.summary(settings)
+    splits = {name: split for name, split in (summary.get("splits") or {}).items() if split.get("rows")}
+    repo = (settings.hf_repo_id or "").strip()
+    speakers = facts.speakers(settings)
+    card = ModelCard.from_template(
+        ModelCardData(**metadata),
+        template_path=str(TEMPLATE),
+        title=_plain(repo.split("/")[-1] or f"Qwen3-TTS voice: {', '.join(speakers[:3])}"),
+        base=metadata.get("base_model"),
+        demo=settings.init_model_path == "demo",
+        speakers=[_plain(name) for name in speakers],
+        # as Python literals: the names exactly as the model looks them up
+        literals={
+            "repo": json.dumps(repo or "path/to/this/model"),
+            "speaker": json.dumps(speakers[0], ensure_ascii=False),
+        },
+        speak_in=_language_to_speak(settings),
+        adapter_only=_adapter_only(settings),
+        has_adapter=settings.train_mode == "lora" and settings.export != "merged",
+        layout=settings.text_layout,
+        dataset=facts.dataset(settings),
+        splits=splits,
+        languages=[_plain(name) for name in facts.language_names(settings)],
+        rows=_training_rows(settings),
+        losses=_loss_rows(settings),
+        licence=metadata["license"],
+    )
+    return re.sub(r"\n{3,}", "\n\n", str(card)).strip() + "\n"
+
+
+def check_card(text: str) -> list[str]:
+    """What the Hub would refuse in a README.md, one line each; empty when it is fine. Needs no network.
+
+    Checked: there is metadata and it is YAML; no key is null or empty; `base_model` is a Hub id; `license` is an
+    identifier that the Hub knows; `language` holds ISO 639 codes; lists hold strings.
+    """
+    import yaml
+
+    block = re.match(r"---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", text.lstrip(), re.DOTALL)
+    if block is None:
+        return ["README.md has no metadata (a block between two lines of ---)"]
+    try:
+        data = yaml.safe_load(block.group(1))
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        at = f" in line {where.line + 2}" if where else ""
+        return [f"README.md's metadata is not valid YAML{at}: {getattr(error, 'problem', None) or 'cannot be parsed'}"]
+    if not isinstance(data, dict) or not data:
+        return ["README.md's metadata is empty"]
+    problems = [problem for key, value in data.items() for problem in _empty(str(key), value)]
+    return problems + _wrong_values(data)
+
+
+def _empty(key: str, value: Any) -> list[str]:
+    """Null and empty values, which the Hub refuses by name."""
+    if value is None:
+        return [f"{key} is null; leave it out or give it a value{_fix(key)}"]
+    if value in ("", [], {}) or (isinstance(value, str) and not value.strip()):
+        return [f"{key} is empty{_fix(key)}"]
+    if isinstance(value, list) and any(item is None or (isinstance(item, str) and not item.strip()) for item in value):
+        return [f"{key} has an empty entry{_fix(key)}"]
+    return []
+
+
+def _fix(key: str) -> str:
+    variables = {
+        "base_model": "BASE_MODEL_ID",
+        "license": "LICENSE",
+        "language": "LANGUAGE",
+        "datasets": "DATASET_NAME",
+    }
+    return f" (set {variables[key]})" if key in variables else ""
+
+
+def _wrong_values(data: dict[str, Any]) -> list[str]:
+    problems = []
+    for key in ("license", "language", "base_model", "datasets", "tags", "pipeline_tag", "library_name"):
+        value = data.get(key)
+        items = value if isinstance(value, list) else [value]
+        problems += [
+            f"{key}: {item!r} is not a string{_fix(key)}"
+            for item in items
+            if item is not None and not isinstance(item, str)
+        ]
+    for name in _strings(data.get("base_model")):
+        if not facts.REPO_ID.fullmatch(name) and not re.fullmatch(r"[\w.-]{1,96}", name):
+            problems.append(f"base_model: {name!r} is not a Hub id (set BASE_MODEL_ID to owner/name)")
+    for name in _strings(data.get("license")):
+        if name not in LICENSES:
+            problems.append(
+                f"license: {name!r} is not an identifier that the Hub knows (set LICENSE, or LICENSE=other)"
+            )
+    for name in _strings(data.get("language")):
+        if not re.fullmatch(r"[a-z]{2,3}", name) and name not in ("code", "multilingual"):
+            problems.append(f"language: {name!r} is not an ISO 639 code (set LANGUAGE)")
+    for name in _strings(data.get("datasets")):
+        if not re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", name):
+            problems.append(f"datasets: {name!r} is not a Hub id (set DATASET_NAME)")
+    return problems
+
+
+def _strings(value: Any) -> list[str]:
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str) and item.strip()]
+
+
+def _adapter_only(settings: Settings) -> bool:
+    return settings.train_mode == "lora" and settings.export == "adapter"
+
+
+def _plain(text: str) -> str:
+    """`text` fit for a code span, a table cell and a heading."""
+    return _UNSAFE.sub(" ", text).strip()
+
+
+def _language_to_speak(settings: Settings) -> str:
+    """What to pass as `language`: the one that every recording was trained with, else Auto."""
+    trained = list(facts.summary(settings).get("languages") or {})
+    return str(trained[0]).title() if len(trained) == 1 and trained[0] not in NONE else "Auto"
+
+
+def _training_rows(settings: Settings) -> list[tuple[str, str]]:
+    """What was set for training, by variable. No paths and no names of machines."""
+    given = settings
+    rows: list[tuple[str, Any]] = [
+        ("TRAIN_MODE", given.train_mode),
+        ("TEXT_LAYOUT", given.text_layout),
+        ("MAX_STEPS", given.max_steps),
+        ("NUM_EPOCHS", None if given.max_steps else given.num_epochs),
+        ("BATCH_SIZE", None if given.tokens_per_batch else given.batch_size),
+        ("TOKENS_PER_BATCH", given.tokens_per_batch),
+        ("GRADIENT_ACCUMULATION_STEPS", given.gradient_accumulation_steps),
+        ("LEARNING_RATE", f"{given.learning_rate:g}"),
+        ("LR_SCHEDULER", given.lr_scheduler),
+        ("WEIGHT_DECAY", f"{given.weight_decay:g}"),
+        ("SUB_TALKER_LOSS_WEIGHT", f"{given.sub_talker_loss_weight:g}"),
+        ("MIXED_PRECISION", given.mixed_precision),
+        ("SEED", given.seed),
+        ("PRESET", given.preset),
+    ]
+    if given.train_mode == "lora":
+        rows += [
+            ("LORA_R", given.lora_r),
+            ("LORA_ALPHA", f"{given.lora_alpha:g}"),
+            ("LORA_DROPOUT", f"{given.lora_dropout:g}"),
+            ("TRAIN_TEXT_PROJECTION", str(given.train_text_projection).lower()),
+        ]
+    if given.text_projection_lr is not None:
+        rows.append(("TEXT_PROJECTION_LR", f"{given.text_projection_lr:g}"))
+    return [(name, str(value)) for name, value in rows if value is not None]
+
+
+def _loss_rows(settings: Settings) -> list[tuple[str, ...]]:
+    """(what, step, loss, talker loss, sub-talker loss), from the logs."""
+    found = facts.losses(settings)
+    split = "validation" if (found.best or {}).get("split", "validation") == "validation" else "training data"
+    rows = (("first logged", found.first), ("last logged", found.last), (f"this checkpoint, {split}", found.best))
+    return [
+        (what, str(row.get("step", "")), *(_figure(row.get(k)) for k in ("loss", "talker_loss", "sub_talker_loss")))
+        for what, row in rows
+        if row
+    ]
+
+
+def _figure(value: Any) -> str:
+    return f"{float(value):.4f}" if isinstance(value, float | int) else ""

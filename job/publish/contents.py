@@ -1,0 +1,165 @@
+"""What of a checkpoint directory is published, and whether it is whole: no torch, no model is built."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from job import files
+from job.models import REQUIRED_FILES, read_config
+from job.publish import facts
+from job.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+#: Folder -> names of what is published from it. Everything else (optimizer states, logs, caches, partial files) is not.
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "": (
+        "README.md",
+        "LICENSE",
+        "config.json",
+        "generation_config.json",
+        "preprocessor_config.json",
+        "model.safetensors",
+        "model-*-of-*.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer_config.json",
+        "tokenizer.json",
+        "vocab.json",
+        "merges.txt",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.json",
+        "chat_template.jinja",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "text_projection.safetensors",
+    ),
+    "speech_tokenizer": (
+        "config.json",
+        "configuration.json",
+        "preprocessor_config.json",
+        "model.safetensors",
+        "model-*-of-*.safetensors",
+        "model.safetensors.index.json",
+    ),
+}
+
+#: Weights in a repo that are not among the files being published are those of an earlier training, and are removed:
+#: a loader that finds both would mix them.
+STALE = ("model*.safetensors", "model.safetensors.index.json", "adapter_*", "text_projection.safetensors")
+
+#: Bytes of a tensor that are looked at together.
+CHUNK = 1 << 24
+#: safetensors type -> (NumPy type of the same width, mask of the exponent: all ones means infinite or not a number).
+_EXPONENTS = {"F32": ("<u4", 0x7F800000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F64": ("<u8", 0x7FF << 52)}
+
+
+def published(directory: Path) -> list[str]:
+    """Paths in `directory`, relative, of what is published, sorted."""
+    found = []
+    for folder, names in ALLOWED.items():
+        place = directory / folder
+        for path in place.iterdir() if place.is_dir() else ():
+            if path.is_file() and any(fnmatchcase(path.name, name) for name in names):
+                found.append(path.relative_to(directory).as_posix())
+    return sorted(found)
+
+
+def merged(settings: Settings) -> bool:
+    """Whether a checkpoint holds merged weights (all do but those of TRAIN_MODE=lora EXPORT=adapter)."""
+    return settings.train_mode != "lora" or settings.export != "adapter"
+
+
+def check(directory: Path, settings: Settings) -> list[str]:
+    """What stock `qwen_tts` would stumble over in a checkpoint, one line each; empty when it is whole.
+
+    Checked: the files are there, it is a CustomVoice model, its speakers have lower-case names and rows of the codec
+    embedding, the prepared data's speakers are among them, and every tensor of every file is complete and finite.
+    """
+    problems = [
+        f"{name} is missing" for name in REQUIRED_FILES if merged(settings) and not (directory / name).is_file()
+    ]
+    problems += [
+        f"{place / '*.safetensors'} is missing"
+        for place in (Path(), Path("speech_tokenizer"))
+        if merged(settings) and not any((directory / place).glob("model*.safetensors"))
+    ]
+    if settings.train_mode == "lora" and settings.export != "merged":
+        wanted = ("adapter_config.json", "adapter_model.safetensors")
+        problems += [f"{name} is missing" for name in wanted if not (directory / name).is_file()]
+    if merged(settings) and not (directory / "tokenizer.json").is_file():
+        wanted = ("vocab.json", "merges.txt")
+        problems += [f"{name} is missing" for name in wanted if not (directory / name).is_file()]
+    if problems:
+        return problems
+    if merged(settings):
+        problems += _check_voices(directory, settings)
+    for path in sorted(directory.glob("*.safetensors")) + sorted(directory.glob("speech_tokenizer/*.safetensors")):
+        problems += [f"{path.relative_to(directory)}: {problem}" for problem in check_tensors(path)]
+    for path in directory.rglob("model.safetensors.index.json"):
+        shards = set((files.read_json(path).get("weight_map") or {}).values())
+        problems += [f"{name} is missing" for name in sorted(shards) if not (path.parent / name).is_file()]
+    return problems
+
+
+def _check_voices(directory: Path, settings: Settings) -> Iterator[str]:
+    config = read_config(directory)
+    if config.kind != "custom_voice":
+        yield f"config.json: tts_model_type is {config.kind!r} instead of 'custom_voice'"
+    rows = config.talker.get("spk_id") or {}
+    if not rows:
+        yield "config.json: talker_config.spk_id names no speaker"
+    size = int(config.talker.get("vocab_size") or 0)
+    for name, row in rows.items():
+        if name != name.lower():
+            yield f"config.json: speaker {name!r} has capitals, so generate() cannot find it"
+        if not isinstance(row, int) or not 0 <= row < size:
+            yield f"config.json: speaker {name!r} has row {row!r}, and the codec embedding has {size}"
+    for name in facts.summary(settings).get("speakers") or {}:
+        if str(name).lower() not in rows:
+            yield f"config.json: speaker {name!r} of the data is not among spk_id"
+
+
+def check_tensors(path: Path) -> list[str]:
+    """What is wrong with a safetensors file: it is cut short or damaged, or a tensor is not finite."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as opened:
+            names = list(opened.keys())
+    except (SafetensorError, OSError) as error:
+        return [f"cannot be read ({str(error).splitlines()[0]})"]
+    if not names:
+        return ["holds no tensor"]
+    bad = [name for name, values, mask in _tensors(path) if not _finite(values, mask)]
+    return [f"{len(bad)} tensors are not finite, first {bad[0]}"] if bad else []
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, NDArray[np.unsignedinteger[Any]], int]]:
+    """(name, bits, exponent mask) of the floating-point tensors. NumPy has no bf16, so bits are compared.
+
+    The file's layout is that of safetensors: 8 bytes of header length, the header as JSON, then the data.
+    """
+    import numpy as np
+
+    with open(path, "rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(length))
+    data = np.memmap(path, mode="r", dtype=np.uint8)
+    for name, tensor in header.items():
+        if name != "__metadata__" and tensor["dtype"] in _EXPONENTS:
+            kind, mask = _EXPONENTS[tensor["dtype"]]
+            start, end = (8 + length + offset for offset in tensor["data_offsets"])
+            yield name, data[start:end].view(kind), mask
+
+
+def _finite(bits: NDArray[np.unsignedinteger[Any]], mask: int) -> bool:
+    step = CHUNK // bits.itemsize
+    exponent = bits.dtype.type(mask)
+    return not any(((bits[i : i + step] & exponent) == exponent).any() for i in range(0, len(bits), step))

@@ -1,0 +1,93 @@
+"""Stage `validate`: write the model card, and check it and the checkpoint before anything is published."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from job import files
+from job.console import say, warn
+from job.errors import BadInput, PublishFailed
+from job.publish import card, contents, facts, push
+from job.publish.redact import one_line
+from job.settings import Settings
+
+#: Seconds that the Hub has to answer.
+TIMEOUT = 20
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Write README.md into output/best and output/last, and check what would be published.
+
+    Returns:
+        Counts: files, bytes, tensors' files checked, speakers.
+
+    Raises:
+        BadInput: there is no checkpoint, or the card is one that the Hub would refuse.
+        PublishFailed: a checkpoint lacks a file that stock `qwen_tts` needs, or holds weights that are not finite.
+    """
+    paths = settings.paths
+    if not paths.best.is_dir():
+        raise BadInput(f"{paths.best} is missing; run `python -m job train` first (OUTPUT_DIR)")
+    text = checked_card(settings)
+    if push.skipped(settings) is None:
+        ask_hub(text, settings)
+    for directory in (paths.best, paths.last):
+        if not directory.is_dir():
+            continue
+        problems = contents.check(directory, settings)
+        if problems:
+            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+            raise PublishFailed(f"{directory}: {problems[0]}{more}; run train again with FORCE=true, then push")
+        files.write_text(directory / "README.md", text)
+    published = contents.published(paths.best)
+    size = sum((paths.best / name).stat().st_size for name in published)
+    speakers = facts.speakers(settings)
+    say("validate", f"the card and {len(published)} files ({size / 1e6:.1f} MB) are fit to be published")
+    return {"files": len(published), "bytes": size, "speakers": speakers, "base_model": facts.base_model(settings)}
+
+
+def checked_card(settings: Settings) -> str:
+    """The card that will be written, checked by the Hub's rules without a network.
+
+    Raises:
+        BadInput: the Hub would refuse it, or it is to be published and cannot name its base model.
+    """
+    if push.skipped(settings) is None:
+        facts.need_base_model(settings)
+    text = card.render(settings)
+    problems = card.check_card(text)
+    if problems:
+        raise BadInput(f"the model card would be refused by the Hub: {'; '.join(problems)}")
+    return text
+
+
+def ask_hub(text: str, settings: Settings) -> None:
+    """Let the Hub itself check the card; a Hub that cannot be asked is a warning, for `push` will ask again.
+
+    `huggingface_hub.ModelCard.validate` does the same, but always at huggingface.co, whatever HF_ENDPOINT says.
+
+    Raises:
+        BadInput: the Hub refuses it.
+    """
+    import requests
+    from huggingface_hub import constants, get_session
+
+    try:
+        answer = get_session().post(
+            f"{constants.ENDPOINT}/api/validate-yaml",
+            json={"content": text, "repoType": "model"},
+            headers={"Authorization": f"Bearer {settings.token}"} if settings.token else {},
+            timeout=TIMEOUT,
+        )
+        said = answer.json()
+    except (requests.RequestException, ValueError) as error:
+        reason = one_line(error, [settings.token], limit=120)
+        warn("validate", f"the Hub could not be asked about the card ({reason}); it passed the checks made here")
+        return
+    messages = [str(item.get("message")) for item in said.get("errors") or [] if isinstance(item, dict)]
+    if answer.status_code == 400 and messages:
+        raise BadInput(f"the Hub refuses the model card: {one_line('; '.join(messages))}")
+    if answer.status_code != 200:
+        warn("validate", f"the Hub could not be asked about the card (status {answer.status_code})")
+    for item in said.get("warnings") or []:
+        warn("validate", f"the Hub about the card: {one_line(str(item.get('message')))}")
