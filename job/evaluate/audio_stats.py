@@ -1,0 +1,129 @@
+"""Figures about a waveform that tell broken speech from speech. numpy only; mono, samples in [-1, 1]."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Waveform = NDArray[np.floating[Any]]
+
+#: Window of the silence measures, in seconds: shorter than a phone, longer than a pitch period.
+WINDOW_SECONDS = 0.02
+#: A window is silent below this RMS: -50 dBFS, under the noise floor of most rooms and above dither.
+SILENCE_RMS = 10 ** (-50 / 20)
+#: From this magnitude on a sample counts as clipped: the codec clamps its output to 1, and PCM16 rounds close to it.
+CLIP_LEVEL = 0.999
+#: The codec's `chunked_decode` joins its output every this many frames; a fault there is heard as a pop.
+CODEC_CHUNK_FRAMES = 300
+#: A step between two samples at a joint is a pop when it is this many times the largest one around it.
+POP_RATIO = 3.0
+#: And at least this large (full scale is 1): smaller steps are not heard.
+POP_STEP = 0.02
+
+
+@dataclass(frozen=True)
+class AudioStats:
+    """What `measure` found.
+
+    Attributes:
+        seconds: duration, s.
+        rms: root mean square of the finite samples, linear, full scale is 1.
+        absmax: largest finite magnitude, linear.
+        clipped: share of samples at or above `CLIP_LEVEL`, 0 to 1.
+        silence_fraction: share of 20 ms windows that are silent, 0 to 1 (1 for an empty waveform).
+        longest_inner_silence: longest run of silent windows between the first and the last loud one, s.
+        dc: mean of the finite samples, linear.
+        non_finite: number of samples that are NaN or infinite.
+        pops: number of codec joints with an audible step (see `pops_at`).
+    """
+
+    seconds: float
+    rms: float
+    absmax: float
+    clipped: float
+    silence_fraction: float
+    longest_inner_silence: float
+    dc: float
+    non_finite: int
+    pops: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, JSON-ready."""
+        return asdict(self)
+
+
+def measure(waveform: Waveform, sample_rate: int, samples_per_frame: int | None = None) -> AudioStats:
+    """All figures of one waveform.
+
+    Args:
+        waveform: shape (samples,), mono.
+        sample_rate: Hz.
+        samples_per_frame: samples a codec frame; given, joints every `CODEC_CHUNK_FRAMES` frames are checked for pops.
+
+    Raises:
+        ValueError: the waveform is not one-dimensional or the rate is not positive.
+    """
+    samples = np.asarray(waveform, dtype=np.float64)
+    if samples.ndim != 1:
+        raise ValueError(f"a mono waveform has one dimension, this one has shape {samples.shape}")
+    if sample_rate <= 0:
+        raise ValueError(f"sample rate {sample_rate} Hz is not positive")
+    finite = np.isfinite(samples)
+    clean = np.where(finite, samples, 0.0)
+    kept = samples[finite]
+    silent = silent_windows(clean, sample_rate)
+    chunk = CODEC_CHUNK_FRAMES * (samples_per_frame or 0)
+    borders = range(chunk, samples.size, chunk) if chunk else range(0)
+    return AudioStats(
+        seconds=samples.size / sample_rate,
+        rms=rms(kept),
+        absmax=float(np.max(np.abs(kept), initial=0.0)),
+        clipped=float(np.mean(np.abs(clean) >= CLIP_LEVEL)) if samples.size else 0.0,
+        silence_fraction=float(np.mean(silent)) if silent.size else 1.0,
+        longest_inner_silence=longest_inner_run(silent) * WINDOW_SECONDS,
+        dc=float(np.mean(kept)) if kept.size else 0.0,
+        non_finite=int(np.count_nonzero(~finite)),
+        pops=sum(pops_at(clean, border, sample_rate) for border in borders),
+    )
+
+
+def rms(samples: Waveform) -> float:
+    """Root mean square, linear; 0 for no samples."""
+    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if samples.size else 0.0
+
+
+def silent_windows(samples: Waveform, sample_rate: int) -> NDArray[np.bool_]:
+    """Whether each 20 ms window is silent, shape (windows,); a shorter last window counts as one."""
+    width = max(1, round(WINDOW_SECONDS * sample_rate))
+    starts = np.arange(0, samples.size, width)
+    if not starts.size:
+        return np.zeros(0, dtype=np.bool_)
+    energy = np.add.reduceat(np.square(samples, dtype=np.float64), starts)
+    lengths = np.diff(np.append(starts, samples.size))
+    return np.asarray(np.sqrt(energy / lengths) < SILENCE_RMS)
+
+
+def longest_inner_run(silent: NDArray[np.bool_]) -> int:
+    """Longest run of True that has a False on both sides, in windows: leading and trailing silence do not count."""
+    loud = np.flatnonzero(~silent)
+    return int(np.max(np.diff(loud) - 1, initial=0))
+
+
+def pops_at(samples: Waveform, border: int, sample_rate: int) -> bool:
+    """Whether the step from sample `border - 1` to `border` stands out from those within 20 ms of it.
+
+    A continuous waveform's steps are bounded by its own spectrum, so a joint whose step is `POP_RATIO` times the
+    largest neighbouring one does not come from the speech.
+    """
+    if not 0 < border < samples.size:
+        return False
+    width = max(2, round(WINDOW_SECONDS * sample_rate))
+    start = max(0, border - width)
+    steps = np.abs(np.diff(samples[start : border + width]))
+    joint = border - 1 - start
+    step = float(steps[joint])
+    around = float(np.max(np.delete(steps, joint), initial=0.0))
+    return step >= POP_STEP and step > POP_RATIO * around

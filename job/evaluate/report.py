@@ -1,0 +1,281 @@
+"""The page about a run: what it sounds like, how it learned, what it learned from, and with which settings.
+
+One self-contained HTML file (only the players point outside it, at `../samples/`), made of whatever is there: every
+section says so when its part is missing. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from job import __version__, console, files
+from job.errors import BadInput
+from job.evaluate import gate
+from job.evaluate.charts import Line, describe, line_chart, number
+from job.paths import Paths
+from job.settings import Settings, variables
+
+STAGE = "report"
+TEMPLATES = Path(__file__).parent / "templates"
+#: Charts: field of both logs, title, and whether the validation log has it too.
+CHARTS = (
+    ("loss", "Loss", True),
+    ("talker_loss", "Talker loss (codebook 0)", True),
+    ("sub_talker_loss", "Sub-talker loss (other codebooks)", True),
+    ("learning_rate", "Learning rate", False),
+)
+#: Rows of nested figures shown for one entry of quality.json (a data set can have thousands of speakers).
+MOST_ENTRIES = 12
+#: What a Hub token looks like, wherever it may have been written.
+TOKEN_PATTERN = re.compile(r"hf_[A-Za-z0-9]{16,}")
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Write `report/index.html`.
+
+    Returns:
+        Counts for the stage's state file: samples and failed ones on the page, log lines drawn.
+    """
+    paths = settings.paths
+    training, validation = read_log(paths.training_log), read_log(paths.validation_log)
+    stats = _json(paths.samples / "stats.json")
+    samples = [sample_row(one) for one in stats.get("samples", [])]
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            voice=settings.speaker_name.lower(),
+            model=settings.init_model_path,
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            version=__version__,
+            verdict=verdict(samples, training, validation),
+            samples=samples,
+            summary=stats.get("summary", {}),
+            charts=charts(training, validation),
+            figures=flatten(_json(paths.quality)),
+            problems=[str(one) for one in _list(_json(paths.quality).get("problems"))],
+            quality_page="../data/quality.html" if paths.quality_page.is_file() else None,
+            stages=stages(paths),
+            versions=versions(paths),
+            changed=changed_settings(settings),
+            settings=sorted(settings.public().items()),
+        )
+    )
+    files.write_text(paths.report, redact(page, settings))
+    console.say(STAGE, f"{paths.report}")
+    failed = sum(not one["passed"] for one in samples)
+    return {"samples": len(samples), "failed": failed, "log_lines": len(training) + len(validation)}
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The objects of a training or validation log by step, tolerating what a killed run leaves.
+
+    A line that is cut off is left out; where a resumed run has logged a step again, the later line counts.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    by_step: dict[int, dict[str, Any]] = {}
+    for line in lines:
+        try:
+            record = json.loads(line)
+            by_step[int(record["step"])] = record
+        except (ValueError, KeyError, TypeError):
+            continue
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def charts(training: list[dict[str, Any]], validation: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Title, drawing and words of each chart that has something to show."""
+    found = []
+    for field, title, both in CHARTS:
+        lines = [Line("training", _points(training, field), "train")]
+        if both and validation:
+            lines.append(Line("validation", _points(validation, field), "validation"))
+        drawing = line_chart(title, lines, f"chart-{field.replace('_', '-')}")
+        if drawing is not None:
+            found.append({"title": title, "svg": drawing, "lines": lines, "words": [describe(line) for line in lines]})
+    return found
+
+
+def sample_row(sample: dict[str, Any]) -> dict[str, Any]:
+    """One object of stats.json as the page shows it: cells of (label, text, whether it fails the check)."""
+    problems = [str(one) for one in _list(sample.get("problems"))]
+    silent, silence = "silent" in problems, _float(sample.get("silence_fraction"))
+    clipped, pause = _float(sample.get("clipped")), _float(sample.get("longest_inner_silence"))
+    cells = [
+        ("Seconds", _shown(sample.get("seconds"), 2), "empty" in problems),
+        ("Frames", _shown(sample.get("frames"), 0), "empty" in problems),
+        ("RMS", _shown(sample.get("rms"), 4), silent),
+        ("Peak", _shown(sample.get("absmax"), 3), bool(sample.get("non_finite"))),
+        ("Clipped", _percent(sample.get("clipped")), clipped > gate.CLIPPED_SHARE),
+        ("Silence", _percent(sample.get("silence_fraction")), silence >= gate.SILENT_SHARE),
+        ("Longest pause (s)", _shown(sample.get("longest_inner_silence"), 2), pause > gate.LONGEST_PAUSE),
+        ("Stopped by itself", "yes" if sample.get("stopped_by_eos") else "no", not sample.get("stopped_by_eos")),
+        ("Real-time factor", _shown(sample.get("real_time_factor"), 2), False),
+    ]
+    for key, label in (("wer", "WER"), ("cer", "CER")):
+        if key in sample:
+            cells.append((label, _percent(sample[key]), False))
+    for key, label in (("similarity", "Similarity"), ("mos", "MOS")):
+        if key in sample:
+            cells.append((label, _shown(sample[key], 3), False))
+    name = str(sample.get("file", ""))
+    return {
+        "file": name,
+        "url": f"../samples/{quote(name)}",
+        "text": str(sample.get("text", "")),
+        "speaker": str(sample.get("speaker", "")),
+        "language": str(sample.get("language", "")),
+        "layout": str(sample.get("layout", "")).replace("_", "-"),
+        "transcript": sample.get("transcript"),
+        "passed": bool(sample.get("passed")),
+        "problems": problems,
+        "cells": cells,
+    }
+
+
+def verdict(
+    samples: list[dict[str, Any]], training: list[dict[str, Any]], validation: list[dict[str, Any]]
+) -> list[tuple[str, str, bool]]:
+    """The few figures at the top: (label, value, whether it is bad news)."""
+    found: list[tuple[str, str, bool]] = []
+    if samples:
+        failed = sum(not one["passed"] for one in samples)
+        found.append(("Samples that pass", f"{len(samples) - failed} of {len(samples)}", failed > 0))
+    if training:
+        found.append(("Optimizer steps", number(float(training[-1]["step"])), False))
+    for name, log, pick in (("Last training loss", training[-1:], None), ("Best validation loss", validation, min)):
+        values = [value for _, value in Line(name, _points(log, "loss"), "train").finite]
+        if values:
+            found.append((name, number(pick(values) if pick else values[-1]), False))
+        elif log:
+            found.append((name, "not finite", True))
+    return found
+
+
+def flatten(value: dict[str, Any]) -> list[tuple[str, str]]:
+    """Figures of quality.json as (name, text), nested names joined by a dot; long lists and groups are cut short."""
+    rows: list[tuple[str, str]] = []
+    for key, entry in value.items():
+        name = str(key).replace("_", " ")
+        if isinstance(entry, dict):
+            nested = flatten(entry)
+            rows += [(f"{name} · {inner}", text) for inner, text in nested[:MOST_ENTRIES]]
+            if len(nested) > MOST_ENTRIES:
+                rows.append((f"{name} · …", f"{len(nested) - MOST_ENTRIES} more"))
+        elif isinstance(entry, list):
+            shown = ", ".join(_figure(one) for one in entry[: 2 * MOST_ENTRIES])
+            rows.append((name, (shown + " …" if len(entry) > 2 * MOST_ENTRIES else shown) or "none"))
+        else:
+            rows.append((name, _figure(entry)))
+    return rows
+
+
+def stages(paths: Paths) -> list[dict[str, Any]]:
+    """Name, seconds, time of finishing and counts of the stages that have finished, in order of finishing."""
+    found = []
+    for state in _states(paths):
+        counts = state.get("counts")
+        found.append(
+            {
+                "name": str(state.get("stage")),
+                "seconds": _shown(state.get("seconds"), 1),
+                "finished": str(state.get("finished", ""))[:19].replace("T", " "),
+                "counts": [f"{name}: {text}" for name, text in flatten(counts)] if isinstance(counts, dict) else [],
+            }
+        )
+    return found
+
+
+def versions(paths: Paths) -> list[tuple[str, str]]:
+    """Versions that the latest finished stage ran with."""
+    found = [state["versions"] for state in _states(paths) if isinstance(state.get("versions"), dict)]
+    latest: dict[str, Any] = found[-1] if found else {}
+    return [(str(name), str(version)) for name, version in latest.items()]
+
+
+def changed_settings(settings: Settings) -> list[tuple[str, str, str]]:
+    """Variables that are not at their defaults: (name, value, default)."""
+    values = settings.public()
+    defaults = Settings().public()
+    return [
+        (variable.name, _figure(values[variable.field.upper()]), _figure(defaults[variable.field.upper()]))
+        for variable in variables()
+        if values[variable.field.upper()] != defaults[variable.field.upper()]
+    ]
+
+
+def redact(page: str, settings: Settings) -> str:
+    """The page without the Hub token, however it came in: settings mask it, a text or path of the user's may not."""
+    try:
+        token = settings.token
+    except BadInput:
+        token = None  # an unreadable HF_TOKEN_FILE; what it holds is unknown to this process
+    if token:
+        page = page.replace(token, "***")
+    return TOKEN_PATTERN.sub("***", page)
+
+
+def _environment() -> Environment:
+    """Jinja with escaping on: texts of the data reach the page, and they are anybody's."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["shown"] = _figure
+    return environment
+
+
+def _states(paths: Paths) -> list[dict[str, Any]]:
+    states = [state for path in paths.state.glob("*.json") if (state := _json(path))]
+    return sorted(states, key=lambda state: str(state.get("finished", "")))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty for a missing or damaged file, since the report must come out of what is there."""
+    try:
+        value = files.read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _points(log: Iterable[dict[str, Any]], field: str) -> list[tuple[float, float]]:
+    return [(float(record["step"]), _float(record[field])) for record in log if field in record]
+
+
+def _float(value: Any) -> float:
+    """A number as float; NaN for anything else (a null in a log is a value that was not finite)."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else float("nan")
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _figure(value: Any) -> str:
+    """Any value of a JSON file in words."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value)
+    return str(value)
+
+
+def _shown(value: Any, digits: int) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, (int, float)) else "–"
+
+
+def _percent(value: Any) -> str:
+    return f"{100 * value:.1f} %" if isinstance(value, (int, float)) else "–"

@@ -1,0 +1,202 @@
+"""The synthesize stage on real tiny checkpoints, spoken with by stock qwen_tts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from job.errors import BadInput, SpeechFailed
+from job.evaluate import gate, synthesize
+from job.evaluate.audio_stats import measure
+from job.settings import Settings
+from tests.evaluate.conftest import SENTENCES, write_prepared
+from tests.evaluate.test_metrics import recogniser  # noqa: F401 - a fixture
+
+Talking = tuple[Path, list[dict[str, Any]]]
+
+
+def settings(work: Path, **values: Any) -> Settings:
+    return Settings(work_dir=work, device="cpu", mixed_precision="no", **values)
+
+
+def install(checkpoint: Path, work: Path, name: str = "best") -> Path:
+    (work / "output").mkdir(parents=True, exist_ok=True)
+    (work / "output" / name).symlink_to(checkpoint, target_is_directory=True)
+    return work
+
+
+def stats(work: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((work / "samples" / "stats.json").read_text())
+    return value
+
+
+def test_a_voice_that_stops_passes_and_what_is_written_is_what_was_said(talking: Talking, tmp_path: Path):
+    """Every figure of stats.json agrees with the file beside it, and the codes are the ones the checkpoint knows."""
+    checkpoint, rows = talking
+    work = install(checkpoint, tmp_path)
+    write_prepared(settings(work).paths, [{k: row[k] for k in ("text", "speaker", "language")} for row in rows])
+    counts = synthesize.run(settings(work, greedy=True, synth_gate="fail"))
+    written = stats(work)
+    # the texts are the data's own for my_voice; `other` has none of its own and borrows them
+    assert counts["samples"] == len(written["samples"]) == 6
+    assert {one["speaker"] for one in written["samples"]} == {"my_voice", "other"}
+    assert sorted(p.name for p in (work / "samples").iterdir()) == sorted(
+        [one["file"] for one in written["samples"]] + ["stats.json"]
+    )
+    for one in written["samples"]:
+        audio, rate = soundfile.read(work / "samples" / one["file"], dtype="float32")
+        assert soundfile.info(work / "samples" / one["file"]).subtype == "PCM_16"
+        assert (rate, audio.size) == (24_000, one["frames"] * 1920)
+        assert one["seconds"] == pytest.approx(audio.size / rate)
+        assert one["rms"] == pytest.approx(measure(audio, rate).rms, abs=1e-3)
+        assert one["real_time_factor"] > 0
+        assert one["text"] in SENTENCES and one["language"] == "english" and one["layout"] == "non_streaming"
+        assert one["passed"] == (not one["problems"])
+        assert one["stopped_by_eos"] != ("never stopped" in one["problems"])
+    mine = {one["text"]: one for one in written["samples"] if one["speaker"] == "my_voice"}
+    assert all(mine[text]["stopped_by_eos"] for text in SENTENCES)
+    assert written["summary"]["samples"] == 6
+    assert written["settings"]["greedy"] is True
+
+
+def test_the_same_seed_gives_the_same_speech_and_another_seed_does_not(talking: Talking, tmp_path: Path):
+    work = install(talking[0], tmp_path)
+    spoken = []
+    for seed in (1, 1, 2):
+        synthesize.run(settings(work, test_texts="Hello there, you.", seed=seed, max_new_tokens=20, synth_gate="off"))
+        spoken.append((work / "samples" / "01-my_voice.wav").read_bytes())
+    assert spoken[0] == spoken[1]
+    assert spoken[0] != spoken[2]
+
+
+def test_endless_speech_is_reported_and_fails_the_gate_after_everything_is_written(endless: Path, tmp_path: Path):
+    work = install(endless, tmp_path, "last")  # no best/: the last checkpoint speaks
+    (work / "samples").mkdir()
+    (work / "samples" / "09-stale.wav").write_bytes(b"of an earlier run")
+    values = {"test_texts": "One.|Two two.", "max_new_tokens": 10, "greedy": True, "text_layout": "mixed"}
+    with pytest.raises(SpeechFailed, match=r"8 of 8 samples failed.*never stopped") as refused:
+        synthesize.run(settings(work, synth_gate="fail", **values))
+    assert refused.value.exit_code == 6
+    written = stats(work)
+    assert not (work / "samples" / "09-stale.wav").exists()
+    assert {(one["text"], one["speaker"], one["layout"]) for one in written["samples"]} == {
+        (text, speaker, layout)
+        for text in ("One.", "Two two.")
+        for speaker in ("my_voice", "other")
+        for layout in ("non_streaming", "streaming")
+    }
+    # ten tokens are drawn, and the last one never becomes a frame: a comparison of lengths would call this a stop
+    assert all(one["frames"] == 9 and not one["stopped_by_eos"] for one in written["samples"])
+    assert all((work / "samples" / one["file"]).is_file() for one in written["samples"])
+
+
+def test_the_gate_only_warns_under_warn_and_is_silent_under_off(capsys: pytest.CaptureFixture[str]):
+    bad = [{"file": "01.wav", "passed": False, "problems": ["silent"]}]
+    gate.decide("off", bad)
+    assert capsys.readouterr().err == ""
+    gate.decide("warn", bad)
+    assert "1 of 1 samples failed" in capsys.readouterr().err
+    good = {"file": "02.wav", "passed": True, "problems": []}
+    gate.decide("fail", [*bad, good])  # half, not more than half
+    with pytest.raises(SpeechFailed):
+        gate.decide("fail", [*bad, *bad, good])
+
+
+def test_each_kind_of_broken_speech_has_its_problem():
+    rate = 24_000
+    tone = (0.5 * np.sin(np.arange(10 * 1920) / 20)).astype(np.float32)
+
+    def judged(waveform: np.ndarray, frames: int = 10, stopped: bool = True) -> list[str]:
+        return gate.problems(measure(waveform, rate, 1920), frames, stopped, waveform.size, 1920)
+
+    assert judged(tone) == []
+    assert judged(tone * 0) == ["silent"]
+    assert judged(tone, stopped=False) == ["never stopped"]
+    assert judged(tone[:0], frames=0) == ["empty"]
+    assert judged(np.sign(tone)) == ["100.0% clipped"]
+    assert judged(np.where(np.arange(tone.size) == 7, np.nan, tone)) == ["1 samples are not finite"]
+    assert judged(tone[:-100]) == ["19100 samples instead of 19200"]
+    assert judged(np.concatenate([tone, np.zeros(40 * 1920), tone]), frames=60) == ["a pause of 3.2 s"]
+
+
+def test_models_that_listen_are_asked(talking: Talking, tiny_base: Path, recogniser: Path, tmp_path: Path):  # noqa: F811
+    """Similarity to a speaker's x-vector is 1 for the very clip that the x-vector was made from."""
+    import torch
+    from safetensors.torch import save_file
+
+    from job.evaluate.similarity import load_similarity
+    from job.prepare.speakers import SpeakerEncoder
+
+    work = install(talking[0], tmp_path)
+    values = {"init_model_path": str(tiny_base), "asr_model": str(recogniser), "greedy": True, "synth_gate": "off"}
+    clip = np.random.default_rng(0).uniform(-0.5, 0.5, 24_000).astype(np.float32)
+    vector = SpeakerEncoder(tiny_base, torch.device("cpu")).embed(clip, 24_000)
+    paths = settings(work).paths
+    write_prepared(paths, [{"text": "Nine.", "speaker": "my_voice"}])
+    save_file({"my_voice": vector}, paths.speakers)
+    similarity = load_similarity(settings(work, **values), "cpu")
+    assert similarity is not None
+    assert similarity("my_voice", clip, 24_000) == pytest.approx(1, abs=1e-5)
+
+    synthesize.run(settings(work, test_texts="Nine.", **values))
+    mine, other = stats(work)["samples"]
+    assert mine["wer"] is not None and mine["cer"] is not None and "transcript" in mine
+    assert -1 <= mine["similarity"] <= 1 and mine["similarity"] != pytest.approx(1, abs=1e-6)
+    assert other["similarity"] is None  # no x-vector was prepared for it
+    assert "wer" in stats(work)["summary"]
+
+
+def test_no_checkpoint_an_adapter_alone_and_a_broken_one_are_one_line_each(endless: Path, tmp_path: Path):
+    with pytest.raises(BadInput, match="job train"):
+        synthesize.run(settings(tmp_path / "none", test_texts="Hi."))
+    adapter = tmp_path / "adapter" / "output" / "best"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(BadInput, match="EXPORT"):
+        synthesize.run(settings(tmp_path / "adapter", test_texts="Hi."))
+    broken = tmp_path / "broken" / "output" / "best"
+    shutil.copytree(endless, broken)
+    (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(BadInput, match="cannot be loaded") as refused:
+        synthesize.run(settings(tmp_path / "broken", test_texts="Hi."))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_metric_model_that_is_missing_is_found_before_anything_is_said(endless: Path, tmp_path: Path):
+    work = install(endless, tmp_path)
+    with pytest.raises(BadInput, match="ASR_MODEL"):
+        synthesize.run(settings(work, test_texts="Hi.", asr_model=str(tmp_path / "nothing")))
+    assert not (work / "samples").exists()
+
+
+def test_sampling_variables_reach_talker_and_sub_talker():
+    arguments = synthesize.generation_arguments(Settings(temperature=0.5, top_p=0.8, top_k=7))
+    assert arguments["do_sample"] and arguments["subtalker_dosample"]
+    for prefix in ("", "subtalker_"):
+        values = [arguments[f"{prefix}{name}"] for name in ("temperature", "top_p", "top_k")]
+        assert values == [0.5, 0.8, 7]
+    greedy = synthesize.generation_arguments(Settings(greedy=True))
+    assert not greedy["do_sample"] and not greedy["subtalker_dosample"]
+
+
+@pytest.mark.parametrize("speaker", ["a/b", "../up", "Ayọ̀ 1", "x.y"])
+def test_a_speakers_name_cannot_leave_the_directory(speaker: str):
+    name = synthesize.file_name(3, synthesize.Utterance("Hi.", speaker))
+    assert name.startswith("03-") and Path(name).name == name and ".." not in name
+
+
+def test_the_package_is_imported_without_torch():
+    modules = [path.stem for path in sorted(Path(synthesize.__file__).parent.glob("[a-z]*.py"))]
+    assert "synthesize" in modules
+    line = f"import sys; {'; '.join(f'import job.evaluate.{name}' for name in modules)}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
