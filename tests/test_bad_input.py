@@ -1,0 +1,230 @@
+"""Everything a user can get wrong ends in the right exit code and one line that names the variable or row and the fix.
+
+Rows that are wrong by themselves are left out and listed, and the good ones are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.commands import run_job
+
+RATE = 24_000
+
+
+def tone(path, seconds=1.0, pitch=220.0, level=0.3, seed=0):
+    """A vowel-like sound whose codes change over time."""
+    t = np.arange(int(seconds * RATE)) / RATE
+    noise = np.random.default_rng(seed).normal(0, 0.02, len(t))
+    wobble = pitch * (1 + 0.3 * np.sin(2 * np.pi * 1.7 * t))
+    wave = np.sin(2 * np.pi * np.cumsum(wobble) / RATE) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * t))
+    soundfile.write(path, (level * wave + level * noise).astype(np.float32), RATE)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Three good clips and a function that writes a JSONL of rows."""
+    for number in range(3):
+        tone(tmp_path / f"{number}.wav", 0.8 + 0.3 * number, 180 + 60 * number, seed=number)
+
+    def write(rows):
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        path = tmp_path / "train.jsonl"
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    return write
+
+
+GOOD = [{"audio": f"{n}.wav", "text": text} for n, text in enumerate(["One.", "Two and two.", "Three words here."])]
+
+
+@pytest.fixture
+def variables(tmp_path, tiny_base):
+    return {
+        "INIT_MODEL_PATH": tiny_base,
+        "WORK_DIR": tmp_path / "work",
+        "OUTPUT_DIR": tmp_path / "output",
+        "DEVICE": "cpu",
+        "MIXED_PRECISION": "no",
+        "TRAIN_MODE": "full",
+        "MAX_STEPS": 2,
+        "UPLOAD_TO_HUB": "false",
+        "SYNTH_GATE": "off",
+    }
+
+
+def refused(result, code, *words):
+    """The run ended with `code` and one error line that holds `words`; no traceback."""
+    assert result.code == code, (result.code, result.err)
+    assert len(result.errors) == 1, result.err
+    assert "Traceback" not in result.err
+    for word in words:
+        assert str(word) in result.errors[0], result.errors[0]
+
+
+def test_a_manifest_that_is_not_there(capsys, variables, tmp_path):
+    """TRAIN_JSONL names no file: exit 2 before anything starts."""
+    missing = tmp_path / "nowhere.jsonl"
+    refused(run_job(capsys, ["run"], {**variables, "TRAIN_JSONL": missing}), 2, "TRAIN_JSONL", missing)
+    assert not (tmp_path / "work" / "data").exists()
+
+
+def test_no_row_has_its_audio(capsys, variables, data):
+    """Every audio file is missing (a wrong folder, say): exit 2, naming the first row and its path."""
+    path = data([{**row, "audio": f"other/{row['audio']}"} for row in GOOD])
+    refused(run_job(capsys, ["run"], {**variables, "TRAIN_JSONL": path}), 2, "other/0.wav", "1")
+
+
+def test_every_text_is_empty(capsys, variables, data):
+    """No transcripts: exit 2."""
+    path = data([{**row, "text": "  "} for row in GOOD])
+    refused(run_job(capsys, ["run"], {**variables, "TRAIN_JSONL": path}), 2, "text")
+
+
+def test_not_json_at_all(capsys, variables, data):
+    """A file of something else: exit 2, naming the file and the line."""
+    path = data(["audio|text", "0.wav|One.", "1.wav|Two."])
+    refused(run_job(capsys, ["run"], {**variables, "TRAIN_JSONL": path}), 2, "train.jsonl", "1", "JSON")
+
+
+def test_a_column_that_no_row_has(capsys, variables, data):
+    """TEXT_COLUMN names an unknown column: exit 2, naming the variable and the columns there are."""
+    result = run_job(capsys, ["run"], {**variables, "TRAIN_JSONL": data(GOOD), "TEXT_COLUMN": "sentence_text"})
+    refused(result, 2, "TEXT_COLUMN", "sentence_text", "audio")
+
+
+def test_two_references_that_disagree(capsys, variables, data):
+    """One speaker, two different ref_audio: exit 2, naming both rows and the variable that decides."""
+    rows = [{**GOOD[0], "ref_audio": "0.wav"}, {**GOOD[1], "ref_audio": "1.wav"}, GOOD[2]]
+    refused(run_job(capsys, ["run"], {**variables, "TRAIN_JSONL": data(rows)}), 2, "REF_AUDIO", "1", "2")
+
+
+def test_a_value_of_the_wrong_type(capsys, variables, data):
+    """MAX_STEPS=ten: exit 2, naming variable and value."""
+    result = run_job(capsys, ["run"], {**variables, "TRAIN_JSONL": data(GOOD), "MAX_STEPS": "ten"})
+    refused(result, 2, "MAX_STEPS", "ten")
+
+
+def test_a_misspelled_variable(capsys, variables, data):
+    """LEARNING_RAT=1: exit 2, with the name that was meant."""
+    result = run_job(capsys, ["run"], {**variables, "TRAIN_JSONL": data(GOOD), "LEARNING_RAT": "1e-4"})
+    refused(result, 2, "LEARNING_RAT", "LEARNING_RATE")
+
+
+def test_no_data_named(capsys, variables):
+    """A base model but no data: exit 2, naming the variables that would name it."""
+    refused(run_job(capsys, ["run"], variables), 2, "TRAIN_JSONL", "DATA_DIR", "DATASET_NAME")
+
+
+def test_output_that_cannot_be_written(capsys, variables, data, tmp_path):
+    """OUTPUT_DIR under a file: exit 2."""
+    (tmp_path / "file").write_text("")
+    result = run_job(
+        capsys, ["run"], {**variables, "TRAIN_JSONL": data(GOOD), "OUTPUT_DIR": tmp_path / "file" / "output"}
+    )
+    refused(result, 2, "OUTPUT_DIR")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_no_space_left(capsys, variables, data, tmp_path):
+    """OUTPUT_DIR on a full disk: exit 2 with what is free and what is needed, before training."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", small], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
+    try:
+        result = run_job(capsys, ["run"], {**variables, "TRAIN_JSONL": data(GOOD), "OUTPUT_DIR": small / "output"})
+        refused(result, 2, "OUTPUT_DIR", "free")
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.parametrize("missing", ["speech_tokenizer", "config.json", "model.safetensors"])
+def test_a_base_model_that_is_not_whole(capsys, variables, data, tiny_base, tmp_path, missing):
+    """A base without its codec, configuration or weights: exit 2, naming what is missing."""
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_base, broken)
+    target = broken / missing
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    result = run_job(capsys, ["run"], {**variables, "TRAIN_JSONL": data(GOOD), "INIT_MODEL_PATH": broken})
+    refused(result, 2, "INIT_MODEL_PATH", missing.replace("model", "").lstrip("."))
+
+
+def test_no_clip_can_be_decoded(capsys, variables, data, tmp_path):
+    """Every audio file is garbage: exit 2 from the first look, naming the row and the reason."""
+    for number in range(3):
+        (tmp_path / f"{number}.wav").write_bytes(b"RIFF not really a wave file")
+    refused(
+        run_job(capsys, ["run", "--until", "prepare"], {**variables, "TRAIN_JSONL": data(GOOD)}), 2, "row 1", "0.wav"
+    )
+
+
+def test_every_clip_is_the_same(capsys, variables, data, tmp_path):
+    """All rows have the same codes (one recording under many names): exit 3."""
+    for number in (1, 2):
+        shutil.copy(tmp_path / "0.wav", tmp_path / f"{number}.wav")
+    refused(run_job(capsys, ["run"], {**variables, "TRAIN_JSONL": data(GOOD)}), 3, "same codes")
+
+
+def test_silence(capsys, variables, data, tmp_path):
+    """All clips silent: exit 3."""
+    for number in range(3):
+        soundfile.write(tmp_path / f"{number}.wav", np.zeros(RATE, dtype=np.float32), RATE)
+    refused(run_job(capsys, ["run"], {**variables, "TRAIN_JSONL": data(GOOD)}), 3, "silent")
+
+
+def test_loss_that_is_not_a_number(capsys, variables, data, tiny_base, tmp_path):
+    """A base model with NaN weights: exit 4 at the first step, and nothing that could be published is left."""
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "nan"
+    shutil.copytree(tiny_base, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["talker.codec_head.weight"] = weights["talker.codec_head.weight"] * float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    result = run_job(capsys, ["run"], {**variables, "TRAIN_JSONL": data(GOOD), "INIT_MODEL_PATH": broken})
+    refused(result, 4, "loss is nan", "step 1")
+    assert not (tmp_path / "output" / "best").exists()
+
+
+def test_bad_rows_are_listed_and_good_ones_kept(capsys, variables, data, tmp_path):
+    """A missing file, an unreadable one, an empty text, a broken line and a silent clip among good rows: the run goes
+    on with the good ones, and rejected.jsonl names each bad row with its reason."""
+    (tmp_path / "garbage.wav").write_bytes(b"not audio at all" * 50)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(RATE, dtype=np.float32), RATE)
+    for number in range(3, 8):
+        tone(tmp_path / f"{number}.wav", 1.0, 150 + 25 * number, seed=number)
+    rows = [
+        *GOOD,
+        {"audio": "missing.wav", "text": "Not there."},
+        {"audio": "garbage.wav", "text": "Not audio."},
+        {"audio": "0.wav", "text": ""},
+        '{"audio": "0.wav", "text": ',
+        {"audio": "silent.wav", "text": "Nothing to hear."},
+        *({"audio": f"{n}.wav", "text": f"Sentence number {n}."} for n in range(3, 8)),
+    ]
+    result = run_job(capsys, ["run", "--until", "prepare"], {**variables, "TRAIN_JSONL": data(rows)})
+    assert result.code == 0, result.err
+    rejected = [json.loads(line) for line in (tmp_path / "work/data/rejected.jsonl").read_text().splitlines()]
+    assert sorted(row["row"] for row in rejected) == [4, 5, 6, 7, 8]
+    assert all(row["reason"] for row in rejected)
+    summary = json.loads((tmp_path / "work/data/prepared/summary.json").read_text())
+    assert summary["splits"]["train"]["rows"] == len(GOOD) + 5
+
+
+def test_commands_that_do_not_exist(capsys):
+    """Wrong commands, options and stages: exit 2 with one line."""
+    refused(run_job(capsys, ["trane"], {}), 2, "trane")
+    refused(run_job(capsys, ["run", "--form", "train"], {}), 2, "--form")
+    refused(run_job(capsys, ["run", "--from", "trane"], {}), 2, "trane", "train")
+    refused(run_job(capsys, ["run", "--from", "push", "--until", "train"], {}), 2, "--from")

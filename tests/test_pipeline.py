@@ -1,0 +1,229 @@
+"""Stages: state files, fingerprints, no-op reruns, FORCE, kills, and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from job import cli, pipeline, state
+from tests.commands import run_job
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_help_is_quick():
+    """`python -m job --help` answers in under 0.5 s: it must not import torch (nor anything else that is slow)."""
+    code = "import sys, job.cli; print([m for m in ('torch', 'numpy', 'pydantic', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_light_modules_do_not_import_torch():
+    """A rerun that has nothing to do, and every refusal of settings, come without torch's seconds."""
+    code = (
+        "import sys, job.settings, job.pipeline, job.doctor, job.fetch, job.prepare, job.train, job.publish.push,"
+        " job.publish.validate, job.evaluate.synthesize, job.evaluate.report, job.models;"
+        "print([m for m in ('torch', 'transformers', 'qwen_tts', 'datasets', 'librosa') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_commands_have_the_stages_names(capsys):
+    """Every stage is a command, and `run` goes through them in the documented order."""
+    assert pipeline.NAMES == ("doctor", "fetch", "prepare", "train", "validate", "push", "synthesize", "report")
+    shown = run_job(capsys, ["--help"], {}).out
+    for name in (*pipeline.NAMES, "run", "plan", "settings", "demo", "evaluate"):
+        assert f"\n  {name}" in shown
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One short run over all stages, as a shell would start it."""
+    work = tmp_path_factory.mktemp("run")
+    variables = {
+        "PRESET": "demo",
+        "WORK_DIR": str(work),
+        "MAX_STEPS": "2",
+        "MAX_TRAIN_SAMPLES": "4",
+        "MAX_NEW_TOKENS": "4",
+        "TEST_TEXTS": "One.|Two.",
+        "SYNTH_GATE": "off",
+        "DEVICE": "cpu",
+    }
+    done = start(variables)
+    out, err = done.communicate(timeout=300)
+    assert done.returncode == 0, err
+    return work, variables, out
+
+
+def start(variables, arguments=("run",)):
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "OMP_NUM_THREADS") if name in os.environ}
+    return subprocess.Popen(
+        [sys.executable, "-m", "job", *arguments],
+        env={**kept, **variables},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_every_stage_leaves_its_state(finished):
+    """state/<stage>.json holds fingerprint, outputs, counts, seconds and versions."""
+    work, _, _ = finished
+    for name in pipeline.NAMES:
+        saved = json.loads((work / "state" / f"{name}.json").read_text())
+        assert {"fingerprint", "outputs", "counts", "seconds", "versions", "variables"} <= set(saved)
+        assert saved["versions"]["torch"] != "missing"
+
+
+def test_a_second_run_does_nothing_and_says_so(finished):
+    """Under 15 s, one line a stage, no output touched."""
+    work, variables, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in work.rglob("*") if p.is_file()}
+    started = time.monotonic()
+    done = start(variables)
+    out, err = done.communicate(timeout=60)
+    assert done.returncode == 0, err
+    assert time.monotonic() - started < 15
+    for name in pipeline.NAMES:
+        assert f"[{name}] nothing to do" in out
+    assert {p: p.stat().st_mtime_ns for p in work.rglob("*") if p.is_file()} == before
+
+
+def test_no_partial_files_are_left(finished):
+    """After a run no temporary name is in the work directory."""
+    work, _, _ = finished
+    left = [p for p in work.rglob("*") if p.name.startswith(".") or p.name.endswith(".partial")]
+    assert left == []
+
+
+def test_what_depends_on_a_change_is_redone_and_nothing_else(finished, capsys):
+    """Other test texts redo synthesis and report (and doctor, which checks them), not training."""
+    _work, variables, _ = finished
+    result = run_job(capsys, ["run"], {**variables, "TEST_TEXTS": "Three."})
+    assert result.code == 0, result.err
+    for name in ("fetch", "prepare", "train", "validate", "push"):
+        assert f"[{name}] nothing to do" in result.out
+    for name in ("doctor", "synthesize", "report"):
+        assert f"[{name}] done in" in result.out
+
+
+def test_where_it_runs_does_not_redo_work(finished, capsys):
+    """NUM_WORKERS and the like: nothing that is done is redone for them."""
+    _work, variables, _ = finished
+    result = run_job(capsys, ["run", "--from", "fetch", "--until", "train"], {**variables, "NUM_WORKERS": "1"})
+    assert result.out.count("nothing to do") == 3, result.out
+
+
+def test_force_redoes_a_stage(finished, capsys):
+    """FORCE=true redoes what is done; what builds on it is then redone too."""
+    work, variables, _ = finished
+    before = state.digest(work / "state", "fetch")
+    assert run_job(capsys, ["fetch"], {**variables, "FORCE": "true"}).code == 0
+    assert state.digest(work / "state", "fetch") != before
+
+
+def test_a_lost_output_is_made_again(finished, capsys):
+    """Deleting an output and rerunning brings it back, with a line that says why."""
+    work, variables, _ = finished
+    report = work / "report" / "index.html"
+    assert run_job(capsys, ["report"], variables).code == 0
+    report.unlink()
+    result = run_job(capsys, ["report"], variables)
+    assert result.code == 0
+    assert "is gone" in result.out
+    assert report.exists()
+
+
+def test_a_torn_state_file_is_not_trusted(finished, capsys):
+    """A state file cut short by a crash of the machine means: not done."""
+    work, variables, _ = finished
+    path = work / "state" / "report.json"
+    path.write_text(path.read_text()[:40])
+    result = run_job(capsys, ["report"], variables)
+    assert result.code == 0
+    assert "[report] done in" in result.out
+
+
+def test_prepare_only_stops_there(tmp_path, capsys):
+    """PREPARE_ONLY=true ends after prepare with exit 0 and no training."""
+    variables = {"PRESET": "demo", "WORK_DIR": tmp_path, "PREPARE_ONLY": "true", "MAX_TRAIN_SAMPLES": "3"}
+    result = run_job(capsys, ["run"], variables)
+    assert result.code == 0, result.err
+    assert "[prepare] done in" in result.out
+    assert "[train]" not in result.out
+
+
+def test_data_mode_none_needs_prepared_data(tmp_path, capsys):
+    """DATA_MODE=none without prepared data: exit 2."""
+    result = run_job(capsys, ["run"], {"DATA_MODE": "none", "INIT_MODEL_PATH": "demo", "WORK_DIR": tmp_path})
+    assert result.code == 2
+    assert "DATA_MODE" in result.errors[0]
+
+
+def test_data_mode_none_trains_on_what_is_there(finished, capsys):
+    """DATA_MODE=none leaves fetch and prepare out."""
+    _work, variables, _ = finished
+    result = run_job(capsys, ["run", "--until", "prepare"], {**variables, "DATA_MODE": "none"})
+    assert result.code == 0, result.err
+    assert "[prepare] left out" in result.out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_with_143_and_the_run_goes_on(tmp_path, number):
+    """SIGTERM or SIGINT in training: exit 143, one line, no traceback, nothing half-written; the rerun finishes."""
+    variables = {"PRESET": "demo", "WORK_DIR": str(tmp_path), "MAX_STEPS": "100000", "MAX_TRAIN_SAMPLES": "4"}
+    process = start(variables, ("run", "--until", "train"))
+    for line in process.stdout:
+        if "steps an epoch" in line:
+            break
+    time.sleep(1.5)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 143, err
+    assert "Traceback" not in err
+    assert err.strip().splitlines()[-1].startswith("error: stopped by SIG")
+    assert not list(tmp_path.rglob("*.partial"))
+    assert not (tmp_path / "state" / "train.json").exists()
+    again = start({**variables, "MAX_STEPS": "2"}, ("run", "--until", "train"))
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert "[prepare] nothing to do" in out
+
+
+def test_a_kill_in_training_leaves_a_rerun_that_finishes(tmp_path):
+    """SIGKILL at any moment: what was finished is kept, the rest is done again."""
+    variables = {"PRESET": "demo", "WORK_DIR": str(tmp_path), "MAX_STEPS": "40", "EVAL_STEPS": "1"}
+    process = start(variables, ("run", "--until", "train"))
+    for line in process.stdout:
+        if "steps an epoch" in line:
+            break
+    time.sleep(3)
+    process.kill()
+    process.communicate(timeout=30)
+    again = start({**variables, "MAX_STEPS": "2"}, ("run", "--until", "train"))
+    _, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    assert sorted(p.name for p in (tmp_path / "output").iterdir()) == [
+        "best",
+        "last",
+        "training_log.jsonl",
+        "validation_log.jsonl",
+    ]
+
+
+def test_errors_are_one_line(capsys, monkeypatch):
+    """Whatever a message holds, stderr gets one line."""
+    with pytest.raises(SystemExit) as left:
+        cli._fail("two\nlines  and   spaces", 3)
+    assert left.value.code == 3
+    assert capsys.readouterr().err == "error: two lines and spaces\n"

@@ -1,0 +1,193 @@
+"""Variables: read once, validated, explained, and never leaking a secret."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from job import settings as variables
+from job.errors import BadInput
+from job.presets import PRESETS
+from job.settings_table import BEGIN, END, markdown
+from tests.commands import run_job
+
+NAMED = {"TRAIN_JSONL": "rows.jsonl"}  # so that the embedded demo's preset does not apply
+ALL_NAMES = [name for v in variables.variables() for name in (v.name, *v.aliases)]
+
+
+def test_names_and_aliases_are_unique():
+    """No two variables share a name."""
+    assert len(ALL_NAMES) == len(set(ALL_NAMES))
+
+
+def test_no_two_names_are_one_typo_apart():
+    """A correct name is never taken for a misspelling of another one."""
+    for name in ALL_NAMES:
+        variables.load({**NAMED, name: ""})
+
+
+@pytest.mark.parametrize("variable", [v for v in variables.variables() if v.aliases], ids=lambda v: v.name)
+def test_aliases_mean_the_same(variable, tmp_path):
+    """The names that people bring from other tools set the same variable; the canonical name and alias may agree."""
+    sample = {"GRADIENT_ACCUMULATION_STEPS": "3", "NODE_RANK": "1", "LORA_MLP": "false", "UPLOAD_TO_HUB": "false"}
+    value = sample.get(variable.name, "0.5" if isinstance(variable.default, float) or "LR" in variable.name else "a/b")
+    if variable.name == "MAX_HOURS":
+        value = "2"
+    expected = getattr(variables.load({**NAMED, variable.name: value}), variable.field)
+    assert expected != variable.default
+    for alias in variable.aliases:
+        assert getattr(variables.load({**NAMED, alias: value, variable.name: value}), variable.field) == expected
+        assert getattr(variables.load({**NAMED, alias: value}), variable.field) == expected
+
+
+def test_aliases_that_disagree_are_refused():
+    """LR=1e-4 and LEARNING_RATE=1e-5: neither is silently dropped."""
+    with pytest.raises(BadInput, match=r"LEARNING_RATE='1e-5' and LR='1e-4'"):
+        variables.load({**NAMED, "LR": "1e-4", "LEARNING_RATE": "1e-5"})
+
+
+def test_environment_beats_file_beats_preset(tmp_path):
+    """Strongest first: environment, .env, preset, default."""
+    env_file = tmp_path / "my.env"
+    env_file.write_text("PRESET=norwegian-stable\nLORA_R=7\nBATCH_SIZE=9 # a comment\nTEXT_LAYOUT='mixed'\n")
+    loaded = variables.load({**NAMED, "ENV_FILE": str(env_file), "BATCH_SIZE": "2"})
+    assert (loaded.batch_size, loaded.lora_r, loaded.lora_alpha, loaded.text_layout) == (2, 7, 8, "mixed")
+    assert loaded.save_steps == 500
+
+
+def test_an_alias_overrides_the_preset():
+    """PRESET=norwegian-stable sets LEARNING_RATE; the user's LORA_LR wins."""
+    assert variables.load({**NAMED, "PRESET": "norwegian-stable", "LORA_LR": "3e-6"}).learning_rate == 3e-6
+
+
+def test_env_file_is_found_in_the_current_directory(tmp_path, monkeypatch):
+    """A plain .env beside the run is read without being named."""
+    (tmp_path / ".env").write_text("SPEAKER_NAME=kathrine\n")
+    monkeypatch.chdir(tmp_path)
+    assert variables.load({}).speaker_name == "kathrine"
+
+
+def test_missing_env_file_is_refused(tmp_path):
+    """A named file that is not there is a mistake."""
+    with pytest.raises(BadInput, match="ENV_FILE"):
+        variables.load({"ENV_FILE": str(tmp_path / "none.env")})
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_presets_hold_known_valid_variables(name):
+    """Every preset loads, and consists of declared variables."""
+    assert set(PRESETS[name]) <= set(variables.Settings.model_fields)
+    variables.load({**NAMED, "PRESET": name})
+
+
+def test_unknown_preset_lists_the_known_ones():
+    with pytest.raises(BadInput, match="norwegian-stable"):
+        variables.load({**NAMED, "PRESET": "norwegian"})
+
+
+def test_nothing_named_is_the_demo():
+    """`docker run` with no variables tries itself on the embedded model and clips; any name of one's own does not."""
+    assert variables.load({}).init_model_path == "demo"
+    assert variables.load({"SPEAKER_NAME": "me"}).init_model_path.startswith("Qwen/")
+
+
+def test_gettext_language_is_not_ours():
+    """Desktops set LANGUAGE=en_GB:en; that is not the language of the recordings."""
+    assert variables.load({**NAMED, "LANGUAGE": "en_GB:en"}).language == "Auto"
+    assert variables.load({**NAMED, "LANGUAGE": "nb_NO.UTF-8"}).language == "Auto"
+    for ours in ("Hausa", "de", "no"):
+        assert variables.load({**NAMED, "LANGUAGE": ours}).language == ours
+
+
+@given(st.sampled_from([n for n in ALL_NAMES if len(n) >= 6]), st.data())
+def test_one_typo_is_reported_with_the_right_name(name, data):
+    """Any single dropped, doubled, swapped or changed letter of any name is refused with a hint."""
+    at = data.draw(st.integers(0, len(name) - 2))
+    letter = data.draw(st.sampled_from("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+    wrong = data.draw(
+        st.sampled_from(
+            [
+                name[:at] + name[at + 1 :],
+                name[:at] + name[at] + name[at:],
+                name[:at] + name[at + 1] + name[at] + name[at + 2 :],
+                name[:at] + letter + name[at + 1 :],
+            ]
+        )
+    )
+    if wrong in ALL_NAMES or len(wrong) < 5:
+        return
+    with pytest.raises(BadInput, match=re.escape(wrong)):
+        variables.load({**NAMED, wrong: "1"})
+
+
+@given(st.text(alphabet="ABCDEFGHIJKLMNOPQRSTUVWXYZ_", min_size=1, max_size=30))
+def test_other_programs_variables_are_left_alone_or_named(name):
+    """Whatever else is in the environment either is ignored or refused by name; nothing crashes."""
+    try:
+        variables.load({**NAMED, name: ""})
+    except BadInput as refusal:
+        assert name in str(refusal)
+
+
+@given(st.sampled_from(list(variables.variables())), st.text(max_size=20))
+def test_any_value_is_accepted_or_refused_in_one_line(variable, value):
+    """Garbage in any variable: either it is a valid value, or one line names the variable."""
+    if "\0" in value or variable.name == "ENV_FILE":
+        return
+    try:
+        variables.load({**NAMED, variable.name: value})
+    except BadInput as refusal:
+        assert variable.name in str(refusal)
+        assert "\n" not in str(refusal).replace(repr(value), "")
+
+
+def test_tokens_are_never_shown():
+    """Neither printing nor dumping nor a failed validation shows HF_TOKEN."""
+    secret = "hf_" + "Zq8" * 11
+    loaded = variables.load({**NAMED, "HF_TOKEN": secret})
+    assert loaded.token == secret
+    for shown in (repr(loaded), str(loaded.public()), str(loaded.fingerprint_values())):
+        assert secret not in shown
+    with pytest.raises(BadInput) as refusal:
+        variables.load({**NAMED, "HF_TOKEN": secret, "MAX_STEPS": "x"})
+    assert secret not in str(refusal.value)
+
+
+def test_token_from_a_file(tmp_path):
+    """A mounted secret is read where it is needed, stripped of its newline; a missing one is named."""
+    path = tmp_path / "token"
+    path.write_text("hf_fromfile\n")
+    assert variables.load({**NAMED, "HF_TOKEN_FILE": str(path)}).token == "hf_fromfile"
+    with pytest.raises(BadInput, match="HF_TOKEN_FILE"):
+        _ = variables.load({**NAMED, "HF_TOKEN_FILE": str(tmp_path / "none")}).token
+
+
+def test_settings_prints_the_readmes_table(capsys):
+    """`python -m job settings` and the README's table are the same text."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    table = readme.split(BEGIN)[1].split(END)[0].strip()
+    assert table == markdown().strip()
+    assert run_job(capsys, ["settings"], {}).out.strip() == table
+
+
+def test_every_variable_is_used():
+    """A variable that nothing reads would be a promise that is not kept."""
+    package = Path(__file__).parent.parent / "job"
+    source = "\n".join(
+        p.read_text() for p in package.rglob("*.py") if p.name not in ("settings.py", "presets.py", "settings_table.py")
+    )
+    shell = (package.parent / "entrypoint.sh").read_text()
+    unused = [
+        v.name
+        for v in variables.variables()
+        if not re.search(rf"\b{v.field}\b", source) and f"s.{v.field}" not in shell and v.name not in INSIDE_SETTINGS
+    ]
+    assert unused == []
+
+
+#: Read by settings.py itself.
+INSIDE_SETTINGS = {"ENV_FILE", "PRESET", "WORK_DIR", "OUTPUT_DIR", "HF_TOKEN", "HF_TOKEN_FILE"}
