@@ -9,7 +9,7 @@ IMAGE ?= qwen3-tts-job
 export PYTHON
 
 PY := .venv/bin/python
-SHELL_SCRIPTS := entrypoint.sh .ci/run $(wildcard scripts/*.sh)
+SHELL_SCRIPTS := entrypoint.sh .ci/run $(wildcard scripts/*.sh k8s/*.sh)
 PYTEST := $(PY) -m pytest --timeout 900
 
 help: ## this list
