@@ -115,7 +115,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, _stop)
     try:
         app(standalone_mode=False)
-    except errors.JobError as error:
+    except (errors.JobError, errors.StoppedBySignal) as error:
         _fail(str(error), error.exit_code)
     except typer.Exit as request:
         sys.exit(request.exit_code)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from job import models
-from job.console import say, warn
+from job.console import say
 from job.errors import BadInput
 from job.settings import Settings
 
@@ -20,16 +20,12 @@ CHECKPOINTS = 3
 
 #: Variables of the design that this version reads but does not act on. Setting one is refused, not ignored.
 NOT_YET: dict[str, Any] = {
-    "progressive_stages": None,
-    "curriculum": None,
-    "icl_fraction": 0.0,
     "torch_compile": False,
     "trackers": "jsonl",
     "use_wandb": False,
     "wandb_project": "qwen3-tts",
     "wandb_run_name": None,
     "wandb_entity": None,
-    "lora_scale": 1.0,
     "dataset_trust_remote_code": False,
     "distributed": "ddp",
 }
@@ -84,8 +80,10 @@ def _data_is_named(settings: Settings) -> None:
 
 
 def _resume(settings: Settings) -> None:
-    if settings.resume not in ("auto", "never"):
-        raise BadInput(f"RESUME={settings.resume}: checkpoints to resume from are not supported in this version")
+    path = Path(settings.resume).expanduser()
+    names = ("state.json", "adapter_model.safetensors", "adapter_model.bin")
+    if settings.resume not in ("auto", "never") and not any((path / name).is_file() for name in names):
+        raise BadInput(f"RESUME={settings.resume}: neither a checkpoint nor an adapter; use auto, never or a path")
 
 
 def _writable(variable: str, directory: Path) -> None:
@@ -102,6 +100,8 @@ def _writable(variable: str, directory: Path) -> None:
 def _base(settings: Settings, base: Path) -> int:
     """Check what only a look into the base model tells; returns the size of its files in bytes."""
     models.speech_tokenizer_directory(settings)
+    from job.train import progressive
+
     config = models.read_config(base)
     encoder = config.raw.get("speaker_encoder_config") or {}
     width, vector = config.talker.get("hidden_size"), encoder.get("enc_dim", 1024)
@@ -110,9 +110,10 @@ def _base(settings: Settings, base: Path) -> int:
             f"INIT_MODEL_PATH={settings.init_model_path}: its x-vectors have {vector} values and its talker {width}; "
             "they must be equal"
         )
-    language = settings.language.lower()
-    if language != "auto" and language not in config.languages:
-        warn("doctor", f"LANGUAGE={settings.language}: the base knows {', '.join(config.languages)}; training as Auto")
+    start = (settings.language_init or "auto").lower()
+    if start != "auto" and start not in config.languages:
+        raise BadInput(f"LANGUAGE_INIT={settings.language_init}: the base knows {', '.join(sorted(config.languages))}")
+    progressive.parse(settings.progressive_stages)
     return sum(path.stat().st_size for path in base.rglob("*") if path.is_file())
 
 

@@ -49,7 +49,10 @@ class SpeechFailed(JobError):
     exit_code = SPEECH_FAILED
 
 
-class StoppedBySignal(JobError):
-    """SIGTERM or SIGINT arrived; rerunning the same command goes on. Exit code 143."""
+class StoppedBySignal(BaseException):
+    """SIGTERM or SIGINT arrived; rerunning the same command goes on. Exit code 143.
+
+    Not an `Exception`: it may be raised inside any library, and those that catch everything must not swallow it.
+    """
 
     exit_code = STOPPED_BY_SIGNAL

@@ -105,9 +105,9 @@ def check_base(directory: Path) -> None:
     config = read_config(directory)
     if config.raw.get("model_type") != "qwen3_tts" or "talker_config" not in config.raw:
         raise BadInput(f"INIT_MODEL_PATH={directory}: config.json is not that of a Qwen3-TTS model")
-    if config.kind != "base":
+    if config.kind not in ("base", "custom_voice"):
         raise BadInput(
-            f"INIT_MODEL_PATH={directory}: a {config.kind} model has no speaker encoder; start from a Base model"
+            f"INIT_MODEL_PATH={directory}: a {config.kind} model cannot be trained here; start from a Base model"
         )
 
 

@@ -86,17 +86,17 @@ def _trained(settings: Settings, shapes: dict[str, tuple[int, ...]]) -> int:
         return sum(math.prod(shape) for name, shape in shapes.items() if keep(name))
 
     projection = size(lambda n: ".text_projection." in n) if settings.train_text_projection else 0
+    everything = projection + size(
+        lambda n: n.startswith("talker.") and ".text_embedding." not in n and ".text_projection." not in n
+    )
     if settings.train_mode == "full":
-        return projection + size(
-            lambda n: n.startswith("talker.") and ".text_embedding." not in n and ".text_projection." not in n
-        )
+        return everything
     layers = sorted({int(n.split(".")[3]) for n in shapes if n.startswith("talker.model.layers.")})
     if settings.train_mode == "layers":
         last = set(layers[len(layers) - settings.replace_last_n_layers :]) if settings.replace_last_n_layers else set()
-        fresh = size(lambda n: n.startswith("talker.model.layers.") and int(n.split(".")[3]) in last)
+        frozen = [n for n in layers if settings.freeze_original_layers and n not in last]
         one = size(lambda n: n.startswith("talker.model.layers.0."))
-        kept = 0 if settings.freeze_original_layers else one * (len(layers) - settings.replace_last_n_layers)
-        return projection + fresh + one * settings.add_new_layers + kept
+        return everything + one * (settings.add_new_layers - len(frozen))
     parts = ["q_proj", "k_proj", "v_proj", "o_proj"] + (
         ["gate_proj", "up_proj", "down_proj"] if settings.lora_mlp else []
     )

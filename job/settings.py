@@ -120,6 +120,9 @@ class VoiceVariables(BaseSettings):
         "Text layout to train: `generate_custom_voice` speaks non-streaming by default, cloning streaming; `mixed` "
         "trains both in turn.",
     )
+    language_init: str | None = var(
+        None, "Language that a new one starts from; unset, the mean of those the base knows."
+    )
     icl_fraction: float = var(0.0, "Share of samples trained as cloning from another clip of the speaker.", ge=0, le=1)
 
 
@@ -153,10 +156,17 @@ class TrainingVariables(BaseSettings):
     replace_last_n_layers: int = var(2, "TRAIN_MODE=layers: last talker layers to start afresh.", ge=0)
     add_new_layers: int = var(0, "TRAIN_MODE=layers: talker layers to add.", ge=0)
     freeze_original_layers: bool = var(True, "TRAIN_MODE=layers: keep the other layers as they are.")
-    progressive_stages: str | None = var(None, "Parts to unfreeze by epoch.")
-    curriculum: str | None = var(None, "Order of the data: `length` or `source`.")
+    progressive_stages: str | None = var(
+        None, "Parts to train by epochs, e.g. `text_projection:2|talker+text_projection:5|all`."
+    )
+    curriculum: Literal["length", "source"] | None = var(
+        None,
+        "Easy rows first: `length` short ones, `source` the ones that stand first in the data (put the clean source "
+        "first). A third in the first quarter of the run, two thirds in the second, then all.",
+    )
     warmup_steps: int | None = var(None, "Steps to the peak rate. Default: 5 % of all, at most 100.", ge=0)
     lr_scheduler: Literal["cosine", "linear", "constant"] = var("cosine", "How the rate falls.")
+    min_lr_ratio: float = var(0.0, "Floor of the cosine, as a share of the peak rate.", ge=0, le=1)
     weight_decay: float = var(0.01, "AdamW's decay of weight matrices.", ge=0)
     max_grad_norm: float = var(1.0, "Gradients are clipped to this norm; 0 is never.", ge=0)
     gradient_checkpointing: bool = var(False, "Less memory, more time.", free=True)
@@ -167,9 +177,15 @@ class TrainingVariables(BaseSettings):
     save_steps: int = var(500, "Steps between checkpoints.", ge=1, free=True)
     save_total_limit: int = var(3, "Checkpoints kept.", ge=1, free=True)
     target_loss: float | None = var(None, "Stop when the talker's validation loss is this low.", gt=0)
-    early_stopping_patience: int | None = var(None, "Stop after this many validations without a better one.", ge=1)
+    early_stopping_patience: int | None = var(
+        None, "Stop after this many validations without a better one; 0 is never. Default: 5 with held-out rows.", ge=0
+    )
     preset: str | None = var(None, "A named set of variables; yours override it.")
-    resume: str = var("auto", "`auto`, `never`, or the path of a checkpoint.", free=True)
+    resume: str = var(
+        "auto",
+        "`auto` goes on from the newest checkpoint of the same run, `never` starts anew; a path is that of a "
+        "checkpoint to go on from, or of an adapter to start from.",
+    )
 
 
 class PublishVariables(BaseSettings):

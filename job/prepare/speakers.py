@@ -17,6 +17,7 @@ from job.prepare.quality import Kept
 from job.prepare.rows import Row, speaker_key
 from job.prepare.store import SpoolReader
 from job.settings import Settings
+from job.voices import ENCODER_FILE
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,10 @@ BEST_CLIPS = 5
 LONGEST_REFERENCE = 600.0
 #: Shorter references are repeated up to this length: the encoder's reflection padding needs some frames.
 SHORTEST_REFERENCE = 0.5
+
+
+#: Strategy of a speaker that the base model already has.
+KEPT = "kept"
 
 
 @dataclass(slots=True)
@@ -102,8 +107,12 @@ def survey(rows: Iterable[Row]) -> dict[str, SpeakerRows]:
     return speakers
 
 
-def plan_references(speakers: Mapping[str, SpeakerRows], settings: Settings) -> dict[str, Plan]:
+def plan_references(
+    speakers: Mapping[str, SpeakerRows], settings: Settings, existing: Mapping[str, int] | None = None
+) -> dict[str, Plan]:
     """Decide each speaker's reference before anything is encoded, so that a bad one costs no time.
+
+    `existing` are the speakers that a CustomVoice base already has (name -> row): they keep their voice's vector.
 
     Raises:
         BadInput: REF_AUDIO_PATH is missing or could mean several speakers, rows of a speaker name different
@@ -117,7 +126,9 @@ def plan_references(speakers: Mapping[str, SpeakerRows], settings: Settings) -> 
         owner = _owner(speakers, settings)
     plans = {}
     for name, entry in speakers.items():
-        if name == owner and path is not None:
+        if name in (existing or {}):
+            plans[name] = Plan(KEPT)
+        elif name == owner and path is not None:
             plans[name] = Plan("file", path.expanduser().absolute())
         elif wanted in ("first", "best"):
             plans[name] = Plan(wanted)
@@ -147,7 +158,8 @@ def x_vectors(
     kept: Sequence[Kept],
     spool: SpoolReader,
     codec: Codec,
-    encoder: SpeakerEncoder,
+    base: Path,
+    device: torch.device,
 ) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
     """Compute each kept speaker's x-vector once, in fp32.
 
@@ -159,6 +171,7 @@ def x_vectors(
     """
     import torch
 
+    encoder = SpeakerEncoder(base, device) if any(plan.strategy != KEPT for plan in plans.values()) else None
     vectors: dict[str, torch.Tensor] = {}
     about: dict[str, dict[str, Any]] = {}
     by_speaker: dict[str, list[Kept]] = {}
@@ -167,6 +180,10 @@ def x_vectors(
     for name in sorted(by_speaker):
         plan, rows = plans[name], by_speaker[name]
         trained = [row for row in rows if row.split == "train"]
+        if plan.strategy == KEPT or encoder is None:
+            vectors[name] = _existing_vector(base, name)
+            about[name] = {"reference": str(base), "references": [], "strategy": KEPT, "rows": len(trained)}
+            continue
         if plan.path is not None:
             clips = [(str(plan.path), _load_reference(plan.path, encoder.sample_rate, plan.strategy))]
         else:
@@ -184,6 +201,21 @@ def x_vectors(
             "rows": len(trained),
         }
     return vectors, about
+
+
+def _existing_vector(base: Path, name: str) -> torch.Tensor:
+    """The row of a CustomVoice model's codec embedding that is the speaker's voice, fp32."""
+    import torch
+    from safetensors import safe_open
+
+    row = files.read_json(base / "config.json")["talker_config"]["spk_id"][name]
+    key = "talker.model.codec_embedding.weight"
+    for path in sorted(base.glob("model*.safetensors")):
+        with safe_open(str(path), framework="pt") as handle:
+            if key in handle.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+                vector: torch.Tensor = handle.get_slice(key)[row].to(torch.float32).contiguous().clone()
+                return vector
+    raise BadInput(f"INIT_MODEL_PATH={base}: {key} is in none of its weight files; download the whole repo")
 
 
 def best_clips(rows: Sequence[Kept]) -> list[Kept]:
@@ -254,7 +286,9 @@ def _speaker_encoder_tensors(base: Path) -> dict[str, torch.Tensor]:
 
     prefix = "speaker_encoder."
     index = base / "model.safetensors.index.json"
-    if index.is_file():
+    if (base / ENCODER_FILE).is_file():  # beside a CustomVoice model that this job wrote
+        weights = [base / ENCODER_FILE]
+    elif index.is_file():
         names = {str(f) for key, f in files.read_json(index)["weight_map"].items() if key.startswith(prefix)}
         weights = sorted(base / name for name in names)
     else:

@@ -38,7 +38,7 @@ def prepare(settings: Settings) -> dict[str, Any]:
     config = models.read_config(base)
     known = {name.lower(): row for name, row in config.languages.items()}
     manifest = _Manifest(settings, known)
-    plans = speakers.plan_references(manifest.speakers, settings)
+    plans = speakers.plan_references(manifest.speakers, settings, config.talker.get("spk_id") or {})
     device = models.resolve_device(settings)
     codec = load_codec(settings, config.books, device)
     speakers.check_files(plans, codec.sample_rate)
@@ -101,8 +101,7 @@ def _fill(
     gate.enforce(found, settings.quality_gate)
 
     # 2c. Voices, altered copies, shards.
-    encoder = speakers.SpeakerEncoder(base, device)
-    vectors, about = speakers.x_vectors(plans, tally.kept, spool, codec, encoder)
+    vectors, about = speakers.x_vectors(plans, tally.kept, spool, codec, base, device)
     _save_vectors(directory / "speakers.safetensors", vectors)
     copies = _write_splits(directory, spool, tally, settings, manifest, codec)
     _write_figures(settings, tally, found, copies["rows"])

@@ -14,8 +14,11 @@ from torch import nn
 
 from job.errors import BadInput
 from job.settings import Settings
+from job.train import languages
 
 ADAPTER = "default"
+#: Name of the group that holds the codec embedding when only its rows of new languages are trained.
+LANGUAGE_ROWS = "language_rows"
 _ATTENTION = "q_proj|k_proj|v_proj|o_proj"
 _MLP = "gate_proj|up_proj|down_proj"
 
@@ -34,11 +37,12 @@ class Group:
         return sum(p.numel() for _, p in self.parameters)
 
 
-def adapt(model: Any, settings: Settings) -> list[Group]:
+def adapt(model: Any, settings: Settings, language_rows: list[int] | None = None) -> list[Group]:
     """Freeze, add what the mode adds, and return the groups to train.
 
     Args:
         model: a `Qwen3TTSForConditionalGeneration`; changed in place.
+        language_rows: rows of the codec embedding that belong to new languages, and are trained in every mode.
 
     Raises:
         BadInput: the mode asks for more layers than the model has, or for nothing at all.
@@ -62,6 +66,10 @@ def adapt(model: Any, settings: Settings) -> list[Group]:
         Group(settings.train_mode, settings.learning_rate, rest),
         Group("text_projection", settings.text_projection_lr or settings.learning_rate, projection),
     ]
+    table = model.talker.model.codec_embedding.weight
+    if language_rows and not table.requires_grad:
+        languages.train_only(table, language_rows)
+        groups.append(Group(LANGUAGE_ROWS, settings.learning_rate, [("talker.model.codec_embedding.weight", table)]))
     groups = [g for g in groups if g.parameters]
     if not groups:
         raise BadInput("nothing is left to train: TRAIN_TEXT_PROJECTION=false and the mode freezes everything else")
@@ -98,14 +106,19 @@ def lora_config(model: Any, settings: Settings) -> Any:
 
 
 def _change_layers(model: Any, settings: Settings) -> None:
-    """Start the last layers afresh, add layers that begin as identity, and freeze the others if asked to."""
+    """Start the last layers afresh, add layers that begin as identity, and freeze the other layers if asked to.
+
+    Around the talker's layers everything is trained as in `full`: fresh layers speak through the head and the
+    sub-talker, which have to follow them.
+    """
     talker = model.talker
+    talker.requires_grad_(True)
+    talker.model.text_embedding.requires_grad_(False)
     layers = talker.model.layers
     replaced, added = settings.replace_last_n_layers, settings.add_new_layers
     if replaced > len(layers):
         raise BadInput(f"REPLACE_LAST_N_LAYERS={replaced}: the talker has {len(layers)} layers")
-    if not settings.freeze_original_layers:
-        layers.requires_grad_(True)
+    layers.requires_grad_(not settings.freeze_original_layers)
     kind, config = type(layers[0]), layers[0].self_attn.config
     like = next(layers.parameters())
     for index in range(len(layers) - replaced, len(layers)):

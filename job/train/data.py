@@ -18,14 +18,17 @@ from job.train.batch import Batch, collate
 
 #: Batches that are sorted by length together: enough to cut padding, few enough to keep the order random.
 SORTING_WINDOW = 50
+#: Frames of the longest clip that is cloned from in training (about 15 s at 12.5 frames a second).
+LONGEST_REFERENCE = 188
 
 
 @dataclass(frozen=True)
 class Variant:
-    """How a row is laid out on one visit."""
+    """How a row is laid out on one visit. `reference` is the row that is cloned from, None for none."""
 
     streaming: bool
     named_language: bool
+    reference: int | None = None
 
 
 class Rows:
@@ -37,6 +40,8 @@ class Rows:
         tokenize: texts -> lists of ids, the base model's own tokenizer.
         speakers: speaker -> (D,) fp32 x-vector.
         text_layout: `non_streaming`, `streaming` or `mixed`.
+        icl_fraction: share of visits on which a row is trained as cloning from another clip of its speaker.
+        seed: of these choices.
     """
 
     def __init__(
@@ -45,14 +50,19 @@ class Rows:
         ids: layout.SpecialIds,
         tokenize: Any,
         speakers: dict[str, NDArray[np.float32]],
+        *,
         text_layout: str,
+        icl_fraction: float = 0.0,
+        seed: int = 0,
     ) -> None:
         self._ids = ids
         self._layout = text_layout
         self._speakers = speakers
+        self._icl_fraction, self._seed = icl_fraction, seed
         self._speaker = table["speaker"].to_pylist()
         self._language = [ids.language_row(name) for name in table["language"].to_pylist()]
-        self._text = [np.asarray(t) for t in tokenize([layout.text_template(t) for t in table["text"].to_pylist()])]
+        texts = table["text"].to_pylist()
+        self._text = [np.asarray(t) for t in tokenize([layout.text_template(t) for t in texts])]
         instructs = table["instruct"].to_pylist()
         said = [layout.instruct_template(t) for t in instructs if t]
         tokens = iter(tokenize(said))
@@ -61,6 +71,15 @@ class Rows:
         self._offsets = np.asarray(codes.offsets)
         self._codes = np.asarray(codes.values.flatten()).reshape(-1, ids.books)
         self.frames = np.diff(self._offsets)
+        self._companions = self._by_speaker(texts) if icl_fraction else {}
+
+    def _by_speaker(self, texts: list[str]) -> dict[str, list[tuple[int, str]]]:
+        """Rows that can be cloned from, with their texts, by speaker: none of them too long for a prompt."""
+        found: dict[str, list[tuple[int, str]]] = {}
+        for row, (speaker, text) in enumerate(zip(self._speaker, texts, strict=True)):
+            if self.frames[row] <= LONGEST_REFERENCE:
+                found.setdefault(speaker, []).append((row, text))
+        return found
 
     def __len__(self) -> int:
         return len(self._speaker)
@@ -69,24 +88,46 @@ class Rows:
         """How `row` is laid out on its `visit`-th time.
 
         `mixed` alternates the text layouts. A row whose language the model knows alternates naming it and Auto, so that
-        the voice speaks both ways. Consecutive visits go through all combinations.
+        the voice speaks both ways. Consecutive visits go through all combinations. Cloning is trained as
+        `generate_voice_clone` does it by default, with the text beside the frames.
         """
         turn = row + visit
         mixed = self._layout == "mixed"
         streaming = turn % 2 == 0 if mixed else self._layout == "streaming"
-        named = (turn // (2 if mixed else 1)) % 2 == 0
-        return Variant(streaming=streaming, named_language=named and self._language[row] is not None)
+        named = (turn // (2 if mixed else 1)) % 2 == 0 and self._language[row] is not None
+        reference = self._reference(row, visit) if self._icl_fraction else None
+        if reference is not None:
+            streaming = True
+        return Variant(streaming=streaming, named_language=named, reference=reference)
+
+    def _reference(self, row: int, visit: int) -> int | None:
+        random = np.random.default_rng([self._seed, row, visit])
+        if random.random() >= self._icl_fraction:
+            return None
+        companions = self._companions.get(self._speaker[row], [])
+        own = next((text for other, text in companions if other == row), None)
+        others = [other for other, text in companions if other != row and text != own]  # a changed copy says the same
+        return others[random.integers(len(others))] if others else None
 
     def sequence(self, row: int, variant: Variant) -> layout.Sequence:
         """Lay out one row."""
+        reference = None
+        if variant.reference is not None:
+            # The tokens of `reference_template` are those of `text_template` without the last role.
+            text = self._text[variant.reference][: -layout.ROLE_TOKENS]
+            reference = layout.Reference(text, self._frames_of(variant.reference))
         return layout.build(
             self._ids,
             self._text[row],
-            self._codes[self._offsets[row] : self._offsets[row + 1]],
+            self._frames_of(row),
             streaming=variant.streaming,
             language=self._language[row] if variant.named_language else None,
             instruct_ids=self._instruct[row],
+            reference=reference,
         )
+
+    def _frames_of(self, row: int) -> NDArray[np.int16]:
+        return self._codes[self._offsets[row] : self._offsets[row + 1]]
 
     def length(self, row: int) -> int:
         """Positions of a row, give or take its layout: what batches are sorted by."""
@@ -98,16 +139,40 @@ class Rows:
         return collate(sequences, [self._speakers[self._speaker[row]] for row in rows])
 
 
+def admitted(rows: Rows, curriculum: str | None, progress: float) -> NDArray[np.int64]:
+    """Rows that an epoch trains on under a curriculum.
+
+    Args:
+        rows: all of them.
+        curriculum: `length` (short ones first), `source` (those that stand first in the data), or None for all.
+        progress: share of the run that is over at the epoch's start: below 1/4 the first third of the rows is trained
+            on, below 1/2 two thirds, then all.
+    """
+    if curriculum is None or progress >= 0.5:
+        return np.arange(len(rows))
+    order = np.arange(len(rows))
+    if curriculum == "length":
+        order = np.argsort([rows.length(row) for row in range(len(rows))], kind="stable")
+    share = 1 / 3 if progress < 0.25 else 2 / 3
+    return np.sort(order[: max(1, round(share * len(rows)))])
+
+
 def epoch_order(
-    rows: Rows, *, epoch: int, seed: int, batch_size: int, tokens_per_batch: int | None = None
+    rows: Rows,
+    *,
+    epoch: int,
+    seed: int,
+    batch_size: int,
+    tokens_per_batch: int | None = None,
+    only: NDArray[np.int64] | None = None,
 ) -> list[list[int]]:
-    """Batches of row numbers for one epoch.
+    """Batches of row numbers for one epoch, over all rows or `only` some.
 
     Rows are shuffled, sorted by length within windows of `SORTING_WINDOW` batches, cut into batches of `batch_size`
     rows (or of at most `tokens_per_batch` padded positions), and the batches shuffled.
     """
     random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(rows))
+    order = random.permutation(len(rows) if only is None else only)
     batches: list[list[int]] = []
     window = SORTING_WINDOW * batch_size
     for start in range(0, len(order), window):

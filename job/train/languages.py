@@ -1,0 +1,44 @@
+"""Languages the base model does not have: their rows of the codec embedding (`rows.language_rows`) before training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from job.errors import BadInput
+from job.settings import Settings
+
+
+def initialise(model: Any, rows: dict[str, int], settings: Settings) -> None:
+    """Start the new rows from LANGUAGE_INIT's row, or without one from the mean of the known languages'.
+
+    Raises:
+        BadInput: the base does not know LANGUAGE_INIT.
+    """
+    if not rows:
+        return
+    known = model.config.talker_config.codec_language_id or {}
+    table = model.talker.model.codec_embedding.weight
+    name = (settings.language_init or "auto").lower()
+    if name != "auto" and name not in known:
+        raise BadInput(f"LANGUAGE_INIT={settings.language_init}: the base knows {', '.join(sorted(known))}")
+    source = [known[name]] if name != "auto" else list(known.values())
+    if not source:
+        source = [model.config.talker_config.codec_nothink_id]
+    with torch.no_grad():
+        start = table[source].float().mean(0).to(table.dtype)
+        for row in rows.values():
+            table[row] = start
+
+
+def train_only(table: torch.nn.Parameter, rows: list[int]) -> None:
+    """Let gradients reach only `rows` of an embedding that is otherwise frozen.
+
+    The whole table is handed to the optimizer; the other rows' gradients are zero, and so are their moments, so that
+    AdamW without decay leaves them bit for bit as they are.
+    """
+    mask = torch.zeros(table.shape[0], 1, device=table.device)
+    mask[rows] = 1.0
+    table.requires_grad_(True)
+    table.register_hook(lambda gradient: gradient * mask.to(gradient))  # type: ignore[no-untyped-call]

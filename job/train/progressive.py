@@ -1,0 +1,90 @@
+"""Training parts one after the other (`PROGRESSIVE_STAGES`).
+
+`text_projection:2|talker+text_projection:5|all` trains the text projection alone for two epochs, then the talker with
+it for five, then everything that TRAIN_MODE trains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from job.errors import BadInput
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from job.train.adapt import Group
+
+#: Part -> what the names of its parameters contain.
+PARTS: dict[str, tuple[str, ...]] = {
+    "text_projection": (".text_projection.",),
+    "embeddings": (".codec_embedding.",),
+    "talker": ("talker.model.layers.", "talker.model.norm.", ".codec_head."),
+    "sub_talker": (".code_predictor.",),
+    "all": ("",),
+}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Parts that are trained until the end of epoch `until` (exclusive); None is until the end of the run."""
+
+    parts: tuple[str, ...]
+    until: int | None
+
+
+def parse(value: str | None) -> list[Phase]:
+    """Read PROGRESSIVE_STAGES; an empty list means that everything is trained all the time.
+
+    Raises:
+        BadInput: a part is unknown, or a number of epochs is missing or not a number.
+    """
+    phases: list[Phase] = []
+    end = 0
+    stages = value.split("|") if value else []
+    for number, stage in enumerate(stages):
+        names, _, epochs = stage.strip().partition(":")
+        parts = tuple(part.strip() for part in names.split("+"))
+        unknown = [part for part in parts if part not in PARTS]
+        if unknown:
+            raise BadInput(f"PROGRESSIVE_STAGES={value!r}: no part {unknown[0]!r}; parts are {', '.join(PARTS)}")
+        if not epochs and number == len(stages) - 1:
+            phases.append(Phase(parts, None))
+            break
+        if not epochs.strip().isdigit() or int(epochs) < 1:
+            raise BadInput(
+                f"PROGRESSIVE_STAGES={value!r}: write {names.strip()}:<epochs> (only the last may go without)"
+            )
+        end += int(epochs)
+        phases.append(Phase(parts, end))
+    return phases
+
+
+def activate(phases: list[Phase], epoch: int, groups: list[Group]) -> str:
+    """Let gradients flow only into what is trained in `epoch`; returns the parts' names.
+
+    Parameters without a gradient are left alone by the optimizer, their decay included.
+
+    Raises:
+        BadInput: nothing of what TRAIN_MODE trains belongs to the phase.
+    """
+    if not phases:
+        return "all"
+    phase = next((p for p in phases if p.until is None or epoch < p.until), phases[-1])
+    marks = [mark for part in phase.parts for mark in PARTS[part]]
+    active = 0
+    for group in groups:
+        for name, parameter in group.parameters:
+            wanted = any(mark in name for mark in marks)
+            _switch(parameter, wanted)
+            active += wanted
+    if not active:
+        raise BadInput(f"PROGRESSIVE_STAGES: TRAIN_MODE trains nothing of {'+'.join(phase.parts)}")
+    return "+".join(phase.parts)
+
+
+def _switch(parameter: nn.Parameter, wanted: bool) -> None:
+    parameter.requires_grad_(wanted)
+    if not wanted:
+        parameter.grad = None

@@ -1,0 +1,202 @@
+"""Going on where a run was stopped, exactly: what the next step depends on, on disk and back.
+
+A checkpoint is a directory `checkpoint-<step>/` of safetensors and JSON (nothing that executes when it is read):
+
+    trained.safetensors    the trained weights, fp32
+    optimizer.safetensors  the optimizer's tensors, `<index of the parameter>.<name>`
+    random.safetensors     states of the random generators
+    state.json             step, position in the data, scheduler, guards, sizes of the logs
+    checksums.json         SHA-256 of the files above; written last
+
+It is filled beside its final name and moved there. The newest one whose checksums agree is taken; a torn one is ignored
+and said.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from job import files
+from job.console import say, warn
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+_FILES = ("trained.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
+
+
+@dataclass
+class Position:
+    """Where a run stands: the step that was last taken, and what `state.json` says of the rest."""
+
+    step: int
+    state: dict[str, Any]
+
+
+def directory(output: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return output / f"checkpoint-{step}"
+
+
+def save(
+    output: Path,
+    position: Position,
+    parameters: list[tuple[str, torch.nn.Parameter]],
+    optimizer: torch.optim.Optimizer,
+    keep: int,
+) -> None:
+    """Write `checkpoint-<step>` and remove all but the newest `keep`.
+
+    Args:
+        output: OUTPUT_DIR.
+        position: the step and whatever else is JSON-able.
+        parameters: (name, tensor) of everything that is trained, in the optimizer's order.
+        optimizer: whose state is saved by the position of each parameter in its groups.
+        keep: SAVE_TOTAL_LIMIT.
+    """
+    from safetensors.torch import save_file
+
+    def fill(target: Path) -> None:
+        save_file({name: _own(p) for name, p in parameters}, target / "trained.safetensors")
+        moments, scalars = _optimizer_state(optimizer)
+        save_file(moments, target / "optimizer.safetensors")
+        save_file(_random_state(), target / "random.safetensors")
+        files.write_json(target / "state.json", {**position.state, "step": position.step, "optimizer": scalars})
+        files.write_json(target / "checksums.json", {name: files.digest_file(target / name) for name in _FILES})
+
+    files.replace_directory(directory(output, position.step), fill)
+    for old in _found(output)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def newest(output: Path, key: str) -> Path | None:
+    """The newest checkpoint that is whole and belongs to the run `key`; others are named and left out.
+
+    `key` is the hash of everything that the run's result follows from; resuming another run's steps would give neither
+    run's result.
+    """
+    for path in _found(output):
+        problem = _problem(path)
+        if problem is not None:
+            warn("train", f"{path.name} is left out: {problem}")
+            continue
+        if files.read_json(path / "state.json").get("key") != key:
+            say("train", f"{path.name} is of a run with other settings or data and is left out")
+            continue
+        return path
+    return None
+
+
+def restore(path: Path, parameters: list[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer) -> Position:
+    """Put weights, optimizer and random generators back as they were; returns the position."""
+    from safetensors.torch import load_file
+
+    trained = load_file(path / "trained.safetensors")
+    with torch.no_grad():
+        for name, parameter in parameters:
+            parameter.copy_(trained[name])
+    state = files.read_json(path / "state.json")
+    _restore_optimizer(optimizer, load_file(path / "optimizer.safetensors"), state["optimizer"])
+    _restore_random(load_file(path / "random.safetensors"))
+    return Position(step=state["step"], state=state)
+
+
+def clear(output: Path) -> None:
+    """Remove all checkpoints: the run they belong to is finished, or another one begins."""
+    for path in _found(output):
+        shutil.rmtree(path, ignore_errors=True)
+    for partial in output.glob(f".checkpoint-*{files.TEMPORARY_SUFFIX}"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def truncate_log(path: Path, size: int) -> None:
+    """Cut a log back to what it was at a checkpoint, so that no step is in it twice."""
+    if not path.exists():
+        files.write_text(path, "")
+    with open(path, "r+b") as handle:
+        handle.truncate(min(size, path.stat().st_size))
+
+
+def _found(output: Path) -> list[Path]:
+    """Checkpoints, newest first."""
+    numbered = [(int(m[1]), p) for p in output.glob("checkpoint-*") if p.is_dir() and (m := _NAME.fullmatch(p.name))]
+    return [path for _, path in sorted(numbered, reverse=True)]
+
+
+def _problem(path: Path) -> str | None:
+    try:
+        checksums = files.read_json(path / "checksums.json")
+    except (OSError, ValueError):
+        return "it has no checksums, so its writing was cut short"
+    for name in _FILES:
+        try:
+            if files.digest_file(path / name) != checksums.get(name):
+                return f"{name} is damaged"
+        except OSError:
+            return f"{name} is missing"
+    return None
+
+
+def _own(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu().contiguous().clone()
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The optimizer's tensors by flat names, and its learning rates."""
+    state = optimizer.state_dict()
+    tensors = {
+        f"{index}.{name}": _own(value) if isinstance(value, torch.Tensor) else torch.tensor(value)
+        for index, values in state["state"].items()
+        for name, value in values.items()
+    }
+    rates = [{"lr": group["lr"], "initial_lr": group.get("initial_lr")} for group in state["param_groups"]]
+    return tensors, {"groups": rates}
+
+
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], saved: dict[str, Any]
+) -> None:
+    state = optimizer.state_dict()
+    values: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        values.setdefault(int(index), {})[key] = tensor
+    state["state"] = values
+    for group, rates in zip(state["param_groups"], saved["groups"], strict=True):
+        group.update({key: value for key, value in rates.items() if value is not None})
+    optimizer.load_state_dict(state)
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    """torch's, CUDA's, NumPy's and Python's generators as tensors."""
+    version, words, gauss = random.getstate()
+    kind, keys, at, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    states = {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor(words, dtype=torch.int64),
+        "python_rest": torch.tensor(
+            [version, -1.0 if gauss is None else gauss, gauss is not None], dtype=torch.float64
+        ),
+        "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+        "numpy_rest": torch.tensor([at, has_gauss, cached], dtype=torch.float64),
+    }
+    assert kind == "MT19937", "the legacy generator of NumPy is always this one"
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _restore_random(states: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(states["torch"])
+    version, gauss, has = states["python_rest"].tolist()
+    random.setstate((int(version), tuple(states["python"].tolist()), gauss if has else None))
+    at, has_gauss, cached = states["numpy_rest"].tolist()
+    np.random.set_state(("MT19937", states["numpy"].numpy().astype(np.uint32), int(at), int(has_gauss), cached))
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

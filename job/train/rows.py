@@ -1,0 +1,65 @@
+"""Rows of the codec embedding: which have a meaning already, and which new speakers and languages get."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from job.errors import BadInput
+
+#: First row of the codec embedding that released checkpoints and the model's own instructions give to new speakers.
+FIRST_SPEAKER_ROW = 3000
+#: The last rows of the codec embedding are never sampled (`suppress_tokens` of `generate`); speakers belong there.
+SUPPRESSED_ROWS = 1024
+
+
+def taken_rows(talker: dict[str, Any]) -> set[int]:
+    """Rows of the codec embedding that a talker's config gives a meaning: special ids, languages and speakers."""
+    special = {v for k, v in talker.items() if k.startswith("codec_") and k.endswith("_id") and isinstance(v, int)}
+    languages = set((talker.get("codec_language_id") or {}).values())
+    return special | languages | set((talker.get("spk_id") or {}).values())
+
+
+def speaker_rows(config: dict[str, Any], speakers: list[str], languages: dict[str, int]) -> dict[str, int]:
+    """Give every new speaker a row of the codec embedding that nothing else uses; those the base has keep theirs.
+
+    Args:
+        config: the base model's parsed config.json.
+        speakers: lower-case names.
+        languages: rows of new languages.
+
+    Raises:
+        BadInput: there are more new speakers than free rows.
+    """
+    talker = config["talker_config"]
+    size = talker["vocab_size"]
+    taken = taken_rows(talker) | set(languages.values())
+    kept = {name: row for name, row in (talker.get("spk_id") or {}).items() if name in speakers}
+    new = [name for name in speakers if name not in kept]
+    preferred = range(FIRST_SPEAKER_ROW, size)
+    others = range(max(0, size - SUPPRESSED_ROWS), min(FIRST_SPEAKER_ROW, size))
+    free = [row for row in (*preferred, *others) if row not in taken]
+    if len(free) < len(new):
+        raise BadInput(f"{len(new)} new speakers, but the model has room for {len(free)}; set SPEAKER_COLUMN otherwise")
+    return {**kept, **dict(zip(new, free, strict=False))}
+
+
+def language_rows(config: dict[str, Any], wanted: list[str]) -> dict[str, int]:
+    """Give every language of the data that the model lacks a free row.
+
+    Args:
+        config: the base model's parsed config.json.
+        wanted: lower-case names of the data's languages; `auto` and known ones need none.
+
+    Raises:
+        BadInput: there are more new languages than free rows.
+    """
+    talker = config["talker_config"]
+    known = talker.get("codec_language_id") or {}
+    new = sorted({name for name in wanted if name != "auto" and name not in known})
+    taken = taken_rows(talker)
+    # Above the codes and special ids, and among the rows that generation never samples.
+    start = max([talker["vocab_size"] - SUPPRESSED_ROWS, *(row + 1 for row in known.values())])
+    free = [row for row in range(start, min(FIRST_SPEAKER_ROW, talker["vocab_size"])) if row not in taken]
+    if len(free) < len(new):
+        raise BadInput(f"the data has {len(new)} languages that the base lacks, and there is room for {len(free)}")
+    return dict(zip(new, free, strict=False))

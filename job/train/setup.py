@@ -1,0 +1,180 @@
+"""Everything a training run needs before its first step: model, data, what is trained, optimizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from job import files
+from job import settings as variables
+from job.errors import BadInput
+from job.models import base_directory, load_model, resolve_device, resolve_precision
+from job.prepare.dataset import read_speakers, read_split
+from job.settings import Settings
+from job.train import adapt, languages, progressive, warm
+from job.train.checkpoint import Exporter
+from job.train.data import Rows
+from job.train.layout import SpecialIds
+from job.train.rows import language_rows
+
+
+@contextmanager
+def accelerator_of(settings: Settings) -> Iterator[Any]:
+    """An `Accelerator` for DEVICE and MIXED_PRECISION, with all random generators seeded."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import set_seed
+
+    device = resolve_device(settings)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    set_seed(settings.seed)
+    try:
+        yield Accelerator(mixed_precision=resolve_precision(settings, device), cpu=device.type == "cpu")
+    finally:
+        AcceleratorState._reset_state(True)  # it is global; another run in this process may want another precision
+
+
+@dataclass
+class Training:
+    """What the loop works with.
+
+    Attributes:
+        model: the `Qwen3TTSForConditionalGeneration`.
+        groups: what is trained, by learning rate.
+        phases: PROGRESSIVE_STAGES; empty for none.
+        train_rows, eval_rows: the splits; `eval_rows` may be empty.
+        exporter: writes checkpoints for stock `qwen_tts`.
+        key: hash of everything that the result follows from; a checkpoint of another key is not resumed.
+    """
+
+    model: Any
+    groups: list[adapt.Group]
+    phases: list[progressive.Phase]
+    train_rows: Rows
+    eval_rows: Rows
+    exporter: Exporter
+    key: str
+
+    @property
+    def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """(name, tensor) of everything that is trained, in the optimizer's order."""
+        return [pair for group in self.groups for pair in (*matrices(group), *vectors(group))]
+
+
+def matrices(group: adapt.Group) -> list[tuple[str, torch.nn.Parameter]]:
+    """The parameters of a group that are decayed."""
+    return [(name, p) for name, p in group.parameters if _decays(name, p)]
+
+
+def vectors(group: adapt.Group) -> list[tuple[str, torch.nn.Parameter]]:
+    """The others: norms, biases, and embeddings (decay would wear down rows that the data never uses)."""
+    return [(name, p) for name, p in group.parameters if not _decays(name, p)]
+
+
+def _decays(name: str, parameter: torch.nn.Parameter) -> bool:
+    return parameter.ndim > 1 and "embedding" not in name
+
+
+def set_up(settings: Settings, accelerator: Any) -> Training:
+    """Load the base and the prepared data and put them together.
+
+    Raises:
+        BadInput: they do not fit each other or the settings.
+    """
+    base = base_directory(settings)
+    loaded = load_model(base, torch.device("cpu"), torch.float32, settings.attn_implementation)
+    model: Any = loaded.model
+    model.speech_tokenizer = None  # trained on codes; the codec would only take memory
+    speakers = read_speakers(settings.paths)
+    config = files.read_json(base / "config.json")
+    tables = {split: read_split(settings.paths, split) for split in ("train", "validation")}
+    if len(tables["train"]) == 0:
+        raise BadInput(f"{settings.paths.prepared} has no training rows; run prepare first")
+    spoken = {name for table in tables.values() for name in table["language"].to_pylist()}
+    new_languages = language_rows(config, sorted(spoken))
+    languages.initialise(model, new_languages, settings)
+
+    groups = adapt.adapt(model, settings, list(new_languages.values()))
+    if settings.resume not in ("auto", "never") and warm.is_adapter(Path(settings.resume)):
+        if settings.train_mode != "lora":
+            raise BadInput(f"RESUME={settings.resume} is an adapter; set TRAIN_MODE=lora to start from it")
+        warm.start_from(model, Path(settings.resume), rank=settings.lora_r, alpha=settings.lora_alpha)
+    if accelerator.mixed_precision == "bf16" and settings.train_mode != "full":
+        _lower_frozen_weights(model)
+    if settings.gradient_checkpointing:
+        model.talker.gradient_checkpointing_enable({"use_reentrant": False})
+
+    ids = SpecialIds.from_config(config)
+    ids.languages.update(new_languages)
+    tokenizer = loaded.processor.tokenizer
+    rows = {
+        split: Rows(
+            table,
+            ids,
+            lambda texts: tokenizer(texts)["input_ids"] if texts else [],
+            {name: vector.float().numpy() for name, vector in speakers.items()},
+            text_layout=settings.text_layout,
+            icl_fraction=settings.icl_fraction,
+            seed=settings.seed,
+        )
+        for split, table in tables.items()
+    }
+    # What the checkpoint is saved in: as trained, so that what was measured is what is published.
+    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    return Training(
+        model=model,
+        groups=groups,
+        phases=progressive.parse(settings.progressive_stages),
+        train_rows=rows["train"],
+        eval_rows=rows["validation"],
+        exporter=Exporter(model, base, speakers, new_languages, settings, dtype),
+        key=_key(settings, base),
+    )
+
+
+def optimizer_of(settings: Settings, groups: list[adapt.Group]) -> torch.optim.Optimizer:
+    """AdamW over the groups; only matrices are decayed."""
+    parts = []
+    for group in groups:
+        for parameters, weight_decay in ((matrices(group), settings.weight_decay), (vectors(group), 0.0)):
+            if parameters:
+                parts.append({"params": [p for _, p in parameters], "lr": group.rate, "weight_decay": weight_decay})
+    return torch.optim.AdamW(parts, betas=(0.9, 0.95), fused=True if settings.optimizer == "adamw_fused" else None)
+
+
+def scheduler_of(settings: Settings, optimizer: torch.optim.Optimizer, steps: int) -> Any:
+    """LR_SCHEDULER over `steps` with WARMUP_STEPS (by default 5 %, at most 100)."""
+    from transformers import get_scheduler
+
+    warmup = settings.warmup_steps
+    warmup = min(100, round(0.05 * steps)) if warmup is None else min(warmup, steps)
+    name = {"constant": "constant_with_warmup"}.get(settings.lr_scheduler, settings.lr_scheduler)
+    extra: dict[str, Any] = {}
+    if settings.lr_scheduler == "cosine" and settings.min_lr_ratio > 0:
+        name, extra = "cosine_with_min_lr", {"scheduler_specific_kwargs": {"min_lr_rate": settings.min_lr_ratio}}
+    return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps, **extra)
+
+
+def _lower_frozen_weights(model: Any) -> None:
+    """Keep what is not trained in bf16: autocast computes in it anyway, and it halves the memory."""
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.bfloat16()
+
+
+def _key(settings: Settings, base: Path) -> str:
+    groups = (variables.ModelVariables, variables.VoiceVariables, variables.TrainingVariables)
+    fields = {name.upper() for group in groups for name in group.model_fields}
+    values = {name: value for name, value in settings.fingerprint_values().items() if name in fields}
+    prepared = settings.paths.prepared
+    data = [files.digest_file(path) for path in (prepared / "summary.json", settings.paths.speakers)]
+    data += [str(files.stamp(path)[1:]) for path in sorted(prepared.rglob("*.parquet"))]
+    weights = [files.stamp(path) for path in sorted(base.glob("*.safetensors"))]
+    return files.digest_bytes(json.dumps([values, data, weights], sort_keys=True, default=str).encode())

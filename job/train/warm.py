@@ -1,0 +1,91 @@
+"""Starting from an adapter that someone trained before (`RESUME=<directory>`), by whatever tool.
+
+`adapter_model.safetensors` with its `adapter_config.json`, and beside it, if there is one,
+`text_projection.safetensors` or `.bin`. Tools differ in what they wrapped, so names are matched by their ends.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from job import files
+from job.console import say
+from job.errors import BadInput
+
+_WRAPPERS = ("base_model.model.", "base_model.", "model.")
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether `directory` holds an adapter."""
+    return (directory / "adapter_model.safetensors").is_file() or (directory / "adapter_model.bin").is_file()
+
+
+def start_from(model: Any, directory: Path, *, rank: int, alpha: float) -> int:
+    """Copy an adapter's weights into the adapters that have been injected, and its text projection.
+
+    Returns:
+        how many tensors were taken.
+
+    Raises:
+        BadInput: rank or scale differ from the settings, or nothing of it fits this model.
+    """
+    config = files.read_json(directory / "adapter_config.json")
+    if config.get("r") != rank or float(config.get("lora_alpha", 0)) != float(alpha):
+        raise BadInput(
+            f"RESUME={directory}: the adapter has LORA_R={config.get('r')} and LORA_ALPHA={config.get('lora_alpha')}; "
+            "set these"
+        )
+    ours = {
+        name.replace(".default.", "."): parameter for name, parameter in model.named_parameters() if ".lora_" in name
+    }
+    taken, misfits = 0, []
+    for name, tensor in _load(directory, "adapter_model").items():
+        target = _match(name, ours)
+        if target is None:
+            misfits.append(name)
+            continue
+        _copy(ours[target], tensor, f"RESUME={directory}: {name}")
+        taken += 1
+    if not taken:
+        raise BadInput(f"RESUME={directory}: none of its tensors fits this model (first: {misfits[:1]})")
+    if misfits:
+        say("train", f"{len(misfits)} tensors of the adapter have no place here (LORA_MLP, LORA_SUB_TALKER?)")
+    projection = _load(directory, "text_projection")
+    for name, parameter in model.talker.text_projection.named_parameters():
+        found = next((t for key, t in projection.items() if key.endswith(name)), None)
+        if found is not None:
+            _copy(parameter, found, f"RESUME={directory}: text_projection {name}")
+            taken += 1
+    return taken
+
+
+def _match(name: str, ours: dict[str, Any]) -> str | None:
+    """Our parameter that a foreign name means: equal, or ending in it after the wrappers are taken off."""
+    for wrapper in _WRAPPERS:
+        name = name.removeprefix(wrapper)
+    name = name.replace(".default.", ".")
+    if name in ours:
+        return name
+    ends = [own for own in ours if own.endswith("." + name) and ".code_predictor." not in own.removesuffix(name)]
+    return ends[0] if len(ends) == 1 else None
+
+
+def _copy(parameter: torch.nn.Parameter, tensor: torch.Tensor, what: str) -> None:
+    if parameter.shape != tensor.shape:
+        raise BadInput(f"{what} has shape {tuple(tensor.shape)} where the model has {tuple(parameter.shape)}")
+    with torch.no_grad():
+        parameter.copy_(tensor)
+
+
+def _load(directory: Path, stem: str) -> dict[str, torch.Tensor]:
+    """Tensors of `<stem>.safetensors` or `<stem>.bin` (read without executing anything in it)."""
+    from safetensors.torch import load_file
+
+    if (directory / f"{stem}.safetensors").is_file():
+        return dict(load_file(directory / f"{stem}.safetensors"))
+    if (directory / f"{stem}.bin").is_file():
+        return dict(torch.load(directory / f"{stem}.bin", map_location="cpu", weights_only=True))
+    return {}
