@@ -45,18 +45,19 @@ fi
 tees=()
 pipes=$(mktemp -d)
 
-tee_descriptor() { # from the next `exec` on, what is written to pipe $1 goes to the log and to descriptor $2
+tee_descriptor() { # from the next `exec` on, what is written to pipe $1 goes through filter $3, to the log and to $2
   mkfifo "$pipes/$1"
   # tee outlives every signal, so that the last words of a stopped job are kept
-  (trap '' HUP INT TERM && exec tee -a -- "$log") <"$pipes/$1" >&"$2" &
+  (trap '' HUP INT TERM && "${@:3}" | tee -a -- "$log") <"$pipes/$1" >&"$2" &
   tees+=("$!")
 }
 
-tee_descriptor out 1
-if [[ /dev/stdout -ef /dev/stderr ]]; then
-  exec >"$pipes/out" 2>&1 # one stream: the order of its lines is kept
-else
-  tee_descriptor err 2 # two streams: whoever reads them apart still can
+if [[ /dev/stdout -ef /dev/stderr ]]; then # one stream: what is written first comes first
+  tee_descriptor out 1 cat
+  exec >"$pipes/out" 2>&1
+else # two streams: whoever reads them apart still can, and the log gets whole lines of each (grep waits for their ends)
+  tee_descriptor out 1 grep -a --line-buffered ''
+  tee_descriptor err 2 grep -a --line-buffered ''
   exec >"$pipes/out" 2>"$pipes/err"
 fi
 rm -r -- "$pipes"
@@ -113,7 +114,9 @@ visible_gpus() {
 
 if [[ $gpus == auto ]]; then
   gpus=1
-  if [[ $device == auto || $device == cuda ]]; then gpus=$(visible_gpus); fi
+  if [[ $device == auto || $device == cuda ]] && (($(visible_gpus) > 1)); then
+    echo "several GPUs are visible and one is used: this version trains on one"
+  fi
 fi
 if ((gpus < 1)); then gpus=1; fi
 
@@ -187,7 +190,7 @@ esac
 trap '' HUP INT TERM
 # Let tee write the last line; a stray process that still holds the pipe may not keep a rented machine running.
 exec >/dev/null 2>&1
-(sleep 10 && kill -KILL "${tees[@]}") &
+(sleep 10 && kill -KILL -- "${tees[@]/#/-}") &
 watchdog=$!
 wait "${tees[@]}" || true
 kill -KILL -- "-$watchdog" || true

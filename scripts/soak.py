@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ SECONDS_TO_STOP = 60
 
 def main() -> None:
     """Soak until the time is over; the demo in progress is finished first."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     seed = int(os.environ.get("SOAK_SEED") or time.time())
     end = time.monotonic() + 60 * float(os.environ.get("SOAK_MINUTES") or 30)
     dice = random.Random(seed)
@@ -44,6 +46,9 @@ def one_demo(work: Path, dice: random.Random) -> dict[str, float]:
         run = start(work)
         try:
             code = run.wait(timeout=dice.uniform(0.5, patience))
+        except KeyboardInterrupt:
+            kill(run)
+            raise
         except subprocess.TimeoutExpired:
             patience *= 1.5
             if dice.random() < 0.5:

@@ -39,6 +39,13 @@ if command == "detach":
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 if command == "upload-log":
     print("log:", Path(os.environ["CONSOLE_LOG"]).read_text().count("first")); sys.exit(5)
+if command == "chatter":
+    import threading
+    def talk(stream):
+        for number in range(300):
+            print(f"{number:03d} " + "word " * 20, file=stream)
+    threads = [threading.Thread(target=talk, args=(s,)) for s in (sys.stdout, sys.stderr)]
+    [t.start() for t in threads]; [t.join() for t in threads]
 if command == "where":
     print(Path.cwd())
 """
@@ -104,16 +111,16 @@ def test_exit_code_is_the_jobs(house: House, code: int) -> None:
 
 def test_streams_that_are_read_apart_stay_apart(house: House) -> None:
     """The one line on stderr that names the variable can still be captured, and is in the log as well."""
-    result = subprocess.run(
-        [house.top / "entrypoint.sh"],
-        cwd=house.cwd,
-        env=house.environment(EXIT="2"),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    result = apart(house, EXIT="2")
     assert (result.stdout, result.stderr) == ("first\nthird\n", "second\n")
-    assert sorted(house.log.read_text().split()) == ["first", "second", "third"]
+    assert sorted(house.log.read_text().splitlines()) == ["first", "second", "third"]
+
+
+def test_log_has_whole_lines_when_two_streams_are_busy(house: House) -> None:
+    result = apart(house, "chatter")
+    lines = house.log.read_text().splitlines()
+    assert len(lines) == 600 and sorted(lines) == sorted((result.stdout + result.stderr).splitlines())
+    assert result.stdout == result.stderr, "each stream is complete and in order"
 
 
 def test_arguments_arrive_as_given_and_none_means_run(house: House) -> None:
@@ -189,6 +196,13 @@ def test_real_command_line_answers_through_the_entrypoint(tmp_path: Path) -> Non
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     assert "INIT_MODEL_PATH" in result.stdout and log.read_text() == result.stdout
+
+
+def apart(house: House, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run with stdout and stderr captured separately."""
+    command = [house.top / "entrypoint.sh", *arguments]
+    environment = house.environment(**variables)
+    return subprocess.run(command, cwd=house.cwd, env=environment, capture_output=True, text=True, timeout=60)
 
 
 def runs(process: int) -> bool:
