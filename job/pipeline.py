@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings
 from job import files, state
 from job import settings as variables
 from job.console import say
-from job.errors import BadInput
+from job.errors import BadInput, SpeechFailed
 from job.paths import Paths
 from job.settings import Settings
 
@@ -170,8 +170,14 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1]) -> Non
     if settings.prepare_only:
         end = min(end, NAMES.index("prepare"))
         say("run", "PREPARE_ONLY: stopping after prepare")
+    failed: SpeechFailed | None = None
     for number in range(start, end + 1):
-        run_stage(settings, STAGES[number])
+        try:
+            run_stage(settings, STAGES[number])
+        except SpeechFailed as error:
+            failed = error  # the report is what shows it best
+    if failed is not None:
+        raise failed
 
 
 def run_stage(settings: Settings, stage: Stage) -> bool:

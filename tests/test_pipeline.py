@@ -184,7 +184,7 @@ def test_a_signal_ends_with_143_and_the_run_goes_on(tmp_path, number):
     variables = {"PRESET": "demo", "WORK_DIR": str(tmp_path), "MAX_STEPS": "100000", "MAX_TRAIN_SAMPLES": "4"}
     process = start(variables, ("run", "--until", "train"))
     for line in process.stdout:
-        if "steps an epoch" in line:
+        if line.startswith("[train] speakers"):
             break
     time.sleep(1.5)
     process.send_signal(number)
@@ -205,7 +205,7 @@ def test_a_kill_in_training_leaves_a_rerun_that_finishes(tmp_path):
     variables = {"PRESET": "demo", "WORK_DIR": str(tmp_path), "MAX_STEPS": "40", "EVAL_STEPS": "1"}
     process = start(variables, ("run", "--until", "train"))
     for line in process.stdout:
-        if "steps an epoch" in line:
+        if line.startswith("[train] speakers"):
             break
     time.sleep(3)
     process.kill()

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 #: Size of the drawing in its own units, and the frame around the plot: top, right, bottom, left.
-WIDTH, HEIGHT = 640, 300
-TOP, RIGHT, BOTTOM, LEFT = 16, 16, 40, 64
+WIDTH, HEIGHT = 480, 260
+TOP, RIGHT, BOTTOM, LEFT = 16, 16, 44, 64
 #: Points drawn a line; more are averaged, since the screen has no more pixels.
 MOST_POINTS = 400
 #: Values that span more than this factor are drawn on a logarithmic scale.
@@ -39,13 +39,14 @@ class Line:
         return sorted((x, y) for x, y in self.points if math.isfinite(x) and math.isfinite(y))
 
 
-def line_chart(title: str, lines: Sequence[Line], identifier: str) -> Markup | None:
+def line_chart(title: str, lines: Sequence[Line], identifier: str, *, may_be_log: bool = True) -> Markup | None:
     """A chart of values over optimizer steps; None when there is nothing to draw.
 
     Args:
         title: what the values are; the accessible name of the drawing.
         lines: at most a few.
         identifier: unique on the page, letters and hyphens.
+        may_be_log: whether values that span a large factor get a logarithmic scale.
     """
     drawn = [line for line in lines if line.finite]
     if not drawn:
@@ -53,7 +54,7 @@ def line_chart(title: str, lines: Sequence[Line], identifier: str) -> Markup | N
     xs = [x for line in drawn for x, _ in line.finite]
     ys = [y for line in drawn for _, y in line.finite]
     across = Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT, logarithmic=False)
-    logarithmic = min(ys) > 0 and max(ys) / min(ys) > LOG_FROM
+    logarithmic = may_be_log and min(ys) > 0 and max(ys) / min(ys) > LOG_FROM
     up = Scale(min(ys), max(ys), HEIGHT - BOTTOM, TOP, logarithmic=logarithmic)
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{identifier}-title {identifier}-about">',
@@ -68,8 +69,9 @@ def line_chart(title: str, lines: Sequence[Line], identifier: str) -> Markup | N
         x = across(tick)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{number(tick)}</text>')
-    scale = ", logarithmic" if logarithmic else ""
-    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">step{scale}</text>')
+    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">step</text>')
+    if logarithmic:
+        parts.append(f'<text x="{WIDTH - RIGHT - 4}" y="{TOP + 14}" text-anchor="end">logarithmic scale</text>')
     parts += [_draw(line, across, up) for line in drawn]
     parts.append("</svg>")
     return Markup("".join(parts))

@@ -25,7 +25,7 @@ from job.settings import Settings, variables
 
 STAGE = "report"
 TEMPLATES = Path(__file__).parent / "templates"
-#: Charts: field of both logs, title, and whether the validation log has it too.
+#: Charts: field of the logs, title, and whether a logarithmic scale helps.
 CHARTS = (
     ("loss", "Loss", True),
     ("talker_loss", "Talker loss (codebook 0)", True),
@@ -97,11 +97,10 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def charts(training: list[dict[str, Any]], validation: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Title, drawing and words of each chart that has something to show."""
     found = []
-    for field, title, both in CHARTS:
-        lines = [Line("training", _points(training, field), "train")]
-        if both and validation:
-            lines.append(Line("validation", _points(validation, field), "validation"))
-        drawing = line_chart(title, lines, f"chart-{field.replace('_', '-')}")
+    for field, title, may_be_log in CHARTS:
+        logs = (("training", training, "train"), ("validation", validation, "validation"))
+        lines = [Line(name, points, style) for name, log, style in logs if (points := _points(log, field))]
+        drawing = line_chart(title, lines, f"chart-{field.replace('_', '-')}", may_be_log=may_be_log)
         if drawing is not None:
             found.append({"title": title, "svg": drawing, "lines": lines, "words": [describe(line) for line in lines]})
     return found

@@ -87,7 +87,7 @@ def run(settings: Settings) -> dict[str, Any]:
 
     device = resolve_device(settings)
     judges = _judges(settings, str(device))
-    model = _load(directory, settings)
+    model = _load(_scaled(directory, settings), settings)
     rate = float(summary.get("frames_per_character") or texts.FRAMES_PER_CHARACTER)
     console.say(STAGE, f"saying {len(utterances)} texts with {directory} on {device}")
     samples = list(speak(model, utterances, settings, rate))
@@ -273,12 +273,23 @@ def _judges(settings: Settings, device: str) -> Judges:
     """Load the models that listen, before anything is spoken: a wrong name must not cost the speech."""
     from job.evaluate.similarity import load_similarity
 
-    token = settings.token
+    token = settings.token if settings.asr_model or settings.mos_model else None
     return Judges(
         transcribe=metrics.load_transcriber(settings.asr_model, device, token) if settings.asr_model else None,
         mos=metrics.load_mos(settings.mos_model, device, token) if settings.mos_model else None,
         similarity=load_similarity(settings, device),
     )
+
+
+def _scaled(directory: Path, settings: Settings) -> Path:
+    """The checkpoint, or a copy of it in the work directory with its adapter at LORA_SCALE."""
+    if settings.lora_scale == 1.0:
+        return directory
+    from job.voices import scaled_model
+
+    target = settings.paths.work / "scaled"
+    scaled_model(directory, target, settings.lora_scale)
+    return target
 
 
 def _load(directory: Path, settings: Settings) -> Qwen3TTSModel:

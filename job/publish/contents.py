@@ -39,7 +39,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "adapter_config.json",
         "adapter_model.safetensors",
         "text_projection.safetensors",
+        "speaker_encoder.safetensors",
     ),
+    "adapter": ("adapter_config.json", "adapter_model.safetensors", "text_projection.safetensors"),
     "speech_tokenizer": (
         "config.json",
         "configuration.json",
@@ -52,7 +54,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 
 #: Weights in a repo that are not among the files being published are those of an earlier training, and are removed:
 #: a loader that finds both would mix them.
-STALE = ("model*.safetensors", "model.safetensors.index.json", "adapter_*", "text_projection.safetensors")
+STALE = ("model*.safetensors", "model.safetensors.index.json", "adapter_*", "adapter/*", "text_projection.safetensors")
 
 #: Bytes of a tensor that are looked at together.
 CHUNK = 1 << 24
@@ -91,7 +93,8 @@ def check(directory: Path, settings: Settings) -> list[str]:
         if merged(settings) and not any((directory / place).glob("model*.safetensors"))
     ]
     if settings.train_mode == "lora" and settings.export != "merged":
-        wanted = ("adapter_config.json", "adapter_model.safetensors")
+        folder = "" if settings.export == "adapter" else "adapter/"
+        wanted = (f"{folder}adapter_config.json", f"{folder}adapter_model.safetensors")
         problems += [f"{name} is missing" for name in wanted if not (directory / name).is_file()]
     if merged(settings) and not (directory / "tokenizer.json").is_file():
         wanted = ("vocab.json", "merges.txt")
@@ -100,7 +103,7 @@ def check(directory: Path, settings: Settings) -> list[str]:
         return problems
     if merged(settings):
         problems += _check_voices(directory, settings)
-    for path in sorted(directory.glob("*.safetensors")) + sorted(directory.glob("speech_tokenizer/*.safetensors")):
+    for path in [p for folder in ALLOWED for p in sorted((directory / folder).glob("*.safetensors"))]:
         problems += [f"{path.relative_to(directory)}: {problem}" for problem in check_tensors(path)]
     for path in directory.rglob("model.safetensors.index.json"):
         shards = set((files.read_json(path).get("weight_map") or {}).values())

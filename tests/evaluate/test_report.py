@@ -1,0 +1,229 @@
+"""The page about a run: made of whatever is there, inert, self-contained, and seen in a real browser."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import soundfile
+
+from job.evaluate import charts, report
+from job.evaluate.charts import Line
+from job.settings import Settings
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ATTACK = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+TOKEN = "hf_" + "QwErTyUiOpAsDfGhJkLz"
+
+
+class Page(HTMLParser):
+    """Elements and text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def fill(work: Path, **values: Any) -> Settings:
+    """A work directory as a finished run leaves it."""
+    settings = Settings(work_dir=work, **values)
+    paths = settings.paths
+    for directory in (paths.samples, paths.output, paths.state, paths.prepared):
+        directory.mkdir(parents=True)
+    log = []
+    for step in range(1, 401):
+        loss = 9 * math.exp(-step / 60) + 0.01 * (1 + math.sin(step))
+        log.append({"step": step, "epoch": 1, "loss": loss, "talker_loss": loss / 2, "sub_talker_loss": loss * 1.1,
+                    "learning_rate": 1e-3 * (1 - step / 401), "grad_norm": 1.0})  # fmt: skip
+    paths.training_log.write_text("".join(json.dumps(one) + "\n" for one in log) + '{"step": 401, "lo')
+    validation = [
+        {"step": step, "loss": 9 * math.exp(-step / 70) + 0.2, "talker_loss": 1.0} for step in (100, 200, 300)
+    ]
+    paths.validation_log.write_text("".join(json.dumps(one) + "\n" for one in validation))
+    samples = []
+    for number, (text, problems) in enumerate(
+        [("A sentence that was said well, and at some length, to see how it wraps.", []), (ATTACK, ["never stopped"])],
+        1,
+    ):
+        name = f"{number:02d}-ayọ̀ #1.wav"
+        tone = 0.5 * np.sin(np.arange(24_000 * number) / 20)
+        soundfile.write(str(paths.samples / name), tone, 24_000, subtype="PCM_16")
+        samples.append({
+            "file": name, "text": text, "speaker": "ayọ̀ #1", "language": "Auto", "layout": "non_streaming",
+            "frames": 13, "seconds": float(number), "rms": 0.35, "absmax": 0.5, "clipped": 0.0, "silence_fraction": 0.0,
+            "longest_inner_silence": 0.0, "non_finite": 0, "stopped_by_eos": not problems, "real_time_factor": 0.4,
+            "wer": 0.125, "cer": None, "transcript": text, "passed": not problems, "problems": problems,
+        })  # fmt: skip
+    stats = {"samples": samples, "summary": {"samples": 2, "failed": 1, "wer": 0.125}, "settings": {}}
+    (paths.samples / "stats.json").write_text(json.dumps(stats))
+    quality = {"rows": 12, "hours": 0.01, "speakers": {f"s{n}": 1.5 for n in range(30)}, "problems": ["3 rows clip"]}
+    paths.quality.write_text(json.dumps({**quality, "duplicate_rows": 0, "distinct_codes_per_book": [7] * 16}))
+    for n, stage in enumerate(("fetch", "prepare", "train")):
+        state = {"stage": stage, "seconds": 1.5 + n, "finished": f"2026-01-02T03:04:0{n}", "counts": {"rows": 12 + n}}
+        (paths.state / f"{stage}.json").write_text(json.dumps({**state, "versions": {"torch": "2.11.0"}}))
+    return settings
+
+
+def made(settings: Settings) -> tuple[str, Page]:
+    report.run(settings)
+    html = settings.paths.report.read_text(encoding="utf-8")
+    return html, Page(html)
+
+
+def test_every_part_of_a_finished_run_is_on_the_page(tmp_path: Path):
+    settings = fill(tmp_path, speaker_name="Ayo", learning_rate=3e-5)
+    assert report.run(settings) == {"samples": 2, "failed": 1, "log_lines": 403}
+    _, page = made(settings)
+    players = page.all("audio")
+    assert [player["src"] for player in players] == [
+        "../samples/" + f"0{n}-ay%E1%BB%8D%CC%80%20%231.wav" for n in (1, 2)
+    ]
+    assert all(player["aria-label"] and "controls" in player for player in players)
+    assert len(page.all("svg")) == 4
+    for expected in ("1 of 2", "✗ never stopped", "3 rows clip", "LEARNING_RATE", "3e-05", "torch 2.11.0", "12.5 %"):
+        assert expected in page.text
+    finished = [page.text.index(f"2026-01-02 03:04:0{n}") for n in range(3)]
+    assert finished == sorted(finished)
+    assert "18 more" in page.text  # of thirty speakers
+
+
+def test_the_cell_that_fails_is_the_one_that_is_marked(tmp_path: Path):
+    html, _ = made(fill(tmp_path))
+    assert re.findall(r'<td class="bad">([^<]*)</td>', html) == ["✗ no"]
+
+
+def test_a_page_comes_out_of_an_empty_work_directory(tmp_path: Path):
+    html, page = made(Settings(work_dir=tmp_path))
+    for section in ("No samples yet", "No training log yet", "No figures about the data yet", "No stage has finished"):
+        assert section in html
+    assert page.all("audio") == [] and page.all("svg") == []
+
+
+def test_damaged_pieces_do_not_stop_the_page(tmp_path: Path):
+    settings = fill(tmp_path)
+    (settings.paths.samples / "stats.json").write_text('{"samples": [{"file"')
+    settings.paths.quality.write_text("[]")
+    settings.paths.training_log.write_text('{"step": 1, "loss": NaN}\nnonsense\n[]\n{"step": null}\n')
+    _, page = made(settings)
+    assert "not finite" in page.text and "No samples yet" in page.text
+
+
+def test_a_step_that_a_resumed_run_logs_again_counts_once(tmp_path: Path):
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 2, "loss": 5}\n{"step": 3, "loss": 4}\n{"step": 2, "loss": 1}\n')
+    assert [(one["step"], one["loss"]) for one in report.read_log(log)] == [(2, 1), (3, 4)]
+
+
+def test_texts_of_the_data_are_inert(tmp_path: Path):
+    html, page = made(fill(tmp_path))
+    assert page.all("script") == [] and page.all("img") == []
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    assert ATTACK in page.text
+    policy = next(one["content"] for one in page.all("meta") if one.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy and "script-src" not in policy
+    assert "<script" not in html
+
+
+def test_nothing_is_loaded_from_elsewhere(tmp_path: Path):
+    html, page = made(fill(tmp_path))
+    used = [value for _, attributes in page.elements for key, value in attributes.items() if key in ("src", "href")]
+    assert used and all(value.startswith(("../samples/", "../data/")) for value in used)
+    assert "http://" not in html and "https://" not in html and "url(" not in html
+
+
+def test_the_token_is_not_on_the_page_whatever_way_it_came(tmp_path: Path):
+    (tmp_path / "token").write_text("s3cret-without-a-prefix\n")
+    by_variable = fill(tmp_path / "a", hf_token=TOKEN, test_texts=f"say {TOKEN}")
+    by_file = fill(tmp_path / "b", hf_token_file=tmp_path / "token", ref_text="s3cret-without-a-prefix")
+    unreadable = fill(tmp_path / "c", hf_token_file=tmp_path / "none", test_texts=TOKEN)
+    for settings in (by_variable, by_file, unreadable):
+        html, page = made(settings)
+        assert TOKEN not in html and "s3cret" not in html
+        assert "HF_TOKEN" in page.text and "***" in page.text
+
+
+def test_everything_that_is_seen_can_be_heard_or_read_out(tmp_path: Path):
+    html, page = made(fill(tmp_path))
+    assert page.all("html")[0]["lang"] == "en"
+    assert any("width=device-width" in one.get("content", "") for one in page.all("meta"))
+    identifiers = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(identifiers) == len(set(identifiers))
+    for _, attributes in page.elements:
+        for target in attributes.get("aria-labelledby", "").split():
+            assert target in identifiers
+    assert all("scope" in one for one in page.all("th"))
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert "prefers-color-scheme: dark" in html
+
+
+def drawing(*lines: Line) -> ElementTree.Element:
+    return ElementTree.fromstring(str(charts.line_chart("Loss <of> it", lines, "c")))
+
+
+def test_a_chart_shows_every_finite_value_inside_its_frame_and_says_what_it_left_out():
+    rng = np.random.default_rng(0)
+    points = [(step, 10 ** rng.uniform(-4, 1)) for step in range(1000)] + [(1000, math.nan), (1001, math.inf)]
+    svg = drawing(Line("training", points, "train"), Line("validation", [(5, 1e-5)], "validation"))
+    assert svg.attrib["role"] == "img"
+    assert "2 values are not finite" in "".join(svg.itertext())
+    assert "logarithmic" in "".join(svg.itertext())
+    polylines = [one.attrib["points"].split() for one in svg.iter("polyline")]
+    assert 100 < len(polylines[0]) <= charts.MOST_POINTS
+    for x, y in (map(float, point.split(",")) for points in polylines for point in points):
+        assert charts.LEFT <= x <= charts.WIDTH - charts.RIGHT
+        assert charts.TOP <= y <= charts.HEIGHT - charts.BOTTOM
+
+
+def test_higher_values_are_drawn_higher_and_later_steps_further_right():
+    svg = drawing(Line("training", [(1, 3.0), (2, 1.0), (3, 2.0)], "train"))
+    (line,) = (one.attrib["points"].split() for one in svg.iter("polyline"))
+    (x1, y1), (x2, y2), (x3, y3) = (tuple(map(float, point.split(","))) for point in line)
+    assert x1 < x2 < x3 and y1 < y3 < y2
+
+
+@pytest.mark.parametrize("points", [[(7, 2.5)], [(1, 0.0), (2, 0.0)], [(1, -1.0), (2, 1e9)], [(1, 1e-9), (2, 2e-9)]])
+def test_odd_values_make_a_drawing_too(points: list[tuple[float, float]]):
+    assert len(list(drawing(Line("training", points, "train")).iter("polyline"))) == 1
+
+
+def test_no_finite_value_is_no_chart():
+    assert charts.line_chart("Loss", [Line("training", [(1, math.nan)], "train")], "c") is None
+
+
+def chromium(*arguments: str, page: Path, profile: Path) -> str:
+    switches = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+                "--disable-background-networking", "--disable-component-update"]  # fmt: skip
+    command = [str(CHROMIUM), *switches, f"--user-data-dir={profile}", *arguments, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_a_browser_shows_the_page_and_runs_nothing_in_it(tmp_path: Path):
+    settings = fill(tmp_path / "work")
+    report.run(settings)
+    shot = tmp_path / "page.png"
+    size = ["--window-size=1200,2400", f"--screenshot={shot}"]
+    dom = chromium("--dump-dom", page=settings.paths.report, profile=tmp_path / "profile")
+    assert "<title>Voice speaker: training report</title>" in dom  # the script of a text would have changed it
+    chromium(*size, page=settings.paths.report, profile=tmp_path / "profile")
+    assert shot.stat().st_size > 20_000
