@@ -41,10 +41,10 @@ COMMON = {
     "RESUME": "never",
     "EXPORT": "merged",
 }
-STEPS = {"full": 160, "lora": 320, "layers": 320}
+STEPS = {"full": 160, "lora": 200, "layers": 200}
 EXTRA = {
     "full": {},
-    "lora": {"LORA_R": "64", "LORA_ALPHA": "64"},
+    "lora": {"EXPORT": "both"},
     "layers": {"REPLACE_LAST_N_LAYERS": "2", "ADD_NEW_LAYERS": "1"},
 }
 

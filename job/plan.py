@@ -101,9 +101,11 @@ def _trained(settings: Settings, shapes: dict[str, tuple[int, ...]]) -> int:
         ["gate_proj", "up_proj", "down_proj"] if settings.lora_mlp else []
     )
     roots = ["talker.model.layers."] + (["talker.code_predictor.model.layers."] if settings.lora_sub_talker else [])
+    heads = ["talker.codec_head."] + (["talker.code_predictor.lm_head."] if settings.lora_sub_talker else [])
     adapted = [
         shape
         for name, shape in shapes.items()
-        if name.startswith(tuple(roots)) and name.endswith(tuple(f"{part}.weight" for part in parts))
+        if (name.startswith(tuple(roots)) and name.endswith(tuple(f"{part}.weight" for part in parts)))
+        or (settings.lora_heads and name.startswith(tuple(heads)))
     ]
     return projection + sum(settings.lora_r * (shape[0] + shape[1]) for shape in adapted)

@@ -149,6 +149,7 @@ class TrainingVariables(BaseSettings):
     lora_dropout: float = var(0.0, "Dropout in front of the adapters.", ge=0, lt=1)
     lora_mlp: bool = var(True, "Adapters on the talker's MLP too.", "LORA_MLP", "TRAIN_MLP_LORA")
     lora_sub_talker: bool = var(True, "Adapters on the sub-talker too.")
+    lora_heads: bool = var(True, "Adapters on the output heads too, so that codes the base rarely says can be said.")
     sub_talker_loss_weight: float = var(
         0.3, "Weight of the sub-talker's loss.", "SUB_TALKER_LOSS_WEIGHT", "SUB_LOSS_WEIGHT", ge=0
     )

@@ -94,7 +94,9 @@ def lora_config(model: Any, settings: Settings) -> Any:
 
     parts = _ATTENTION + (f"|{_MLP}" if settings.lora_mlp else "")
     where = r"talker\.model\.layers" + (r"|talker\.code_predictor\.model\.layers" if settings.lora_sub_talker else "")
-    pattern = re.compile(rf"({where})\.\d+\.(self_attn|mlp)\.({parts})")
+    layers = rf"({where})\.\d+\.(self_attn|mlp)\.({parts})"
+    heads = r"talker\.codec_head" + (r"|talker\.code_predictor\.lm_head\.\d+" if settings.lora_sub_talker else "")
+    pattern = re.compile(layers + (f"|{heads}" if settings.lora_heads else ""))
     targets = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
     return LoraConfig(
         r=settings.lora_r,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from job import settings as variables
 from job.errors import BadInput
 from job.train import adapt
+from job.train.batch import collate
+from job.train.layout import SpecialIds, build
+from job.train.objective import Objective
 
 BASE = {"TRAIN_JSONL": "x.jsonl", "LORA_R": "4", "LORA_ALPHA": "8"}
 
@@ -47,6 +51,7 @@ def test_text_projection_has_a_rate_of_its_own(model):
     ("values", "inside", "outside"),
     [
         ({"LORA_MLP": "false"}, "talker.model.layers.0.self_attn.q_proj.lora_A", ".mlp."),
+        ({"LORA_HEADS": "false"}, "talker.model.layers.1.mlp.up_proj.lora_B", "_head"),
         ({"LORA_SUB_TALKER": "false"}, "talker.model.layers.1.mlp.up_proj.lora_B", ".code_predictor."),
         ({"TRAIN_TEXT_PROJECTION": "false"}, "talker.code_predictor.model.layers.0.self_attn.o_proj", ".text_proj"),
     ],
@@ -68,14 +73,18 @@ def perturb(model, groups):
 
 
 def logits(model, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(2, 7, model.config.talker_config.hidden_size, generator=generator)
+    """The training objective's own logits, talker and sub-talker, on a made-up sample."""
+    random = np.random.default_rng(seed)
+    ids = SpecialIds.from_config(model.config.to_dict())
+    frames = random.integers(0, 2048, (6, ids.books)).astype(np.int16)
+    vector = random.normal(0, 0.1, model.config.talker_config.hidden_size).astype(np.float32)
+    batch = collate([build(ids, np.arange(20, 34), frames, streaming=False)], [vector])
+    objective = Objective(model)
     with torch.no_grad():
-        hidden = model.talker.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-        sub = model.talker.code_predictor.model(
-            inputs_embeds=model.talker.code_predictor.small_to_mtp_projection(inputs), use_cache=False
-        ).last_hidden_state
-    return hidden, sub
+        talker, hidden, books = objective.talker_pass(batch)
+        heads = objective.sub_talker_pass(hidden[batch.hidden_positions], books[batch.frame_rows])
+        losses = objective(batch)
+    return talker, torch.stack(list(heads)), torch.stack([losses.talker, losses.sub_talker])
 
 
 def test_merged_weights_are_the_adapted_model(model, tiny_base):

@@ -97,7 +97,8 @@ def test_a_disturbed_run_ends_as_an_undisturbed_one(prepared, tmp_path, number):
     dice = random.Random(int(number))
     codes, _ = disturbed(work, number, [dice.uniform(0.2, 2.0) for _ in range(2)])
     for code, seconds in codes:
-        assert code in ((0, 143) if number == signal.SIGTERM else (0, -9))
+        # -15: the run was over and the interpreter on its way out, which a shell reports as 143 too
+        assert code in ((0, 143, -15) if number == signal.SIGTERM else (0, -9))
         assert seconds < 25
     weights, logs = outcome(work)
     assert logs == expected[1]
