@@ -56,7 +56,7 @@ def rows(which: slice) -> list[dict[str, Any]]:
         mine = [row for row in demo.manifest() if row["speaker"] == speaker][which]
         for number, row in enumerate(mine):
             language = LANGUAGES[number % len(LANGUAGES)]
-            instruct = INSTRUCTION if number % 2 else None
+            instruct = INSTRUCTION if (number + len(chosen)) % 2 else None
             chosen.append({**row, "language": language, "instruct": instruct})
     return chosen
 

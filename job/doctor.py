@@ -21,11 +21,6 @@ CHECKPOINTS = 3
 #: Variables of the design that this version reads but does not act on. Setting one is refused, not ignored.
 NOT_YET: dict[str, Any] = {
     "torch_compile": False,
-    "trackers": "jsonl",
-    "use_wandb": False,
-    "wandb_project": "qwen3-tts",
-    "wandb_run_name": None,
-    "wandb_entity": None,
     "dataset_trust_remote_code": False,
     "distributed": "ddp",
 }
@@ -100,7 +95,7 @@ def _writable(variable: str, directory: Path) -> None:
 def _base(settings: Settings, base: Path) -> int:
     """Check what only a look into the base model tells; returns the size of its files in bytes."""
     models.speech_tokenizer_directory(settings)
-    from job.train import progressive
+    from job.train import progressive, trackers
 
     config = models.read_config(base)
     encoder = config.raw.get("speaker_encoder_config") or {}
@@ -114,6 +109,7 @@ def _base(settings: Settings, base: Path) -> int:
     if start != "auto" and start not in config.languages:
         raise BadInput(f"LANGUAGE_INIT={settings.language_init}: the base knows {', '.join(sorted(config.languages))}")
     progressive.parse(settings.progressive_stages)
+    trackers.check(settings)
     return sum(path.stat().st_size for path in base.rglob("*") if path.is_file())
 
 

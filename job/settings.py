@@ -177,6 +177,11 @@ class TrainingVariables(BaseSettings):
     eval_steps: int | None = var(None, "Steps between validations. Default: once an epoch.", ge=1)
     save_steps: int = var(500, "Steps between checkpoints.", ge=1, free=True)
     save_total_limit: int = var(3, "Checkpoints kept.", ge=1, free=True)
+    probe_sentences: int = var(
+        2,
+        "Sentences said at every validation: a checkpoint that never stops or repeats itself ranks lower; 0 is none.",
+        ge=0,
+    )
     target_loss: float | None = var(None, "Stop when the talker's validation loss is this low.", gt=0)
     early_stopping_patience: int | None = var(
         None, "Stop after this many validations without a better one; 0 is never. Default: 5 with held-out rows.", ge=0
@@ -215,6 +220,7 @@ class PublishVariables(BaseSettings):
     upload_logs: bool = var(False, "Upload the console log, secrets redacted.", free=True)
     trackers: str = var("jsonl", "Comma-separated: jsonl (always), tensorboard, wandb, trackio.", free=True)
     use_wandb: bool = var(False, "Same as wandb in TRACKERS.", free=True)
+    wandb_api_key: SecretStr | None = var(None, "W&B key.", free=True)
     wandb_project: str = var("qwen3-tts", "W&B project.", free=True)
     wandb_run_name: str | None = var(None, "W&B run name.", free=True)
     wandb_entity: str | None = var(None, "W&B entity.", free=True)
@@ -334,6 +340,12 @@ class Settings(
             return self.hf_token_file.read_text(encoding="utf-8").strip() or None
         except OSError as error:
             raise BadInput(f"HF_TOKEN_FILE={self.hf_token_file}: {error.strerror}") from error
+
+    @property
+    def secrets(self) -> list[str]:
+        """What must never be shown: tokens and keys, as far as they can be read."""
+        keys = [self.wandb_api_key.get_secret_value()] if self.wandb_api_key else []
+        return [*keys, *([self.token] if self.token else [])]
 
     def public(self) -> dict[str, Any]:
         """All values by canonical name, JSON-ready, secrets masked."""
@@ -477,5 +489,5 @@ def _explain(error: Any) -> str:
     field = str(error["loc"][0])
     names = names_of(field) if field.lower() in Settings.model_fields else (field.upper(),)
     message = str(error["msg"]).removeprefix("Value error, ")
-    shown = "" if "TOKEN" in names[0] else f"={error.get('input')!r}"
+    shown = "" if "TOKEN" in names[0] or "KEY" in names[0] else f"={error.get('input')!r}"
     return f"{names[0]}{shown}: {message[:1].lower()}{message[1:]}"

@@ -151,7 +151,7 @@ def upload_log(settings: Settings) -> None:
             warn("push", f"the log is not uploaded: {reason}")
             return
         text = settings.console_log.read_text(encoding="utf-8", errors="replace")
-        data = redact(text, [settings.token]).encode()
+        data = redact(text, settings.secrets).encode()
         api = _api(settings)
 
         def upload() -> str:

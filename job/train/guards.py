@@ -248,7 +248,10 @@ class SpikeGuard(_Guard):
 
 
 class Patience(_Guard):
-    """Decides which evaluation is the best one, and when to stop waiting for a better one."""
+    """Decides which evaluation is the best one, and when to stop waiting for a better one.
+
+    Both go by `job.train.probe.rank`, which is the loss alone where nothing is said at evaluations.
+    """
 
     _kept = ("best", "best_step", "best_penalty", "_waited")
 
@@ -261,7 +264,7 @@ class Patience(_Guard):
         self._waited = 0
 
     def better(self, step: int, loss: float, penalty: float = 0.0) -> bool:
-        """Whether this evaluation ranks first so far (NaN never does). See `job.train.probe.rank`."""
+        """Whether this evaluation ranks first so far (NaN never does). `penalty` is the probe's."""
         if rank(loss, penalty) < rank(self.best, self.best_penalty):
             self.best, self.best_step, self.best_penalty, self._waited = loss, step, penalty, 0
             return True

@@ -16,10 +16,11 @@ from job.settings import Settings
 from job.train import logs, progressive, resume, setup, warm
 from job.train.batch import Batch
 from job.train.data import admitted, epoch_order
-from job.train.guards import FiniteGuard, Patience
+from job.train.guards import Guards, check_sub_talker, sub_talker_gradients
 from job.train.logs import Window
 from job.train.objective import Objective
 from job.train.stopping import StopRequest
+from job.train.trackers import Trackers
 
 #: Rows that stand in for a validation split when there is none.
 STAND_IN_ROWS = 32
@@ -37,27 +38,32 @@ def train(settings: Settings) -> dict[str, Any]:
         TrainingStopped: the loss is not a number, or no evaluation gave a finite loss.
         StoppedBySignal: SIGTERM or SIGINT; the same command goes on from the checkpoint that was written.
     """
-    with setup.accelerator_of(settings) as accelerator, StopRequest() as stop:
-        return _Run(settings, accelerator, stop).run()
+    with (
+        setup.accelerator_of(settings) as accelerator,
+        StopRequest() as stop,
+        Trackers(settings, accelerator) as trackers,
+    ):
+        return _Run(settings, accelerator, stop, trackers).run()
 
 
 class _Run:
     """One training run: what the steps share."""
 
-    def __init__(self, settings: Settings, accelerator: Any, stop: StopRequest) -> None:
+    def __init__(self, settings: Settings, accelerator: Any, stop: StopRequest, trackers: Trackers) -> None:
         self.settings = settings
         self.paths = settings.paths
         self.accelerator = accelerator
         self.stop = stop
+        self.trackers = trackers
         self.training = setup.set_up(settings, accelerator)
-        self.finite = FiniteGuard()
         held_out = len(self.training.eval_rows) > 0
         patience = settings.early_stopping_patience
         if patience is None and held_out:
             patience = DEFAULT_PATIENCE
-        self.patience = Patience(patience or None, settings.target_loss)
+        self.guards = Guards(settings.max_grad_norm, patience or None, settings.target_loss)
         self.window = Window()
         self.measured: dict[str, Any] = {}
+        self.active = "all"
         # The first epoch's length stands for all: batches by TOKENS_PER_BATCH may differ by one or two.
         batches = len(self._order(0, 1.0))
         self.per_epoch = math.ceil(batches / settings.gradient_accumulation_steps)
@@ -74,26 +80,26 @@ class _Run:
         objective: Any
         objective, optimizer = self.accelerator.prepare(Objective(training.model), optimizer)
         objective.train()
+        self.trackers.start(resumed_from=done)
 
         step = done
         for step, epoch, batches in progress(self._steps(done), stage="train", total=self.steps - done, unit="steps"):
             losses = self._accumulate(objective, batches)
+            if step == 1:
+                gradients = sub_talker_gradients(training.model)
+                check_sub_talker(gradients, settings.sub_talker_loss_weight, batches[0].frames.shape[1])
             norm = self._clip(objective)
-            if self.finite.admit(step, losses["loss"], norm):
+            rate = scheduler.get_last_lr()[0]
+            if self.guards.admit(step, losses["loss"], norm, rate):
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            rate = scheduler.get_last_lr()[0]
             scheduler.step()
             self.window.add(losses)
             if step == 1 or step % settings.logging_steps == 0 or step == self.steps:
-                logs.append(self.paths.training_log, self.window.record(step, epoch, rate, norm))
+                self._log("train", self.paths.training_log, self.window.record(step, epoch, rate, norm))
             reason = None
             if step % self.eval_every == 0 or step == self.steps:
-                self.measured = self._evaluate(objective, step, epoch)
-                if self.patience.better(step, self.measured["loss"]):
-                    self._export(self.paths.best)
-                reason = self.patience.stop(self.measured["talker_loss"])
-                self.window.restart()
+                reason = self._evaluate(objective, step, epoch, rate)
             if self.stop.name or (step % settings.save_steps == 0 and step < self.steps):
                 self._save(step, optimizer, scheduler)
             if self.stop.name:
@@ -128,8 +134,10 @@ class _Run:
         while step < self.steps:
             order = self._order(epoch, step / self.steps)
             active = progressive.activate(self.training.phases, epoch, self.training.groups)
-            if self.training.phases:
+            if active != self.active:
                 say("train", f"epoch {epoch}: training {active}")
+                self.active = active
+                self.guards.spikes.restart()  # other parameters have other gradients
             for start in range(0, len(order), size):
                 if step == self.steps:
                     return
@@ -165,7 +173,23 @@ class _Run:
 
     # ---- evaluation and checkpoints ----------------------------------------------------------------------------------
 
-    def _evaluate(self, objective: Any, step: int, epoch: int) -> dict[str, Any]:
+    def _evaluate(self, objective: Any, step: int, epoch: int, rate: float) -> str | None:
+        """Measure, keep the checkpoint if it is the best so far, and say why to stop, if there is a reason."""
+        measured = self._validate(objective, step, epoch)
+        self.guards.losses.evaluated(step, measured["loss"], rate)
+        penalty = 0.0
+        if math.isfinite(measured["loss"]):
+            heard = self.training.probe.run(self.training.model, self.accelerator.autocast)
+            measured.update(heard.record())
+            penalty = heard.penalty
+        self.measured = measured
+        self._log("validation", self.paths.validation_log, measured)
+        if self.guards.patience.better(step, measured["loss"], penalty):
+            self._export(self.paths.best)
+        self.window.restart()
+        return self.guards.patience.stop(measured["talker_loss"])
+
+    def _validate(self, objective: Any, step: int, epoch: int) -> dict[str, Any]:
         """Loss over the validation rows (or stand-ins), every row once, nothing random."""
         held_out = len(self.training.eval_rows) > 0
         rows = self.training.eval_rows if held_out else self.training.train_rows
@@ -183,9 +207,11 @@ class _Run:
         measured = {"talker_loss": float(talker) / terms, "sub_talker_loss": float(sub_talker) / max(1, sub_terms)}
         loss = measured["talker_loss"] + self.settings.sub_talker_loss_weight * measured["sub_talker_loss"]
         split = "validation" if held_out else "train"
-        record = {"step": step, "epoch": epoch, "loss": loss, **measured, "split": split, "timestamp": logs.now()}
-        logs.append(self.paths.validation_log, record)
-        return record
+        return {"step": step, "epoch": epoch, "loss": loss, **measured, "split": split, "timestamp": logs.now()}
+
+    def _log(self, kind: str, log: Path, record: dict[str, Any]) -> None:
+        logs.append(log, record)
+        self.trackers.log(kind, record)
 
     def _export(self, directory: Path) -> None:
         """Write a checkpoint for stock `qwen_tts`."""
@@ -199,8 +225,7 @@ class _Run:
         state = {
             "key": self.training.key,
             "scheduler": scheduler.state_dict(),
-            "finite": self.finite.state(),
-            "patience": self.patience.state(),
+            "guards": self.guards.state(),
             "window": self.window.steps,
             "measured": self.measured,
             "logs": {log.name: log.stat().st_size for log in (self.paths.training_log, self.paths.validation_log)},
@@ -219,8 +244,7 @@ class _Run:
             return 0
         state = resume.restore(path, self.training.parameters, optimizer).state
         scheduler.load_state_dict(state["scheduler"])
-        self.finite.load(state["finite"])
-        self.patience.load(state["patience"])
+        self.guards.load(state["guards"])
         self.window = Window(state["window"])
         self.measured = state["measured"]
         for log in (self.paths.training_log, self.paths.validation_log):
@@ -243,19 +267,20 @@ class _Run:
     # ---- beginning and end -------------------------------------------------------------------------------------------
 
     def _finish(self, step: int) -> dict[str, Any]:
-        if self.patience.best_step == 0:
+        best = self.guards.patience
+        if best.best_step == 0:
             raise TrainingStopped(
                 f"no evaluation gave a finite loss (the last: {self.measured['loss']:.4g}); lower LEARNING_RATE"
             )
         self._export(self.paths.last)
-        best, last = self.patience.best, self.measured["loss"]
-        say("train", f"{step} steps; best loss {best:.4f} at step {self.patience.best_step}, last {last:.4f}")
+        last = self.measured["loss"]
+        say("train", f"{step} steps; best loss {best.best:.4f} at step {best.best_step}, last {last:.4f}")
         return {
             "steps": step,
-            "best_step": self.patience.best_step,
-            "best_loss": best,
+            "best_step": best.best_step,
+            "best_loss": best.best,
             "last_loss": last,
-            "skipped_steps": self.finite.skipped,
+            "skipped_steps": self.guards.finite.skipped,
             "trained_parameters": {g.name: g.size for g in self.training.groups},
         }
 

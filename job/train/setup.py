@@ -17,10 +17,11 @@ from job.errors import BadInput
 from job.models import base_directory, load_model, resolve_device, resolve_precision
 from job.prepare.dataset import read_speakers, read_split
 from job.settings import Settings
-from job.train import adapt, languages, progressive, warm
+from job.train import adapt, languages, progressive, trackers, warm
 from job.train.checkpoint import Exporter
 from job.train.data import Rows
 from job.train.layout import SpecialIds
+from job.train.probe import Probe
 from job.train.rows import language_rows
 
 
@@ -36,7 +37,12 @@ def accelerator_of(settings: Settings) -> Iterator[Any]:
         torch.cuda.set_device(device)
     set_seed(settings.seed)
     try:
-        yield Accelerator(mixed_precision=resolve_precision(settings, device), cpu=device.type == "cpu")
+        yield Accelerator(
+            mixed_precision=resolve_precision(settings, device),
+            cpu=device.type == "cpu",
+            log_with=trackers.names(settings) or None,
+            project_dir=str(trackers.directory(settings)),
+        )
     finally:
         AcceleratorState._reset_state(True)  # it is global; another run in this process may want another precision
 
@@ -51,6 +57,7 @@ class Training:
         phases: PROGRESSIVE_STAGES; empty for none.
         train_rows, eval_rows: the splits; `eval_rows` may be empty.
         exporter: writes checkpoints for stock `qwen_tts`.
+        probe: says a few sentences at every evaluation.
         key: hash of everything that the result follows from; a checkpoint of another key is not resumed.
     """
 
@@ -60,6 +67,7 @@ class Training:
     train_rows: Rows
     eval_rows: Rows
     exporter: Exporter
+    probe: Probe
     key: str
 
     @property
@@ -114,11 +122,15 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
     ids = SpecialIds.from_config(config)
     ids.languages.update(new_languages)
     tokenizer = loaded.processor.tokenizer
+
+    def tokenize(texts: list[str]) -> list[list[int]]:
+        return list(tokenizer(texts)["input_ids"]) if texts else []
+
     rows = {
         split: Rows(
             table,
             ids,
-            lambda texts: tokenizer(texts)["input_ids"] if texts else [],
+            tokenize,
             {name: vector.float().numpy() for name, vector in speakers.items()},
             text_layout=settings.text_layout,
             icl_fraction=settings.icl_fraction,
@@ -135,6 +147,15 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
         train_rows=rows["train"],
         eval_rows=rows["validation"],
         exporter=Exporter(model, base, speakers, new_languages, settings, dtype),
+        probe=Probe.of(
+            tables["validation"] if len(tables["validation"]) else tables["train"],
+            tokenize,
+            speakers,
+            ids.languages,
+            count=settings.probe_sentences,
+            text_layout=settings.text_layout,
+            seed=settings.seed,
+        ),
         key=_key(settings, base),
     )
 

@@ -263,6 +263,7 @@ def test_an_overfit_run_stops_by_itself_and_best_is_an_earlier_checkpoint(tmp_pa
             "BATCH_SIZE": "8",
             "MAX_STEPS": "100000",
             "EVAL_STEPS": "6",
+            "PROBE_SENTENCES": "0",  # by the loss alone
             "LEARNING_RATE": "3e-3",
             "LR_SCHEDULER": "constant",
             "WORK_DIR": str(tmp_path),

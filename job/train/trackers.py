@@ -1,0 +1,237 @@
+"""Sending the two logs to TensorBoard, Weights & Biases or trackio as well, through accelerate's trackers.
+
+The JSONL logs are always written, by the loop itself; what is done here may fail without harm: a tracker that does is
+warned of once and left out, and training goes on. What the trackers keep on disk is under OUTPUT_DIR/trackers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from job import files
+from job.console import warn
+from job.errors import BadInput, JobError
+from job.publish.redact import one_line, redact
+
+if TYPE_CHECKING:
+    from job.settings import Settings
+
+#: Tracker -> what `pip install` needs for it. trackio from 0.21 on needs a huggingface_hub that qwen-tts cannot use.
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio<0.21"}
+#: Always on, and not one of accelerate's.
+ALWAYS = "jsonl"
+#: Seconds that W&B may take to start, and to send what is left at the end: the GPU is paid for meanwhile.
+WANDB_START_SECONDS = 60.0
+WANDB_FINISH_SECONDS = 60.0
+
+
+def names(settings: Settings) -> list[str]:
+    """The trackers of TRACKERS and USE_WANDB, in order, without `jsonl`.
+
+    Raises:
+        BadInput: one is unknown, or its package is missing.
+    """
+    wanted = [name.strip().lower() for name in settings.trackers.split(",")]
+    wanted = [name for name in dict.fromkeys([*wanted, *["wandb"] * settings.use_wandb]) if name and name != ALWAYS]
+    for name in wanted:
+        if name not in PACKAGES:
+            raise BadInput(f"TRACKERS={settings.trackers}: {name!r} is not one of {ALWAYS}, {', '.join(PACKAGES)}")
+        if importlib.util.find_spec(name) is None:
+            variable = "TRACKERS" if name in settings.trackers.lower() else "USE_WANDB"
+            raise BadInput(f"{variable}: {name} is not installed; run `pip install '{PACKAGES[name]}'` or leave it out")
+    return wanted
+
+
+def directory(settings: Settings) -> Path:
+    """Where trackers keep their files."""
+    return settings.paths.output / "trackers"
+
+
+def check(settings: Settings) -> list[str]:
+    """Refuse what would leave a run untracked. Returns `names`.
+
+    Raises:
+        BadInput: a tracker is unknown or not installed, or W&B has neither a key nor WANDB_MODE=offline.
+    """
+    wanted = names(settings)
+    if "wandb" in wanted and _key(settings) is None:
+        import wandb
+
+        # W&B itself reads its variables and its files; without a key `wandb.init` would ask for one on a terminal.
+        own = wandb.setup().settings
+        unsent = own.mode in ("offline", "dryrun", "disabled")
+        if not unsent and not _logged_in(wandb):
+            raise BadInput("TRACKERS: wandb has no key; set WANDB_API_KEY, or WANDB_MODE=offline to keep the run here")
+    return wanted
+
+
+class Trackers:
+    """The trackers of one run, a context manager.
+
+    Example:
+        >>> accelerator = Accelerator(log_with=names(settings), project_dir=directory(settings))
+        >>> with Trackers(settings, accelerator) as trackers:
+        ...     trackers.start(resumed_from=0)
+        ...     trackers.log("train", {"step": 10, "loss": 4.2})
+
+    Args:
+        settings: WANDB_PROJECT, WANDB_RUN_NAME, WANDB_ENTITY, and what is logged as the run's configuration.
+        accelerator: made with `log_with` and `project_dir` as above; with no trackers, nothing here does anything.
+    """
+
+    def __init__(self, settings: Settings, accelerator: Any) -> None:
+        self._settings = settings
+        self._accelerator = accelerator
+        self._running: dict[str, Any] = {}
+
+    def __enter__(self) -> Trackers:
+        """Nothing yet: a run is announced by `start`, when it is known whether it goes on from a checkpoint."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close all of them, however training ended."""
+        for name, tracker in list(self._running.items()):
+            if name == "wandb":
+                self._attempt(name, tracker.tracker.finish, exit_code=int(error is not None))
+            else:
+                self._attempt(name, tracker.finish)
+        self._running.clear()
+        self._accelerator.trackers = []
+
+    def start(self, resumed_from: int = 0) -> None:
+        """Open them, on the main process only.
+
+        Args:
+            resumed_from: steps that are done. A run that goes on keeps its curves; one from 0 is a new run.
+        """
+        if not self._accelerator.is_main_process or not self._accelerator.log_with:
+            return
+        where = directory(self._settings)
+        identity = self._identity(where / "run.json", resumed_from)
+        wanted, opened = list(self._accelerator.log_with), []
+        for one in wanted:  # one by one, so that one that fails does not take the others along
+            name = str(one)
+            self._accelerator.log_with, self._accelerator.trackers = [one], []
+            if self._attempt(name, self._open, name, where, identity, resumed_from):
+                (self._running[name],) = self._accelerator.trackers
+                opened += self._accelerator.trackers
+        self._accelerator.log_with, self._accelerator.trackers = wanted, opened
+
+    def log(self, kind: str, record: Mapping[str, Any]) -> None:
+        """Send one line of a log, its numbers as `<kind>/<name>`.
+
+        Args:
+            kind: `train` or `validation`.
+            record: with `step`; values that are not numbers are left out.
+        """
+        step = int(record["step"])
+        numbers = {f"{kind}/{k}": v for k, v in record.items() if k != "step" and _is_number(v)}
+        for name, tracker in list(self._running.items()):
+            # accelerate drops the step on its way to trackio, which then counts calls.
+            log = tracker.tracker.log if name == "trackio" else tracker.log
+            self._attempt(name, log, numbers, step=step)
+
+    def _open(self, name: str, where: Path, identity: dict[str, str], resumed_from: int) -> None:
+        settings = self._settings
+        config = _config(settings)
+        options: dict[str, Any] = {}
+        if name == "tensorboard":
+            # Points after the checkpoint, from before the run was cut off, are hidden.
+            options = {"purge_step": resumed_from + 1} if resumed_from else {}
+        elif name == "wandb":
+            options = {
+                "dir": str(where),
+                "id": identity["id"],
+                "name": settings.wandb_run_name,
+                "entity": settings.wandb_entity,
+                "resume": "allow" if resumed_from else None,
+                "config": config,  # here and not after: offline, accelerate would open a second run for it
+                "settings": _wandb_settings(settings),
+            }
+        elif name == "trackio":
+            # The only way to tell trackio where to write; one that the user has set counts.
+            os.environ.setdefault("TRACKIO_DIR", str(where / "trackio"))
+            options = {"name": identity["name"], "resume": "allow", "config": config, "embed": False}
+        where.mkdir(parents=True, exist_ok=True)
+        self._accelerator.init_trackers(settings.wandb_project, init_kwargs={name: options})
+        if name == "tensorboard" and not resumed_from:
+            (tracker,) = self._accelerator.trackers
+            tracker.store_init_configuration(config)
+
+    def _identity(self, path: Path, resumed_from: int) -> dict[str, str]:
+        """Id and name of the run: those of the run that is gone on with, or new ones, kept for then."""
+        if resumed_from:
+            try:
+                known = files.read_json(path)
+                return {"id": str(known["id"]), "name": str(known["name"])}
+            except (OSError, ValueError, KeyError, TypeError):
+                pass  # the first part of the run was not tracked
+        new = secrets.token_hex(4)  # not of a seeded generator: neither repeated by the next run nor drawn from ours
+        identity = {"id": new, "name": f"{self._settings.wandb_run_name or 'run'}-{new}"}
+        files.write_json(path, identity)
+        return identity
+
+    def _attempt(self, name: str, do: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+        """Whether it worked. If not, this tracker is left out from now on."""
+        try:
+            do(*args, **kwargs)
+            return True
+        except JobError:
+            raise  # a signal's, above all
+        except Exception as error:  # whatever a tracker does wrong, training is worth more
+            self._running.pop(name, None)
+            reason = one_line(error, [_key(self._settings), self._settings.token])
+            warn("train", f"TRACKERS: {name} failed and is left out from now on: {reason}")
+            return False
+
+
+def _config(settings: Settings) -> dict[str, Any]:
+    """The variables that can change a result, as plain values; what looks like a secret is masked."""
+    values = {}
+    for name, value in settings.fingerprint_values().items():
+        if value is not None:
+            plain = value if isinstance(value, bool | int | float) else redact(str(value))
+            values[name] = plain
+    return values
+
+
+def _wandb_settings(settings: Settings) -> Any:
+    """W&B's own settings: the curves and the configuration go there, and nothing else of this machine."""
+    import wandb
+
+    return wandb.Settings(
+        api_key=_key(settings),
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        x_disable_meta=True,
+        x_save_requirements=False,
+        init_timeout=WANDB_START_SECONDS,
+        finish_timeout=WANDB_FINISH_SECONDS,
+    )
+
+
+def _key(settings: Settings) -> str | None:
+    """WANDB_API_KEY, where it is one of our variables; W&B reads its own environment besides."""
+    key = getattr(settings, "wandb_api_key", None)
+    return key.get_secret_value() if key is not None else None
+
+
+def _logged_in(wandb: Any) -> bool:
+    """Whether W&B finds a key of its own: WANDB_API_KEY, its settings, or ~/.netrc. Nothing is sent or asked."""
+    try:
+        return bool(wandb.login(verify=False, prompt=False))
+    except wandb.Error as error:
+        raise BadInput(f"WANDB_API_KEY: {one_line(error)}") from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
