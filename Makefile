@@ -9,7 +9,7 @@ IMAGE ?= qwen3-tts-job
 export PYTHON
 
 PY := .venv/bin/python
-SHELL_SCRIPTS := entrypoint.sh .ci/run $(wildcard scripts/*.sh k8s/*.sh)
+SHELL_SCRIPTS := entrypoint.sh .ci/run $(wildcard scripts/*.sh k8s/*.sh runpod/*.sh)
 PYTEST := $(PY) -m pytest --timeout 900
 
 help: ## this list
@@ -36,7 +36,7 @@ lint: setup-dev ## style, types, shell scripts, Dockerfile, YAML
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	.venv/bin/shellcheck $(SHELL_SCRIPTS)
-	.venv/bin/hadolint Dockerfile
+	.venv/bin/hadolint Dockerfile runpod/Dockerfile
 	$(PY) -m yamllint --strict .
 
 bench: setup ## throughput and memory, one JSON line a case
@@ -51,11 +51,11 @@ image: ## the container image, with docker or else buildah
 	@sh scripts/image.sh "$(IMAGE)"
 
 lock: setup-dev ## requirements*.lock anew from requirements*.in; UPGRADE=1 takes newer versions
-	for name in requirements requirements-dev; do \
+	for name in requirements requirements-dev runpod/requirements; do \
 	  $(PY) -m uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --fork-strategy fewest \
 	    --no-emit-index-url --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) \
 	    $$name.in -o $$name.lock || exit; done
 
 clean: ## remove .venv and caches; what runs made (WORK_DIR, OUTPUT_DIR) stays
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv runpod/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -409,8 +409,8 @@ _NAMED = {
 }
 
 
-def load(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read and validate all variables.
+def load(environ: Mapping[str, str] | None = None, preset: str | None = None) -> Settings:
+    """Read and validate all variables. `preset` is the one to take when PRESET names none.
 
     Raises:
         BadInput: a value has the wrong type, a name is one typo from a known one, two aliases disagree, or the file
@@ -425,14 +425,14 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         env.pop("LANGUAGE")  # the desktop's own variable of that name, for example en_GB:en
     for source in (env, from_file):
         _check_names(source)
-    merged = _merge(env, from_file)
+    merged = _merge(env, from_file, preset)
     try:
         return Settings(**merged)
     except ValidationError as error:
         raise BadInput("; ".join(_explain(e) for e in error.errors())) from None
 
 
-def _merge(env: Mapping[str, str], from_file: Mapping[str, str]) -> dict[str, Any]:
+def _merge(env: Mapping[str, str], from_file: Mapping[str, str], fallback: str | None) -> dict[str, Any]:
     """Field -> value for the variables that are set, the preset's included; a blank value is the same as none."""
     merged: dict[str, Any] = {}
     for variable in variables():
@@ -441,14 +441,14 @@ def _merge(env: Mapping[str, str], from_file: Mapping[str, str]) -> dict[str, An
             if value is not None:
                 merged[variable.field] = value.strip()
                 break
-    preset = merged.get("preset")
+    preset = merged.get("preset", fallback)
     if preset is None and not merged.keys() & _NAMED:
         preset = "demo"  # nothing is named, neither data nor model nor repo: the embedded default
     if preset is None:
         return merged
     if preset not in PRESETS:
         raise BadInput(f"PRESET={preset!r} is not known; it is one of {', '.join(sorted(PRESETS))}")
-    return {**PRESETS[preset], **merged}
+    return {**PRESETS[preset], "preset": preset, **merged}
 
 
 def _check_names(source: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from job import files
-from job.console import progress, say
+from job.console import progress, say, warn
 from job.errors import BadInput, StoppedBySignal, TrainingStopped
 from job.settings import Settings
 from job.train import logs, progressive, resume, setup, warm
@@ -64,6 +64,7 @@ class _Run:
         self.window = Window()
         self.measured: dict[str, Any] = {}
         self.active = "all"
+        self.unfrozen = True  # parameters that have not been trained before are about to be
         # The first epoch's length stands for all: batches by TOKENS_PER_BATCH may differ by one or two.
         batches = len(self._order(0, 1.0))
         self.per_epoch = math.ceil(batches / settings.gradient_accumulation_steps)
@@ -85,12 +86,14 @@ class _Run:
         step = done
         for step, epoch, batches in progress(self._steps(done), stage="train", total=self.steps - done, unit="steps"):
             losses = self._accumulate(objective, batches)
-            if step == 1:
+            if self.unfrozen:
+                self.unfrozen = False
                 gradients = sub_talker_gradients(training.model)
                 check_sub_talker(gradients, settings.sub_talker_loss_weight, batches[0].frames.shape[1])
             norm = self._clip(objective)
             rate = scheduler.get_last_lr()[0]
-            if self.guards.admit(step, losses["loss"], norm, rate):
+            # With fp16 the scaler skips such a step by itself, and must see it to lower its scale.
+            if self.guards.admit(step, losses["loss"], norm, rate) or self.accelerator.scaler is not None:
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             scheduler.step()
@@ -136,7 +139,7 @@ class _Run:
             active = progressive.activate(self.training.phases, epoch, self.training.groups)
             if active != self.active:
                 say("train", f"epoch {epoch}: training {active}")
-                self.active = active
+                self.active, self.unfrozen = active, True
                 self.guards.spikes.restart()  # other parameters have other gradients
             for start in range(0, len(order), size):
                 if step == self.steps:
@@ -181,6 +184,8 @@ class _Run:
         if math.isfinite(measured["loss"]):
             heard = self.training.probe.run(self.training.model, self.accelerator.autocast)
             measured.update(heard.record())
+            if heard.penalty:
+                warn("train", f"step {step}: {heard.summary()}")
             penalty = heard.penalty
         self.measured = measured
         self._log("validation", self.paths.validation_log, measured)
@@ -215,7 +220,7 @@ class _Run:
 
     def _export(self, directory: Path) -> None:
         """Write a checkpoint for stock `qwen_tts`."""
-        kept = {k: v for k, v in self.measured.items() if k != "timestamp"}
+        kept = {k: v for k, v in self.measured.items() if k not in ("timestamp", "said")}
         settings = self.settings
         progress = {**kept, "train_mode": settings.train_mode, "text_layout": settings.text_layout}
         self.training.exporter.write(directory, progress)

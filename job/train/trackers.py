@@ -60,13 +60,12 @@ def check(settings: Settings) -> list[str]:
         BadInput: a tracker is unknown or not installed, or W&B has neither a key nor WANDB_MODE=offline.
     """
     wanted = names(settings)
-    if "wandb" in wanted and _key(settings) is None:
+    if "wandb" in wanted:
         import wandb
 
         # W&B itself reads its variables and its files; without a key `wandb.init` would ask for one on a terminal.
-        own = wandb.setup().settings
-        unsent = own.mode in ("offline", "dryrun", "disabled")
-        if not unsent and not _logged_in(wandb):
+        unsent = wandb.setup().settings.mode in ("offline", "dryrun", "disabled")
+        if not unsent and not _logged_in(wandb) and _key(settings) is None:
             raise BadInput("TRACKERS: wandb has no key; set WANDB_API_KEY, or WANDB_MODE=offline to keep the run here")
     return wanted
 
@@ -88,6 +87,7 @@ class Trackers:
     def __init__(self, settings: Settings, accelerator: Any) -> None:
         self._settings = settings
         self._accelerator = accelerator
+        self._secrets = settings.secrets
         self._running: dict[str, Any] = {}
 
     def __enter__(self) -> Trackers:
@@ -188,7 +188,7 @@ class Trackers:
             raise  # a signal's, above all
         except Exception as error:  # whatever a tracker does wrong, training is worth more
             self._running.pop(name, None)
-            reason = one_line(error, [_key(self._settings), self._settings.token])
+            reason = one_line(error, self._secrets)
             warn("train", f"TRACKERS: {name} failed and is left out from now on: {reason}")
             return False
 
@@ -198,7 +198,7 @@ def _config(settings: Settings) -> dict[str, Any]:
     values = {}
     for name, value in settings.fingerprint_values().items():
         if value is not None:
-            plain = value if isinstance(value, bool | int | float) else redact(str(value))
+            plain = value if isinstance(value, bool | int | float) else redact(str(value), settings.secrets)
             values[name] = plain
     return values
 
@@ -220,9 +220,8 @@ def _wandb_settings(settings: Settings) -> Any:
 
 
 def _key(settings: Settings) -> str | None:
-    """WANDB_API_KEY, where it is one of our variables; W&B reads its own environment besides."""
-    key = getattr(settings, "wandb_api_key", None)
-    return key.get_secret_value() if key is not None else None
+    """WANDB_API_KEY as one of our variables (it may stand in a `.env` file, which W&B does not read)."""
+    return settings.wandb_api_key.get_secret_value() if settings.wandb_api_key else None
 
 
 def _logged_in(wandb: Any) -> bool:

@@ -239,9 +239,10 @@ def test_an_offline_wandb_run_holds_the_logs_and_no_secret(tmp_path):
     assert done.returncode == 0, done.stderr
     directory = tmp_path / "work" / "output" / "trackers" / "wandb"
     (path,) = directory.glob("offline-run-*/run-*.wandb")  # one run, not one more for the configuration
-    config, rows, names, exits = {}, [], set(), []
+    config, rows, names, exits, kinds = {}, [], set(), [], set()
     for record in records(path):
         kind = record.WhichOneof("record_type")
+        kinds.add(kind)
         if kind == "run":
             names.add((record.run.project, record.run.display_name))
             config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
@@ -257,7 +258,8 @@ def test_an_offline_wandb_run_holds_the_logs_and_no_secret(tmp_path):
     assert exits == [0]
     kept = b"".join(file.read_bytes() for file in directory.rglob("*") if file.is_file())
     assert HUB_TOKEN.encode() not in kept and WANDB_KEY.encode() not in kept
-    assert not list(directory.rglob("requirements.txt")) and not list(directory.rglob("wandb-metadata.json"))
+    # Host name, command line and paths are in a record of this kind, packages in a file.
+    assert "environment" not in kinds and not list(directory.rglob("requirements.txt"))
 
 
 CHECK = """
