@@ -38,7 +38,7 @@ def _stage_command(name: str, about: str) -> None:
     def command() -> None:
         from job import pipeline
 
-        pipeline.run_stage(_settings(), pipeline.stage(name))
+        pipeline.run(_settings(), name, name)
 
     app.command(name, help=about)(command)
 

@@ -20,6 +20,7 @@ from job import files, state
 from job import settings as variables
 from job.console import say
 from job.errors import BadInput, SpeechFailed
+from job.lock import WorkLock
 from job.paths import Paths
 from job.settings import Settings
 
@@ -171,11 +172,12 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1]) -> Non
         end = min(end, NAMES.index("prepare"))
         say("run", "PREPARE_ONLY: stopping after prepare")
     failed: SpeechFailed | None = None
-    for number in range(start, end + 1):
-        try:
-            run_stage(settings, STAGES[number])
-        except SpeechFailed as error:
-            failed = error  # the report is what shows it best
+    with WorkLock(settings.paths.state):
+        for number in range(start, end + 1):
+            try:
+                run_stage(settings, STAGES[number])
+            except SpeechFailed as error:
+                failed = error  # the report is what shows it best
     if failed is not None:
         raise failed
 

@@ -1,0 +1,130 @@
+"""One run a work directory: a second one refuses instead of writing into the first one's files.
+
+The lock is a file that only one process can create, so that it works on network volumes too (no `flock`). Its owner
+touches it as long as it lives. An owner on this machine is looked up by process id and start time; one elsewhere is
+taken for dead when its file is not touched while we watch, whatever the two clocks say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from job.console import say
+from job.errors import BadInput
+
+#: Seconds between two touches of the owner.
+HEARTBEAT = 5.0
+#: Seconds that a lock of another machine is watched for a touch.
+WATCH = 20.0
+
+
+class WorkLock:
+    """Holds `WORK_DIR/state/run.lock` while entered.
+
+    Raises:
+        BadInput: on entering, when another run that lives holds it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "run.lock"
+        self._stop = threading.Event()
+
+    def __enter__(self) -> WorkLock:
+        """Take the lock, over a dead owner's if need be."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        while not self._create():
+            owner = self._owner()
+            if owner is not None and self._lives(owner):
+                since = owner.get("started", "")
+                raise BadInput(
+                    f"WORK_DIR={self.path.parent.parent} is in use by another run (process {owner.get('process')} on "
+                    f"{owner.get('host')} since {since}); wait for it, or set another WORK_DIR"
+                )
+            self._remove(owner)
+        threading.Thread(target=self._beat, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give it back."""
+        self._stop.set()
+        self.path.unlink(missing_ok=True)
+
+    def _create(self) -> bool:
+        import psutil
+
+        me = {
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "created": psutil.Process().create_time(),
+            "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        }
+        try:
+            descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return False
+        with os.fdopen(descriptor, "w") as handle:
+            handle.write(json.dumps(me) + "\n")
+        return True
+
+    def _owner(self, path: Path | None = None) -> dict[str, Any] | None:
+        """Who holds it; None when it has just been given back."""
+        try:
+            text = (path or self.path).read_text(encoding="utf-8")
+            return dict(json.loads(text)) if text.strip() else {"host": "?"}  # being written, or cut short
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            return {"host": "?"}
+
+    def _remove(self, owner: dict[str, Any] | None) -> None:
+        """Take a dead owner's lock away, and nobody else's: another run may have done so and be the owner by now."""
+        aside = self.path.with_name(f".run.lock-{os.getpid()}-{threading.get_ident()}")
+        try:
+            os.replace(self.path, aside)
+        except FileNotFoundError:
+            return
+        if owner is not None and self._owner(aside) != owner:
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, self.path)
+        aside.unlink(missing_ok=True)
+
+    def _lives(self, owner: dict[str, Any]) -> bool:
+        import psutil
+
+        if owner["host"] == socket.gethostname():
+            try:
+                # A process id is given out again, in a restarted container above all; its start time is not.
+                return bool(abs(psutil.Process(owner["process"]).create_time() - owner["created"]) < 1.0)
+            except psutil.NoSuchProcess:
+                return False
+        say("run", f"WORK_DIR is held from {owner['host']}: watching for {WATCH:.0f} s whether that run lives")
+        before = self._touched()
+        end = time.monotonic() + WATCH
+        while time.monotonic() < end:
+            time.sleep(0.2)
+            if self._touched() != before:
+                return self._touched() is not None
+        return False
+
+    def _touched(self) -> int | None:
+        try:
+            return self.path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT):
+            try:
+                os.utime(self.path)
+            except OSError:
+                return  # given back, or the volume is gone: whoever writes next will say so

@@ -1,0 +1,138 @@
+"""Two runs on one work directory: the second refuses, and a dead one's lock is in nobody's way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from job import lock
+from job.errors import BadInput
+from job.lock import WorkLock
+from tests.commands import run_job
+
+ROOT = Path(__file__).parent.parent
+HOLD = """
+import sys, time
+from pathlib import Path
+from job.lock import WorkLock
+with WorkLock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock of tmp_path/state."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "state")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_second_run_refuses(holder, tmp_path, capsys):
+    """Exit 2 with one line that names WORK_DIR and the other process; nothing is touched."""
+    result = run_job(capsys, ["run"], {"PRESET": "demo", "WORK_DIR": tmp_path})
+    assert result.code == 2
+    assert len(result.errors) == 1
+    assert "WORK_DIR" in result.errors[0]
+    assert str(holder.pid) in result.errors[0]
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_killed_runs_lock_is_taken_over(holder, tmp_path):
+    """After SIGKILL the next run starts at once."""
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    started = time.monotonic()
+    with WorkLock(tmp_path / "state"):
+        pass
+    assert time.monotonic() - started < 2
+    assert not (tmp_path / "state" / "run.lock").exists()
+
+
+def test_a_process_id_that_was_given_out_again(tmp_path):
+    """In a restarted container the old run's process id is somebody else's: the start time tells."""
+    state = tmp_path / "state"
+    state.mkdir()
+    old = {"host": socket.gethostname(), "process": os.getpid(), "created": 1.0}
+    (state / "run.lock").write_text(json.dumps(old))
+    with WorkLock(state):
+        assert json.loads((state / "run.lock").read_text())["created"] > 1.0
+
+
+@pytest.mark.parametrize("contents", [json.dumps({"host": "elsewhere", "process": 7, "created": 1.0}), "", "{torn"])
+def test_a_lock_of_another_machine(tmp_path, monkeypatch, contents):
+    """One that is touched while we watch is alive; one that is not is dead, whatever its time says."""
+    monkeypatch.setattr(lock, "WATCH", 1.0)
+    state = tmp_path / "state"
+    state.mkdir()
+    path = state / "run.lock"
+    path.write_text(contents)
+    os.utime(path, (2**33, 2**33))  # far in the future: clocks differ
+    done = threading.Event()
+
+    def touch():
+        while not done.wait(0.2):
+            os.utime(path)
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    try:
+        with pytest.raises(BadInput, match="in use by another run"), WorkLock(state):
+            pass
+    finally:
+        done.set()
+        thread.join()
+    with WorkLock(state):
+        pass
+
+
+def test_the_owner_shows_that_it_lives(tmp_path, monkeypatch):
+    """The lock is touched as long as it is held."""
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.05)
+    with WorkLock(tmp_path) as held:
+        os.utime(held.path, (1, 1))
+        deadline = time.monotonic() + 5
+        while held.path.stat().st_mtime < 100 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert held.path.stat().st_mtime > 100
+
+
+def test_of_many_that_come_at_once_one_gets_it(tmp_path):
+    """Eight threads, one lock: one holds it, seven are refused."""
+    outcomes = []
+    together = threading.Barrier(8)
+    release = threading.Event()
+
+    def contend():
+        together.wait()
+        try:
+            with WorkLock(tmp_path):
+                outcomes.append("held")
+                release.wait(5)
+        except BadInput:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=contend) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 5
+    while len(outcomes) < 8 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["held"] + ["refused"] * 7
