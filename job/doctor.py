@@ -54,7 +54,7 @@ def run(settings: Settings) -> dict[str, Any]:
     _texts(settings)
     device = models.resolve_device(settings)
     say("doctor", f"{device}, {models.resolve_precision(settings, device)}; base model {size / 1e9:.2f} GB in {base}")
-    memory = _gpu_memory(settings, device, size)
+    memory = _gpu_memory(settings, device)
     return {"source": source, "base_bytes": size, "disk_needed": need, "device": str(device), **memory}
 
 
@@ -134,15 +134,16 @@ def _texts(settings: Settings) -> None:
         texts.parse_texts(settings.test_texts)
 
 
-def _gpu_memory(settings: Settings, device: Any, base_bytes: int) -> dict[str, Any]:
-    """Refuse a GPU that cannot even hold the weights; more is `plan`'s to estimate."""
+def _gpu_memory(settings: Settings, device: Any) -> dict[str, Any]:
+    """Refuse a GPU that cannot even hold weights, gradients and optimizer; activations come on top."""
     if device.type != "cuda":
         return {}
     import torch
 
+    from job import plan
+
     free, total = torch.cuda.mem_get_info(device)
-    # fp32 weights, gradients and two optimizer states in full; bf16 weights alone otherwise.
-    need = base_bytes * 8 if settings.train_mode == "full" else base_bytes
+    need = plan.state_bytes(settings)
     if free < need:
         raise BadInput(
             f"DEVICE={device}: {free / 1e9:.1f} GB of {total / 1e9:.1f} GB free, and TRAIN_MODE={settings.train_mode} "

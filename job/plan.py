@@ -42,9 +42,7 @@ def estimate(settings: Settings) -> Plan:
     per_epoch = math.ceil(math.ceil(train["rows"] / settings.batch_size) / settings.gradient_accumulation_steps)
     if settings.tokens_per_batch:
         per_epoch = math.ceil(train["frames"] / settings.tokens_per_batch / settings.gradient_accumulation_steps)
-    shapes = _shapes(settings)
-    parameters = sum(math.prod(shape) for shape in shapes.values())
-    trained = _trained(settings, shapes)
+    parameters, trained = parameter_counts(settings)
     return Plan(
         rows=train["rows"],
         hours=train["seconds"] / 3600,
@@ -52,9 +50,26 @@ def estimate(settings: Settings) -> Plan:
         steps=settings.max_steps or settings.num_epochs * max(1, per_epoch),
         parameters=parameters,
         trained=trained,
-        state_bytes=trained * TRAINED_BYTES + (parameters - trained) * FROZEN_BYTES,
+        state_bytes=state_bytes(settings),
         checkpoint_bytes=parameters * FROZEN_BYTES,
     )
+
+
+def parameter_counts(settings: Settings) -> tuple[int, int]:
+    """Parameters of the base model, and how many values are trained (adapters and added layers included)."""
+    shapes = _shapes(settings)
+    return sum(math.prod(shape) for shape in shapes.values()), _trained(settings, shapes)
+
+
+def state_bytes(settings: Settings) -> int:
+    """Memory of weights, gradients and optimizer, in bytes.
+
+    Frozen weights are kept in bf16; in fp32 where everything else is trained, or nothing computes in bf16.
+    """
+    parameters, trained = parameter_counts(settings)
+    lowered = settings.mixed_precision in ("auto", "bf16") and settings.train_mode != "full"
+    frozen_bytes = FROZEN_BYTES if lowered else 2 * FROZEN_BYTES
+    return trained * TRAINED_BYTES + max(0, parameters - trained) * frozen_bytes
 
 
 def print_plan(settings: Settings) -> None:
