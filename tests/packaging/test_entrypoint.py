@@ -143,6 +143,9 @@ def test_signal_reaches_the_job_and_its_last_words_reach_the_log(house: House, n
         env=house.environment(),
         stdout=subprocess.PIPE,
         text=True,
+        # Whatever started the tests may ignore SIGINT (a shell does for what runs in the background), which is handed
+        # down, and which bash cannot trap then.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     worker = int(wait_for(house.ready))
     process.send_signal(number)
