@@ -5,9 +5,9 @@ The table stays memory-mapped; text is tokenized once at the start. The order is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +15,12 @@ from numpy.typing import NDArray
 
 from job.train import layout
 from job.train.batch import Batch, collate
+from job.train.packing import pack_in_windows
 
-#: Batches that are sorted by length together: enough to cut padding, few enough to keep the order random.
+A = TypeVar("A")
+B = TypeVar("B")
+
+#: Batches that are sorted by length together: enough to make them alike, few enough to keep the order random.
 SORTING_WINDOW = 50
 #: Frames of the longest clip that is cloned from in training (about 15 s at 12.5 frames a second).
 LONGEST_REFERENCE = 188
@@ -133,10 +137,20 @@ class Rows:
         """Positions of a row, give or take its layout: what batches are sorted by."""
         return int(self.frames[row]) + len(self._text[row])
 
+    def positions(self, row: int, visit: int) -> int:
+        """Positions of `row` on its `visit`-th time, exactly: the length of its sequence."""
+        variant, text, instruct = self.variant(row, visit), len(self._text[row]), self._instruct[row]
+        count = int(self.frames[row]) + layout.positions_around(
+            text, streaming=variant.streaming, named_language=variant.named_language
+        )
+        if variant.reference is not None:
+            count += int(self.frames[variant.reference])
+        return count + (0 if instruct is None else len(instruct))
+
     def batch(self, rows: list[int], visit: int) -> Batch:
-        """Collate `rows` as they are on their `visit`-th time."""
+        """One packed row of the samples `rows` as they are on their `visit`-th time."""
         sequences = [self.sequence(row, self.variant(row, visit)) for row in rows]
-        return collate(sequences, [self._speakers[self._speaker[row]] for row in rows])
+        return collate(sequences, [self._speakers[self._speaker[row]] for row in rows], packed=True)
 
 
 def admitted(rows: Rows, curriculum: str | None, progress: float) -> NDArray[np.int64]:
@@ -168,27 +182,46 @@ def epoch_order(
 ) -> list[list[int]]:
     """Batches of row numbers for one epoch, over all rows or `only` some.
 
-    Rows are shuffled, sorted by length within windows of `SORTING_WINDOW` batches, cut into batches of `batch_size`
-    rows (or of at most `tokens_per_batch` padded positions), and the batches shuffled.
+    Rows are shuffled and, in windows, either packed into batches of at most `tokens_per_batch` positions as they are
+    laid out in this epoch, or sorted by length and cut into batches of `batch_size` rows. The batches are shuffled.
     """
     random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(rows) if only is None else only)
-    batches: list[list[int]] = []
-    window = SORTING_WINDOW * batch_size
-    for start in range(0, len(order), window):
-        part = sorted((int(r) for r in order[start : start + window]), key=rows.length)
-        batches += list(_cut(part, rows, batch_size, tokens_per_batch))
+    order = [int(row) for row in random.permutation(len(rows) if only is None else only)]
+    if tokens_per_batch is not None:
+        lengths = np.zeros(len(rows), dtype=np.int64)
+        lengths[order] = [rows.positions(row, epoch) for row in order]
+        batches = list(pack_in_windows(order, lengths, tokens_per_batch))
+    else:
+        batches = list(_by_length(order, rows, batch_size))
     return [batches[i] for i in random.permutation(len(batches))]
 
 
-def _cut(part: list[int], rows: Rows, batch_size: int, tokens: int | None) -> Iterator[list[int]]:
-    """Cut rows that are sorted by length into batches."""
-    batch: list[int] = []
-    for row in part:
-        full = len(batch) == batch_size if tokens is None else (len(batch) + 1) * rows.length(row) > tokens
-        if batch and full:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+def _by_length(order: list[int], rows: Rows, batch_size: int) -> Iterator[list[int]]:
+    """Batches of rows of similar length, so that steps are alike in what they take."""
+    window = SORTING_WINDOW * batch_size
+    for start in range(0, len(order), window):
+        part = sorted(order[start : start + window], key=rows.length)
+        yield from (part[i : i + batch_size] for i in range(0, len(part), batch_size))
+
+
+def ahead(inputs: Iterable[A], build: Callable[[A], B], depth: int = 2) -> Iterator[tuple[A, B]]:
+    """Yield (input, build(input)) in order, with up to `depth` built in a thread while the caller works on the last.
+
+    `build` must not depend on what the caller does meanwhile. What it raises is raised here, in its turn.
+    """
+    from collections import deque
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+    waiting: deque[tuple[A, Future[B]]] = deque()
+    try:
+        for one in inputs:
+            waiting.append((one, pool.submit(build, one)))
+            if len(waiting) > depth:
+                first, built = waiting.popleft()
+                yield first, built.result()
+        while waiting:
+            first, built = waiting.popleft()
+            yield first, built.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -201,6 +201,19 @@ def build(
     )
 
 
+def positions_around(text: int, *, streaming: bool, named_language: bool) -> int:
+    """Positions of a sample with a speaker slot besides its frames and its instruction.
+
+    Args:
+        text: number of token ids of `text_template(text)`.
+        streaming, named_language: as `build` takes them (`language` named or Auto).
+    """
+    tags = 4 if named_language else 3
+    prefix = ROLE_TOKENS + tags + 2  # the speaker's slot, and codec_pad above tts_bos
+    spoken = 0 if streaming else text - ROLE_TOKENS - CLOSING_TOKENS + 1  # and tts_eos
+    return prefix + spoken + 1  # codec_bos
+
+
 class _Channels:
     """Grows the three channels side by side."""
 

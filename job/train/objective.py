@@ -9,13 +9,20 @@ position i+1 predicts book i+1 with head i, as `code_predictor.forward` does ste
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from job.train import packing
 from job.train.batch import Batch
+from job.train.chunked import summed
+
+#: Predicted tokens whose logits exist at the same time: 4096 x 3072 in fp32 are 50 MB.
+TOKENS_AT_ONCE = 4096
+#: Frames that are in the sub-talker at the same time, 16 positions each: enough to keep the device busy.
+FRAMES_AT_ONCE = {"cuda": 1024, "cpu": 128}
 
 
 @dataclass
@@ -37,6 +44,7 @@ class Objective(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        packing.use(model.talker.model.config)
 
     @property
     def talker(self) -> Any:
@@ -51,20 +59,27 @@ class Objective(nn.Module):
             frame_fraction: share of the predicted frames that the sub-talker is trained on, chosen at random; its sum
                 is scaled up by the share, so its expectation is that of all frames.
         """
-        logits, hidden, books = self.talker_pass(batch)
-        talker = F.cross_entropy(logits.float(), batch.labels, reduction="sum")
-        frame_rows, positions, scale = batch.frame_rows, batch.hidden_positions, 1.0
+        hidden = self._talker_states(batch)
+        head = self.talker.codec_head
+        labelled = hidden[batch.label_positions]
+        talker = summed(
+            lambda states, labels: _cross_entropy(head(states), labels),
+            labelled, batch.labels, head.parameters(), TOKENS_AT_ONCE,
+        )  # fmt: skip
+        rows, positions, scale = batch.frame_rows, batch.hidden_positions, 1.0
         if frame_fraction < 1.0:
-            keep = max(1, round(frame_fraction * len(frame_rows)))
-            chosen = torch.randperm(len(frame_rows), device=frame_rows.device)[:keep]
-            scale = len(frame_rows) / keep
-            frame_rows, positions = frame_rows[chosen], positions[chosen]
-        codes = batch.frames[frame_rows]
+            keep = max(1, round(frame_fraction * len(rows)))
+            chosen = torch.randperm(len(rows), device=rows.device)[:keep]
+            scale = len(rows) / keep
+            rows, positions = rows[chosen], positions[chosen]
+        codes = batch.frames[rows]
         sub_talker = talker.new_zeros(())
         if codes.shape[1] > 1:
-            head_logits = self.sub_talker_pass(hidden[positions], books[frame_rows])
-            for book, logit in enumerate(head_logits, start=1):
-                sub_talker = sub_talker + F.cross_entropy(logit.float(), codes[:, book], reduction="sum")
+            inputs = self._sub_talker_inputs(hidden[positions], self._embeddings(codes[:, :-1]))
+            embeddings = {id(table.weight) for table in self._tables}  # looked up above
+            inner = [p for p in self.talker.code_predictor.parameters() if id(p) not in embeddings]
+            at_once = FRAMES_AT_ONCE.get(inputs.device.type, FRAMES_AT_ONCE["cuda"])
+            sub_talker = summed(self._sub_talker_loss, inputs, codes, inner, at_once)
         return Losses(
             talker=talker,
             talker_terms=len(batch.labels),
@@ -73,29 +88,17 @@ class Objective(nn.Module):
         )
 
     def talker_pass(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Run the talker.
+        """What `forward` takes the talker's loss of, to look at.
 
         Returns:
             logits (M, V) of the labelled positions only, hidden states (B * L, D), and the code embeddings of every
-            frame (F, books, D), which the sub-talker shares.
+            frame (F, books, D).
         """
-        inner = self.talker.model
-        text = self.talker.text_projection(inner.text_embedding(batch.text_rows))
-        tables = [inner.codec_embedding, *self.talker.code_predictor.get_input_embeddings()]
-        books = torch.stack([table(batch.frames[:, b]) for b, table in enumerate(tables)], dim=1)
-        special = inner.codec_embedding(batch.codec_rows)
-        table = torch.cat(
-            [special.new_zeros(1, special.shape[1]), special, books.sum(1), batch.speakers.to(special.dtype)]
-        )
-        inputs = text[batch.text_index] + table[batch.codec_index]
-        hidden = inner(
-            inputs_embeds=inputs, attention_mask=batch.attention_mask, use_cache=False, output_hidden_states=False
-        ).last_hidden_state
-        hidden = hidden.reshape(-1, hidden.shape[-1])
-        return self.talker.codec_head(hidden[batch.label_positions]), hidden, books
+        hidden = self._talker_states(batch)
+        return self.talker.codec_head(hidden[batch.label_positions]), hidden, self._embeddings(batch.frames)
 
     def sub_talker_pass(self, hidden: torch.Tensor, books: torch.Tensor) -> list[torch.Tensor]:
-        """Logits of every head.
+        """What `forward` takes the sub-talker's loss of, to look at.
 
         Args:
             hidden: (N, D) hidden state before each frame.
@@ -104,8 +107,58 @@ class Objective(nn.Module):
         Returns:
             for head i the logits (N, V) of book i + 1.
         """
+        states = self._sub_talker_states(self._sub_talker_inputs(hidden, books[:, :-1]))
+        return [head(of_book) for head, of_book in zip(self._heads, states.unbind(1), strict=True)]
+
+    @property
+    def _tables(self) -> list[nn.Embedding]:
+        """The embedding of each book."""
+        return [self.talker.model.codec_embedding, *self.talker.code_predictor.get_input_embeddings()]
+
+    @property
+    def _heads(self) -> Any:
+        return self.talker.code_predictor.lm_head
+
+    def _embeddings(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes (N, b) of the first b books -> (N, b, D)."""
+        return torch.stack([table(of_book) for table, of_book in zip(self._tables, codes.unbind(1), strict=False)], 1)
+
+    def _talker_states(self, batch: Batch) -> torch.Tensor:
+        """(B * L, D): what the talker's last layer gives."""
+        inner = self.talker.model
+        text = self.talker.text_projection(inner.text_embedding(batch.text_rows))
+        special = inner.codec_embedding(batch.codec_rows)
+        frames = special.new_zeros(len(batch.frames), special.shape[1])
+        for table, of_book in zip(self._tables, batch.frames.unbind(1), strict=True):
+            frames = frames + table(of_book)  # one after the other: the books of all frames would fill gigabytes
+        nothing = special.new_zeros(1, special.shape[1])
+        codec = torch.cat([nothing, special, frames, batch.speakers.to(special.dtype)])
+        # Looked up as in an embedding, whose gradient is faster and more repeatable than that of indexing.
+        inputs = F.embedding(batch.text_index, text) + F.embedding(batch.codec_index, codec)
+        states = inner(
+            inputs_embeds=inputs,
+            use_cache=False,
+            output_hidden_states=False,
+            **packing.arguments(inner.config, batch),
+        ).last_hidden_state
+        return cast(torch.Tensor, states.reshape(-1, states.shape[-1]))
+
+    def _sub_talker_inputs(self, hidden: torch.Tensor, books: torch.Tensor) -> torch.Tensor:
+        """(N, D) and the embeddings (N, books - 1, D) -> (N, books, D)."""
+        return torch.cat([hidden.unsqueeze(1), books.to(hidden.dtype)], dim=1)
+
+    def _sub_talker_states(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(N, books, D) -> (N, books - 1, d), from which head i predicts book i + 1."""
         predictor = self.talker.code_predictor
-        inputs = torch.cat([hidden.unsqueeze(1), books[:, :-1].to(hidden.dtype)], dim=1)
-        outputs = predictor.model(inputs_embeds=predictor.small_to_mtp_projection(inputs), use_cache=False)
-        states = outputs.last_hidden_state
-        return [head(states[:, i + 1]) for i, head in enumerate(predictor.lm_head)]
+        states = predictor.model(inputs_embeds=predictor.small_to_mtp_projection(inputs), use_cache=False)
+        return cast(torch.Tensor, states.last_hidden_state[:, 1:])
+
+    def _sub_talker_loss(self, inputs: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """Sum over frames and books: `inputs` (n, books, D), `codes` (n, books)."""
+        states = self._sub_talker_states(inputs)
+        parts = zip(self._heads, states.unbind(1), codes.unbind(1)[1:], strict=True)
+        return torch.stack([_cross_entropy(head(of_book), labels) for head, of_book, labels in parts]).sum()
+
+
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(logits.float(), labels, reduction="sum")

@@ -1,12 +1,20 @@
-"""The order of training: every row once an epoch, the same for the same seed, whatever the batch size."""
+"""The order of training: every row once an epoch, the same for the same seed, whatever the batch size; and batches
+that are ready when they are needed."""
 
 from __future__ import annotations
 
+import itertools
+import threading
+import time
+
 import numpy as np
+import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.train.data import epoch_order
+from job.train.data import Rows, ahead, epoch_order
+from job.train.layout import SpecialIds
 
 
 class Lengths:
@@ -19,6 +27,9 @@ class Lengths:
         return len(self._lengths)
 
     def length(self, row):
+        return self._lengths[row]
+
+    def positions(self, row, visit):
         return self._lengths[row]
 
 
@@ -38,11 +49,21 @@ def test_every_row_once(rows, batch_size, seed, epoch):
 @settings(deadline=None)
 @given(lengths, st.integers(50, 900))
 def test_a_budget_of_positions_is_kept(rows, tokens):
-    """TOKENS_PER_BATCH bounds the padded size of a batch (one row alone may be larger)."""
+    """TOKENS_PER_BATCH bounds the positions of a batch (one row alone may be larger), and it is the seed's order."""
     order = epoch_order(Lengths(rows), epoch=0, seed=1, batch_size=4, tokens_per_batch=tokens)
     assert sorted(row for batch in order for row in batch) == list(range(len(rows)))
     for batch in order:
-        assert len(batch) == 1 or len(batch) * max(rows[row] for row in batch) <= tokens
+        assert len(batch) == 1 or sum(rows[row] for row in batch) <= tokens
+    assert order == epoch_order(Lengths(rows), epoch=0, seed=1, batch_size=4, tokens_per_batch=tokens)
+
+
+def test_only_some_rows_are_packed():
+    """A curriculum's rows, and no others, share the budget."""
+    order = epoch_order(
+        Lengths([10] * 30), epoch=0, seed=1, batch_size=4, tokens_per_batch=40, only=np.arange(5, 25, 2)
+    )
+    assert sorted(row for batch in order for row in batch) == list(range(5, 25, 2))
+    assert all(len(batch) <= 4 for batch in order)
 
 
 def test_epochs_differ():
@@ -52,8 +73,8 @@ def test_epochs_differ():
     assert first != second
 
 
-def test_sorting_cuts_padding():
-    """Batches hold clips of similar length: far less padding than a random order."""
+def test_steps_are_alike():
+    """Batches hold clips of similar length, far nearer to one another than a random order's."""
     random = np.random.default_rng(0)
     rows = [int(n) for n in random.lognormal(4, 0.8, 2000)]
 
@@ -65,3 +86,68 @@ def test_sorting_cuts_padding():
     naive = padded([shuffled[i : i + 8] for i in range(0, len(rows), 8)])
     assert ours < 0.65 * naive
     assert ours < 1.1 * sum(rows)
+
+
+@pytest.mark.parametrize("text_layout", ["non_streaming", "streaming", "mixed"])
+@pytest.mark.parametrize("icl_fraction", [0.0, 1.0])
+def test_positions_are_those_of_the_sequence(text_layout, icl_fraction):
+    """What batches are packed by is exactly what is laid out, and a batch has no padding."""
+    random = np.random.default_rng(0)
+    rows = [
+        {
+            "text": "x" * int(random.integers(1, 40)),
+            "speaker": "one",
+            "language": language,
+            "instruct": instruct,
+            "codes": random.integers(0, 2048, (int(random.integers(1, 30)), 4)).tolist(),
+        }
+        for language, instruct in itertools.product(("auto", "english"), (None, "Slowly."), repeat=1)
+        for _ in range(4)
+    ]
+    ids = SpecialIds(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, languages={"english": 2050}, books=4)
+    kinds = [pa.field(name, pa.string()) for name in ("text", "speaker", "language", "instruct")]
+    table = pa.Table.from_pylist(rows, schema=pa.schema([*kinds, pa.field("codes", pa.list_(pa.list_(pa.int16(), 4)))]))
+    data = Rows(
+        table,
+        ids,
+        lambda texts: [[100 + ord(c) % 50 for c in text] for text in texts],
+        {"one": np.zeros(8, dtype=np.float32)},
+        text_layout=text_layout,
+        icl_fraction=icl_fraction,
+    )
+    for visit in range(5):
+        for row in range(len(data)):
+            assert data.positions(row, visit) == len(data.sequence(row, data.variant(row, visit)))
+        batch = data.batch(list(range(len(data))), visit)
+        assert batch.text_index.shape == (1, sum(data.positions(row, visit) for row in range(len(data))))
+        assert bool(batch.attention_mask.all())
+
+
+def test_a_slow_disk_is_not_waited_for():
+    """Batches are built while a step computes: a build as long as a step is hidden behind it, but for the first."""
+    seconds, waited = 0.03, 0.0
+
+    def build(number):
+        time.sleep(seconds)
+        return number * number
+
+    steps, clock = 12, time.perf_counter()
+    for number, square in ahead(range(steps), build):
+        waited += time.perf_counter() - clock
+        assert square == number * number
+        time.sleep(1.5 * seconds)  # the step
+        clock = time.perf_counter()
+    assert waited < 0.5 * steps * seconds
+
+
+def test_what_fails_ahead_fails_in_its_turn_and_leaves_no_thread():
+    """An error while building comes out where its batch would have, and stopping early ends the thread."""
+    reached = []
+    with pytest.raises(ZeroDivisionError):
+        for number, _ in ahead([4, 2, 0, 1], lambda n: 1 / n):
+            reached.append(number)
+    assert reached == [4, 2]
+    running = ahead(itertools.count(), lambda n: n)
+    assert next(running) == (0, 0)
+    running.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("batches")]

@@ -1,0 +1,274 @@
+"""Training: frames a second and peak memory, against `naive.py` in the same process, on the same data and model.
+
+    python benchmarks/train.py [--runs 5] [--rows 24]
+
+On a CPU: 8 layers of width 512 in fp32, clips of log-normal lengths from 0.5 to 20 s, BATCH_SIZE and everything else
+at its default. A step is what the training loop does: collate, forward, backward, clip, AdamW. Medians over the runs
+(each over all rows), the loops taking turns. With a CUDA device: the shapes of the 1.7B model with random weights in
+bf16 autocast, batches of 8192 positions, and the model FLOP utilization (MFU) besides.
+
+Peak memory is taken in a process of its own for each figure. CPU: highest resident size of the process less its size
+after the imports, so model, optimizer and activations. CUDA: `torch.cuda.max_memory_allocated`.
+
+FLOPs of a step. A matrix product of (m, k) and (k, n) takes 2mkn. Forward, a position costs 2P_T in the talker's
+layers (P_T their weights: per layer h(2 H d + 2 K d) + 3 h f for width h, H heads and K key-value heads of width d,
+feed-forward width f), and attention over the p positions up to and with itself 4 H d p a layer, which summed over a
+sample of n positions is 2 H d n(n + 1). A predicted token adds 2 h V. A frame of the sub-talker costs 16 positions at
+2(P_S + h h') in its layers and its input projection, 2 H d 16 * 17 a layer of attention, and 15 heads 2 h' v. Backward
+costs as much twice where weights are trained: three times the forward pass in all. Embeddings, norms, rotation and
+softmax are not counted, nor the text projection of distinct ids.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import common
+import naive
+import numpy as np
+import torch
+
+from job.demo import clips_directory
+from job.settings import Settings
+from job.train import adapt, layout, setup
+from job.train.data import Rows, epoch_order
+from job.train.objective import Objective
+
+#: Dense bf16 FLOP/s of a GPU's data sheet, by a part of its name.
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
+TOKENS_ON_GPU = 8192
+
+
+class Bench:
+    """One model, its rows, and a way to go through all rows once."""
+
+    def __init__(self, base: Path, model: Any, rows: int, device: torch.device, optimizer: str = "adamw_fused") -> None:
+        self.base, self.model, self.device = base, model, device
+        width = model.config.talker_config.hidden_size
+        self.rows = Rows(
+            common.table_of(rows),
+            layout.SpecialIds.from_config(model.config.to_dict()),
+            common.tokenizer_of(base),
+            {"one": np.zeros(width, dtype=np.float32)},
+            text_layout="non_streaming",
+        )
+        self.frames = int(self.rows.frames.sum())
+        self.settings = Settings(optimizer=optimizer)
+        self.reference = max(clips_directory().glob("*.flac"), key=lambda path: path.stat().st_size)
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def ours(self, fraction: float, mode: str = "full") -> Callable[[], float]:
+        """Our loop over all rows; returns the last step's loss."""
+        groups = self._adapted(mode)
+        trained = [p for group in groups for _, p in group.parameters]
+        objective = Objective(self.model)
+        optimizer = setup.optimizer_of(self.settings, groups)
+        tokens = TOKENS_ON_GPU if self.device.type == "cuda" else None
+
+        def epoch() -> float:
+            objective.train()
+            batch_size = self.settings.batch_size
+            order = epoch_order(self.rows, epoch=0, seed=0, batch_size=batch_size, tokens_per_batch=tokens)
+            for numbers in order:
+                batch = self.rows.batch(numbers, 0).to(self.device)
+                with self._autocast():
+                    losses = objective(batch, fraction)
+                    talker = losses.talker / losses.talker_terms
+                    loss = talker + self.settings.sub_talker_loss_weight * losses.sub_talker / losses.sub_talker_terms
+                self._step(loss, trained, optimizer)
+            return float(loss.detach())
+
+        return epoch
+
+    def naive(self) -> Callable[[], float]:
+        """The naive loop over all rows."""
+        self.model.requires_grad_(True)
+        objective = naive.NaiveObjective(self.model)
+        trained = list(self.model.parameters())
+        optimizer = torch.optim.AdamW(trained, lr=1e-5)
+
+        def epoch() -> float:
+            objective.train()
+            for batch in naive.loader(self.rows, self.reference, self.naive_batch_size(), seed=0):
+                with self._autocast():
+                    talker, sub_talker = objective({k: v.to(self.device) for k, v in batch.items()})
+                    loss = talker + self.settings.sub_talker_loss_weight * sub_talker
+                self._step(loss, trained, optimizer)
+            return float(loss.detach())
+
+        return epoch
+
+    def naive_batch_size(self) -> int:
+        """As many clips as our batches hold on average."""
+        if self.device.type != "cuda":
+            return self.settings.batch_size
+        lengths = [self.rows.positions(row, 0) for row in range(len(self.rows))]
+        return max(1, round(TOKENS_ON_GPU / float(np.mean(lengths))))
+
+    def _adapted(self, mode: str) -> list[adapt.Group]:
+        groups = adapt.adapt(self.model, self.settings.model_copy(update={"train_mode": mode}))
+        if mode == "lora":  # as the training loop keeps them
+            for parameter in self.model.parameters():
+                if not parameter.requires_grad and self.device.type == "cuda":
+                    parameter.data = parameter.data.bfloat16()
+        return groups
+
+    def _step(self, loss: torch.Tensor, trained: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def flops(self, fraction: float) -> float:
+        """FLOPs of going through all rows once with everything trained; see the module's docstring."""
+        total = 0.0
+        for row in range(len(self.rows)):
+            frames = int(self.rows.frames[row])
+            total += flops_of_sample(self.model.config.talker_config, self.rows.positions(row, 0), frames, fraction)
+        return total
+
+    def same_loss(self) -> None:
+        """Both loops compute the same quantity, on the same samples.
+
+        Raises:
+            AssertionError: they do not.
+        """
+        numbers = list(range(min(4, len(self.rows))))
+        samples = naive.Samples(self.rows, self.reference)
+        batch = naive.collate([samples[row] for row in numbers])
+        with torch.no_grad():
+            vectors = self.model.speaker_encoder(batch["mels"].to(self.device)).cpu().numpy()
+            theirs = naive.NaiveObjective(self.model)({k: v.to(self.device) for k, v in batch.items()})
+        self.rows._speakers["one"] = vectors[0]  # the same reference stands for all
+        with torch.no_grad():
+            losses = Objective(self.model)(self.rows.batch(numbers, 0).to(self.device))
+        ours = (losses.talker / losses.talker_terms, losses.sub_talker / losses.sub_talker_terms)
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=0)
+
+
+def flops_of_sample(config: Any, positions: int, frames: int, fraction: float) -> float:
+    """FLOPs of training on one sample: forward, and backward at twice that.
+
+    Args:
+        config: the talker's.
+        positions: of the sample.
+        frames: of these, all predicted; and the end is.
+        fraction: share of the frames that the sub-talker is run on.
+    """
+    sub = config.code_predictor_config
+
+    def layer(c: Any) -> float:
+        heads = 2 * c.num_attention_heads + 2 * c.num_key_value_heads
+        return float(c.hidden_size * c.head_dim * heads + 3 * c.hidden_size * c.intermediate_size)
+
+    def attention(c: Any, n: int) -> float:
+        return 2.0 * c.num_attention_heads * c.head_dim * n * (n + 1)
+
+    books = config.num_code_groups
+    talker = config.num_hidden_layers * (2 * layer(config) * positions + attention(config, positions))
+    talker += 2 * config.hidden_size * config.vocab_size * (frames + 1)
+    projection = config.hidden_size * sub.hidden_size if config.hidden_size != sub.hidden_size else 0
+    frame = sub.num_hidden_layers * (2 * layer(sub) * books + attention(sub, books))
+    frame += 2 * books * projection + (books - 1) * 2 * sub.hidden_size * sub.vocab_size
+    return 3.0 * (talker + fraction * frames * frame)
+
+
+def make(work: Path, size: str, rows: int) -> Bench:
+    """The model and data of a case; `work` keeps the base directory between processes."""
+    from job.models import load_model
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    base = work / "base"
+    if not base.exists():
+        common.small_base(base)
+    if device.type == "cuda":
+        return Bench(base, common.released_model(size, base, device), rows, device)
+    model: Any = load_model(base, device, torch.float32).model
+    model.speech_tokenizer = None
+    return Bench(base, model, rows, device)
+
+
+def peak(work: Path, options: argparse.Namespace) -> None:
+    """Print the peak of one loop as a JSON line; run in a process of its own."""
+    import qwen_tts  # noqa: F401  # what it takes is no part of the figure
+
+    peak_of = common.Peak(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    bench = make(work, options.size, options.rows)
+    epoch = bench.naive() if options.peak == "naive" else bench.ours(options.fraction, options.peak)
+    epoch()
+    print(json.dumps({"bytes": peak_of.bytes()}))
+
+
+def peak_bytes(work: Path, loop: str, fraction: float, rows: int, size: str) -> int:
+    """Peak of `naive`, or of ours in mode `full` or `lora`."""
+    arguments = ["--peak", loop, "--fraction", str(fraction), "--rows", str(rows), "--size", size, "--work", str(work)]
+    return int(common.in_a_process(__file__, *arguments)["bytes"])
+
+
+def main() -> None:
+    """Print the cases as JSON lines."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=512 if torch.cuda.is_available() else 24)
+    parser.add_argument("--size", choices=sorted(common.RELEASED), default="1.7B", help="shapes on a GPU")
+    parser.add_argument("--work", type=Path, help="keep the base directory here")
+    parser.add_argument("--peak", choices=("full", "lora", "naive"), help=argparse.SUPPRESS)
+    parser.add_argument("--fraction", type=float, default=1.0, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        torch.set_num_threads(min(2, os.cpu_count() or 1))
+    if options.peak:
+        peak(options.work, options)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        measure(options.work or Path(temporary), options)
+
+
+def measure(work: Path, options: argparse.Namespace) -> None:
+    """All cases of this device."""
+    default = Settings().sub_talker_frame_fraction
+    fractions = {"train, default settings": default}
+    fractions |= {f"train, SUB_TALKER_FRAME_FRACTION={f:g}": f for f in (1.0, 0.25) if f != default}
+    # Peaks first: on a GPU they need it for themselves.
+    sizes = {
+        name: peak_bytes(work, "full", fraction, options.rows, options.size) for name, fraction in fractions.items()
+    }
+    sizes["naive"] = peak_bytes(work, "naive", 1.0, options.rows, options.size)
+    bench = make(work, options.size, options.rows)
+    bench.same_loss()
+    device = torch.cuda.get_device_name() if bench.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+    loops: dict[str, Callable[[], Any]] = {name: bench.ours(fraction) for name, fraction in fractions.items()}
+    loops["naive"] = bench.naive()
+    if bench.device.type == "cuda":  # each with its own optimizer state: one after the other, or they do not fit
+        del loops
+        seconds = {}
+        for name, fraction in fractions.items():
+            seconds |= common.compare({name: bench.ours(fraction)}, options.runs, bench.device)
+        seconds |= common.compare({"naive": bench.naive()}, options.runs, bench.device)
+    else:
+        seconds = common.compare(loops, options.runs, bench.device)
+    for name, fraction in fractions.items():
+        flops = bench.flops(fraction)
+        more: dict[str, Any] = {"flops_per_frame": round(flops / bench.frames)}
+        known = next((peak for part, peak in PEAK_FLOPS.items() if part in device), None)
+        if known is not None:
+            more["mfu"] = round(flops / seconds[name] / known, 4)
+        more["peak_memory"] = {"ours": sizes[name], "naive": sizes["naive"]}
+        common.print_case(name, device, bench.frames / seconds[name], bench.frames / seconds["naive"], **more)
+    if bench.device.type == "cuda":
+        for size in common.RELEASED:
+            found = peak_bytes(work, "lora", default, options.rows, size)
+            print(json.dumps({"case": f"peak, {size} LoRA, {TOKENS_ON_GPU} tokens", "device": device, "ours": found}))
+
+
+if __name__ == "__main__":
+    main()

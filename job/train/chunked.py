@@ -1,0 +1,82 @@
+"""A loss summed over rows, differentiated chunk by chunk as it is computed.
+
+Frames are independent of each other in the sub-talker and in the output heads. Autograd would keep the activations of
+all of them until the backward pass: 16 positions through every layer, and 15 times the logits, of each frame, which
+together outweigh the talker's. A sum's gradient is the sum of the chunks' gradients, so each chunk's is taken at once
+and its activations are let go. This costs no computation twice, as checkpointing does, and on a CPU a chunk stays in
+the cache. (Liger Kernel's fused linear cross-entropy, Hsu et al. 2024, does so for one head; here whatever computes the
+loss stays a module, so that adapters, dropout and autocast do what they always do.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+#: Takes rows (n, ...) and what they are held against (n, ...), and gives the sum of their losses, fp32.
+LossOf = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def summed(
+    loss_of: LossOf, rows: torch.Tensor, targets: torch.Tensor, parameters: Iterable[nn.Parameter], chunk: int
+) -> torch.Tensor:
+    """`loss_of(rows, targets)`, at most `chunk` rows at a time.
+
+    Args:
+        loss_of: a sum over rows that do not depend on each other.
+        rows: (N, ...), N >= 1.
+        targets: (N, ...).
+        parameters: all that `loss_of` trains; a gradient reaches no others.
+        chunk: rows whose activations exist at the same time.
+
+    Returns:
+        a scalar that can be differentiated once, by `rows` and `parameters`.
+    """
+    trained = [p for p in parameters if p.requires_grad]
+    if not torch.is_grad_enabled() or not (trained or rows.requires_grad):
+        return torch.stack([loss_of(r, t) for r, t in _chunks(rows, targets, chunk)]).sum()
+    total: torch.Tensor = _Summed.apply(loss_of, rows, targets, chunk, *trained)  # type: ignore[no-untyped-call]
+    return total
+
+
+def _chunks(rows: torch.Tensor, targets: torch.Tensor, chunk: int) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+    return zip(torch.split(rows, chunk), torch.split(targets, chunk), strict=True)
+
+
+class _Summed(torch.autograd.Function):
+    """The sum and, at the same time, its gradients; backward only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, loss_of: LossOf, rows: torch.Tensor, targets: torch.Tensor, chunk: int, *trained: torch.Tensor
+    ) -> torch.Tensor:
+        wanted = ctx.needs_input_grad[1]
+        losses: list[torch.Tensor] = []
+        by_rows: list[torch.Tensor] = []
+        by_trained: list[torch.Tensor | None] = [None] * len(trained)
+        for part, held_against in _chunks(rows, targets, chunk):
+            with torch.enable_grad():
+                part = part.detach().requires_grad_(wanted)
+                loss = loss_of(part, held_against)
+            gradients = torch.autograd.grad(loss, [part, *trained] if wanted else trained, allow_unused=True)
+            losses.append(loss.detach())
+            if wanted:
+                by_rows.append(torch.zeros_like(part) if gradients[0] is None else gradients[0])
+                gradients = gradients[1:]
+            for index, gradient in enumerate(gradients):
+                so_far = by_trained[index]
+                by_trained[index] = gradient if so_far is None or gradient is None else so_far.add_(gradient)
+        ctx.by_rows = torch.cat(by_rows) if wanted else None
+        ctx.by_trained = by_trained
+        return torch.stack(losses).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: torch.Tensor) -> Any:
+        (scale,) = outputs
+        by_rows, by_trained = ctx.by_rows, ctx.by_trained
+        del ctx.by_rows, ctx.by_trained  # they are scaled in place, which can be done once
+        scaled = None if by_rows is None else by_rows.mul_(scale)
+        return None, scaled, None, None, *(None if g is None else g.mul_(scale) for g in by_trained)

@@ -1,0 +1,272 @@
+"""Samples in one row: which share a batch, and attention that stays within each of them.
+
+A packed row holds samples one after the other, so that no position is padding. Positions restart with every sample,
+and a position attends only to those before it in its own sample. That is what `varlen_attn` of torch computes in one
+kernel on a GPU; elsewhere each sample is attended to for itself, which does no work between samples either. The stock
+layers call it through transformers' registry of attention functions.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from job.console import warn
+from job.train.batch import Batch
+
+#: Name of `attend` in transformers' registry.
+NAME = "packed"
+#: Batches' worth of samples that are packed together: enough to fill the rows, few enough to keep the order random.
+PACKING_WINDOW = 50
+#: Rows that are at least this full are closed; what is in the others is packed again with the next window.
+FULL = 0.97
+
+
+# ---- which samples share a batch -------------------------------------------------------------------------------------
+
+
+def pack(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
+    """Put samples into rows of at most `capacity` positions, the longest first, each into the first row with room.
+
+    First-fit decreasing uses at most 11/9 of the fewest possible rows, and with many short samples hardly more than
+    that number (Johnson 1973). A sample that is longer than a row gets one of its own.
+
+    Args:
+        lengths: (n,) positions of each sample.
+        capacity: positions a row.
+
+    Returns:
+        rows of indices into `lengths`.
+    """
+    rows: list[list[int]] = []
+    room = np.zeros(len(lengths), dtype=np.int64)
+    for index in np.argsort(-lengths, kind="stable"):
+        fits = room[: len(rows)] >= lengths[index]
+        row = int(fits.argmax()) if fits.any() else len(rows)
+        if row == len(rows):
+            rows.append([])
+            room[row] = capacity
+        rows[row].append(int(index))
+        room[row] -= lengths[index]
+    return rows
+
+
+def pack_in_windows(order: Sequence[int], lengths: NDArray[np.int64], capacity: int) -> Iterator[list[int]]:
+    """Pack a shuffled `order` window by window; what does not fill a row goes on into the next window.
+
+    Args:
+        order: sample numbers.
+        lengths: (n,) positions of sample 0, 1, ...
+        capacity: positions a row.
+
+    Yields:
+        the sample numbers of a row.
+    """
+    waiting: list[int] = []
+    expected = max(1.0, capacity / max(1.0, float(np.mean(lengths[list(order)])))) if len(order) else 1.0
+    window = max(1, round(PACKING_WINDOW * expected))
+    for start in range(0, len(order), window):
+        waiting += order[start : start + window]
+        last = start + window >= len(order)
+        rows = [[waiting[i] for i in row] for row in pack(lengths[waiting], capacity)]
+        waiting = []
+        for row in rows:
+            if last or int(lengths[row].sum()) >= FULL * capacity:
+                yield row
+            else:
+                waiting += row
+
+
+# ---- attention -------------------------------------------------------------------------------------------------------
+
+
+def use(config: Any) -> None:
+    """Let the layers of `config` attend within samples, where they would have used torch's SDPA.
+
+    Calls that are not packed, such as `generate`'s, go to SDPA as before. Other implementations that were asked for
+    (`eager`, `flash_attention_2`) are kept; `arguments` serves them too.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, _mask)
+    if config._attn_implementation in (None, "sdpa"):
+        config._attn_implementation = {"": NAME}  # this config's layers only, not its sub-configs'
+
+
+def arguments(config: Any, batch: Batch) -> dict[str, Any]:
+    """What the talker's forward pass needs besides embeddings, for the attention implementation of `config`."""
+    if batch.lengths is None:
+        return {"attention_mask": batch.attention_mask}
+    kept: dict[str, Any] = {"attention_mask": None, "position_ids": batch.position_ids}
+    implementation = config._attn_implementation
+    if implementation == NAME:
+        return {**kept, "sample_bounds": batch.bounds, "sample_lengths": batch.lengths}
+    if implementation.startswith("flash"):
+        longest = max(batch.lengths)
+        lengths = {"max_length_q": longest, "max_length_k": longest}
+        return {**kept, "cu_seq_lens_q": batch.bounds, "cu_seq_lens_k": batch.bounds, **lengths}
+    mask = block_diagonal(batch.bounds, batch.position_ids.shape[1])
+    additive = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, torch.finfo(torch.float32).min)
+    return {**kept, "attention_mask": additive}
+
+
+def block_diagonal(bounds: torch.Tensor, total: int) -> torch.Tensor:
+    """Who attends to whom in a packed row, as a mask.
+
+    Args:
+        bounds: (S + 1,) where samples begin, and where the last one ends.
+        total: positions of the row.
+
+    Returns:
+        (1, 1, total, total) true where the position (third axis) attends to another (fourth).
+    """
+    position = torch.arange(total, device=bounds.device)
+    sample = torch.bucketize(position, bounds[1:], right=True)
+    within = (sample[:, None] == sample[None]) & (position[:, None] >= position[None])
+    return within[None, None]
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sample_bounds: torch.Tensor | None = None,
+    sample_lengths: list[int] | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within the samples of a packed row; transformers' signature of attention functions.
+
+    Args:
+        query: (1, heads, T, head_dim).
+        key, value: (1, key_value_heads, T, head_dim).
+        sample_bounds: (S + 1,) int32, on the device; None for a call that is not packed.
+        sample_lengths: S lengths that add up to T.
+
+    Returns:
+        (1, T, heads, head_dim), and None in the place of the weights.
+    """
+    if sample_bounds is None or sample_lengths is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(  # type: ignore[no-any-return, no-untyped-call]
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **others
+        )
+    if query.is_cuda:
+        query, key, value = _lowered(query, key, value)
+        if query.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0 and _varlen_is_right(query, key):
+            return _varlen(query, key, value, sample_bounds, max(sample_lengths), scaling), None
+    return _sample_by_sample(query, key, value, sample_lengths, scaling, dropout), None
+
+
+def _sample_by_sample(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    sample_lengths: list[int],
+    scaling: float | None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Torch's SDPA for each sample of the row; shapes as in `attend`."""
+    parts = zip(*(torch.split(t, sample_lengths, dim=2) for t in (query, key, value)), strict=True)
+    shared = query.shape[1] != key.shape[1]
+    outputs = [
+        F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=shared)
+        for q, k, v in parts
+    ]
+    return torch.cat(outputs, dim=2).transpose(1, 2)
+
+
+@cache
+def _agrees(heads: int, key_value_heads: int, width: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the fused kernel gives what SDPA gives on this machine, forward and backward, on a made-up row.
+
+    It is young, and which kernels it uses depends on the GPU: a wrong or missing one must cost speed, not the voice.
+    """
+    lengths = [5, 40, 1, 130]
+    total = sum(lengths)
+    bounds = torch.tensor([0, 5, 45, 46, 176], dtype=torch.int32, device=device)
+    made = torch.Generator(device).manual_seed(0)
+
+    def draw(count: int) -> torch.Tensor:
+        return torch.randn(1, count, total, width, generator=made, device=device).to(dtype).requires_grad_()
+
+    tensors = (draw(heads), draw(key_value_heads), draw(key_value_heads))
+    results = []
+    try:
+        with torch.enable_grad():
+            for output in (
+                _varlen(*tensors, bounds, max(lengths), None),
+                _sample_by_sample(*tensors, lengths, None),
+            ):
+                gradients = torch.autograd.grad(output.float().square().sum(), tensors)
+                results.append((output.detach(), *gradients))
+        right = all(
+            (a.float() - b.float()).norm() <= 0.02 * b.float().norm()
+            for a, b in zip(results[0], results[1], strict=True)
+        )
+        reason = "" if right else "its results differ"
+    except (RuntimeError, TypeError, ImportError, NotImplementedError) as error:
+        right, reason = False, (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if not right:
+        warn(
+            "train", f"torch's variable-length attention is not used: {reason}; attention is computed sample by sample"
+        )
+    return right
+
+
+def _varlen_is_right(query: torch.Tensor, key: torch.Tensor) -> bool:
+    return _agrees(query.shape[1], key.shape[1], query.shape[3], query.dtype, query.device)
+
+
+def _lowered(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Under autocast, in its type, as it does by itself for SDPA (the norms of query and key give fp32)."""
+    if not torch.is_autocast_enabled("cuda"):
+        return tensors
+    return tuple(t.to(torch.get_autocast_dtype("cuda")) for t in tensors)
+
+
+def _varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    longest: int,
+    scaling: float | None,
+) -> torch.Tensor:
+    """`varlen_attn` over a row: (1, heads, T, head_dim) in, (1, T, heads, head_dim) out."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    # A window of nothing ahead and everything behind is causal attention.
+    extra: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0)}
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and "enable_gqa" in inspect.signature(varlen_attn).parameters:
+        extra["enable_gqa"] = True
+    elif groups > 1:
+        key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
+    q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
+    output = varlen_attn(q, k, v, bounds, bounds, longest, longest, **extra)
+    assert isinstance(output, torch.Tensor)
+    return output[None]
+
+
+def _mask(*, attention_mask: torch.Tensor | None = None, **others: Any) -> torch.Tensor | None:
+    """SDPA's mask for a call that is not packed. One without padding or a cache is causal, or packed: no mask."""
+    from transformers.masking_utils import sdpa_mask
+
+    if attention_mask is None and len(others["cache_position"]) == others["kv_length"]:
+        return None
+    mask: torch.Tensor | None = sdpa_mask(attention_mask=attention_mask, **others)
+    return mask
