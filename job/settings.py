@@ -18,6 +18,7 @@ from dotenv import dotenv_values
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from job import names
 from job.errors import BadInput
 from job.paths import Paths
 from job.presets import PRESETS
@@ -421,10 +422,10 @@ def load(environ: Mapping[str, str] | None = None, preset: str | None = None) ->
     from_file = {k: v for k, v in dotenv_values(env_file).items() if v is not None} if env_file.is_file() else {}
     if env.get("ENV_FILE") and not env_file.is_file():
         raise BadInput(f"ENV_FILE={env_file}: no such file")
-    if _is_locale(env.get("LANGUAGE", "")):
+    if names.is_locale(env.get("LANGUAGE", "")):
         env.pop("LANGUAGE")  # the desktop's own variable of that name, for example en_GB:en
     for source in (env, from_file):
-        _check_names(source)
+        names.check(source, [(v.name, *v.aliases) for v in variables()])
     merged = _merge(env, from_file, preset)
     try:
         return Settings(**merged)
@@ -451,43 +452,10 @@ def _merge(env: Mapping[str, str], from_file: Mapping[str, str], fallback: str |
     return {**PRESETS[preset], "preset": preset, **merged}
 
 
-def _check_names(source: Mapping[str, str]) -> None:
-    """Refuse names one typo from a known one, and aliases that disagree."""
-    known = {name: v.name for v in variables() for name in (v.name, *v.aliases)}
-    for name in source:
-        if name in known or len(name) < 5:
-            continue
-        near = [candidate for candidate in known if len(candidate) >= 5 and _one_typo(name.upper(), candidate)]
-        if near:
-            raise BadInput(f"{name} is not a variable of this job; did you mean {near[0]}? Rename it or unset it")
-    for variable in variables():
-        given = {n: source[n].strip() for n in (variable.name, *variable.aliases) if source.get(n, "").strip()}
-        if len(set(given.values())) > 1:
-            pairs = " and ".join(f"{n}={v!r}" for n, v in given.items())
-            raise BadInput(f"{pairs} name the same thing and disagree; keep {variable.name}")
-
-
-def _one_typo(a: str, b: str) -> bool:
-    """Whether one insertion, deletion, substitution or swap of neighbours (or letter case) turns `a` into `b`."""
-    if a == b:
-        return True
-    if abs(len(a) - len(b)) > 1:
-        return False
-    start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    rest_a, rest_b = a[start:], b[start:]
-    swapped = rest_a[1::-1] + rest_a[2:] == rest_b
-    return swapped or rest_a[1:] == rest_b[1:] or rest_a[1:] == rest_b or rest_a == rest_b[1:]
-
-
-def _is_locale(value: str) -> bool:
-    """Whether `LANGUAGE` holds locales (gettext's variable, `en_GB:en`) instead of a language's name or code."""
-    return value == "C" or bool(re.match(r"[a-z]{2,3}(_[A-Z]{2}|[.:@])", value))
-
-
 def _explain(error: Any) -> str:
     """One clause for one of pydantic's errors, without the value of a secret."""
     field = str(error["loc"][0])
-    names = names_of(field) if field.lower() in Settings.model_fields else (field.upper(),)
+    name = names_of(field)[0] if field.lower() in Settings.model_fields else field.upper()
     message = str(error["msg"]).removeprefix("Value error, ")
-    shown = "" if "TOKEN" in names[0] or "KEY" in names[0] else f"={error.get('input')!r}"
-    return f"{names[0]}{shown}: {message[:1].lower()}{message[1:]}"
+    shown = "" if "TOKEN" in name or "KEY" in name else f"={error.get('input')!r}"
+    return f"{name}{shown}: {message[:1].lower()}{message[1:]}"

@@ -178,7 +178,9 @@ def test_every_variable_is_used():
     """A variable that nothing reads would be a promise that is not kept."""
     package = Path(__file__).parent.parent / "job"
     source = "\n".join(
-        p.read_text() for p in package.rglob("*.py") if p.name not in ("settings.py", "presets.py", "settings_table.py")
+        p.read_text()
+        for p in package.rglob("*.py")
+        if p.name not in ("settings.py", "presets.py", "settings_table.py", "names.py")
     )
     shell = (package.parent / "entrypoint.sh").read_text()
     unused = [

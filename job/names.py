@@ -1,0 +1,53 @@
+"""Names of variables as people write them: misspelled ones, and aliases that disagree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from job.errors import BadInput
+
+#: Shorter names are too like other programs' variables to be taken for a misspelling.
+SHORTEST = 5
+
+
+def check(source: Mapping[str, str], groups: Sequence[tuple[str, ...]]) -> None:
+    """Refuse names one typo from a known one, and aliases that disagree.
+
+    Args:
+        source: an environment.
+        groups: names that mean the same, the canonical one first.
+
+    Raises:
+        BadInput: naming what was written and what was meant.
+    """
+    known = {name for group in groups for name in group}
+    long_enough = sorted(name for name in known if len(name) >= SHORTEST)
+    for name in source:
+        if name in known or len(name) < SHORTEST:
+            continue
+        near = next((candidate for candidate in long_enough if one_typo(name.upper(), candidate)), None)
+        if near:
+            raise BadInput(f"{name} is not a variable of this job; did you mean {near}? Rename it or unset it")
+    for group in groups:
+        given = {name: source[name].strip() for name in group if source.get(name, "").strip()}
+        if len(set(given.values())) > 1:
+            pairs = " and ".join(f"{name}={value!r}" for name, value in given.items())
+            raise BadInput(f"{pairs} name the same thing and disagree; keep {group[0]}")
+
+
+def one_typo(a: str, b: str) -> bool:
+    """Whether one insertion, deletion, substitution or swap of neighbours (or nothing) turns `a` into `b`."""
+    if a == b:
+        return True
+    if abs(len(a) - len(b)) > 1:
+        return False
+    start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    rest_a, rest_b = a[start:], b[start:]
+    swapped = rest_a[1::-1] + rest_a[2:] == rest_b
+    return swapped or rest_a[1:] == rest_b[1:] or rest_a[1:] == rest_b or rest_a == rest_b[1:]
+
+
+def is_locale(value: str) -> bool:
+    """Whether `LANGUAGE` holds locales (gettext's variable, `en_GB:en`) instead of a language's name or code."""
+    return value == "C" or bool(re.match(r"[a-z]{2,3}(_[A-Z]{2}|[.:@])", value))
