@@ -48,7 +48,7 @@ TOKENS_ON_GPU = 8192
 class Bench:
     """One model, its rows, and a way to go through all rows once."""
 
-    def __init__(self, base: Path, model: Any, rows: int, device: torch.device, optimizer: str = "adamw_fused") -> None:
+    def __init__(self, base: Path, model: Any, rows: int, device: torch.device, settings: Settings) -> None:
         self.base, self.model, self.device = base, model, device
         width = model.config.talker_config.hidden_size
         self.rows = Rows(
@@ -59,7 +59,7 @@ class Bench:
             text_layout="non_streaming",
         )
         self.frames = int(self.rows.frames.sum())
-        self.settings = Settings(optimizer=optimizer)
+        self.settings = settings
         self.reference = max(clips_directory().glob("*.flac"), key=lambda path: path.stat().st_size)
 
     def _autocast(self) -> Any:
@@ -75,6 +75,7 @@ class Bench:
 
         def epoch() -> float:
             objective.train()
+            self._train_only(trained)
             batch_size = self.settings.batch_size
             order = epoch_order(self.rows, epoch=0, seed=0, batch_size=batch_size, tokens_per_batch=tokens)
             for numbers in order:
@@ -90,13 +91,13 @@ class Bench:
 
     def naive(self) -> Callable[[], float]:
         """The naive loop over all rows."""
-        self.model.requires_grad_(True)
         objective = naive.NaiveObjective(self.model)
         trained = list(self.model.parameters())
         optimizer = torch.optim.AdamW(trained, lr=1e-5)
 
         def epoch() -> float:
             objective.train()
+            self._train_only(trained)
             for batch in naive.loader(self.rows, self.reference, self.naive_batch_size(), seed=0):
                 with self._autocast():
                     talker, sub_talker = objective({k: v.to(self.device) for k, v in batch.items()})
@@ -120,6 +121,12 @@ class Bench:
                 if not parameter.requires_grad and self.device.type == "cuda":
                     parameter.data = parameter.data.bfloat16()
         return groups
+
+    def _train_only(self, trained: list[torch.nn.Parameter]) -> None:
+        """The loops share the model and take turns: what the other one trains is frozen again."""
+        mine = {id(parameter) for parameter in trained}
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(id(parameter) in mine)
 
     def _step(self, loss: torch.Tensor, trained: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
         loss.backward()
@@ -182,7 +189,7 @@ def flops_of_sample(config: Any, positions: int, frames: int, fraction: float) -
     return 3.0 * (talker + fraction * frames * frame)
 
 
-def make(work: Path, size: str, rows: int) -> Bench:
+def make(work: Path, size: str, rows: int, settings: Settings) -> Bench:
     """The model and data of a case; `work` keeps the base directory between processes."""
     from job.models import load_model
 
@@ -191,10 +198,10 @@ def make(work: Path, size: str, rows: int) -> Bench:
     if not base.exists():
         common.small_base(base)
     if device.type == "cuda":
-        return Bench(base, common.released_model(size, base, device), rows, device)
+        return Bench(base, common.released_model(size, base, device), rows, device, settings)
     model: Any = load_model(base, device, torch.float32).model
     model.speech_tokenizer = None
-    return Bench(base, model, rows, device)
+    return Bench(base, model, rows, device, settings)
 
 
 def peak(work: Path, options: argparse.Namespace) -> None:
@@ -202,15 +209,16 @@ def peak(work: Path, options: argparse.Namespace) -> None:
     import qwen_tts  # noqa: F401  # what it takes is no part of the figure
 
     peak_of = common.Peak(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    bench = make(work, options.size, options.rows)
+    bench = make(work, options.size, options.rows, Settings(optimizer=options.optimizer))
     epoch = bench.naive() if options.peak == "naive" else bench.ours(options.fraction, options.peak)
     epoch()
     print(json.dumps({"bytes": peak_of.bytes()}))
 
 
-def peak_bytes(work: Path, loop: str, fraction: float, rows: int, size: str) -> int:
+def peak_bytes(work: Path, loop: str, fraction: float, size: str, options: argparse.Namespace) -> int:
     """Peak of `naive`, or of ours in mode `full` or `lora`."""
-    arguments = ["--peak", loop, "--fraction", str(fraction), "--rows", str(rows), "--size", size, "--work", str(work)]
+    arguments = ["--peak", loop, "--fraction", str(fraction), "--rows", str(options.rows), "--size", size]
+    arguments += ["--work", str(work), "--optimizer", options.optimizer]
     return int(common.in_a_process(__file__, *arguments)["bytes"])
 
 
@@ -220,6 +228,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--rows", type=int, default=512 if torch.cuda.is_available() else 24)
     parser.add_argument("--size", choices=sorted(common.RELEASED), default="1.7B", help="shapes on a GPU")
+    parser.add_argument("--optimizer", choices=("adamw", "adamw_fused"), default=Settings().optimizer, help="of ours")
     parser.add_argument("--work", type=Path, help="keep the base directory here")
     parser.add_argument("--peak", choices=("full", "lora", "naive"), help=argparse.SUPPRESS)
     parser.add_argument("--fraction", type=float, default=1.0, help=argparse.SUPPRESS)
@@ -237,13 +246,15 @@ def measure(work: Path, options: argparse.Namespace) -> None:
     """All cases of this device."""
     default = Settings().sub_talker_frame_fraction
     fractions = {"train, default settings": default}
-    fractions |= {f"train, SUB_TALKER_FRAME_FRACTION={f:g}": f for f in (1.0, 0.25) if f != default}
-    # Peaks first: on a GPU they need it for themselves.
-    sizes = {
-        name: peak_bytes(work, "full", fraction, options.rows, options.size) for name, fraction in fractions.items()
+    if options.optimizer != Settings().optimizer:
+        fractions = {f"train, OPTIMIZER={options.optimizer}": default}
+    fractions |= {
+        f"{name}, SUB_TALKER_FRAME_FRACTION={f:g}": f for name in tuple(fractions) for f in (1.0, 0.25) if f != default
     }
-    sizes["naive"] = peak_bytes(work, "naive", 1.0, options.rows, options.size)
-    bench = make(work, options.size, options.rows)
+    # Peaks first: on a GPU they need it for themselves.
+    sizes = {name: peak_bytes(work, "full", fraction, options.size, options) for name, fraction in fractions.items()}
+    sizes["naive"] = peak_bytes(work, "naive", 1.0, options.size, options)
+    bench = make(work, options.size, options.rows, Settings(optimizer=options.optimizer))
     bench.same_loss()
     device = torch.cuda.get_device_name() if bench.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     loops: dict[str, Callable[[], Any]] = {name: bench.ours(fraction) for name, fraction in fractions.items()}
@@ -266,7 +277,7 @@ def measure(work: Path, options: argparse.Namespace) -> None:
         common.print_case(name, device, bench.frames / seconds[name], bench.frames / seconds["naive"], **more)
     if bench.device.type == "cuda":
         for size in common.RELEASED:
-            found = peak_bytes(work, "lora", default, options.rows, size)
+            found = peak_bytes(work, "lora", default, size, options)
             print(json.dumps({"case": f"peak, {size} LoRA, {TOKENS_ON_GPU} tokens", "device": device, "ours": found}))
 
 

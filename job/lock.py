@@ -68,13 +68,31 @@ class WorkLock:
             "created": psutil.Process().create_time(),
             "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         }
+        text = json.dumps(me) + "\n"
+        aside = self._aside()
+        aside.write_text(text, encoding="utf-8")
+        try:
+            os.link(aside, self.path)  # there with its contents, or not at all
+        except FileExistsError:
+            return False
+        except OSError:  # a volume without hard links
+            return self._create_in_place(text)
+        finally:
+            aside.unlink(missing_ok=True)
+        return True
+
+    def _create_in_place(self, text: str) -> bool:
         try:
             descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
             return False
         with os.fdopen(descriptor, "w") as handle:
-            handle.write(json.dumps(me) + "\n")
+            handle.write(text)
         return True
+
+    def _aside(self) -> Path:
+        """A name that is only this thread's."""
+        return self.path.with_name(f".run.lock-{os.getpid()}-{threading.get_ident()}")
 
     def _owner(self, path: Path | None = None) -> dict[str, Any] | None:
         """Who holds it; None when it has just been given back."""
@@ -88,13 +106,13 @@ class WorkLock:
 
     def _remove(self, owner: dict[str, Any] | None) -> None:
         """Take a dead owner's lock away, and nobody else's: another run may have done so and be the owner by now."""
-        aside = self.path.with_name(f".run.lock-{os.getpid()}-{threading.get_ident()}")
+        aside = self._aside()
         try:
             os.replace(self.path, aside)
         except FileNotFoundError:
             return
         if owner is not None and self._owner(aside) != owner:
-            with contextlib.suppress(FileExistsError):
+            with contextlib.suppress(OSError):
                 os.link(aside, self.path)
         aside.unlink(missing_ok=True)
 
