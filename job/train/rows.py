@@ -59,7 +59,10 @@ def language_rows(config: dict[str, Any], wanted: list[str]) -> dict[str, int]:
     taken = taken_rows(talker)
     # Above the codes and special ids, and among the rows that generation never samples.
     start = max([talker["vocab_size"] - SUPPRESSED_ROWS, *(row + 1 for row in known.values())])
-    free = [row for row in range(start, min(FIRST_SPEAKER_ROW, talker["vocab_size"])) if row not in taken]
+    first, end = max(0, talker["vocab_size"] - SUPPRESSED_ROWS), talker["vocab_size"]
+    # Above the known languages and below the speakers where there is room, otherwise wherever there is.
+    candidates = dict.fromkeys([*range(start, min(FIRST_SPEAKER_ROW, end)), *range(first, end)])
+    free = [row for row in candidates if row not in taken]
     if len(free) < len(new):
         raise BadInput(f"the data has {len(new)} languages that the base lacks, and there is room for {len(free)}")
     return dict(zip(new, free, strict=False))
