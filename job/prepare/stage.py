@@ -262,9 +262,7 @@ def _announce(summary: dict[str, Any], tally: Tally) -> dict[str, Any]:
     """Say what was prepared; returns the counts for the state file."""
     unknown = [name for name, entry in summary["languages"].items() if not entry["known"]]
     if unknown:
-        console.say(
-            STAGE, f"the base model does not know {', '.join(unknown)}: trained as Auto, the model finds out by itself"
-        )
+        console.say(STAGE, f"the base model does not know {', '.join(unknown)}: each gets a row of its own in training")
     for name, entry in summary["speakers"].items():
         console.say(STAGE, f"speaker {name}: x-vector from {entry['reference']} ({entry['strategy']})")
     hours = sum(split["seconds"] for split in summary["splits"].values()) / 3600
