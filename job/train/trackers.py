@@ -226,10 +226,15 @@ def _key(settings: Settings) -> str | None:
 
 def _logged_in(wandb: Any) -> bool:
     """Whether W&B finds a key of its own: WANDB_API_KEY, its settings, or ~/.netrc. Nothing is sent or asked."""
+    settings = wandb.setup().settings
+    silent = settings.silent
+    settings.silent = True  # the greeting names the account, and so asks the server, for minutes if it is away
     try:
         return bool(wandb.login(verify=False, prompt=False))
     except wandb.Error as error:
         raise BadInput(f"WANDB_API_KEY: {one_line(error)}") from error
+    finally:
+        settings.silent = silent
 
 
 def _is_number(value: Any) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
 import struct
 import subprocess
 import sys
@@ -280,13 +281,18 @@ except BadInput as error:
     [
         ({}, "set WANDB_API_KEY, or WANDB_MODE=offline"),
         ({"WANDB_MODE": "offline"}, "['wandb']"),
-        ({"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": WANDB_KEY}, "['wandb']"),
+        ({"WANDB_API_KEY": WANDB_KEY}, "['wandb']"),
         ({"WANDB_API_KEY": "too-short"}, "WANDB_API_KEY: "),
     ],
 )
 def test_a_missing_wandb_key_is_noticed_in_the_first_minute(tmp_path, environ, says):
-    """And nobody is asked for one on a terminal that is not there."""
-    done = run_python(CHECK, home=tmp_path, **environ)
+    """And nobody is asked for one on a terminal that is not there, nor is the server, which may be away."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        done = run_python(CHECK, home=tmp_path, WANDB_BASE_URL=url, **environ)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
     assert says in done.stdout, done.stdout + done.stderr
     assert not (tmp_path / ".netrc").exists()
 
