@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from job.ranks import ALONE, Ranks
 from job.settings import Settings
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Turn the raw manifests into the prepared dataset (see `job.prepare.stage`).
+
+    Args:
+        settings: of the run.
+        ranks: the processes that encode, each its own shards.
 
     Returns:
         Counts for the stage's state file: rows of each split, hours, speakers, rows left out.
@@ -22,4 +27,4 @@ def run(settings: Settings) -> dict[str, Any]:
     """
     from job.prepare.stage import prepare
 
-    return prepare(settings)
+    return prepare(settings, ranks)

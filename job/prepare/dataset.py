@@ -5,7 +5,13 @@ The layout is plain Parquet, so `datasets.load_dataset("parquet", data_files=...
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +27,11 @@ if TYPE_CHECKING:
 
 #: The splits that prepare writes; `validation` only when it has rows.
 SPLITS = ("train", "validation")
+
+#: Rows that are mapped as one piece.
+_CACHE_ROWS = 2000
+#: Which Parquet files an Arrow file was made from, in its schema.
+_STAMPS = b"parquet"
 
 
 def schema(books: int) -> pa.Schema:
@@ -53,20 +64,104 @@ def read_summary(paths: Paths) -> dict[str, Any]:
 
 
 def read_split(paths: Paths, split: str) -> pa.Table:
-    """All rows of a split in order, memory-mapped from disk; no rows when there is no such split.
+    """All rows of a split in order, mapped from disk into memory; no rows when there is no such split.
+
+    Parquet is compressed, so what is mapped is the same rows as an Arrow file: the one that prepare left in the cache,
+    or, where the dataset came from elsewhere, one that is made now and goes with the process.
 
     Raises:
         BadInput: there is no prepared dataset, or one of its files is damaged.
     """
     summary = read_summary(paths)
     expected = schema(int(summary["books"]))
-    shards = sorted((paths.prepared / split).glob("*.parquet"))
+    shards = _parquet_files(paths, split)
     if not shards:
         return expected.empty_table()
+    cached = _cached(paths, split)
+    if cached is not None and (cached.schema.metadata or {}).get(_STAMPS) == _stamps(shards):
+        return cached.replace_schema_metadata(None)
+    here = paths.prepared.parent
     try:
-        return pa.concat_tables([pq.read_table(shard, schema=expected, memory_map=True) for shard in shards])
-    except (OSError, pa.ArrowException) as error:
-        raise BadInput(f"{paths.prepared / split} is damaged; run `python -m job prepare` with FORCE=true") from error
+        with tempfile.TemporaryFile(dir=here if os.access(here, os.W_OK) else None) as file:
+            _write_arrow(file, shards, expected)
+            file.flush()
+            return _map(file).replace_schema_metadata(None)
+    except pa.ArrowException as error:
+        raise _damaged(paths, split) from error
+    except OSError as error:
+        if error.errno is not None:  # of the disk, not of what is on it
+            raise
+        raise _damaged(paths, split) from error
+
+
+def write_cache(paths: Paths) -> None:
+    """Write the prepared splits as Arrow files, for `read_split` to map."""
+    expected = schema(int(read_summary(paths)["books"]))
+    for split in SPLITS:
+        shards = _parquet_files(paths, split)
+        path = _cache_file(paths, split)
+        if not shards:
+            path.unlink(missing_ok=True)
+            continue
+
+        def write(temporary: Path, shards: list[Path] = shards) -> None:
+            with open(temporary, "wb") as file:
+                _write_arrow(file, shards, expected)
+
+        with named_errors(path):
+            files.write_with(path, write)
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Say which file it was when writing fails: errors of writing to an open file do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+
+
+def _damaged(paths: Paths, split: str) -> BadInput:
+    return BadInput(f"{paths.prepared / split} is damaged; run `python -m job prepare` with FORCE=true")
+
+
+def _cache_file(paths: Paths, split: str) -> Path:
+    return paths.cache / f"{split}.arrow"
+
+
+def _parquet_files(paths: Paths, split: str) -> list[Path]:
+    return sorted((paths.prepared / split).glob("*.parquet"))
+
+
+def _stamps(shards: list[Path]) -> bytes:
+    return repr([(path.name, *files.stamp(path)[1:]) for path in shards]).encode()
+
+
+def _write_arrow(file: IO[bytes], shards: list[Path], expected: pa.Schema) -> None:
+    """Copy Parquet files into one Arrow file, some rows at a time."""
+    noted = expected.with_metadata({_STAMPS: _stamps(shards)})
+    with pa.ipc.new_file(file, noted) as writer:
+        for shard in shards:
+            with pq.ParquetFile(shard) as parquet:
+                for batch in parquet.iter_batches(_CACHE_ROWS):
+                    writer.write_batch(batch.cast(expected))
+
+
+def _cached(paths: Paths, split: str) -> pa.Table | None:
+    """The split as prepare left it in the cache; None when it did not, or the file is torn."""
+    try:
+        with open(_cache_file(paths, split), "rb") as file:
+            return _map(file)
+    except (OSError, ValueError, pa.ArrowException):
+        return None
+
+
+def _map(file: IO[bytes]) -> pa.Table:
+    """An Arrow file as a table whose columns stay on disk; the file may be closed and removed."""
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
 
 
 def read_speakers(paths: Paths) -> dict[str, torch.Tensor]:

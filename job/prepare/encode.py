@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from job.prepare.audio import Clip, Figures, Samples, Unusable, load
+from job.prepare.audio import Clip, Figures, Samples, Unusable, load, text_mismatch
 from job.prepare.codec import Codec, Codes
 from job.prepare.rows import Row
 from job.settings import Settings
@@ -22,6 +23,8 @@ B = TypeVar("B")
 WINDOW_BATCHES = 8
 #: Seconds of audio after which a window is closed whatever its count: at 24 kHz in float32 about 115 MB.
 WINDOW_SECONDS = 1200.0
+#: Clips that are encoded side by side on a CPU, at most: each takes memory for its activations.
+MOST_ENCODERS = 8
 
 
 @dataclass(slots=True)
@@ -33,6 +36,57 @@ class Item:
     figures: Figures | None = None
     codes: Codes | None = None
     unusable: Unusable | None = None
+
+    def warnings(self, frame_rate: float) -> list[str]:
+        """Short categories of what is wrong with an encoded row but not wrong enough to leave it out."""
+        if self.codes is None:
+            return []
+        found = self.figures.warnings() if self.figures else []
+        seconds = self.figures.seconds if self.figures else len(self.codes) / frame_rate
+        return [*found, "text_mismatch"] if text_mismatch(self.row.text, seconds) else found
+
+    def digest(self) -> int:
+        """64 bits that tell the codes from others; 0 without codes."""
+        if self.codes is None:
+            return 0
+        return int.from_bytes(hashlib.sha256(np.ascontiguousarray(self.codes).tobytes()).digest()[:8], "big")
+
+
+def encode_stream(
+    items: Iterable[Item], settings: Settings, codec: Codec, group: Callable[[Item], Any] = lambda item: None
+) -> Iterator[Item]:
+    """Give items with samples their codes, in order: in batches on a GPU, one by one on a CPU.
+
+    There a batch only makes tensors that leave the cache, and single clips can be encoded side by side.
+
+    Args:
+        items: as they are read.
+        group: clips share a batch only where this is the same, so that batches do not depend on what came before.
+    """
+    if codec.device.type == "cpu":
+        return encode_singly(items, codec)
+    return encode_items(items, codec, settings.prepare_batch_size, group)
+
+
+def encode_singly(items: Iterable[Item], codec: Codec) -> Iterator[Item]:
+    """Encode clip by clip, as many side by side as torch has threads; the order is kept, samples are dropped."""
+    import torch
+
+    def encode(item: Item) -> Item:
+        if item.samples is not None:
+            item.codes = codec.encode([item.samples])[0]
+            item.samples = None
+        return item
+
+    threads = torch.get_num_threads()
+    workers = min(threads, MOST_ENCODERS)
+    if workers == 1:
+        yield from map(encode, items)
+        return
+    try:
+        yield from in_order(items, encode, workers, lambda: torch.set_num_threads(threads // workers))
+    finally:
+        torch.set_num_threads(threads)  # a thread's own count becomes that of all threads started later
 
 
 def read_items(rows: Iterable[Row], settings: Settings, codec: Codec) -> Iterator[Item]:
@@ -47,12 +101,15 @@ def read_items(rows: Iterable[Row], settings: Settings, codec: Codec) -> Iterato
     return in_order(rows, read, settings.num_workers)
 
 
-def encode_items(items: Iterable[Item], codec: Codec, batch_size: int) -> Iterator[Item]:
+def encode_items(
+    items: Iterable[Item], codec: Codec, batch_size: int, group: Callable[[Item], Any] = lambda item: None
+) -> Iterator[Item]:
     """Give items with samples their codes, in batches of `batch_size`; order is kept, samples are dropped.
 
-    Clips are sorted by length within a window of a few batches, so that a batch pads little.
+    Clips are sorted by length within a window of a few batches, so that a batch pads little. A window holds items of
+    one `group`.
     """
-    for window in _windows(items, codec.sample_rate, batch_size):
+    for window in _windows(items, codec.sample_rate, batch_size, group):
         waiting = [item for item in window if item.samples is not None]
         waiting.sort(key=lambda item: len(_samples(item)))
         for start in range(0, len(waiting), batch_size):
@@ -63,16 +120,18 @@ def encode_items(items: Iterable[Item], codec: Codec, batch_size: int) -> Iterat
         yield from window
 
 
-def in_order(inputs: Iterable[A], function: Callable[[A], B], workers: int) -> Iterator[B]:
+def in_order(
+    inputs: Iterable[A], function: Callable[[A], B], workers: int, initialize: Callable[[], Any] | None = None
+) -> Iterator[B]:
     """`map` with `workers` threads and bounded read-ahead; results come in the order of the inputs.
 
-    Threads suffice because decoding and resampling run outside the interpreter's lock.
+    Threads suffice because decoding, resampling and the codec's arithmetic run outside the interpreter's lock.
     """
     if workers == 0:
         yield from map(function, inputs)
         return
     pending: deque[Future[B]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="audio")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="audio", initializer=initialize)
     try:
         for value in inputs:
             pending.append(pool.submit(function, value))
@@ -124,10 +183,13 @@ def _read(row: Row, settings: Settings, codec: Codec) -> Item:
     return Item(row, samples=clip.samples, figures=clip.figures)
 
 
-def _windows(items: Iterable[Item], rate: int, batch_size: int) -> Iterator[list[Item]]:
+def _windows(items: Iterable[Item], rate: int, batch_size: int, group: Callable[[Item], Any]) -> Iterator[list[Item]]:
     window: list[Item] = []
     seconds = 0.0
     for item in items:
+        if window and group(window[-1]) != group(item):
+            yield window
+            window, seconds = [], 0.0
         window.append(item)
         seconds += 0.0 if item.samples is None else len(item.samples) / rate
         if len(window) >= WINDOW_BATCHES * batch_size or seconds >= WINDOW_SECONDS:

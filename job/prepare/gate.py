@@ -20,19 +20,17 @@ def refuse_nothing_left(tally: Tally) -> None:
     Raises:
         DataRefused: with the reasons for which the rows were left out.
     """
-    if any(row.split == "train" for row in tally.kept):
+    if not tally.validation.all():
         return
     reasons = tally.rejected_by_reason()
-    if not tally.rejected:
+    if not tally.refused:
         raise DataRefused("no training rows at all: check the source of the data (TRAIN_JSONL, DATA_DIR, DATASET_NAME)")
     if set(reasons) == {"silent"}:
-        raise DataRefused(
-            f"all {len(tally.rejected)} recordings are silent (under -60 dBFS): check how they were exported"
-        )
-    first = tally.rejected[0]
+        raise DataRefused(f"all {tally.refused} recordings are silent (under -60 dBFS): check how they were exported")
+    first = tally.first_refused[0]
     listed = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
     raise DataRefused(
-        f"no training row is left of {len(tally.rejected)}: {listed}; the first: "
+        f"no training row is left of {tally.refused}: {listed}; the first: "
         f"{first.get('detail') or first.get('reason')}; see data/rejected.jsonl"
     )
 
@@ -40,8 +38,8 @@ def refuse_nothing_left(tally: Tally) -> None:
 def problems(tally: Tally) -> list[str]:
     """What is wrong with the data as a whole: one line each, with figures and what to do."""
     found = []
-    kept, duplicates = len(tally.kept), tally.duplicates
-    if not tally.distinct_frames and sum(row.frames for row in tally.kept) > 1:
+    kept, duplicates = tally.kept, tally.duplicates
+    if not tally.distinct_frames and int(tally["frames"].sum()) > 1:
         found.append(
             f"every frame of all {kept} rows has the same codes: the speech tokenizer's weights or the audio are "
             "broken; check TOKENIZER_PATH and listen to a recording"
@@ -53,7 +51,7 @@ def problems(tally: Tally) -> list[str]:
             f"{duplicates} of {kept} rows repeat the codes of another row (over {DUPLICATE_SHARE:.0%}): check that "
             "each row names its own recording"
         )
-    rejected = len(tally.rejected)
+    rejected = tally.refused
     total = kept + rejected
     if total and rejected / total > REJECTED_SHARE:
         listed = ", ".join(f"{reason} {count}" for reason, count in tally.rejected_by_reason().items())

@@ -10,11 +10,14 @@ from typing import Any
 SHOWN_REJECTED = 50
 
 
-def render(figures: dict[str, Any], rejected: Sequence[dict[str, Any]]) -> str:
-    """The page as HTML. Everything from the data is escaped; nothing is loaded from elsewhere."""
+def render(figures: dict[str, Any], rejected: Sequence[dict[str, Any]], more: int) -> str:
+    """The page as HTML. Everything from the data is escaped; nothing is loaded from elsewhere.
+
+    `rejected` are the first of `more` rows that were left out.
+    """
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(Path(__file__).with_name("quality.html.j2").read_text(encoding="utf-8"))
     tallest = max((bin_["rows"] for bin_ in figures["durations"]), default=0) or 1
-    return template.render(f=figures, rejected=rejected[:SHOWN_REJECTED], more=len(rejected), tallest=tallest) + "\n"
+    return template.render(f=figures, rejected=rejected[:SHOWN_REJECTED], more=more, tallest=tallest) + "\n"

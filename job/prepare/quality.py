@@ -1,97 +1,149 @@
-"""Figures about the data: gathered row by row while it is encoded, written as quality.json and a page."""
+"""Figures about the data: gathered from the encoded shards in columns, written as quality.json and a page."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
-from job.prepare.audio import Figures, text_mismatch
-from job.prepare.codec import Codes
-from job.prepare.encode import Item
-from job.prepare.rows import Row
+from job.prepare.dataset import SPLITS
+from job.prepare.page import SHOWN_REJECTED
+from job.prepare.split import rank
 
 #: Upper edges of the duration histogram in seconds; the last bin is open.
 DURATION_EDGES = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 10.0, 15.0, 20.0, 30.0)
 #: Row ids kept as examples of each warning.
 EXAMPLES = 5
 
+#: What is remembered of a kept row, about 75 bytes: millions of rows must fit the memory. `source` is a number into
+#: SPLITS: the manifest that the row's `position` is in. Measurements are NaN (0) for rows that came encoded.
+_COLUMNS: dict[str, type[Any]] = {
+    "source": np.uint8,
+    "position": np.int64,
+    "speaker": np.int32,
+    "language": np.int32,
+    "characters": np.int32,
+    "frames": np.int32,
+    "rank": np.uint64,
+    "digest": np.uint64,
+    "rms": np.float64,
+    "peak": np.float64,
+    "snr": np.float64,
+    "clipped": np.float64,
+    "rate": np.int32,
+    "channels": np.int32,
+}
 
-@dataclass(slots=True)
-class Kept:
-    """What is remembered of an encoded row; its codes are in the spool at `position`."""
 
-    id: str
-    split: str
-    number: int
-    source: str
-    speaker: str
-    language: str
-    audio: Path | None
-    ref_audio: Path | None
-    characters: int
-    frames: int
-    seconds: float
-    digest: bytes
-    position: int
-    figures: Figures | None
+class Names:
+    """Numbers for names, in order of appearance."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def numbers(self, column: pa.ChunkedArray) -> NDArray[np.int32]:
+        """The numbers of a column of strings."""
+        encoded = column.combine_chunks().dictionary_encode()
+        known = [self._numbers.setdefault(name, len(self._numbers)) for name in encoded.dictionary.to_pylist()]
+        numbers: NDArray[np.int32] = np.asarray(known, dtype=np.int32)[encoded.indices.to_numpy(zero_copy_only=False)]
+        return numbers
+
+    def __iter__(self) -> Any:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
 
 
 class Tally:
-    """Everything that is counted while rows pass by."""
+    """Everything that is counted while shards pass by. The columns are complete after `close`.
 
-    def __init__(self, books: int, codebook_size: int, frame_rate: float) -> None:
+    Attributes:
+        kept: number of usable rows.
+        validation: (kept,) whether a row is validated on.
+        used: (books, codebook_size) which codes occur.
+        warnings: category -> number of rows and ids of the first ones.
+        refused: number of rows left out; `first_refused` has the first ones.
+    """
+
+    def __init__(self, books: int, codebook_size: int, frame_rate: float, seed: int) -> None:
         self.frame_rate = frame_rate
-        self.kept: list[Kept] = []
-        self.rejected: list[dict[str, Any]] = []
-        self.warnings: dict[str, list[str]] = {}
+        self.speakers, self.languages = Names(), Names()
+        self.kept = 0
+        self.validation: NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self.used = np.zeros((books, codebook_size), dtype=bool)
-        self.first_frame: Codes | None = None
         self.distinct_frames = False
+        self.warnings: dict[str, tuple[int, list[str]]] = {}
+        self.refused = 0
+        self.first_refused: list[dict[str, Any]] = []
+        self._seed = seed
+        self._first_frame: NDArray[np.int16] | None = None
+        self._reasons: Counter[str] = Counter()
+        self._parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _COLUMNS}
+        self._columns: dict[str, NDArray[Any]] = {}
 
-    def add(self, item: Item, codes: Codes) -> Kept:
-        """Count an encoded row; `codes` is (frames, books)."""
-        row, seconds = item.row, len(codes) / self.frame_rate
-        self.used[np.arange(codes.shape[1])[None, :], codes] = True
-        if self.first_frame is None:
-            self.first_frame = codes[0].copy()
-        self.distinct_frames = self.distinct_frames or bool((codes != self.first_frame).any())
-        for warning in item.figures.warnings() if item.figures else []:
-            self.warnings.setdefault(warning, []).append(row.id)
-        if text_mismatch(row.text, item.figures.seconds if item.figures else seconds):
-            self.warnings.setdefault("text_mismatch", []).append(row.id)
-        kept = Kept(
-            id=row.id,
-            split=row.split,
-            number=row.number,
-            source=row.source,
-            speaker=row.speaker,
-            language=row.language,
-            audio=row.audio,
-            ref_audio=row.ref_audio,
-            characters=len(row.text),
-            frames=len(codes),
-            seconds=seconds,
-            digest=hashlib.sha256(np.ascontiguousarray(codes).tobytes()).digest(),
-            position=len(self.kept),
-            figures=item.figures,
-        )
-        self.kept.append(kept)
-        return kept
+    def add(self, split: str, table: pa.Table) -> None:
+        """Count the rows of a shard (`store.shard_schema`)."""
+        usable = table["reason"].is_null()
+        for row in refused_rows(split, table.filter(table["reason"].is_valid())):
+            self.refuse(row)
+        table = table.filter(usable)
+        if not len(table):
+            return
+        self.kept += len(table)
+        codes = table["codes"].combine_chunks()
+        frames = codes.values.flatten().to_numpy(zero_copy_only=False).reshape(-1, len(self.used))
+        self.used[np.arange(len(self.used))[None, :], frames] = True
+        if self._first_frame is None:
+            self._first_frame = frames[0].copy()
+        self.distinct_frames = self.distinct_frames or bool((frames != self._first_frame).any())
+        for row_id, warnings in zip(table["id"].to_pylist(), table["warnings"].to_pylist(), strict=True):
+            for warning in warnings:
+                count, examples = self.warnings.get(warning, (0, []))
+                self.warnings[warning] = count + 1, examples if count >= EXAMPLES else [*examples, row_id]
+        values: dict[str, Any] = {
+            "source": np.full(len(table), SPLITS.index(split)),
+            "speaker": self.speakers.numbers(table["speaker"]),
+            "language": self.languages.numbers(table["language"]),
+            "frames": codes.value_lengths().to_numpy(zero_copy_only=False),
+            "rank": [rank(self._seed, row_id) for row_id in table["id"].to_pylist()],
+        }
+        for name, kind in _COLUMNS.items():
+            if name not in values:
+                missing = np.nan if kind is np.float64 else 0
+                values[name] = table[name].fill_null(missing).to_numpy()
+            self._parts[name].append(np.asarray(values[name], dtype=kind))
 
-    def reject(self, row: Row, reason: str, detail: str) -> None:
+    def refuse(self, row: dict[str, Any]) -> None:
         """Count a row that is left out."""
-        self.rejected.append(row.refused(reason, detail))
+        self.refused += 1
+        self._reasons[str(row.get("reason"))] += 1
+        if len(self.first_refused) < SHOWN_REJECTED:
+            self.first_refused.append(row)
+
+    def close(self) -> None:
+        """Put the columns together when all shards have passed."""
+        for name, kind in _COLUMNS.items():
+            self._columns[name] = np.concatenate([np.zeros(0, dtype=kind), *self._parts.pop(name)])
+        self.validation = self["source"] == SPLITS.index("validation")
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """A column, (kept,)."""
+        return self._columns[name]
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """Length of each kept row, (kept,)."""
+        return np.asarray(self["frames"] / self.frame_rate)
 
     @property
     def duplicates(self) -> int:
         """Rows whose codes another row had before them."""
-        return len(self.kept) - len({row.digest for row in self.kept})
+        return self.kept - len(np.unique(self["digest"]))
 
     @property
     def distinct_per_book(self) -> list[int]:
@@ -100,72 +152,81 @@ class Tally:
 
     def rejected_by_reason(self) -> dict[str, int]:
         """Reason -> rows left out, most frequent first."""
-        return dict(Counter(str(row.get("reason")) for row in self.rejected).most_common())
+        return dict(self._reasons.most_common())
+
+    def by(self, names: Sequence[str], numbers: NDArray[Any], digits: int) -> dict[str, dict[str, Any]]:
+        """Name -> rows and seconds of the rows that have its number, for the names that have rows."""
+        rows = np.bincount(numbers, minlength=len(names))
+        frames = np.bincount(numbers, weights=self["frames"], minlength=len(names))
+        found = {
+            name: {"rows": int(n), "seconds": round(float(f) / self.frame_rate, digits)}
+            for name, n, f in zip(names, rows, frames, strict=True)
+            if n
+        }
+        return dict(sorted(found.items()))
+
+
+def refused_rows(split: str, table: pa.Table) -> Iterable[dict[str, Any]]:
+    """The lines of rejected.jsonl for the refused rows of a shard."""
+    for row in table.select(["number", "source", "id", "reason", "detail"]).to_pylist():
+        yield {"split": split, "row": row.pop("number"), **row}
 
 
 def figures_of(tally: Tally, problems: Sequence[str], copies: int = 0) -> dict[str, Any]:
     """The contents of quality.json; `copies` are the augmented rows."""
-    kept = tally.kept
-    measured = [row.figures for row in kept if row.figures is not None]
-    leaked = _shared_digests(kept)
+    seconds, measured = tally.seconds, tally["rate"] > 0
     return {
-        "rows": len(kept),
-        "hours": round(sum(row.seconds for row in kept) / 3600, 4),
+        "rows": tally.kept,
+        "hours": round(float(seconds.sum()) / 3600, 4),
         "augmented_rows": copies,
-        "splits": _seconds_by(kept, "split"),
-        "speakers": _seconds_by(kept, "speaker"),
-        "languages": _seconds_by(kept, "language"),
-        "durations": _histogram([row.seconds for row in kept]),
-        "seconds": _spread(row.seconds for row in kept),
-        "rms_dbfs": _spread(f.rms for f in measured),
-        "peak_dbfs": _spread(f.peak for f in measured),
-        "snr_db": _spread(f.snr for f in measured),
-        "clipped_share": _spread(f.clipped for f in measured),
-        "sample_rates": {str(rate): n for rate, n in sorted(Counter(f.rate for f in measured).items())},
-        "channels": {str(n): count for n, count in sorted(Counter(f.channels for f in measured).items())},
+        "splits": tally.by(SPLITS, tally.validation.astype(np.int64), 2),
+        "speakers": tally.by(list(tally.speakers), tally["speaker"], 2),
+        "languages": tally.by(list(tally.languages), tally["language"], 2),
+        "durations": _histogram(seconds),
+        "seconds": _spread(seconds),
+        "rms_dbfs": _spread(tally["rms"][measured]),
+        "peak_dbfs": _spread(tally["peak"][measured]),
+        "snr_db": _spread(tally["snr"][measured]),
+        "clipped_share": _spread(tally["clipped"][measured]),
+        "sample_rates": _counts(tally["rate"][measured]),
+        "channels": _counts(tally["channels"][measured]),
         "rejected": tally.rejected_by_reason(),
-        "warnings": {
-            name: {"rows": len(ids), "examples": ids[:EXAMPLES]} for name, ids in sorted(tally.warnings.items())
-        },
+        "warnings": {name: {"rows": n, "examples": ids} for name, (n, ids) in sorted(tally.warnings.items())},
         "distinct_codes_per_book": tally.distinct_per_book,
         "codebook_size": int(tally.used.shape[1]),
         "duplicate_rows": tally.duplicates,
-        "validation_rows_also_in_train": leaked,
+        "validation_rows_also_in_train": _shared_digests(tally),
         "problems": list(problems),
     }
 
 
-def frames_per_character(rows: Iterable[Kept], percentile: float = 95.0) -> float:
-    """Codec frames a character of text, 95th percentile over the rows: bounds how long speech may take."""
-    ratios = [row.frames / max(1, row.characters) for row in rows]
-    return float(np.percentile(ratios, percentile)) if ratios else 0.0
+def frames_per_character(tally: Tally, percentile: float = 95.0) -> float:
+    """Codec frames a character of text, 95th percentile over the training rows: bounds how long speech may take."""
+    ratios = (tally["frames"] / np.maximum(1, tally["characters"]))[~tally.validation]
+    return float(np.percentile(ratios, percentile)) if len(ratios) else 0.0
 
 
-def _shared_digests(kept: Sequence[Kept]) -> int:
-    trained = {row.digest for row in kept if row.split == "train"}
-    return sum(row.digest in trained for row in kept if row.split == "validation")
+def _shared_digests(tally: Tally) -> int:
+    digests, validation = tally["digest"], tally.validation
+    return int(np.isin(digests[validation], digests[~validation]).sum())
 
 
-def _seconds_by(kept: Sequence[Kept], attribute: str) -> dict[str, dict[str, float]]:
-    groups: dict[str, list[float]] = {}
-    for row in kept:
-        groups.setdefault(getattr(row, attribute), []).append(row.seconds)
-    return {name: {"rows": len(values), "seconds": round(sum(values), 2)} for name, values in sorted(groups.items())}
+def _counts(values: NDArray[Any]) -> dict[str, int]:
+    return {str(value): int(n) for value, n in zip(*np.unique(values, return_counts=True), strict=True)}
 
 
-def _histogram(seconds: Sequence[float]) -> list[dict[str, Any]]:
+def _histogram(seconds: NDArray[np.float64]) -> list[dict[str, Any]]:
     bounds = [0.0, *DURATION_EDGES, np.inf]
-    counts, _ = np.histogram(np.asarray(seconds, dtype=np.float64), bounds)
+    counts, _ = np.histogram(seconds, bounds)
     return [
         {"from": low, "to": None if np.isinf(high) else high, "rows": int(count)}
         for low, high, count in zip(bounds, bounds[1:], counts, strict=False)
     ]
 
 
-def _spread(values: Iterable[float]) -> dict[str, float] | None:
+def _spread(values: NDArray[np.float64]) -> dict[str, float] | None:
     """Smallest, 5th percentile, median, 95th percentile and largest; None without values."""
-    array = np.asarray(list(values), dtype=np.float64)
-    if not len(array):
+    if not len(values):
         return None
-    points = np.percentile(array, [0, 5, 50, 95, 100])
+    points = np.percentile(values, [0, 5, 50, 95, 100])
     return {name: round(float(v), 4) for name, v in zip(("min", "p5", "median", "p95", "max"), points, strict=True)}

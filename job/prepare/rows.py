@@ -30,7 +30,11 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the raw manifest. `codes` is set for rows that arrive encoded: [[one int a codebook] a frame]."""
+    """One row of the raw manifest.
+
+    `number` is its row in the source, `position` its line in the manifest (from 0). `codes` is set for rows that arrive
+    encoded: [[one int a codebook] a frame].
+    """
 
     id: str
     split: str
@@ -43,17 +47,7 @@ class Row:
     language: str
     instruct: str | None
     codes: Any = None
-
-    def refused(self, reason: str, detail: str) -> dict[str, Any]:
-        """The line of rejected.jsonl that says why this row was left out."""
-        return {
-            "split": self.split,
-            "row": self.number,
-            "source": self.source,
-            "id": self.id,
-            "reason": reason,
-            "detail": detail,
-        }
+    position: int = 0
 
 
 def read_rows(path: Path, split: str, settings: Settings, known: Mapping[str, int]) -> Iterator[Row]:
@@ -76,6 +70,7 @@ def read_rows(path: Path, split: str, settings: Settings, known: Mapping[str, in
             language=language_key(raw.get("language") or settings.language, known),
             instruct=str(raw["instruct"]).strip() or None if raw.get("instruct") else None,
             codes=raw.get("audio_codes"),
+            position=line - 1,
         )
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from job import files
 from job.errors import BadInput
 from job.prepare.audio import CLIPPED_SHARE, Samples, Unusable, load, resample
 from job.prepare.codec import Codec, reproducible
-from job.prepare.quality import Kept
+from job.prepare.dataset import SPLITS
+from job.prepare.quality import Tally
 from job.prepare.rows import Row, speaker_key
-from job.prepare.store import SpoolReader
+from job.prepare.shards import Shards
 from job.settings import Settings
 from job.voices import ENCODER_FILE
 
@@ -155,8 +158,8 @@ def check_files(plans: Mapping[str, Plan], rate: int) -> None:
 
 def x_vectors(
     plans: Mapping[str, Plan],
-    kept: Sequence[Kept],
-    spool: SpoolReader,
+    tally: Tally,
+    shards: Shards,
     codec: Codec,
     base: Path,
     device: torch.device,
@@ -174,12 +177,12 @@ def x_vectors(
     encoder = SpeakerEncoder(base, device) if any(plan.strategy != KEPT for plan in plans.values()) else None
     vectors: dict[str, torch.Tensor] = {}
     about: dict[str, dict[str, Any]] = {}
-    by_speaker: dict[str, list[Kept]] = {}
-    for row in kept:
-        by_speaker.setdefault(row.speaker, []).append(row)
-    for name in sorted(by_speaker):
-        plan, rows = plans[name], by_speaker[name]
-        trained = [row for row in rows if row.split == "train"]
+    numbers = {name: number for number, name in enumerate(tally.speakers)}
+    for name in sorted(numbers):
+        plan, rows = plans[name], np.flatnonzero(tally["speaker"] == numbers[name])
+        trained = rows[~tally.validation[rows]]
+        if len(trained):
+            rows = trained
         if plan.strategy == KEPT or encoder is None:
             vectors[name] = _existing_vector(base, name)
             about[name] = {"reference": str(base), "references": [], "strategy": KEPT, "rows": len(trained)}
@@ -187,8 +190,10 @@ def x_vectors(
         if plan.path is not None:
             clips = [(str(plan.path), _load_reference(plan.path, encoder.sample_rate, plan.strategy))]
         else:
-            chosen = best_clips(trained or rows) if plan.strategy == "best" else (trained or rows)[:1]
-            clips = [_clip(row, spool, codec, encoder.sample_rate) for row in chosen]
+            chosen = rows[:1]
+            if plan.strategy == "best":
+                chosen = rows[best_clips(tally.seconds[rows], tally["snr"][rows], tally["clipped"][rows])]
+            clips = [_clip(int(row), tally, shards, codec, encoder.sample_rate) for row in chosen]
         stacked = torch.stack([encoder.embed(samples, encoder.sample_rate) for _, samples in clips])
         vector = stacked.to(torch.float32).mean(dim=0)
         if not bool(torch.isfinite(vector).all()):
@@ -218,15 +223,27 @@ def _existing_vector(base: Path, name: str) -> torch.Tensor:
     raise BadInput(f"INIT_MODEL_PATH={base}: {key} is in none of its weight files; download the whole repo")
 
 
-def best_clips(rows: Sequence[Kept]) -> list[Kept]:
-    """The cleanest clips of a speaker: 3 to 10 s, unclipped, most speech over noise; otherwise the longest."""
+def best_clips(
+    seconds: NDArray[np.float64], snr: NDArray[np.float64], clipped: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """The cleanest clips of a speaker: 3 to 10 s, unclipped, most speech over noise; otherwise the longest.
+
+    Args:
+        seconds: (n,) lengths.
+        snr: (n,) speech over noise in dB; NaN where it was not measured.
+        clipped: (n,) share of clipped samples; NaN where it was not measured.
+
+    Returns:
+        numbers of at most `BEST_CLIPS` clips, the best first.
+    """
+    clean = np.flatnonzero(~(clipped > CLIPPED_SHARE))
     low, high = PREFERRED_SECONDS
-    clean = [row for row in rows if row.figures is None or row.figures.clipped <= CLIPPED_SHARE]
-    preferred = [row for row in clean if low <= row.seconds <= high]
-    if preferred:
-        preferred.sort(key=lambda row: -row.figures.snr if row.figures else 0.0)
-        return preferred[:BEST_CLIPS]
-    return sorted(clean or rows, key=lambda row: -row.seconds)[:BEST_CLIPS]
+    preferred = clean[(seconds[clean] >= low) & (seconds[clean] <= high)]
+    if len(preferred):
+        order = np.argsort(-np.nan_to_num(snr[preferred]), kind="stable")
+        return np.asarray(preferred[order][:BEST_CLIPS])
+    others = clean if len(clean) else np.arange(len(seconds))
+    return np.asarray(others[np.argsort(-seconds[others], kind="stable")][:BEST_CLIPS])
 
 
 def _owner(speakers: Mapping[str, SpeakerRows], settings: Settings) -> str:
@@ -264,19 +281,22 @@ def _load_reference(path: Path, rate: int, strategy: str) -> Samples:
         raise BadInput(f"{variable}: {detail}; give a recording of 3 to 10 s of the speaker") from error
 
 
-def _clip(row: Kept, spool: SpoolReader, codec: Codec, rate: int) -> tuple[str, Samples]:
-    """Label and samples at `rate` of a row's recording, its `ref_audio`, or what its codes decode to."""
-    for path in (row.audio, row.ref_audio):
-        if path is not None:
+def _clip(number: int, tally: Tally, shards: Shards, codec: Codec, rate: int) -> tuple[str, Samples]:
+    """Label and samples at `rate` of a kept row's recording, its `ref_audio`, or what its codes decode to."""
+    split, position = SPLITS[tally["source"][number]], int(tally["position"][number])
+    row = shards.row(split, position)
+    for name in (row["audio"], row["ref_audio"]):
+        if name is not None:
+            path = Path(os.fsdecode(name))
             try:
                 return str(path), load(path, rate, max_seconds=LONGEST_REFERENCE).samples
             except Unusable as error:
-                if row.figures is not None:  # it could be read a moment ago
-                    raise BadInput(f"row {row.number} ({row.source}): {error.detail}") from error
-    samples = resample(codec.decode(spool.codes(row.position)), codec.sample_rate, rate)
+                if tally["rate"][number]:  # it could be read when it was measured
+                    raise BadInput(f"row {row['number']} ({row['source']}): {error.detail}") from error
+    samples = resample(codec.decode(shards.codes(split, position)), codec.sample_rate, rate)
     if float(np.abs(samples).max()) == 0.0:
-        raise BadInput(f"row {row.number} ({row.source}): its codes decode to silence; set REF_AUDIO_PATH")
-    return f"codes of row {row.id}", samples
+        raise BadInput(f"row {row['number']} ({row['source']}): its codes decode to silence; set REF_AUDIO_PATH")
+    return f"codes of row {row['id']}", samples
 
 
 def _speaker_encoder_tensors(base: Path) -> dict[str, torch.Tensor]:

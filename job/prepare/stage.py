@@ -2,214 +2,184 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job import console, files, models
-from job.errors import BadInput, DataRefused
+import numpy as np
+import pyarrow.compute as pc
+
+from job import console, files
+from job.errors import DataRefused
 from job.prepare import augment, gate, page, quality, speakers
-from job.prepare.codec import Codec, load_codec
-from job.prepare.dataset import SPLITS, read_summary
-from job.prepare.encode import encode_items, read_items
-from job.prepare.quality import Kept, Tally
-from job.prepare.rows import AUTO, Row, read_rows
+from job.prepare.dataset import SPLITS, read_summary, schema, write_cache
+from job.prepare.quality import Tally
+from job.prepare.rows import AUTO
 from job.prepare.split import held_out
-from job.prepare.store import SpoolReader, SpoolWriter, write_shards
+from job.prepare.store import write_shards
+from job.prepare.work import COPIES, STAGE, Work
+from job.ranks import ALONE, Ranks
 from job.settings import Settings
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
+    from numpy.typing import NDArray
 
-STAGE = "prepare"
 
-
-def prepare(settings: Settings) -> dict[str, Any]:
-    """Run the stage; see `job.prepare.run`."""
-    paths = settings.paths
-    files.recover_directory(paths.prepared)
+def prepare(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
+    """Run the stage, in every process of a run; see `job.prepare.run`."""
     if settings.data_mode == "none":
-        return _already_prepared(settings)
-    if not paths.manifest("train").is_file():
-        raise BadInput(f"{paths.manifest('train')} is missing; run `python -m job fetch` first (WORK_DIR)")
-
-    # 1. What must hold before any work is spent.
-    base = models.base_directory(settings)
-    config = models.read_config(base)
-    known = {name.lower(): row for name, row in config.languages.items()}
-    manifest = _Manifest(settings, known)
-    plans = speakers.plan_references(manifest.speakers, settings, config.talker.get("spk_id") or {})
-    device = models.resolve_device(settings)
-    codec = load_codec(settings, config.books, device)
-    speakers.check_files(plans, codec.sample_rate)
-
-    # 2. Everything else is built beside the old dataset and takes its place in one step.
-    counts: dict[str, Any] = {}
-    files.replace_directory(
-        paths.prepared,
-        lambda directory: counts.update(_fill(directory, settings, manifest, plans, codec, base, device)),
-    )
-    return counts
+        return ranks.first_does(lambda: _already_prepared(settings))
+    begun: list[Work] = []
+    ranks.first_does(lambda: begun.append(Work(settings)))  # what is wrong is said once, before all of them begin
+    work = begun[0] if begun else Work(settings)
+    if ranks.world > 1:
+        work.encode((*SPLITS, COPIES), ranks.rank, ranks.world)
+        ranks.wait()
+    return ranks.first_does(lambda: merge(work))
 
 
-class _Manifest:
-    """The raw rows, read as a stream as often as they are needed; the first reading surveys the speakers."""
+def merge(work: Work) -> dict[str, Any]:
+    """Put the shards together to the prepared dataset; what is not encoded yet is encoded here.
 
-    def __init__(self, settings: Settings, known: dict[str, int]) -> None:
-        self._settings = settings
-        self.known = known
-        self.rows = dict.fromkeys(SPLITS, 0)
-        self.speakers = speakers.survey(self._counted())
+    No other process may be encoding any more.
 
-    def read(self, split: str) -> Iterator[Row]:
-        """The rows of a split, in order."""
-        return read_rows(self._settings.paths.manifest(split), split, self._settings, self.known)
+    Returns:
+        Counts for the stage's state file.
+    """
+    paths = work.settings.paths
+    files.recover_directory(paths.prepared)
 
-    def _counted(self) -> Iterator[Row]:
-        for split in SPLITS:
-            for row in self.read(split):
-                self.rows[split] += 1
-                yield row
+    # 1. Codes of all rows: which of them are validated on is known when the bad ones are out.
+    work.encode(SPLITS)
+    tally, used = _gather(work)
+    _hold_out(tally, work)
 
-
-def _fill(
-    directory: Path,
-    settings: Settings,
-    manifest: _Manifest,
-    plans: dict[str, speakers.Plan],
-    codec: Codec,
-    base: Path,
-    device: torch.device,
-) -> dict[str, Any]:
-    """Write the prepared dataset into the empty `directory`, and the figures about it beside it."""
-    tally = Tally(codec.books, codec.codebook_size, codec.frame_rate)
-    if settings.paths.fetch_rejected.is_file():
-        tally.rejected.extend(files.read_jsonl(settings.paths.fetch_rejected))
-
-    # 2a. Codes of all rows, to a spool: which rows are validated on is known when the bad ones are out.
-    with SpoolWriter(directory / "spool.arrow", codec.books) as writer:
-        for split in SPLITS:
-            _encode_split(split, manifest, settings, codec, tally, writer)
-    spool = SpoolReader(directory / "spool.arrow")
-    _hold_out(tally, settings, manifest)
-
-    # 2b. The gate, with its figures on disk either way.
+    # 2. The gate, with its figures on disk either way.
     found = gate.problems(tally)
-    _write_figures(settings, tally, found)
+    _write_figures(work, tally, used, found)
     _report_rows(tally)
     gate.refuse_nothing_left(tally)
-    gate.enforce(found, settings.quality_gate)
+    gate.enforce(found, work.settings.quality_gate)
 
-    # 2c. Voices, altered copies, shards.
-    vectors, about = speakers.x_vectors(plans, tally.kept, spool, codec, base, device)
-    _save_vectors(directory / "speakers.safetensors", vectors)
-    copies = _write_splits(directory, spool, tally, settings, manifest, codec)
-    _write_figures(settings, tally, found, copies["rows"])
-    (directory / "spool.arrow").unlink()
-
-    summary = _summary(tally, codec, about, manifest.known, copies)
-    files.write_json(directory / "summary.json", summary)
+    # 3. Voices and rows are built beside the old dataset and take its place in one step.
+    work.encode((COPIES,))
+    summary: dict[str, Any] = {}
+    files.replace_directory(paths.prepared, lambda directory: summary.update(_fill(directory, work, tally)))
+    _write_figures(work, tally, used, found, summary.pop("copies"))
+    write_cache(paths)
+    shutil.rmtree(paths.encoding, ignore_errors=True)
     return _announce(summary, tally)
 
 
-def _encode_split(
-    split: str, manifest: _Manifest, settings: Settings, codec: Codec, tally: Tally, writer: SpoolWriter
-) -> None:
-    """Encode a split's rows in order, as far as MAX_HOURS and MAX_EVAL_SAMPLES let it go."""
-    most_seconds = settings.max_hours * 3600 if settings.max_hours and split == "train" else None
-    most_rows = settings.max_eval_samples if split == "validation" else None
-    items = encode_items(read_items(manifest.read(split), settings, codec), codec, settings.prepare_batch_size)
-    seconds, rows = 0.0, 0
-    for item in console.progress(items, stage=STAGE, total=manifest.rows[split], unit=f"{split} rows"):
-        if most_rows is not None and rows >= most_rows:
-            break
-        if item.codes is None:
-            assert item.unusable is not None
-            tally.reject(item.row, item.unusable.reason, item.unusable.detail)
-            continue
-        length = len(item.codes) / codec.frame_rate
-        if most_seconds is not None and seconds + length > most_seconds:
-            console.say(STAGE, f"MAX_HOURS={settings.max_hours:g} reached after {rows} rows; the rest is not used")
-            break
-        tally.add(item, item.codes)
-        writer.append(item.row, length, item.codes)
-        seconds, rows = seconds + length, rows + 1
+def _gather(work: Work) -> tuple[Tally, dict[str, int]]:
+    """Count the encoded rows, as far as MAX_HOURS and MAX_EVAL_SAMPLES let them in.
+
+    Returns:
+        The counts, and how many lines of each split's manifest they are of.
+    """
+    settings, codec = work.settings, work.codec
+    tally = Tally(codec.books, codec.codebook_size, codec.frame_rate, settings.seed)
+    for row in _refused_by_fetch(settings):
+        tally.refuse(row)
+    used = dict.fromkeys(SPLITS, 0)
+    for split in SPLITS:
+        most_frames, most_rows = work.limits(split)
+        frames = rows = 0
+        for table in work.shards.tables(split, work.manifest.rows[split]):
+            kept = table["reason"].is_null().to_numpy()
+            all_frames = frames + np.cumsum(pc.list_value_length(table["codes"]).to_numpy())
+            all_rows = rows + np.cumsum(kept)
+            over = np.zeros(len(table), dtype=bool)
+            if most_frames is not None:
+                over |= kept & (all_frames > most_frames)
+            if most_rows is not None:
+                over |= all_rows - kept >= most_rows
+            count = int(over.argmax()) if over.any() else len(table)
+            tally.add(split, table.slice(0, count))
+            used[split] += count
+            if count < len(table):
+                if most_frames is not None:
+                    reached = int(all_rows[count] - 1)
+                    hours = settings.max_hours
+                    console.say(STAGE, f"MAX_HOURS={hours:g} reached after {reached} rows; the rest is not used")
+                break
+            frames, rows = int(all_frames[-1]), int(all_rows[-1])
+    tally.close()
+    return tally, used
 
 
-def _hold_out(tally: Tally, settings: Settings, manifest: _Manifest) -> None:
+def _hold_out(tally: Tally, work: Work) -> None:
     """Move some training rows to the validation split, unless there is a validation manifest."""
-    if manifest.rows["validation"]:
-        if not any(row.split == "validation" for row in tally.kept):
+    if work.manifest.rows["validation"]:
+        if not tally.validation.any():
             console.warn(STAGE, "no usable row in the validation data; training goes on without validation")
         return
-    chosen = held_out(
-        [row.id for row in tally.kept],
-        [row.speaker for row in tally.kept],
-        seed=settings.seed,
-        fraction=settings.validation_fraction,
-        most=settings.max_eval_samples,
+    settings = work.settings
+    tally.validation = held_out(
+        tally["rank"], tally["speaker"], fraction=settings.validation_fraction, most=settings.max_eval_samples
     )
-    for row in tally.kept:
-        if row.id in chosen:
-            row.split = "validation"
-    if chosen:
-        console.say(STAGE, f"{len(chosen)} of {len(tally.kept)} rows are held out for validation")
+    if tally.validation.any():
+        console.say(STAGE, f"{tally.validation.sum()} of {tally.kept} rows are held out for validation")
 
 
-def _write_splits(
-    directory: Path, spool: SpoolReader, tally: Tally, settings: Settings, manifest: _Manifest, codec: Codec
-) -> dict[str, Any]:
-    """Write the shards of each split, training copies last. Returns rows, frames and seconds of the copies."""
-    copies = {"rows": 0, "frames": 0, "seconds": 0.0}
-    positions = {split: [row.position for row in tally.kept if row.split == split] for split in SPLITS}
-    tables = spool.take(positions["train"])
-    extra = directory / "copies.arrow"
-    if augment.changes(settings):
-        copies = _encode_copies(extra, tally, settings, manifest, codec)
-        console.say(STAGE, f"{copies['rows']} altered copies of training rows were added")
-    if copies["rows"]:
-        altered = SpoolReader(extra).take(range(int(copies["rows"])))
-        write_shards(directory / "train", (t for part in (tables, altered) for t in part), codec.books)
-    else:
-        write_shards(directory / "train", tables, codec.books)
-    extra.unlink(missing_ok=True)
-    if positions["validation"]:
-        write_shards(directory / "validation", spool.take(positions["validation"]), codec.books)
-    return copies
+def _fill(directory: Path, work: Work, tally: Tally) -> dict[str, Any]:
+    """Write the prepared dataset into the empty `directory`. Returns its summary, and the number of copies."""
+    vectors, about = speakers.x_vectors(work.plans, tally, work.shards, work.codec, work.base, work.device)
+    _save_vectors(directory / "speakers.safetensors", vectors)
+    copies = _write_splits(directory, work, tally)
+    summary = _summary(work, tally, about, copies)
+    files.write_json(directory / "summary.json", summary)
+    return {**summary, "copies": copies["rows"]}
 
 
-def _encode_copies(path: Path, tally: Tally, settings: Settings, manifest: _Manifest, codec: Codec) -> dict[str, Any]:
-    """Encode the AUGMENT_* copies of the training rows into a spool of their own."""
-    trained = {row.id for row in tally.kept if row.split == "train"}
-    rows = (row for row in manifest.read("train") if row.id in trained)
-    items = encode_items(augment.read_copies(rows, settings, codec), codec, settings.prepare_batch_size)
-    counts = {"rows": 0, "frames": 0, "seconds": 0.0}
-    total = len(trained) * len(augment.changes(settings))
-    with SpoolWriter(path, codec.books) as writer:
-        for item in console.progress(items, stage=STAGE, total=total, unit="copies"):
-            assert item.codes is not None
-            seconds = len(item.codes) / codec.frame_rate
-            writer.append(item.row, seconds, item.codes)
-            counts["rows"] += 1
-            counts["frames"] += len(item.codes)
-            counts["seconds"] += seconds
+def _write_splits(directory: Path, work: Work, tally: Tally) -> dict[str, Any]:
+    """Write the files of each split, training copies last. Returns rows, frames and seconds of the copies."""
+    books = work.codec.books
+    columns = schema(books).names
+    validation = "validation" if work.manifest.rows["validation"] else "train"
+    trained = _lines(work, tally, "train", ~tally.validation)
+    held = _lines(work, tally, validation, tally.validation)
+    counts = {"rows": 0, "frames": 0}
+
+    def copies() -> Iterator[pa.Table]:
+        if augment.changes(work.settings):
+            for table in work.shards.take(COPIES, trained, columns):
+                counts["rows"] += len(table)
+                counts["frames"] += int(pc.sum(pc.list_value_length(table["codes"])).as_py())
+                yield table
+
+    write_shards(directory / "train", chain(work.shards.take("train", trained, columns), copies()), books)
+    if held.any():
+        write_shards(directory / "validation", work.shards.take(validation, held, columns), books)
+    if augment.changes(work.settings):
+        console.say(STAGE, f"{counts['rows']} altered copies of training rows were added")
     return counts
 
 
-def _summary(
-    tally: Tally, codec: Codec, about: dict[str, Any], known: dict[str, int], copies: dict[str, Any]
-) -> dict[str, Any]:
+def _lines(work: Work, tally: Tally, split: str, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(lines of the split's manifest,) true for the `chosen` (kept,) rows that come from it."""
+    lines = np.zeros(work.manifest.rows[split], dtype=bool)
+    lines[tally["position"][chosen & (tally["source"] == SPLITS.index(split))]] = True
+    return lines
+
+
+def _summary(work: Work, tally: Tally, about: dict[str, Any], copies: dict[str, Any]) -> dict[str, Any]:
     """The contents of summary.json."""
+    codec = work.codec
     splits = {}
-    for split in SPLITS:
-        rows = [row for row in tally.kept if row.split == split]
-        if rows:
-            extra = copies if split == "train" else {"rows": 0, "frames": 0, "seconds": 0.0}
-            splits[split] = {
-                "rows": len(rows) + extra["rows"],
-                "frames": sum(row.frames for row in rows) + extra["frames"],
-                "seconds": round(sum(row.seconds for row in rows) + extra["seconds"], 3),
-            }
+    for split, rows in (("train", ~tally.validation), ("validation", tally.validation)):
+        if rows.any():
+            extra = copies if split == "train" else {"rows": 0, "frames": 0}
+            frames = int(tally["frames"][rows].sum()) + extra["frames"]
+            seconds = round(frames / codec.frame_rate, 3)
+            splits[split] = {"rows": int(rows.sum()) + extra["rows"], "frames": frames, "seconds": seconds}
+    languages = tally.by(list(tally.languages), tally["language"], 3)
+    for name, entry in languages.items():
+        entry["known"] = name == AUTO or name in work.manifest.known
     return {
         "splits": splits,
         "books": codec.books,
@@ -218,22 +188,9 @@ def _summary(
         "samples_per_frame": codec.samples_per_frame,
         "sample_rate": codec.sample_rate,
         "speakers": about,
-        "languages": _languages(tally.kept, known),
-        "frames_per_character": round(
-            quality.frames_per_character(row for row in tally.kept if row.split == "train"), 4
-        ),
+        "languages": languages,
+        "frames_per_character": round(quality.frames_per_character(tally), 4),
     }
-
-
-def _languages(kept: list[Kept], known: dict[str, int]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for row in kept:
-        entry = found.setdefault(
-            row.language, {"rows": 0, "seconds": 0.0, "known": row.language == AUTO or row.language in known}
-        )
-        entry["rows"] += 1
-        entry["seconds"] = round(entry["seconds"] + row.seconds, 3)
-    return dict(sorted(found.items()))
 
 
 def _save_vectors(path: Path, vectors: dict[str, torch.Tensor]) -> None:
@@ -242,20 +199,34 @@ def _save_vectors(path: Path, vectors: dict[str, torch.Tensor]) -> None:
     files.write_with(path, lambda temporary: save_file(vectors, temporary))
 
 
-def _write_figures(settings: Settings, tally: Tally, found: list[str], copies: int = 0) -> None:
+def _refused_by_fetch(settings: Settings) -> Iterator[dict[str, Any]]:
+    if settings.paths.fetch_rejected.is_file():
+        yield from files.read_jsonl(settings.paths.fetch_rejected)
+
+
+def _write_figures(work: Work, tally: Tally, used: dict[str, int], found: list[str], copies: int = 0) -> None:
     """quality.json, quality.html and rejected.jsonl; they are there when the gate refuses, too."""
+    paths = work.settings.paths
+
+    def refused() -> Iterator[dict[str, Any]]:
+        yield from _refused_by_fetch(work.settings)
+        for split, lines in used.items():
+            for table in work.shards.tables(split, lines):
+                left_out = pc.and_(table["reason"].is_valid(), pc.less(table["position"], lines))
+                yield from quality.refused_rows(split, table.filter(left_out))
+
     figures = quality.figures_of(tally, found, copies)
-    files.write_jsonl(settings.paths.rejected, tally.rejected)
-    files.write_json(settings.paths.quality, figures)
-    files.write_text(settings.paths.quality_page, page.render(figures, tally.rejected))
+    files.write_jsonl(paths.rejected, refused())
+    files.write_json(paths.quality, figures)
+    files.write_text(paths.quality_page, page.render(figures, tally.first_refused, tally.refused))
 
 
 def _report_rows(tally: Tally) -> None:
     """One line a reason, so that nothing is left out silently."""
     for reason, count in tally.rejected_by_reason().items():
         console.warn(STAGE, f"{count} rows left out: {reason} (data/rejected.jsonl)")
-    for warning, ids in sorted(tally.warnings.items()):
-        console.warn(STAGE, f"{len(ids)} rows kept with a warning: {warning}, for example {ids[0]}")
+    for warning, (count, ids) in sorted(tally.warnings.items()):
+        console.warn(STAGE, f"{count} rows kept with a warning: {warning}, for example {ids[0]}")
 
 
 def _announce(summary: dict[str, Any], tally: Tally) -> dict[str, Any]:
@@ -272,13 +243,14 @@ def _announce(summary: dict[str, Any], tally: Tally) -> dict[str, Any]:
         **{f"{name}_rows": split["rows"] for name, split in summary["splits"].items()},
         "hours": round(hours, 4),
         "speakers": len(summary["speakers"]),
-        "rejected": len(tally.rejected),
-        "warnings": {name: len(ids) for name, ids in sorted(tally.warnings.items())},
+        "rejected": tally.refused,
+        "warnings": {name: count for name, (count, _) in sorted(tally.warnings.items())},
     }
 
 
 def _already_prepared(settings: Settings) -> dict[str, Any]:
     """DATA_MODE=none: check that a prepared dataset is there, and leave it as it is."""
+    files.recover_directory(settings.paths.prepared)
     summary = read_summary(settings.paths)
     if "train" not in summary.get("splits", {}):
         raise DataRefused(f"DATA_MODE=none: {settings.paths.prepared} has no training rows")

@@ -1,80 +1,81 @@
-"""Prepared rows on disk: a spool while the splits are not known yet, then Parquet shards."""
+"""Rows on disk: what an encoded shard holds, and the Parquet files of the prepared dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from job.prepare.codec import Codes
-from job.prepare.dataset import row_codes, schema
-from job.prepare.rows import Row
+from job.prepare.codec import Codec
+from job.prepare.dataset import named_errors, schema
+from job.prepare.encode import Item
 
 #: Rows of a Parquet file.
 SHARD_ROWS = 2000
-_BATCH_ROWS = 256
+
+#: What is known of a row besides its prepared columns. `reason` and `detail` are set for rows that are left out, the
+#: last six for rows whose recording was measured.
+_BESIDES: tuple[tuple[str, pa.DataType], ...] = (
+    ("position", pa.int64()),
+    ("number", pa.int64()),
+    ("source", pa.string()),
+    ("audio", pa.binary()),  # paths need not be Unicode
+    ("ref_audio", pa.binary()),
+    ("reason", pa.string()),
+    ("detail", pa.string()),
+    ("warnings", pa.list_(pa.string())),
+    ("characters", pa.int32()),
+    ("digest", pa.uint64()),
+    ("rms", pa.float64()),
+    ("peak", pa.float64()),
+    ("snr", pa.float64()),
+    ("clipped", pa.float64()),
+    ("rate", pa.int32()),
+    ("channels", pa.int32()),
+)
+_MEASURED = [name for name, _ in _BESIDES[-6:]]
 
 
-class SpoolWriter:
-    """Append rows in the order they are encoded; a few hundred are held in memory."""
-
-    def __init__(self, path: Path, books: int) -> None:
-        self._schema = schema(books)
-        self._sink = pa.OSFile(str(path), "wb")
-        self._writer = pa.ipc.new_file(self._sink, self._schema)
-        self._rows: list[tuple[Row, float, Codes]] = []
-
-    def append(self, row: Row, seconds: float, codes: Codes) -> None:
-        """Add a row with its codes (frames, books)."""
-        self._rows.append((row, seconds, codes))
-        if len(self._rows) == _BATCH_ROWS:
-            self._flush()
-
-    def close(self) -> None:
-        """Write what is left and close the file."""
-        self._flush()
-        self._writer.close()
-        self._sink.close()
-
-    def __enter__(self) -> SpoolWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    def _flush(self) -> None:
-        if self._rows:
-            self._writer.write_batch(_batch(self._rows, self._schema))
-            self._rows = []
+def shard_schema(books: int) -> pa.Schema:
+    """Columns of an encoded shard: those of a prepared split and what the figures about the data need."""
+    return pa.schema([*schema(books), *(pa.field(name, kind) for name, kind in _BESIDES)])
 
 
-class SpoolReader:
-    """Rows of a closed spool by the position they were appended at; memory-mapped."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = pa.ipc.open_file(pa.memory_map(str(path)))
-
-    def codes(self, position: int) -> Codes:
-        """Codes (frames, books) of one row."""
-        table = pa.Table.from_batches([self._file.get_batch(position // _BATCH_ROWS)])
-        return row_codes(table, position % _BATCH_ROWS)
-
-    def take(self, positions: Sequence[int]) -> Iterator[pa.Table]:
-        """The rows at increasing `positions`, as tables of at most a few hundred rows."""
-        start = 0
-        while start < len(positions):
-            batch = positions[start] // _BATCH_ROWS
-            end = start
-            while end < len(positions) and positions[end] // _BATCH_ROWS == batch:
-                end += 1
-            wanted = pa.array([p % _BATCH_ROWS for p in positions[start:end]], pa.int64())
-            yield pa.Table.from_batches([self._file.get_batch(batch).take(wanted)])
-            start = end
+def shard_table(items: Sequence[Item], codec: Codec) -> pa.Table:
+    """Encoded and refused items as a table; the codes go in as one flat array, never as Python integers."""
+    columns = shard_schema(codec.books)
+    nothing = np.zeros((0, codec.books), dtype=np.int16)
+    codes = [nothing if item.codes is None else item.codes for item in items]
+    offsets = np.cumsum([0, *(len(one) for one in codes)]).astype(np.int32)
+    flat = pa.array(np.concatenate([nothing, *codes]).reshape(-1), pa.int16())
+    frames = pa.FixedSizeListArray.from_arrays(flat, type=columns.field("codes").type.value_type)
+    values: dict[str, list[Any]] = {
+        name: [getattr(item.row, name) for item in items]
+        for name in ("id", "text", "speaker", "language", "instruct", "position", "number", "source")
+    }
+    values["seconds"] = [len(one) / codec.frame_rate for one in codes]
+    for name in ("audio", "ref_audio"):
+        paths = [getattr(item.row, name) for item in items]
+        values[name] = [None if path is None else os.fsencode(path) for path in paths]
+    for name in ("reason", "detail"):
+        values[name] = [None if item.unusable is None else getattr(item.unusable, name) for item in items]
+    values["warnings"] = [item.warnings(codec.frame_rate) for item in items]
+    values["characters"] = [len(item.row.text) for item in items]
+    values["digest"] = [item.digest() for item in items]
+    for name in _MEASURED:
+        values[name] = [None if item.figures is None else getattr(item.figures, name) for item in items]
+    arrays = [
+        pa.ListArray.from_arrays(pa.array(offsets), frames, type=field.type)
+        if field.name == "codes"
+        else pa.array(values[field.name], field.type)
+        for field in columns
+    ]
+    return pa.Table.from_arrays(arrays, schema=columns)
 
 
 def write_shards(directory: Path, tables: Iterable[pa.Table], books: int) -> int:
@@ -89,30 +90,16 @@ def write_shards(directory: Path, tables: Iterable[pa.Table], books: int) -> int
     for table in tables:
         waiting = pa.concat_tables([waiting, table])
         while waiting.num_rows >= SHARD_ROWS:
-            _write_shard(directory, shard, waiting.slice(0, SHARD_ROWS))
+            _write_parquet(directory, shard, waiting.slice(0, SHARD_ROWS))
             waiting = waiting.slice(SHARD_ROWS)
             shard, rows = shard + 1, rows + SHARD_ROWS
     if waiting.num_rows:
-        _write_shard(directory, shard, waiting)
+        _write_parquet(directory, shard, waiting)
         rows += waiting.num_rows
     return rows
 
 
-def _write_shard(directory: Path, shard: int, table: pa.Table) -> None:
+def _write_parquet(directory: Path, shard: int, table: pa.Table) -> None:
     path = directory / f"{shard:05d}.parquet"
-    pq.write_table(table.combine_chunks(), path, compression="zstd", row_group_size=SHARD_ROWS)
-
-
-def _batch(rows: Sequence[tuple[Row, float, Codes]], columns: pa.Schema) -> pa.RecordBatch:
-    """Rows as Arrow arrays; the codes go in as one flat array with offsets, never as Python integers."""
-    all_codes = [codes for _, _, codes in rows]
-    offsets = np.cumsum([0, *(len(codes) for codes in all_codes)]).astype(np.int32)
-    frame_type = columns.field("codes").type.value_type
-    flat = pa.array(np.concatenate(all_codes).reshape(-1), pa.int16())
-    frames = pa.FixedSizeListArray.from_arrays(flat, type=frame_type)
-    arrays: list[Any] = [
-        pa.array([getattr(row, name) for row, _, _ in rows], pa.string()) for name in columns.names[:5]
-    ]
-    arrays.append(pa.array([seconds for _, seconds, _ in rows], pa.float32()))
-    arrays.append(pa.ListArray.from_arrays(pa.array(offsets), frames, type=columns.field("codes").type))
-    return pa.RecordBatch.from_arrays(arrays, schema=columns)
+    with named_errors(path), open(path, "wb") as file:
+        pq.write_table(table.combine_chunks(), file, compression="zstd", row_group_size=SHARD_ROWS)

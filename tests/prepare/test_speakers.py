@@ -14,9 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from job import files, models
 from job.errors import BadInput
-from job.prepare.audio import Figures, load
+from job.prepare.audio import load
 from job.prepare.dataset import read_speakers, read_summary
-from job.prepare.quality import Kept
 from job.prepare.speakers import SpeakerEncoder, best_clips
 from job.prepare.stage import prepare
 from tests.prepare.conftest import Make, voice
@@ -128,21 +127,28 @@ def test_best_averages_the_clean_clips_in_fp32(make: Make, wav: Callable[..., st
     assert sorted(read_summary(settings.paths)["speakers"]["speaker"]["references"]) == good
 
 
-def kept(name: str, seconds: float, snr: float = 30.0, clipped: float = 0.0) -> Kept:
-    figures = Figures(seconds, 24_000, 1, -20.0, -3.0, clipped, snr, 0.0, 0.0, 0.0)
-    return Kept(name, "train", 1, "s", "a", "auto", None, None, 10, 10, seconds, b"", 0, figures)
+def best(*rows: tuple[str, float, float, float]) -> list[str]:
+    """Names of the best of some clips: (name, seconds, speech over noise, clipped share)."""
+    names = [row[0] for row in rows]
+    seconds, snr, clipped = (np.array([row[n] for row in rows]) for n in (1, 2, 3))
+    return [names[n] for n in best_clips(seconds, snr, clipped)]
 
 
 def test_best_prefers_clean_speech_of_three_to_ten_seconds() -> None:
-    rows = [kept("long", 12), kept("noisy", 5, snr=10), kept("clipped", 5, clipped=0.1), kept("clean", 5, snr=50)]
-    assert [row.id for row in best_clips(rows)] == ["clean", "noisy"]
-    assert len(best_clips([kept(str(n), 4) for n in range(20)])) == 5
+    assert best(("long", 12, 30, 0), ("noisy", 5, 10, 0), ("clipped", 5, 30, 0.1), ("clean", 5, 50, 0)) == [
+        "clean",
+        "noisy",
+    ]
+    assert len(best(*((str(n), 4, 30, 0) for n in range(20)))) == 5
 
 
 def test_best_falls_back_to_the_longest() -> None:
-    rows = [kept("short", 1), kept("longer", 2.5), kept("clipped", 2.9, clipped=0.1)]
-    assert [row.id for row in best_clips(rows)] == ["longer", "short"]
-    assert [row.id for row in best_clips([kept("clipped", 5, clipped=0.1)])] == ["clipped"]
+    assert best(("short", 1, 30, 0), ("longer", 2.5, 30, 0), ("clipped", 2.9, 30, 0.1)) == ["longer", "short"]
+    assert best(("clipped", 5, 30, 0.1)) == ["clipped"]
+
+
+def test_clips_that_were_not_measured_are_taken_as_clean() -> None:
+    assert best(("encoded", 5, np.nan, np.nan), ("measured", 5, 20, 0)) == ["measured", "encoded"]
 
 
 def test_every_speaker_has_its_own_voice_under_its_lower_case_name(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job.prepare.split import held_out
+from job.prepare.split import held_out, rank
 
 ROWS = st.lists(st.tuples(st.uuids().map(str), st.sampled_from("abcd")), unique_by=lambda row: row[0], max_size=120)
 FRACTION = st.none() | st.floats(0, 0.99)
@@ -17,7 +18,11 @@ MOST = st.none() | st.integers(1, 20)
 def split(
     rows: list[tuple[str, str]], seed: int = 0, fraction: float | None = 0.1, most: int | None = None
 ) -> set[str]:
-    return held_out([r[0] for r in rows], [r[1] for r in rows], seed=seed, fraction=fraction, most=most)
+    names = sorted({speaker for _, speaker in rows})
+    ranks = np.array([rank(seed, row_id) for row_id, _ in rows], dtype=np.uint64)
+    speakers = np.array([names.index(speaker) for _, speaker in rows], dtype=np.int32)
+    chosen = held_out(ranks, speakers, fraction=fraction, most=most)
+    return {row_id for (row_id, _), held in zip(rows, chosen, strict=True) if held}
 
 
 @given(ROWS, st.integers(0, 1000), FRACTION, MOST)

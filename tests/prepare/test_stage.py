@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ import torch
 from job import files, models, prepare
 from job.errors import BadInput
 from job.paths import Paths
+from job.prepare import shards as shards_of
 from job.prepare import store
 from job.prepare.audio import load
 from job.prepare.codec import Codec
@@ -144,30 +142,6 @@ def test_two_runs_give_the_same_bytes_whatever_the_batch_and_the_workers(
     assert contents(settings.paths) == before
 
 
-def test_a_killed_run_leaves_the_old_data_and_the_next_run_starts_clean(
-    prepared: tuple[Settings, dict[str, Any]], tmp_path: Path
-) -> None:
-    settings, _ = prepared
-    before = contents(settings.paths)
-    code = (
-        "import json, sys; from job.settings import Settings; from job import prepare;"
-        "prepare.run(Settings(**json.loads(sys.argv[1])))"
-    )
-    values = f'{{"init_model_path": "{settings.init_model_path}", "work_dir": "{settings.work_dir}", "device": "cpu"}}'
-    child = subprocess.Popen([sys.executable, "-c", code, values], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    spool = settings.paths.prepared.with_name(".prepared.partial") / "spool.arrow"
-    deadline = time.monotonic() + 120
-    while not spool.exists() and child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    os.kill(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    assert spool.exists()
-    assert contents(settings.paths) == before
-    prepare.run(settings)
-    assert contents(settings.paths) == before
-    assert [p.name for p in settings.paths.prepared.parent.iterdir() if p.name.startswith(".")] == []
-
-
 def test_bad_rows_are_left_out_with_their_reason_and_the_rest_is_kept(
     make: Make, clips: list[dict[str, Any]], wav: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,7 +223,7 @@ def test_many_rows_are_written_in_shards_and_read_back_in_order(
     make: Make, clips: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "SHARD_ROWS", 4)
-    monkeypatch.setattr(store, "_BATCH_ROWS", 3)
+    monkeypatch.setattr(shards_of, "LINES", 3)
     random = np.random.default_rng(0)
     codes = [random.integers(0, 2048, (int(random.integers(5, 20)), 16)) for _ in range(23)]
     rows = [{"audio_codes": c.tolist(), "text": f"row {n}"} for n, c in enumerate(codes)]

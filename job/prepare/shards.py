@@ -1,0 +1,177 @@
+"""Encoded rows in shards, so that a killed run goes on at its last finished one and several processes can share them.
+
+A shard is some consecutive lines of a raw manifest: `<split>-<number>.arrow`, and beside it, written last, a note with
+its fingerprint (of everything that its contents follow from) and its checksum.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from job import files
+from job.console import warn
+from job.prepare.codec import Codec, Codes
+from job.prepare.dataset import named_errors, row_codes
+from job.prepare.encode import Item
+from job.prepare.rows import Row
+from job.prepare.store import shard_table
+
+#: Manifest lines of a shard: what a kill costs at most, a few seconds of a GPU or a few minutes of a CPU.
+LINES = 256
+#: Raised when the columns of a shard or their meaning change.
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Lines `number * LINES` and on of a split's manifest, as they are now."""
+
+    split: str
+    number: int
+    fingerprint: str
+
+
+class Shards:
+    """The encoded shards of a work directory.
+
+    Args:
+        directory: where they lie; made when the first one is written.
+        codec: what they are encoded with.
+        identities: split -> what the codes follow from besides the rows: settings and the codec's weights.
+        run: says which sizes of shards belong to the manifests as they are; see `sizes`.
+    """
+
+    def __init__(self, directory: Path, codec: Codec, identities: dict[str, Any], run: str) -> None:
+        self.directory = directory
+        self._codec = codec
+        self._identities = {split: json.dumps([FORMAT, LINES, one], default=str) for split, one in identities.items()}
+        self._run = run
+        self._right: set[Shard] = set()
+        self._sizes: dict[tuple[str, int], tuple[int, int]] = {}
+
+    def cut(self, split: str, rows: Iterable[Row]) -> Iterator[tuple[Shard, list[Row]]]:
+        """A split's rows, shard by shard. Looks at every recording's size and time."""
+        stream = iter(rows)
+        number = 0
+        while chunk := list(islice(stream, LINES)):
+            identity = "\n".join([self._identities[split], *(_identity(row) for row in chunk)])
+            yield Shard(split, number, files.digest_bytes(identity.encode("utf-8", "surrogatepass"))), chunk
+            number += 1
+
+    def is_finished(self, shard: Shard) -> bool:
+        """Whether it is there, whole, and of the rows and settings as they are. Says when it is damaged."""
+        if shard in self._right:
+            return True
+        note = self._note(shard.split, shard.number)
+        if note.get("fingerprint") != shard.fingerprint:
+            return False
+        path = self._path(shard.split, shard.number)
+        try:
+            whole = files.digest_file(path) == note.get("sha256")
+        except OSError:
+            whole = False
+        if not whole:
+            warn("prepare", f"{path} is damaged; its rows are encoded again")
+            return False
+        self._right.add(shard)
+        return True
+
+    def write(self, shard: Shard, items: Sequence[Item]) -> None:
+        """Keep a shard's items; a kill leaves all of it or nothing.
+
+        Raises:
+            OSError: with the file's name, when the disk is full.
+        """
+        table = shard_table(items, self._codec)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        contents = sink.getvalue()
+        path = self._path(shard.split, shard.number)
+        kept = [len(item.codes) for item in items if item.codes is not None]
+        note = {
+            "fingerprint": shard.fingerprint,
+            "sha256": files.digest_bytes(contents),
+            "run": self._run,
+            "rows": len(kept),
+            "frames": sum(kept),
+        }
+        with named_errors(path):
+            self._note_path(shard.split, shard.number).unlink(missing_ok=True)  # it is not of what comes now
+            files.write_with(path, lambda temporary: temporary.write_bytes(contents))
+            files.write_json(self._note_path(shard.split, shard.number), note)
+        self._right.add(shard)
+        self._sizes.pop((shard.split, shard.number), None)
+
+    def sizes(self, split: str, before: int) -> tuple[int, int]:
+        """Rows and frames of the finished shards under number `before`, whoever wrote them: at least so many there are.
+
+        What counts are shards of these very manifests and settings (`run`).
+        """
+        for number in range(before):
+            if (split, number) not in self._sizes:
+                note = self._note(split, number)
+                if note.get("run") == self._run:
+                    self._sizes[split, number] = int(note["rows"]), int(note["frames"])
+        known = [size for (of, number), size in self._sizes.items() if of == split and number < before]
+        return sum(rows for rows, _ in known), sum(frames for _, frames in known)
+
+    def present(self, split: str) -> int:
+        """Finished shards of a split, right ones or not."""
+        return sum(1 for _ in self.directory.glob(f"{split}-*.json"))
+
+    def tables(self, split: str, rows: int) -> Iterator[pa.Table]:
+        """The shards of a manifest of `rows` lines in order; columns as in `store.shard_schema`."""
+        for number in range(-(-rows // LINES)):
+            yield self._table(split, number)
+
+    def take(self, split: str, chosen: NDArray[np.bool_], columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of the rows that were kept and whose manifest lines are `chosen` (lines,), in order."""
+        last = np.flatnonzero(chosen)
+        for table in self.tables(split, int(last[-1]) + 1 if len(last) else 0):
+            kept = chosen[table["position"].to_numpy()] & table["reason"].is_null().to_numpy()
+            if kept.any():
+                yield table.select(columns).filter(pa.array(kept))
+
+    def row(self, split: str, position: int) -> dict[str, Any]:
+        """What is known of one line of a manifest, without its codes."""
+        table = self._table(split, position // LINES).drop_columns("codes")
+        found: dict[str, Any] = table.slice(position % LINES, 1).to_pylist()[0]
+        return found
+
+    def codes(self, split: str, position: int) -> Codes:
+        """Codes (frames, books) of one line of a manifest."""
+        return row_codes(self._table(split, position // LINES), position % LINES)
+
+    def _table(self, split: str, number: int) -> pa.Table:
+        with pa.memory_map(str(self._path(split, number))) as source:
+            return pa.ipc.open_file(source).read_all()
+
+    def _note(self, split: str, number: int) -> dict[str, Any]:
+        try:
+            note = files.read_json(self._note_path(split, number))
+        except (OSError, ValueError):
+            return {}
+        return note if isinstance(note, dict) else {}
+
+    def _path(self, split: str, number: int) -> Path:
+        return self.directory / f"{split}-{number:06d}.arrow"
+
+    def _note_path(self, split: str, number: int) -> Path:
+        return self.directory / f"{split}-{number:06d}.json"
+
+
+def _identity(row: Row) -> str:
+    """Everything about a row that its part of a shard follows from."""
+    recording = None if row.audio is None else files.stamp(row.audio)
+    about = (row.id, row.number, row.source, row.text, row.speaker, row.language, row.instruct, row.codes)
+    return repr((about, str(row.ref_audio), recording))

@@ -1,0 +1,160 @@
+"""What is prepared and what with: the raw rows, the codec, and the encoding of the shards."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from job import console, files, models
+from job.errors import BadInput
+from job.prepare import augment, shards, speakers
+from job.prepare.codec import load_codec
+from job.prepare.dataset import SPLITS
+from job.prepare.encode import Item, encode_stream, read_items
+from job.prepare.rows import Row, read_rows
+from job.prepare.shards import Shard, Shards
+from job.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STAGE = "prepare"
+#: The shards of altered copies (AUGMENT_*) of the training manifest's rows.
+COPIES = "copies"
+#: Packages that the codes follow from.
+_LIBRARIES = ("torch", "transformers", "qwen-tts", "soundfile", "soxr")
+
+
+class Manifest:
+    """The raw rows, read as a stream as often as they are needed; the first reading surveys the speakers."""
+
+    def __init__(self, settings: Settings, known: dict[str, int]) -> None:
+        self._settings = settings
+        self.known = known
+        self.rows = dict.fromkeys(SPLITS, 0)
+        self.speakers = speakers.survey(self._counted())
+        self.rows[COPIES] = self.rows["train"]
+
+    def read(self, split: str) -> Iterator[Row]:
+        """The rows of a split, in order."""
+        split = "train" if split == COPIES else split
+        return read_rows(self._settings.paths.manifest(split), split, self._settings, self.known)
+
+    def _counted(self) -> Iterator[Row]:
+        for split in SPLITS:
+            for row in self.read(split):
+                self.rows[split] += 1
+                yield row
+
+
+class Work:
+    """Everything that must hold before rows are encoded, and their encoding.
+
+    Raises:
+        BadInput: there is no manifest, or a reference recording or a model directory cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        paths = settings.paths
+        if not paths.manifest("train").is_file():
+            raise BadInput(f"{paths.manifest('train')} is missing; run `python -m job fetch` first (WORK_DIR)")
+        self.settings = settings
+        self.base = models.base_directory(settings)
+        config = models.read_config(self.base)
+        known = {name.lower(): row for name, row in config.languages.items()}
+        self.manifest = Manifest(settings, known)
+        existing = config.talker.get("spk_id") or {}
+        self.plans = speakers.plan_references(self.manifest.speakers, settings, existing)
+        self.device = models.resolve_device(settings)
+        self.codec = load_codec(settings, config.books, self.device)
+        speakers.check_files(self.plans, self.codec.sample_rate)
+        self.shards = self._shards()
+
+    def _shards(self) -> Shards:
+        """The shards as they must be. Which GPU, which process and which batch encodes a row is no part of that."""
+        settings = self.settings
+        codec = {
+            "weights": _codec_identity(models.speech_tokenizer_directory(settings)),
+            "books": self.codec.books,
+            "device": self.device.type,
+            "versions": [version(name) for name in _LIBRARIES],
+        }
+        encoded = {"codec": codec, "seconds": [settings.min_seconds, settings.max_seconds]}
+        altered = {**encoded, "seed": settings.seed, "changes": list(augment.changes(settings))}
+        identities = {**dict.fromkeys(SPLITS, encoded), COPIES: altered}
+        manifests = [files.digest_file(path) for s in SPLITS if (path := settings.paths.manifest(s)).is_file()]
+        run = files.digest_bytes(repr((identities, manifests)).encode())
+        return Shards(settings.paths.encoding, self.codec, identities, run)
+
+    def encode(self, splits: Sequence[str], rank: int = 0, world: int = 1) -> None:
+        """Encode the shards of process `rank` of `world` (those whose number is `rank` modulo `world`).
+
+        What is finished is left alone.
+
+        Raises:
+            OSError: with the file's name, when a shard cannot be written; those before it are kept.
+        """
+        for split in splits:
+            if self.manifest.rows[split] and (split != COPIES or augment.changes(self.settings)):
+                self._encode_split(split, rank, world)
+
+    def limits(self, split: str) -> tuple[float | None, int | None]:
+        """The most frames (MAX_HOURS) and the most rows (MAX_EVAL_SAMPLES) of a split; None for no limit."""
+        hours = self.settings.max_hours if split != "validation" else None
+        frames = hours * 3600 * self.codec.frame_rate if hours else None
+        return frames, self.settings.max_eval_samples if split == "validation" else None
+
+    def _encode_split(self, split: str, rank: int, world: int) -> None:
+        waiting: deque[Shard] = deque()
+        left_alone = 0
+
+        def rows() -> Iterator[Row]:
+            nonlocal left_alone
+            for shard, chunk in self.shards.cut(split, self.manifest.read(split)):
+                if self._is_enough(split, shard.number):
+                    return
+                if shard.number % world != rank:
+                    continue
+                if self.shards.is_finished(shard):
+                    left_alone += len(chunk)
+                    continue
+                waiting.append(shard)
+                yield from chunk
+
+        reader = augment.read_copies if split == COPIES else read_items
+        items = encode_stream(reader(rows(), self.settings, self.codec), self.settings, self.codec, _shard_of)
+        total = max(1, (self.manifest.rows[split] - shards.LINES * self.shards.present(split)) // world)
+        unit = "copies" if split == COPIES else f"{split} rows"
+        shown = console.progress(items, stage=STAGE, total=total * self._items_of_a_row(split), unit=unit)
+        for number, group in groupby(shown, key=_shard_of):
+            while waiting[0].number != number:
+                self.shards.write(waiting.popleft(), [])
+            self.shards.write(waiting.popleft(), list(group))
+        for shard in waiting:
+            self.shards.write(shard, [])
+        if left_alone:
+            console.say(STAGE, f"{left_alone} {unit} were encoded by a run before this one; the others now")
+
+    def _items_of_a_row(self, split: str) -> int:
+        return len(augment.changes(self.settings)) if split == COPIES else 1
+
+    def _is_enough(self, split: str, number: int) -> bool:
+        """Whether the shards before `number` are known to hold all rows that MAX_HOURS and MAX_EVAL_SAMPLES let in."""
+        most_frames, most_rows = self.limits(split)
+        if most_frames is None and most_rows is None:
+            return False
+        rows, frames = self.shards.sizes("train" if split == COPIES else split, number)
+        return (most_frames is not None and frames > most_frames) or (most_rows is not None and rows >= most_rows)
+
+
+def _shard_of(item: Item) -> int:
+    return item.row.position // shards.LINES
+
+
+def _codec_identity(directory: Path) -> list[Any]:
+    """Contents of the codec's files: nodes that have downloaded them for themselves agree on it."""
+    wanted = sorted([*directory.glob("*.json"), *directory.glob("*.safetensors")])
+    return [(path.name, files.digest_file(path)) for path in wanted]
