@@ -36,6 +36,16 @@ class Paths:
         return self.work / "data" / "prepared"
 
     @property
+    def encoding(self) -> Path:
+        """Shards of codes while prepare is under way; gone when the prepared dataset is in place."""
+        return self.work / "data" / "encoding"
+
+    @property
+    def cache(self) -> Path:
+        """The prepared splits once more, as Arrow files that are mapped into memory instead of read."""
+        return self.work / "data" / "cache"
+
+    @property
     def speakers(self) -> Path:
         """fp32 x-vectors, one tensor a speaker name."""
         return self.prepared / "speakers.safetensors"
