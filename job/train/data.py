@@ -1,16 +1,20 @@
 """Prepared rows as sequences, and the order they are trained in.
 
-The table stays memory-mapped; text is tokenized once at the start. The order is a pure function of seed and epoch.
+The table's codes stay on disk, mapped into memory; text is tokenized once at the start, into flat arrays. The order is
+a pure function of seed and epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import hashlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from job.train import layout
@@ -24,6 +28,8 @@ B = TypeVar("B")
 SORTING_WINDOW = 50
 #: Frames of the longest clip that is cloned from in training (about 15 s at 12.5 frames a second).
 LONGEST_REFERENCE = 188
+#: Texts that are tokenized together.
+TOKENIZED_TOGETHER = 1000
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Variant:
 
 class Rows:
     """One split, ready to be laid out.
+
+    A row takes about 40 bytes and 4 for each of its tokens; its codes are read where they lie.
 
     Args:
         table: columns text, speaker, language, instruct, codes (see `job.prepare`).
@@ -61,29 +69,16 @@ class Rows:
     ) -> None:
         self._ids = ids
         self._layout = text_layout
-        self._speakers = speakers
         self._icl_fraction, self._seed = icl_fraction, seed
-        self._speaker = table["speaker"].to_pylist()
-        self._language = [ids.language_row(name) for name in table["language"].to_pylist()]
-        texts = table["text"].to_pylist()
-        self._text = [np.asarray(t) for t in tokenize([layout.text_template(t) for t in texts])]
-        instructs = table["instruct"].to_pylist()
-        said = [layout.instruct_template(t) for t in instructs if t]
-        tokens = iter(tokenize(said))
-        self._instruct = [np.asarray(next(tokens)) if t else None for t in instructs]
-        codes = table["codes"].combine_chunks()
-        self._offsets = np.asarray(codes.offsets)
-        self._codes = np.asarray(codes.values.flatten()).reshape(-1, ids.books)
-        self.frames = np.diff(self._offsets)
-        self._companions = self._by_speaker(texts) if icl_fraction else {}
-
-    def _by_speaker(self, texts: list[str]) -> dict[str, list[tuple[int, str]]]:
-        """Rows that can be cloned from, with their texts, by speaker: none of them too long for a prompt."""
-        found: dict[str, list[tuple[int, str]]] = {}
-        for row, (speaker, text) in enumerate(zip(self._speaker, texts, strict=True)):
-            if self.frames[row] <= LONGEST_REFERENCE:
-                found.setdefault(speaker, []).append((row, text))
-        return found
+        names, self._speaker = _numbered(table["speaker"])
+        self._vectors = [speakers[name] for name in names]
+        names, self._language = _numbered(table["language"])
+        self._language_rows = [ids.language_row(name) for name in names]
+        self._text = _Tokens(tokenize, table["text"], layout.text_template)
+        self._instruct = _Tokens(tokenize, table["instruct"], layout.instruct_template)
+        self._codes = _Codes(table["codes"], ids.books)
+        self.frames = self._codes.lengths
+        self._companions = _Companions(self, table["text"]) if icl_fraction else None
 
     def __len__(self) -> int:
         return len(self._speaker)
@@ -98,20 +93,24 @@ class Rows:
         turn = row + visit
         mixed = self._layout == "mixed"
         streaming = turn % 2 == 0 if mixed else self._layout == "streaming"
-        named = (turn // (2 if mixed else 1)) % 2 == 0 and self._language[row] is not None
+        named = (turn // (2 if mixed else 1)) % 2 == 0 and self._language_row(row) is not None
         reference = self._reference(row, visit) if self._icl_fraction else None
         if reference is not None:
             streaming = True
         return Variant(streaming=streaming, named_language=named, reference=reference)
 
     def _reference(self, row: int, visit: int) -> int | None:
+        assert self._companions is not None
         random = np.random.default_rng([self._seed, row, visit])
-        if random.random() >= self._icl_fraction:
-            return None
-        companions = self._companions.get(self._speaker[row], [])
-        own = next((text for other, text in companions if other == row), None)
-        others = [other for other, text in companions if other != row and text != own]  # a changed copy says the same
-        return others[random.integers(len(others))] if others else None
+        return None if random.random() >= self._icl_fraction else self._companions.draw(row, random)
+
+    def _language_row(self, row: int) -> int | None:
+        known: int | None = self._language_rows[self._language[row]]
+        return known
+
+    def speaker(self, row: int) -> int:
+        """Number of a row's speaker."""
+        return int(self._speaker[row])
 
     def sequence(self, row: int, variant: Variant) -> layout.Sequence:
         """Lay out one row."""
@@ -119,38 +118,159 @@ class Rows:
         if variant.reference is not None:
             # The tokens of `reference_template` are those of `text_template` without the last role.
             text = self._text[variant.reference][: -layout.ROLE_TOKENS]
-            reference = layout.Reference(text, self._frames_of(variant.reference))
+            reference = layout.Reference(text, self._codes[variant.reference])
         return layout.build(
             self._ids,
             self._text[row],
-            self._frames_of(row),
+            self._codes[row],
             streaming=variant.streaming,
-            language=self._language[row] if variant.named_language else None,
-            instruct_ids=self._instruct[row],
+            language=self._language_row(row) if variant.named_language else None,
+            instruct_ids=self._instruct[row] if self._instruct.lengths[row] else None,
             reference=reference,
         )
 
-    def _frames_of(self, row: int) -> NDArray[np.int16]:
-        return self._codes[self._offsets[row] : self._offsets[row + 1]]
-
     def length(self, row: int) -> int:
         """Positions of a row, give or take its layout: what batches are sorted by."""
-        return int(self.frames[row]) + len(self._text[row])
+        return int(self.frames[row] + self._text.lengths[row])
 
     def positions(self, row: int, visit: int) -> int:
         """Positions of `row` on its `visit`-th time, exactly: the length of its sequence."""
-        variant, text, instruct = self.variant(row, visit), len(self._text[row]), self._instruct[row]
+        variant, text = self.variant(row, visit), int(self._text.lengths[row])
         count = int(self.frames[row]) + layout.positions_around(
             text, streaming=variant.streaming, named_language=variant.named_language
         )
         if variant.reference is not None:
             count += int(self.frames[variant.reference])
-        return count + (0 if instruct is None else len(instruct))
+        return count + int(self._instruct.lengths[row])
 
     def batch(self, rows: list[int], visit: int) -> Batch:
         """One packed row of the samples `rows` as they are on their `visit`-th time."""
         sequences = [self.sequence(row, self.variant(row, visit)) for row in rows]
-        return collate(sequences, [self._speakers[self._speaker[row]] for row in rows], packed=True)
+        return collate(sequences, [self._vectors[self.speaker(row)] for row in rows], packed=True)
+
+
+class _Tokens:
+    """Token ids of many texts in one array; a row that has no text has none. `lengths` is (rows,)."""
+
+    def __init__(self, tokenize: Any, texts: pa.ChunkedArray, template: Callable[[str], str]) -> None:
+        parts: list[NDArray[np.int32]] = []
+        self.lengths = np.zeros(len(texts), dtype=np.int32)
+        for start in range(0, len(texts), TOKENIZED_TOGETHER):
+            some = texts.slice(start, TOKENIZED_TOGETHER).to_pylist()
+            said = [place for place, text in enumerate(some, start) if text]
+            tokens = tokenize([template(text) for text in some if text])
+            self.lengths[said] = [len(ids) for ids in tokens]
+            parts.append(np.fromiter((one for ids in tokens for one in ids), dtype=np.int32))
+        self._ids = np.concatenate([np.zeros(0, dtype=np.int32), *parts])
+        self._ends = np.cumsum(self.lengths, dtype=np.int64)
+
+    def __getitem__(self, row: int) -> NDArray[np.int64]:
+        end = self._ends[row]
+        return self._ids[end - self.lengths[row] : end].astype(np.int64)
+
+
+class _Codes:
+    """Codes of many rows, read from where the column lies. `lengths` is the frames of each row, (rows,)."""
+
+    def __init__(self, column: pa.ChunkedArray, books: int) -> None:
+        chunks = [chunk for chunk in column.chunks if len(chunk)]
+        self._offsets = [chunk.offsets.to_numpy() for chunk in chunks]
+        # `values` ignores where a slice begins, and the offsets count from where it would.
+        self._frames = [chunk.values.values.to_numpy()[chunk.values.offset * books :] for chunk in chunks]
+        self._frames = [values[: len(values) // books * books].reshape(-1, books) for values in self._frames]
+        self._starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
+        self.lengths = np.concatenate(
+            [np.zeros(0, dtype=np.int32), *(np.diff(offsets).astype(np.int32) for offsets in self._offsets)]
+        )
+
+    def __getitem__(self, row: int) -> NDArray[np.int16]:
+        """(frames, books) of a row."""
+        chunk = int(np.searchsorted(self._starts, row, "right")) - 1
+        first = row - int(self._starts[chunk])
+        start, end = self._offsets[chunk][first : first + 2]
+        frames: NDArray[np.int16] = self._frames[chunk][start:end]
+        return frames
+
+
+class _Companions:
+    """Rows that can be cloned from: of the same speaker, saying something else, and not too long for a prompt."""
+
+    def __init__(self, rows: Rows, texts: pa.ChunkedArray) -> None:
+        short = np.flatnonzero(rows.frames <= LONGEST_REFERENCE)
+        self._said = np.zeros(len(rows), dtype=np.uint64)
+        for start in range(0, len(rows), TOKENIZED_TOGETHER):
+            some = texts.slice(start, TOKENIZED_TOGETHER).to_pylist()
+            self._said[start : start + len(some)] = [_digest(text) for text in some]
+        speakers = np.array([rows.speaker(int(row)) for row in short], dtype=np.int32)
+        self._order = short[np.lexsort((short, self._said[short], speakers))]
+        counts = np.bincount(speakers, minlength=1) if len(short) else np.zeros(1, dtype=np.int64)
+        self._bounds = np.concatenate([[0], np.cumsum(counts)])
+        self._speaker_of = rows.speaker
+
+    def draw(self, row: int, random: np.random.Generator) -> int | None:
+        """A row to clone `row` from, each as likely as another; None when there is none."""
+        speaker = self._speaker_of(row)
+        if speaker + 1 >= len(self._bounds):
+            return None
+        group = self._order[self._bounds[speaker] : self._bounds[speaker + 1]]
+        # A changed copy of a row says the same: what does stands together, and is stepped over.
+        said = self._said[group]
+        first, end = np.searchsorted(said, self._said[row], "left"), np.searchsorted(said, self._said[row], "right")
+        others = len(group) - int(end - first)
+        if not others:
+            return None
+        drawn = int(random.integers(others))
+        return int(group[drawn if drawn < first else drawn + int(end - first)])
+
+
+class Order(Sequence[list[int]]):
+    """Batches of row numbers, 8 bytes a row: lists of them are made when they are asked for."""
+
+    def __init__(self, batches: Iterable[Sequence[int]], shuffle: Callable[[int], NDArray[np.int64]]) -> None:
+        lengths: list[int] = []
+
+        def rows() -> Iterator[int]:
+            for batch in batches:
+                lengths.append(len(batch))
+                yield from batch
+
+        self._rows = np.fromiter(rows(), dtype=np.int64)
+        self._ends = np.cumsum(lengths, dtype=np.int64)
+        self._lengths = np.asarray(lengths, dtype=np.int64)
+        self._shuffled = shuffle(len(lengths))
+
+    def __len__(self) -> int:
+        return len(self._shuffled)
+
+    @overload
+    def __getitem__(self, index: int) -> list[int]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[list[int]]: ...
+
+    def __getitem__(self, index: int | slice) -> list[int] | list[list[int]]:
+        if isinstance(index, slice):
+            return [self[n] for n in range(*index.indices(len(self)))]
+        batch = self._shuffled[index]
+        end = self._ends[batch]
+        found: list[int] = self._rows[end - self._lengths[batch] : end].tolist()
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+
+def _numbered(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int32]]:
+    """A column of strings as its values and the number of each row's, (rows,)."""
+    values = pc.unique(column)
+    numbers = pc.index_in(column, value_set=values)
+    return values.to_pylist(), np.concatenate(
+        [np.zeros(0, dtype=np.int32), *(chunk.to_numpy() for chunk in numbers.chunks)]
+    )
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def admitted(rows: Rows, curriculum: str | None, progress: float) -> NDArray[np.int64]:
@@ -179,28 +299,27 @@ def epoch_order(
     batch_size: int,
     tokens_per_batch: int | None = None,
     only: NDArray[np.int64] | None = None,
-) -> list[list[int]]:
+) -> Order:
     """Batches of row numbers for one epoch, over all rows or `only` some.
 
     Rows are shuffled and, in windows, either packed into batches of at most `tokens_per_batch` positions as they are
     laid out in this epoch, or sorted by length and cut into batches of `batch_size` rows. The batches are shuffled.
     """
     random = np.random.default_rng([seed, epoch])
-    order = [int(row) for row in random.permutation(len(rows) if only is None else only)]
+    order = np.asarray(random.permutation(len(rows) if only is None else only), dtype=np.int64)
     if tokens_per_batch is not None:
         lengths = np.zeros(len(rows), dtype=np.int64)
-        lengths[order] = [rows.positions(row, epoch) for row in order]
-        batches = list(pack_in_windows(order, lengths, tokens_per_batch))
-    else:
-        batches = list(_by_length(order, rows, batch_size))
-    return [batches[i] for i in random.permutation(len(batches))]
+        for row in order:
+            lengths[row] = rows.positions(int(row), epoch)
+        return Order(pack_in_windows(array("q", order.tobytes()), lengths, tokens_per_batch), random.permutation)
+    return Order(_by_length(order, rows, batch_size), random.permutation)
 
 
-def _by_length(order: list[int], rows: Rows, batch_size: int) -> Iterator[list[int]]:
+def _by_length(order: NDArray[np.int64], rows: Rows, batch_size: int) -> Iterator[list[int]]:
     """Batches of rows of similar length, so that steps are alike in what they take."""
     window = SORTING_WINDOW * batch_size
     for start in range(0, len(order), window):
-        part = sorted(order[start : start + window], key=rows.length)
+        part = sorted(order[start : start + window].tolist(), key=rows.length)
         yield from (part[i : i + batch_size] for i in range(0, len(part), batch_size))
 
 

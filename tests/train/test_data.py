@@ -3,9 +3,12 @@ that are ready when they are needed."""
 
 from __future__ import annotations
 
+import collections
+import gc
 import itertools
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.train.data import Rows, ahead, epoch_order
-from job.train.layout import SpecialIds
+from job.train import data as data_of
+from job.train.data import Rows, Variant, ahead, epoch_order
+from job.train.layout import SpecialIds, instruct_template, text_template
 
 
 class Lengths:
@@ -88,6 +92,18 @@ def test_steps_are_alike():
     assert ours < 1.1 * sum(rows)
 
 
+KINDS = [pa.field(name, pa.string()) for name in ("text", "speaker", "language", "instruct")]
+SCHEMA = pa.schema([*KINDS, pa.field("codes", pa.list_(pa.list_(pa.int16(), 4)))])
+
+
+def rows_of(table, **values):
+    """`Rows` with a tokenizer of one id a letter and books of four."""
+    ids = SpecialIds(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, languages={"english": 2050}, books=4)
+    vectors = {name: np.full(8, n, dtype=np.float32) for n, name in enumerate(("one", "two"))}
+    tokenize = lambda texts: [[100 + ord(c) % 50 for c in text] for text in texts]  # noqa: E731
+    return Rows(table, ids, tokenize, vectors, **{"text_layout": "mixed", **values})
+
+
 @pytest.mark.parametrize("text_layout", ["non_streaming", "streaming", "mixed"])
 @pytest.mark.parametrize("icl_fraction", [0.0, 1.0])
 def test_positions_are_those_of_the_sequence(text_layout, icl_fraction):
@@ -104,23 +120,93 @@ def test_positions_are_those_of_the_sequence(text_layout, icl_fraction):
         for language, instruct in itertools.product(("auto", "english"), (None, "Slowly."), repeat=1)
         for _ in range(4)
     ]
-    ids = SpecialIds(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, languages={"english": 2050}, books=4)
-    kinds = [pa.field(name, pa.string()) for name in ("text", "speaker", "language", "instruct")]
-    table = pa.Table.from_pylist(rows, schema=pa.schema([*kinds, pa.field("codes", pa.list_(pa.list_(pa.int16(), 4)))]))
-    data = Rows(
-        table,
-        ids,
-        lambda texts: [[100 + ord(c) % 50 for c in text] for text in texts],
-        {"one": np.zeros(8, dtype=np.float32)},
-        text_layout=text_layout,
-        icl_fraction=icl_fraction,
-    )
+    data = rows_of(pa.Table.from_pylist(rows, schema=SCHEMA), text_layout=text_layout, icl_fraction=icl_fraction)
     for visit in range(5):
         for row in range(len(data)):
             assert data.positions(row, visit) == len(data.sequence(row, data.variant(row, visit)))
         batch = data.batch(list(range(len(data))), visit)
         assert batch.text_index.shape == (1, sum(data.positions(row, visit) for row in range(len(data))))
         assert bool(batch.attention_mask.all())
+
+
+def many(count, seed=0, texts=10_000, speakers=("one", "two")):
+    """A table of short rows."""
+    random = np.random.default_rng(seed)
+    return pa.Table.from_pylist(
+        [
+            {
+                "text": f"text {random.integers(texts)}",
+                "speaker": str(random.choice(speakers)),
+                "language": str(random.choice(("auto", "english", "klingon"))),
+                "instruct": str(random.choice(("", "Slowly."))) or None,
+                "codes": random.integers(0, 2048, (int(random.integers(1, 6)), 4)).tolist(),
+            }
+            for _ in range(count)
+        ],
+        schema=SCHEMA,
+    )
+
+
+def test_rows_are_the_same_however_the_table_is_cut(monkeypatch):
+    """Mapped tables come in chunks, and slices of tables keep what is before them."""
+    monkeypatch.setattr(data_of, "TOKENIZED_TOGETHER", 7)
+    whole = many(60)
+    table = pa.concat_tables([whole.slice(0, 13), whole.slice(13, 1), whole.slice(14, 0), whole.slice(14, 46)])
+    one, other = (rows_of(t, icl_fraction=0.5) for t in (whole.combine_chunks(), table))
+    assert table["codes"].num_chunks > 2
+    for row, values in enumerate(whole.to_pylist()):
+        assert one.frames[row] == other.frames[row] == len(values["codes"])
+        for visit in range(4):
+            variant = one.variant(row, visit)
+            assert variant == other.variant(row, visit)
+            first, second = one.sequence(row, variant), other.sequence(row, variant)
+            np.testing.assert_array_equal(first.frames, second.frames)
+            np.testing.assert_array_equal(first.text_ids, second.text_ids)
+        plain = Variant(streaming=False, named_language=False)
+        np.testing.assert_array_equal(other.sequence(row, plain).frames, values["codes"])
+
+
+def test_a_row_is_cloned_from_each_other_clip_of_its_speaker_that_says_something_else():
+    """Each as likely as another, never from a copy of itself, never from one too long for a prompt."""
+    texts = ["a", "b", "b", "c", "c", "c", "d", "long", "e"]
+    rows = [
+        {"text": text, "speaker": "two" if text == "e" else "one", "language": "auto", "codes": [[1] * 4] * frames}
+        for text, frames in zip(texts, [3] * 7 + [500, 3], strict=True)
+    ]
+    data = rows_of(pa.Table.from_pylist(rows, schema=SCHEMA), icl_fraction=1.0)
+    for row, text in enumerate(texts):
+        drawn = collections.Counter(data.variant(row, visit).reference for visit in range(600))
+        allowed = [n for n, other in enumerate(texts[:7]) if other != text] if text != "e" else []
+        assert sorted(drawn) == (allowed or [None]), text
+        assert min(drawn.values()) > 0.5 * 600 / max(1, len(allowed))
+
+
+def test_an_order_is_a_sequence_of_batches():
+    """It can be sliced, gone through twice and compared, like the lists that it makes."""
+    order = epoch_order(Lengths(list(range(1, 30))), epoch=0, seed=1, batch_size=4)
+    listed = list(order)
+    assert order[2:5] == listed[2:5] and order[-1] == listed[-1]
+    assert list(order) == listed == order
+    assert all(type(row) is int for batch in listed for row in batch)
+    with pytest.raises(IndexError):
+        order[len(order)]
+
+
+def test_what_is_remembered_of_a_row_is_small():
+    """A million rows must fit beside a model: what stays in memory is a few numbers and the ids of the text."""
+    table = many(4000)
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    data = rows_of(table, icl_fraction=0.5)
+    order = epoch_order(data, epoch=0, seed=0, batch_size=8)
+    gc.collect()
+    taken = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert len(order) == 500
+    letters = sum(len(text_template(text)) for text in table["text"].to_pylist())
+    letters += sum(len(instruct_template(text)) for text in table["instruct"].to_pylist() if text)
+    assert taken < 4 * letters + 100 * 4000
 
 
 def test_a_slow_disk_is_not_waited_for():
