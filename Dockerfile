@@ -17,25 +17,37 @@ RUN export DEBIAN_FRONTEND=noninteractive \
 FROM base AS packages
 WORKDIR /build
 COPY requirements.lock ./
-COPY scripts/install-locked.sh scripts/
-RUN python3 -m venv /opt/venv \
+COPY scripts/install-locked.sh scripts/bake-weights.sh scripts/
+# A mirror, a proxy or a certificate of your own is a secret of the build (docs/image.md): it stays out of the image.
+RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf,required=false \
+    python3 -m venv /opt/venv \
     && PIP_NO_CACHE_DIR=1 sh scripts/install-locked.sh /opt/venv/bin/python requirements.lock
+# Weights are left to the volume, unless BAKE_MODEL names a repo of the Hub: then they are in /opt/weights/OWNER/NAME.
+ARG BAKE_MODEL=
+ARG BAKE_REVISION=main
+RUN --mount=type=secret,id=hf_token,required=false \
+    sh scripts/bake-weights.sh /opt/venv/bin/hf /opt/weights "$BAKE_MODEL" "$BAKE_REVISION"
 COPY job/ /opt/job/job/
 COPY entrypoint.sh LICENSE /opt/job/
 RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/job/job
 
 FROM base
 ARG REVISION=unknown
+ARG VERSION=unknown
+ARG SOURCE=
 LABEL org.opencontainers.image.title="qwen3-tts-job" \
       org.opencontainers.image.description="Turns recordings into a published, fine-tuned Qwen3-TTS voice, unattended" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}"
 # A name for the fixed uid: libraries ask who they run as. Everything written goes to /work or /tmp, so the root file
 # system can be read-only.
 RUN groupadd --gid 10001 job \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /work --shell /usr/sbin/nologin job \
     && install -d -o 10001 -g 10001 /work
 COPY --from=packages /opt/venv /opt/venv
+COPY --from=packages /opt/weights /opt/weights
 COPY --from=packages /opt/job /opt/job
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

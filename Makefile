@@ -1,7 +1,7 @@
 # Each target sets up what it needs. Paths are relative, so the checkout's own path may hold spaces.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-slow lint bench soak image lock clean
+.PHONY: help setup setup-dev demo test test-slow walk lint bench soak image check-image sbom lock clean
 
 # A Python 3.11 or newer to make .venv with; unset, the first one found. IMAGE is the tag of `make image`.
 PYTHON ?=
@@ -31,6 +31,9 @@ test-slow: setup-dev ## the tests that take minutes
 	@code=0; $(PYTEST) -m slow || code=$$?; \
 	if [ $$code -eq 5 ]; then echo "no test is marked slow"; code=0; fi; exit $$code
 
+walk: ## a stranger's first hour, from a fresh clone: the README's commands with nothing in any cache
+	@bash scripts/walk.sh
+
 lint: setup-dev ## style, types, shell scripts, Dockerfile, YAML
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -49,6 +52,12 @@ soak: setup ## the demo, stopped and killed at random moments until it is done, 
 
 image: ## the container image, with docker or else buildah
 	@sh scripts/image.sh "$(IMAGE)"
+
+check-image: ## build the image without Docker and run the demo in it, confined; needs root, Debian and 25 GB
+	@python3 scripts/check_image.py
+
+sbom: setup-dev ## what the job consists of and under which licences, into dist/
+	@$(PY) scripts/sbom.py dist
 
 lock: setup-dev ## requirements*.lock anew from requirements*.in; UPGRADE=1 takes newer versions
 	for name in requirements requirements-dev runpod/requirements; do \

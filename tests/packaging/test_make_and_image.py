@@ -1,7 +1,11 @@
-"""Makefile, set-up script, Dockerfile and CI: the promises that can be checked without building anything large."""
+"""Makefile, set-up script, Dockerfile and CI: the promises that can be checked without building anything large.
+
+`make check-image` builds the image and holds it to the others.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,7 +17,22 @@ import pytest
 import yaml
 
 TOP = Path(__file__).resolve().parents[2]
-TARGETS = ["setup", "demo", "test", "test-slow", "lint", "bench", "image", "soak", "lock", "clean", "help"]
+TARGETS = [
+    "setup",
+    "demo",
+    "test",
+    "test-slow",
+    "walk",
+    "lint",
+    "bench",
+    "image",
+    "check-image",
+    "soak",
+    "sbom",
+    "lock",
+]
+TARGETS += ["clean", "help"]
+WORKFLOWS = sorted([*(TOP / ".github/workflows").glob("*.yml"), *(TOP / ".github/actions").rglob("action.yml")])
 
 
 def test_make_alone_lists_the_targets() -> None:
@@ -76,6 +95,9 @@ def test_image_installs_from_the_lock_only_and_is_not_root() -> None:
     assert re.search(r"^ARG BASE_IMAGE=\S+@sha256:[0-9a-f]{64}$", text, re.MULTILINE)
     assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
     assert "requirements.lock" in text and "pip install" not in text
+    assert not re.search(r"^(ARG|ENV) .*(PIP_|TOKEN)", text, re.MULTILINE), (
+        "these would stay in the image; use a secret"
+    )
     assert "--require-hashes" in (TOP / "scripts/install-locked.sh").read_text()
 
 
@@ -102,12 +124,69 @@ def test_names_in_the_image_are_not_taken_for_misspelled_variables(
     assert load(environment).work_dir == Path("/work")
 
 
-def test_ci_pins_its_actions_by_commit() -> None:
-    text = (TOP / ".github/workflows/ci.yml").read_text()
-    uses = re.findall(r"uses: (\S+)", text)
-    assert uses and all(re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", use) for use in uses)
-    steps = yaml.safe_load(text)["jobs"]["all"]["steps"]
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda path: path.parent.name + "/" + path.name)
+def test_actions_of_others_are_pinned_by_commit(file: Path) -> None:
+    """A tag can be moved to other code; a commit cannot."""
+    uses = re.findall(r"uses: (\S+)(.*)", file.read_text())
+    assert uses
+    for action, comment in uses:
+        own = action.startswith("./") and (TOP / action / "action.yml").is_file()
+        assert own or (re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", action) and re.search(r"# v\d", comment)), action
+
+
+def test_ci_runs_everything() -> None:
+    steps = yaml.safe_load((TOP / ".github/workflows/ci.yml").read_text())["jobs"]["all"]["steps"]
     assert any(step.get("run") == ".ci/run" for step in steps)
+    asked = set(re.findall(r"run_step \S+ ([a-z-]+)$", (TOP / ".ci/run").read_text(), re.MULTILINE))
+    assert asked == {"setup-dev", "lint", "test", "test-slow", "walk", "check-image"}
+
+
+def test_workflows_have_the_rights_that_they_need_and_no_more() -> None:
+    """Only the job that pushes a release may write, and only packages; no expression is pasted into a shell."""
+    writes = set()
+    for file in WORKFLOWS:
+        document = yaml.safe_load(file.read_text())
+        steps = document.get("runs", {}).get("steps", [])
+        for name, job in document.get("jobs", {}).items():
+            rights = job.get("permissions", document.get("permissions"))
+            assert rights is not None, f"{file.name}: {name} has whatever the repository gives"
+            writes |= {(name, what) for what, level in rights.items() if level != "read"}
+            assert job["timeout-minutes"] <= 90
+            steps += job["steps"]
+        assert not any("${{" in step.get("run", "") for step in steps), file.name
+    assert writes == {("publish", "packages")}
+
+
+def test_a_release_is_scanned_before_it_is_pushed() -> None:
+    publish = yaml.safe_load((TOP / ".github/workflows/image.yml").read_text())["jobs"]["publish"]
+    assert "tag" in publish["if"] and "push" in publish["if"]
+    names = [step.get("uses", step.get("name", "")).split("@")[0] for step in publish["steps"]]
+    assert names.index("./.github/actions/image") < names.index("docker/login-action") < names.index("Push it")
+    action = yaml.safe_load((TOP / ".github/actions/image/action.yml").read_text())["runs"]["steps"]
+    used = [step.get("uses", step["name"]).split("@")[0] for step in action]
+    assert used.index("Build") < used.index("Demo, confined") < used.index("anchore/scan-action")
+    scan = next(step for step in action if step.get("uses", "").startswith("anchore/scan-action"))
+    assert scan["with"].get("fail-build", "true") == "true" and scan["with"]["severity-cutoff"] == "critical"
+
+
+@pytest.mark.slow
+def test_list_of_packages_is_the_locks(tmp_path: Path) -> None:
+    """`make sbom`: each package of the lock with its version and licence, and none of the tools of tests and checks."""
+    command = [sys.executable, "scripts/sbom.py", str(tmp_path)]
+    subprocess.run(command, cwd=TOP, check=True, capture_output=True, timeout=300)
+    document = json.loads((tmp_path / "sbom.cdx.json").read_text())
+    listed = {re.sub(r"[-_.]+", "-", part["name"]).lower(): part["version"] for part in document["components"]}
+    assert document["bomFormat"] == "CycloneDX" and document["metadata"]["component"]["name"] == "qwen3-tts-job"
+    lock = dict(re.findall(r"^([a-z0-9.-]+)==([^\s;]+)", (TOP / "requirements.lock").read_text(), re.MULTILINE))
+    assert listed.items() <= {re.sub(r"[-_.]+", "-", name): version for name, version in lock.items()}.items()
+    assert {"torch", "qwen-tts", "peft"} <= listed.keys() and "pytest" not in listed
+    without = {part["name"] for part in document["components"] if not part.get("licenses")}
+    assert without <= {"cuda-toolkit", "nvidia-cusparselt-cu13", "protobuf"}, "these do not declare theirs"
+    table = (tmp_path / "licenses.md").read_text()
+    licences = {row.split("|")[1].strip(): row.split("|")[3].strip() for row in table.splitlines()[2:]}
+    assert len(licences) == len(listed)
+    copyleft = {name for name, licence in licences.items() if re.search(r"(?<!L)GPL", licence)}
+    assert not copyleft, "an image with these could not be passed on under Apache-2.0"
 
 
 @pytest.mark.parametrize("name", ["entrypoint.sh", ".ci/run"])
