@@ -21,18 +21,12 @@ done
 # what is wrong; until then the log goes to its usual place.
 ask='from job.settings import load
 s = load()
-print(s.console_log, s.upload_logs, s.device, s.num_gpus, s.num_nodes, s.node_rank, s.master_addr, s.master_port, sep="\n")'
-answer=$("$python" -c "$ask" 2>/dev/null) ||
-  answer=$(printf '%s\n' "${CONSOLE_LOG:-/tmp/console_log.txt}" False auto 1 1 0 127.0.0.1 29500)
+print(s.console_log, s.upload_logs, s.node_rank, sep="\n")'
+answer=$("$python" -c "$ask" 2>/dev/null) || answer=$(printf '%s\n' "${CONSOLE_LOG:-/tmp/console_log.txt}" False 0)
 {
   IFS= read -r log
   read -r upload_logs
-  read -r device
-  read -r gpus
-  read -r nodes
   read -r node_rank
-  read -r master_addr
-  read -r master_port
 } <<<"$answer"
 
 # ---- the log ---------------------------------------------------------------------------------------------------------
@@ -100,82 +94,14 @@ run_child() { # run a command, pass signals on to it, return its exit code
   return "$code"
 }
 
-# ---- one process or several ------------------------------------------------------------------------------------------
-
-visible_gpus() {
-  if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
-    tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -cvE '^(|-1|NoDevFiles|none|void)$' || true
-  elif command -v nvidia-smi >/dev/null; then
-    nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true
-  else
-    echo 0
-  fi
-}
-
-if [[ $gpus == auto ]]; then
-  gpus=1
-  if [[ $device == auto || $device == cuda ]] && (($(visible_gpus) > 1)); then
-    echo "several GPUs are visible and one is used: this version trains on one"
-  fi
-fi
-if ((gpus < 1)); then gpus=1; fi
-
-job() { run_child "$python" -m job "$@"; }
-
-launch() { # the same command in every process of every node
-  run_child "$python" -m torch.distributed.run --nnodes "$nodes" --node-rank "$node_rank" --nproc-per-node "$gpus" \
-    --master-addr "$master_addr" --master-port "$master_port" -m job "$@"
-}
-
-stages=(doctor fetch prepare train validate push synthesize report)
-
-place() { # where stage $1 stands in the order; 4 is train
-  local number=0 stage
-  for stage in "${stages[@]}"; do
-    number=$((number + 1))
-    if [[ $stage == "$1" ]]; then break; fi
-  done
-  echo "$number"
-}
-
-run_stages() { # `run` over several processes: only training is spread; what follows it is done once, on the first node
-  local from=doctor until=report rest=()
-  while (($#)); do
-    case $1 in
-    --from=*) from=${1#*=} ;;
-    --until=*) until=${1#*=} ;;
-    --from) from=${2-} && shift ;;
-    --until) until=${2-} && shift ;;
-    *) rest+=("$1") ;;
-    esac
-    shift
-  done
-  local first last
-  first=$(place "$from")
-  last=$(place "$until")
-  if ((first > 4 || last < 4)); then
-    job run --from "$from" --until "$until" "${rest[@]}"
-    return
-  fi
-  if ((first < 4)); then job run --from "$from" --until prepare "${rest[@]}" || return; fi
-  launch run --from train --until train "${rest[@]}" || return
-  if ((last > 4 && node_rank == 0)); then job run --from validate --until "$until" "${rest[@]}" || return; fi
-}
-
 # ---- the run ---------------------------------------------------------------------------------------------------------
 
 if (($# == 0)); then set -- run; fi
 
+job() { run_child "$python" -m job "$@"; }
+
 code=0
-if ((gpus * nodes == 1)); then
-  job "$@" || code=$?
-else
-  case $1 in
-  run) run_stages "${@:2}" || code=$? ;;
-  train) launch "$@" || code=$? ;;
-  *) job "$@" || code=$? ;;
-  esac
-fi
+job "$@" || code=$? # which starts a process for each GPU where there are several
 
 case $1 in
 -* | settings | plan | upload-log) ;; # these leave nothing worth keeping

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import errno
-import signal
 import sys
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
-from job import errors
+from job import errors, stopping
 
 app = typer.Typer(
     help="Turn recordings into a published, fine-tuned Qwen3-TTS voice. Environment variables drive it; "
@@ -27,18 +25,30 @@ app = typer.Typer(
 def run(
     first: Annotated[str, typer.Option("--from", help="First stage.")] = "doctor",
     last: Annotated[str, typer.Option("--until", help="Last stage.")] = "report",
+    spread: Annotated[bool, typer.Option("--spread", hidden=True)] = False,
 ) -> None:
-    """Run all stages in order; what is already done is left alone."""
-    from job import pipeline
+    """Run all stages in order, on all GPUs; what is already done is left alone."""
+    _run(first, last, spread)
 
-    pipeline.run(_settings(), first, last)
+
+def _run(first: str, last: str, spread: bool = False) -> None:
+    """Run stages in this process, or in one a GPU; `spread` is said by those."""
+    from job import launch, pipeline, ranks
+
+    settings = _settings()
+    pipeline.span(first, last)
+    if spread:
+        with ranks.joined(settings) as joined:
+            pipeline.run(settings, first, last, joined)
+    elif launch.is_spread(settings, first, last):
+        launch.run(settings, first, last)
+    else:
+        pipeline.run(settings, first, last)
 
 
 def _stage_command(name: str, about: str) -> None:
     def command() -> None:
-        from job import pipeline
-
-        pipeline.run(_settings(), name, name)
+        _run(name, name)
 
     app.command(name, help=about)(command)
 
@@ -101,22 +111,20 @@ def upload_log() -> None:
 def _settings() -> Any:
     from job import settings as variables
 
-    return variables.load()
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    name = signal.Signals(number).name
-    raise errors.StoppedBySignal(f"stopped by {name}; the same command goes on from here")
+    loaded = variables.load()
+    stopping.install(loaded.grace_seconds)
+    return loaded
 
 
 def main() -> None:
     """Run the command line and exit with the code that the kind of failure has."""
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    stopping.install()
     try:
         app(standalone_mode=False)
     except (errors.JobError, errors.StoppedBySignal) as error:
         _fail(str(error), error.exit_code)
+    except errors.FollowedRank as error:
+        sys.exit(error.exit_code)
     except typer.Exit as request:
         sys.exit(request.exit_code)
     except OSError as error:
@@ -129,5 +137,6 @@ def main() -> None:
 
 def _fail(message: str, code: int) -> NoReturn:
     line = " ".join(message.split())
-    print(f"error: {line}", file=sys.stderr, flush=True)
+    if line:  # whatever failed below has said it already
+        print(f"error: {line}", file=sys.stderr, flush=True)
     sys.exit(code)

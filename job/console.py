@@ -13,18 +13,32 @@ T = TypeVar("T")
 PLAIN_INTERVAL = 10.0
 
 
+_quiet = False
+
+
+def be_quiet() -> None:
+    """Say nothing any more in this process: of several that do the same, the first one speaks."""
+    global _quiet
+    _quiet = True
+
+
 def say(stage: str, message: str) -> None:
     """Print one line about a stage to stdout, at once (logs of a dying container must not sit in a buffer)."""
-    print(f"[{stage}] {message}", flush=True)
+    if not _quiet:
+        print(f"[{stage}] {message}", flush=True)
 
 
 def warn(stage: str, message: str) -> None:
     """Print one warning line to stderr."""
-    print(f"[{stage}] warning: {message}", file=sys.stderr, flush=True)
+    if not _quiet:
+        print(f"[{stage}] warning: {message}", file=sys.stderr, flush=True)
 
 
 def progress(items: Iterable[T], *, stage: str, total: int, unit: str) -> Iterator[T]:
     """Yield `items`, showing a bar on a terminal and a line every `PLAIN_INTERVAL` seconds elsewhere."""
+    if _quiet:
+        yield from items
+        return
     if sys.stderr.isatty():
         from tqdm import tqdm
 

@@ -22,7 +22,6 @@ CHECKPOINTS = 3
 NOT_YET: dict[str, Any] = {
     "torch_compile": False,
     "dataset_trust_remote_code": False,
-    "distributed": "ddp",
 }
 
 
@@ -63,8 +62,8 @@ def _supported(settings: Settings) -> None:
         value = getattr(settings, field)
         if value != default:
             raise BadInput(f"{field.upper()}={value}: not supported in this version; unset it")
-    if settings.num_nodes > 1 or settings.num_gpus not in ("auto", "0", "1"):
-        raise BadInput("NUM_GPUS and NUM_NODES above 1 are not supported in this version; unset them")
+    if settings.distributed == "fsdp" and settings.train_mode != "full":
+        raise BadInput(f"DISTRIBUTED=fsdp: is for TRAIN_MODE=full; with TRAIN_MODE={settings.train_mode} use ddp")
 
 
 def _data_is_named(settings: Settings) -> None:

@@ -56,3 +56,22 @@ class StoppedBySignal(BaseException):
     """
 
     exit_code = STOPPED_BY_SIGNAL
+
+
+class PeerLost(StoppedBySignal):
+    """Another process of a run that is spread over several was lost; rerunning goes on. Exit code 143.
+
+    It counts as stopped, since that is what has happened to the run as a whole: the lost process's own end tells why.
+    """
+
+
+class FollowedRank(BaseException):
+    """The first process has failed and has said why: this one ends with the same exit code and says nothing."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"the first process ended with {exit_code}")
+        self.exit_code = exit_code
+
+
+class NodesMissing(JobError):
+    """Not all nodes have come in time. Exit code 1, which schedulers count and try again."""

@@ -8,7 +8,8 @@ A stage is a function of the settings that returns counts. It talks to the next 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +23,7 @@ from job.console import say
 from job.errors import BadInput, SpeechFailed
 from job.lock import WorkLock
 from job.paths import Paths
+from job.ranks import ALONE, Ranks
 from job.settings import Settings
 
 
@@ -36,6 +38,7 @@ class Stage:
         after: stages whose results it builds on.
         inputs: identities of what it reads from outside the work directory.
         outputs: what must still be there for it to have nothing to do.
+        spread: whether all processes of a run work on it.
     """
 
     name: str
@@ -45,10 +48,13 @@ class Stage:
     inputs: Callable[[Settings], Any]
     outputs: Callable[[Paths], list[Path]]
 
-    def run(self, settings: Settings) -> dict[str, Any]:
+    spread: bool = False
+
+    def run(self, settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
         """Import the stage and run it."""
         module, name = self.function.split(":")
-        result: dict[str, Any] = getattr(import_module(module), name)(settings)
+        function = getattr(import_module(module), name)
+        result: dict[str, Any] = function(settings, ranks) if self.spread else function(settings)
         return result
 
 
@@ -107,6 +113,7 @@ STAGES: tuple[Stage, ...] = (
         ("fetch",),
         lambda s: (_recordings(s), _base(s)),
         lambda p: [p.prepared / "train", p.prepared / "summary.json", p.speakers],
+        spread=True,
     ),
     Stage(
         "train",
@@ -115,6 +122,7 @@ STAGES: tuple[Stage, ...] = (
         ("prepare",),
         _base,
         lambda p: [p.best / "config.json", p.last / "config.json", p.training_log],
+        spread=True,
     ),
     Stage(
         "validate",
@@ -158,39 +166,82 @@ def stage(name: str) -> Stage:
     raise BadInput(f"{name!r} is not a stage; the stages are {', '.join(NAMES)}")
 
 
-def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1]) -> None:
+def span(first: str, last: str) -> tuple[int, int]:
+    """Numbers of two stages.
+
+    Raises:
+        BadInput: the names are unknown or in the wrong order.
+    """
+    start, end = NAMES.index(stage(first).name), NAMES.index(stage(last).name)
+    if start > end:
+        raise BadInput(f"--from {first} comes after --until {last}")
+    return start, end
+
+
+def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks: Ranks = ALONE) -> None:
     """Run the stages from `first` to `last`, leaving out what is already done.
+
+    Args:
+        ranks: the processes that take part; with several, all stages are of those that are spread.
 
     Raises:
         BadInput: the names are unknown or in the wrong order.
         JobError: whatever a stage refuses with.
     """
-    start, end = NAMES.index(stage(first).name), NAMES.index(stage(last).name)
-    if start > end:
-        raise BadInput(f"--from {first} comes after --until {last}")
+    start, end = span(first, last)
     if settings.prepare_only:
         end = min(end, NAMES.index("prepare"))
         say("run", "PREPARE_ONLY: stopping after prepare")
     failed: SpeechFailed | None = None
-    with WorkLock(settings.paths.state):
+    with _locked(settings, ranks):
         for number in range(start, end + 1):
             try:
-                run_stage(settings, STAGES[number])
+                run_stage(settings, STAGES[number], ranks)
             except SpeechFailed as error:
                 failed = error  # the report is what shows it best
     if failed is not None:
         raise failed
 
 
-def run_stage(settings: Settings, stage: Stage) -> bool:
+@contextmanager
+def _locked(settings: Settings, ranks: Ranks) -> Iterator[None]:
+    """The work directory is this run's; its first process holds the lock for all."""
+    with ExitStack() as held:
+        ranks.first_does(lambda: held.enter_context(WorkLock(settings.paths.state)) and None)
+        yield
+
+
+def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
     """Run one stage unless it is done. Returns whether it ran."""
+    values = stage_values(settings, stage)
+    if not ranks.first_does(lambda: _is_due(settings, stage, values)):
+        return False
+    say(stage.name, "started")
+    started = time.monotonic()
+    counts = stage.run(settings, ranks)
+    if ranks.first:
+        state.write(
+            settings.paths.state,
+            stage.name,
+            fingerprint=fingerprint(settings, stage, values),
+            outputs=stage.outputs(settings.paths),
+            counts=counts,
+            values=values,
+            started=started,
+        )
+    ranks.wait()
+    say(stage.name, f"done in {time.monotonic() - started:.1f} s")
+    return True
+
+
+def _is_due(settings: Settings, stage: Stage, values: dict[str, Any]) -> bool:
+    """Whether the stage has anything to do; says why not."""
     paths = settings.paths
     if settings.data_mode == "none" and stage.name in ("fetch", "prepare"):
         if not (paths.prepared / "summary.json").exists():
             raise BadInput(f"DATA_MODE=none needs prepared data, and {paths.prepared} has none; run prepare first")
         say(stage.name, "left out: DATA_MODE=none")
         return False
-    values = stage_values(settings, stage)
     previous = state.read(paths.state, stage.name)
     now = fingerprint(settings, stage, values)
     if previous and previous.get("fingerprint") == now and not settings.force:
@@ -200,19 +251,6 @@ def run_stage(settings: Settings, stage: Stage) -> bool:
             say(stage.name, f"nothing to do: done {when} UTC with the same settings and inputs (FORCE=true redoes it)")
             return False
         say(stage.name, f"{missing[0]} is gone: doing this stage again")
-    say(stage.name, "started")
-    started = time.monotonic()
-    counts = stage.run(settings)
-    state.write(
-        paths.state,
-        stage.name,
-        fingerprint=fingerprint(settings, stage, values),
-        outputs=stage.outputs(paths),
-        counts=counts,
-        values=values,
-        started=started,
-    )
-    say(stage.name, f"done in {time.monotonic() - started:.1f} s")
     return True
 
 

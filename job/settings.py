@@ -247,12 +247,19 @@ class SynthesisVariables(BaseSettings):
 class ScaleVariables(BaseSettings):
     """Several GPUs and nodes."""
 
-    num_gpus: str = var("auto", "GPUs a node.", free=True, pattern=r"^(auto|\d+)$")
-    num_nodes: int = var(1, "Nodes.", ge=1, free=True)
+    num_gpus: str = var(
+        "auto", "GPUs (processes) a node; `auto` is all that are visible.", free=True, pattern=r"^(auto|\d+)$"
+    )
+    num_nodes: int = var(1, "Nodes; they share WORK_DIR.", ge=1, free=True)
     node_rank: int = var(0, "This node's rank.", "NODE_RANK", "JOB_COMPLETION_INDEX", ge=0, free=True)
     master_addr: str = var("127.0.0.1", "Address of node 0.", free=True)
     master_port: int = var(29500, "Its port.", ge=1, le=65535, free=True)
-    distributed: Literal["ddp", "fsdp"] = var("ddp", "How training is spread.", free=True)
+    distributed: Literal["ddp", "fsdp"] = var(
+        "ddp",
+        "How training is spread: `ddp` keeps the model whole on every GPU, `fsdp` cuts it up (TRAIN_MODE=full only).",
+        free=True,
+    )
+    rendezvous_timeout: int = var(1800, "Seconds that nodes wait for one another at the start.", ge=1, free=True)
 
 
 class JobVariables(BaseSettings):
@@ -260,6 +267,9 @@ class JobVariables(BaseSettings):
 
     force: bool = var(False, "Redo stages that are already done.", free=True)
     env_file: Path | None = var(None, "File with variables; the environment wins. Default: `.env`.", free=True)
+    grace_seconds: float = var(
+        25, "Seconds in which a stopped run (SIGTERM, SIGINT) ends, its checkpoint written.", gt=0, free=True
+    )
     console_log: Path = var(
         Path("/tmp/console_log.txt"), "Log of the run, emptied by the entrypoint at the start.", free=True
     )

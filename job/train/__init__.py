@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from job.ranks import ALONE, Ranks
+
 if TYPE_CHECKING:
     from job.settings import Settings
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Train on the prepared data and write `output/best`, `output/last` and both logs. See `job.train.loop.train`."""
     from job.train.loop import train
 
-    return train(settings)
+    return train(settings, ranks)

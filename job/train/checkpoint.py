@@ -14,7 +14,23 @@ from job.publish.facts import base_model
 from job.settings import Settings
 from job.train import adapt
 from job.train.rows import speaker_rows
+from job.train.spread import whole
 from job.voices import ADAPTER_FOLDER, ENCODER_FILE, NOT_COPIED, copy_model, save_tensors, save_weights, write_json
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a checkpoint is written of, on the CPU.
+
+    Attributes:
+        merged: the whole model under stock names; empty when only the adapter is wanted.
+        adapter: the adapter's tensors; empty when there is none, or it is not wanted.
+        projection: text_projection's tensors, beside an adapter that was trained with it.
+    """
+
+    merged: dict[str, torch.Tensor]
+    adapter: dict[str, torch.Tensor]
+    projection: dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,31 +52,45 @@ class Exporter:
     settings: Settings
     dtype: torch.dtype
 
-    def write(self, directory: Path, progress: dict[str, Any]) -> None:
-        """Replace `directory` by the model as it is now. `progress` becomes `training_state.json`."""
-        files.replace_directory(directory, lambda target: self._fill(target, progress))
+    def snapshot(self) -> Weights:
+        """Copies of what `write` needs of the model as it is now. Where it is cut up, all processes must ask."""
+        adapted = self.settings.train_mode == "lora"
+        merged: dict[str, torch.Tensor] = {}
+        adapter: dict[str, torch.Tensor] = {}
+        projection: dict[str, torch.Tensor] = {}
+        if not adapted or self.settings.export in ("merged", "both"):
+            merged = {name: self._saved(tensor) for name, tensor in adapt.merged_weights(self.model).items()}
+        if adapted and self.settings.export in ("adapter", "both"):
+            adapter = {name: _copy(tensor) for name, tensor in adapt.adapter_weights(self.model).items()}
+            if self.settings.train_text_projection:
+                projection = {n: _copy(t) for n, t in self.model.talker.text_projection.state_dict().items()}
+        return Weights(merged, adapter, projection)
 
-    def _fill(self, target: Path, progress: dict[str, Any]) -> None:
-        settings = self.settings
+    def write(self, directory: Path, weights: Weights, progress: dict[str, Any]) -> None:
+        """Replace `directory` by a checkpoint of `weights`. `progress` becomes `training_state.json`."""
+        files.replace_directory(directory, lambda target: self._fill(target, weights, progress))
+
+    def _fill(self, target: Path, weights: Weights, progress: dict[str, Any]) -> None:
         config = files.read_json(self.base / "config.json")
         rows = speaker_rows(config, sorted(self.speakers), self.languages)
         copy_model(self.base, target, ("config.json", *NOT_COPIED))
-        adapted = settings.train_mode == "lora"
-        if not adapted or settings.export in ("merged", "both"):
-            self._save_merged(target, rows)
+        if weights.merged:
+            self._save_merged(target, weights.merged, rows)
             write_json(target / "config.json", self._custom_voice(config, rows))
-        if adapted and settings.export in ("adapter", "both"):
+        if weights.adapter:
             # Beside merged weights it has a folder of its own: where transformers finds an adapter_config.json, it
             # loads the base model that is named there and ignores the weights.
-            self._save_adapter(target if settings.export == "adapter" else target / ADAPTER_FOLDER)
+            self._save_adapter(target / ADAPTER_FOLDER if weights.merged else target, weights)
         write_json(target / "training_state.json", progress)
 
-    def _save_merged(self, target: Path, rows: dict[str, int]) -> None:
+    def _saved(self, tensor: torch.Tensor) -> torch.Tensor:
+        return _copy(tensor, self.dtype if tensor.is_floating_point() else tensor.dtype)
+
+    def _save_merged(self, target: Path, merged: dict[str, torch.Tensor], rows: dict[str, int]) -> None:
         weights: dict[str, torch.Tensor] = {}
         encoder: dict[str, torch.Tensor] = {}
-        for name, tensor in adapt.merged_weights(self.model).items():
-            saved = tensor.detach().to("cpu", self.dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
-            (encoder if name.startswith("speaker_encoder.") else weights)[name] = saved
+        for name, tensor in merged.items():
+            (encoder if name.startswith("speaker_encoder.") else weights)[name] = tensor
         table = weights["talker.model.codec_embedding.weight"].clone()
         for name, row in rows.items():
             table[row] = self.speakers[name].to(table.dtype)
@@ -82,12 +112,18 @@ class Exporter:
         talker["num_hidden_layers"] = self.model.config.talker_config.num_hidden_layers
         return {**config, "tts_model_type": "custom_voice", "talker_config": talker}
 
-    def _save_adapter(self, target: Path) -> None:
+    def _save_adapter(self, target: Path, weights: Weights) -> None:
         config = adapt.lora_config(self.model, self.settings)
         config.base_model_name_or_path = base_model(self.settings)  # never a path of the machine that trained
         config.inference_mode = True
         target.mkdir(exist_ok=True)
         config.save_pretrained(str(target))
-        save_tensors(adapt.adapter_weights(self.model), target / "adapter_model.safetensors")
-        if self.settings.train_text_projection:
-            save_tensors(self.model.talker.text_projection.state_dict(), target / "text_projection.safetensors")
+        save_tensors(weights.adapter, target / "adapter_model.safetensors")
+        if weights.projection:
+            save_tensors(weights.projection, target / "text_projection.safetensors")
+
+
+def _copy(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Its values on the CPU, which training does not change."""
+    tensor = whole(tensor.detach())
+    return torch.empty(tensor.shape, dtype=dtype or tensor.dtype).copy_(tensor)

@@ -5,33 +5,38 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from job import files
 from job.console import progress, say, warn
-from job.errors import BadInput, StoppedBySignal, TrainingStopped
+from job.errors import BadInput, FollowedRank, StoppedBySignal, TrainingStopped
+from job.ranks import ALONE, Ranks
 from job.settings import Settings
+from job.stopping import StopRequest
 from job.train import logs, progressive, resume, setup, warm
-from job.train.batch import Batch
-from job.train.data import admitted, epoch_order
+from job.train.data import Order, admitted, ahead, epoch_order
+from job.train.evaluator import Evaluator
 from job.train.guards import Guards, check_sub_talker, sub_talker_gradients
 from job.train.logs import Window
 from job.train.objective import Objective
-from job.train.stopping import StopRequest
+from job.train.spread import Spread, number
+from job.train.step import Part, Stepper
 from job.train.trackers import Trackers
+from job.train.writer import BackgroundWriter
 
-#: Rows that stand in for a validation split when there is none.
-STAND_IN_ROWS = 32
 #: Evaluations in a run unless EVAL_STEPS says otherwise.
 MOST_EVALUATIONS = 20
 #: Evaluations without a better one that end a run with held-out rows, unless EARLY_STOPPING_PATIENCE says otherwise.
 DEFAULT_PATIENCE = 5
 
 
-def train(settings: Settings) -> dict[str, Any]:
+def train(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Run the stage.
+
+    Args:
+        ranks: the processes that train together.
 
     Raises:
         BadInput: the prepared data does not fit the model or the settings.
@@ -39,22 +44,33 @@ def train(settings: Settings) -> dict[str, Any]:
         StoppedBySignal: SIGTERM or SIGINT; the same command goes on from the checkpoint that was written.
     """
     with (
-        setup.accelerator_of(settings) as accelerator,
+        setup.accelerator_of(settings, ranks) as accelerator,
         StopRequest() as stop,
         Trackers(settings, accelerator) as trackers,
+        BackgroundWriter() as writer,
     ):
-        return _Run(settings, accelerator, stop, trackers).run()
+        return _Run(settings, accelerator, ranks, stop, trackers, writer).run()
 
 
 class _Run:
     """One training run: what the steps share."""
 
-    def __init__(self, settings: Settings, accelerator: Any, stop: StopRequest, trackers: Trackers) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        accelerator: Any,
+        ranks: Ranks,
+        stop: StopRequest,
+        trackers: Trackers,
+        writer: BackgroundWriter,
+    ) -> None:
         self.settings = settings
         self.paths = settings.paths
         self.accelerator = accelerator
+        self.ranks = ranks
         self.stop = stop
         self.trackers = trackers
+        self.writer = writer
         self.training = setup.set_up(settings, accelerator)
         held_out = len(self.training.eval_rows) > 0
         patience = settings.early_stopping_patience
@@ -65,9 +81,11 @@ class _Run:
         self.measured: dict[str, Any] = {}
         self.active = "all"
         self.unfrozen = True  # parameters that have not been trained before are about to be
+        self.checkpoint, self.begun = ranks.first_does(self._checkpoint)
+        # A step is the same whoever goes on with the run: as many batches as those it began with took together.
+        self.parts = int(self.begun.get("parts") or settings.gradient_accumulation_steps * ranks.world)
         # The first epoch's length stands for all: batches by TOKENS_PER_BATCH may differ by one or two.
-        batches = len(self._order(0, 1.0))
-        self.per_epoch = math.ceil(batches / settings.gradient_accumulation_steps)
+        self.per_epoch = math.ceil(len(self._order(0, 1.0)) / self.parts)
         self.steps = settings.max_steps or settings.num_epochs * self.per_epoch
         self.eval_every = settings.eval_steps or max(self.per_epoch, math.ceil(self.steps / MOST_EVALUATIONS))
 
@@ -75,22 +93,33 @@ class _Run:
         """Take the steps."""
         settings, training = self.settings, self.training
         self._announce()
+        spread = Spread(self.ranks, settings.distributed == "fsdp")
+        objective: Any = Objective(training.model).to(self.accelerator.device)
+        setup.spread_over(training, objective, spread)
         optimizer = setup.optimizer_of(settings, training.groups)
         scheduler = setup.scheduler_of(settings, optimizer, self.steps)
         done = self._resume(optimizer, scheduler)
-        objective: Any
-        objective, optimizer = self.accelerator.prepare(Objective(training.model), optimizer)
+        optimizer = self.accelerator.prepare(optimizer)
         objective.train()
         self.trackers.start(resumed_from=done)
+        parameters = [p for _, p in training.parameters]
+        pieces = int(self.begun.get("pieces") or 1)
+        stepper = Stepper(
+            settings, self.accelerator, objective, training.train_rows, training.books, parameters, spread, self.stop,
+            pieces,
+        )  # fmt: skip
+        evaluator = Evaluator(settings, self.accelerator, objective, training, spread)
 
         step = done
-        for step, epoch, batches in progress(self._steps(done), stage="train", total=self.steps - done, unit="steps"):
-            losses = self._accumulate(objective, batches)
+        ahead_of = ahead(self._steps(done), lambda planned: stepper.build(planned[2], planned[1]))
+        for (step, epoch, parts), batches in progress(ahead_of, stage="train", total=self.steps - done, unit="steps"):
+            self._activate(epoch)
+            losses = stepper.take(step, epoch, parts, batches)
             if self.unfrozen:
                 self.unfrozen = False
                 gradients = sub_talker_gradients(training.model)
-                check_sub_talker(gradients, settings.sub_talker_loss_weight, batches[0].frames.shape[1])
-            norm = self._clip(objective)
+                check_sub_talker(gradients, settings.sub_talker_loss_weight, training.books)
+            norm = self._clip(stepper.parameters)
             rate = scheduler.get_last_lr()[0]
             # With fp16 the scaler skips such a step by itself, and must see it to lower its scale.
             if self.guards.admit(step, losses["loss"], norm, rate) or self.accelerator.scaler is not None:
@@ -102,21 +131,27 @@ class _Run:
                 self._log("train", self.paths.training_log, self.window.record(step, epoch, rate, norm))
             reason = None
             if step % self.eval_every == 0 or step == self.steps:
-                reason = self._evaluate(objective, step, epoch, rate)
-            if self.stop.name or (step % settings.save_steps == 0 and step < self.steps):
-                self._save(step, optimizer, scheduler)
-            if self.stop.name:
-                raise StoppedBySignal(
-                    f"stopped by {self.stop.name} after step {step}; the same command goes on from it"
-                )
+                reason = self._evaluate(evaluator, step, epoch, rate)
+            if stepper.stopping or (step % settings.save_steps == 0 and step < self.steps):
+                self._save(step, optimizer, scheduler, stepper.pieces)
+            if stepper.stopping:
+                self._stopped(step)
             if reason:
                 say("train", f"stopping at step {step}: {reason}")
                 break
         return self._finish(step)
 
+    def _activate(self, epoch: int) -> None:
+        """Train the parts of PROGRESSIVE_STAGES that are this epoch's."""
+        active = progressive.activate(self.training.phases, epoch, self.training.groups)
+        if active != self.active:
+            say("train", f"epoch {epoch}: training {active}")
+            self.active, self.unfrozen = active, True
+            self.guards.spikes.restart()  # other parameters have other gradients
+
     # ---- the data ----------------------------------------------------------------------------------------------------
 
-    def _order(self, epoch: int, over: float) -> list[list[int]]:
+    def _order(self, epoch: int, over: float) -> Order:
         settings, rows = self.settings, self.training.train_rows
         return epoch_order(
             rows,
@@ -127,62 +162,36 @@ class _Run:
             only=admitted(rows, settings.curriculum, over),
         )
 
-    def _steps(self, done: int) -> Iterator[tuple[int, int, list[Batch]]]:
-        """Yield (step from 1, epoch from 0, the step's batches) after step `done` until all are taken.
+    def _steps(self, done: int) -> Iterator[tuple[int, int, list[Part]]]:
+        """Yield (step from 1, epoch from 0, the step's parts) after step `done` until all are taken.
 
         What comes is a pure function of settings and data, so that a resumed run sees what it would have seen.
         """
         step, epoch = 0, 0
-        size = self.settings.gradient_accumulation_steps
         while step < self.steps:
             order = self._order(epoch, step / self.steps)
-            active = progressive.activate(self.training.phases, epoch, self.training.groups)
-            if active != self.active:
-                say("train", f"epoch {epoch}: training {active}")
-                self.active, self.unfrozen = active, True
-                self.guards.spikes.restart()  # other parameters have other gradients
-            for start in range(0, len(order), size):
+            for start in range(0, len(order), self.parts):
                 if step == self.steps:
                     return
                 step += 1
                 if step > done:
-                    parts = order[start : start + size]
-                    yield step, epoch, [self.training.train_rows.batch(rows, epoch) for rows in parts]
+                    yield step, epoch, order[start : start + self.parts]
             epoch += 1
 
-    # ---- one step ----------------------------------------------------------------------------------------------------
-
-    def _accumulate(self, objective: Any, batches: list[Batch]) -> dict[str, Any]:
-        """Forward and backward over a step's batches, each term weighing the same whatever batch it is in."""
-        talker_terms = sum(len(b.labels) for b in batches)
-        frames = sum(b.target_frames for b in batches)
-        sub_terms = max(1, frames * (batches[0].frames.shape[1] - 1))
-        weight = self.settings.sub_talker_loss_weight
-        talker = sub_talker = 0.0
-        for batch in batches:
-            losses = objective(batch.to(self.accelerator.device), self.settings.sub_talker_frame_fraction)
-            mean_talker, mean_sub = losses.talker / talker_terms, losses.sub_talker / sub_terms
-            self.accelerator.backward(mean_talker + weight * mean_sub)
-            talker = talker + mean_talker.detach()
-            sub_talker = sub_talker + mean_sub.detach()
-        values = {"talker_loss": float(talker), "sub_talker_loss": float(sub_talker), "frames": frames}
-        return {"loss": values["talker_loss"] + weight * values["sub_talker_loss"], **values}
-
-    def _clip(self, objective: Any) -> float:
+    def _clip(self, parameters: list[torch.nn.Parameter]) -> float:
         """Clip the gradients; returns their norm before."""
         bound = self.settings.max_grad_norm or math.inf
-        trained = [p for p in objective.parameters() if p.requires_grad]
-        return float(self.accelerator.clip_grad_norm_(trained, bound))
+        return number(self.accelerator.clip_grad_norm_(parameters, bound))
 
     # ---- evaluation and checkpoints ----------------------------------------------------------------------------------
 
-    def _evaluate(self, objective: Any, step: int, epoch: int, rate: float) -> str | None:
+    def _evaluate(self, evaluator: Evaluator, step: int, epoch: int, rate: float) -> str | None:
         """Measure, keep the checkpoint if it is the best so far, and say why to stop, if there is a reason."""
-        measured = self._validate(objective, step, epoch)
+        measured = {"step": step, "epoch": epoch, **evaluator.losses(), "timestamp": logs.now()}
         self.guards.losses.evaluated(step, measured["loss"], rate)
         penalty = 0.0
         if math.isfinite(measured["loss"]):
-            heard = self.training.probe.run(self.training.model, self.accelerator.autocast)
+            heard = evaluator.hear()
             measured.update(heard.record())
             if heard.penalty:
                 warn("train", f"step {step}: {heard.summary()}")
@@ -194,80 +203,91 @@ class _Run:
         self.window.restart()
         return self.guards.patience.stop(measured["talker_loss"])
 
-    def _validate(self, objective: Any, step: int, epoch: int) -> dict[str, Any]:
-        """Loss over the validation rows (or stand-ins), every row once, nothing random."""
-        held_out = len(self.training.eval_rows) > 0
-        rows = self.training.eval_rows if held_out else self.training.train_rows
-        count = len(rows) if held_out else min(STAND_IN_ROWS, len(rows))
-        order = sorted(range(count), key=rows.length)
-        size = self.settings.batch_size
-        talker = sub_talker = terms = sub_terms = 0.0
-        objective.eval()
-        with torch.no_grad():
-            for start in range(0, count, size):
-                losses = objective(rows.batch(order[start : start + size], 0).to(self.accelerator.device))
-                talker, terms = talker + losses.talker.double(), terms + losses.talker_terms
-                sub_talker, sub_terms = sub_talker + losses.sub_talker.double(), sub_terms + losses.sub_talker_terms
-        objective.train()
-        measured = {"talker_loss": float(talker) / terms, "sub_talker_loss": float(sub_talker) / max(1, sub_terms)}
-        loss = measured["talker_loss"] + self.settings.sub_talker_loss_weight * measured["sub_talker_loss"]
-        split = "validation" if held_out else "train"
-        return {"step": step, "epoch": epoch, "loss": loss, **measured, "split": split, "timestamp": logs.now()}
-
     def _log(self, kind: str, log: Path, record: dict[str, Any]) -> None:
-        logs.append(log, record)
+        if self.ranks.first:
+            logs.append(log, record)
         self.trackers.log(kind, record)
 
     def _export(self, directory: Path) -> None:
-        """Write a checkpoint for stock `qwen_tts`."""
+        """Write a checkpoint for stock `qwen_tts`, while training goes on."""
+        if not (self.ranks.first or self._cut_up):
+            return
+        weights = self.training.exporter.snapshot()
         kept = {k: v for k, v in self.measured.items() if k not in ("timestamp", "said")}
         settings = self.settings
         progress = {**kept, "train_mode": settings.train_mode, "text_layout": settings.text_layout}
-        self.training.exporter.write(directory, progress)
+        if self.ranks.first:
+            self.writer.submit(lambda: self.training.exporter.write(directory, weights, progress))
 
-    def _save(self, step: int, optimizer: Any, scheduler: Any) -> None:
-        """Write a checkpoint to go on from."""
+    @property
+    def _cut_up(self) -> bool:
+        return self.ranks.world > 1 and self.settings.distributed == "fsdp"
+
+    def _save(self, step: int, optimizer: Any, scheduler: Any, pieces: int) -> None:
+        """Write a checkpoint to go on from, while training goes on."""
+        if not (self.ranks.first or self._cut_up):
+            return
         state = {
             "key": self.training.key,
+            "parts": self.parts,
+            "pieces": pieces,
             "scheduler": scheduler.state_dict(),
             "guards": self.guards.state(),
             "window": self.window.steps,
             "measured": self.measured,
-            "logs": {log.name: log.stat().st_size for log in (self.paths.training_log, self.paths.validation_log)},
         }
         inner = getattr(optimizer, "optimizer", optimizer)
-        position = resume.Position(step, state)
-        resume.save(self.paths.output, position, self.training.parameters, inner, self.settings.save_total_limit)
+        if self.ranks.first:
+            sizes = {log.name: log.stat().st_size for log in (self.paths.training_log, self.paths.validation_log)}
+            state = {**state, "logs": sizes}
+        taken = resume.snapshot(resume.Position(step, state), self.training.parameters, inner)
+        if self.ranks.first:
+            self.writer.submit(lambda: resume.save(self.paths.output, taken, self.settings.save_total_limit))
+
+    def _stopped(self, step: int) -> NoReturn:
+        """End after a signal to any of the processes, when the checkpoint is on disk."""
+        self.writer.wait()
+        self.ranks.wait()
+        if not self.ranks.first:
+            raise FollowedRank(StoppedBySignal.exit_code)
+        name = self.stop.name or "a signal to another process"
+        raise StoppedBySignal(f"stopped by {name} after step {step}; the same command goes on from it")
 
     def _resume(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> int:
         """Go back to the newest checkpoint of this very run, if there is one. Returns the steps that are done."""
-        path = self._checkpoint()
+        path, both = self.checkpoint, (self.paths.training_log, self.paths.validation_log)
         if path is None:
-            resume.clear(self.paths.output)
-            for log in (self.paths.training_log, self.paths.validation_log):
-                files.write_text(log, "")
+            if self.ranks.first:
+                resume.clear(self.paths.output)
+                for log in both:
+                    files.write_text(log, "")
             return 0
         state = resume.restore(path, self.training.parameters, optimizer).state
         scheduler.load_state_dict(state["scheduler"])
         self.guards.load(state["guards"])
         self.window = Window(state["window"])
         self.measured = state["measured"]
-        for log in (self.paths.training_log, self.paths.validation_log):
-            resume.truncate_log(log, state["logs"][log.name])
+        if self.ranks.first:
+            for log in both:
+                resume.truncate_log(log, state["logs"][log.name])
         say("train", f"going on from {path.name}")
         return int(state["step"])
 
-    def _checkpoint(self) -> Path | None:
+    def _checkpoint(self) -> tuple[Path | None, dict[str, Any]]:
+        """The checkpoint to go on from, and what it says; nothing where there is none."""
         wanted = self.settings.resume
+        path: Path | None = None
         if self.settings.force or wanted == "never" or (wanted != "auto" and warm.is_adapter(Path(wanted))):
-            return None
+            return None, {}
         if wanted == "auto":
-            return resume.newest(self.paths.output, self.training.key)
-        if not (Path(wanted) / "state.json").is_file():
+            path = resume.newest(self.paths.output, self.training.key)
+        elif not (Path(wanted) / "state.json").is_file():
             raise BadInput(
                 f"RESUME={wanted}: neither a checkpoint of this job nor an adapter; use auto, never or a path"
             )
-        return Path(wanted)
+        else:
+            path = Path(wanted)
+        return path, {} if path is None else files.read_json(path / "state.json")
 
     # ---- beginning and end -------------------------------------------------------------------------------------------
 
@@ -278,6 +298,8 @@ class _Run:
                 f"no evaluation gave a finite loss (the last: {self.measured['loss']:.4g}); lower LEARNING_RATE"
             )
         self._export(self.paths.last)
+        self.writer.wait()
+        self.ranks.wait()
         last = self.measured["loss"]
         say("train", f"{step} steps; best loss {best.best:.4f} at step {best.best_step}, last {last:.4f}")
         return {

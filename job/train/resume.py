@@ -14,6 +14,7 @@ and said.
 
 from __future__ import annotations
 
+import errno
 import random
 import re
 import shutil
@@ -26,6 +27,7 @@ import torch
 
 from job import files
 from job.console import say, warn
+from job.train.spread import like, whole
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _FILES = ("trained.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
@@ -44,35 +46,72 @@ def directory(output: Path, step: int) -> Path:
     return output / f"checkpoint-{step}"
 
 
-def save(
-    output: Path,
-    position: Position,
-    parameters: list[tuple[str, torch.nn.Parameter]],
-    optimizer: torch.optim.Optimizer,
-    keep: int,
-) -> None:
-    """Write `checkpoint-<step>` and remove all but the newest `keep`.
+@dataclass
+class Snapshot:
+    """A checkpoint in memory, of which training takes nothing back."""
+
+    position: Position
+    trained: dict[str, torch.Tensor]
+    moments: dict[str, torch.Tensor]
+    random: dict[str, torch.Tensor]
+
+
+def snapshot(
+    position: Position, parameters: list[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer
+) -> Snapshot:
+    """Copy everything that the next step depends on. Where the model is cut up, all processes must ask.
 
     Args:
-        output: OUTPUT_DIR.
         position: the step and whatever else is JSON-able.
         parameters: (name, tensor) of everything that is trained, in the optimizer's order.
         optimizer: whose state is saved by the position of each parameter in its groups.
+    """
+    moments, scalars = _optimizer_state(optimizer)
+    position = Position(position.step, {**position.state, "step": position.step, "optimizer": scalars})
+    return Snapshot(position, {name: _own(p) for name, p in parameters}, moments, _random_state())
+
+
+def save(output: Path, taken: Snapshot, keep: int) -> None:
+    """Write `checkpoint-<step>` and remove all but the newest `keep`.
+
+    A disk that is full costs this checkpoint and not the run: the ones before it are still there.
+
+    Args:
+        output: OUTPUT_DIR.
+        taken: from `snapshot`.
         keep: SAVE_TOTAL_LIMIT.
     """
     from safetensors.torch import save_file
 
     def fill(target: Path) -> None:
-        save_file({name: _own(p) for name, p in parameters}, target / "trained.safetensors")
-        moments, scalars = _optimizer_state(optimizer)
-        save_file(moments, target / "optimizer.safetensors")
-        save_file(_random_state(), target / "random.safetensors")
-        files.write_json(target / "state.json", {**position.state, "step": position.step, "optimizer": scalars})
+        save_file(taken.trained, target / "trained.safetensors")
+        save_file(taken.moments, target / "optimizer.safetensors")
+        save_file(taken.random, target / "random.safetensors")
+        files.write_json(target / "state.json", taken.position.state)
         files.write_json(target / "checksums.json", {name: files.digest_file(target / name) for name in _FILES})
 
-    files.replace_directory(directory(output, position.step), fill)
+    step = taken.position.step
+    try:
+        files.replace_directory(directory(output, step), fill)
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        kept = ", ".join(path.name for path in _found(output)[:1]) or "the start"
+        warn(
+            "train",
+            f"checkpoint-{step} is not written, OUTPUT_DIR={output} is full: make room; until the next one is, a "
+            f"restart goes on from {kept}",
+        )
+        return
     for old in _found(output)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether there was no room; safetensors wraps the system's error into its own, as text."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(f"os error {number}" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def newest(output: Path, key: str) -> Path | None:
@@ -94,13 +133,16 @@ def newest(output: Path, key: str) -> Path | None:
 
 
 def restore(path: Path, parameters: list[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer) -> Position:
-    """Put weights, optimizer and random generators back as they were; returns the position."""
+    """Put weights, optimizer and random generators back as they were; returns the position.
+
+    Whoever wrote it, in how many processes: it holds whole tensors.
+    """
     from safetensors.torch import load_file
 
     trained = load_file(path / "trained.safetensors")
     with torch.no_grad():
         for name, parameter in parameters:
-            parameter.copy_(trained[name])
+            parameter.copy_(like(trained[name], parameter))
     state = files.read_json(path / "state.json")
     _restore_optimizer(optimizer, load_file(path / "optimizer.safetensors"), state["optimizer"])
     _restore_random(load_file(path / "random.safetensors"))
@@ -144,7 +186,8 @@ def _problem(path: Path) -> str | None:
 
 
 def _own(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().cpu().contiguous().clone()
+    tensor = whole(tensor.detach())
+    return tensor.cpu().contiguous() if tensor.is_cuda else tensor.contiguous().clone()
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -163,10 +206,11 @@ def _restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], saved: dict[str, Any]
 ) -> None:
     state = optimizer.state_dict()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     values: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
-        values.setdefault(int(index), {})[key] = tensor
+        values.setdefault(int(index), {})[key] = like(tensor, parameters[int(index)])
     state["state"] = values
     for group, rates in zip(state["param_groups"], saved["groups"], strict=True):
         group.update({key: value for key, value in rates.items() if value is not None})

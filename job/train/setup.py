@@ -16,6 +16,7 @@ from job import settings as variables
 from job.errors import BadInput
 from job.models import base_directory, load_model, resolve_device, resolve_precision
 from job.prepare.dataset import read_speakers, read_split
+from job.ranks import Ranks
 from job.settings import Settings
 from job.train import adapt, languages, progressive, trackers, warm
 from job.train.checkpoint import Exporter
@@ -23,18 +24,19 @@ from job.train.data import Rows
 from job.train.layout import SpecialIds
 from job.train.probe import Probe
 from job.train.rows import language_rows
+from job.train.spread import Spread
 
 
 @contextmanager
-def accelerator_of(settings: Settings) -> Iterator[Any]:
-    """An `Accelerator` for DEVICE and MIXED_PRECISION, with all random generators seeded."""
+def accelerator_of(settings: Settings, ranks: Ranks) -> Iterator[Any]:
+    """An `Accelerator` for DEVICE and MIXED_PRECISION, with all random generators seeded alike in all processes."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.utils import set_seed
 
     device = resolve_device(settings)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    if device.type == "cuda" and ranks.world == 1:
+        torch.cuda.set_device(device)  # of several processes, each has set its own
     set_seed(settings.seed)
     try:
         yield Accelerator(
@@ -58,6 +60,7 @@ class Training:
         train_rows, eval_rows: the splits; `eval_rows` may be empty.
         exporter: writes checkpoints for stock `qwen_tts`.
         probe: says a few sentences at every evaluation.
+        books: codebooks.
         key: hash of everything that the result follows from; a checkpoint of another key is not resumed.
     """
 
@@ -69,6 +72,7 @@ class Training:
     exporter: Exporter
     probe: Probe
     key: str
+    books: int
 
     @property
     def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
@@ -157,7 +161,19 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
             seed=settings.seed,
         ),
         key=_key(settings, base),
+        books=ids.books,
     )
+
+
+def spread_over(training: Training, objective: torch.nn.Module, spread: Spread) -> None:
+    """Cut the model up under DISTRIBUTED=fsdp. What is trained are other tensors afterwards, under the same names."""
+    if not spread.sharded:
+        return
+    # The sub-talker is small and is differentiated chunk by chunk while it is computed: it is whole meanwhile.
+    spread.shard(objective, training.model.talker.model.layers)
+    tensors = dict(training.model.named_parameters())
+    for group in training.groups:
+        group.parameters = [(name, tensors[name]) for name, _ in group.parameters]
 
 
 def optimizer_of(settings: Settings, groups: list[adapt.Group]) -> torch.optim.Optimizer:

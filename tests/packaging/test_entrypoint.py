@@ -182,16 +182,6 @@ def test_variables_of_the_env_file_count(house: House) -> None:
     assert len(house.called()) == 2
 
 
-def test_several_processes_train_together_and_the_rest_runs_once(house: House) -> None:
-    house.run("run", "--until=synthesize", NUM_GPUS="2", DEVICE="cpu")
-    assert house.called() == [
-        '["run", "--from", "doctor", "--until", "prepare", "1"]',
-        '["run", "--from", "train", "--until", "train", "2"]',
-        '["run", "--from", "train", "--until", "train", "2"]',
-        '["run", "--from", "validate", "--until", "synthesize", "1"]',
-    ]
-
-
 def test_real_command_line_answers_through_the_entrypoint(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "CONSOLE_LOG": str(log)}

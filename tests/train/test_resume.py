@@ -6,6 +6,8 @@ import json
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -173,20 +175,35 @@ def test_random_state_comes_back_exactly():
     assert draw() == first
 
 
-def test_a_second_signal_ends_at_once():
-    """The first asks, the second insists."""
-    import os
-
-    from job.errors import StoppedBySignal
-    from job.train.stopping import StopRequest
-
-    with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGTERM)
+STOPPING = """
+import sys, time
+from job import stopping
+stopping.install(grace=float(sys.argv[1]))
+with stopping.StopRequest() as stop:
+    print("ready", flush=True)
+    while stop.name is None:
         time.sleep(0.01)
-        assert stop.name == "SIGTERM"
-        with pytest.raises(StoppedBySignal, match="second SIGINT"):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.1)
+    print("asked by", stop.name, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_signal_ends_at_once_and_patience_has_an_end():
+    """The first asks, the second insists; a step that takes longer than GRACE_SECONDS is not waited for."""
+    for grace, second in (("60", True), ("2", False)):
+        process = subprocess.Popen(
+            [sys.executable, "-c", STOPPING, grace], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        assert process.stdout.readline() == "asked by SIGTERM\n"
+        asked = time.monotonic()
+        if second:
+            process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 143
+        assert time.monotonic() - asked < 10
+        assert ("a second SIGINT" if second else "not obeyed in 1 s (GRACE_SECONDS)") in err
 
 
 def test_resume_never_starts_anew(prepared, tmp_path, capsys):

@@ -1,0 +1,215 @@
+"""A run over several processes: what is spread over all GPUs and nodes, and what is done once, on the first node.
+
+    node 0:    doctor, fetch   ->  prepare, train in one process a GPU  ->  validate, push, synthesize, report
+    others:    wait            ->  prepare, train                       ->  done
+
+The processes are torchrun's. WORK_DIR is on a volume that all nodes share.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from job import errors, files, pipeline, state
+from job.console import say, warn
+from job.errors import BadInput, JobError, StoppedBySignal
+from job.nodes import Gathering
+from job.settings import Settings
+
+#: The stages that all processes work on.
+SPREAD = ("prepare", "train")
+
+
+class ChildFailed(JobError):
+    """A process of the run has failed and has said why; `exit_code` is its own."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("")
+        self.exit_code = exit_code
+
+
+def processes_per_node(settings: Settings) -> int:
+    """NUM_GPUS, or as many GPUs as are visible; one process where there is none.
+
+    Raises:
+        BadInput: there are fewer GPUs than NUM_GPUS.
+    """
+    on_gpus = settings.device in ("auto", "cuda")
+    visible = _visible_gpus() if on_gpus else 0
+    if settings.num_gpus == "auto":
+        return max(1, visible)
+    wanted = max(1, int(settings.num_gpus))
+    if on_gpus and wanted > max(1, visible) and (visible or settings.device == "cuda"):
+        raise BadInput(f"NUM_GPUS={wanted}: {visible} GPUs are visible; lower it, or see CUDA_VISIBLE_DEVICES")
+    return wanted
+
+
+def is_spread(settings: Settings, first: str, last: str) -> bool:
+    """Whether stages `first` to `last` are to run in several processes."""
+    names = pipeline.NAMES[pipeline.NAMES.index(first) : pipeline.NAMES.index(last) + 1]
+    return (settings.num_nodes > 1 or processes_per_node(settings) > 1) and any(name in SPREAD for name in names)
+
+
+def run(settings: Settings, first: str, last: str) -> None:
+    """Run stages `first` to `last`, `SPREAD` in all processes of all nodes and the rest on node 0.
+
+    Raises:
+        ChildFailed: with the exit code of what failed.
+        BadInput, NodesMissing: the nodes do not find together.
+        StoppedBySignal: passed on to all processes; the same command goes on.
+    """
+    if settings.node_rank >= settings.num_nodes:
+        raise BadInput(f"NODE_RANK={settings.node_rank}: nodes are numbered from 0, and NUM_NODES={settings.num_nodes}")
+    names = pipeline.NAMES
+    start, end = names.index(first), names.index(last)
+    if settings.prepare_only:
+        end = min(end, names.index("prepare"))
+    before = [n for n in names[start : end + 1] if names.index(n) < names.index(SPREAD[0])]
+    spread = [n for n in names[start : end + 1] if n in SPREAD]
+    after = [n for n in names[start : end + 1] if names.index(n) > names.index(SPREAD[-1])]
+    if settings.node_rank > 0:
+        with Gathering(settings) as nodes:
+            nodes.follow()
+            _torchrun(settings, spread[0], spread[-1])
+        return
+    if _alone_from_here(settings):
+        say("run", "training is done and was the last that all nodes take part in: this node goes on alone")
+        pipeline.run(settings, first, names[end])
+        _forget_alone(settings)
+        return
+    with Gathering(settings) as nodes:
+        if before:
+            _child(settings, before[0], before[-1])
+        nodes.gather(_mark_of(settings))
+        _torchrun(settings, spread[0], spread[-1])
+    if settings.num_nodes > 1 and after:
+        _remember_alone(settings)
+    if after:
+        pipeline.run(settings, after[0], after[-1])
+    _forget_alone(settings)
+
+
+# ---- the processes of this node --------------------------------------------------------------------------------------
+
+
+def _child(settings: Settings, first: str, last: str) -> None:
+    """Run stages in a process of their own: this one must not hold memory of a GPU that training needs."""
+    child = subprocess.Popen([sys.executable, "-m", "job", "run", "--from", first, "--until", last])
+    try:
+        code = child.wait()
+    except BaseException:
+        child.terminate()
+        try:
+            child.wait(settings.grace_seconds)
+        except subprocess.TimeoutExpired:
+            child.kill()
+        raise
+    _check(code)
+
+
+def _torchrun(settings: Settings, first: str, last: str) -> None:
+    """Run stages in all processes, through torchrun's own launcher, which has no exit codes of its own."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    for name in logging.root.manager.loggerDict:
+        if name.startswith("torch.distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # our processes say what is wrong, in one line
+    one_node = settings.num_nodes == 1
+    count = processes_per_node(settings)
+    config = LaunchConfig(
+        min_nodes=settings.num_nodes,
+        max_nodes=settings.num_nodes,
+        nproc_per_node=count,
+        run_id="qwen3-tts-job",
+        rdzv_backend="c10d" if one_node else "static",
+        # On one node any free port does, so that two jobs can share a machine.
+        rdzv_endpoint="localhost:0" if one_node else f"{settings.master_addr}:{settings.master_port}",
+        rdzv_configs={} if one_node else {"rank": settings.node_rank, "timeout": settings.rendezvous_timeout},
+        local_addr="localhost" if one_node else None,
+        max_restarts=0,  # a restart is the whole command's: it finds a new place for lost nodes
+    )
+    say("run", f"{first} to {last} in {count} processes on each of {settings.num_nodes} nodes")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        elastic_launch(config, sys.executable)("-m", "job", "run", "--from", first, "--until", last, "--spread")
+    except ChildFailedError as error:
+        _check(_cause([failure.exitcode for failure in error.failures.values()]))
+    except SignalException as error:
+        raise StoppedBySignal(f"stopped by {error.sigval.name}; the same command goes on from here") from error
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _cause(codes: list[int]) -> int:
+    """Of the exit codes of processes that ended one another, the one that says why."""
+    known = (errors.BAD_INPUT, errors.DATA_REFUSED, errors.TRAINING_STOPPED)
+    others = [code for code in codes if code not in (errors.STOPPED_BY_SIGNAL, *_ASKED)]
+    return next((code for code in codes if code in known), [*others, *codes, 1][0])
+
+
+#: Ends of a process that was asked to end before it could say so itself.
+_ASKED = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+
+
+def _check(code: int) -> None:
+    if code in _ASKED:
+        code = errors.STOPPED_BY_SIGNAL
+    elif code < 0:
+        name = signal.Signals(-code).name
+        hint = " (its memory may have run out)" if name == "SIGKILL" else ""
+        warn("run", f"a process was killed by {name}{hint}; the same command goes on from the last checkpoint")
+        code = 1
+    if code:
+        raise ChildFailed(code)
+
+
+def _visible_gpus() -> int:
+    if not (shutil.which("nvidia-smi") or any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/dxg"))):
+        return 0  # and torch, which takes seconds to import, is not asked
+    import torch
+
+    return torch.cuda.device_count()
+
+
+# ---- going on alone --------------------------------------------------------------------------------------------------
+# When publishing fails after training, node 0 is started again and the others, which are done, are not.
+
+
+def _marker(settings: Settings) -> Path:
+    return settings.paths.state / "alone.json"
+
+
+def _alone_from_here(settings: Settings) -> bool:
+    if settings.num_nodes == 1 or settings.force:
+        return False
+    try:
+        marked: Any = files.read_json(_marker(settings))
+    except (OSError, ValueError):
+        return False
+    return bool(marked == {"train": state.digest(settings.paths.state, "train")})
+
+
+def _remember_alone(settings: Settings) -> None:
+    files.write_json(_marker(settings), {"train": state.digest(settings.paths.state, "train")})
+
+
+def _forget_alone(settings: Settings) -> None:
+    _marker(settings).unlink(missing_ok=True)
+
+
+def _mark_of(settings: Settings) -> str:
+    """Put a mark into WORK_DIR by which other nodes see that theirs is the same volume."""
+    mark = f"{secrets.token_hex(8)} {time.time_ns()}"
+    files.write_text(settings.paths.state / "nodes.mark", mark)
+    return mark

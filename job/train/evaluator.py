@@ -1,0 +1,73 @@
+"""Measuring the model in training: its loss over the validation rows, and what it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from job.settings import Settings
+from job.train.probe import Heard
+from job.train.setup import Training
+from job.train.spread import Spread
+
+#: Rows that stand in for a validation split when there is none.
+STAND_IN_ROWS = 32
+
+
+class Evaluator:
+    """Measures `objective` as it is.
+
+    Args:
+        settings: BATCH_SIZE and the weights of the losses.
+        accelerator: its device and its autocast.
+        objective: `job.train.objective.Objective`; in train mode before and after.
+        training: the rows and the probe.
+        spread: who computes what.
+    """
+
+    def __init__(
+        self, settings: Settings, accelerator: Any, objective: Any, training: Training, spread: Spread
+    ) -> None:
+        self._settings = settings
+        self._accelerator = accelerator
+        self._objective = objective
+        self._training = training
+        self._spread = spread
+
+    def losses(self) -> dict[str, Any]:
+        """Loss over the validation rows (or stand-ins), every row once, nothing random, in nats a code."""
+        training = self._training
+        held_out = len(training.eval_rows) > 0
+        rows = training.eval_rows if held_out else training.train_rows
+        count = len(rows) if held_out else min(STAND_IN_ROWS, len(rows))
+        order = sorted(range(count), key=rows.length)
+        size = self._settings.batch_size
+        batches = [order[start : start + size] for start in range(0, count, size)]
+        device = self._accelerator.device
+        sums = torch.zeros(4, dtype=torch.float64, device=device)
+        self._objective.eval()
+        with torch.no_grad():
+            for _, chosen, counts in self._spread.mine(batches):
+                with self._accelerator.autocast():
+                    found = self._objective(rows.batch(chosen, 0).to(device))
+                if counts:
+                    sums[0] += found.talker
+                    sums[1] += found.sub_talker
+                    sums[2] += found.talker_terms
+                    sums[3] += found.sub_talker_terms
+        self._objective.train()
+        talker, sub_talker, terms, sub_terms = self._spread.ranks.sums(sums).tolist()
+        measured = {"talker_loss": talker / terms, "sub_talker_loss": sub_talker / max(1.0, sub_terms)}
+        loss = measured["talker_loss"] + self._settings.sub_talker_loss_weight * measured["sub_talker_loss"]
+        return {"loss": loss, **measured, "split": "validation" if held_out else "train"}
+
+    def hear(self) -> Heard:
+        """What the probe hears, in the first process, and all know.
+
+        A model that is cut up says nothing: stock `generate` needs it whole.
+        """
+        if self._spread.sharded:
+            return Heard()
+        training = self._training
+        return self._spread.ranks.first_does(lambda: training.probe.run(training.model, self._accelerator.autocast))

@@ -1,0 +1,147 @@
+"""One step's losses and gradients: over its parts, over the processes, and within the memory there is."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from job.console import say
+from job.errors import TrainingStopped
+from job.settings import Settings
+from job.stopping import StopRequest
+from job.train.batch import Batch
+from job.train.data import Rows
+from job.train.spread import Spread
+
+#: A part of a step: numbers of the rows that are computed together.
+Part = list[int]
+
+
+class Stepper:
+    """Forward and backward over the parts of a step.
+
+    Every term of the loss weighs the same, whatever part it is in and whoever computes it. What is random in a part
+    follows from SEED, step and part alone: neither the number of processes nor a restart changes it.
+
+    Args:
+        settings: the weights of the losses.
+        accelerator: its autocast and its scaler.
+        objective: `job.train.objective.Objective`.
+        rows: what parts are built of.
+        books: codebooks of the model.
+        parameters: all that are trained at any time.
+        spread: who computes what.
+        stop: asked about after every step, so that all processes stop at the same one.
+        pieces: into how many a part is cut; 1 unless memory ran out before.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        accelerator: Any,
+        objective: Any,
+        rows: Rows,
+        books: int,
+        parameters: Sequence[torch.nn.Parameter],
+        spread: Spread,
+        stop: StopRequest,
+        pieces: int = 1,
+    ) -> None:
+        self._settings = settings
+        self._accelerator = accelerator
+        self._objective = objective
+        self._rows = rows
+        self._books = books
+        self._all = parameters
+        self._spread = spread
+        self._stop = stop
+        self.pieces = pieces
+        self.stopping = False
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is trained at the moment (PROGRESSIVE_STAGES)."""
+        return [p for p in self._all if p.requires_grad]
+
+    def build(self, parts: Sequence[Part], epoch: int) -> list[Batch | None]:
+        """The batches of the parts that this process takes; None where a part is cut into pieces."""
+        if self.pieces > 1:
+            return [None for _ in self._spread.mine(parts)]
+        batches = [self._rows.batch(rows, epoch) for _, rows, _ in self._spread.mine(parts)]
+        return [b.pin_memory() if self._accelerator.device.type == "cuda" else b for b in batches]
+
+    def take(self, step: int, epoch: int, parts: Sequence[Part], built: Sequence[Batch | None]) -> dict[str, Any]:
+        """Leave the step's gradients in the parameters; returns its losses in nats a code, and its frames.
+
+        Raises:
+            TrainingStopped: a single sample does not fit the memory.
+        """
+        while True:
+            sums = self._attempt(step, epoch, parts, built)
+            short, self.stopping = self._spread.ranks.any(sums is None, self._stop.name is not None)
+            if sums is not None and not short:
+                break
+            self._halve(step, parts)
+        self._spread.sum_gradients(self.parameters)
+        talker, sub_talker = self._spread.ranks.sums(sums).tolist()
+        weight = self._settings.sub_talker_loss_weight
+        losses = {"talker_loss": talker, "sub_talker_loss": sub_talker, "frames": self._frames(parts)}
+        return {"loss": talker + weight * sub_talker, **losses}
+
+    def _attempt(
+        self, step: int, epoch: int, parts: Sequence[Part], built: Sequence[Batch | None]
+    ) -> torch.Tensor | None:
+        """(2,) fp64 losses of this process's share of the step, their gradients taken; None when memory ran out."""
+        frames = self._frames(parts)
+        talker_terms = frames + sum(len(rows) for rows in parts)  # every frame's first code, and every end
+        sub_terms = max(1, frames * (self._books - 1))
+        weight, scale = self._settings.sub_talker_loss_weight, self._spread.loss_scale
+        device = self._accelerator.device
+        sums = torch.zeros(2, dtype=torch.float64, device=device)
+        try:
+            for (part, rows, counts), batch in zip(self._spread.mine(parts), built, strict=True):
+                for piece, cut in enumerate(np.array_split(np.asarray(rows), min(self.pieces, len(rows)))):
+                    if batch is None or self.pieces > 1:
+                        batch = self._rows.batch(cut.tolist(), epoch)
+                    torch.manual_seed(_seed(self._settings.seed, step, part, piece))
+                    with self._accelerator.autocast():
+                        losses = self._objective(batch.to(device), self._settings.sub_talker_frame_fraction)
+                    talker, sub_talker = losses.talker / talker_terms, losses.sub_talker / sub_terms
+                    share = scale if counts else 0.0
+                    self._accelerator.backward(share * (talker + weight * sub_talker))
+                    if counts:
+                        sums += torch.stack([talker.detach(), sub_talker.detach()])
+        except torch.OutOfMemoryError:
+            return None
+        return sums
+
+    def _halve(self, step: int, parts: Sequence[Part]) -> None:
+        """Cut parts into twice as many pieces, and begin the step again."""
+        most = max(len(rows) for rows in parts)
+        if self._spread.sharded or self.pieces >= most:
+            raise TrainingStopped(
+                f"out of GPU memory at step {step}, with {'one' if self.pieces >= most else 'few'} samples at a time: "
+                "set GRADIENT_CHECKPOINTING=true, lower MAX_SECONDS or BATCH_SIZE, or take TRAIN_MODE=lora"
+            )
+        self.pieces = min(2 * self.pieces, most)
+        for parameter in self._all:
+            parameter.grad = None
+        gc.collect()
+        torch.cuda.empty_cache()
+        say(
+            "train",
+            f"out of GPU memory at step {step}: batches are computed in {self.pieces} pieces from now on, which gives "
+            "the same result",
+        )
+
+    def _frames(self, parts: Sequence[Part]) -> int:
+        return int(sum(int(self._rows.frames[rows].sum()) for rows in parts))
+
+
+def _seed(seed: int, *place: int) -> int:
+    """A seed of its own for every place in a run."""
+    return int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0] >> 1)
