@@ -1,0 +1,239 @@
+"""Decoder layers that read a few positions at a time, their keys and values kept in memory that is there already.
+
+The weights are the modules' own: of each layer, the matrices that are applied to the same input are put into one
+storage, and the modules' parameters become views of it, so that nothing is kept twice and stock code goes on working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+Tensors = tuple[torch.Tensor, torch.Tensor]
+
+
+class Unknown(Exception):
+    """A model of a kind that this code was not written for; the message says what is unknown."""
+
+
+@dataclass
+class _Layer:
+    """The weights of a decoder layer, and what it remembers."""
+
+    before: nn.Module
+    after: nn.Module
+    qkv: torch.Tensor
+    qkv_bias: torch.Tensor | None
+    qk_norm: torch.Tensor
+    out: nn.Linear
+    gate_up: torch.Tensor
+    down: nn.Linear
+    activation: Callable[[torch.Tensor], torch.Tensor]
+    eps: float
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+class Stack:
+    """The layers of a talker or sub-talker and their final norm.
+
+    Args:
+        decoder: `Qwen3TTSTalkerModel` or `Qwen3TTSTalkerCodePredictorModel`.
+
+    Raises:
+        Unknown: its layers have something that `step` does not compute, or `step` does not give what they give.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        config = decoder.config
+        self.heads, self.shared = config.num_attention_heads, config.num_key_value_heads
+        attention = decoder.layers[0].self_attn
+        self.width, self.scaling = attention.head_dim, attention.scaling
+        self.norm, self.rotary = decoder.norm, decoder.rotary_emb
+        _check(decoder)
+        self.layers = [_layer(layer, self.heads + self.shared) for layer in decoder.layers[: config.num_hidden_layers]]
+        self._compare(decoder)
+
+    def reserve(self, batch: int, room: int) -> None:
+        """Make place for `room` positions of `batch` sequences; what is remembered of the same sequences is kept."""
+        for layer in self.layers:
+            old = layer.keys, layer.values
+            if old[0].shape[0] == batch and old[0].shape[2] >= room:
+                continue
+            size = (batch, self.shared, room, self.width)
+            # Zeros: a masked position weighs nothing, but nothing times a number that is not one is not nothing.
+            layer.keys, layer.values = (layer.qkv.new_zeros(size) for _ in old)
+            if old[0].shape[0] == batch:
+                layer.keys[:, :, : old[0].shape[2]], layer.values[:, :, : old[0].shape[2]] = old
+
+    def remember(self, past: Any) -> int:
+        """Take over the keys and values of a transformers cache; returns how many positions it holds."""
+        length = 0
+        for layer, other in zip(self.layers, past.layers, strict=True):
+            length = other.keys.shape[2]
+            layer.keys[:, :, :length], layer.values[:, :, :length] = other.keys, other.values
+        return length
+
+    def rotation(self, positions: torch.Tensor) -> Tensors:
+        """Cosine and signed sine of the rotary embedding.
+
+        Text and speech have one position, so the three sections of the talker's rotary embedding are alike.
+
+        Args:
+            positions: (B, n).
+
+        Returns:
+            two tensors (B, n, 1, width): x is rotated to `x * cos + x.roll(width / 2) * sin`.
+        """
+        sections = positions[None].expand(3, *positions.shape) if _is_talker(self.rotary) else positions
+        cos, sin = self.rotary(self.layers[0].qkv, sections)
+        if _is_talker(self.rotary):
+            cos, sin = cos[0], sin[0]
+        half = self.width // 2
+        signed = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
+        return cos[:, :, None], signed[:, :, None]
+
+    def step(self, x: torch.Tensor, start: int, rotation: Tensors, mask: torch.Tensor | None) -> torch.Tensor:
+        """Read the positions `start`, `start + 1`, ... of every sequence.
+
+        Args:
+            x: (B, n, D).
+            rotation: of these positions, from `rotation`.
+            mask: additive, (B or 1, 1, G * n or 1, start + n) with G query heads a key head, heads varying slower;
+                None where every position is attended to.
+
+        Returns:
+            (B, n, D) after the final norm.
+        """
+        batch, n, _ = x.shape
+        end, half, groups = start + n, self.width // 2, self.heads // self.shared
+        both = self.heads + self.shared
+        cos, sin = rotation
+        for layer in self.layers:
+            qkv = F.linear(layer.before(x), layer.qkv, layer.qkv_bias).view(batch, n, -1, self.width)
+            qk = F.rms_norm(qkv[:, :, :both], (self.width,), None, layer.eps) * layer.qk_norm
+            qk = torch.addcmul(qk * cos, qk.roll(half, -1), sin)
+            layer.keys[:, :, start:end] = qk[:, :, self.heads :].transpose(1, 2)
+            layer.values[:, :, start:end] = qkv[:, :, both:].transpose(1, 2)
+            # The query heads that share a key head are so many queries of one head: keys are read once for all.
+            query = qk[:, :, : self.heads].view(batch, n, self.shared, groups, self.width).permute(0, 2, 3, 1, 4)
+            read = F.scaled_dot_product_attention(
+                query.reshape(batch, self.shared, groups * n, self.width),
+                layer.keys[:, :, :end],
+                layer.values[:, :, :end],
+                attn_mask=mask,
+                scale=self.scaling,
+            )
+            read = read.view(batch, self.shared, groups, n, self.width).permute(0, 3, 1, 2, 4)
+            x = x + layer.out(read.reshape(batch, n, -1))
+            gate, up = F.linear(layer.after(x), layer.gate_up).chunk(2, dim=-1)
+            x = x + layer.down(layer.activation(gate) * up)
+        normed = self.norm(x)
+        assert isinstance(normed, torch.Tensor)
+        return normed
+
+    @torch.no_grad()
+    def _compare(self, decoder: Any) -> None:
+        """Read made-up positions as the decoder itself does: another release of it may compute something else."""
+        like = self.layers[0].qkv
+        made = torch.Generator().manual_seed(0)
+        x = torch.randn(2, 4, decoder.config.hidden_size, generator=made).to(like)
+        expected = decoder(inputs_embeds=x, use_cache=False).last_hidden_state
+        self.reserve(2, 4)
+        groups = self.heads // self.shared
+        causal = torch.zeros(2, 2, dtype=like.dtype, device=like.device)
+        causal[0, 1] = -torch.inf
+        parts = []
+        for start, end, mask in ((0, 2, causal.repeat(groups, 1)), (2, 3, None), (3, 4, None)):
+            positions = torch.arange(start, end, device=like.device)[None]
+            parts.append(self.step(x[:, start:end], start, self.rotation(positions), mask))
+        self.forget()
+        off = (torch.cat(parts, dim=1) - expected).float().norm() / expected.float().norm()
+        if not off < (1e-3 if like.dtype == torch.float32 else 0.05):
+            raise Unknown(f"layers whose results differ by {float(off):.2g}")
+
+    def forget(self) -> None:
+        """Let go of what is remembered."""
+        for layer in self.layers:
+            layer.keys, layer.values = (layer.qkv.new_zeros(0, 0, 0, 0) for _ in range(2))
+
+
+def _is_talker(rotary: Any) -> bool:
+    return type(rotary).__name__ == "Qwen3TTSTalkerRotaryEmbedding"
+
+
+def _check(decoder: Any) -> None:
+    """Refuse what the layers may be configured to do and `Stack` does not."""
+    from qwen_tts.core.models import modeling_qwen3_tts as stock
+
+    for layer in decoder.layers:
+        attention = layer.self_attn
+        if type(layer) not in (stock.Qwen3TTSTalkerDecoderLayer, stock.Qwen3TTSDecoderLayer):
+            raise Unknown(f"layers of type {type(layer).__name__}")
+        if attention.sliding_window is not None:
+            raise Unknown("attention with a sliding window")
+        mlp = layer.mlp
+        linear = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.gate_proj, mlp.up_proj)
+        if any(type(module) is not nn.Linear for module in (*linear, mlp.down_proj)):
+            raise Unknown("layers with adapters or other projections")
+        if mlp.gate_proj.bias is not None or mlp.up_proj.bias is not None:
+            raise Unknown("biases in the feed-forward layers")
+    if decoder.rotary_emb.rope_type != "default":
+        raise Unknown(f"rotary embeddings of type {decoder.rotary_emb.rope_type}")
+
+
+def _layer(layer: Any, both: int) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    with torch.no_grad():
+        qkv = joined([p.weight for p in projections])
+        bias = None if projections[0].bias is None else joined([p.bias for p in projections])
+        gate_up = joined([mlp.gate_proj.weight, mlp.up_proj.weight])
+        heads = projections[0].out_features // attention.head_dim
+        norms = [attention.q_norm.weight] * heads + [attention.k_norm.weight] * (both - heads)
+        qk_norm = torch.stack(norms)
+        for module in (attention.o_proj, mlp.down_proj):
+            joined([module.weight])
+    return _Layer(
+        before=_Norm(layer.input_layernorm),
+        after=_Norm(layer.post_attention_layernorm),
+        qkv=qkv,
+        qkv_bias=bias,
+        qk_norm=qk_norm,
+        out=attention.o_proj,
+        gate_up=gate_up,
+        down=mlp.down_proj,
+        activation=mlp.act_fn,
+        eps=attention.q_norm.variance_epsilon,
+        keys=qkv.new_zeros(0, 0, 0, 0),
+        values=qkv.new_zeros(0, 0, 0, 0),
+    )
+
+
+def joined(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
+    """One tensor of all rows, which the parameters then are parts of.
+
+    Matrices are laid out column by column: that is faster for the few rows of a step, on a CPU up to twice.
+    """
+    whole = torch.cat([p.data for p in parameters])
+    if whole.dim() == 2:
+        whole = whole.t().contiguous().t()
+    for parameter, part in zip(parameters, whole.split([len(p) for p in parameters]), strict=True):  # type: ignore[no-untyped-call]
+        parameter.data = part
+    return whole
+
+
+class _Norm(nn.Module):
+    """A stock RMS norm in one call."""
+
+    def __init__(self, stock: Any) -> None:
+        super().__init__()
+        self.weight, self.eps = stock.weight, stock.variance_epsilon
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)

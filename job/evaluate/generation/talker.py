@@ -1,0 +1,207 @@
+"""The talker's `generate`, for stock `qwen_tts` to call in the place of transformers'.
+
+Stock code runs `generate` of transformers within `generate`: once a frame it prepares, checks and tears down a whole
+generation for the 15 steps of the sub-talker. Here both are plain loops over the same modules, with memory for keys and
+values that is there from the start. Everything around them (prompts, the cutting at the end token, the codec) stays
+stock code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from job.evaluate.generation.sampling import Choice
+from job.evaluate.generation.stack import Stack, Unknown, joined
+
+if TYPE_CHECKING:
+    from qwen_tts import Qwen3TTSModel
+
+#: Positions that are made place for at a time.
+BLOCK = 256
+#: Settings of a model's `generation_config` that are without effect here.
+HARMLESS = {"_from_model_config", "transformers_version", "bos_token_id", "pad_token_id", "eos_token_id", "use_cache"}
+
+
+class FastTalker:
+    """`generate` of a talker with several books.
+
+    Args:
+        talker: `Qwen3TTSTalkerForConditionalGeneration`, in eval mode. Its weights are rearranged in memory; it can
+            still be used as before.
+
+    Raises:
+        Unknown: it is of a kind that this code was not written for.
+    """
+
+    def __init__(self, talker: Any) -> None:
+        predictor = talker.code_predictor
+        self.books = talker.config.num_code_groups
+        if self.books < 2:
+            raise Unknown("a single codebook")
+        for part in (talker, predictor):
+            others = set(part.generation_config.to_diff_dict()) - HARMLESS
+            if others:
+                raise Unknown(f"generation settings in the model ({', '.join(sorted(others))})")
+        if predictor.generation_config.eos_token_id is not None:
+            raise Unknown("an end token of the sub-talker")
+        self.talker, self.predictor = talker, predictor
+        self.stack, self.sub_stack = Stack(talker.model), Stack(predictor.model)
+        tables = [table.weight for table in predictor.get_input_embeddings()]
+        self.rows = len(tables[0])
+        with torch.no_grad():
+            self.tables = torch.cat([t.data for t in tables])
+            for parameter, part in zip(tables, self.tables.split(self.rows), strict=True):  # type: ignore[no-untyped-call]
+                parameter.data = part
+            # What the sub-talker reads of a code does not depend on anything else.
+            self.read = predictor.small_to_mtp_projection(self.tables)
+            self.read_first = predictor.small_to_mtp_projection(talker.get_input_embeddings().weight)
+            for head in (talker.codec_head, *predictor.lm_head):
+                joined([head.weight])
+
+    @torch.no_grad()
+    def generate(
+        self,
+        *,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor,
+        trailing_text_hidden: torch.Tensor,
+        tts_pad_embed: torch.Tensor,
+        max_new_tokens: int,
+        min_new_tokens: int,
+        do_sample: bool,
+        top_k: int,
+        top_p: float,
+        temperature: float,
+        repetition_penalty: float,
+        suppress_tokens: list[int],
+        eos_token_id: int,
+        subtalker_dosample: bool,
+        subtalker_top_k: int,
+        subtalker_top_p: float,
+        subtalker_temperature: float,
+        output_hidden_states: bool = True,
+        return_dict_in_generate: bool = True,
+    ) -> Any:
+        """Draw frames until every sequence has ended, or `max_new_tokens` book-0 tokens of each were drawn.
+
+        Args:
+            inputs_embeds: (B, P, D) the prompts, padded on the left.
+            attention_mask: (B, P) 0 for padding.
+            trailing_text_hidden: (B, T, D) the text channel of frame 0, 1, ...; after it `tts_pad_embed` (1, 1, D).
+
+        Returns:
+            an object with what stock `Qwen3TTSForConditionalGeneration.generate` reads: `sequences` (B, n) of book-0
+            tokens and `hidden_states`, for each token the last layer's state (B, 1, D) in a tuple and the frame (B,
+            books) that was read before it, None the first time.
+        """
+        batch, prompt, _ = inputs_embeds.shape
+        device = inputs_embeds.device
+        suppressed = torch.zeros(self.talker.config.vocab_size, dtype=torch.bool, device=device)
+        suppressed[suppress_tokens] = True
+        choose = Choice(
+            do_sample, temperature, top_k, top_p, repetition_penalty, suppressed, eos_token_id, min_new_tokens
+        )
+        choose_code = Choice(subtalker_dosample, subtalker_temperature, subtalker_top_k, subtalker_top_p)
+        pad = self.talker.generation_config.pad_token_id
+        pad = eos_token_id if pad is None else pad
+        seen = torch.zeros(batch, len(suppressed), dtype=torch.bool, device=device)
+        unfinished = torch.ones(batch, dtype=torch.bool, device=device)
+        hidden = self._prompt(inputs_embeds, attention_mask, min(prompt + max_new_tokens, prompt + BLOCK))
+        mask = _additive(attention_mask, hidden.dtype)
+        positions = attention_mask.sum(dim=1, keepdim=True)
+        states: list[tuple[tuple[torch.Tensor], torch.Tensor | None]] = [((hidden,), None)]
+        tokens: list[torch.Tensor] = []
+        while True:
+            drawn = choose(self.talker.codec_head(hidden[:, -1]), len(tokens), seen)
+            drawn = torch.where(unfinished, drawn, pad)
+            seen.scatter_(1, drawn[:, None], True)
+            unfinished &= drawn != eos_token_id
+            tokens.append(drawn)
+            if len(tokens) == max_new_tokens or not bool(unfinished.any()):
+                break
+            codes, frame = self._frame(hidden, drawn, choose_code)
+            number = len(tokens) - 1
+            text = trailing_text_hidden[:, number : number + 1]
+            x = frame + (text if text.shape[1] else tts_pad_embed)
+            at = prompt + number
+            if at % BLOCK == 0 or at == prompt:
+                room = min(prompt + max_new_tokens, (at // BLOCK + 1) * BLOCK)
+                self.stack.reserve(batch, room)
+                if mask is not None:
+                    mask = F.pad(mask[..., :at], (0, room - at))
+            visible = None if mask is None else mask[..., : at + 1]
+            hidden = self.stack.step(x, at, self.stack.rotation(positions + number), visible)
+            states.append(((hidden,), codes))
+        return SimpleNamespace(sequences=torch.stack(tokens, dim=1), hidden_states=tuple(states))
+
+    def _prompt(self, inputs: torch.Tensor, attention_mask: torch.Tensor, room: int) -> torch.Tensor:
+        """Read the prompts by the stock forward pass; returns the state (B, 1, D) after their last position."""
+        positions, _ = self.talker.get_rope_index(attention_mask)
+        read = self.talker.model(
+            inputs_embeds=inputs,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            use_cache=True,
+            output_hidden_states=False,
+        )
+        self.stack.forget()
+        self.stack.reserve(len(inputs), room)
+        self.stack.remember(read.past_key_values)
+        self.sub_stack.reserve(len(inputs), self.books)
+        self.rotations = self.sub_stack.rotation(torch.arange(self.books, device=inputs.device)[None])
+        groups = self.sub_stack.heads // self.sub_stack.shared
+        first_two = torch.tensor([[1, 0], [1, 1]], device=inputs.device)
+        self.first_mask = _additive(first_two, inputs.dtype)[:, 0, 0].repeat(groups, 1)  # type: ignore[index]
+        return read.last_hidden_state[:, -1:]  # type: ignore[no-any-return]
+
+    def _frame(self, hidden: torch.Tensor, first: torch.Tensor, choose: Choice) -> tuple[torch.Tensor, torch.Tensor]:
+        """The other books of a frame.
+
+        Args:
+            hidden: (B, 1, D) the talker's state before the frame.
+            first: (B,) its book-0 code.
+
+        Returns:
+            the frame's codes (B, books), and their embeddings' sum (B, 1, D).
+        """
+        cos, sin = self.rotations
+        read_hidden = self.predictor.small_to_mtp_projection(hidden)
+        x, start, mask = (
+            torch.cat([read_hidden, F.embedding(first[:, None], self.read_first)], dim=1),
+            0,
+            self.first_mask,
+        )
+        rows: list[torch.Tensor] = []
+        for book, head in enumerate(self.predictor.lm_head):
+            end = start + x.shape[1]
+            state = self.sub_stack.step(x, start, (cos[:, start:end], sin[:, start:end]), mask)
+            rows.append(choose(head(state[:, -1])) + book * self.rows)
+            x, start, mask = F.embedding(rows[-1][:, None], self.read), end, None
+        drawn = torch.stack(rows, dim=1)
+        frame = torch.cat([self.talker.get_input_embeddings()(first[:, None]), F.embedding(drawn, self.tables)], dim=1)
+        return torch.cat([first[:, None], drawn % self.rows], dim=1), frame.sum(dim=1, keepdim=True)
+
+
+@contextmanager
+def generating(model: Qwen3TTSModel, fast: FastTalker | None) -> Iterator[None]:
+    """While entered, `generate_*` of `model` draws its frames by `fast`, made of its own talker; by itself if None."""
+    talker: Any = model.model.talker  # type: ignore[attr-defined]
+    if fast is not None:
+        talker.generate = fast.generate
+    try:
+        yield
+    finally:
+        talker.__dict__.pop("generate", None)  # the class has its own
+
+
+def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
+    """(B, P) of 0 and 1 -> (B, 1, 1, P) of minus infinity and 0; None where nothing is masked."""
+    if bool(mask.all()):
+        return None
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask == 0, -torch.inf)[:, None, None]

@@ -1,0 +1,165 @@
+"""Our loop over frames against stock `generate`: the same codes, the same draws, the same scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from job.demo.base import build
+from job.evaluate import synthesize
+from job.evaluate.generation import talker
+from job.evaluate.generation.sampling import Choice
+from job.evaluate.generation.stack import Unknown
+from job.evaluate.generation.talker import FastTalker, generating
+from job.evaluate.recorder import GenerationRecorder, Spoken, quiet_generation
+from job.models import load_model
+from tests.evaluate.conftest import custom_voice
+
+CPU = torch.device("cpu")
+TEXTS = ("Hello there.", "A longer sentence is this one, you know.", "Nine.", "What? No!", "Hi")
+GREEDY: dict[str, Any] = {"do_sample": False, "subtalker_dosample": False}
+Models = tuple[Any, Any, FastTalker]
+
+
+def pair(directory: Path) -> Models:
+    """A checkpoint for stock `generate`, and once more for ours (which rearranges weights)."""
+    stock, other = (load_model(directory, CPU, torch.float32) for _ in range(2))
+    return stock, other, FastTalker(other.model.talker)
+
+
+@pytest.fixture(scope="module")
+def demo(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """The built-in shape: as many query heads as two for each key head, no projection before the sub-talker."""
+    return pair(custom_voice(tiny_base, tmp_path_factory.mktemp("demo") / "best", end_scale=-4))
+
+
+@pytest.fixture(scope="module")
+def other_shape(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """A sub-talker of another width (as in the 1.7B model), three layers, four books, every head its own keys."""
+    base = build(
+        tmp_path_factory.mktemp("other") / "base",
+        hidden_size=48, text_hidden_size=40, layers=3, heads=2, key_value_heads=2, head_dim=12,
+        sub_talker_hidden_size=32, sub_talker_layers=1, books=4,
+    )  # fmt: skip
+    return pair(custom_voice(base, base.parent / "best", end_scale=-4))
+
+
+def spoken(model: Any, fast: FastTalker | None, seed: int = 3, **arguments: Any) -> list[Spoken]:
+    torch.manual_seed(seed)
+    languages = ["English", "Auto", "German", "Auto", "English"]
+    instructs = ["", "Speak as if you were tired.", "", "Loud!", ""]
+    with quiet_generation(), generating(model, fast), GenerationRecorder(model) as recorder:
+        model.generate_custom_voice(
+            list(TEXTS),
+            speaker=["my_voice", "other", "my_voice", "my_voice", "other"],
+            language=languages,
+            instruct=instructs,
+            **{"max_new_tokens": 30, **arguments},
+        )
+    return recorder.spoken
+
+
+def assert_same(models: Models, **arguments: Any) -> list[Spoken]:
+    stock, other, fast = models
+    theirs, ours = spoken(stock, None, **arguments), spoken(other, fast, **arguments)
+    for one, our in zip(theirs, ours, strict=True):
+        assert torch.equal(one.codes, our.codes)
+        assert one.stopped_by_eos == our.stopped_by_eos
+    return ours
+
+
+@pytest.mark.parametrize("shape", ["demo", "other_shape"])
+@pytest.mark.parametrize("non_streaming_mode", [True, False])
+def test_greedy_codes_and_ends_are_those_of_stock_generate(
+    shape: str, non_streaming_mode: bool, request: pytest.FixtureRequest
+):
+    """Texts of different lengths, with and without instruct, in one batch: padding, languages, ends at other times."""
+    models = request.getfixturevalue(shape)
+    said = assert_same(models, non_streaming_mode=non_streaming_mode, **GREEDY)
+    assert len({len(one.codes) for one in said}) > 1, "nothing ended at another time than the rest"
+    assert all(one.codes.shape[1] == models[2].books for one in said)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"top_k": 0, "subtalker_top_k": 5, "top_p": 0.7, "subtalker_top_p": 0.8, "repetition_penalty": 1.3},
+        {"temperature": 1.0, "subtalker_temperature": 0.6, "repetition_penalty": 1.0, "subtalker_dosample": False},
+    ],
+    ids=["defaults", "top-p", "mixed"],
+)
+def test_the_same_seed_draws_the_same_codes(demo: Models, arguments: dict[str, Any]):
+    """Same logits, same processing, same random numbers in the same order."""
+    first = assert_same(demo, max_new_tokens=16, **arguments)
+    second = spoken(demo[1], demo[2], seed=4, max_new_tokens=16, **arguments)
+    assert any(not torch.equal(a.codes, b.codes) for a, b in zip(first, second, strict=True))
+
+
+def test_memory_for_keys_grows_block_by_block(demo: Models, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(talker, "BLOCK", 8)
+    assert_same(demo, **GREEDY)
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 50])
+@pytest.mark.parametrize("top_p", [1.0, 0.6])
+@pytest.mark.parametrize("drawn", [0, 1, 2, 7])
+def test_scores_are_those_of_transformers_processors(demo: Models, top_k: int, top_p: float, drawn: int):
+    """Every processor that stock arguments bring in, in its order, on logits that are ties in part."""
+    stock = demo[0].model.talker
+    made = torch.Generator().manual_seed(drawn)
+    size, end, suppressed = 300, 250, [i for i in range(200, 300) if i != 250]
+    logits = (4 * torch.randn(3, size, generator=made)).round(decimals=1)
+    ids = torch.randint(0, size, (3, drawn), generator=made)
+    config = GenerationConfig(
+        do_sample=True, temperature=0.7, top_k=top_k, top_p=top_p, repetition_penalty=1.2, min_new_tokens=2,
+        suppress_tokens=suppressed, eos_token_id=end,
+    )  # fmt: skip
+    stock._prepare_special_tokens(config, device=CPU)
+    processors = stock._get_logits_processor(config, input_ids_seq_length=0, logits_processor=[], device="cpu")
+    mask = torch.zeros(size, dtype=torch.bool).index_fill(0, torch.tensor(suppressed), True)
+    seen = torch.zeros(3, size, dtype=torch.bool).scatter(1, ids, True)
+    choice = Choice(True, 0.7, top_k, top_p, 1.2, mask, end, 2)
+    torch.testing.assert_close(choice.scores(logits, drawn, seen), processors(ids, logits.clone()))
+
+
+def test_draws_are_those_of_multinomial():
+    logits = torch.randn(5, 400, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    theirs = [torch.multinomial(logits.softmax(-1), 1)[:, 0] for _ in range(20)]
+    torch.manual_seed(1)
+    ours = [Choice(True, 1.0, 0, 1.0)(logits) for _ in range(20)]
+    assert torch.equal(torch.stack(theirs), torch.stack(ours))
+
+
+def test_a_rearranged_model_still_speaks_by_stock_generate(demo: Models):
+    """The weights are moved, not changed: the model can be used and saved as before."""
+    stock, other, _ = demo
+    for (name, one), (_, our) in zip(stock.model.named_parameters(), other.model.named_parameters(), strict=True):
+        assert torch.equal(one, our), name
+    theirs, ours = (spoken(model, None, max_new_tokens=6, **GREEDY) for model in (stock, other))
+    assert all(torch.equal(a.codes, b.codes) for a, b in zip(theirs, ours, strict=True))
+
+
+def test_models_of_another_kind_are_left_to_stock_generate(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """One line says why; layers that compute something else are found by comparing, whatever they are."""
+    model = load_model(custom_voice(tiny_base, tmp_path / "best"), CPU, torch.float32)
+    assert synthesize._fast(model) is not None
+    attention = model.model.talker.model.layers[0].self_attn
+    attention.scaling *= 2  # of one layer only
+    with pytest.raises(Unknown, match="differ"):
+        FastTalker(model.model.talker)
+    attention.scaling /= 2
+    attention.sliding_window = 8
+    assert synthesize._fast(model) is None
+    assert "sliding window" in capsys.readouterr().err
+    attention.sliding_window = None
+    model.model.talker.generation_config.num_beams = 2
+    with pytest.raises(Unknown, match="num_beams"):
+        FastTalker(model.model.talker)
