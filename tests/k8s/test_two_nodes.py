@@ -1,7 +1,7 @@
-"""Two pods of the multi-node overlay, played on one machine: a network namespace for each, the real entrypoint.sh and
-torchrun, and nothing but the rendered names and variables to find one another by.
+"""Two pods of the multi-node overlay, played on one machine: a network namespace for each, the real entrypoint.sh, the
+real job on the tiny model, and nothing but the rendered names and variables to find one another by.
 
-Only training itself is replaced: by a sum over all processes.
+Only what the machine lacks is replaced: the GPU, and the volume at /work.
 """
 
 from __future__ import annotations
@@ -17,24 +17,10 @@ from subprocess import STDOUT
 
 import pytest
 
-from tests.k8s.manifests import TOP, container, one, variables
-
-WORK = """
-import datetime, json, os, sys
-
-calls = open(os.environ["CALLS"], "a")
-if "RANK" not in os.environ:
-    calls.write(json.dumps(sys.argv[1:]) + "\\n")
-    sys.exit()
-import torch, torch.distributed as distributed
-distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
-value = torch.tensor([10.0 ** distributed.get_rank()])
-distributed.all_reduce(value)
-calls.write(json.dumps([*sys.argv[1:], distributed.get_rank(), distributed.get_world_size(), value.item()]) + "\\n")
-distributed.destroy_process_group()
-"""
+from tests.k8s.manifests import TOP, Document, container, one, variables
 
 ADDRESSES = ("10.213.77.1", "10.213.77.2")
+STEPS = 4
 
 
 def ip(*arguments: str) -> None:
@@ -65,53 +51,66 @@ def namespaces() -> Iterator[list[str]]:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True)
 
 
-@pytest.mark.slow
-def test_two_pods_find_one_another_and_train_together(rendered, namespaces, tmp_path: Path) -> None:
-    """Each prepares for itself, both train, and what follows is done once, by the first."""
-    documents = rendered["multi-node"]
+def hosts(documents: list[Document], file: Path) -> list[str]:
+    """Write what the cluster's DNS answers for pods of an Indexed Job with a headless Service; returns their names."""
     job, service = one(documents, "Job")["metadata"]["name"], one(documents, "Service")["metadata"]["name"]
-    house = tmp_path / "opt" / "job"
-    shutil.copytree(TOP / "job", house / "job", ignore=shutil.ignore_patterns("__pycache__", "clips"))
-    (house / "job" / "__main__.py").write_text(WORK)
-    shutil.copy2(TOP / "entrypoint.sh", house)
-
-    # What the cluster's DNS answers for the pods of an Indexed Job with a headless Service.
     names = [f"{job}-{index}" for index in range(2)]
     domain = f"{service}.default.svc.cluster.local"
     lines = [f"{a} {n}.{domain} {n}.{service} {n}" for a, n in zip(ADDRESSES, names, strict=True)]
-    hosts = tmp_path / "hosts"
-    hosts.write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
+    file.write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
+    return names
 
-    pods = []
-    for index in (1, 0):  # the first pod comes last, so that the other one has to wait for it
-        environment = {
-            **variables(documents, index=index),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOME": str(tmp_path),
-            "WORK_DIR": str(tmp_path / f"node-{index}"),  # on a machine without /work
-            "CONSOLE_LOG": str(tmp_path / f"log-{index}"),
-            "CALLS": str(tmp_path / f"calls-{index}"),
-            "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": "1",
-        }
-        become = 'mount --bind "$0" /etc/hosts && hostname "$1" && shift && exec "$@"'
-        command = ["ip", "netns", "exec", namespaces[index], "unshare", "--mount", "--uts", "sh", "-c", become]
-        command += [str(hosts), names[index], str(house / "entrypoint.sh"), *container(documents)["args"]]
-        pods.append(subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=STDOUT))
+
+def pod(documents: list[Document], index: int, namespace: str, name: str, place: Path) -> subprocess.Popen[str]:
+    """Start the overlay's container as pod `index`; the volume at /work is `place`/volume."""
+    rendered = variables(documents, index=index)
+    environment = {
+        **rendered,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(place / "volume"),
+        "WORK_DIR": rendered["WORK_DIR"].replace("/work", str(place / "volume"), 1),
+        "CONSOLE_LOG": str(place / f"log-{index}"),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "DEVICE": "cpu",
+        "MAX_STEPS": str(STEPS),
+        "PROBE_SENTENCES": "0",
+        "TEST_TEXTS": "Hello.",
+        "MAX_NEW_TOKENS": "12",
+        "RENDEZVOUS_TIMEOUT": "180",
+    }
+    become = 'mount --bind "$0" /etc/hosts && hostname "$1" && shift && exec "$@"'
+    command = ["ip", "netns", "exec", namespace, "unshare", "--mount", "--uts", "sh", "-c", become, place / "hosts"]
+    command += [name, TOP / "entrypoint.sh", *container(documents)["args"]]
+    return subprocess.Popen(
+        [str(word) for word in command], env=environment, cwd=place, stdout=subprocess.PIPE, stderr=STDOUT, text=True
+    )
+
+
+@pytest.mark.slow
+def test_two_pods_find_one_another_and_train_one_voice(rendered, namespaces, tmp_path: Path) -> None:
+    """Both prepare and train, in one directory; what comes before and after is done once, by the first."""
+    documents = rendered["multi-node"]
+    names = hosts(documents, tmp_path / "hosts")
+    (tmp_path / "volume").mkdir()
+    # The first pod comes last, so that the other one has to wait for it.
+    pods = {index: pod(documents, index, namespaces[index], names[index], tmp_path) for index in (1, 0)}
+    said = {}
     try:
-        for pod in pods:
-            output = pod.communicate(timeout=240)[0]
-            assert pod.returncode == 0, output.decode()
+        for index, running in pods.items():
+            said[index] = running.communicate(timeout=300)[0]
+        for index, running in pods.items():
+            assert running.returncode == 0, f"pod {index}: {said[index]}"
     finally:
-        for pod in pods:
-            pod.terminate()  # entrypoint.sh stops what it has started
-            pod.wait(timeout=60)
+        for running in pods.values():
+            running.terminate()  # entrypoint.sh stops what it has started
+            running.wait(timeout=60)
 
-    def calls(index: int) -> list[list[object]]:
-        return [json.loads(line) for line in (tmp_path / f"calls-{index}").read_text().splitlines()]
-
-    prepare = ["run", "--from", "doctor", "--until", "prepare"]
-    train = ["run", "--from", "train", "--until", "train"]
-    after = ["run", "--from", "validate", "--until", "report"]
-    assert calls(0) == [prepare, [*train, 0, 2, 11.0], after]
-    assert calls(1) == [prepare, [*train, 1, 2, 11.0]]
+    (work,) = [path.parent for path in (tmp_path / "volume").rglob("output") if path.is_dir()]
+    steps = [json.loads(line) for line in (work / "output/training_log.jsonl").read_text().splitlines()]
+    assert max(line["step"] for line in steps) == STEPS
+    assert (work / "output/best/model.safetensors").is_file() and (work / "report/index.html").is_file()
+    for stage in ("doctor", "fetch", "validate", "push", "synthesize", "report"):
+        assert said[0].count(f"[{stage}] started") == 1 and f"[{stage}] started" not in said[1], stage
+    assert said[0].count("[train] started") == 1, "the two have one training between them"
+    assert "prepare to train" in said[0] and "prepare to train" in said[1], "and both take part in it"
