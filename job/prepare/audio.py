@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,7 +35,14 @@ CHARACTERS_PER_SECOND = (0.4, 45.0)
 #: A mixdown this much softer (dB) than its loudest channel has cancelled itself: the channels are in opposite phase.
 PHASE_LOSS_DB = 20.0
 
+#: Share of the sound that a WAV or AIFF header promises that must be there. Some programs are wrong by some bytes.
+WHOLE = 0.99
+
 _FRAME_SECONDS = 0.025
+#: libsndfile's note that a sound chunk ends before its header says it does.
+_CUT_OFF = re.compile(r"^ *(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
+#: Sizes from which a header says that its writer did not know: programs that write to a pipe put the largest number.
+_UNKNOWN_SIZE = 0x7FFF0000
 
 
 class Unusable(Exception):
@@ -89,7 +97,7 @@ def load(path: Path, rate: int, *, min_seconds: float = 0.0, max_seconds: float 
     At most `max_seconds` (and one more) are ever read, so a day-long file costs no memory.
 
     Raises:
-        Unusable: `unreadable`, `empty`, `not_finite`, `too_short`, `too_long` or `silent`.
+        Unusable: `unreadable`, `cut_off`, `empty`, `not_finite`, `too_short`, `too_long` or `silent`.
     """
     frames, source_rate = _decode(path, max_seconds)
     if len(frames) == 0:
@@ -154,14 +162,31 @@ def _decode(path: Path, max_seconds: float) -> tuple[NDArray[np.float32], int]:
     try:
         with soundfile.SoundFile(path) as file:
             wanted = -1 if math.isinf(max_seconds) else int((max_seconds + 1.0) * file.samplerate)
+            _check_whole(path, file.extra_info)
             frames: NDArray[np.float32] = file.read(wanted, dtype="float32", always_2d=True)
             return frames, int(file.samplerate)
     except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, TypeError) as error:
-        if not path.is_file():
-            raise Unusable("unreadable", f"{path}: no such file") from error
-        raise Unusable(
-            "unreadable", f"{path}: soundfile cannot decode it; convert it to WAV, FLAC, MP3 or OGG"
-        ) from error
+        raise Unusable("unreadable", f"{path}: {_why_unreadable(path)}") from error
+
+
+def _check_whole(path: Path, notes: str) -> None:
+    """Refuse a file that a broken copy has cut off: libsndfile reads what is there, and the text would not fit it."""
+    found = _CUT_OFF.search(notes)
+    if found:
+        promised, there = int(found[1]), int(found[2])
+        if there < WHOLE * promised and promised < _UNKNOWN_SIZE:
+            raise Unusable("cut_off", f"{path}: cut off: {there} of {promised} bytes of sound; copy it again")
+
+
+def _why_unreadable(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except FileNotFoundError:
+        return "no such file"
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "strerror", None) or error).lower()
+    return "soundfile cannot decode it; convert it to WAV, FLAC, MP3 or OGG"
 
 
 def _mix(frames: NDArray[np.float32]) -> Samples:

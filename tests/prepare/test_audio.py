@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +122,63 @@ def test_files_that_are_no_audio_are_unreadable(tmp_path: Path, content: bytes) 
     with pytest.raises(Unusable) as caught:
         load(tmp_path / "bad.m4a", RATE)
     assert caught.value.reason == "unreadable"
+
+
+@pytest.mark.parametrize(("ending", "left"), [("wav", 0.5), ("wav", 0.97), ("aiff", 0.5)])
+def test_a_file_that_was_cut_off_is_left_out(tmp_path: Path, ending: str, left: float) -> None:
+    """libsndfile reads what is there without a word; half a recording does not say what its text says."""
+    path = tmp_path / f"cut.{ending}"
+    soundfile.write(path, tone(1.0, RATE), RATE, subtype="PCM_16")
+    path.write_bytes(path.read_bytes()[: int(left * path.stat().st_size)])
+    with pytest.raises(Unusable, match=r"cut off: \d+ of 48\d+ bytes of sound; copy it again") as caught:
+        load(path, RATE)
+    assert caught.value.reason == "cut_off"
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF - 36, 48_050])
+def test_a_header_that_does_not_know_the_size_is_no_cut(tmp_path: Path, size: int) -> None:
+    """Programs that write to a pipe put the largest number; others are some bytes off."""
+    path = tmp_path / "stream.wav"
+    soundfile.write(path, tone(1.0, RATE), RATE, subtype="PCM_16")
+    contents = bytearray(path.read_bytes())
+    place = contents.index(b"data") + 4
+    contents[place : place + 4] = size.to_bytes(4, "little")
+    path.write_bytes(contents)
+    assert load(path, RATE).figures.seconds == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_file_that_cannot_be_read_is_left_out_with_the_systems_reason(tmp_path: Path) -> None:
+    """A directory in its place, a read error of the disk, a path that leads to itself."""
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "loop.wav").symlink_to(tmp_path / "loop.wav")
+    wanted = {tmp_path / "folder.wav": "is a directory", tmp_path / "loop.wav": "too many levels of symbolic links"}
+    if Path("/proc/self/mem").exists():
+        wanted[Path("/proc/self/mem")] = "input/output error"
+    for path, reason in wanted.items():
+        with pytest.raises(Unusable, match=f"^{path}: {reason}$") as caught:
+            load(path, RATE)
+        assert caught.value.reason == "unreadable"
+
+
+def test_a_file_without_permission_is_left_out(tmp_path: Path) -> None:
+    """Nobody may read it, whoever runs this: a process of its own gives up being root."""
+    path = tmp_path / "private.wav"
+    soundfile.write(path, tone(1.0, RATE), RATE)
+    path.chmod(0)
+
+    def read() -> None:
+        if os.getuid() == 0:
+            os.setuid(65534)
+        try:
+            load(path, RATE)
+        except Unusable as error:
+            os._exit(0 if error.reason == "unreadable" and error.detail.endswith("permission denied") else 1)
+        os._exit(2)
+
+    child = multiprocessing.get_context("fork").Process(target=read)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
 
 
 def test_a_missing_file_is_unreadable_and_said_to_be_missing(tmp_path: Path) -> None:

@@ -146,14 +146,19 @@ def test_bad_rows_are_left_out_with_their_reason_and_the_rest_is_kept(
     make: Make, clips: list[dict[str, Any]], wav: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "broken.mp3").write_bytes(b"no audio")
+    cut = Path(wav("cut", voice(1.0)))
+    cut.write_bytes(cut.read_bytes()[:20_000])
     bad = [
         ({"audio": str(tmp_path / "broken.mp3")}, "unreadable"),
         ({"audio": wav("silent", np.zeros(24_000))}, "silent"),
         ({"audio": wav("short", voice(0.2))}, "too_short"),
+        ({"audio": str(cut)}, "cut_off"),
+        ({"audio": str(tmp_path)}, "unreadable"),
+        ({"audio": str(tmp_path / "gone since fetch.wav")}, "unreadable"),
         ({"audio": clips[0]["audio"], "text": "  "}, "no_text"),
         ({}, "unreadable"),
     ]
-    settings = make([*raw(clips), *(row for row, _ in bad)])
+    settings = make([*raw(clips), *(row for row, _ in bad)], quality_gate="off")
     files.write_jsonl(
         settings.paths.fetch_rejected, [{"split": "train", "row": 99, "source": "x", "reason": "bad JSON"}]
     )
@@ -164,8 +169,8 @@ def test_bad_rows_are_left_out_with_their_reason_and_the_rest_is_kept(
         (99, "bad JSON"),
         *((n, reason) for n, (_, reason) in enumerate(bad, start=7)),
     ]
-    assert files.read_json(settings.paths.quality)["rejected"]["unreadable"] == 2
-    assert "2 rows left out: unreadable" in capsys.readouterr().err
+    assert files.read_json(settings.paths.quality)["rejected"]["unreadable"] == 4
+    assert "4 rows left out: unreadable" in capsys.readouterr().err
 
 
 def test_what_the_data_says_cannot_become_markup_on_the_page(make: Make, clips: list[dict[str, Any]]) -> None:
