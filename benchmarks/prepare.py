@@ -1,12 +1,14 @@
-"""Preparing: seconds of audio encoded a second, against encoding clips one by one as they come.
+"""Preparing: seconds of audio encoded a second, against the vendor's loop and against clips one by one.
 
-    python benchmarks/prepare.py [--runs 5] [--clips 48]
+    python benchmarks/prepare.py [--runs 5] [--clips 48] [--filters 8]
 
 The same WAV files of log-normal lengths from 0.5 to 20 s, at 24 kHz and 44.1 kHz, from disk to codes. Ours is the
-stage's own path at default settings: decode and resample (NUM_WORKERS), batches of similar length (PREPARE_BATCH_SIZE).
-The naive loop reads, resamples and encodes one clip after the other through the public tokenizer's `encode`, as public
-preparation scripts do. Medians over the runs, the two taking turns; the codes are compared first.
-Peak memory is taken in a process of its own for each, as `train.py` does.
+stage's own path at default settings. `vendor` is what `finetuning/prepare_data.py` does: paths as they come, 32 at a
+time, to the public tokenizer's `encode`, which reads, resamples and pads them. `one by one` gives it one at a time.
+Medians over the runs, the loops taking turns; the codes are compared first, but for the last frame of a clip, which
+need not be whole. Peak memory is taken in a process of its own for each, as `train.py` does.
+
+`--filters` is the width of the codec's first convolution: 8 is the tiny codec of `job.demo`, 64 the released one's.
 """
 
 from __future__ import annotations
@@ -23,26 +25,34 @@ import common
 import numpy as np
 import torch
 
+from job.models import load_speech_tokenizer
 from job.prepare.codec import load_codec
-from job.prepare.encode import encode_items, read_items
+from job.prepare.encode import encode_stream, read_items
 from job.prepare.rows import Row
 from job.settings import Settings
 
 RATES = (24000, 44100)
+#: Clips that the vendor's script encodes together.
+VENDOR_BATCH = 32
 
 
 class Bench:
-    """Clips on disk, a codec, and the two ways to encode them."""
+    """Clips on disk, a codec, and the ways to encode them."""
 
-    def __init__(self, work: Path, clips: int) -> None:
+    def __init__(self, work: Path, clips: int, filters: int) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        base = work / "base"
+        base = work / f"base-{filters}"
         if not base.exists():
             from job.demo.base import build
 
             build(base)
+            if filters != 8:
+                from job.demo.codec import write_codec
+
+                write_codec(base / "speech_tokenizer", seed=0, filters=filters, hidden_size=8 * filters)
         self.settings = Settings(init_model_path=str(base), device=self.device.type)
         self.codec = load_codec(self.settings, 16, self.device)
+        self.stock = load_speech_tokenizer(base / "speech_tokenizer", self.device)
         self.paths = write_clips(work / "clips", clips)
         self.seconds = float(common.seconds_of_clips(clips).sum())
 
@@ -55,18 +65,22 @@ class Bench:
             )
             for number, path in enumerate(self.paths)
         ]  # fmt: skip
-        items = encode_items(read_items(rows, self.settings, self.codec), self.codec, self.settings.prepare_batch_size)
+        items = encode_stream(read_items(rows, self.settings, self.codec), self.settings, self.codec)
         return [item.codes for item in items]
 
-    def naive(self) -> list[Any]:
-        """Codes of all clips, one by one."""
-        import librosa
+    def vendor(self) -> list[Any]:
+        """Codes of all clips, some at a time as they come."""
+        return self._in_batches(VENDOR_BATCH)
 
-        found = []
-        for path in self.paths:
-            samples, _ = librosa.load(path, sr=self.codec.sample_rate, mono=True)
-            output: Any = self.codec.tokenizer.encode(samples, sr=self.codec.sample_rate)
-            found.append(output.audio_codes[0][:, : self.codec.books].cpu().numpy())
+    def one_by_one(self) -> list[Any]:
+        """Codes of all clips, one by one."""
+        return self._in_batches(1)
+
+    def _in_batches(self, size: int) -> list[Any]:
+        found: list[Any] = []
+        for start in range(0, len(self.paths), size):
+            output: Any = self.stock.encode([str(path) for path in self.paths[start : start + size]])
+            found += [codes.cpu().numpy()[:, : self.codec.books] for codes in output.audio_codes]
         return found
 
 
@@ -95,7 +109,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--clips", type=int, default=1024 if torch.cuda.is_available() else 48)
     parser.add_argument("--work", type=Path, help="keep the files here")
-    parser.add_argument("--peak", choices=("ours", "naive"), help=argparse.SUPPRESS)
+    parser.add_argument("--filters", type=int, default=8, help="width of the codec")
+    parser.add_argument("--peak", choices=("ours", "vendor", "one_by_one"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not torch.cuda.is_available():
         torch.set_num_threads(min(2, os.cpu_count() or 1))
@@ -104,7 +119,7 @@ def main() -> None:
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         peak = common.Peak(device)
-        getattr(Bench(options.work, options.clips), options.peak)()
+        getattr(Bench(options.work, options.clips, options.filters), options.peak)()
         print(json.dumps({"bytes": peak.bytes()}))
         return
     with tempfile.TemporaryDirectory() as temporary:
@@ -112,22 +127,27 @@ def main() -> None:
 
 
 def measure(work: Path, options: argparse.Namespace) -> None:
-    """Ours against naive."""
-    bench = Bench(work, options.clips)
-    same = [
-        bool(np.array_equal(one[:-1], other[: len(one) - 1]))  # the last frame of a clip need not be whole
-        for one, other in zip(bench.ours(), bench.naive(), strict=True)
-    ]
-    loops: dict[str, Callable[[], Any]] = {"ours": bench.ours, "naive": bench.naive}
+    """Ours against the others."""
+    bench = Bench(work, options.clips, options.filters)
+    loops: dict[str, Callable[[], Any]] = {
+        "ours": bench.ours,
+        "vendor": bench.vendor,
+        "one_by_one": bench.one_by_one,
+    }
+    codes = {name: loop() for name, loop in loops.items()}
     seconds = common.compare(loops, options.runs, bench.device)
-    arguments = ["--clips", str(options.clips), "--work", str(work)]
+    arguments = ["--clips", str(options.clips), "--filters", str(options.filters), "--work", str(work)]
     peaks = {name: common.in_a_process(__file__, "--peak", name, *arguments)["bytes"] for name in loops}
     device = torch.cuda.get_device_name() if bench.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     rates = {name: bench.seconds / taken for name, taken in seconds.items()}
-    common.print_case(
-        "prepare, seconds of audio a second", device, rates["ours"], rates["naive"], peak_memory=peaks,
-        same_codes=round(float(np.mean(same)), 4),
-    )  # fmt: skip
+    for name in ("vendor", "one_by_one"):
+        pairs = zip(codes["ours"], codes[name], strict=True)
+        equal = np.concatenate([(ours[:-1] == other[: len(ours) - 1]).reshape(-1) for ours, other in pairs])
+        common.print_case(
+            f"prepare, seconds of audio a second, against {name.replace('_', ' ')}", device, rates["ours"], rates[name],
+            peak_memory={"ours": peaks["ours"], "naive": peaks[name]}, filters=options.filters,
+            same_codes=round(float(equal.mean()), 6),
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,0 +1,164 @@
+"""Memory and time of fetch, prepare and training's data path as the rows grow. Prints one JSON line a case.
+
+    python benchmarks/scale.py [--rows 1000 10000 100000] [--encoded 0.0]
+
+The rows are synthetic: very short recordings that share a few hundred files, each with its own text and id, through the
+real stages with the tiny codec of `job.demo`. Each stage runs in a process of its own; `peak` is its highest resident
+memory in bytes, `above` the same less what it had in use before the stage began (the interpreter, torch and qwen_tts;
+prepare's codec counts as the stage's), `files` what it left on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+
+from job import files
+from job.settings import Settings
+
+#: Recordings that the rows share, and the shortest and longest of them in seconds.
+RECORDINGS = 300
+SECONDS = (0.16, 0.4)
+RATE = 24_000
+BATCH = 8
+
+
+def settings_of(work: Path, rows: int) -> Settings:
+    """The run over so many rows."""
+    return Settings(
+        init_model_path=str(work / "base"), work_dir=work / str(rows), device="cpu", min_seconds=0.1,
+        quality_gate="off", train_jsonl=work / f"{rows}.jsonl",
+    )  # fmt: skip
+
+
+def write_rows(work: Path, rows: int, encoded: float) -> None:
+    """A JSONL file of `rows` rows; a share of them comes with codes and without a recording."""
+    import soundfile
+
+    random = np.random.default_rng(0)
+    directory = work / "recordings"
+    if not directory.exists():
+        directory.mkdir(parents=True)
+        for number in range(RECORDINGS):
+            sound = 0.1 * random.standard_normal(int(RATE * random.uniform(*SECONDS)))
+            soundfile.write(directory / f"{number}.wav", sound.astype(np.float32), RATE, subtype="PCM_16")
+
+    def lines() -> Any:
+        for number in range(rows):
+            row: dict[str, Any] = {"id": f"row-{number}", "text": f"Row {number}."}
+            if random.random() < encoded:
+                row["audio_codes"] = random.integers(0, 2048, (int(random.integers(2, 6)), 16)).tolist()
+            else:
+                row["audio"] = str(directory / f"{random.integers(RECORDINGS)}.wav")
+            yield row
+
+    files.write_jsonl(work / f"{rows}.jsonl", lines())
+
+
+def fetch(settings: Settings) -> dict[str, Any]:
+    """The stage."""
+    from job.fetch import run
+
+    return run(settings)
+
+
+def prepare(settings: Settings) -> dict[str, Any]:
+    """The stage."""
+    from job.prepare import run
+
+    return run(settings)
+
+
+def train(settings: Settings) -> dict[str, Any]:
+    """One epoch of batches, as training lays them out, without the model."""
+    from job.models import base_directory
+    from job.prepare.dataset import read_speakers, read_split
+    from job.train.data import Rows, ahead, epoch_order
+    from job.train.layout import SpecialIds
+
+    base = base_directory(settings)
+    vectors = {name: vector.numpy() for name, vector in read_speakers(settings.paths).items()}
+    rows = Rows(
+        read_split(settings.paths, "train"), SpecialIds.from_config(files.read_json(base / "config.json")),
+        common.tokenizer_of(base), vectors, text_layout="mixed", icl_fraction=0.1,
+    )  # fmt: skip
+    begun = time.perf_counter()
+    order = epoch_order(rows, epoch=0, seed=0, batch_size=BATCH, tokens_per_batch=2048)
+    ordered = time.perf_counter()
+    frames = 0
+    for _, batch in ahead(order, lambda chosen: rows.batch(chosen, 0)):
+        frames += batch.target_frames
+    taken = {"order": round(ordered - begun, 2), "batches": round(time.perf_counter() - ordered, 2)}
+    return {"rows": len(rows), "frames": frames, "seconds_of": taken}
+
+
+STAGES: dict[str, Callable[[Settings], dict[str, Any]]] = {"fetch": fetch, "prepare": prepare, "train": train}
+
+
+def measure(stage: str, settings: Settings) -> dict[str, Any]:
+    """Run a stage in this process; its figures."""
+    import qwen_tts  # noqa: F401  # before the stage: what it takes does not depend on the rows
+    import torch
+
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    sys.stdout, out = sys.stderr, sys.stdout
+    before = common.resident()
+    begun = time.perf_counter()
+    counts = STAGES[stage](settings)
+    seconds = time.perf_counter() - begun
+    sys.stdout = out
+    peak = common.highest()
+    return {"seconds": round(seconds, 2), "peak": peak, "above": peak - before, "counts": counts}
+
+
+def size(directory: Path) -> int:
+    """Bytes of the files under a directory."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def run_stage(work: Path, stage: str, rows: int) -> dict[str, Any]:
+    """A stage in a process of its own; its figures."""
+    command = [sys.executable, __file__, "--work", str(work), "--stage", stage, "--rows", str(rows)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Print the cases as JSON lines."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--encoded", type=float, default=0.0, help="share of rows that come with codes")
+    parser.add_argument("--work", type=Path, help="keep the files here")
+    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.stage:
+        print(json.dumps(measure(options.stage, settings_of(options.work, options.rows[0]))))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        work = options.work or Path(temporary)
+        if not (work / "base").exists():
+            from job.demo.base import build
+
+            build(work / "base")
+        for rows in options.rows:
+            write_rows(work, rows, options.encoded)
+            for stage in STAGES:
+                found = run_stage(work, stage, rows)
+                left = size(settings_of(work, rows).paths.prepared.parent)
+                print(json.dumps({"case": stage, "rows": rows, **found, "files": left}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
