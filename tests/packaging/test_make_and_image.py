@@ -101,6 +101,13 @@ def test_image_installs_from_the_lock_only_and_is_not_root() -> None:
     assert "--require-hashes" in (TOP / "scripts/install-locked.sh").read_text()
 
 
+def test_image_has_a_compiler_only_if_the_job_compiles() -> None:
+    """torch.compile needs one at run time; as long as doctor refuses TORCH_COMPILE, the image is without."""
+    from job.doctor import NOT_YET
+
+    assert bool(re.search(r"\bgcc\b", (TOP / "Dockerfile").read_text())) == ("torch_compile" not in NOT_YET)
+
+
 def test_image_context_holds_no_secrets() -> None:
     """.dockerignore lets in what the Dockerfile copies and nothing else: no .env, no recordings, no .git."""
     lines = (TOP / ".dockerignore").read_text().splitlines()
