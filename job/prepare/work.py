@@ -72,6 +72,7 @@ class Work:
         self.codec = load_codec(settings, config.books, self.device)
         speakers.check_files(self.plans, self.codec.sample_rate)
         self.shards = self._shards()
+        self._begun: set[str] = set()
 
     def _shards(self) -> Shards:
         """The shards as they must be. Which GPU, which process and which batch encodes a row is no part of that."""
@@ -135,8 +136,9 @@ class Work:
             self.shards.write(waiting.popleft(), list(group))
         for shard in waiting:
             self.shards.write(shard, [])
-        if left_alone:
+        if left_alone and split not in self._begun:
             console.say(STAGE, f"{left_alone} {unit} were encoded by a run before this one; the others now")
+        self._begun.add(split)
 
     def _items_of_a_row(self, split: str) -> int:
         return len(augment.changes(self.settings)) if split == COPIES else 1

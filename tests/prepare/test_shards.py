@@ -56,10 +56,10 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def everything(settings: Settings) -> dict[str, bytes]:
-    """All that prepare leaves under data/, but for the mapped copy, whose stamps are of its own Parquet files."""
+    """All that prepare leaves under data/."""
     data = settings.paths.prepared.parent
     found = {str(path.relative_to(data)): path for path in sorted(data.rglob("*")) if path.is_file()}
-    return {name: path.read_bytes() for name, path in found.items() if not name.startswith(("raw", "cache"))}
+    return {name: path.read_bytes() for name, path in found.items() if not name.startswith("raw")}
 
 
 def leftovers(settings: Settings) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -271,3 +272,33 @@ def test_a_split_that_is_not_there_has_no_rows(prepared: tuple[Settings, dict[st
     table = read_split(prepared[0].paths, "validation")
     assert len(table) == 0
     assert table.column_names == read_split(prepared[0].paths, "train").column_names
+
+
+def resident_files() -> str:
+    return Path("/proc/self/maps").read_text() if Path("/proc/self/maps").exists() else ""
+
+
+def test_a_split_is_mapped_from_the_cache_and_from_parquet_where_there_is_none(
+    prepared: tuple[Settings, dict[str, Any]], tmp_path: Path
+) -> None:
+    """A dataset that was copied without the cache, or whose cache is torn or of other rows, gives the same rows."""
+    settings, _ = prepared
+    work = tmp_path / "copy"
+    shutil.copytree(settings.paths.work, work)
+    copy = settings.model_copy(update={"work_dir": work})
+    wanted = read_split(settings.paths, "train")
+    assert "data/cache/train.arrow" in resident_files() or not resident_files()
+    cache = copy.paths.cache / "train.arrow"
+    whole = cache.read_bytes()
+    cache.write_bytes(whole[:-50])
+    torn = read_split(copy.paths, "train")
+    cache.unlink()
+    missing = read_split(copy.paths, "train")
+    cache.write_bytes(whole)
+    pq.write_table(wanted.slice(0, 4), copy.paths.prepared / "train" / "00000.parquet")
+    fewer = read_split(copy.paths, "train")
+    assert torn.equals(wanted) and missing.equals(wanted) and fewer.equals(wanted.slice(0, 4))
+    (copy.paths.prepared / "train" / "00000.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(BadInput, match=r"train is damaged; run `python -m job prepare` with FORCE=true"):
+        read_split(copy.paths, "train")
+    assert [path.name for path in work.rglob(".*")] == []
