@@ -72,19 +72,14 @@ def why_not(parent: Path) -> str | None:
     if subprocess.run(["unshare", "--mount", "--pid", "--net", "--fork", "true"], capture_output=True).returncode:
         return "namespaces cannot be made here"
     missing = [tool for tool in ("buildah", "debootstrap") if not shutil.which(tool)]
-    if missing and not shutil.which("apt-get"):
+    if not missing:
+        return None
+    if not shutil.which("apt-get"):
         return f"{' and '.join(missing)} are not installed"
-    for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "--no-install-recommends"]):
-        if not missing:
-            break
-        add = missing if command[1] == "install" else []
-        done = subprocess.run(
-            [*command, *add],
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+    further = ["crun"] if "buildah" in missing else []  # not used, but looked for
+    for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *missing, *further]):
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        done = subprocess.run(["apt-get", *command], env=environment, capture_output=True, text=True, timeout=300)
         if done.returncode:
             return f"{' and '.join(missing)} could not be installed: {done.stderr.strip()[-200:]}"
     return None

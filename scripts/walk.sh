@@ -7,7 +7,7 @@
 set -euo pipefail
 
 source=$(cd -- "$(dirname -- "$0")/.." && pwd -P)
-home=$(mktemp -d)
+home=$(mktemp -d -p "${TMPDIR:-/var/tmp}") # several GB
 trap 'rm -rf -- "$home"' EXIT
 trap 'exit 143' INT TERM HUP
 said=$home/said
