@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,16 @@ class Shard:
     fingerprint: str
 
 
+@dataclass(slots=True)
+class _Seen:
+    """Sizes of the shards under number `end`, but for those that are `missing`."""
+
+    end: int = 0
+    rows: int = 0
+    frames: int = 0
+    missing: set[int] = field(default_factory=set)
+
+
 class Shards:
     """The encoded shards of a work directory.
 
@@ -56,7 +66,7 @@ class Shards:
         self._identities = {split: json.dumps([FORMAT, LINES, one], default=str) for split, one in identities.items()}
         self._run = run
         self._right: set[Shard] = set()
-        self._sizes: dict[tuple[str, int], tuple[int, int]] = {}
+        self._seen: dict[str, _Seen] = {}
 
     def cut(self, split: str, rows: Iterable[Row]) -> Iterator[tuple[Shard, list[Row]]]:
         """A split's rows, shard by shard. Looks at every recording's size and time."""
@@ -110,20 +120,25 @@ class Shards:
             files.write_with(path, lambda temporary: temporary.write_bytes(contents))
             files.write_json(self._note_path(shard.split, shard.number), note)
         self._right.add(shard)
-        self._sizes.pop((shard.split, shard.number), None)
 
     def sizes(self, split: str, before: int) -> tuple[int, int]:
         """Rows and frames of the finished shards under number `before`, whoever wrote them: at least so many there are.
 
-        What counts are shards of these very manifests and settings (`run`).
+        What counts are shards of these very manifests and settings (`run`). Asked for rising numbers, it looks at each
+        shard until it is finished.
         """
-        for number in range(before):
-            if (split, number) not in self._sizes:
-                note = self._note(split, number)
-                if note.get("run") == self._run:
-                    self._sizes[split, number] = int(note["rows"]), int(note["frames"])
-        known = [size for (of, number), size in self._sizes.items() if of == split and number < before]
-        return sum(rows for rows, _ in known), sum(frames for _, frames in known)
+        seen = self._seen.get(split)
+        if seen is None or before < seen.end:
+            seen = self._seen[split] = _Seen()
+        for number in [*seen.missing, *range(seen.end, before)]:
+            note = self._note(split, number)
+            if note.get("run") == self._run:
+                seen.rows, seen.frames = seen.rows + int(note["rows"]), seen.frames + int(note["frames"])
+                seen.missing.discard(number)
+            else:
+                seen.missing.add(number)
+        seen.end = before
+        return seen.rows, seen.frames
 
     def present(self, split: str) -> int:
         """Finished shards of a split, right ones or not."""

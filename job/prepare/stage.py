@@ -108,6 +108,8 @@ def _gather(work: Work) -> tuple[Tally, dict[str, int]]:
                     console.say(STAGE, f"MAX_HOURS={hours:g} reached after {reached} rows; the rest is not used")
                 break
             frames, rows = int(all_frames[-1]), int(all_rows[-1])
+            if most_rows is not None and rows >= most_rows:
+                break  # the shards after this one need not be there
     tally.close()
     return tally, used
 

@@ -248,6 +248,38 @@ def test_rows_past_the_limits_are_not_encoded(make: Make, mixed: list[dict[str, 
     assert 2 <= sum(name.startswith("train") for name in notes(settings)) <= 5
 
 
+def test_a_limit_that_is_reached_at_the_end_of_a_shard_asks_for_no_other(
+    make: Make, clips: list[dict[str, Any]]
+) -> None:
+    """Neither in the encoding nor in what is read: MAX_EVAL_SAMPLES of three, shards of three."""
+    rows = [{key: row[key] for key in ("audio", "text")} for row in clips]
+    settings = make(rows[:1], validation=[*rows[1:8], *({"text": "x"} for _ in range(30))], max_eval_samples=3)
+    Work(settings).encode(("train", "validation"))
+    assert sum(name.startswith("validation") for name in notes(settings)) < 8
+    prepare.run(settings)
+    assert read_split(settings.paths, "validation").column("id").to_pylist() == [f"validation-{n}" for n in (1, 2, 3)]
+
+
+def test_what_a_lost_process_has_not_encoded_the_first_one_does(make: Make, mixed: list[dict[str, Any]]) -> None:
+    """A limit is reckoned from the shards before one, not from those that happen to be there."""
+    values = {"max_hours": 5.0 / 3600, "quality_gate": "warn", "augment_volume": True}
+    calm, settings = make(mixed, work="calm", **values), make(mixed, **values)
+    prepare.run(calm)
+    work = Work(settings)
+    work.encode(("train", COPIES), 1, 2)
+    work.encode(("train", COPIES), 0, 2)
+    for name in ("train-000000", "copies-000001"):
+        (settings.paths.encoding / f"{name}.json").unlink(missing_ok=True)
+    merge(Work(settings))
+    assert everything(settings) == everything(calm)
+
+
+def test_rows_that_come_encoded_have_no_copies_and_that_is_no_error(make: Make, mixed: list[dict[str, Any]]) -> None:
+    rows = [row for row in mixed if "audio_codes" in row] * 2
+    settings = make([*rows, *mixed[:1]], augment_volume=True, quality_gate="warn")
+    assert prepare.run(settings)["train_rows"] == len(rows) + 2
+
+
 def test_a_full_disk_names_the_file_and_the_next_run_goes_on(
     make: Make, mixed: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
