@@ -48,14 +48,19 @@ TOKENS_ON_GPU = 8192
 class Bench:
     """One model, its rows, and a way to go through all rows once."""
 
-    def __init__(self, base: Path, model: Any, rows: int, device: torch.device, settings: Settings) -> None:
+    def __init__(
+        self, base: Path, model: Any, rows: int, device: torch.device, settings: Settings, stock: Any = None
+    ) -> None:
+        """`stock` is what the naive loop trains: the same weights, its layers' code untouched by ours."""
         self.base, self.model, self.device = base, model, device
+        self.stock = model if stock is None else stock
         width = model.config.talker_config.hidden_size
+        self.speaker = np.zeros(width, dtype=np.float32)
         self.rows = Rows(
             common.table_of(rows),
             layout.SpecialIds.from_config(model.config.to_dict()),
             common.tokenizer_of(base),
-            {"one": np.zeros(width, dtype=np.float32)},
+            {"one": self.speaker},
             text_layout="non_streaming",
         )
         self.frames = int(self.rows.frames.sum())
@@ -91,13 +96,12 @@ class Bench:
 
     def naive(self) -> Callable[[], float]:
         """The naive loop over all rows."""
-        objective = naive.NaiveObjective(self.model)
-        trained = list(self.model.parameters())
+        objective = naive.NaiveObjective(self.stock)
+        trained = list(self.stock.parameters())
         optimizer = torch.optim.AdamW(trained, lr=1e-5)
 
         def epoch() -> float:
             objective.train()
-            self._train_only(trained)
             for batch in naive.loader(self.rows, self.reference, self.naive_batch_size(), seed=0):
                 with self._autocast():
                     talker, sub_talker = objective({k: v.to(self.device) for k, v in batch.items()})
@@ -152,9 +156,9 @@ class Bench:
         samples = naive.Samples(self.rows, self.reference)
         batch = naive.collate([samples[row] for row in numbers])
         with torch.no_grad():
-            vectors = self.model.speaker_encoder(batch["mels"].to(self.device)).cpu().numpy()
-            theirs = naive.NaiveObjective(self.model)({k: v.to(self.device) for k, v in batch.items()})
-        self.rows._speakers["one"] = vectors[0]  # the same reference stands for all
+            vectors = self.stock.speaker_encoder(batch["mels"].to(self.device)).cpu().numpy()
+            theirs = naive.NaiveObjective(self.stock)({k: v.to(self.device) for k, v in batch.items()})
+        self.speaker[:] = vectors[0]  # the same reference stands for all
         with torch.no_grad():
             losses = Objective(self.model)(self.rows.batch(numbers, 0).to(self.device))
         ours = (losses.talker / losses.talker_terms, losses.sub_talker / losses.sub_talker_terms)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from job.train import packing
+from job.train import kernels, packing
 from job.train.batch import Batch
 from job.train.chunked import summed
 
@@ -45,6 +45,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         packing.use(model.talker.model.config)
+        kernels.use(model.talker)
 
     @property
     def talker(self) -> Any:

@@ -1,0 +1,139 @@
+"""The stock layers' norms, rotation and gating with less memory and fewer passes over it.
+
+Autograd keeps what every single operation of `x * rsqrt(mean(x^2) + eps) * w` or `silu(gate) * up` needs, several
+times the size of the input. What is needed to differentiate the whole is the input. The functions here give the same
+values as the stock code (in fp32 but for the last bits, in bf16 with its casts) and work on any device.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class _RMSNorm(torch.autograd.Function):
+    """y = w * x / rms(x) over the last axis."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        precision = torch.promote_types(x.dtype, torch.float32)
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precision).square_()
+        scale = square.div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).to(x.dtype) * weight  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        # With n = x / rms(x) and g' = g * w: dx = (g' - n * mean(g' * n)) / rms(x), dw = sum of g * n.
+        (gradient,) = gradients
+        x, weight, scale = ctx.saved_tensors
+        normed = x * scale
+        by_weight = None
+        along = gradient * normed
+        if ctx.needs_input_grad[1]:
+            by_weight = along.flatten(0, -2).sum(0).to(weight.dtype)
+        by_x = None
+        if ctx.needs_input_grad[0]:
+            mean = (along @ weight.to(along.dtype)).div_(-x.shape[-1]).unsqueeze(-1)
+            by_x = (gradient * weight).to(normed.dtype).addcmul_(normed, mean).mul_(scale).to(x.dtype)
+        return by_x, by_weight, None
+
+
+class _Rotation(torch.autograd.Function):
+    """y = x * cos + x.roll(half) * sin, with the sign of the rotation in the first half of `sin`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (gradient,) = gradients
+        cos, sin = ctx.saved_tensors
+        return (gradient * cos).add_((gradient * sin).roll(gradient.shape[-1] // 2, -1)), None, None
+
+
+class _Gated(torch.autograd.Function):
+    """y = silu(gate) * up."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (gradient,) = gradients
+        gate, up = ctx.saved_tensors
+        by_gate = torch.ops.aten.silu_backward(gradient * up, gate)
+        return by_gate, F.silu(gate).mul_(gradient)
+
+
+def use(talker: nn.Module) -> None:
+    """Let the stock modules of a talker and its sub-talker compute by the functions above.
+
+    The modules stay what they are, with their weights, adapters and names; only their `forward` is another.
+    """
+    from qwen_tts.core.models import modeling_qwen3_tts as stock
+
+    attentions = (stock.Qwen3TTSTalkerAttention, stock.Qwen3TTSAttention)
+    for module in talker.modules():
+        if type(module) is stock.Qwen3TTSRMSNorm:
+            module.forward = MethodType(_norm, module)
+        elif type(module) in attentions:
+            module.forward = MethodType(_attention, module)
+        elif type(module) is stock.Qwen3TTSTalkerTextMLP and isinstance(module.act_fn, nn.SiLU):
+            module.forward = MethodType(_mlp, module)
+
+
+def _norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    return _RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _mlp(self: Any, x: torch.Tensor) -> torch.Tensor:
+    return self.down_proj(_Gated.apply(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _attention(
+    self: Any,
+    hidden_states: torch.Tensor,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor],
+    attention_mask: torch.Tensor | None,
+    past_key_values: Any = None,
+    cache_position: torch.Tensor | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`forward` of stock attention without a cache; with one, stock code runs."""
+    if past_key_values is not None or self.config._attn_implementation == "eager":
+        return type(self).forward(  # type: ignore[no-any-return]
+            self, hidden_states, position_embeddings, attention_mask, past_key_values, cache_position, **others
+        )
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    shape = hidden_states.shape[:-1]
+    heads = (*shape, -1, self.head_dim)
+    cos, sin = position_embeddings
+    if cos.dim() == 4:  # the talker's, one for each of three sections that all count the same positions here
+        cos, sin = cos[0], sin[0]
+    half = self.head_dim // 2
+    cos, sin = cos.unsqueeze(2), torch.cat([-sin[..., :half], sin[..., half:]], dim=-1).unsqueeze(2)
+    query = _Rotation.apply(self.q_norm(self.q_proj(hidden_states).view(heads)), cos, sin)  # type: ignore[no-untyped-call]
+    key = _Rotation.apply(self.k_norm(self.k_proj(hidden_states).view(heads)), cos, sin)  # type: ignore[no-untyped-call]
+    value = self.v_proj(hidden_states).view(heads)
+    output, weights = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation](
+        self,
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attention_mask,
+        dropout=self.attention_dropout if self.training else 0.0,
+        scaling=self.scaling,
+        sliding_window=self.sliding_window,
+        **others,
+    )
+    return self.o_proj(output.reshape(*shape, -1).contiguous()), weights
