@@ -3,6 +3,7 @@
 The base is a Debian that debootstrap makes; buildah builds the Dockerfile on it. Then, without a network, as the
 image's own user, without capabilities, on a read-only root file system with nothing to write to but /tmp and the work
 volume, the image's own entrypoint runs the demo, and a second run on the weights that the demo used, mounted read-only.
+RunPod's image is built on top, and its worker handles a request.
 
 Ends with 0 when all promises hold, 1 when one is broken, and 0 with a line that begins with SKIPPED where the machine
 cannot build images. Everything it makes is in one directory and goes with it.
@@ -27,6 +28,7 @@ from container import Container
 
 TOP = Path(__file__).resolve().parents[1]
 TAG = "localhost/qwen3-tts-job:check"
+RUNPOD_TAG = "localhost/qwen3-tts-job-runpod:check"
 BASE = "localhost/debian-stand-in:check"
 #: The stand-in for the pinned base: the same Debian, whose own Python is 3.11.
 SUITE = "bookworm"
@@ -100,10 +102,10 @@ def inside(work: Path) -> None:
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
     storage(work)
     step("base image", lambda: make_base(work))
-    step("image", lambda: build(work))
-    image = json.loads(output("buildah", "inspect", "--type", "image", TAG))
-    root = Path(output("buildah", "mount", output("buildah", "from", "--pull-never", TAG)))
-    print(image_size.report(root, image), flush=True)
+    mirror = pip_options(work)
+    step("image", lambda: build(mirror))
+    image, root = opened(TAG)
+    print(image_size.report(root), flush=True)
 
     volume = work / "volume"
     volume.mkdir()
@@ -113,6 +115,8 @@ def inside(work: Path) -> None:
     check_confinement(container)
     step("demo", lambda: check_demo(container, volume))
     step("mounted weights", lambda: check_mounted_weights(container, volume, work))
+    step("RunPod's image", lambda: build_for_runpod(mirror))
+    step("RunPod's worker", lambda: check_worker(work, image_size.size_of(root)))
     print("the image keeps its promises", flush=True)
 
 
@@ -145,15 +149,41 @@ def make_base(work: Path) -> None:
     shutil.rmtree(work / "debian")
 
 
-def build(work: Path) -> None:
-    """Build with `scripts/image.sh`, with this machine's pip settings as a secret of the build."""
-    options = ["--pull-never", "--build-arg", f"BASE_IMAGE={BASE}"]
+def pip_options(work: Path) -> list[str]:
+    """Options of a build that reaches packages the way this machine does: secrets and mounts, which leave no trace."""
     conf, mounts = pip_settings(work)
-    if conf:
-        options += ["--secret", f"id=pip_conf,src={conf}"]
+    options = ["--secret", f"id=pip_conf,src={conf}"] if conf else []
     for source, target in mounts.items():
         options += ["--volume", f"{source}:{target}:ro"]
+    return options
+
+
+def build(mirror: list[str]) -> None:
+    """Build with `scripts/image.sh`, as `make image` does."""
+    options = ["--pull-never", "--build-arg", f"BASE_IMAGE={BASE}", *mirror]
     run("sh", "scripts/image.sh", TAG, *options, BUILDER="buildah")
+
+
+def build_for_runpod(mirror: list[str]) -> None:
+    """Build what RunPod's machines run, on top."""
+    ignored = ["--ignorefile", "runpod/Dockerfile.dockerignore"]  # docker finds it by its name
+    options = [
+        "--format",
+        "docker",
+        "--isolation",
+        "chroot",
+        "--pull-never",
+        "--build-arg",
+        f"JOB_IMAGE={TAG}",
+        *ignored,
+    ]
+    run("buildah", "bud", "--file", "runpod/Dockerfile", "--tag", RUNPOD_TAG, *options, *mirror, ".")
+
+
+def opened(tag: str) -> tuple[dict[str, Any], Path]:
+    """What `buildah inspect` says of an image, and where its file system is mounted."""
+    image: dict[str, Any] = json.loads(output("buildah", "inspect", "--type", "image", tag))
+    return image, Path(output("buildah", "mount", output("buildah", "from", "--pull-never", tag)))
 
 
 def pip_settings(work: Path) -> tuple[Path | None, dict[str, str]]:
@@ -260,6 +290,21 @@ def check_mounted_weights(container: Container, volume: Path, work: Path) -> Non
     expect(
         refused.code == 2 and "LEARNING_RATE" in refused.err + refused.out, f"exit code {refused.code} for bad input"
     )
+
+
+def check_worker(work: Path, base_bytes: int) -> None:
+    """The serverless worker, started as RunPod starts it, by root, handles test_input.json; the job is not root's."""
+    image, root = opened(RUNPOD_TAG)
+    print(f"RunPod's image: {(image_size.size_of(root) - base_bytes) / 1e6:.0f} MB more", flush=True)
+    volume = work / "network-volume"
+    volume.mkdir()
+    shutil.copy2(TOP / "runpod/test_input.json", volume)
+    config = image["Docker"]["config"]
+    worker = Container(root, config, volume)
+    result = worker.run([*config["Entrypoint"], "serve"], {"JOB_VOLUME": "/work"}, uid=0, show=True)
+    expect(result.code == 0, f"the worker ended with {result.code}")
+    report = volume / "jobs/test-input/report/index.html"
+    expect(report.is_file() and report.stat().st_uid == 10001, "there is no report, or it is root's")
 
 
 # ---- small helpers ---------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import os
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 #: torch's own packages: its wheels, the CUDA libraries that they depend on, and the kernels' compiler.
 TORCH = re.compile(r"(torch|torchaudio|triton|cuda-[a-z-]+|nvidia-[a-z0-9-]+)$")
@@ -15,12 +14,11 @@ TORCH = re.compile(r"(torch|torchaudio|triton|cuda-[a-z-]+|nvidia-[a-z0-9-]+)$")
 LISTED_BYTES = 50 * 10**6
 
 
-def report(root: Path, image: dict[str, Any]) -> str:
+def report(root: Path) -> str:
     """The table, and the one figure that this project answers for: the size over torch's own packages.
 
     Args:
         root: where the image's file system is mounted.
-        image: what `buildah inspect --type image` says.
     """
     packages = by_package(root)
     torch = sum(size for name, size in packages.items() if TORCH.match(name))
@@ -35,8 +33,6 @@ def report(root: Path, image: dict[str, Any]) -> str:
     rows["Debian, Python and tini"] = total - size_of(root / "opt")
     lines = [f"image: {total / 1e9:.2f} GB, {(total - torch) / 1e9:.2f} GB over torch's own packages"]
     lines += [f"  {size / 1e6:8.1f} MB  {name}" for name, size in rows.items()]
-    layers = [entry for entry in image["OCIv1"]["history"] if not entry.get("empty_layer")]
-    lines.append(f"  {len(layers)} layers")
     return "\n".join(lines)
 
 

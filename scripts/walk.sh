@@ -53,7 +53,7 @@ mkdir -p "$home/tmp"
 if git -C "$source" rev-parse --git-dir >/dev/null 2>&1; then
   git clone --quiet --no-local --depth 1 "file://$source" "$clone"
 else
-  mkdir "$clone" && cp -r "$source/." "$clone" && rm -rf "$clone/.venv"
+  mkdir "$clone" && tar -C "$source" --exclude=./.venv -c . | tar -C "$clone" -x
 fi
 cd -- "$clone"
 
