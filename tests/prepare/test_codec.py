@@ -15,7 +15,7 @@ from job.errors import BadInput
 from job.prepare import encode
 from job.prepare.audio import Unusable, load, pad_to_frames
 from job.prepare.codec import Codec
-from job.prepare.encode import Item, check_codes, encode_items, in_order
+from job.prepare.encode import Item, check_codes, encode_items, encode_singly, in_order
 from tests.prepare.conftest import voice
 
 #: Seconds; none but the first is a whole number of frames, and one is less than a frame.
@@ -54,10 +54,37 @@ def test_codes_have_one_row_of_int16_a_whole_frame(codec: Codec, waves: list[np.
         assert codes.max() < codec.codebook_size
 
 
-def test_codes_are_those_of_the_stock_tokenizer(codec: Codec, waves: list[np.ndarray]) -> None:
-    for wave in waves[:3]:
-        stock = codec.tokenizer.encode(pad_to_frames(wave, codec.samples_per_frame), sr=codec.sample_rate)
-        np.testing.assert_array_equal(codec.encode([wave])[0], stock.audio_codes[0].numpy())
+def test_codes_are_those_of_the_stock_tokenizer(codec: Codec, waves: list[np.ndarray], tiny_base: Path) -> None:
+    """Alone and in a batch, short and longer than the transformer's window of ten seconds."""
+    stock = models.load_speech_tokenizer(tiny_base / "speech_tokenizer", torch.device("cpu"))
+    padded = [pad_to_frames(wave, codec.samples_per_frame) for wave in [*waves[:3], voice(21.0, seed=20)]]
+    for wave in padded:
+        wanted = stock.encode(wave, sr=codec.sample_rate).audio_codes[0]
+        np.testing.assert_array_equal(codec.encode([wave])[0], wanted.numpy())
+    together = stock.encode(padded[:3], sr=codec.sample_rate).audio_codes
+    for codes, wanted in zip(codec.encode(padded[:3]), together, strict=True):
+        np.testing.assert_array_equal(codes, wanted.numpy())
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_clips_are_encoded_side_by_side_in_their_order(
+    codec: Codec, waves: list[np.ndarray], alone: list[np.ndarray], threads: int
+) -> None:
+    """As many as torch has threads, each with one of its own; afterwards torch has its threads again."""
+    before = torch.get_num_threads()
+    rows: list[Any] = [Item(SimpleNamespace(id=str(n)), samples=wave) for n, wave in enumerate(waves)]  # type: ignore[arg-type]
+    rows.insert(2, Item(SimpleNamespace(id="refused"), unusable=Unusable("silent", "x")))  # type: ignore[arg-type]
+    torch.set_num_threads(threads)
+    try:
+        encoded = list(encode_singly(iter(rows), codec))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert [item.row.id for item in encoded] == ["0", "1", "refused", *(str(n) for n in range(2, len(waves)))]
+    assert encoded.pop(2).codes is None
+    for item, codes in zip(encoded, alone, strict=True):
+        assert item.samples is None
+        np.testing.assert_array_equal(item.codes, codes)
 
 
 def test_only_the_codebooks_that_the_base_model_speaks_are_kept(codec: Codec, waves: list[np.ndarray]) -> None:
