@@ -112,7 +112,7 @@ def _settings() -> Any:
     from job import settings as variables
 
     loaded = variables.load()
-    stopping.install(loaded.grace_seconds)
+    stopping.set_grace(loaded.grace_seconds)
     return loaded
 
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from job import models
+from job import driver, models
 from job.console import say
 from job.errors import BadInput
 from job.settings import Settings
@@ -35,6 +35,7 @@ def run(settings: Settings) -> dict[str, Any]:
     from job.publish import push, validate
 
     _supported(settings)
+    driver.check(settings.device)
     _data_is_named(settings)
     _resume(settings)
     for variable, directory in (("WORK_DIR", settings.paths.work), ("OUTPUT_DIR", settings.paths.output)):

@@ -6,6 +6,7 @@ directory.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -133,6 +134,14 @@ def _beside(directory: Path) -> tuple[Path, Path]:
         directory.with_name(f".{directory.name}{TEMPORARY_SUFFIX}"),
         directory.with_name(f".{directory.name}.previous"),
     )
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether there was no room on the disk; safetensors wraps the system's error into one of its own, as text."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError):
+        return error.errno in full
+    return any(f"os error {number}" in str(error) for number in full)
 
 
 def digest_bytes(data: bytes) -> str:

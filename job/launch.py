@@ -138,7 +138,8 @@ def _torchrun(settings: Settings, first: str, last: str) -> None:
         local_addr="localhost" if one_node else None,
         max_restarts=0,  # a restart is the whole command's: it finds a new place for lost nodes
     )
-    say("run", f"{first} to {last} in {count} processes on each of {settings.num_nodes} nodes")
+    stages = first if first == last else f"{first} to {last}"
+    say("run", f"{stages}: {count} processes on each of {settings.num_nodes} nodes")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         elastic_launch(config, sys.executable)("-m", "job", "run", "--from", first, "--until", last, "--spread")
@@ -154,8 +155,15 @@ def _torchrun(settings: Settings, first: str, last: str) -> None:
 def _cause(codes: list[int]) -> int:
     """Of the exit codes of processes that ended one another, the one that says why."""
     known = (errors.BAD_INPUT, errors.DATA_REFUSED, errors.TRAINING_STOPPED)
-    others = [code for code in codes if code not in (errors.STOPPED_BY_SIGNAL, *_ASKED)]
-    return next((code for code in codes if code in known), [*others, *codes, 1][0])
+    for likely in (
+        [code for code in codes if code in known],
+        [code for code in codes if code not in (errors.STOPPED_BY_SIGNAL, *_ASKED)],
+        [code for code in codes if code == errors.STOPPED_BY_SIGNAL],
+        codes,
+    ):
+        if likely:
+            return likely[0]
+    return 1
 
 
 #: Ends of a process that was asked to end before it could say so itself.

@@ -59,6 +59,7 @@ class Gathering:
 
         Raises:
             NodesMissing: some have not come in RENDEZVOUS_TIMEOUT.
+            BadInput: the WORK_DIR of some is another volume.
         """
         if self._store is None:
             return
@@ -77,24 +78,35 @@ class Gathering:
                 )
             time.sleep(POLL)
             missing = [name for name in missing if not self._store.check([name])]
-        self._store.set("decision", f"go {mark}")
+        self._store.set("mark", mark)
+        while not all(self._store.check([f"{name} sees"]) for name in names):
+            time.sleep(POLL)
+        blind = [name for name in names if self._store.get(f"{name} sees") != b"yes"]
+        if blind:
+            raise BadInput(
+                f"WORK_DIR={self._settings.paths.work} on {', '.join(blind)} is not the volume that node 0 writes to; "
+                "give all nodes the same one (NFS, EFS, a ReadWriteMany claim)"
+            )
+        self._store.set("decision", "go")
         self._decided = True
 
     def follow(self) -> None:
         """Another node: say that it is here, and wait until node 0 begins.
 
         Raises:
-            BadInput: WORK_DIR is another volume than node 0's.
-            FollowedRank: node 0 has failed.
+            FollowedRank: node 0 has failed, or has refused to begin.
             PeerLost: node 0 is gone.
         """
-        self._store.set(f"node {self._settings.node_rank}", "here")
-        say("run", f"node {self._settings.node_rank} of {self._settings.num_nodes}: waiting for node 0 to begin")
-        word, _, rest = self._decision().partition(" ")
+        name = f"node {self._settings.node_rank}"
+        self._store.set(name, "here")
+        say("run", f"{name} of {self._settings.num_nodes}: waiting for node 0 to begin")
+        if self._first_of("mark", "decision") == "mark":
+            self._store.set(f"{name} sees", "yes" if self._sees(self._word("mark")) else "no")
+            self._first_of("decision")
+        word, _, code = self._word("decision").partition(" ")
         if word == "end":
-            say("run", f"node 0 has ended with {rest}; see its log")
-            raise FollowedRank(int(rest))
-        self._check_volume(rest)
+            say("run", f"node 0 has ended with {code}; see its log")
+            raise FollowedRank(int(code))
 
     @property
     def _address(self) -> str:
@@ -141,28 +153,29 @@ class Gathering:
             "can be reached from here (RENDEZVOUS_TIMEOUT waits longer)"
         )
 
-    def _decision(self) -> str:
+    def _first_of(self, *keys: str) -> str:
+        """Wait until node 0 has set one of the keys; returns the first that is there."""
         from torch.distributed import DistError
 
         try:
-            while not self._store.check(["decision"]):
+            while True:
+                for key in keys:
+                    if self._store.check([key]):
+                        return key
                 time.sleep(POLL)
-            return str(self._store.get("decision").decode())
         except (DistError, RuntimeError) as error:
             raise PeerLost("node 0 is gone; the same command on all nodes goes on from where it was") from error
 
-    def _check_volume(self, mark: str) -> None:
+    def _word(self, key: str) -> str:
+        return str(self._store.get(key).decode())
+
+    def _sees(self, mark: str) -> bool:
+        """Whether WORK_DIR shows what node 0 has written into its own."""
         path = self._settings.paths.state / "nodes.mark"
         end = time.monotonic() + VOLUME_SECONDS
-        while True:
-            try:
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
                 if path.read_text(encoding="utf-8") == mark:
-                    return
-            except OSError:
-                pass
-            if time.monotonic() > end:
-                raise BadInput(
-                    f"WORK_DIR={self._settings.paths.work} on node {self._settings.node_rank} is not the volume that "
-                    "node 0 writes to; give all nodes the same one (NFS, EFS, a ReadWriteMany claim)"
-                )
+                    return True
             time.sleep(POLL)
+        return False

@@ -1,9 +1,15 @@
-"""Signals: the first asks a run to end within GRACE_SECONDS, the second ends it at once."""
+"""Signals: the first asks a run to end within GRACE_SECONDS, the second ends it at once.
+
+Python runs a signal's handler between two of its own instructions, and so not while the main thread waits inside a
+library, for another process or a GPU. The patience is therefore kept by a thread of its own, which the interpreter
+tells of signals through a file descriptor.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from types import FrameType, TracebackType
@@ -15,49 +21,27 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: Of GRACE_SECONDS, what is left to the interpreter's own end.
 MARGIN = 1.0
 
-_grace = 25.0
-_asked: str | None = None
+_watch: _Watch | None = None
 
 
-def install(grace: float | None = None) -> None:
-    """Take over SIGTERM and SIGINT: they raise `StoppedBySignal` wherever the main thread is.
-
-    Args:
-        grace: GRACE_SECONDS, once it is known. Whatever does not end by itself until then is ended.
-    """
-    global _grace, _asked
-    _grace = grace or _grace
-    _asked = None
+def install() -> None:
+    """Take over SIGTERM and SIGINT: they raise `StoppedBySignal` wherever the main thread is."""
+    global _watch
+    if _watch is None:
+        _watch = _Watch()
+    _watch.asked = None
     for number in SIGNALS:
         signal.signal(number, _raise)
 
 
+def set_grace(seconds: float) -> None:
+    """Set GRACE_SECONDS, once it is known. Whatever does not end by itself until then is ended."""
+    if _watch is not None:
+        _watch.grace = seconds
+
+
 def _raise(number: int, frame: FrameType | None) -> NoReturn:
-    name = ask(number)
-    raise StoppedBySignal(f"stopped by {name}; the same command goes on from here")
-
-
-def ask(number: int) -> str:
-    """Note that a signal has arrived, and see to it that the run ends in time. Returns its name.
-
-    What is on disk is whole at every instant, so that the end of the patience is no loss but of time.
-    """
-    global _asked
-    name = signal.Signals(number).name
-    if _asked is not None:
-        _end(f"stopped by a second {name}, at once; the same command goes on from the last checkpoint")
-    _asked = name
-    seconds = max(_grace - MARGIN, MARGIN)
-    why = f"{name} was not obeyed in {seconds:g} s (GRACE_SECONDS); the same command goes on from the last checkpoint"
-    timer = threading.Timer(seconds, _end, (why,))
-    timer.daemon = True
-    timer.start()
-    return name
-
-
-def _end(why: str) -> NoReturn:
-    print(f"error: {why}", file=sys.stderr, flush=True)
-    os._exit(STOPPED_BY_SIGNAL)
+    raise StoppedBySignal(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
 
 
 class StopRequest:
@@ -81,4 +65,47 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.name = ask(number)
+        self.name = signal.Signals(number).name
+
+
+class _Watch:
+    """Sees to it that a run that was asked to end does: what is on disk is whole at every instant."""
+
+    def __init__(self) -> None:
+        self.grace = 25.0
+        self.asked: str | None = None
+        ours, interpreters = socket.socketpair()
+        interpreters.setblocking(False)
+        self._interpreters = interpreters  # kept open: the interpreter writes to its number
+        signal.set_wakeup_fd(interpreters.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._read, args=(ours,), name="signals", daemon=True).start()
+
+    def _read(self, ours: socket.socket) -> None:
+        while numbers := ours.recv(16):
+            for number in numbers:
+                if number in SIGNALS and _is_ours(signal.getsignal(number)):
+                    self._arrived(signal.Signals(number).name)
+
+    def _arrived(self, name: str) -> None:
+        if self.asked is not None:
+            _end(f"stopped by a second {name}, at once; the same command goes on from the last checkpoint")
+        self.asked = name
+        timer = threading.Timer(max(self.grace - MARGIN, MARGIN), self._out_of_patience)
+        timer.daemon = True
+        timer.start()
+
+    def _out_of_patience(self) -> None:
+        if self.asked is not None:
+            _end(
+                f"{self.asked} was not obeyed in time (GRACE_SECONDS={self.grace:g}); the same command goes on from "
+                "the last checkpoint"
+            )
+
+
+def _is_ours(handler: Any) -> bool:
+    return handler is _raise or isinstance(getattr(handler, "__self__", None), StopRequest)
+
+
+def _end(why: str) -> NoReturn:
+    print(f"error: {why}", file=sys.stderr, flush=True)
+    os._exit(STOPPED_BY_SIGNAL)

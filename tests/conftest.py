@@ -6,8 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from job.demo import clips_directory
+
+# Nothing here is a timed test, and other people's machines are busy.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # Tiny tensors: a second thread costs more than it brings, and child processes inherit this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

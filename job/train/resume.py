@@ -14,7 +14,7 @@ and said.
 
 from __future__ import annotations
 
-import errno
+import copy
 import random
 import re
 import shutil
@@ -67,7 +67,8 @@ def snapshot(
         optimizer: whose state is saved by the position of each parameter in its groups.
     """
     moments, scalars = _optimizer_state(optimizer)
-    position = Position(position.step, {**position.state, "step": position.step, "optimizer": scalars})
+    state = copy.deepcopy(position.state)  # lists that training goes on with are written later
+    position = Position(position.step, {**state, "step": position.step, "optimizer": scalars})
     return Snapshot(position, {name: _own(p) for name, p in parameters}, moments, _random_state())
 
 
@@ -94,7 +95,7 @@ def save(output: Path, taken: Snapshot, keep: int) -> None:
     try:
         files.replace_directory(directory(output, step), fill)
     except Exception as error:
-        if not _is_full(error):
+        if not files.is_full(error):
             raise
         kept = ", ".join(path.name for path in _found(output)[:1]) or "the start"
         warn(
@@ -105,13 +106,6 @@ def save(output: Path, taken: Snapshot, keep: int) -> None:
         return
     for old in _found(output)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _is_full(error: BaseException) -> bool:
-    """Whether there was no room; safetensors wraps the system's error into its own, as text."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return any(f"os error {number}" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def newest(output: Path, key: str) -> Path | None:

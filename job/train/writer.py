@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import threading
 from collections.abc import Callable
 from types import TracebackType
+
+from job import files
 
 
 class BackgroundWriter:
@@ -63,3 +67,5 @@ class BackgroundWriter:
             write()
         except BaseException as error:
             self._error = error
+            if files.is_full(error) and not isinstance(error, OSError):
+                self._error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "OUTPUT_DIR")

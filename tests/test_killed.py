@@ -1,0 +1,35 @@
+"""Nothing is lost, whenever a run is killed or stopped, and the rerun ends where an undisturbed run ends."""
+
+from __future__ import annotations
+
+import random
+import signal
+
+import pytest
+
+from tests.disturbed import RUN, Run, compare, disturb
+
+KILLS = 25
+STOPS = 10
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    run = Run(tmp_path_factory.mktemp("undisturbed") / "work", RUN)
+    run.finish()
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "hits"), [(signal.SIGKILL, KILLS), (signal.SIGTERM, STOPS)])
+def test_a_run_that_is_hit_at_random_instants_ends_as_an_undisturbed_one(undisturbed, tmp_path, number, hits):
+    """All stages: same files, to the last bit where they hold no times; no temporary file left, no step logged twice.
+    SIGTERM ends a run within GRACE_SECONDS."""
+    dice = random.Random(f"{number} of this test")
+    done = rounds = 0
+    while done < hits:
+        run = Run(tmp_path / str(rounds), RUN)
+        done += disturb(run, undisturbed, dice, number, most=min(13, hits - done))
+        rounds += 1
+        compare(run, undisturbed)
+        assert run.slowest_stop < 25
