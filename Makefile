@@ -13,7 +13,7 @@ SHELL_SCRIPTS := entrypoint.sh .ci/run $(wildcard scripts/*.sh k8s/*.sh runpod/*
 PYTEST := $(PY) -m pytest --timeout 900
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## .venv with what the job needs, from requirements.lock
 	@sh scripts/setup.sh requirements.lock
