@@ -47,9 +47,9 @@ def small_base(directory: Path) -> Path:
     return build(directory, **SMALL, size="benchmark")  # type: ignore[arg-type]
 
 
-def released_model(name: str, directory: Path, device: torch.device) -> Any:
-    """A model of a released shape with random weights in fp32, made on `device`. `directory` holds any base."""
-    from qwen_tts.core.models import Qwen3TTSConfig, Qwen3TTSForConditionalGeneration
+def released_config(name: str, directory: Path) -> Any:
+    """The configuration of a released shape. `directory` holds any base."""
+    from qwen_tts.core.models import Qwen3TTSConfig
 
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     common = {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}
@@ -65,10 +65,17 @@ def released_model(name: str, directory: Path, device: torch.device) -> Any:
         enc_attention_channels=128,
         enc_se_channels=128,
     )
+    return Qwen3TTSConfig(**config)
+
+
+def released_model(name: str, directory: Path, device: torch.device) -> Any:
+    """A model of a released shape with random weights in fp32, made on `device`. `directory` holds any base."""
+    from qwen_tts.core.models import Qwen3TTSForConditionalGeneration
+
     torch.manual_seed(0)
     with torch.device(device):
         return Qwen3TTSForConditionalGeneration._from_config(
-            Qwen3TTSConfig(**config), attn_implementation="sdpa", dtype=torch.float32
+            released_config(name, directory), attn_implementation="sdpa", dtype=torch.float32
         )
 
 

@@ -1,11 +1,13 @@
 """Training: frames a second and peak memory, against `naive.py` in the same process, on the same data and model.
 
-    python benchmarks/train.py [--runs 5] [--rows 24]
+    python benchmarks/train.py [--runs 5] [--rows 24] [--device cuda]
+    python benchmarks/train.py --flops
 
 On a CPU: 8 layers of width 512 in fp32, clips of log-normal lengths from 0.5 to 20 s, BATCH_SIZE and everything else
 at its default. A step is what the training loop does: collate, forward, backward, clip, AdamW. Medians over the runs
-(each over all rows), the loops taking turns. With a CUDA device: the shapes of the 1.7B model with random weights in
-bf16 autocast, batches of 8192 positions, and the model FLOP utilization (MFU) besides.
+(each over all rows), the loops taking turns; each has a model of its own, of the same weights. With a CUDA device: the
+shapes of the 1.7B model (`--size`) with random weights in bf16 autocast, batches of 8192 positions (the naive loop's
+are halved until they fit), the model FLOP utilization (MFU), and the peak of LoRA training for both released sizes.
 
 Peak memory is taken in a process of its own for each figure. CPU: highest resident size of the process less its size
 after the imports, so model, optimizer and activations. CUDA: `torch.cuda.max_memory_allocated`.
@@ -16,7 +18,8 @@ feed-forward width f), and attention over the p positions up to and with itself 
 sample of n positions is 2 H d n(n + 1). A predicted token adds 2 h V. A frame of the sub-talker costs 16 positions at
 2(P_S + h h') in its layers and its input projection, 2 H d 16 * 17 a layer of attention, and 15 heads 2 h' v. Backward
 costs as much twice where weights are trained: three times the forward pass in all. Embeddings, norms, rotation and
-softmax are not counted, nor the text projection of distinct ids.
+softmax are not counted, nor the text projection of distinct ids. `--flops` prints them for the released shapes, a
+frame, and the seconds an H100 would take for an hour of speech if it did nothing else: the floor.
 """
 
 from __future__ import annotations
@@ -94,7 +97,7 @@ class Bench:
 
         return epoch
 
-    def naive(self) -> Callable[[], float]:
+    def naive(self, batch_size: int) -> Callable[[], float]:
         """The naive loop over all rows."""
         objective = naive.NaiveObjective(self.stock)
         trained = list(self.stock.parameters())
@@ -102,7 +105,7 @@ class Bench:
 
         def epoch() -> float:
             objective.train()
-            for batch in naive.loader(self.rows, self.reference, self.naive_batch_size(), seed=0):
+            for batch in naive.loader(self.rows, self.reference, batch_size, seed=0):
                 with self._autocast():
                     talker, sub_talker = objective({k: v.to(self.device) for k, v in batch.items()})
                     loss = talker + self.settings.sub_talker_loss_weight * sub_talker
@@ -193,96 +196,162 @@ def flops_of_sample(config: Any, positions: int, frames: int, fraction: float) -
     return 3.0 * (talker + fraction * frames * frame)
 
 
-def make(work: Path, size: str, rows: int, settings: Settings) -> Bench:
-    """The model and data of a case; `work` keeps the base directory between processes."""
+def make(
+    work: Path, size: str, rows: int, settings: Settings, device: torch.device | None = None, *, both: bool = False
+) -> Bench:
+    """The model and data of a case, a model for each loop if `both`; `work` keeps the base directory."""
     from job.models import load_model
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    base = work / "base"
-    if not base.exists():
-        common.small_base(base)
-    if device.type == "cuda":
+    device = device or torch.device("cpu")
+    base = base_in(work)
+    if device.type == "cuda":  # one loop after the other, each in a process of its own
         return Bench(base, common.released_model(size, base, device), rows, device, settings)
-    model: Any = load_model(base, device, torch.float32).model
-    model.speech_tokenizer = None
-    return Bench(base, model, rows, device, settings)
+    models: list[Any] = [load_model(base, device, torch.float32).model for _ in range(2 if both else 1)]
+    for model in models:
+        model.speech_tokenizer = None
+    return Bench(base, models[0], rows, device, settings, models[-1])
 
 
-def peak(work: Path, options: argparse.Namespace) -> None:
-    """Print the peak of one loop as a JSON line; run in a process of its own."""
+def base_in(work: Path) -> Path:
+    """Any base directory, made in `work` if it is not there."""
+    base = work / "base"
+    return base if base.exists() else common.small_base(base)
+
+
+def alone(work: Path, options: argparse.Namespace) -> None:
+    """Measure one loop and print a JSON line; run in a process of its own."""
     import qwen_tts  # noqa: F401  # what it takes is no part of the figure
 
-    peak_of = common.Peak(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    bench = make(work, options.size, options.rows, Settings(optimizer=options.optimizer))
-    epoch = bench.naive() if options.peak == "naive" else bench.ours(options.fraction, options.peak)
-    epoch()
-    print(json.dumps({"bytes": peak_of.bytes()}))
+    device = torch.device(options.device)
+    peak_of = common.Peak(device)
+    bench = make(work, options.size, options.rows, Settings(optimizer=options.optimizer), device)
+    found: dict[str, Any] = {}
+    if options.loop == "naive":
+        found["batch"] = bench.naive_batch_size()
+        epoch = bench.naive(found["batch"])
+        while not _fits(epoch) and found["batch"] > 1:
+            found["batch"] //= 2
+            epoch = bench.naive(found["batch"])
+    else:
+        epoch = bench.ours(options.fraction, options.loop)
+        epoch()
+    found["bytes"] = peak_of.bytes()
+    if options.runs:
+        found["seconds"] = common.compare({"loop": epoch}, options.runs, device)["loop"]
+        found["frames"], found["flops"] = bench.frames, bench.flops(options.fraction)
+    print(json.dumps(found))
 
 
-def peak_bytes(work: Path, loop: str, fraction: float, size: str, options: argparse.Namespace) -> int:
-    """Peak of `naive`, or of ours in mode `full` or `lora`."""
-    arguments = ["--peak", loop, "--fraction", str(fraction), "--rows", str(options.rows), "--size", size]
-    arguments += ["--work", str(work), "--optimizer", options.optimizer]
-    return int(common.in_a_process(__file__, *arguments)["bytes"])
+def _fits(epoch: Callable[[], Any]) -> bool:
+    try:
+        epoch()
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return False
+    return True
+
+
+def measured(
+    work: Path, loop: str, fraction: float, options: argparse.Namespace, *, runs: int = 0, size: str | None = None
+) -> dict[str, Any]:
+    """What `alone` found for `naive`, or for ours in mode `full` or `lora`: bytes, and seconds if there are runs."""
+    arguments = ["--loop", loop, "--fraction", str(fraction), "--rows", str(options.rows), "--runs", str(runs)]
+    arguments += ["--work", str(work), "--optimizer", options.optimizer, "--device", options.device]
+    return common.in_a_process(__file__, *arguments, "--size", size or options.size)
+
+
+def cases(options: argparse.Namespace) -> dict[str, float]:
+    """Name of a case -> share of the frames."""
+    default = Settings().sub_talker_frame_fraction
+    named = "" if options.optimizer == Settings().optimizer else f", OPTIMIZER={options.optimizer}"
+    found = {f"train, default settings{named}": default}
+    others = [fraction for fraction in (1.0, 0.25) if fraction != default]
+    return found | {f"train, SUB_TALKER_FRAME_FRACTION={fraction:g}{named}": fraction for fraction in others}
+
+
+def on_cpu(work: Path, options: argparse.Namespace) -> None:
+    """Rates of all loops, which take turns, and their peaks."""
+    fractions = cases(options)
+    sizes = {name: measured(work, "full", fraction, options)["bytes"] for name, fraction in fractions.items()}
+    sizes["naive"] = measured(work, "naive", 1.0, options)["bytes"]
+    device = torch.device("cpu")
+    bench = make(work, options.size, options.rows, Settings(optimizer=options.optimizer), device, both=True)
+    bench.same_loss()
+    loops: dict[str, Callable[[], Any]] = {name: bench.ours(fraction) for name, fraction in fractions.items()}
+    loops["naive"] = bench.naive(bench.naive_batch_size())
+    seconds = common.compare(loops, options.runs, device)
+    for name, fraction in fractions.items():
+        common.print_case(
+            name, f"cpu, {torch.get_num_threads()} threads",
+            bench.frames / seconds[name], bench.frames / seconds["naive"],
+            flops_per_frame=round(bench.flops(fraction) / bench.frames),
+            peak_memory={"ours": sizes[name], "naive": sizes["naive"]},
+        )  # fmt: skip
+
+
+def on_gpu(work: Path, options: argparse.Namespace) -> None:
+    """Rates, model FLOP utilization and peaks; one loop at a time has the GPU for itself."""
+    device = torch.cuda.get_device_name()
+    known = next((peak for part, peak in PEAK_FLOPS.items() if part in device), None)
+    theirs = measured(work, "naive", 1.0, options, runs=options.runs)
+    for name, fraction in cases(options).items():
+        ours = measured(work, "full", fraction, options, runs=options.runs)
+        common.print_case(
+            f"{name}, {options.size}", device,
+            ours["frames"] / ours["seconds"], theirs["frames"] / theirs["seconds"],
+            flops_per_frame=round(ours["flops"] / ours["frames"]),
+            mfu=round(ours["flops"] / ours["seconds"] / known, 4) if known else None,
+            naive_batch=theirs["batch"],
+            peak_memory={"ours": ours["bytes"], "naive": theirs["bytes"]},
+        )  # fmt: skip
+    for size in common.RELEASED:
+        found = measured(work, "lora", Settings().sub_talker_frame_fraction, options, size=size)["bytes"]
+        print(json.dumps({"case": f"peak, {size} LoRA, {TOKENS_ON_GPU} tokens", "device": device, "ours": found}))
+
+
+def floor(work: Path, options: argparse.Namespace) -> None:
+    """FLOPs a frame of the released shapes on the benchmark's lengths, and what an H100 needs for them at the least."""
+    peak = PEAK_FLOPS["H100"]
+    base = base_in(work)
+    for size in common.RELEASED:
+        talker = common.released_config(size, base).talker_config
+        for fraction in sorted({1.0, 0.25, Settings().sub_talker_frame_fraction}):
+            total = frames = 0.0
+            for seconds in common.seconds_of_clips(options.rows):
+                own = int(np.ceil(seconds * common.FRAME_RATE))
+                text = max(2, round(4 * seconds))  # as `table_of` makes them
+                positions = own + layout.positions_around(text + 8, streaming=False, named_language=False)
+                total, frames = total + flops_of_sample(talker, positions, own, fraction), frames + own
+            a_frame = total / frames
+            hour = 3600 * common.FRAME_RATE * a_frame / peak
+            print(json.dumps({
+                "case": f"flops, {size}, full fine-tuning, SUB_TALKER_FRAME_FRACTION={fraction:g}",
+                "flops_per_frame": round(a_frame), "h100_seconds_per_hour_of_speech": round(hour, 2),
+            }))  # fmt: skip
 
 
 def main() -> None:
     """Print the cases as JSON lines."""
+    on_a_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=512 if torch.cuda.is_available() else 24)
+    parser.add_argument("--rows", type=int, default=512 if on_a_gpu else 24)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if on_a_gpu else "cpu")
     parser.add_argument("--size", choices=sorted(common.RELEASED), default="1.7B", help="shapes on a GPU")
     parser.add_argument("--optimizer", choices=("adamw", "adamw_fused"), default=Settings().optimizer, help="of ours")
     parser.add_argument("--work", type=Path, help="keep the base directory here")
-    parser.add_argument("--peak", choices=("full", "lora", "naive"), help=argparse.SUPPRESS)
+    parser.add_argument("--flops", action="store_true", help="only count, for the released shapes")
+    parser.add_argument("--loop", choices=("full", "lora", "naive"), help=argparse.SUPPRESS)
     parser.add_argument("--fraction", type=float, default=1.0, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if not torch.cuda.is_available():
+    if options.device == "cpu":
         torch.set_num_threads(min(2, os.cpu_count() or 1))
-    if options.peak:
-        peak(options.work, options)
+    if options.loop:
+        alone(options.work, options)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        measure(options.work or Path(temporary), options)
-
-
-def measure(work: Path, options: argparse.Namespace) -> None:
-    """All cases of this device."""
-    default = Settings().sub_talker_frame_fraction
-    fractions = {"train, default settings": default}
-    if options.optimizer != Settings().optimizer:
-        fractions = {f"train, OPTIMIZER={options.optimizer}": default}
-    fractions |= {
-        f"{name}, SUB_TALKER_FRAME_FRACTION={f:g}": f for name in tuple(fractions) for f in (1.0, 0.25) if f != default
-    }
-    # Peaks first: on a GPU they need it for themselves.
-    sizes = {name: peak_bytes(work, "full", fraction, options.size, options) for name, fraction in fractions.items()}
-    sizes["naive"] = peak_bytes(work, "naive", 1.0, options.size, options)
-    bench = make(work, options.size, options.rows, Settings(optimizer=options.optimizer))
-    bench.same_loss()
-    device = torch.cuda.get_device_name() if bench.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    loops: dict[str, Callable[[], Any]] = {name: bench.ours(fraction) for name, fraction in fractions.items()}
-    loops["naive"] = bench.naive()
-    if bench.device.type == "cuda":  # each with its own optimizer state: one after the other, or they do not fit
-        del loops
-        seconds = {}
-        for name, fraction in fractions.items():
-            seconds |= common.compare({name: bench.ours(fraction)}, options.runs, bench.device)
-        seconds |= common.compare({"naive": bench.naive()}, options.runs, bench.device)
-    else:
-        seconds = common.compare(loops, options.runs, bench.device)
-    for name, fraction in fractions.items():
-        flops = bench.flops(fraction)
-        more: dict[str, Any] = {"flops_per_frame": round(flops / bench.frames)}
-        known = next((peak for part, peak in PEAK_FLOPS.items() if part in device), None)
-        if known is not None:
-            more["mfu"] = round(flops / seconds[name] / known, 4)
-        more["peak_memory"] = {"ours": sizes[name], "naive": sizes["naive"]}
-        common.print_case(name, device, bench.frames / seconds[name], bench.frames / seconds["naive"], **more)
-    if bench.device.type == "cuda":
-        for size in common.RELEASED:
-            found = peak_bytes(work, "lora", default, size, options)
-            print(json.dumps({"case": f"peak, {size} LoRA, {TOKENS_ON_GPU} tokens", "device": device, "ours": found}))
+        work = options.work or Path(temporary)
+        (floor if options.flops else on_gpu if options.device == "cuda" else on_cpu)(work, options)
 
 
 if __name__ == "__main__":

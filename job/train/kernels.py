@@ -87,7 +87,7 @@ def use(talker: nn.Module) -> None:
             module.forward = MethodType(_norm, module)
         elif type(module) in attentions:
             module.forward = MethodType(_attention, module)
-        elif type(module) is stock.Qwen3TTSTalkerTextMLP and isinstance(module.act_fn, nn.SiLU):
+        elif type(module) is stock.Qwen3TTSTalkerTextMLP and module.config.hidden_act in ("silu", "swish"):
             module.forward = MethodType(_mlp, module)
 
 

@@ -108,7 +108,7 @@ def test_less_is_kept_for_the_backward_pass(talkers: tuple[Any, Any]):
         return sum(held.values())
 
     stock, ours = (talker.model for talker in talkers)
-    assert kept(ours) < 0.9 * kept(stock)
+    assert kept(ours) < 0.8 * kept(stock)
 
 
 def test_a_cache_is_left_to_the_stock_code(talkers: tuple[Any, Any]):
@@ -126,6 +126,13 @@ def test_modules_keep_their_names_and_adapters(talkers: tuple[Any, Any]):
     stock, ours = talkers
     assert list(stock.state_dict()) == list(ours.state_dict())
     assert [type(m) for m in stock.modules()] == [type(m) for m in ours.modules()]
+    changed = {type(m).__name__ for m in ours.modules() if "forward" in vars(m)}
+    assert changed == {
+        "Qwen3TTSRMSNorm",
+        "Qwen3TTSTalkerAttention",
+        "Qwen3TTSAttention",
+        "Qwen3TTSTalkerTextMLP",
+    }
     layer = ours.model.layers[0]
     x = torch.randn(1, 4, stock.config.hidden_size)
     before = ours.model(inputs_embeds=x, use_cache=False).last_hidden_state
