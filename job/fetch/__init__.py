@@ -35,6 +35,7 @@ def run(settings: Settings) -> dict[str, Any]:
         return {"train": 0, "validation": 0, "rejected": 0, "note": note}
     references.check_variables(settings)
     source = sources.pick(settings)
+    at = source.revision()
     if source.note:
         console.say("fetch", source.note)
     console.say("fetch", f"reading {source.about}")
@@ -58,7 +59,18 @@ def run(settings: Settings) -> dict[str, Any]:
         f"{counts['train']} training and {counts['validation']} validation rows, {rejected} left out"
         + (f" (see {paths.fetch_rejected})" if rejected else ""),
     )
-    return {**counts, "rejected": rejected, "speakers": len(collector.speakers), "source": source.about}
+    counts = {**counts, "rejected": rejected, "speakers": len(collector.speakers)}
+    return {**counts, "source": source.about, **({"revision": at} if at else {})}
+
+
+def revision(settings: Settings) -> str | None:
+    """What the source is at now, where it is not files here: a Hub dataset's commit. None when nobody can say."""
+    if settings.data_mode == "none":
+        return None
+    try:
+        return sources.pick(settings).revision()
+    except BadInput:
+        return None  # said by `run`
 
 
 def check(settings: Settings) -> str:

@@ -18,6 +18,8 @@ from job.fetch.columns import choose
 from job.fetch.table import Row, RowError, Table, Unreadable
 from job.settings import Settings
 
+#: Seconds that the Hub may take to name a commit.
+INFO_SECONDS = 30.0
 #: Rows read from Arrow at a time: audio is held in memory for so many.
 BATCH_ROWS = 16
 
@@ -34,6 +36,25 @@ def open_tables(settings: Settings, validation: bool = True) -> dict[str, Table]
     return HubDataset(settings).tables(validation)
 
 
+def commit(settings: Settings) -> str | None:
+    """The commit that DATASET_REVISION of DATASET_NAME is at; None when the Hub does not say (now)."""
+    try:
+        return _commit(settings)
+    except Exception:  # what is wrong is said where the dataset is read, if it is read at all
+        return None
+
+
+def _commit(settings: Settings) -> str | None:
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        return settings.dataset_revision
+    info = HfApi().dataset_info(
+        str(settings.dataset_name), revision=settings.dataset_revision, token=settings.token, timeout=INFO_SECONDS
+    )
+    return info.sha or settings.dataset_revision
+
+
 class HubDataset:
     """One dataset on the Hub, through the `datasets` client."""
 
@@ -47,8 +68,10 @@ class HubDataset:
         import datasets
 
         with _Explained(settings):
+            # All of a fetch is of one commit, also when another one arrives meanwhile.
+            self.commit = _commit(settings)
             self.builder = datasets.load_dataset_builder(
-                self.name, settings.dataset_config, revision=settings.dataset_revision, token=settings.token
+                self.name, settings.dataset_config, revision=self.commit, token=settings.token
             )
             self.streams = self.builder.as_streaming_dataset()
 
@@ -126,8 +149,7 @@ class HubDataset:
         def fetch(path: str) -> bytes | Path:
             from huggingface_hub import HfApi, hf_hub_download
 
-            revision = self.builder.hash if re.fullmatch(r"[0-9a-f]{40}", self.builder.hash or "") else None
-            revision = revision or self.settings.dataset_revision
+            revision = self.commit or self.settings.dataset_revision
             if "::" in path:
                 return self._read_in_archive(path)
             inside = re.match(r"hf://datasets/[^/]+(?:/[^/@]+)?(?:@(?P<revision>[^/]+))?/(?P<path>.+)", path)

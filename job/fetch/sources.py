@@ -16,12 +16,14 @@ from job.settings import Settings
 class Source:
     """A chosen source. `about` says in a phrase what it is, `note` why it was taken when that is not plain.
 
-    `tables` opens its splits (`train`, and `validation` if there is one); this may need the network.
+    `tables` opens its splits (`train`, and `validation` if there is one); this may need the network. `revision` is what
+    it is at now, of sources that are not files here.
     """
 
     about: str
     tables: Callable[[], dict[str, Table]]
     note: str | None = None
+    revision: Callable[[], str | None] = lambda: None
 
 
 def pick(settings: Settings) -> Source:
@@ -84,7 +86,12 @@ def _hub(settings: Settings, note: str | None) -> Source:
             _validation(settings)  # raises: it was asked for and is not there
         return {**hub.open_tables(settings, validation=not own), **own}
 
-    return Source(f"DATASET_NAME={settings.dataset_name}", tables, note)
+    def revision() -> str | None:
+        from job.fetch import hub
+
+        return hub.commit(settings)
+
+    return Source(f"DATASET_NAME={settings.dataset_name}", tables, note, revision)
 
 
 def _demo(settings: Settings) -> dict[str, Table]:

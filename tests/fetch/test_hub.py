@@ -103,6 +103,7 @@ def test_a_private_parquet_dataset_arrives_byte_for_byte(hub: Hub, tmp_path: Pat
     direct = {**whole, "DATA_MODE": "direct", "MAX_EVAL_SAMPLES": 1}
     answers = call(hub, tmp_path, whole, direct, {**whole, "TRAIN_SPLIT": "train[:40%]"}, token=READ)
     counts = {"rejected": 2, "speakers": 2, "source": "DATASET_NAME=alice/voices"}
+    counts["revision"] = hub.repos["dataset", "alice/voices"].head.oid
     assert answers[0]["value"] == {"train": 4, "validation": 2, **counts}
     assert answers[1]["value"] == {"train": 4, "validation": 1, **counts, "rejected": 1}
     assert answers[2]["value"] == {"train": 1, "validation": 2, **counts, "speakers": 1}
@@ -247,3 +248,28 @@ def test_an_unreachable_hub_is_bad_input(tmp_path: Path) -> None:
     (answer,) = call(hub, tmp_path, {"DATASET_NAME": "alice/voices"})
     assert answer["kind"] == "BadInput"
     assert "check the network" in answer["error"]
+
+
+def test_a_new_commit_is_fetched_by_the_next_run_and_an_old_one_is_not(hub: Hub, tmp_path: Path) -> None:
+    """The nightly run: nothing to do while the dataset stays as it is or the Hub is away, new rows when they come."""
+    path = "data/train-00000-of-00001.parquet"
+    hub.add_repo("dataset", "alice/voices", {path: voices(3)})
+    given = {"DATASET_NAME": "alice/voices", "WORK_DIR": str(tmp_path / "work"), "INIT_MODEL_PATH": "demo"}
+    env = {k: v for k, v in os.environ.items() if k != "HF_TOKEN"} | hub.env(tmp_path / "hf") | given
+
+    def night(**more: str) -> tuple[str, int]:
+        done = subprocess.run(
+            [sys.executable, "-m", "job", "fetch"], env=env | more, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout, len((tmp_path / "work/data/raw/train.jsonl").read_text().splitlines())
+
+    said, rows = night()
+    assert "[fetch] done" in said and rows == 2  # one of three has no text
+    said, rows = night()
+    assert "nothing to do" in said and rows == 2
+    hub.add_repo("dataset", "alice/voices", {path: voices(5)})
+    said, rows = night()
+    assert "[fetch] done" in said and rows == 4
+    said, _ = night(HF_ENDPOINT="http://127.0.0.1:1")
+    assert "nothing to do" in said
