@@ -5,7 +5,8 @@
 The rows are synthetic: very short recordings that share a few hundred files, each with its own text and id, through the
 real stages with the tiny codec of `job.demo`. Each stage runs in a process of its own; `peak` is its highest resident
 memory in bytes, `above` the same less what it had in use before the stage began (the interpreter, torch and qwen_tts;
-prepare's codec counts as the stage's), `files` what it left on disk.
+prepare's codec counts as the stage's), `cpu_seconds` the time of all its threads, which other work on the machine
+changes less than `seconds`, `files` what is left on disk under `data/`.
 """
 
 from __future__ import annotations
@@ -114,12 +115,18 @@ def measure(stage: str, settings: Settings) -> dict[str, Any]:
     torch.set_num_threads(min(2, os.cpu_count() or 1))
     sys.stdout, out = sys.stderr, sys.stdout
     before = common.resident()
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), time.process_time()
     counts = STAGES[stage](settings)
-    seconds = time.perf_counter() - begun
+    seconds, used = time.perf_counter() - begun, time.process_time() - used
     sys.stdout = out
     peak = common.highest()
-    return {"seconds": round(seconds, 2), "peak": peak, "above": peak - before, "counts": counts}
+    return {
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(used, 2),
+        "peak": peak,
+        "above": peak - before,
+        "counts": counts,
+    }
 
 
 def size(directory: Path) -> int:

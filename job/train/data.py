@@ -54,6 +54,10 @@ class Rows:
         text_layout: `non_streaming`, `streaming` or `mixed`.
         icl_fraction: share of visits on which a row is trained as cloning from another clip of its speaker.
         seed: of these choices.
+
+    Attributes:
+        frames: (rows,) frames of each recording.
+        speakers: (rows,) number of each row's speaker.
     """
 
     def __init__(
@@ -70,7 +74,7 @@ class Rows:
         self._ids = ids
         self._layout = text_layout
         self._icl_fraction, self._seed = icl_fraction, seed
-        names, self._speaker = _numbered(table["speaker"])
+        names, self.speakers = _numbered(table["speaker"])
         self._vectors = [speakers[name] for name in names]
         names, self._language = _numbered(table["language"])
         self._language_rows = [ids.language_row(name) for name in names]
@@ -81,7 +85,7 @@ class Rows:
         self._companions = _Companions(self, table["text"]) if icl_fraction else None
 
     def __len__(self) -> int:
-        return len(self._speaker)
+        return len(self.speakers)
 
     def variant(self, row: int, visit: int) -> Variant:
         """How `row` is laid out on its `visit`-th time.
@@ -107,10 +111,6 @@ class Rows:
     def _language_row(self, row: int) -> int | None:
         known: int | None = self._language_rows[self._language[row]]
         return known
-
-    def speaker(self, row: int) -> int:
-        """Number of a row's speaker."""
-        return int(self._speaker[row])
 
     def sequence(self, row: int, variant: Variant) -> layout.Sequence:
         """Lay out one row."""
@@ -146,22 +146,22 @@ class Rows:
     def batch(self, rows: list[int], visit: int) -> Batch:
         """One packed row of the samples `rows` as they are on their `visit`-th time."""
         sequences = [self.sequence(row, self.variant(row, visit)) for row in rows]
-        return collate(sequences, [self._vectors[self.speaker(row)] for row in rows], packed=True)
+        return collate(sequences, [self._vectors[self.speakers[row]] for row in rows], packed=True)
 
 
 class _Tokens:
     """Token ids of many texts in one array; a row that has no text has none. `lengths` is (rows,)."""
 
     def __init__(self, tokenize: Any, texts: pa.ChunkedArray, template: Callable[[str], str]) -> None:
-        parts: list[NDArray[np.int32]] = []
+        ids = array("i")
         self.lengths = np.zeros(len(texts), dtype=np.int32)
         for start in range(0, len(texts), TOKENIZED_TOGETHER):
             some = texts.slice(start, TOKENIZED_TOGETHER).to_pylist()
             said = [place for place, text in enumerate(some, start) if text]
-            tokens = tokenize([template(text) for text in some if text])
-            self.lengths[said] = [len(ids) for ids in tokens]
-            parts.append(np.fromiter((one for ids in tokens for one in ids), dtype=np.int32))
-        self._ids = np.concatenate([np.zeros(0, dtype=np.int32), *parts])
+            for row, tokens in zip(said, tokenize([template(text) for text in some if text]), strict=True):
+                self.lengths[row] = len(tokens)
+                ids.extend(tokens)
+        self._ids = np.frombuffer(ids, dtype=np.int32)
         self._ends = np.cumsum(self.lengths, dtype=np.int64)
 
     def __getitem__(self, row: int) -> NDArray[np.int64]:
@@ -196,20 +196,20 @@ class _Companions:
     """Rows that can be cloned from: of the same speaker, saying something else, and not too long for a prompt."""
 
     def __init__(self, rows: Rows, texts: pa.ChunkedArray) -> None:
-        short = np.flatnonzero(rows.frames <= LONGEST_REFERENCE)
+        short = np.flatnonzero(rows.frames <= LONGEST_REFERENCE).astype(np.int32)
         self._said = np.zeros(len(rows), dtype=np.uint64)
         for start in range(0, len(rows), TOKENIZED_TOGETHER):
             some = texts.slice(start, TOKENIZED_TOGETHER).to_pylist()
             self._said[start : start + len(some)] = [_digest(text) for text in some]
-        speakers = np.array([rows.speaker(int(row)) for row in short], dtype=np.int32)
+        speakers = rows.speakers[short]
         self._order = short[np.lexsort((short, self._said[short], speakers))]
         counts = np.bincount(speakers, minlength=1) if len(short) else np.zeros(1, dtype=np.int64)
         self._bounds = np.concatenate([[0], np.cumsum(counts)])
-        self._speaker_of = rows.speaker
+        self._speakers = rows.speakers
 
     def draw(self, row: int, random: np.random.Generator) -> int | None:
         """A row to clone `row` from, each as likely as another; None when there is none."""
-        speaker = self._speaker_of(row)
+        speaker = int(self._speakers[row])
         if speaker + 1 >= len(self._bounds):
             return None
         group = self._order[self._bounds[speaker] : self._bounds[speaker + 1]]

@@ -38,4 +38,4 @@ def test_ten_times_the_rows_take_at_most_a_fifth_more_memory(tmp_path: Path) -> 
     for stage in ("fetch", "prepare", "train"):
         few, many = peaks[stage, 10_000], peaks[stage, 100_000]
         assert many <= 1.2 * few, stage
-        assert (many - few) / 90_000 < 800, stage
+        assert (many - few) / 90_000 < 1200, stage  # bytes a row
