@@ -8,6 +8,7 @@ from typing import Any
 
 from job import models
 from job.console import say
+from job.flops import Work
 from job.prepare.dataset import read_summary
 from job.settings import Settings
 
@@ -15,6 +16,21 @@ from job.settings import Settings
 TRAINED_BYTES = 16
 #: Bytes a frozen parameter in bf16.
 FROZEN_BYTES = 2
+#: GPUs that are rented: memory in GB, and dense bf16 FLOP/s of NVIDIA's data sheets.
+GPUS = {
+    "H200": (141, 989e12),
+    "H100": (80, 989e12),
+    "A100": (80, 312e12),
+    "L40S": (48, 362e12),
+    "RTX 4090": (24, 165e12),
+    "L4": (24, 121e12),
+}
+#: Shares of that rate that training reaches, from small batches to large ones: what hours are estimated with.
+UTILIZATION = (0.15, 0.40)
+#: Share of a GPU's memory that weights and optimizer may take, so that some is left for activations.
+STATE_SHARE = 0.8
+#: Positions of a sample besides its frames: the text, and what stands in front.
+TEXT_POSITIONS = 30
 
 
 @dataclass(frozen=True)
@@ -23,12 +39,14 @@ class Plan:
 
     rows: int
     hours: float
+    processes: int
     steps_per_epoch: int
     steps: int
     parameters: int
     trained: int
     state_bytes: int
     checkpoint_bytes: int
+    flops: float
 
 
 def estimate(settings: Settings) -> Plan:
@@ -38,21 +56,43 @@ def estimate(settings: Settings) -> Plan:
         BadInput: there is no prepared data yet, or no base model.
     """
     train = read_summary(settings.paths)["splits"]["train"]
-    per_step = settings.batch_size * settings.gradient_accumulation_steps
-    per_epoch = math.ceil(math.ceil(train["rows"] / settings.batch_size) / settings.gradient_accumulation_steps)
+    processes = settings.num_nodes * (1 if settings.num_gpus == "auto" else max(1, int(settings.num_gpus)))
+    batches = math.ceil(train["rows"] / settings.batch_size)
     if settings.tokens_per_batch:
-        per_epoch = math.ceil(train["frames"] / settings.tokens_per_batch / settings.gradient_accumulation_steps)
+        positions = train["frames"] + TEXT_POSITIONS * train["rows"]
+        batches = math.ceil(positions / settings.tokens_per_batch)
+    per_epoch = max(1, math.ceil(batches / (settings.gradient_accumulation_steps * processes)))
+    steps = settings.max_steps or settings.num_epochs * per_epoch
+    shapes = _shapes(settings)
     parameters, trained = parameter_counts(settings)
     return Plan(
         rows=train["rows"],
         hours=train["seconds"] / 3600,
-        steps_per_epoch=max(1, per_epoch if per_step else 0),
-        steps=settings.max_steps or settings.num_epochs * max(1, per_epoch),
+        processes=processes,
+        steps_per_epoch=per_epoch,
+        steps=steps,
         parameters=parameters,
         trained=trained,
         state_bytes=state_bytes(settings),
         checkpoint_bytes=parameters * FROZEN_BYTES,
+        flops=steps / per_epoch * _epoch_flops(settings, shapes, train["rows"], train["frames"]),
     )
+
+
+def hours_on(plan: Plan, gpu: str) -> tuple[float, float]:
+    """Hours of training on that kind of GPU, from `UTILIZATION`'s better end to its worse."""
+    rate = GPUS[gpu][1] * plan.processes
+    low, high = UTILIZATION
+    return plan.flops / rate / high / 3600, plan.flops / rate / low / 3600
+
+
+def _epoch_flops(settings: Settings, shapes: dict[str, tuple[int, ...]], rows: int, frames: int) -> float:
+    """FLOPs of going through the data once, its samples taken to be of the same length."""
+    work = Work.of(shapes)
+    mean = frames / rows
+    # Through frozen weights gradients only pass; an adapter's own products are few.
+    backward = 1.0 if settings.train_mode == "lora" else 2.0
+    return rows * work.of_sample(mean + TEXT_POSITIONS, mean, settings.sub_talker_frame_fraction, backward)
 
 
 def parameter_counts(settings: Settings) -> tuple[int, int]:
@@ -76,10 +116,23 @@ def print_plan(settings: Settings) -> None:
     """Print the estimate."""
     plan = estimate(settings)
     say("plan", f"{plan.rows} rows, {plan.hours:.2f} h; {plan.steps_per_epoch} steps an epoch, {plan.steps} in all")
+    if plan.processes > 1:
+        say("plan", f"on {plan.processes} GPUs together")
     share = 100 * plan.trained / plan.parameters
     say("plan", f"{plan.parameters / 1e6:,.1f} M parameters, {plan.trained / 1e6:,.2f} M trained ({share:.1f} %)")
     say("plan", f"{plan.state_bytes / 1e9:.2f} GB for weights, gradients and optimizer; activations come on top")
     say("plan", f"{plan.checkpoint_bytes / 1e9:.2f} GB a bf16 checkpoint; best, last and one in writing at a time")
+    low, high = UTILIZATION
+    say(
+        "plan", f"{plan.flops:.2g} FLOPs; hours of training where {low:.0%} to {high:.0%} of the data sheet is reached:"
+    )
+    shared = plan.processes if settings.distributed == "fsdp" else 1
+    for gpu, (memory, _) in GPUS.items():
+        if plan.state_bytes / shared > STATE_SHARE * memory * 1e9:
+            say("plan", f"{gpu:>9} {memory} GB: too small")
+            continue
+        best, worst = hours_on(plan, gpu)
+        say("plan", f"{gpu:>9} {memory} GB: {best:.2g} to {worst:.2g} h")
 
 
 def _shapes(settings: Settings) -> dict[str, tuple[int, ...]]:
