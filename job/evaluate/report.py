@@ -7,7 +7,6 @@ section says so when its part is missing. Needs no torch.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from job.errors import BadInput
 from job.evaluate import gate
 from job.evaluate.charts import Line, describe, line_chart, number
 from job.paths import Paths
+from job.publish.redact import redact
 from job.settings import Settings, variables
 
 STAGE = "report"
@@ -34,8 +34,6 @@ CHARTS = (
 )
 #: Rows of nested figures shown for one entry of quality.json (a data set can have thousands of speakers).
 MOST_ENTRIES = 12
-#: What a Hub token looks like, wherever it may have been written.
-TOKEN_PATTERN = re.compile(r"hf_[A-Za-z0-9]{16,}")
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -69,7 +67,7 @@ def run(settings: Settings) -> dict[str, Any]:
             settings=sorted(settings.public().items()),
         )
     )
-    files.write_text(paths.report, redact(page, settings))
+    files.write_text(paths.report, redact(page, _secrets(settings)))
     console.say(STAGE, f"{paths.report}")
     failed = sum(not one["passed"] for one in samples)
     return {"samples": len(samples), "failed": failed, "log_lines": len(training) + len(validation)}
@@ -214,15 +212,12 @@ def changed_settings(settings: Settings) -> list[tuple[str, str, str]]:
     ]
 
 
-def redact(page: str, settings: Settings) -> str:
-    """The page without the Hub token, however it came in: settings mask it, a text or path of the user's may not."""
+def _secrets(settings: Settings) -> list[str]:
+    """What the page must not hold, however it came in: settings mask it, a text or path of the user's may not."""
     try:
-        token = settings.token
+        return settings.secrets
     except BadInput:
-        token = None  # an unreadable HF_TOKEN_FILE; what it holds is unknown to this process
-    if token:
-        page = page.replace(token, "***")
-    return TOKEN_PATTERN.sub("***", page)
+        return []  # an unreadable HF_TOKEN_FILE; what it holds is unknown to this process
 
 
 def _environment() -> Environment:
