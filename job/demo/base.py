@@ -281,6 +281,7 @@ def _write_weights(path: Path, config: dict[str, Any], seed: int, dtype: str) ->
     _calibrate_speakers(model, seed)
     state = {name: tensor.to(getattr(torch, dtype)).contiguous() for name, tensor in model.state_dict().items()}
     files.write_with(path, lambda temporary: save_file(state, temporary, metadata={"format": "pt"}))
+    path.chmod(0o644)  # safetensors makes its files for this user only; a cache is read by others as well
 
 
 def _calibrate_speakers(model: Any, seed: int) -> None:
