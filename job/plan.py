@@ -86,6 +86,13 @@ def hours_on(plan: Plan, gpu: str) -> tuple[float, float]:
     return plan.flops / rate / high / 3600, plan.flops / rate / low / 3600
 
 
+def _readable(hours: float) -> str:
+    """So many hours in words."""
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{60 * hours:.0f} min" if hours >= 1 / 60 else "under a minute"
+
+
 def _epoch_flops(settings: Settings, shapes: dict[str, tuple[int, ...]], rows: int, frames: int) -> float:
     """FLOPs of going through the data once, its samples taken to be of the same length."""
     work = Work.of(shapes)
@@ -123,16 +130,14 @@ def print_plan(settings: Settings) -> None:
     say("plan", f"{plan.state_bytes / 1e9:.2f} GB for weights, gradients and optimizer; activations come on top")
     say("plan", f"{plan.checkpoint_bytes / 1e9:.2f} GB a bf16 checkpoint; best, last and one in writing at a time")
     low, high = UTILIZATION
-    say(
-        "plan", f"{plan.flops:.2g} FLOPs; hours of training where {low:.0%} to {high:.0%} of the data sheet is reached:"
-    )
+    say("plan", f"{plan.flops:.2g} FLOPs; training where {high:.0%} to {low:.0%} of the data sheet's rate is reached:")
     shared = plan.processes if settings.distributed == "fsdp" else 1
     for gpu, (memory, _) in GPUS.items():
         if plan.state_bytes / shared > STATE_SHARE * memory * 1e9:
-            say("plan", f"{gpu:>9} {memory} GB: too small")
+            say("plan", f"{gpu} {memory} GB: too small")
             continue
         best, worst = hours_on(plan, gpu)
-        say("plan", f"{gpu:>9} {memory} GB: {best:.2g} to {worst:.2g} h")
+        say("plan", f"{gpu} {memory} GB: {_readable(best)} to {_readable(worst)}")
 
 
 def _shapes(settings: Settings) -> dict[str, tuple[int, ...]]:
