@@ -109,9 +109,9 @@ def write_codec(
     _fill_encoder(model.encoder, seed)
     _fill_decoder(model.decoder, seed)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    weights = directory / "model.safetensors"
-    files.write_with(weights, lambda path: save_file(state, path, metadata={"format": "pt"}))
-    weights.chmod(0o644)  # as in `job.demo.base`
+    target = directory / "model.safetensors"
+    files.write_with(target, lambda path: save_file(state, path, metadata={"format": "pt"}))
+    target.chmod(0o644)  # as in `job.demo.base`
 
 
 def _fill_encoder(encoder: Any, seed: int) -> None:
