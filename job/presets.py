@@ -27,6 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 3e-3,
         "warmup_steps": 20,
         "sub_talker_loss_weight": 1.0,
+        "sub_talker_frame_fraction": 1.0,  # from random weights to by heart in as few steps as can be
         "weight_decay": 0.0,
         "validation_fraction": 0.0,
         "eval_steps": 100,

@@ -154,7 +154,7 @@ class TrainingVariables(BaseSettings):
     sub_talker_loss_weight: float = var(
         0.3, "Weight of the sub-talker's loss.", "SUB_TALKER_LOSS_WEIGHT", "SUB_LOSS_WEIGHT", ge=0
     )
-    sub_talker_frame_fraction: float = var(1.0, "Share of frames the sub-talker is trained on a step.", gt=0, le=1)
+    sub_talker_frame_fraction: float = var(0.5, "Share of frames the sub-talker is trained on a step.", gt=0, le=1)
     replace_last_n_layers: int = var(2, "TRAIN_MODE=layers: last talker layers to start afresh.", ge=0)
     add_new_layers: int = var(0, "TRAIN_MODE=layers: talker layers to add.", ge=0)
     freeze_original_layers: bool = var(True, "TRAIN_MODE=layers: keep the other layers as they are.")
