@@ -10,7 +10,8 @@ export PYTHON
 
 PY := .venv/bin/python
 SHELL_SCRIPTS := entrypoint.sh .ci/run $(wildcard scripts/*.sh k8s/*.sh runpod/*.sh)
-PYTEST := $(PY) -m pytest --timeout 900
+# A process a core, four at the most, since each takes 2 GB; the tests of a file share their fixtures.
+PYTEST := $(PY) -m pytest --timeout 900 --numprocesses auto --maxprocesses 4 --dist loadfile
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
