@@ -82,6 +82,7 @@ def use(talker: nn.Module) -> None:
     from qwen_tts.core.models import modeling_qwen3_tts as stock
 
     attentions = (stock.Qwen3TTSTalkerAttention, stock.Qwen3TTSAttention)
+    module: Any
     for module in talker.modules():
         if type(module) is stock.Qwen3TTSRMSNorm:
             module.forward = MethodType(_norm, module)
