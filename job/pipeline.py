@@ -7,6 +7,7 @@ A stage is a function of the settings that returns counts. It talks to the next 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -73,13 +74,14 @@ def _sources(settings: Settings) -> Any:
 
 def _recordings(settings: Settings) -> str:
     """One digest over size and time of every file that the manifests name."""
-    stats = []
+    digest = hashlib.sha256(repr(_identities(settings.ref_audio_path)).encode())
     for split in ("train", "validation"):
         manifest = settings.paths.manifest(split)
         if manifest.exists():
             for row in files.read_jsonl(manifest):
-                stats += [files.stamp(Path(row[key])) for key in ("audio", "ref_audio") if row.get(key)]
-    return files.digest_bytes(repr((stats, _identities(settings.ref_audio_path))).encode())
+                stamps = [files.stamp(Path(row[key])) for key in ("audio", "ref_audio") if row.get(key)]
+                digest.update(repr(stamps).encode())
+    return digest.hexdigest()
 
 
 def _base(settings: Settings) -> dict[str, Any]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -110,19 +108,7 @@ def write_cache(paths: Paths) -> None:
             with open(temporary, "wb") as file:
                 _write_arrow(file, shards, expected)
 
-        with named_errors(path):
-            files.write_with(path, write)
-
-
-@contextmanager
-def named_errors(path: Path) -> Iterator[None]:
-    """Say which file it was when writing fails: errors of writing to an open file do not."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None and error.filename is None:
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
-        raise
+        files.write_with(path, write)
 
 
 def _damaged(paths: Paths, split: str) -> BadInput:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from job import files
 from job.console import warn
 from job.prepare.codec import Codec, Codes
-from job.prepare.dataset import named_errors, row_codes
+from job.prepare.dataset import row_codes
 from job.prepare.encode import Item
 from job.prepare.rows import Row
 from job.prepare.store import shard_table
@@ -115,10 +115,9 @@ class Shards:
             "rows": len(kept),
             "frames": sum(kept),
         }
-        with named_errors(path):
-            self._note_path(shard.split, shard.number).unlink(missing_ok=True)  # it is not of what comes now
-            files.write_with(path, lambda temporary: temporary.write_bytes(contents))
-            files.write_json(self._note_path(shard.split, shard.number), note)
+        self._note_path(shard.split, shard.number).unlink(missing_ok=True)  # it is not of what comes now
+        files.write_with(path, lambda temporary: temporary.write_bytes(contents))
+        files.write_json(self._note_path(shard.split, shard.number), note)
         self._right.add(shard)
 
     def sizes(self, split: str, before: int) -> tuple[int, int]:

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from job import files
 from job.prepare.codec import Codec
-from job.prepare.dataset import named_errors, schema
+from job.prepare.dataset import schema
 from job.prepare.encode import Item
 
 #: Rows of a Parquet file.
@@ -101,5 +102,5 @@ def write_shards(directory: Path, tables: Iterable[pa.Table], books: int) -> int
 
 def _write_parquet(directory: Path, shard: int, table: pa.Table) -> None:
     path = directory / f"{shard:05d}.parquet"
-    with named_errors(path), open(path, "wb") as file:
+    with files.named_errors(path), open(path, "wb") as file:
         pq.write_table(table.combine_chunks(), file, compression="zstd", row_group_size=SHARD_ROWS)

@@ -109,7 +109,7 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
     tables = {split: read_split(settings.paths, split) for split in ("train", "validation")}
     if len(tables["train"]) == 0:
         raise BadInput(f"{settings.paths.prepared} has no training rows; run prepare first")
-    spoken = {name for table in tables.values() for name in table["language"].to_pylist()}
+    spoken = {name for table in tables.values() for name in table["language"].unique().to_pylist()}
     new_languages = language_rows(config, sorted(spoken))
     languages.initialise(model, new_languages, settings)
 
