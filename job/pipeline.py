@@ -18,8 +18,7 @@ from typing import Any
 
 from pydantic_settings import BaseSettings
 
-from job import files, state
-from job import settings as variables
+from job import files, state, variables
 from job.console import say
 from job.errors import BadInput, SpeechFailed
 from job.lock import WorkLock

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from job import files
-from job import settings as variables
+from job import files, variables
 from job.errors import BadInput
 from job.models import base_directory, load_model, resolve_device, resolve_precision
 from job.prepare.dataset import read_speakers, read_split
