@@ -33,7 +33,7 @@ def run(
 
 def _run(first: str, last: str, spread: bool = False) -> None:
     """Run stages in this process, or in one a GPU; `spread` is said by those."""
-    from job import launch, pipeline, ranks
+    from job import console, launch, pipeline, ranks
 
     settings = _settings()
     pipeline.span(first, last)
@@ -42,6 +42,8 @@ def _run(first: str, last: str, spread: bool = False) -> None:
             pipeline.run(settings, first, last, joined)
     elif launch.is_spread(settings, first, last):
         launch.run(settings, first, last)
+    elif 0 < settings.node_rank < settings.num_nodes:
+        console.say("run", f"node {settings.node_rank}: node 0 does this alone")
     else:
         pipeline.run(settings, first, last)
 

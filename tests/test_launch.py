@@ -19,6 +19,7 @@ from job import launch
 from job.errors import BadInput
 from job.ranks import Ranks
 from job.settings import load
+from tests.commands import run_job
 from tests.test_pipeline import ROOT, start
 
 #: A run that ends after prepare, whose doctor and fetch have next to nothing to do.
@@ -169,6 +170,14 @@ def test_nodes_with_work_directories_of_their_own_are_refused(tmp_path):
     assert code == 2 and "WORK_DIR=" in err and "on node 1 is not the volume that node 0 writes to" in err
     code, _, err = end(second)
     assert code == 2, err
+
+
+def test_what_is_done_once_is_left_to_node_0(tmp_path, capsys):
+    """`push` on every node would publish once a node."""
+    variables = {**RUN, "WORK_DIR": tmp_path, "NUM_NODES": "2", "NODE_RANK": "1"}
+    result = run_job(capsys, ["push"], variables)
+    assert result.code == 0 and result.out == "[run] node 1: node 0 does this alone\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_node_rank_that_cannot_be_is_refused(tmp_path):
