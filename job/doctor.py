@@ -140,10 +140,12 @@ def _gpu_memory(settings: Settings, device: Any) -> dict[str, Any]:
         return {}
     import torch
 
-    from job import plan
+    from job import launch, plan
 
     free, total = torch.cuda.mem_get_info(device)
     need = plan.state_bytes(settings)
+    if settings.distributed == "fsdp":
+        need //= launch.processes_per_node(settings) * settings.num_nodes
     if free < need:
         raise BadInput(
             f"DEVICE={device}: {free / 1e9:.1f} GB of {total / 1e9:.1f} GB free, and TRAIN_MODE={settings.train_mode} "

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def _child(settings: Settings, first: str, last: str) -> None:
 
 def _torchrun(settings: Settings, first: str, last: str) -> None:
     """Run stages in all processes, through torchrun's own launcher, which has no exit codes of its own."""
-    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -126,7 +127,9 @@ def _torchrun(settings: Settings, first: str, last: str) -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # our processes say what is wrong, in one line
     one_node = settings.num_nodes == 1
     count = processes_per_node(settings)
+    logs = tempfile.TemporaryDirectory(prefix="torchrun-")  # it makes one in any case, and leaves it
     config = LaunchConfig(
+        logs_specs=DefaultLogsSpecs(log_dir=logs.name),
         min_nodes=settings.num_nodes,
         max_nodes=settings.num_nodes,
         nproc_per_node=count,
@@ -148,6 +151,7 @@ def _torchrun(settings: Settings, first: str, last: str) -> None:
     except SignalException as error:
         raise StoppedBySignal(f"stopped by {error.sigval.name}; the same command goes on from here") from error
     finally:
+        logs.cleanup()
         for number, handler in handlers.items():
             signal.signal(number, handler)
 

@@ -8,7 +8,10 @@ other end is gone.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +38,7 @@ CONTROL_PATIENCE = timedelta(days=2)
 FAILURE_SECONDS = 2.0
 #: Seconds between two looks at whether the launcher still lives.
 ORPHAN_SECONDS = 2.0
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def joined(settings: Settings) -> Iterator[Ranks]:
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
-    threading.Thread(target=_end_with_launcher, args=(os.getppid(),), daemon=True).start()
+    _end_with_launcher()
     local = dist.get_node_local_rank()
     cuda = settings.device in ("auto", "cuda") and torch.cuda.is_available()
     if cuda:
@@ -196,8 +200,15 @@ def _lost(error: BaseException) -> str:
     )
 
 
-def _end_with_launcher(parent: int) -> None:
-    """A launcher that was killed cannot stop what it started."""
-    while os.getppid() == parent:
-        time.sleep(ORPHAN_SECONDS)
-    os._exit(PeerLost.exit_code)
+def _end_with_launcher() -> None:
+    """A launcher that was killed cannot stop what it started: Linux does, and elsewhere a thread that looks."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(ORPHAN_SECONDS)
+        os._exit(PeerLost.exit_code)
+
+    threading.Thread(target=watch, daemon=True).start()

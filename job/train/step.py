@@ -72,7 +72,10 @@ class Stepper:
         if self.pieces > 1:
             return [None for _ in self._spread.mine(parts)]
         batches = [self._rows.batch(rows, epoch) for _, rows, _ in self._spread.mine(parts)]
-        return [b.pin_memory() if self._accelerator.device.type == "cuda" else b for b in batches]
+        if self._accelerator.device.type != "cuda":
+            return list(batches)
+        torch.cuda.set_device(self._accelerator.device)  # a thread of its own begins at the first GPU
+        return [batch.pin_memory() for batch in batches]
 
     def take(self, step: int, epoch: int, parts: Sequence[Part], built: Sequence[Batch | None]) -> dict[str, Any]:
         """Leave the step's gradients in the parameters; returns its losses in nats a code, and its frames.
