@@ -22,6 +22,8 @@ from job.errors import BadInput
 
 #: Seconds between two touches of the owner.
 HEARTBEAT = 5.0
+#: Seconds that a process which was killed may take to be gone.
+ENDING = 3.0
 #: Seconds that a lock of another machine is watched for a touch.
 WATCH = 20.0
 
@@ -117,14 +119,13 @@ class WorkLock:
         aside.unlink(missing_ok=True)
 
     def _lives(self, owner: dict[str, Any]) -> bool:
-        import psutil
-
         if owner["host"] == socket.gethostname():
-            try:
-                # A process id is given out again, in a restarted container above all; its start time is not.
-                return bool(abs(psutil.Process(owner["process"]).create_time() - owner["created"]) < 1.0)
-            except psutil.NoSuchProcess:
-                return False
+            end = time.monotonic() + ENDING
+            while _runs(owner["process"], owner["created"]):
+                if time.monotonic() > end:
+                    return True
+                time.sleep(0.1)
+            return False
         say("run", f"WORK_DIR is held from {owner['host']}: watching for {WATCH:.0f} s whether that run lives")
         before = self._touched()
         end = time.monotonic() + WATCH
@@ -146,3 +147,18 @@ class WorkLock:
                 os.utime(self.path)
             except OSError:
                 return  # given back, or the volume is gone: whoever writes next will say so
+
+
+def _runs(process: int, created: float) -> bool:
+    """Whether a process is that very one and alive; one that has ended and waits to be noticed is not.
+
+    A process id is given out again, in a restarted container above all; its start time is not.
+    """
+    import psutil
+
+    try:
+        found = psutil.Process(process)
+        same = abs(found.create_time() - created) < 1.0
+        return same and found.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False

@@ -63,6 +63,13 @@ def test_a_killed_runs_lock_is_taken_over(holder, tmp_path):
     assert not (tmp_path / "state" / "run.lock").exists()
 
 
+def test_a_killed_run_that_nobody_has_noticed_yet(holder, tmp_path):
+    """It has ended, its parent has not asked for its exit code, and the process is still in the table."""
+    holder.send_signal(signal.SIGKILL)
+    with WorkLock(tmp_path / "state"):
+        assert json.loads((tmp_path / "state" / "run.lock").read_text())["process"] == os.getpid()
+
+
 def test_a_process_id_that_was_given_out_again(tmp_path):
     """In a restarted container the old run's process id is somebody else's: the start time tells."""
     state = tmp_path / "state"
