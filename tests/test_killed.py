@@ -11,6 +11,7 @@ from tests.disturbed import RUN, Run, compare, disturb
 
 KILLS = 25
 STOPS = 10
+KILLS_OF_TWO = 6
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +34,13 @@ def test_a_run_that_is_hit_at_random_instants_ends_as_an_undisturbed_one(undistu
         rounds += 1
         compare(run, undisturbed)
         assert run.slowest_stop < 25
+
+
+@pytest.mark.slow
+def test_two_processes_whose_launcher_is_killed_leave_nothing_in_the_way(tmp_path):
+    """NUM_GPUS=2: those that it has started end with it, and the next start goes on at once, to the same end."""
+    variables = {**RUN, "NUM_GPUS": "2", "BATCH_SIZE": "1"}
+    undisturbed, run = (Run(tmp_path / name, variables) for name in ("undisturbed", "killed"))
+    undisturbed.finish()
+    disturb(run, undisturbed, random.Random("two processes"), signal.SIGKILL, KILLS_OF_TWO)
+    compare(run, undisturbed)
