@@ -25,20 +25,20 @@ app = typer.Typer(
 def run(
     first: Annotated[str, typer.Option("--from", help="First stage.")] = "doctor",
     last: Annotated[str, typer.Option("--until", help="Last stage.")] = "report",
-    spread: Annotated[bool, typer.Option("--spread", hidden=True)] = False,
+    launcher: Annotated[int, typer.Option("--launcher", hidden=True)] = 0,
 ) -> None:
     """Run all stages in order, on all GPUs; what is already done is left alone."""
-    _run(first, last, spread)
+    _run(first, last, launcher)
 
 
-def _run(first: str, last: str, spread: bool = False) -> None:
-    """Run stages in this process, or in one a GPU; `spread` is said by those."""
+def _run(first: str, last: str, launcher: int = 0) -> None:
+    """Run stages in this process, or in one a GPU; those are told the process id of what has started them."""
     from job import console, launch, pipeline, ranks
 
     settings = _settings()
     pipeline.span(first, last)
-    if spread:
-        with ranks.joined(settings) as joined:
+    if launcher:
+        with ranks.joined(settings, launcher) as joined:
             pipeline.run(settings, first, last, joined)
     elif launch.is_spread(settings, first, last):
         launch.run(settings, first, last)

@@ -9,6 +9,7 @@ The processes are torchrun's. WORK_DIR is on a volume that all nodes share.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import shutil
 import signal
@@ -145,7 +146,8 @@ def _torchrun(settings: Settings, first: str, last: str) -> None:
     say("run", f"{stages}: {count} processes on each of {settings.num_nodes} nodes")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
-        elastic_launch(config, sys.executable)("-m", "job", "run", "--from", first, "--until", last, "--spread")
+        stages_of = ("-m", "job", "run", "--from", first, "--until", last, "--launcher", str(os.getpid()))
+        elastic_launch(config, sys.executable)(*stages_of)
     except ChildFailedError as error:
         _check(_cause([failure.exitcode for failure in error.failures.values()]))
     except SignalException as error:

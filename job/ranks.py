@@ -129,8 +129,12 @@ def exit_code(error: BaseException) -> int:
 
 
 @contextmanager
-def joined(settings: Settings) -> Iterator[Ranks]:
+def joined(settings: Settings, launcher: int) -> Iterator[Ranks]:
     """Meet the other processes of the launch; leave together.
+
+    Args:
+        settings: DEVICE.
+        launcher: process id of what has started this one, and ends it with itself.
 
     Raises:
         PeerLost: another one has gone without a word.
@@ -140,7 +144,7 @@ def joined(settings: Settings) -> Iterator[Ranks]:
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
-    _end_with_launcher()
+    _end_with(launcher)
     local = dist.get_node_local_rank()
     cuda = settings.device in ("auto", "cuda") and torch.cuda.is_available()
     if cuda:
@@ -200,15 +204,16 @@ def _lost(error: BaseException) -> str:
     )
 
 
-def _end_with_launcher() -> None:
+def _end_with(launcher: int) -> None:
     """A launcher that was killed cannot stop what it started: Linux does, and elsewhere a thread that looks."""
-    parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == launcher:
             time.sleep(ORPHAN_SECONDS)
         os._exit(PeerLost.exit_code)
 
+    if os.getppid() != launcher:  # it has ended before this one had begun
+        os._exit(PeerLost.exit_code)
     threading.Thread(target=watch, daemon=True).start()
