@@ -41,6 +41,10 @@ SOMEBODY = 4242
 ABSENT = ("git", "gcc", "cc", "curl", "wget", "ssh")
 
 
+class NoBase(Exception):
+    """There is no Debian to be had here; the message is debootstrap's."""
+
+
 def main() -> None:
     """Check the machine, then do everything in a namespace of its own that ends with this process."""
     if sys.argv[1:2] == ["--inside"]:
@@ -101,7 +105,11 @@ def inside(work: Path) -> None:
     """Build, look, run."""
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
     storage(work)
-    step("base image", lambda: make_base(work))
+    try:
+        step("base image", lambda: make_base(work))
+    except NoBase as error:  # it is Debian's, and not what is checked
+        print(f"SKIPPED: the image was not built: no Debian to build it on ({error})", flush=True)
+        return
     mirror = pip_options(work)
     step("image", lambda: build(mirror))
     image, root = opened(TAG)
@@ -142,7 +150,10 @@ def make_base(work: Path) -> None:
     """A minimal Debian, as an image."""
     mirrors = output("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages").split()
     mirror = [mirrors[0]] if mirrors and mirrors[0].startswith("http") else []
-    run("debootstrap", "--variant=minbase", SUITE, work / "debian", *mirror)
+    command = ["debootstrap", "--variant=minbase", SUITE, str(work / "debian"), *mirror]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        raise NoBase(" ".join((done.stdout + done.stderr).strip().splitlines()[-2:]))
     base = output("buildah", "from", "scratch")
     run("buildah", "add", base, work / "debian", "/")
     run("buildah", "commit", "--rm", base, BASE)
