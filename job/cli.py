@@ -36,7 +36,6 @@ def _run(first: str, last: str, launcher: int = 0) -> None:
     from job import console, launch, pipeline, ranks
 
     settings = _settings()
-    pipeline.span(first, last)
     if launcher:
         with ranks.joined(settings, launcher) as joined:
             pipeline.run(settings, first, last, joined)

@@ -26,9 +26,6 @@ from job.errors import BadInput, JobError, StoppedBySignal
 from job.nodes import Gathering
 from job.settings import Settings
 
-#: The stages that all processes work on.
-SPREAD = ("prepare", "train")
-
 
 class ChildFailed(JobError):
     """A process of the run has failed and has said why; `exit_code` is its own."""
@@ -56,12 +53,12 @@ def processes_per_node(settings: Settings) -> int:
 
 def is_spread(settings: Settings, first: str, last: str) -> bool:
     """Whether stages `first` to `last` are to run in several processes."""
-    names = pipeline.NAMES[pipeline.NAMES.index(first) : pipeline.NAMES.index(last) + 1]
-    return (settings.num_nodes > 1 or processes_per_node(settings) > 1) and any(name in SPREAD for name in names)
+    wanted = any(stage.spread for stage in pipeline.between(settings, first, last))
+    return wanted and (settings.num_nodes > 1 or processes_per_node(settings) > 1)
 
 
 def run(settings: Settings, first: str, last: str) -> None:
-    """Run stages `first` to `last`, `SPREAD` in all processes of all nodes and the rest on node 0.
+    """Run stages `first` to `last`, those that are spread in all processes of all nodes, the rest on node 0.
 
     Raises:
         ChildFailed: with the exit code of what failed.
@@ -70,13 +67,10 @@ def run(settings: Settings, first: str, last: str) -> None:
     """
     if settings.node_rank >= settings.num_nodes:
         raise BadInput(f"NODE_RANK={settings.node_rank}: nodes are numbered from 0, and NUM_NODES={settings.num_nodes}")
-    names = pipeline.NAMES
-    start, end = names.index(first), names.index(last)
-    if settings.prepare_only:
-        end = min(end, names.index("prepare"))
-    before = [n for n in names[start : end + 1] if names.index(n) < names.index(SPREAD[0])]
-    spread = [n for n in names[start : end + 1] if n in SPREAD]
-    after = [n for n in names[start : end + 1] if names.index(n) > names.index(SPREAD[-1])]
+    stages = pipeline.between(settings, first, last)
+    names, spread = [stage.name for stage in stages], [stage.name for stage in stages if stage.spread]
+    begin = names.index(spread[0])  # those that are spread follow one another
+    before, after = names[:begin], names[begin + len(spread) :]
     if settings.node_rank > 0:
         with Gathering(settings) as nodes:
             nodes.follow()
@@ -84,7 +78,7 @@ def run(settings: Settings, first: str, last: str) -> None:
         return
     if _alone_from_here(settings):
         say("run", "training is done and was the last that all nodes take part in: this node goes on alone")
-        pipeline.run(settings, first, names[end])
+        pipeline.run(settings, first, last)
         _forget_alone(settings)
         return
     with Gathering(settings) as nodes:

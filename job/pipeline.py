@@ -172,8 +172,8 @@ def stage(name: str) -> Stage:
     raise BadInput(f"{name!r} is not a stage; the stages are {', '.join(NAMES)}")
 
 
-def span(first: str, last: str) -> tuple[int, int]:
-    """Numbers of two stages.
+def between(settings: Settings, first: str, last: str) -> tuple[Stage, ...]:
+    """The stages that a run from `first` to `last` goes through; PREPARE_ONLY ends it at prepare.
 
     Raises:
         BadInput: the names are unknown or in the wrong order.
@@ -181,7 +181,9 @@ def span(first: str, last: str) -> tuple[int, int]:
     start, end = NAMES.index(stage(first).name), NAMES.index(stage(last).name)
     if start > end:
         raise BadInput(f"--from {first} comes after --until {last}")
-    return start, end
+    if settings.prepare_only:
+        end = min(end, NAMES.index("prepare"))
+    return STAGES[start : end + 1]
 
 
 def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks: Ranks = ALONE) -> None:
@@ -194,15 +196,14 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks:
         BadInput: the names are unknown or in the wrong order.
         JobError: whatever a stage refuses with.
     """
-    start, end = span(first, last)
+    stages = between(settings, first, last)
     if settings.prepare_only:
-        end = min(end, NAMES.index("prepare"))
         say("run", "PREPARE_ONLY: stopping after prepare")
     failed: SpeechFailed | None = None
     with _locked(settings, ranks):
-        for number in range(start, end + 1):
+        for one in stages:
             try:
-                run_stage(settings, STAGES[number], ranks)
+                run_stage(settings, one, ranks)
             except SpeechFailed as error:
                 failed = error  # the report is what shows it best
     if failed is not None:
@@ -221,8 +222,8 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
     """Run one stage unless it is done. Returns whether it ran."""
     values = stage_values(settings, stage)
     # Of the inputs as they are before the stage reads them: one that changes meanwhile is read again by the next run.
-    now = ranks.first_does(lambda: fingerprint(settings, stage, values))
-    if not ranks.first_does(lambda: _is_due(settings, stage, now)):
+    now = ranks.first_does(lambda: _due(settings, stage, values))
+    if now is None:
         return False
     say(stage.name, "started")
     started = time.monotonic()
@@ -242,23 +243,24 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
     return True
 
 
-def _is_due(settings: Settings, stage: Stage, now: str) -> bool:
-    """Whether the stage has anything to do; says why not."""
+def _due(settings: Settings, stage: Stage, values: dict[str, Any]) -> str | None:
+    """The stage's fingerprint as things are now; None, and a line that says why, when it has nothing to do."""
     paths = settings.paths
     if settings.data_mode == "none" and stage.name in ("fetch", "prepare"):
         if not (paths.prepared / "summary.json").exists():
             raise BadInput(f"DATA_MODE=none needs prepared data, and {paths.prepared} has none; run prepare first")
         say(stage.name, "left out: DATA_MODE=none")
-        return False
+        return None
     previous = state.read(paths.state, stage.name)
+    now = fingerprint(settings, stage, values)
     if previous and previous.get("fingerprint") == now and not settings.force:
         missing = [path for path in stage.outputs(paths) if not path.exists()]
         if not missing:
             when = str(previous.get("finished", ""))[:19]
             say(stage.name, f"nothing to do: done {when} UTC with the same settings and inputs (FORCE=true redoes it)")
-            return False
+            return None
         say(stage.name, f"{missing[0]} is gone: doing this stage again")
-    return True
+    return now
 
 
 def stage_values(settings: Settings, stage: Stage) -> dict[str, Any]:

@@ -72,6 +72,13 @@ def test_only_what_is_worth_it_is_spread():
     assert not launch.is_spread(load({"PRESET": "demo", "DEVICE": "cpu"}), "doctor", "report")
 
 
+def test_what_prepare_only_leaves_out_is_not_spread():
+    """PREPARE_ONLY with a run that begins after prepare has nothing to do, in however many processes."""
+    settings = load({"PRESET": "demo", "DEVICE": "cpu", "NUM_GPUS": "2", "PREPARE_ONLY": "true"})
+    assert launch.is_spread(settings, "doctor", "report")
+    assert not launch.is_spread(settings, "train", "report")
+
+
 @pytest.mark.parametrize(
     ("codes", "cause"),
     [
