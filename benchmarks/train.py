@@ -12,14 +12,9 @@ are halved until they fit), the model FLOP utilization (MFU), and the peak of Lo
 Peak memory is taken in a process of its own for each figure. CPU: highest resident size of the process less its size
 after the imports, so model, optimizer and activations. CUDA: `torch.cuda.max_memory_allocated`.
 
-FLOPs of a step. A matrix product of (m, k) and (k, n) takes 2mkn. Forward, a position costs 2P_T in the talker's
-layers (P_T their weights: per layer h(2 H d + 2 K d) + 3 h f for width h, H heads and K key-value heads of width d,
-feed-forward width f), and attention over the p positions up to and with itself 4 H d p a layer, which summed over a
-sample of n positions is 2 H d n(n + 1). A predicted token adds 2 h V. A frame of the sub-talker costs 16 positions at
-2(P_S + h h') in its layers and its input projection, 2 H d 16 * 17 a layer of attention, and 15 heads 2 h' v. Backward
-costs as much twice where weights are trained: three times the forward pass in all. Embeddings, norms, rotation and
-softmax are not counted, nor the text projection of distinct ids. `--flops` prints them for the released shapes, a
-frame, and the seconds an H100 would take for an hour of speech if it did nothing else: the floor.
+FLOPs of a step are counted as in `job/flops.py`, everything trained: three times the forward pass. `--flops` prints
+them for the released shapes, a frame, and the seconds an H100 would take for an hour of speech if it did nothing else:
+the floor.
 """
 
 from __future__ import annotations
@@ -38,6 +33,7 @@ import numpy as np
 import torch
 
 from job.demo import clips_directory
+from job.flops import Work
 from job.settings import Settings
 from job.train import adapt, layout, setup
 from job.train.data import Rows, epoch_order
@@ -56,6 +52,7 @@ class Bench:
     ) -> None:
         """`stock` is what the naive loop trains: the same weights, its layers' code untouched by ours."""
         self.base, self.model, self.device = base, model, device
+        self.products = work_of(model)
         self.stock = model if stock is None else stock
         width = model.config.talker_config.hidden_size
         self.speaker = np.zeros(width, dtype=np.float32)
@@ -146,7 +143,7 @@ class Bench:
         total = 0.0
         for row in range(len(self.rows)):
             frames = int(self.rows.frames[row])
-            total += flops_of_sample(self.model.config.talker_config, self.rows.positions(row, 0), frames, fraction)
+            total += self.products.of_sample(self.rows.positions(row, 0), frames, fraction)
         return total
 
     def same_loss(self) -> None:
@@ -169,31 +166,9 @@ class Bench:
             torch.testing.assert_close(one, other, rtol=1e-4, atol=0)
 
 
-def flops_of_sample(config: Any, positions: int, frames: int, fraction: float) -> float:
-    """FLOPs of training on one sample: forward, and backward at twice that.
-
-    Args:
-        config: the talker's.
-        positions: of the sample.
-        frames: of these, all predicted; and the end is.
-        fraction: share of the frames that the sub-talker is run on.
-    """
-    sub = config.code_predictor_config
-
-    def layer(c: Any) -> float:
-        heads = 2 * c.num_attention_heads + 2 * c.num_key_value_heads
-        return float(c.hidden_size * c.head_dim * heads + 3 * c.hidden_size * c.intermediate_size)
-
-    def attention(c: Any, n: int) -> float:
-        return 2.0 * c.num_attention_heads * c.head_dim * n * (n + 1)
-
-    books = config.num_code_groups
-    talker = config.num_hidden_layers * (2 * layer(config) * positions + attention(config, positions))
-    talker += 2 * config.hidden_size * config.vocab_size * (frames + 1)
-    projection = config.hidden_size * sub.hidden_size if config.hidden_size != sub.hidden_size else 0
-    frame = sub.num_hidden_layers * (2 * layer(sub) * books + attention(sub, books))
-    frame += 2 * books * projection + (books - 1) * 2 * sub.hidden_size * sub.vocab_size
-    return 3.0 * (talker + fraction * frames * frame)
+def work_of(model: Any) -> Work:
+    """What a forward pass of the model multiplies."""
+    return Work.of({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
 
 
 def make(
@@ -314,14 +289,14 @@ def floor(work: Path, options: argparse.Namespace) -> None:
     peak = PEAK_FLOPS["H100"]
     base = base_in(work)
     for size in common.RELEASED:
-        talker = common.released_config(size, base).talker_config
+        of_model = work_of(common.released_model(size, base, torch.device("meta")))
         for fraction in sorted({1.0, 0.25, Settings().sub_talker_frame_fraction}):
             total = frames = 0.0
             for seconds in common.seconds_of_clips(options.rows):
                 own = int(np.ceil(seconds * common.FRAME_RATE))
                 text = max(2, round(4 * seconds))  # as `table_of` makes them
                 positions = own + layout.positions_around(text + 8, streaming=False, named_language=False)
-                total, frames = total + flops_of_sample(talker, positions, own, fraction), frames + own
+                total, frames = total + of_model.of_sample(positions, own, fraction), frames + own
             a_frame = total / frames
             hour = 3600 * common.FRAME_RATE * a_frame / peak
             print(json.dumps({

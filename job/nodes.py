@@ -14,6 +14,7 @@ from typing import Any
 
 from job.console import say
 from job.errors import BadInput, FollowedRank, NodesMissing, PeerLost
+from job.ranks import exit_code
 from job.settings import Settings
 
 #: Seconds between two looks.
@@ -48,7 +49,7 @@ class Gathering:
         """Node 0 tells the others of a failure before it goes."""
         if self._store is not None and self._settings.node_rank == 0 and error is not None and not self._decided:
             with contextlib.suppress(Exception):
-                self._store.set("decision", f"end {getattr(error, 'exit_code', 1)}")
+                self._store.set("decision", f"end {exit_code(error)}")
                 time.sleep(LAST_WORD_SECONDS)
 
     def gather(self, mark: str) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 
 from job.prepare.audio import Samples, Unusable, load
 from job.prepare.codec import Codec
-from job.prepare.encode import Item, in_order
+from job.prepare.encode import Item
 from job.prepare.rows import Row
 from job.settings import Settings
+from job.threads import in_order
 
 if TYPE_CHECKING:
     Change = Callable[[Samples, int, np.random.Generator], Samples]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +13,7 @@ from job.prepare.audio import Clip, Figures, Samples, Unusable, load, text_misma
 from job.prepare.codec import Codec, Codes
 from job.prepare.rows import Row
 from job.settings import Settings
-
-A = TypeVar("A")
-B = TypeVar("B")
+from job.threads import in_order
 
 #: Batches' worth of clips that are sorted by length together.
 WINDOW_BATCHES = 8
@@ -118,29 +114,6 @@ def encode_items(
                 item.codes = codes
                 item.samples = None
         yield from window
-
-
-def in_order(
-    inputs: Iterable[A], function: Callable[[A], B], workers: int, initialize: Callable[[], Any] | None = None
-) -> Iterator[B]:
-    """`map` with `workers` threads and bounded read-ahead; results come in the order of the inputs.
-
-    Threads suffice because decoding, resampling and the codec's arithmetic run outside the interpreter's lock.
-    """
-    if workers == 0:
-        yield from map(function, inputs)
-        return
-    pending: deque[Future[B]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="audio", initializer=initialize)
-    try:
-        for value in inputs:
-            pending.append(pool.submit(function, value))
-            if len(pending) > 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def check_codes(raw: Any, codec: Codec) -> Codes:

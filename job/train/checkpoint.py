@@ -14,7 +14,7 @@ from job.publish.facts import base_model
 from job.settings import Settings
 from job.train import adapt
 from job.train.rows import speaker_rows
-from job.train.spread import whole
+from job.train.spread import copied
 from job.voices import ADAPTER_FOLDER, ENCODER_FILE, NOT_COPIED, copy_model, save_tensors, save_weights, write_json
 
 
@@ -61,9 +61,9 @@ class Exporter:
         if not adapted or self.settings.export in ("merged", "both"):
             merged = {name: self._saved(tensor) for name, tensor in adapt.merged_weights(self.model).items()}
         if adapted and self.settings.export in ("adapter", "both"):
-            adapter = {name: _copy(tensor) for name, tensor in adapt.adapter_weights(self.model).items()}
+            adapter = {name: copied(tensor) for name, tensor in adapt.adapter_weights(self.model).items()}
             if self.settings.train_text_projection:
-                projection = {n: _copy(t) for n, t in self.model.talker.text_projection.state_dict().items()}
+                projection = {n: copied(t) for n, t in self.model.talker.text_projection.state_dict().items()}
         return Weights(merged, adapter, projection)
 
     def write(self, directory: Path, weights: Weights, progress: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ class Exporter:
         write_json(target / "training_state.json", progress)
 
     def _saved(self, tensor: torch.Tensor) -> torch.Tensor:
-        return _copy(tensor, self.dtype if tensor.is_floating_point() else tensor.dtype)
+        return copied(tensor, self.dtype if tensor.is_floating_point() else tensor.dtype)
 
     def _save_merged(self, target: Path, merged: dict[str, torch.Tensor], rows: dict[str, int]) -> None:
         weights: dict[str, torch.Tensor] = {}
@@ -121,9 +121,3 @@ class Exporter:
         save_tensors(weights.adapter, target / "adapter_model.safetensors")
         if weights.projection:
             save_tensors(weights.projection, target / "text_projection.safetensors")
-
-
-def _copy(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """Its values on the CPU, which training does not change."""
-    tensor = whole(tensor.detach())
-    return torch.empty(tensor.shape, dtype=dtype or tensor.dtype).copy_(tensor)

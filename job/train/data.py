@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from job.threads import in_order
 from job.train import layout
 from job.train.batch import Batch, collate
 from job.train.packing import pack_in_windows
@@ -323,24 +324,6 @@ def _by_length(order: NDArray[np.int64], rows: Rows, batch_size: int) -> Iterato
         yield from (part[i : i + batch_size] for i in range(0, len(part), batch_size))
 
 
-def ahead(inputs: Iterable[A], build: Callable[[A], B], depth: int = 2) -> Iterator[tuple[A, B]]:
-    """Yield (input, build(input)) in order, with up to `depth` built in a thread while the caller works on the last.
-
-    `build` must not depend on what the caller does meanwhile. What it raises is raised here, in its turn.
-    """
-    from collections import deque
-    from concurrent.futures import Future, ThreadPoolExecutor
-
-    pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-    waiting: deque[tuple[A, Future[B]]] = deque()
-    try:
-        for one in inputs:
-            waiting.append((one, pool.submit(build, one)))
-            if len(waiting) > depth:
-                first, built = waiting.popleft()
-                yield first, built.result()
-        while waiting:
-            first, built = waiting.popleft()
-            yield first, built.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def ahead(inputs: Iterable[A], build: Callable[[A], B]) -> Iterator[tuple[A, B]]:
+    """Yield (input, build(input)) in order, up to two of them built in a thread while the caller works on the last."""
+    yield from in_order(inputs, lambda one: (one, build(one)), workers=1, name="batches")

@@ -68,6 +68,7 @@ class _Run:
         self.paths = settings.paths
         self.accelerator = accelerator
         self.ranks = ranks
+        self.spread = Spread(ranks, settings.distributed == "fsdp")
         self.stop = stop
         self.trackers = trackers
         self.writer = writer
@@ -93,7 +94,7 @@ class _Run:
         """Take the steps."""
         settings, training = self.settings, self.training
         self._announce()
-        spread = Spread(self.ranks, settings.distributed == "fsdp")
+        spread = self.spread
         objective: Any = Objective(training.model).to(self.accelerator.device)
         setup.spread_over(training, objective, spread)
         optimizer = setup.optimizer_of(settings, training.groups)
@@ -210,7 +211,7 @@ class _Run:
 
     def _export(self, directory: Path) -> None:
         """Write a checkpoint for stock `qwen_tts`, while training goes on."""
-        if not (self.ranks.first or self._cut_up):
+        if not (self.ranks.first or self.spread.sharded):
             return
         weights = self.training.exporter.snapshot()
         kept = {k: v for k, v in self.measured.items() if k not in ("timestamp", "said")}
@@ -219,13 +220,9 @@ class _Run:
         if self.ranks.first:
             self.writer.submit(lambda: self.training.exporter.write(directory, weights, progress))
 
-    @property
-    def _cut_up(self) -> bool:
-        return self.ranks.world > 1 and self.settings.distributed == "fsdp"
-
     def _save(self, step: int, optimizer: Any, scheduler: Any, pieces: int) -> None:
         """Write a checkpoint to go on from, while training goes on."""
-        if not (self.ranks.first or self._cut_up):
+        if not (self.ranks.first or self.spread.sharded):
             return
         state = {
             "key": self.training.key,

@@ -27,7 +27,7 @@ import torch
 
 from job import files
 from job.console import say, warn
-from job.train.spread import like, whole
+from job.train.spread import copied, like
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _FILES = ("trained.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
@@ -69,7 +69,7 @@ def snapshot(
     moments, scalars = _optimizer_state(optimizer)
     state = copy.deepcopy(position.state)  # lists that training goes on with are written later
     position = Position(position.step, {**state, "step": position.step, "optimizer": scalars})
-    return Snapshot(position, {name: _own(p) for name, p in parameters}, moments, _random_state())
+    return Snapshot(position, {name: copied(p) for name, p in parameters}, moments, _random_state())
 
 
 def save(output: Path, taken: Snapshot, keep: int) -> None:
@@ -179,16 +179,11 @@ def _problem(path: Path) -> str | None:
     return None
 
 
-def _own(tensor: torch.Tensor) -> torch.Tensor:
-    tensor = whole(tensor.detach())
-    return tensor.cpu().contiguous() if tensor.is_cuda else tensor.contiguous().clone()
-
-
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The optimizer's tensors by flat names, and its learning rates."""
     state = optimizer.state_dict()
     tensors = {
-        f"{index}.{name}": _own(value) if isinstance(value, torch.Tensor) else torch.tensor(value)
+        f"{index}.{name}": copied(value) if isinstance(value, torch.Tensor) else torch.tensor(value)
         for index, values in state["state"].items()
         for name, value in values.items()
     }

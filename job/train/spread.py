@@ -101,6 +101,12 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def copied(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """The whole tensor's values on the CPU, of which training changes nothing."""
+    tensor = whole(tensor.detach())
+    return torch.empty(tensor.shape, dtype=dtype or tensor.dtype).copy_(tensor)
+
+
 def number(value: Any) -> float:
     """A one-element tensor as a number, whatever it is spread over."""
     return float(whole(value.detach())) if isinstance(value, torch.Tensor) else float(value)

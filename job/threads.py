@@ -1,0 +1,45 @@
+"""Working ahead in threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def in_order(
+    inputs: Iterable[A],
+    function: Callable[[A], B],
+    workers: int,
+    initialize: Callable[[], Any] | None = None,
+    name: str = "audio",
+) -> Iterator[B]:
+    """`map` with `workers` threads and bounded read-ahead; results, and failures, come in the order of the inputs.
+
+    Threads suffice because decoding, resampling, the codec's arithmetic and NumPy's run outside the interpreter's lock.
+
+    Args:
+        inputs: taken in the caller's thread, at most `2 * workers` ahead.
+        function: does not depend on what the caller does meanwhile.
+        workers: threads; with 0 it is `map`.
+        initialize: called first in every thread.
+        name: of the threads.
+    """
+    if workers == 0:
+        yield from map(function, inputs)
+        return
+    pending: deque[Future[B]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix=name, initializer=initialize)
+    try:
+        for value in inputs:
+            pending.append(pool.submit(function, value))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
