@@ -28,6 +28,8 @@ from job.publish.redact import one_line  # noqa: E402
 ACTIONS = {"stop": runpod.stop_pod, "terminate": runpod.terminate_pod, "keep": None}
 #: Attempts at ending the Pod, and seconds before the second; every wait doubles the last.
 ATTEMPTS, FIRST_WAIT = 6, 5.0
+#: Seconds between two looks at whether a signal came (a sleep goes on after one).
+PAUSE = 0.5
 
 
 def main() -> int:
@@ -36,70 +38,70 @@ def main() -> int:
     if after not in ACTIONS:
         print(f"error: POD_AFTER={after}: must be one of {', '.join(ACTIONS)}", file=sys.stderr, flush=True)
         return BAD_INPUT
-    code, stopped = run(sys.argv[1:])
+    signals = Signals()
+    code = run(sys.argv[1:], signals)
     pod, key = os.environ.get("RUNPOD_POD_ID"), os.environ.get("RUNPOD_API_KEY")
-    if stopped or not pod:
+    if signals.seen or not pod:
         return code
     print(f"[pod] the run ended with exit code {code}", flush=True)
-    if after != "keep" and key and end(after, pod, key):
-        return wait(code)
-    print("[pod] this Pod is still there and still costs money: stop it when you have what you need", flush=True)
-    return wait(code)
+    if not (after != "keep" and key and end(after, pod, key, signals)):
+        print("[pod] this Pod is still there and still costs money: stop it when you have what you need", flush=True)
+    # If the container ended now it would be started again, and run again: it is RunPod that takes it away.
+    while not signals.seen:
+        time.sleep(PAUSE)
+    return code
 
 
-def run(arguments: list[str]) -> tuple[int, bool]:
-    """Run entrypoint.sh without RunPod's keys. Returns its exit code, and whether a signal was passed on to it."""
+class Signals:
+    """Remembers that SIGTERM or SIGINT came, at any time from now on, and passes it on to the job while there is one.
+
+    One handler for the whole life: where one took over from another, a signal in between would be lost.
+    """
+
+    def __init__(self) -> None:
+        self.seen = False
+        self.job: subprocess.Popen[bytes] | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._take)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self.seen = True
+        if self.job is not None:
+            self.job.send_signal(number)
+
+
+def run(arguments: list[str], signals: Signals) -> int:
+    """Run entrypoint.sh without RunPod's keys. Returns its exit code."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RUNPOD_")}
     environment.setdefault("CONSOLE_LOG", str(Path(environment.get("WORK_DIR") or "work") / "console_log.txt"))
-    stopped = False
-    job: subprocess.Popen[bytes] | None = None
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        nonlocal stopped
-        stopped = True
-        if job is not None:
-            job.send_signal(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, forward)
-    if stopped:
-        return STOPPED_BY_SIGNAL, True
-    job = subprocess.Popen([str(TOP / "entrypoint.sh"), *arguments], env=environment, start_new_session=True)
-    if stopped:
+    if signals.seen:
+        return STOPPED_BY_SIGNAL
+    job = signals.job = subprocess.Popen(
+        [str(TOP / "entrypoint.sh"), *arguments], env=environment, start_new_session=True
+    )
+    if signals.seen:
         job.terminate()
     code = job.wait()
-    return (128 - code if code < 0 else code), stopped
+    return 128 - code if code < 0 else code
 
 
-def end(action: str, pod: str, key: str) -> bool:
-    """Ask RunPod to stop or terminate this Pod. Returns whether it agreed."""
+def end(action: str, pod: str, key: str, signals: Signals) -> bool:
+    """Ask RunPod to stop or terminate this Pod, until it agrees or a signal comes. Returns whether it agreed."""
     runpod.api_key = key
     for attempt in range(1, ATTEMPTS + 1):
         try:
             ACTIONS[action](pod)
         except Exception as error:
             print(f"[pod] {action}: {one_line(error, [key])} (attempt {attempt} of {ATTEMPTS})", flush=True)
-            if attempt < ATTEMPTS:
-                time.sleep(FIRST_WAIT * 2 ** (attempt - 1))
+            again = time.monotonic() + FIRST_WAIT * 2 ** (attempt - 1)
+            while attempt < ATTEMPTS and not signals.seen and time.monotonic() < again:
+                time.sleep(PAUSE)
+            if signals.seen:
+                return False
         else:
             print(f"[pod] asked RunPod to {action} this Pod", flush=True)
             return True
     return False
-
-
-def wait(code: int) -> int:
-    """Wait until the container is taken away: if it ended, it would be started again, and run again."""
-    ended = False
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal ended
-        ended = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    while not ended:
-        time.sleep(0.5)
-    return code
 
 
 if __name__ == "__main__":

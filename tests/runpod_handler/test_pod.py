@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +25,7 @@ class Api:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
         self.refusals = 0
+        self.delay = 0.0
 
 
 @pytest.fixture
@@ -37,6 +39,7 @@ def api() -> Iterator[tuple[Api, str]]:
         def do_POST(self) -> None:
             query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["query"]
             seen.asked.append((self.headers["Authorization"], " ".join(query.split())))
+            time.sleep(seen.delay)
             answer: Any = {"data": {"podStop": {"id": "pod-1"}, "podTerminate": None}}
             if seen.refusals:
                 seen.refusals -= 1
@@ -124,3 +127,19 @@ def test_what_to_do_afterwards_is_checked_before_anything_is_paid_for(
     pod = Pod(sdk, house, api[1], "say no", POD_AFTER="explode")
     assert pod.process.wait(30) == 2
     assert pod.log.read_text() == "error: POD_AFTER=explode: must be one of stop, terminate, keep\n"
+
+
+@pytest.mark.parametrize("refusals", [0, 100])
+def test_a_signal_while_runpod_is_being_asked_ends_the_container(
+    sdk: Path, house: House, api: tuple[Api, str], refusals: int
+) -> None:
+    """RunPod may take the container away before its API has answered: a signal then must not be lost."""
+    seen, url = api
+    seen.delay, seen.refusals = 2.0, refusals
+    pod = Pod(sdk, house, url, "environment")
+    try:
+        wait_for(lambda: seen.asked)
+    finally:
+        code = pod.stop()
+    assert code == 0 and len(seen.asked) == 1
+    assert ("asked RunPod to stop this Pod" in pod.log.read_text()) == (not refusals)
