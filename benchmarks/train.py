@@ -35,7 +35,7 @@ import torch
 from job.demo import clips_directory
 from job.flops import Work
 from job.settings import Settings
-from job.train import adapt, layout, setup
+from job.train import adapt, layout, optimizers
 from job.train.data import Rows, epoch_order
 from job.train.objective import Objective
 
@@ -75,7 +75,7 @@ class Bench:
         groups = self._adapted(mode)
         trained = [p for group in groups for _, p in group.parameters]
         objective = Objective(self.model)
-        optimizer = setup.optimizer_of(self.settings, groups)
+        optimizer = optimizers.optimizer_of(self.settings, groups)
         tokens = TOKENS_ON_GPU if self.device.type == "cuda" else None
 
         def epoch() -> float:
@@ -313,7 +313,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=512 if on_a_gpu else 24)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if on_a_gpu else "cpu")
     parser.add_argument("--size", choices=sorted(common.RELEASED), default="1.7B", help="shapes on a GPU")
-    parser.add_argument("--optimizer", choices=("adamw", "adamw_fused"), default=Settings().optimizer, help="of ours")
+    kinds = ("adamw", "adamw_fused", "adamw_8bit")
+    parser.add_argument("--optimizer", choices=kinds, default=Settings().optimizer, help="of ours")
     parser.add_argument("--work", type=Path, help="keep the base directory here")
     parser.add_argument("--flops", action="store_true", help="only count, for the released shapes")
     parser.add_argument("--loop", choices=("full", "lora", "naive"), help=argparse.SUPPRESS)

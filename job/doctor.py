@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from job import driver, models
+from job import driver, models, optimizers
 from job.console import say
 from job.errors import BadInput
 from job.settings import Settings
@@ -20,7 +20,6 @@ CHECKPOINTS = 3
 
 #: Variables of the design that this version reads but does not act on. Setting one is refused, not ignored.
 NOT_YET: dict[str, Any] = {
-    "torch_compile": False,
     "dataset_trust_remote_code": False,
 }
 
@@ -53,8 +52,15 @@ def run(settings: Settings) -> dict[str, Any]:
         say("doctor", f"will publish to {', '.join(publishing['repos'])} as {publishing['user']}")
     _texts(settings)
     device = models.resolve_device(settings)
-    say("doctor", f"{device}, {models.resolve_precision(settings, device)}; base model {size / 1e9:.2f} GB in {base}")
+    precision = models.resolve_precision(settings, device)
+    optimizers.check(settings, precision)
+    say("doctor", f"{device}, {precision}; base model {size / 1e9:.2f} GB in {base}")
     memory = _gpu_memory(settings, device)
+    if settings.torch_compile:
+        from job.train import compiled
+
+        compiled.check(device)
+        say("doctor", f"torch compiles for {device}")
     return {"source": source, "base_bytes": size, "disk_needed": need, "device": str(device), **memory}
 
 
@@ -65,6 +71,9 @@ def _supported(settings: Settings) -> None:
             raise BadInput(f"{field.upper()}={value}: not supported in this version; unset it")
     if settings.distributed == "fsdp" and settings.train_mode != "full":
         raise BadInput(f"DISTRIBUTED=fsdp: is for TRAIN_MODE=full; with TRAIN_MODE={settings.train_mode} use ddp")
+    if settings.distributed == "fsdp" and settings.torch_compile:
+        raise BadInput("TORCH_COMPILE=true: is for DISTRIBUTED=ddp; unset one of them")
+    optimizers.check(settings)
 
 
 def _data_is_named(settings: Settings) -> None:

@@ -6,14 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from job import models
+from job import models, optimizers
 from job.console import say
 from job.flops import Work
 from job.prepare.dataset import read_summary
 from job.settings import Settings
 
-#: Bytes a trained parameter: fp32 weight, gradient and two moments of AdamW.
-TRAINED_BYTES = 16
 #: Bytes a frozen parameter in bf16.
 FROZEN_BYTES = 2
 #: GPUs that are rented: memory in GB, and dense bf16 FLOP/s of NVIDIA's data sheets.
@@ -115,8 +113,9 @@ def state_bytes(settings: Settings) -> int:
     """
     parameters, trained = parameter_counts(settings)
     lowered = settings.mixed_precision in ("auto", "bf16") and settings.train_mode != "full"
+    lowered = lowered or optimizers.in_bf16(settings)
     frozen_bytes = FROZEN_BYTES if lowered else 2 * FROZEN_BYTES
-    return trained * TRAINED_BYTES + max(0, parameters - trained) * frozen_bytes
+    return round(trained * optimizers.trained_bytes(settings)) + max(0, parameters - trained) * frozen_bytes
 
 
 def print_plan(settings: Settings) -> None:

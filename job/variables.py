@@ -158,7 +158,15 @@ class TrainingVariables(BaseSettings):
     max_grad_norm: float = var(1.0, "Gradients are clipped to this norm; 0 is never.", ge=0)
     gradient_checkpointing: bool = var(False, "Less memory, more time.", free=True)
     torch_compile: bool = var(False, "Compile the model.", free=True)
-    optimizer: Literal["adamw", "adamw_fused"] = var("adamw_fused", "The optimizer; fused takes a quarter of the time.")
+    optimizer: Literal["adamw", "adamw_fused", "adamw_8bit"] = var(
+        "adamw_fused",
+        "AdamW; fused takes a quarter of the time, `adamw_8bit` a quarter of the memory for its moments.",
+    )
+    master_weights: Literal["fp32", "bf16_stochastic"] = var(
+        "fp32",
+        "What trained weights are kept in: `bf16_stochastic` is bf16 alone, updates rounded up or down at random, with "
+        "half the memory for weights and gradients.",
+    )
     logging_steps: int = var(10, "Steps between log lines.", ge=1, free=True)
     eval_steps: int | None = var(None, "Steps between validations. Default: once an epoch.", ge=1)
     save_steps: int = var(500, "Steps between checkpoints.", ge=1, free=True)

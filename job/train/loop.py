@@ -21,6 +21,7 @@ from job.train.evaluator import Evaluator
 from job.train.guards import Guards, check_sub_talker, sub_talker_gradients
 from job.train.logs import Window
 from job.train.objective import Objective
+from job.train.optimizers import optimizer_of
 from job.train.spread import Spread, number
 from job.train.step import Part, Stepper
 from job.train.trackers import Trackers
@@ -97,7 +98,7 @@ class _Run:
         spread = self.spread
         objective: Any = Objective(training.model).to(self.accelerator.device)
         setup.spread_over(training, objective, spread)
-        optimizer = setup.optimizer_of(settings, training.groups)
+        optimizer = optimizer_of(settings, training.groups)
         scheduler = setup.scheduler_of(settings, optimizer, self.steps)
         done = self._resume(optimizer, scheduler)
         optimizer = self.accelerator.prepare(optimizer)

@@ -11,16 +11,17 @@ from typing import Any
 
 import torch
 
-from job import files, variables
+from job import files, optimizers, variables
 from job.errors import BadInput
 from job.models import base_directory, load_model, resolve_device, resolve_precision
 from job.prepare.dataset import read_speakers, read_split
 from job.ranks import Ranks
 from job.settings import Settings
-from job.train import adapt, languages, progressive, trackers, warm
+from job.train import adapt, compiled, languages, progressive, trackers, warm
 from job.train.checkpoint import Exporter
 from job.train.data import Rows
 from job.train.layout import SpecialIds
+from job.train.optimizers import matrices, vectors
 from job.train.probe import Probe
 from job.train.rows import language_rows
 from job.train.spread import Spread
@@ -79,20 +80,6 @@ class Training:
         return [pair for group in self.groups for pair in (*matrices(group), *vectors(group))]
 
 
-def matrices(group: adapt.Group) -> list[tuple[str, torch.nn.Parameter]]:
-    """The parameters of a group that are decayed."""
-    return [(name, p) for name, p in group.parameters if _decays(name, p)]
-
-
-def vectors(group: adapt.Group) -> list[tuple[str, torch.nn.Parameter]]:
-    """The others: norms, biases, and embeddings (decay would wear down rows that the data never uses)."""
-    return [(name, p) for name, p in group.parameters if not _decays(name, p)]
-
-
-def _decays(name: str, parameter: torch.nn.Parameter) -> bool:
-    return parameter.ndim > 1 and "embedding" not in name
-
-
 def set_up(settings: Settings, accelerator: Any) -> Training:
     """Load the base and the prepared data and put them together.
 
@@ -117,10 +104,14 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
         if settings.train_mode != "lora":
             raise BadInput(f"RESUME={settings.resume} is an adapter; set TRAIN_MODE=lora to start from it")
         warm.start_from(model, Path(settings.resume), rank=settings.lora_r, alpha=settings.lora_alpha)
-    if accelerator.mixed_precision == "bf16" and settings.train_mode != "full":
-        _lower_frozen_weights(model)
+    optimizers.check(settings, accelerator.mixed_precision)
+    everything = optimizers.in_bf16(settings)
+    if everything or (accelerator.mixed_precision == "bf16" and settings.train_mode != "full"):
+        lower_weights(model, everything)
     if settings.gradient_checkpointing:
         model.talker.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.torch_compile:
+        compiled.use(model.talker, accelerator.device, accelerator.autocast)
 
     ids = SpecialIds.from_config(config)
     ids.languages.update(new_languages)
@@ -175,16 +166,6 @@ def spread_over(training: Training, objective: torch.nn.Module, spread: Spread) 
         group.parameters = [(name, tensors[name]) for name, _ in group.parameters]
 
 
-def optimizer_of(settings: Settings, groups: list[adapt.Group]) -> torch.optim.Optimizer:
-    """AdamW over the groups; only matrices are decayed."""
-    parts = []
-    for group in groups:
-        for parameters, weight_decay in ((matrices(group), settings.weight_decay), (vectors(group), 0.0)):
-            if parameters:
-                parts.append({"params": [p for _, p in parameters], "lr": group.rate, "weight_decay": weight_decay})
-    return torch.optim.AdamW(parts, betas=(0.9, 0.95), fused=True if settings.optimizer == "adamw_fused" else None)
-
-
 def scheduler_of(settings: Settings, optimizer: torch.optim.Optimizer, steps: int) -> Any:
     """LR_SCHEDULER over `steps` with WARMUP_STEPS (by default 5 %, at most 100)."""
     from transformers import get_scheduler
@@ -198,10 +179,10 @@ def scheduler_of(settings: Settings, optimizer: torch.optim.Optimizer, steps: in
     return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps, **extra)
 
 
-def _lower_frozen_weights(model: Any) -> None:
-    """Keep what is not trained in bf16: autocast computes in it anyway, and it halves the memory."""
+def lower_weights(model: Any, everything: bool = False) -> None:
+    """Keep what is not trained in bf16, or all: autocast computes in it anyway, and it halves the memory."""
     for parameter in model.parameters():
-        if not parameter.requires_grad:
+        if everything or not parameter.requires_grad:
             parameter.data = parameter.data.bfloat16()
 
 

@@ -1,0 +1,148 @@
+"""AdamW as OPTIMIZER and MASTER_WEIGHTS ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim.adamw import adamw
+
+from job.optimizers import BLOCK, SMALLEST, in_bf16
+from job.settings import Settings
+from job.train import adapt
+from job.train.compact import quantized, restored, rounded
+
+#: Values that are in fp32 at the same time, whole blocks: few enough for a CPU's cache, enough to keep a GPU busy.
+AT_ONCE = {"cuda": 1 << 22, "cpu": 1 << 16}
+_BETAS = (0.9, 0.95)
+_MOMENTS = (("exp_avg", True), ("exp_avg_sq", False))
+
+
+def optimizer_of(settings: Settings, groups: list[adapt.Group]) -> torch.optim.Optimizer:
+    """AdamW over the groups; only matrices are decayed."""
+    parts = []
+    for group in groups:
+        for parameters, weight_decay in ((matrices(group), settings.weight_decay), (vectors(group), 0.0)):
+            if parameters:
+                parts.append({"params": [p for _, p in parameters], "lr": group.rate, "weight_decay": weight_decay})
+    eight_bit = settings.optimizer == "adamw_8bit"
+    if eight_bit or in_bf16(settings):
+        return CompactAdamW(parts, eight_bit=eight_bit, fused=settings.optimizer != "adamw", seed=settings.seed)
+    return torch.optim.AdamW(parts, betas=_BETAS, fused=True if settings.optimizer == "adamw_fused" else None)
+
+
+def matrices(group: adapt.Group) -> list[tuple[str, torch.nn.Parameter]]:
+    """The parameters of a group that are decayed."""
+    return [(name, p) for name, p in group.parameters if _decays(name, p)]
+
+
+def vectors(group: adapt.Group) -> list[tuple[str, torch.nn.Parameter]]:
+    """The others: norms, biases, and embeddings (decay would wear down rows that the data never uses)."""
+    return [(name, p) for name, p in group.parameters if not _decays(name, p)]
+
+
+def _decays(name: str, parameter: torch.nn.Parameter) -> bool:
+    return parameter.ndim > 1 and "embedding" not in name
+
+
+class CompactAdamW(torch.optim.Optimizer):
+    """AdamW whose moments may take a byte each, and whose weights may be in bf16 with no fp32 copy.
+
+    The arithmetic is torch's own, in fp32, a piece of a tensor at a time. bf16 weights are rounded stochastically: at
+    the rates of fine-tuning an update is far below half a step of bf16, and rounding to the nearest would undo it every
+    time. What is random follows from `seed`, the place of the parameter and how often it was updated, so that a resumed
+    run and the processes of a run round alike.
+
+    Args:
+        groups: with `lr` and `weight_decay`, as for `torch.optim.AdamW`.
+        eight_bit: moments in blocks of 8 bits (`job.train.compact.quantized`), else in fp32.
+        fused: compute by torch's fused kernel.
+        seed: SEED.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, eight_bit: bool, fused: bool, seed: int) -> None:
+        super().__init__(groups, {"lr": 1e-3, "betas": _BETAS, "eps": 1e-8, "weight_decay": 0.0})
+        self._eight_bit, self._fused, self._seed = eight_bit, fused, seed
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # there is no loss to return
+        """Update every parameter that has a gradient."""
+        assert closure is None, "the loop has the gradients already"
+        parameters = ((group, p) for group in self.param_groups for p in group["params"])
+        for place, (group, parameter) in enumerate(parameters):
+            if parameter.grad is not None:
+                self._update(group, parameter, place)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, which would turn the state into the type of the weights."""
+        super().load_state_dict({**state_dict, "state": {}})
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for index, saved in state_dict["state"].items():
+            device = parameters[index].device
+            self.state[parameters[index]] = {
+                name: value.to("cpu" if name == "step" else device) for name, value in saved.items()
+            }
+
+    def _update(self, group: dict[str, Any], parameter: torch.nn.Parameter, place: int) -> None:
+        state = self.state[parameter] or self._begin(parameter)
+        step = int(state["step"])
+        state["step"] += 1
+        weights, gradients = parameter.detach().view(-1), parameter.grad.reshape(-1)  # type: ignore[union-attr]
+        device = weights.device
+        generator = None
+        if weights.dtype != torch.float32:
+            generator = torch.Generator(device).manual_seed(_seed(self._seed, place, step))
+        for piece in _pieces(len(weights), AT_ONCE.get(device.type, AT_ONCE["cuda"])):
+            weight = weights[piece].float()  # itself where it is fp32
+            first, second = (_moment(state, name, signed, piece) for name, signed in _MOMENTS)
+            adamw(
+                [weight], [gradients[piece].float()], [first], [second], [],
+                [torch.full((), float(step), device=device if self._fused else "cpu")],
+                fused=self._fused, foreach=False, amsgrad=False, maximize=False,
+                beta1=group["betas"][0], beta2=group["betas"][1], eps=group["eps"],
+                lr=group["lr"], weight_decay=group["weight_decay"],
+            )  # fmt: skip
+            for (name, signed), moment in zip(_MOMENTS, (first, second), strict=True):
+                _keep(state, name, signed, piece, moment)
+            if generator is not None:
+                weights[piece] = rounded(weight, generator)
+
+    def _begin(self, parameter: torch.nn.Parameter) -> dict[str, torch.Tensor]:
+        """Moments of zero. `step` counts on the CPU: asking a GPU for it would wait for all that is under way."""
+        count, device = parameter.numel(), parameter.device
+        state: dict[str, torch.Tensor] = self.state[parameter]
+        state["step"] = torch.zeros((), dtype=torch.int64)
+        for name, signed in _MOMENTS:
+            if self._eight_bit and count >= SMALLEST:
+                state[name], state[f"{name}_scale"] = quantized(torch.zeros(count, device=device), signed)
+            else:
+                state[name] = torch.zeros(parameter.shape, device=device)
+        return state
+
+
+def _moment(state: dict[str, torch.Tensor], name: str, signed: bool, piece: slice) -> torch.Tensor:
+    """(n,) fp32 of a piece; a view of the state where that is fp32."""
+    values, scales = state[name].view(-1)[piece], state.get(f"{name}_scale")
+    return values if scales is None else restored(values, scales[_blocks(piece)], signed)
+
+
+def _keep(state: dict[str, torch.Tensor], name: str, signed: bool, piece: slice, moment: torch.Tensor) -> None:
+    """Put back what `_moment` gave, where it is not a view."""
+    scales = state.get(f"{name}_scale")
+    if scales is not None:
+        state[name][piece], scales[_blocks(piece)] = quantized(moment, signed)
+
+
+def _pieces(count: int, most: int) -> Iterator[slice]:
+    return (slice(start, min(start + most, count)) for start in range(0, count, most))
+
+
+def _blocks(piece: slice) -> slice:
+    """Where the scales of a piece are."""
+    return slice(piece.start // BLOCK, -(-piece.stop // BLOCK))
+
+
+def _seed(*place: int) -> int:
+    return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1)
