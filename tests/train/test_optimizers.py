@@ -1,0 +1,370 @@
+"""OPTIMIZER and MASTER_WEIGHTS save memory and nothing else: same training, exact resume, unbiased rounding."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from job import optimizers as rules
+from job import pipeline, plan
+from job import settings as variables
+from job.train import resume
+from job.train.compact import dynamic_map, quantized, restored, rounded
+from job.train.optimizers import CompactAdamW, optimizer_of
+from tests.commands import run_job
+from tests.test_pipeline import start
+from tests.train.test_resume import outcome
+
+QUICK = {
+    "PRESET": "demo",
+    "DEVICE": "cpu",
+    "MAX_TRAIN_SAMPLES": "4",
+    "BATCH_SIZE": "4",
+    "EXPORT": "merged",
+    "PROBE_SENTENCES": "0",
+    "MIXED_PRECISION": "bf16",
+}
+#: fp32 weights have fp32 arithmetic here, so that nothing else differs from plain AdamW.
+EIGHT_BIT = {"OPTIMIZER": "adamw_8bit", "MIXED_PRECISION": "no"}
+STOCHASTIC = {"MASTER_WEIGHTS": "bf16_stochastic"}
+BOTH = {"OPTIMIZER": "adamw_8bit", "MASTER_WEIGHTS": "bf16_stochastic"}
+
+
+def dice(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# ---- numbers in fewer bits -------------------------------------------------------------------------------------------
+
+
+@given(st.floats(min_value=2.0**-60, max_value=2.0**60, width=32), st.booleans(), st.integers(0, 2**32))
+@hypothesis_settings(max_examples=60)
+def test_stochastic_rounding_is_unbiased(value, negative, seed):
+    """Up or down to a neighbour in bf16, and right on average: within five standard errors of the mean."""
+    value = -value if negative else value
+    count = 1 << 14
+    values = torch.full((count,), value)
+    got = rounded(values, dice(seed)).double()
+    below = (values[:1].view(torch.int32) & -65536).view(torch.float32).double()  # towards zero
+    step = abs(float(below)) * 2.0**-7  # at most, within a binade
+    assert (got - value).abs().max() <= step
+    assert len(got.unique()) <= 2
+    deviation = max(float(got.std()), step * 2.0**-16)
+    assert abs(float(got.mean()) - value) <= 5 * max(deviation, step * 2.0**-8) / count**0.5
+
+
+def test_rounding_keeps_what_bf16_holds_and_what_is_no_number():
+    """Rows that no gradient reaches stay bit for bit; infinity stays infinity, and NaN does not become a weight."""
+    exact = torch.randn(4096, generator=dice()).bfloat16()
+    assert torch.equal(rounded(exact.float(), dice()), exact)
+    odd = torch.tensor([torch.inf, -torch.inf, 0.0, -0.0])
+    assert torch.equal(rounded(odd, dice()).float(), odd)
+    # the NaN of CPUs, that of GPUs, and a negative one
+    bits = torch.tensor([0x7FC00000, 0x7FFFFFFF, -1], dtype=torch.int32).repeat(100)
+    assert rounded(bits.view(torch.float32), dice()).isnan().all()
+
+
+@given(st.integers(1, 3000), st.booleans(), st.integers(0, 2**32), st.floats(-30, 10))
+@hypothesis_settings(max_examples=40)
+def test_eight_bits_hold_the_nearest_value_of_the_map(count, signed, seed, magnitude):
+    """No other code would be nearer (but for the bits that the look-up leaves out), whatever the size and the scale;
+    a block's largest and zeros are exact, and an unsigned value is never lost."""
+    spread = torch.randn(count, generator=dice(seed)) * 10 ** (4 * torch.rand(count, generator=dice(seed)) - 4)
+    values = spread * 10.0**magnitude
+    values[::7] = 0.0
+    values = values if signed else values.abs()
+    codes, scales = quantized(values, signed)
+    assert codes.dtype == torch.uint8 and len(codes) == count and len(scales) == -(-count // rules.BLOCK)
+    back = restored(codes, scales, signed)
+    scale = scales.repeat_interleave(rules.BLOCK)[:count]
+    best = (dynamic_map(signed)[None] * scale[:, None] - values[:, None]).abs().amin(1)
+    lowest = 0 * scale if signed else dynamic_map(False)[1] * scale
+    assert ((back - values).abs() <= torch.maximum(best + values.abs() * 2.0**-9, lowest)).all()
+    assert (back[values == 0] == 0).all()
+    assert signed or torch.equal(back == 0, values == 0)
+    assert (back == values)[values == scale].all()  # there is no -1 in the map
+
+
+def test_the_map_has_256_values_that_get_finer_towards_zero():
+    """0 and 1, ascending, seven decades; the signed map is symmetric but for 1 itself."""
+    for signed in (True, False):
+        values = dynamic_map(signed)
+        assert len(values.unique()) == 256 and values.max() == 1 and (values == 0).sum() == 1
+        assert values[values > 0].min() < 1e-6
+    both = dynamic_map(True)
+    assert torch.allclose(both[:127], -both[128:255].flip(0))
+
+
+# ---- the optimizer ---------------------------------------------------------------------------------------------------
+
+
+def parameters(dtype=torch.float32):
+    """A matrix whose size is no multiple of a block or a piece, an odd one, and a vector."""
+    shapes = ((300, 333), (70, 61), (50,))
+    return [torch.nn.Parameter((torch.randn(s, generator=dice(n)) * 0.02).to(dtype)) for n, s in enumerate(shapes)]
+
+
+def steps(optimizer, trained, first, last):
+    """Gradients of very different sizes that follow from the step alone; one is not contiguous."""
+    for step in range(first, last):
+        for place, p in enumerate(trained):
+            noise = dice(1000 * step + place)
+            gradient = torch.randn(p.shape, generator=noise) * torch.rand(p.shape, generator=noise) ** 3 + 0.1
+            gradient = (1e-3 * gradient).to(p.dtype)
+            p.grad = gradient.t().contiguous().t() if p.ndim == 2 else gradient
+        optimizer.step()
+
+
+def made(trained, *, eight_bit, seed=3, fused=True):
+    groups = [{"params": trained[:2], "lr": 1e-3, "weight_decay": 0.1}, {"params": trained[2:], "lr": 2e-3}]
+    return CompactAdamW(groups, eight_bit=eight_bit, fused=fused, seed=seed)
+
+
+def plain(trained):
+    groups = [{"params": trained[:2], "lr": 1e-3, "weight_decay": 0.1}, {"params": trained[2:], "lr": 2e-3}]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_eight_bit_moments_update_as_adamw(fused):
+    """Fifty steps: within 2 % of the way that AdamW's weights went, and small tensors exactly as AdamW."""
+    ours, theirs, start_at = parameters(), parameters(), parameters()
+    steps(made(ours, eight_bit=True, fused=fused), ours, 0, 50)
+    steps(plain(theirs), theirs, 0, 50)
+    for a, b, c in zip(ours[:2], theirs[:2], start_at[:2], strict=True):
+        assert (a - b).norm() < 0.02 * (b - c).norm()
+    assert torch.allclose(ours[2], theirs[2], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("eight_bit", [True, False])
+def test_bf16_weights_go_where_fp32_weights_go(eight_bit):
+    """Rounded up and down at random: on average over the weights, the way of fp32 weights to 1 %."""
+    ours, theirs, start_at = parameters(torch.bfloat16), parameters(), parameters()
+    steps(made(ours, eight_bit=eight_bit), ours, 0, 50)
+    steps(plain(theirs), theirs, 0, 50)
+    ours_went, theirs_went = (float((p[0].float() - start_at[0]).mean()) for p in (ours, theirs))
+    assert ours[0].dtype == torch.bfloat16
+    assert ours_went == pytest.approx(theirs_went, rel=0.01)
+
+
+def test_an_update_below_half_a_step_is_not_lost():
+    """At a weight of 1 bf16 has steps of 2^-8 below: updates of 1e-4 vanish when rounded to the nearest, and add up to
+    what they should when rounded stochastically. It is why MASTER_WEIGHTS=bf16_stochastic exists."""
+
+    def after(make):
+        weight = torch.nn.Parameter(torch.ones(1 << 14, dtype=torch.bfloat16))
+        optimizer = make([{"params": [weight], "lr": 1e-4, "weight_decay": 0.0}])
+        for _ in range(100):
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+        return weight.detach().float()
+
+    assert (after(lambda groups: torch.optim.AdamW(groups, fused=True)) == 1).all()
+    moved = after(lambda groups: CompactAdamW(groups, eight_bit=False, fused=True, seed=0))
+    assert float(moved.mean()) == pytest.approx(0.99, abs=5e-4)
+
+
+def test_all_processes_round_alike_and_another_seed_does_not():
+    """What is random follows from SEED, place and step, whatever else a process has drawn from torch's generator."""
+    results = []
+    for state, seed in ((1, 3), (2, 3), (1, 4)):
+        torch.manual_seed(state)
+        torch.rand(state)
+        trained = parameters(torch.bfloat16)
+        steps(made(trained, eight_bit=True, seed=seed), trained, 0, 3)
+        results.append([p.detach().clone() for p in trained])
+    assert all(torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
+    assert not torch.equal(results[0][0], results[2][0])
+
+
+@pytest.mark.parametrize("eight_bit", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_checkpoint_holds_the_optimizer_to_the_last_bit(tmp_path, eight_bit, dtype):
+    """Snapshot, files, and back into a new optimizer that accelerate has prepared: the next steps are the same bits."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    trained = parameters(dtype)
+    optimizer = made(trained, eight_bit=eight_bit)
+    steps(optimizer, trained, 0, 3)
+    named = [(str(n), p) for n, p in enumerate(trained)]
+    resume.save(tmp_path, resume.snapshot(resume.Position(3, {}), named, optimizer), keep=1)
+    held = {name: value.clone() for name, value in optimizer.state[trained[0]].items()}
+    steps(optimizer, trained, 3, 6)
+
+    fresh = [torch.nn.Parameter(torch.zeros_like(p)) for p in trained]
+    again = made(fresh, eight_bit=eight_bit)
+    resume.restore(tmp_path / "checkpoint-3", [(str(n), p) for n, p in enumerate(fresh)], again)
+    try:
+        prepared = Accelerator(cpu=True).prepare(again)
+        state = again.state[fresh[0]]
+        assert {name: value.dtype for name, value in state.items()} == {n: v.dtype for n, v in held.items()}
+        assert all(torch.equal(state[name], value) for name, value in held.items())
+        assert state["exp_avg"].dtype == (torch.uint8 if eight_bit else torch.float32)
+        steps(prepared, fresh, 3, 6)
+    finally:
+        AcceleratorState._reset_state(True)
+    assert all(torch.equal(a, b) for a, b in zip(trained, fresh, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, 16),
+        ({"OPTIMIZER": "adamw_8bit"}, 10),
+        ({"MASTER_WEIGHTS": "bf16_stochastic"}, 12),
+        ({"OPTIMIZER": "adamw_8bit", "MASTER_WEIGHTS": "bf16_stochastic"}, 6),
+    ],
+    ids=lambda v: "-".join(v.values()) if isinstance(v, dict) else str(v),
+)
+def test_the_bytes_of_a_parameter_are_those_that_are_planned_for(values, expected):
+    """What a real optimizer holds after a step, with weight and gradient, is what `plan` and `doctor` reckon with."""
+    from job.train.adapt import Group
+
+    settings = variables.load({**QUICK, **values})
+    weight = torch.nn.Parameter(torch.zeros(512, 512, dtype=torch.bfloat16 if rules.in_bf16(settings) else None))
+    optimizer = optimizer_of(settings, [Group("full", 1e-4, [("talker.w", weight)])])
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    tensors = [weight, weight.grad, *optimizer.state[weight].values()]
+    held = sum(t.numel() * t.element_size() for t in tensors) / weight.numel()
+    assert held == pytest.approx(rules.trained_bytes(settings), rel=1e-3)
+    assert held == pytest.approx(expected, rel=0.01)
+
+
+# ---- in the job ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Four prepared clips, not to be changed."""
+    work = tmp_path_factory.mktemp("optimizers") / "work"
+    pipeline.run(variables.load({**QUICK, "WORK_DIR": str(work)}), "fetch", "prepare")
+    return work
+
+
+def train(prepared, output, *more):
+    """Train into `output`; returns (settings, the last validation loss, the training log)."""
+    from job.train import run
+
+    values = {**QUICK, "WORK_DIR": str(prepared), "OUTPUT_DIR": str(output)}
+    for some in more:
+        values |= some
+    settings = variables.load(values)
+    result = run(settings)
+    log = [json.loads(line) for line in settings.paths.training_log.read_text().splitlines()]
+    return settings, result["last_loss"], log
+
+
+def test_each_trains_as_adamw_does(prepared, tmp_path):
+    """Forty steps from random weights: the loss falls as with fp32 and plain moments, to 5 % (bf16 arithmetic alone
+    differs from fp32 by as much); bf16 weights are published as they are."""
+    few = {"MAX_STEPS": "40", "LOGGING_STEPS": "1"}
+    _, expected, log = train(prepared, tmp_path / "base", few)
+    assert expected < 0.5 * log[0]["loss"]
+    for name, values in (("8bit", EIGHT_BIT), ("stochastic", STOCHASTIC), ("both", BOTH)):
+        settings, loss, _ = train(prepared, tmp_path / name, few, values)
+        assert loss == pytest.approx(expected, rel=0.05), name
+    from safetensors import safe_open
+
+    with safe_open(settings.paths.last / "model.safetensors", "pt") as weights:
+        assert weights.get_slice("talker.codec_head.weight").get_dtype() == "BF16"
+
+
+def test_adapters_can_be_in_bf16(prepared, tmp_path):
+    """TRAIN_MODE=lora with both: the first losses are those of fp32 adapters, and the loss falls."""
+    lora = {"TRAIN_MODE": "lora", "MAX_STEPS": "6", "LOGGING_STEPS": "1", "WARMUP_STEPS": "0"}
+    _, _, expected = train(prepared, tmp_path / "fp32", lora)
+    _, _, log = train(prepared, tmp_path / "bf16", lora, BOTH)
+    assert log[0]["loss"] == pytest.approx(expected[0]["loss"], rel=0.01)
+    assert log[-1]["loss"] == pytest.approx(expected[-1]["loss"], rel=0.03)
+    assert log[-1]["loss"] < 0.9 * log[0]["loss"]
+
+
+def test_a_killed_run_ends_as_an_undisturbed_one(prepared, tmp_path, capsys):
+    """SIGKILL in the middle, with 8-bit moments and bf16 weights: equal weights and logs to the last bit."""
+    work, alone = tmp_path / "work", tmp_path / "alone"
+    values = {**QUICK, **BOTH, "MAX_STEPS": "30", "SAVE_STEPS": "2", "SUB_TALKER_FRAME_FRACTION": "0.5"}
+    for copy in (work, alone):
+        shutil.copytree(prepared, copy)
+    process = start({**values, "WORK_DIR": str(work)}, ("train",))
+    deadline = time.monotonic() + 120
+    while not (work / "output/checkpoint-4").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate(timeout=30)
+    result = run_job(capsys, ["train"], {**values, "WORK_DIR": work})
+    assert result.code == 0, result.err
+    assert "going on from checkpoint-" in result.out
+    assert run_job(capsys, ["train"], {**values, "WORK_DIR": alone}).code == 0
+    ours, theirs = outcome(work), outcome(alone)
+    assert ours[1] == theirs[1]
+    assert ours[0] == theirs[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"OPTIMIZER": "adamw_8bit", "DISTRIBUTED": "fsdp"}, "OPTIMIZER=adamw_8bit"),
+        ({"MASTER_WEIGHTS": "bf16_stochastic", "DISTRIBUTED": "fsdp"}, "MASTER_WEIGHTS=bf16_stochastic"),
+        ({"MASTER_WEIGHTS": "bf16_stochastic", "MIXED_PRECISION": "no"}, "MIXED_PRECISION=no"),
+        ({"MASTER_WEIGHTS": "bf16_stochastic", "MIXED_PRECISION": "fp16"}, "MIXED_PRECISION=fp16"),
+        ({"MASTER_WEIGHTS": "bf16_stochastic", "MIXED_PRECISION": "auto"}, "comes to no here"),
+    ],
+    ids=lambda v: "-".join(v.values()) if isinstance(v, dict) else "",
+)
+def test_what_does_not_go_together_is_refused_at_the_start(tmp_path, capsys, values, named):
+    """`doctor`, exit code 2 and one line with the fix."""
+    result = run_job(capsys, ["doctor"], {**QUICK, **values, "WORK_DIR": tmp_path / "w"})
+    assert result.code == 2
+    assert len(result.errors) == 1 and named in result.errors[0]
+    assert "use DISTRIBUTED=ddp" in result.errors[0] or "set MIXED_PRECISION=bf16" in result.errors[0]
+
+
+def test_the_plan_counts_what_is_saved(prepared):
+    """Full fine-tuning: 16 bytes a trained parameter become 6, and frozen weights are in bf16 too."""
+    settings = variables.load({**QUICK, "WORK_DIR": str(prepared)})
+    least = settings.model_copy(update={"optimizer": "adamw_8bit", "master_weights": "bf16_stochastic"})
+    parameters, trained = plan.parameter_counts(settings)
+    assert plan.state_bytes(settings) == 16 * trained + 4 * (parameters - trained)
+    assert plan.state_bytes(least) == pytest.approx(6.03 * trained + 2 * (parameters - trained), rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("values", [EIGHT_BIT, STOCHASTIC, BOTH], ids=["8bit", "stochastic", "both"])
+def test_each_recites(prepared, tmp_path, values):
+    """Trained until it knows its clips by heart: all codes, and it stops where it should."""
+    from job.evaluate.recite import recite
+    from job.prepare.dataset import read_split
+
+    settings, _, _ = train(prepared, tmp_path, {"MAX_STEPS": "300"}, values)
+    said = read_split(settings.paths, "train").to_pylist()
+    said = [{**row, "codes": np.asarray(row["codes"], dtype=np.int16)} for row in said]
+    heard = recite(settings.paths.best, said, device=torch.device("cpu"))
+    assert min(r.match for r in heard) >= 0.99
+    assert all(r.right_stop for r in heard)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("values", [EIGHT_BIT, BOTH], ids=["8bit", "both"])
+def test_two_processes_train_as_one(prepared, tmp_path, capsys, values):
+    """The same global batch: the same curve, but for gradients that are summed in another order, in bf16 even."""
+    some = {**QUICK, **values, "BATCH_SIZE": "1", "MAX_STEPS": "12", "LOGGING_STEPS": "1"}
+    losses = []
+    for name, more in (("alone", {"GRAD_ACCUM": "2"}), ("two", {"NUM_GPUS": "2"})):
+        work = tmp_path / name
+        shutil.copytree(prepared, work)
+        process = start({**some, **more, "WORK_DIR": str(work)}, ("train",))
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        lines = [json.loads(line) for line in (work / "output/training_log.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines])
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
