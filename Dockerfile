@@ -32,6 +32,17 @@ COPY entrypoint.sh LICENSE /opt/job/
 RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/job/job
 
 FROM base
+# TORCH_COMPILE needs a compiler and Python's headers where it runs; other jobs are spared them (docs/image.md).
+ARG WITH_COMPILER=0
+RUN if [ "$WITH_COMPILER" != 0 ]; then \
+         export DEBIAN_FRONTEND=noninteractive \
+         && headers=$(python3 -c 'import sysconfig; print(sysconfig.get_config_var("INCLUDEPY"))')/Python.h \
+         && apt-get update \
+         && apt-get install -y --no-install-recommends gcc g++ libc6-dev \
+         && if [ ! -e "$headers" ]; then apt-get install -y --no-install-recommends python3-dev; fi \
+         && test -e "$headers" \
+         && rm -rf /var/lib/apt/lists/*; \
+       fi
 ARG REVISION=unknown
 ARG VERSION=unknown
 ARG SOURCE=
