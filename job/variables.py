@@ -157,7 +157,12 @@ class TrainingVariables(BaseSettings):
     weight_decay: float = var(0.01, "AdamW's decay of weight matrices.", ge=0)
     max_grad_norm: float = var(1.0, "Gradients are clipped to this norm; 0 is never.", ge=0)
     gradient_checkpointing: bool = var(False, "Less memory, more time.", free=True)
-    torch_compile: bool = var(False, "Compile the model.", free=True)
+    torch_compile: bool = var(
+        False,
+        "Compile the layers: somewhat faster steps after a minute or two at the start. Needs a compiler "
+        "(`WITH_COMPILER` in docs/image.md) and DISTRIBUTED=ddp.",
+        free=True,
+    )
     optimizer: Literal["adamw", "adamw_fused", "adamw_8bit"] = var(
         "adamw_fused",
         "AdamW; fused takes a quarter of the time, `adamw_8bit` a quarter of the memory for its moments.",
