@@ -8,13 +8,16 @@ Samples stand one after the other in one row (packed), or each in a row of its o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from job.train.layout import IGNORED, Sequence
+
+#: 1 / golden ratio: the number whose multiples are spread over the circle most evenly.
+GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass
@@ -36,6 +39,9 @@ class Batch:
         frame_rows: (N,) index into `frames` of the predicted frames.
         hidden_positions: (N,) flat position whose hidden state the sub-talker continues from: the one before the
             frame, which is `past_hidden` of generation.
+        chosen: (n,) index into `frame_rows` of the frames for the sub-talker: all of them, or those of a `turn`.
+        chosen_scale: what their losses' sum is multiplied with, so that it stands for all N.
+        places: (N,) from 0 to 1, by which a `turn` chooses.
         lengths: S lengths of a packed row; None when padded.
     """
 
@@ -52,6 +58,9 @@ class Batch:
     labels: torch.Tensor
     frame_rows: torch.Tensor
     hidden_positions: torch.Tensor
+    chosen: torch.Tensor
+    chosen_scale: float
+    places: NDArray[np.float64]
     lengths: list[int] | None
 
     def to(self, device: torch.device) -> Batch:
@@ -63,8 +72,26 @@ class Batch:
         return self._map(torch.Tensor.pin_memory)
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "lengths"}
-        return Batch(**{name: function(tensor) for name, tensor in tensors.items()}, lengths=self.lengths)
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{n: function(v) if isinstance(v, torch.Tensor) else v for n, v in values.items()})
+
+    def turn(self, fraction: float, visit: int = 0) -> Batch:
+        """The same batch, with a share of its frames for the sub-talker: on every visit another one.
+
+        Frame j of a sample has its place at phase + j / golden ratio (mod 1) on a circle, and visit v takes the places
+        in [v * fraction, (v + 1) * fraction). Over phases drawn evenly each frame is taken with a probability of
+        `fraction`, so that a sum over the taken ones, divided by it, is unbiased; 1 / fraction visits (if that is
+        whole) take each frame once; and the multiples of the golden ratio are spread over the circle so evenly
+        (three-gap theorem, Sós 1958) that every visit takes as many, from everywhere in a sample.
+
+        Args:
+            fraction: above 0; from 1 on, all frames.
+            visit: 0, 1, ...
+        """
+        if fraction >= 1.0:
+            return replace(self, chosen=torch.arange(self.target_frames), chosen_scale=1.0)
+        chosen = np.flatnonzero((self.places - visit * fraction % 1.0) % 1.0 < fraction)
+        return replace(self, chosen=torch.from_numpy(chosen), chosen_scale=1 / fraction)
 
     @property
     def target_frames(self) -> int:
@@ -72,13 +99,19 @@ class Batch:
         return len(self.frame_rows)
 
 
-def collate(sequences: list[Sequence], speakers: list[NDArray[np.float32]], *, packed: bool = False) -> Batch:
+def collate(
+    sequences: list[Sequence],
+    speakers: list[NDArray[np.float32]],
+    *,
+    packed: bool = False,
+    phases: list[float] | None = None,
+) -> Batch:
     """Index `sequences` and put them side by side.
 
     Args:
         sequences: the samples.
         speakers: each one's (D,) vector (unused where there is no slot).
-        packed: all in one row, one after the other; otherwise a row each, padded on the right to the longest.
+        phases: a number from 0 to 1 for each, from which `Batch.turn` goes on.
     """
     lengths = [len(s) for s in sequences]
     bounds = np.cumsum([0, *lengths])
@@ -89,7 +122,7 @@ def collate(sequences: list[Sequence], speakers: list[NDArray[np.float32]], *, p
     codec = np.full(size, -1, dtype=np.int64)
     frame, speaker = np.full_like(codec, -1), np.full_like(codec, -1)
     labels, mask, position = np.full_like(codec, IGNORED), np.zeros_like(codec), np.zeros_like(codec)
-    frame_rows, hidden_positions, offset = [], [], 0
+    frame_rows, hidden_positions, places, offset = [], [], [], 0
     for number, (s, start) in enumerate(zip(sequences, starts, strict=True)):
         here = slice(start, start + len(s))
         text[here], codec[here], labels[here], mask[here] = s.text_ids, s.codec_ids, s.labels, 1
@@ -100,6 +133,7 @@ def collate(sequences: list[Sequence], speakers: list[NDArray[np.float32]], *, p
         predicted = np.flatnonzero(s.frame_index >= s.first_target)
         frame_rows.append(s.frame_index[predicted] + offset)
         hidden_positions.append(start + predicted - 1)
+        places.append(((phases[number] if phases else 0.0) + np.arange(len(predicted)) * GOLDEN) % 1.0)
         offset += len(s.frames)
 
     text_rows, text_index = np.unique(text, return_inverse=True)
@@ -123,5 +157,8 @@ def collate(sequences: list[Sequence], speakers: list[NDArray[np.float32]], *, p
         labels=torch.from_numpy(labels[labelled]),
         frame_rows=torch.from_numpy(np.concatenate(frame_rows)),
         hidden_positions=torch.from_numpy(np.concatenate(hidden_positions)),
+        chosen=torch.arange(sum(map(len, frame_rows))),
+        chosen_scale=1.0,
+        places=np.concatenate(places),
         lengths=lengths if packed else None,
     )

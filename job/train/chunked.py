@@ -23,14 +23,14 @@ LossOf = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def summed(
     loss_of: LossOf, rows: torch.Tensor, targets: torch.Tensor, parameters: Iterable[nn.Parameter], chunk: int
 ) -> torch.Tensor:
-    """`loss_of(rows, targets)`, at most `chunk` rows at a time.
+    """`loss_of(rows, targets)`, about `chunk` rows at a time.
 
     Args:
         loss_of: a sum over rows that do not depend on each other.
         rows: (N, ...), N >= 1.
         targets: (N, ...).
         parameters: all that `loss_of` trains; a gradient reaches no others.
-        chunk: rows whose activations exist at the same time.
+        chunk: rows whose activations exist at the same time, give or take half.
 
     Returns:
         a scalar that can be differentiated once, by `rows` and `parameters`.
@@ -43,7 +43,10 @@ def summed(
 
 
 def _chunks(rows: torch.Tensor, targets: torch.Tensor, chunk: int) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    return zip(torch.split(rows, chunk), torch.split(targets, chunk), strict=True)
+    # Every chunk's gradients are added to those before it, as large as they are for few rows: no small last one.
+    sizes = [chunk] * max(1, round(len(rows) / chunk))
+    sizes[-1] += len(rows) - sum(sizes)
+    return zip(torch.split(rows, sizes), torch.split(targets, sizes), strict=True)
 
 
 class _Summed(torch.autograd.Function):

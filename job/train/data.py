@@ -54,7 +54,7 @@ class Rows:
         speakers: speaker -> (D,) fp32 x-vector.
         text_layout: `non_streaming`, `streaming` or `mixed`.
         icl_fraction: share of visits on which a row is trained as cloning from another clip of its speaker.
-        seed: of these choices.
+        seed: of these choices, and of which frames the sub-talker is trained on.
 
     Attributes:
         frames: (rows,) frames of each recording.
@@ -144,10 +144,16 @@ class Rows:
             count += int(self.frames[variant.reference])
         return count + int(self._instruct.lengths[row])
 
-    def batch(self, rows: list[int], visit: int) -> Batch:
-        """One packed row of the samples `rows` as they are on their `visit`-th time."""
+    def batch(self, rows: list[int], visit: int, fraction: float = 1.0) -> Batch:
+        """One packed row of the samples `rows` as they are on their `visit`-th time.
+
+        Args:
+            fraction: share of the frames that the sub-talker is trained on.
+        """
         sequences = [self.sequence(row, self.variant(row, visit)) for row in rows]
-        return collate(sequences, [self._vectors[self.speakers[row]] for row in rows], packed=True)
+        vectors = [self._vectors[self.speakers[row]] for row in rows]
+        phases = [float(np.random.default_rng([self._seed, row]).random()) for row in rows]
+        return collate(sequences, vectors, packed=True, phases=phases).turn(fraction, visit)
 
 
 class _Tokens:

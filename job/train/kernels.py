@@ -7,6 +7,7 @@ values as the stock code (in fp32 but for the last bits, in bf16 with its casts)
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import MethodType
 from typing import Any
 
@@ -24,7 +25,8 @@ class _RMSNorm(torch.autograd.Function):
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precision).square_()
         scale = square.div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        return (x * scale).to(x.dtype) * weight  # type: ignore[no-any-return]
+        normed = (x * scale).to(x.dtype)
+        return normed.mul_(weight) if normed.dtype == torch.promote_types(x.dtype, weight.dtype) else normed * weight
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
@@ -100,6 +102,11 @@ def _mlp(self: Any, x: torch.Tensor) -> torch.Tensor:
     return self.down_proj(_Gated.apply(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-any-return,no-untyped-call]
 
 
+def _precise_on_cpu(query: torch.Tensor) -> Any:
+    """No autocast around attention on a CPU: torch's kernel for it goes backwards several times slower in bf16."""
+    return nullcontext() if query.is_cuda else torch.autocast(query.device.type, enabled=False)
+
+
 def _attention(
     self: Any,
     hidden_states: torch.Tensor,
@@ -126,15 +133,16 @@ def _attention(
     query = _Rotation.apply(self.q_norm(self.q_proj(hidden_states).view(heads)), cos, sin)  # type: ignore[no-untyped-call]
     key = _Rotation.apply(self.k_norm(self.k_proj(hidden_states).view(heads)), cos, sin)  # type: ignore[no-untyped-call]
     value = self.v_proj(hidden_states).view(heads)
-    output, weights = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation](
-        self,
-        query.transpose(1, 2),
-        key.transpose(1, 2),
-        value.transpose(1, 2),
-        attention_mask,
-        dropout=self.attention_dropout if self.training else 0.0,
-        scaling=self.scaling,
-        sliding_window=self.sliding_window,
-        **others,
-    )
+    with _precise_on_cpu(query):
+        output, weights = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation](
+            self,
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.to(query.dtype).transpose(1, 2),
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            sliding_window=self.sliding_window,
+            **others,
+        )
     return self.o_proj(output.reshape(*shape, -1).contiguous()), weights

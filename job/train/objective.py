@@ -17,6 +17,7 @@ from torch import nn
 
 from job.train import kernels, packing
 from job.train.batch import Batch
+from job.train.books import look_up
 from job.train.chunked import summed
 
 #: Predicted tokens whose logits exist at the same time: 4096 x 3072 in fp32 are 50 MB.
@@ -52,31 +53,20 @@ class Objective(nn.Module):
         """The talker, `Qwen3TTSTalkerForConditionalGeneration`."""
         return self.model.talker
 
-    def forward(self, batch: Batch, frame_fraction: float = 1.0) -> Losses:
-        """Loss sums of a batch.
-
-        Args:
-            batch: from `collate`.
-            frame_fraction: share of the predicted frames that the sub-talker is trained on, chosen at random; its sum
-                is scaled up by the share, so its expectation is that of all frames.
-        """
-        hidden = self._talker_states(batch)
+    def forward(self, batch: Batch) -> Losses:
+        """Loss sums of a batch, of the sub-talker over the frames that it chose, scaled up to all."""
+        rows, positions = batch.frame_rows[batch.chosen], batch.hidden_positions[batch.chosen]
+        hidden, books = self._talker_states(batch, rows)
         head = self.talker.codec_head
         labelled = hidden[batch.label_positions]
         talker = summed(
             lambda states, labels: _cross_entropy(head(states), labels),
             labelled, batch.labels, head.parameters(), TOKENS_AT_ONCE,
         )  # fmt: skip
-        rows, positions, scale = batch.frame_rows, batch.hidden_positions, 1.0
-        if frame_fraction < 1.0:
-            keep = max(1, round(frame_fraction * len(rows)))
-            chosen = torch.randperm(len(rows), device=rows.device)[:keep]
-            scale = len(rows) / keep
-            rows, positions = rows[chosen], positions[chosen]
         codes = batch.frames[rows]
         sub_talker = talker.new_zeros(())
-        if codes.shape[1] > 1:
-            inputs = self._sub_talker_inputs(hidden[positions], self._embeddings(codes[:, :-1]))
+        if codes.shape[1] > 1 and len(codes):
+            inputs = self._sub_talker_inputs(hidden[positions], books)
             embeddings = {id(table.weight) for table in self._tables}  # looked up above
             inner = [p for p in self.talker.code_predictor.parameters() if id(p) not in embeddings]
             at_once = FRAMES_AT_ONCE.get(inputs.device.type, FRAMES_AT_ONCE["cuda"])
@@ -84,31 +74,31 @@ class Objective(nn.Module):
         return Losses(
             talker=talker,
             talker_terms=len(batch.labels),
-            sub_talker=sub_talker * scale,
-            sub_talker_terms=len(batch.frame_rows) * (codes.shape[1] - 1),
+            sub_talker=sub_talker * batch.chosen_scale,
+            sub_talker_terms=batch.target_frames * (codes.shape[1] - 1),
         )
 
     def talker_pass(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What `forward` takes the talker's loss of, to look at.
 
         Returns:
-            logits (M, V) of the labelled positions only, hidden states (B * L, D), and the code embeddings of every
-            frame (F, books, D).
+            logits (M, V) of the labelled positions only, hidden states (B * L, D), and of every frame the code
+            embeddings that are fed to the sub-talker (F, books - 1, D).
         """
-        hidden = self._talker_states(batch)
-        return self.talker.codec_head(hidden[batch.label_positions]), hidden, self._embeddings(batch.frames)
+        hidden, books = self._talker_states(batch, torch.arange(len(batch.frames), device=batch.frames.device))
+        return self.talker.codec_head(hidden[batch.label_positions]), hidden, books
 
     def sub_talker_pass(self, hidden: torch.Tensor, books: torch.Tensor) -> list[torch.Tensor]:
         """What `forward` takes the sub-talker's loss of, to look at.
 
         Args:
             hidden: (N, D) hidden state before each frame.
-            books: (N, books, D) code embeddings of the frame; the last book's is not fed.
+            books: (N, books - 1, D) code embeddings of the frame.
 
         Returns:
             for head i the logits (N, V) of book i + 1.
         """
-        states = self._sub_talker_states(self._sub_talker_inputs(hidden, books[:, :-1]))
+        states = self._sub_talker_states(self._sub_talker_inputs(hidden, books))
         return [head(of_book) for head, of_book in zip(self._heads, states.unbind(1), strict=True)]
 
     @property
@@ -120,18 +110,11 @@ class Objective(nn.Module):
     def _heads(self) -> Any:
         return self.talker.code_predictor.lm_head
 
-    def _embeddings(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (N, b) of the first b books -> (N, b, D)."""
-        return torch.stack([table(of_book) for table, of_book in zip(self._tables, codes.unbind(1), strict=False)], 1)
-
-    def _talker_states(self, batch: Batch) -> torch.Tensor:
-        """(B * L, D): what the talker's last layer gives."""
+    def _talker_states(self, batch: Batch, fed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B * L, D): what the talker's last layer gives; and the embeddings (n, books - 1, D) of the frames `fed`."""
         inner = self.talker.model
         text = self.talker.text_projection(inner.text_embedding(batch.text_rows))
-        special = inner.codec_embedding(batch.codec_rows)
-        frames = special.new_zeros(len(batch.frames), special.shape[1])
-        for table, of_book in zip(self._tables, batch.frames.unbind(1), strict=True):
-            frames = frames + table(of_book)  # one after the other: the books of all frames would fill gigabytes
+        frames, special, books = look_up([table.weight for table in self._tables], batch.frames, batch.codec_rows, fed)
         nothing = special.new_zeros(1, special.shape[1])
         codec = torch.cat([nothing, special, frames, batch.speakers.to(special.dtype)])
         # Looked up as in an embedding, whose gradient is faster and more repeatable than that of indexing.
@@ -142,7 +125,7 @@ class Objective(nn.Module):
             output_hidden_states=False,
             **packing.arguments(inner.config, batch),
         ).last_hidden_state
-        return cast(torch.Tensor, states.reshape(-1, states.shape[-1]))
+        return states.reshape(-1, states.shape[-1]), books
 
     def _sub_talker_inputs(self, hidden: torch.Tensor, books: torch.Tensor) -> torch.Tensor:
         """(N, D) and the embeddings (N, books - 1, D) -> (N, books, D)."""

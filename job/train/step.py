@@ -71,7 +71,7 @@ class Stepper:
         """The batches of the parts that this process takes; None where a part is cut into pieces."""
         if self.pieces > 1:
             return [None for _ in self._spread.mine(parts)]
-        batches = [self._rows.batch(rows, epoch) for _, rows, _ in self._spread.mine(parts)]
+        batches = [self._batch(rows, epoch) for _, rows, _ in self._spread.mine(parts)]
         if self._accelerator.device.type != "cuda":
             return list(batches)
         torch.cuda.set_device(self._accelerator.device)  # a thread of its own begins at the first GPU
@@ -109,10 +109,10 @@ class Stepper:
             for (part, rows, counts), batch in zip(self._spread.mine(parts), built, strict=True):
                 for piece, cut in enumerate(np.array_split(np.asarray(rows), min(self.pieces, len(rows)))):
                     if batch is None or self.pieces > 1:
-                        batch = self._rows.batch(cut.tolist(), epoch)
+                        batch = self._batch(cut.tolist(), epoch)
                     torch.manual_seed(_seed(self._settings.seed, step, part, piece))
                     with self._accelerator.autocast():
-                        losses = self._objective(batch.to(device), self._settings.sub_talker_frame_fraction)
+                        losses = self._objective(batch.to(device))
                     talker, sub_talker = losses.talker / talker_terms, losses.sub_talker / sub_terms
                     share = scale if counts else 0.0
                     self._accelerator.backward(share * (talker + weight * sub_talker))
@@ -121,6 +121,9 @@ class Stepper:
         except torch.OutOfMemoryError:
             return None
         return sums
+
+    def _batch(self, rows: Part, epoch: int) -> Batch:
+        return self._rows.batch(rows, epoch, self._settings.sub_talker_frame_fraction)
 
     def _halve(self, step: int, parts: Sequence[Part]) -> None:
         """Cut parts into twice as many pieces, and begin the step again."""

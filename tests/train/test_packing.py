@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from job.train import packing
 from job.train.batch import collate
 from job.train.chunked import summed
+from job.train.layout import SpecialIds, build
 from job.train.objective import Objective
 from job.train.packing import block_diagonal, pack, pack_in_windows
 from tests.train.test_contract import CASES, TEXTS, TOLERANCE, log_probabilities, one_case, spread
@@ -179,18 +180,52 @@ def test_varlen_is_given_the_samples(monkeypatch):
     torch.testing.assert_close(found, masked(bounds, total)(*tensors), rtol=1e-4, atol=1e-5)
 
 
-def test_a_random_subset_of_frames_expects_the_whole_loss(tts):
-    """SUB_TALKER_FRAME_FRACTION: the mean over all subsets that can be drawn is the loss over all frames."""
+@pytest.mark.parametrize("visit", [0, 7])
+def test_the_frames_that_have_their_turn_expect_the_whole_loss(tts, visit):
+    """SUB_TALKER_FRAME_FRACTION: the mean over all phases that can be drawn is the loss over all frames."""
     sequences, vectors = three(tts)
-    batch, objective = collate(sequences, vectors, packed=True), Objective(tts.model)
+    objective, drawn = Objective(tts.model), []
     with torch.no_grad():
-        whole = objective(batch)
-        torch.manual_seed(0)
-        drawn = torch.stack([objective(batch, 0.25).sub_talker for _ in range(300)])
-    error = drawn.std() / len(drawn) ** 0.5
-    assert drawn.std() > 1e-3 * whole.sub_talker, "subsets must differ"
-    assert (drawn.mean() - whole.sub_talker).abs() < 4 * error
-    assert 4 * error < 0.02 * whole.sub_talker
+        whole = objective(collate(sequences, vectors, packed=True)).sub_talker
+        for phase in np.linspace(0, 1, 40, endpoint=False) + 0.003:
+            batch = collate(sequences, vectors, packed=True, phases=[phase] * len(sequences))
+            drawn.append(objective(batch.turn(0.3, visit)).sub_talker)
+    assert torch.stack(drawn).std() > 1e-3 * whole, "shares must differ"
+    torch.testing.assert_close(torch.stack(drawn).mean(), whole, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.25, 0.125])
+def test_the_visits_of_a_round_are_the_whole_loss(tts, fraction):
+    """Every frame has its turn once in 1 / fraction visits: their mean is the loss over all frames, gradients too."""
+    sequences, vectors = three(tts)
+    batch, objective = collate(sequences, vectors, packed=True, phases=[0.1, 0.7, 0.34]), Objective(tts.model)
+    heads = list(tts.model.talker.code_predictor.lm_head.parameters())
+    visits = [objective(batch.turn(fraction, visit + 5)).sub_talker for visit in range(round(1 / fraction))]
+    mean, whole = torch.stack(visits).mean(), objective(batch).sub_talker
+    torch.testing.assert_close(mean, whole, rtol=1e-5, atol=0)
+    for one, other in zip(torch.autograd.grad(mean, heads), torch.autograd.grad(whole, heads), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@given(
+    lengths=st.lists(st.integers(7, 250), min_size=1, max_size=4),
+    fraction=st.floats(0.25, 1.0),
+    seed=st.integers(0, 1000),
+    visit=st.integers(0, 10_000),
+)
+def test_every_clip_has_a_share_of_its_frames_at_every_visit(tts, lengths, fraction, seed, visit):
+    """From half a second on, at any share from a quarter on: within two frames of the share, and never none."""
+    phases = np.random.default_rng(seed).random(len(lengths)).tolist()
+    ids = SpecialIds.from_config(tts.model.config.to_dict())
+    sequences = [
+        build(ids, np.arange(9), np.zeros((n, ids.books), dtype=np.int16), streaming=False, language=None)
+        for n in lengths
+    ]
+    chosen = collate(sequences, [np.zeros(4, dtype=np.float32)] * len(lengths), phases=phases).turn(fraction, visit)
+    ends = np.cumsum(lengths)
+    counts = np.bincount(np.searchsorted(ends, chosen.chosen.numpy(), "right"), minlength=len(lengths))
+    for count, frames in zip(counts, lengths, strict=True):
+        assert count >= 1 and abs(count - fraction * frames) <= 2
 
 
 @pytest.mark.parametrize("trained", ["head and states", "head", "states"])

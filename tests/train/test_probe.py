@@ -97,7 +97,7 @@ class Voice:
         batch, drawn = self.batch(), []
         self.objective.train()
         for step in range(1, steps + 1):
-            losses = self.objective(batch, fraction)
+            losses = self.objective(batch.turn(fraction, step))
             loss = losses.talker / losses.talker_terms + losses.sub_talker / losses.sub_talker_terms
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)

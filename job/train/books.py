@@ -1,0 +1,66 @@
+"""The books' embeddings of a batch, looked up for the talker and the sub-talker at once.
+
+The talker reads the sum of a frame's embeddings, the sub-talker the embeddings themselves, both of the same codes in
+the same tables. A lookup's gradient is as large as its table: by autograd each table would get two, and the first one a
+third for the special ids, which are filled with zeros, kept and added up. Here it gets one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+
+def look_up(
+    tables: Sequence[torch.Tensor], codes: torch.Tensor, special: torch.Tensor, fed: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Embeddings of frames and special ids.
+
+    Args:
+        tables: of each book, (V, D); the first one has rows for the special ids too.
+        codes: (N, books) of all frames.
+        special: (C,) rows of the first table.
+        fed: (n,) the frames that the sub-talker reads.
+
+    Returns:
+        the sum of each frame's embeddings (N, D), those of the special ids (C, D), and of the frames `fed` the
+        embeddings of all books but the last (n, books - 1, D), which the sub-talker has no position for.
+    """
+    return _Lookup.apply(codes, special, fed, *tables)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Lookup(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, codes: torch.Tensor, special: torch.Tensor, fed: torch.Tensor, *tables: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.save_for_backward(codes, special, fed)
+        ctx.sizes = [len(table) for table in tables]
+        total = F.embedding(codes[:, 0], tables[0])
+        for table, of_book in zip(tables[1:], codes.unbind(1)[1:], strict=True):
+            total += F.embedding(of_book, table)  # one after the other: the books of all frames would fill gigabytes
+        read = total.new_empty(len(fed), len(tables) - 1, total.shape[1])
+        for book, of_book in enumerate(codes[fed].unbind(1)[:-1]):
+            read[:, book] = F.embedding(of_book, tables[book])
+        return total, F.embedding(special, tables[0]), read
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        by_total, by_special, by_read = gradients
+        codes, special, fed = ctx.saved_tensors
+        found: list[torch.Tensor | None] = []
+        for book, size in enumerate(ctx.sizes):
+            if not ctx.needs_input_grad[3 + book]:
+                found.append(None)
+                continue
+            rows, parts = [codes[:, book]], [by_total]
+            if book < by_read.shape[1]:
+                rows, parts = [*rows, codes[fed, book]], [*parts, by_read[:, book]]
+            if book == 0:
+                rows, parts = [*rows, special], [*parts, by_special]
+            # As of an embedding: faster and more repeatable than the gradient of indexing.
+            found.append(torch.ops.aten.embedding_dense_backward(torch.cat(parts), torch.cat(rows), size, -1, False))
+        return None, None, None, *found
