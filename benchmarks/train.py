@@ -84,9 +84,9 @@ class Bench:
             batch_size = self.settings.batch_size
             order = epoch_order(self.rows, epoch=0, seed=0, batch_size=batch_size, tokens_per_batch=tokens)
             for numbers in order:
-                batch = self.rows.batch(numbers, 0).to(self.device)
+                batch = self.rows.batch(numbers, 0, fraction).to(self.device)
                 with self._autocast():
-                    losses = objective(batch, fraction)
+                    losses = objective(batch)
                     talker = losses.talker / losses.talker_terms
                     loss = talker + self.settings.sub_talker_loss_weight * losses.sub_talker / losses.sub_talker_terms
                 self._step(loss, trained, optimizer)

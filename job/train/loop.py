@@ -117,7 +117,7 @@ class _Run:
         for (step, epoch, parts), batches in progress(ahead_of, stage="train", total=self.steps - done, unit="steps"):
             self._activate(epoch)
             losses = stepper.take(step, epoch, parts, batches)
-            if self.unfrozen:
+            if self.unfrozen and losses["sub_talker_loss"]:  # none where no frame of few had its turn
                 self.unfrozen = False
                 gradients = sub_talker_gradients(training.model)
                 check_sub_talker(gradients, settings.sub_talker_loss_weight, training.books)
