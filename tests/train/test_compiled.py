@@ -1,0 +1,277 @@
+"""TORCH_COMPILE: other code for the same layers, and never a run that fails or compiles for ever because of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from job import settings as variables
+from job.errors import BadInput
+from job.train import adapt, compiled
+from job.train.batch import collate
+from job.train.objective import Objective
+from job.train.setup import lower_weights
+from tests.commands import run_job
+from tests.test_pipeline import start
+from tests.train.test_contract import TEXTS, one_case, spread
+from tests.train.test_resume import outcome
+
+CPU = torch.device("cpu")
+CASE = {"streaming": False, "language": "Auto", "speaker": True, "instruct": False, "icl": 0}
+#: Which of the three samples share a batch: rows of different lengths, with different numbers of samples.
+BATCHES = ([0, 1, 2], [1], [2, 0], [0], [2], [1, 2, 0, 1, 2], [1, 0])
+MODES = {
+    "full": {},
+    "lora": {"LORA_R": "4", "GRADIENT_CHECKPOINTING": "true"},
+    "layers": {"REPLACE_LAST_N_LAYERS": "1"},
+}
+
+
+@pytest.fixture(scope="module")
+def tts(tiny_base):
+    return spread(tiny_base)
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_before():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def graphs() -> int:
+    """How many graphs torch has made in this process."""
+    from torch._dynamo.utils import counters
+
+    return counters["stats"]["unique_graphs"]
+
+
+def adapted(base, mode):
+    """A model adapted as TRAIN_MODE says, always the same; adapters are no longer zero."""
+    settings = variables.load({"PRESET": "demo", "DEVICE": "cpu", "TRAIN_MODE": mode, **MODES[mode]})
+    model = spread(base).model
+    torch.manual_seed(0)
+    adapt.adapt(model, settings)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    if settings.gradient_checkpointing:
+        model.talker.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def batches(tts):
+    samples = [one_case(tts, number, **CASE) for number in range(len(TEXTS))]
+    for rows in BATCHES:
+        yield collate([samples[row][0] for row in rows], [samples[row][1] for row in rows], packed=True)
+
+
+def losses_and_gradients(objective, batch, fraction=1.0):
+    objective.zero_grad(set_to_none=True)
+    torch.manual_seed(0)
+    losses = objective(batch.turn(fraction))
+    ((losses.talker + losses.sub_talker) / losses.talker_terms).backward()
+    return losses, {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
+
+
+def assert_the_same(tts, stock, ours):
+    for batch in batches(tts):
+        one, expected = losses_and_gradients(stock, batch)
+        other, found = losses_and_gradients(ours, batch)
+        for part in ("talker", "sub_talker"):
+            torch.testing.assert_close(getattr(other, part), getattr(one, part), rtol=1e-5, atol=0)
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-7, name
+
+
+def said(model):
+    """What stock generation says, through the model that is trained."""
+    ids = torch.arange(20, 32)[None]
+    config = model.talker.config
+    model.eval()
+    with torch.no_grad():
+        codes, _ = model.generate(
+            input_ids=[ids], languages=["Auto"], do_sample=False, subtalker_dosample=False, max_new_tokens=12,
+            voice_clone_prompt={
+                "ref_code": [None], "ref_spk_embedding": [torch.ones(config.hidden_size)],
+                "x_vector_only_mode": [True], "icl_mode": [False],
+            },
+        )  # fmt: skip
+    model.train()
+    return codes[0].tolist()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_parts_of_a_layer_are_the_layer(tiny_base, tts, mode):
+    """What is given to the compiler, run as it is: losses and all gradients of uncompiled training, names untouched."""
+    stock, ours = adapted(tiny_base, mode), adapted(tiny_base, mode)
+    with torch.compiler.set_stance("force_eager"):
+        assert compiled.use(ours.talker, CPU)
+        assert_the_same(tts, Objective(stock).train(), Objective(ours).train())
+        assert said(ours) == said(stock)
+    assert list(ours.state_dict()) == list(stock.state_dict())
+    assert [name for name, _ in ours.named_modules()] == [name for name, _ in stock.named_modules()]
+    if mode == "lora":
+        assert list(adapt.merged_weights(ours)) == list(adapt.merged_weights(stock))
+        assert list(adapt.adapter_weights(ours)) == list(adapt.adapter_weights(stock))
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_the_parts_of_a_layer_are_the_layer_in_half_precision(tiny_base, tts, mode):
+    """Under autocast, as on a GPU, with frozen weights in bf16: the trial accepts it, and the losses are alike."""
+    stock, ours = adapted(tiny_base, mode), adapted(tiny_base, mode)
+    for model in (stock, ours):
+        if mode != "full":
+            lower_weights(model)
+
+    def autocast():
+        return torch.autocast("cpu", torch.bfloat16)
+
+    with torch.compiler.set_stance("force_eager"):
+        assert compiled.use(ours.talker, CPU, autocast)
+        stock, ours = Objective(stock).train(), Objective(ours).train()
+        for batch in batches(tts):
+            with autocast():
+                one, other = stock(batch), ours(batch)
+            torch.testing.assert_close(other.talker, one.talker, rtol=1e-2, atol=0)
+            torch.testing.assert_close(other.sub_talker, one.sub_talker, rtol=1e-2, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_compiled_training_is_uncompiled_training(tiny_base, tts, mode, capsys):
+    """The same losses to 1e-5 and the same gradients, from a few graphs whatever the lengths; speaking makes none."""
+    stock, ours = adapted(tiny_base, mode), adapted(tiny_base, mode)
+    before = graphs()
+    assert compiled.use(ours.talker, CPU)
+    assert "compiled" in capsys.readouterr().out
+    stock, ours = Objective(stock).train(), Objective(ours).train()
+    assert_the_same(tts, stock, ours)
+    # Two parts of two kinds of layers; of the trained ones of `layers` other graphs than of the frozen ones; and on a
+    # CPU other sums, where weights of norms are trained, for short rows.
+    assert 4 <= graphs() - before <= (4 if mode == "lora" else 12)
+    made = graphs()
+    assert_the_same(tts, stock, ours)
+    with torch.no_grad():
+        for batch in batches(tts):
+            ours.eval()(batch)
+    assert said(ours.model) == said(stock.model)
+    assert graphs() == made
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(tmp_path):
+    """To the last bit, in another process, dropout and all."""
+    values = {
+        "PRESET": "demo", "TORCH_COMPILE": "true", "TRAIN_MODE": "lora", "LORA_DROPOUT": "0.2", "DEVICE": "cpu",
+        "MAX_TRAIN_SAMPLES": "6", "BATCH_SIZE": "2", "MAX_STEPS": "6", "EVAL_STEPS": "3", "SAVE_STEPS": "2",
+        "LOGGING_STEPS": "1",
+    }  # fmt: skip
+    ends = []
+    for _ in range(2):
+        process = start({**values, "WORK_DIR": str(tmp_path)}, ("run", "--until", "train"))
+        out, err = process.communicate(timeout=600)
+        assert process.returncode == 0, err
+        assert "compiled" in out and "uncompiled" not in err
+        ends.append((outcome(tmp_path), out))
+        if len(ends) == 1:  # as if it had been stopped after step 2
+            output = tmp_path / "output"
+            for name in ("best", "last", "checkpoint-4"):
+                shutil.rmtree(output / name)
+            (tmp_path / "state" / "train.json").unlink()
+    assert "going on from checkpoint-2" in ends[1][1]
+    assert ends[0][0][1] == ends[1][0][1]
+    assert ends[0][0][0] == ends[1][0][0]
+    log = [json.loads(line) for line in (tmp_path / "output" / "training_log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.fixture
+def no_compiler():
+    """A machine without a C++ compiler, and nothing compiled on it before."""
+    import torch._inductor.config
+
+    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
+        yield
+
+
+def test_without_a_compiler_training_goes_on_uncompiled(tiny_base, no_compiler, capsys):
+    """One line, no traceback, and the layers as they were."""
+    model = adapted(tiny_base, "full")
+    assert not compiled.use(model.talker, CPU)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "TORCH_COMPILE" in line and "compiler" in line
+    assert not any("forward" in vars(layer) for layer in model.talker.modules())
+
+
+def test_a_graph_that_cannot_be_made_later_on_costs_speed_only(tiny_base, tts, no_compiler, capsys):
+    """Another phase of training may need one that was not tried: one line a stack of layers, and the same losses."""
+    stock, ours = adapted(tiny_base, "full"), adapted(tiny_base, "full")
+    with torch.compiler.set_stance("force_eager"):
+        assert compiled.use(ours.talker, CPU)
+    capsys.readouterr()
+    assert_the_same(tts, Objective(stock).train(), Objective(ours).train())
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all("TORCH_COMPILE" in line and "compiler" in line for line in lines)
+
+
+def test_doctor_refuses_to_compile_without_a_compiler(no_compiler, tmp_path, capsys):
+    """In the first minute, with exit code 2 and one line that names the variable and the ways out."""
+    values = {"PRESET": "demo", "TORCH_COMPILE": "true", "DEVICE": "cpu", "WORK_DIR": tmp_path}
+    result = run_job(capsys, ["doctor"], values)
+    assert result.code == 2
+    (line,) = result.errors
+    assert "TORCH_COMPILE=true" in line and "C++ compiler" in line and "WITH_COMPILER=1" in line
+    assert "Traceback" not in result.err
+
+
+def test_doctor_refuses_to_compile_what_is_cut_up(tmp_path, capsys):
+    values = {"PRESET": "demo", "TORCH_COMPILE": "true", "DISTRIBUTED": "fsdp", "TRAIN_MODE": "full", "DEVICE": "cpu"}
+    result = run_job(capsys, ["doctor"], {**values, "WORK_DIR": tmp_path})
+    assert result.code == 2
+    assert "TORCH_COMPILE" in result.errors[0] and "DISTRIBUTED" in result.errors[0]
+
+
+def test_wrong_values_are_noticed(tiny_base, monkeypatch, capsys):
+    """A compiler's mistake, here in the third digit, costs speed and not the voice."""
+    model = adapted(tiny_base, "full")
+    right = compiled._normed
+
+    def wrong(norm, x):
+        return 1.001 * right(norm, x)
+
+    monkeypatch.setattr(compiled, "_normed", wrong)
+    with torch.compiler.set_stance("force_eager"):
+        assert not compiled.use(model.talker, CPU)
+    assert "other values" in capsys.readouterr().err
+
+
+def test_trying_a_layer_leaves_no_trace(tiny_base):
+    """Neither gradients nor another state of the random generator: a run that goes on draws what it would have."""
+    model = adapted(tiny_base, "lora")
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.1
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    with torch.compiler.set_stance("force_eager"):
+        assert compiled.use(model.talker, CPU)
+    assert torch.equal(torch.rand(4), expected)
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.slow
+def test_what_doctor_compiles_works_here():
+    """The check passes where there is a compiler, so that it refuses nobody without a reason."""
+    if shutil.which("g++") is None:
+        with pytest.raises(BadInput):
+            compiled.check(CPU)
+    else:
+        compiled.check(CPU)
