@@ -71,7 +71,7 @@ def batches(tts):
         yield collate([samples[row][0] for row in rows], [samples[row][1] for row in rows], packed=True)
 
 
-def losses_and_gradients(objective, batch, fraction=1.0):
+def losses_and_gradients(objective, batch):
     objective.zero_grad(set_to_none=True)
     torch.manual_seed(0)
     losses = objective(batch.turn(fraction))
