@@ -144,7 +144,7 @@ def _texts(settings: Settings) -> None:
 
 
 def _gpu_memory(settings: Settings, device: Any) -> dict[str, Any]:
-    """Refuse a GPU that cannot even hold weights, gradients and optimizer; activations come on top."""
+    """Refuse a GPU that cannot even take one sample at a time; larger batches are cut up when memory runs out."""
     if device.type != "cuda":
         return {}
     import torch
@@ -152,12 +152,10 @@ def _gpu_memory(settings: Settings, device: Any) -> dict[str, Any]:
     from job import launch, plan
 
     free, total = torch.cuda.mem_get_info(device)
-    need = plan.state_bytes(settings)
-    if settings.distributed == "fsdp":
-        need //= launch.processes_per_node(settings) * settings.num_nodes
+    need = plan.least_bytes(settings, launch.processes_per_node(settings) * settings.num_nodes)
     if free < need:
         raise BadInput(
             f"DEVICE={device}: {free / 1e9:.1f} GB of {total / 1e9:.1f} GB free, and TRAIN_MODE={settings.train_mode} "
-            f"needs at least {need / 1e9:.1f} GB; use TRAIN_MODE=lora or a larger GPU"
+            f"needs at least {need / 1e9:.1f} GB; use TRAIN_MODE=lora, GRADIENT_CHECKPOINTING=true or a larger GPU"
         )
     return {"gpu": torch.cuda.get_device_name(device), "gpu_free_bytes": free}
