@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,8 +73,8 @@ class Batch:
         return self._map(torch.Tensor.pin_memory)
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{n: function(v) if isinstance(v, torch.Tensor) else v for n, v in values.items()})
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Batch(**{name: function(v) if isinstance(v, torch.Tensor) else v for name, v in values.items()})
 
     def turn(self, fraction: float, visit: int = 0) -> Batch:
         """The same batch, with a share of its frames for the sub-talker: on every visit another one.

@@ -26,7 +26,8 @@ class _RMSNorm(torch.autograd.Function):
         scale = square.div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
         normed = (x * scale).to(x.dtype)
-        return normed.mul_(weight) if normed.dtype == torch.promote_types(x.dtype, weight.dtype) else normed * weight
+        same = torch.promote_types(x.dtype, weight.dtype) == x.dtype
+        return normed.mul_(weight) if same else normed * weight  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:

@@ -14,19 +14,33 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-Tensors = tuple[torch.Tensor, torch.Tensor]
+#: For each layer two tensors (B, n, heads, width) with the weights of the norms of query and key in them: the normed x
+#: is rotated to `x * cos + x.roll(width / 2) * sin`.
+Rotation = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class Unknown(Exception):
     """A model of a kind that this code was not written for; the message says what is unknown."""
 
 
+class Norm:
+    """A stock RMS norm in one call."""
+
+    def __init__(self, stock: Any) -> None:
+        self._weight, self._eps = stock.weight, stock.variance_epsilon
+        self._shape = list(self._weight.shape)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Of the last axis."""
+        return torch.rms_norm(x, self._shape, self._weight, self._eps)
+
+
 @dataclass
 class _Layer:
     """The weights of a decoder layer, and what it remembers."""
 
-    before: nn.Module
-    after: nn.Module
+    before: Norm
+    after: Norm
     qkv: torch.Tensor
     qkv_bias: torch.Tensor | None
     qk_norm: torch.Tensor
@@ -54,9 +68,11 @@ class Stack:
         self.heads, self.shared = config.num_attention_heads, config.num_key_value_heads
         attention = decoder.layers[0].self_attn
         self.width, self.scaling = attention.head_dim, attention.scaling
-        self.norm, self.rotary = decoder.norm, decoder.rotary_emb
+        self.norm, self.rotary = Norm(decoder.norm), decoder.rotary_emb
         _check(decoder)
         self.layers = [_layer(layer, self.heads + self.shared) for layer in decoder.layers[: config.num_hidden_layers]]
+        self._norms = torch.stack([layer.qk_norm for layer in self.layers])[:, None, None]
+        self._rolled = self._norms.roll(self.width // 2, -1)
         self._compare(decoder)
 
     def reserve(self, batch: int, room: int) -> None:
@@ -79,16 +95,10 @@ class Stack:
             layer.keys[:, :, :length], layer.values[:, :, :length] = other.keys, other.values
         return length
 
-    def rotation(self, positions: torch.Tensor) -> Tensors:
-        """Cosine and signed sine of the rotary embedding.
+    def rotation(self, positions: torch.Tensor) -> Rotation:
+        """The rotary embedding of positions (B, n).
 
         Text and speech have one position, so the three sections of the talker's rotary embedding are alike.
-
-        Args:
-            positions: (B, n).
-
-        Returns:
-            two tensors (B, n, 1, width): x is rotated to `x * cos + x.roll(width / 2) * sin`.
         """
         sections = positions[None].expand(3, *positions.shape) if _is_talker(self.rotary) else positions
         cos, sin = self.rotary(self.layers[0].qkv, sections)
@@ -96,9 +106,11 @@ class Stack:
             cos, sin = cos[0], sin[0]
         half = self.width // 2
         signed = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
-        return cos[:, :, None], signed[:, :, None]
+        # Of all layers at once: (layers, B, n, heads, width).
+        by_cos, by_sin = self._norms * cos[:, :, None], self._rolled * signed[:, :, None]
+        return list(zip(by_cos.unbind(0), by_sin.unbind(0), strict=True))
 
-    def step(self, x: torch.Tensor, start: int, rotation: Tensors, mask: torch.Tensor | None) -> torch.Tensor:
+    def step(self, x: torch.Tensor, start: int, rotation: Rotation, mask: torch.Tensor | None) -> torch.Tensor:
         """Read the positions `start`, `start + 1`, ... of every sequence.
 
         Args:
@@ -113,29 +125,28 @@ class Stack:
         batch, n, _ = x.shape
         end, half, groups = start + n, self.width // 2, self.heads // self.shared
         both = self.heads + self.shared
-        cos, sin = rotation
-        for layer in self.layers:
+        for layer, (cos, sin) in zip(self.layers, rotation, strict=True):
             qkv = F.linear(layer.before(x), layer.qkv, layer.qkv_bias).view(batch, n, -1, self.width)
-            qk = F.rms_norm(qkv[:, :, :both], (self.width,), None, layer.eps) * layer.qk_norm
+            qk = torch.rms_norm(qkv[:, :, :both], [self.width], None, layer.eps)
             qk = torch.addcmul(qk * cos, qk.roll(half, -1), sin)
-            layer.keys[:, :, start:end] = qk[:, :, self.heads :].transpose(1, 2)
+            query, key = qk.split([self.heads, self.shared], dim=2)  # type: ignore[no-untyped-call]
+            layer.keys[:, :, start:end] = key.transpose(1, 2)
             layer.values[:, :, start:end] = qkv[:, :, both:].transpose(1, 2)
             # The query heads that share a key head are so many queries of one head: keys are read once for all.
-            query = qk[:, :, : self.heads].view(batch, n, self.shared, groups, self.width).permute(0, 2, 3, 1, 4)
+            if n == 1:
+                query = query.view(batch, self.shared, groups, self.width)
+            else:
+                query = query.view(batch, n, self.shared, groups, self.width).permute(0, 2, 3, 1, 4)
+                query = query.reshape(batch, self.shared, groups * n, self.width)
             read = F.scaled_dot_product_attention(
-                query.reshape(batch, self.shared, groups * n, self.width),
-                layer.keys[:, :, :end],
-                layer.values[:, :, :end],
-                attn_mask=mask,
-                scale=self.scaling,
+                query, layer.keys[:, :, :end], layer.values[:, :, :end], attn_mask=mask, scale=self.scaling
             )
-            read = read.view(batch, self.shared, groups, n, self.width).permute(0, 3, 1, 2, 4)
-            x = x + layer.out(read.reshape(batch, n, -1))
+            if n > 1:
+                read = read.view(batch, self.shared, groups, n, self.width).permute(0, 3, 1, 2, 4)
+            x = layer.out(read.reshape(batch, n, -1)).add_(x)
             gate, up = F.linear(layer.after(x), layer.gate_up).chunk(2, dim=-1)
-            x = x + layer.down(layer.activation(gate) * up)
-        normed = self.norm(x)
-        assert isinstance(normed, torch.Tensor)
-        return normed
+            x = layer.down(layer.activation(gate).mul_(up)).add_(x)
+        return self.norm(x)
 
     @torch.no_grad()
     def _compare(self, decoder: Any) -> None:
@@ -200,8 +211,8 @@ def _layer(layer: Any, both: int) -> _Layer:
         for module in (attention.o_proj, mlp.down_proj):
             joined([module.weight])
     return _Layer(
-        before=_Norm(layer.input_layernorm),
-        after=_Norm(layer.post_attention_layernorm),
+        before=Norm(layer.input_layernorm),
+        after=Norm(layer.post_attention_layernorm),
         qkv=qkv,
         qkv_bias=bias,
         qk_norm=qk_norm,
@@ -226,14 +237,3 @@ def joined(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
     for parameter, part in zip(parameters, whole.split([len(p) for p in parameters]), strict=True):  # type: ignore[no-untyped-call]
         parameter.data = part
     return whole
-
-
-class _Norm(nn.Module):
-    """A stock RMS norm in one call."""
-
-    def __init__(self, stock: Any) -> None:
-        super().__init__()
-        self.weight, self.eps = stock.weight, stock.variance_epsilon
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)

@@ -154,7 +154,10 @@ class FastTalker:
         self.stack.reserve(len(inputs), room)
         self.stack.remember(read.past_key_values)
         self.sub_stack.reserve(len(inputs), self.books)
-        self.rotations = self.sub_stack.rotation(torch.arange(self.books, device=inputs.device)[None])
+        counted = torch.arange(self.books, device=inputs.device)[None]
+        # Its steps are the same for every frame: the first reads two positions, the others one each.
+        steps = torch.split(counted, [2] + [1] * (self.books - 2), dim=1)
+        self.rotations = [self.sub_stack.rotation(positions) for positions in steps]
         groups = self.sub_stack.heads // self.sub_stack.shared
         first_two = torch.tensor([[1, 0], [1, 1]], device=inputs.device)
         self.first_mask = _additive(first_two, inputs.dtype)[:, 0, 0].repeat(groups, 1)  # type: ignore[index]
@@ -170,7 +173,6 @@ class FastTalker:
         Returns:
             the frame's codes (B, books), and their embeddings' sum (B, 1, D).
         """
-        cos, sin = self.rotations
         read_hidden = self.predictor.small_to_mtp_projection(hidden)
         x, start, mask = (
             torch.cat([read_hidden, F.embedding(first[:, None], self.read_first)], dim=1),
@@ -180,7 +182,7 @@ class FastTalker:
         rows: list[torch.Tensor] = []
         for book, head in enumerate(self.predictor.lm_head):
             end = start + x.shape[1]
-            state = self.sub_stack.step(x, start, (cos[:, start:end], sin[:, start:end]), mask)
+            state = self.sub_stack.step(x, start, self.rotations[book], mask)
             rows.append(choose(head(state[:, -1])) + book * self.rows)
             x, start, mask = F.embedding(rows[-1][:, None], self.read), end, None
         drawn = torch.stack(rows, dim=1)
