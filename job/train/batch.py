@@ -73,8 +73,9 @@ class Batch:
         return self._map(torch.Tensor.pin_memory)
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{name: function(v) if isinstance(v, torch.Tensor) else v for name, v in values.items()})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {n: function(v) if isinstance(v, torch.Tensor) else v for n, v in values.items()}
+        return Batch(**moved)
 
     def turn(self, fraction: float, visit: int = 0) -> Batch:
         """The same batch, with a share of its frames for the sub-talker: on every visit another one.
