@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from job import pipeline, plan
+from job import lengths, pipeline, plan
 from job import settings as variables
+from job.activations import Load
+from job.ranks import ALONE
 from job.train import adapt
 from tests.commands import run_job
 
@@ -100,3 +102,83 @@ def test_hours_go_with_the_work_and_the_gpus(work):
     assert plan.hours_on(two, "L4")[1] == pytest.approx(plan.hours_on(one, "L4")[1] / 2)
     best, worst = plan.hours_on(one, "A100")
     assert worst == pytest.approx(best * plan.UTILIZATION[1] / plan.UTILIZATION[0])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"BATCH_SIZE": "2"},
+        {"BATCH_SIZE": "2", "TEXT_LAYOUT": "streaming"},
+        {"TOKENS_PER_BATCH": "150"},
+        {"TOKENS_PER_BATCH": "20"},
+        {"BATCH_SIZE": "2", "ICL_FRACTION": "1"},
+    ],
+    ids=lambda v: "-".join(v.values()),
+)
+def test_the_largest_batch_is_that_of_the_order(work, values):
+    """No batch of the run is larger than what the plan reckons with, and the largest is not much smaller."""
+    from job.lengths import Lengths
+    from job.train import setup
+    from job.train.data import epoch_order
+
+    settings = variables.load({**QUICK, "WORK_DIR": str(work), **values})
+    with setup.accelerator_of(settings, ALONE) as accelerator:
+        rows = setup.set_up(settings, accelerator).train_rows
+    largest = Lengths.of(settings).largest(settings)
+    batches = []
+    for epoch in range(6):
+        order = epoch_order(
+            rows, epoch=epoch, seed=1, batch_size=settings.batch_size, tokens_per_batch=settings.tokens_per_batch
+        )
+        batches += [rows.batch(numbers, epoch) for numbers in order]
+    most = max(batch.text_index.shape[1] for batch in batches)
+    assert most <= largest.positions <= 1.5 * most
+    assert max(batch.target_frames for batch in batches) <= 1.1 * largest.frames
+
+
+def test_memory_is_state_and_what_comes_on_top(work):
+    """Gradients count once, accumulated batches have them from the start, and copies for an update are counted."""
+    settings = variables.load({**QUICK, "WORK_DIR": str(work)})
+    load = Load(8000, 5000, 80, 1000)
+    found = plan.memory(settings, load)
+    assert found.total == found.state + found.on_top + plan.CUDA_BYTES
+    peak = found.working.peak + found.working.in_kernels
+    assert found.state + found.on_top == plan.state_bytes(settings) - found.gradients + peak
+    small = Load(40, 13, 1, 20)
+    assert plan.memory(settings.model_copy(update={"optimizer": "adamw"}), small).on_top >= found.gradients
+    accumulated = plan.memory(settings.model_copy(update={"gradient_accumulation_steps": 2}), load)
+    assert accumulated.total == found.total + found.gradients
+    sharded = settings.model_copy(update={"distributed": "fsdp"})
+    assert plan.memory(sharded, small, processes=8).total < plan.memory(sharded, small).total
+
+
+def test_what_does_not_fit_is_cut_up_or_refused(work, monkeypatch, capsys):
+    """A GPU that takes the batch in pieces is named with their number, one too small for a sample as such; what helps
+    is said with what it takes."""
+    settings = variables.load({**QUICK, "WORK_DIR": str(work), "TRAIN_MODE": "full"})
+    load = Load(20000, 15000, 100, 2000)
+    whole, half, alone = (plan.memory(settings, load, pieces=pieces).total for pieces in (1, 2, 100))
+    assert alone < half < whole
+
+    def gpu(total: float) -> tuple[float, float]:
+        return total * 1.0001 / (1 - plan.HEADROOM) / 1e9, 1e12
+
+    sizes = {"large": gpu(whole), "middle": gpu(half), "small": gpu(alone * 0.98)}
+    monkeypatch.setattr(plan, "GPUS", sizes)
+    assert [plan.pieces_on(settings, load, 1, name) for name in sizes] == [1, 2, 0]
+    sample = plan.estimate(settings).lengths.longest()
+    monkeypatch.setattr(plan, "GPUS", {"one": (1.0, 1e12), "other": sizes["middle"]})
+    monkeypatch.setattr(lengths.Lengths, "largest", lambda self, settings: load if settings.batch_size > 2 else sample)
+    plan.print_plan(settings)
+    said = capsys.readouterr().out
+    assert "one 1.0 GB: too small" in said and "in 2 pieces" in said
+    assert all(name in said for name in ("BATCH_SIZE=2", "GRADIENT_CHECKPOINTING=true", "TRAIN_MODE=lora"))
+
+
+def test_the_least_is_a_sample_at_a_time(work, tmp_path):
+    """What doctor refuses a GPU by: the longest sample's step; before there is data, a second of speech's."""
+    settings = variables.load({**QUICK, "WORK_DIR": str(work), "BATCH_SIZE": "4"})
+    least = plan.least_bytes(settings)
+    assert plan.state_bytes(settings) <= least < plan.estimate(settings).memory.total - plan.CUDA_BYTES
+    nothing = variables.load({**QUICK, "WORK_DIR": str(tmp_path)})
+    assert plan.state_bytes(settings) <= plan.least_bytes(nothing) <= least
