@@ -7,7 +7,7 @@ storage, and the modules' parameters become views of it, so that nothing is kept
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from torch import nn
 #: For each layer two tensors (B, n, heads, width) with the weights of the norms of query and key in them: the normed x
 #: is rotated to `x * cos + x.roll(width / 2) * sin`.
 Rotation = list[tuple[torch.Tensor, torch.Tensor]]
+#: Positions whose places are looked up once: those of a frame, which the sub-talker goes through for every frame.
+FEW = 64
 
 
 class Unknown(Exception):
@@ -44,13 +46,28 @@ class _Layer:
     qkv: torch.Tensor
     qkv_bias: torch.Tensor | None
     qk_norm: torch.Tensor
-    out: nn.Linear
+    out: tuple[torch.Tensor, torch.Tensor | None]
     gate_up: torch.Tensor
-    down: nn.Linear
+    down: tuple[torch.Tensor, torch.Tensor | None]
     activation: Callable[[torch.Tensor], torch.Tensor]
     eps: float
     keys: torch.Tensor
     values: torch.Tensor
+    views: dict[tuple[int, int], tuple[torch.Tensor, ...]] = field(default_factory=dict)
+
+    def place(self, start: int, end: int) -> tuple[torch.Tensor, ...]:
+        """Where the keys and values of new positions go, and those of all positions up to them."""
+        found = self.views.get((start, end))
+        if found is None:
+            both = self.keys, self.values
+            found = (*(t[:, :, start:end] for t in both), *(t[:, :, :end] for t in both))
+            if end <= FEW:
+                self.views[start, end] = found
+        return found
+
+    def keep(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Remember in other memory from now on."""
+        self.keys, self.values, self.views = keys, values, {}
 
 
 class Stack:
@@ -83,7 +100,7 @@ class Stack:
                 continue
             size = (batch, self.shared, room, self.width)
             # Zeros: a masked position weighs nothing, but nothing times a number that is not one is not nothing.
-            layer.keys, layer.values = (layer.qkv.new_zeros(size) for _ in old)
+            layer.keep(*(layer.qkv.new_zeros(size) for _ in old))
             if old[0].shape[0] == batch:
                 layer.keys[:, :, : old[0].shape[2]], layer.values[:, :, : old[0].shape[2]] = old
 
@@ -130,22 +147,21 @@ class Stack:
             qk = torch.rms_norm(qkv[:, :, :both], [self.width], None, layer.eps)
             qk = torch.addcmul(qk * cos, qk.roll(half, -1), sin)
             query, key = qk.split([self.heads, self.shared], dim=2)  # type: ignore[no-untyped-call]
-            layer.keys[:, :, start:end] = key.transpose(1, 2)
-            layer.values[:, :, start:end] = qkv[:, :, both:].transpose(1, 2)
+            new_keys, new_values, keys, values = layer.place(start, end)
+            new_keys.copy_(key.transpose(1, 2))
+            new_values.copy_(qkv[:, :, both:].transpose(1, 2))
             # The query heads that share a key head are so many queries of one head: keys are read once for all.
             if n == 1:
                 query = query.view(batch, self.shared, groups, self.width)
             else:
                 query = query.view(batch, n, self.shared, groups, self.width).permute(0, 2, 3, 1, 4)
                 query = query.reshape(batch, self.shared, groups * n, self.width)
-            read = F.scaled_dot_product_attention(
-                query, layer.keys[:, :, :end], layer.values[:, :, :end], attn_mask=mask, scale=self.scaling
-            )
+            read = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=self.scaling)
             if n > 1:
                 read = read.view(batch, self.shared, groups, n, self.width).permute(0, 3, 1, 2, 4)
-            x = layer.out(read.reshape(batch, n, -1)).add_(x)
+            x = F.linear(read.reshape(batch, n, -1), *layer.out).add_(x)
             gate, up = F.linear(layer.after(x), layer.gate_up).chunk(2, dim=-1)
-            x = layer.down(layer.activation(gate).mul_(up)).add_(x)
+            x = F.linear(layer.activation(gate).mul_(up), *layer.down).add_(x)
         return self.norm(x)
 
     @torch.no_grad()
@@ -171,7 +187,7 @@ class Stack:
     def forget(self) -> None:
         """Let go of what is remembered."""
         for layer in self.layers:
-            layer.keys, layer.values = (layer.qkv.new_zeros(0, 0, 0, 0) for _ in range(2))
+            layer.keep(*(layer.qkv.new_zeros(0, 0, 0, 0) for _ in range(2)))
 
 
 def _is_talker(rotary: Any) -> bool:
@@ -216,10 +232,10 @@ def _layer(layer: Any, both: int) -> _Layer:
         qkv=qkv,
         qkv_bias=bias,
         qk_norm=qk_norm,
-        out=attention.o_proj,
+        out=(attention.o_proj.weight.data, attention.o_proj.bias),
         gate_up=gate_up,
-        down=mlp.down_proj,
-        activation=mlp.act_fn,
+        down=(mlp.down_proj.weight.data, mlp.down_proj.bias),
+        activation=F.silu if isinstance(mlp.act_fn, nn.SiLU) else mlp.act_fn,
         eps=attention.q_norm.variance_epsilon,
         keys=qkv.new_zeros(0, 0, 0, 0),
         values=qkv.new_zeros(0, 0, 0, 0),

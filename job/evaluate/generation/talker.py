@@ -59,10 +59,13 @@ class FastTalker:
             for parameter, part in zip(tables, self.tables.split(self.rows), strict=True):  # type: ignore[no-untyped-call]
                 parameter.data = part
             # What the sub-talker reads of a code does not depend on anything else.
-            self.read = predictor.small_to_mtp_projection(self.tables)
+            read = predictor.small_to_mtp_projection(self.tables)
+            self.read = torch.split(read, self.rows)
             self.read_first = predictor.small_to_mtp_projection(talker.get_input_embeddings().weight)
             for head in (talker.codec_head, *predictor.lm_head):
                 joined([head.weight])
+            self.heads = [head.weight.data for head in predictor.lm_head]
+            self.offsets = torch.arange(len(tables), device=self.tables.device) * self.rows
 
     @torch.no_grad()
     def generate(
@@ -179,15 +182,16 @@ class FastTalker:
             0,
             self.first_mask,
         )
-        rows: list[torch.Tensor] = []
-        for book, head in enumerate(self.predictor.lm_head):
+        codes = [first]
+        for book, head in enumerate(self.heads):
             end = start + x.shape[1]
             state = self.sub_stack.step(x, start, self.rotations[book], mask)
-            rows.append(choose(head(state[:, -1])) + book * self.rows)
-            x, start, mask = F.embedding(rows[-1][:, None], self.read), end, None
-        drawn = torch.stack(rows, dim=1)
-        frame = torch.cat([self.talker.get_input_embeddings()(first[:, None]), F.embedding(drawn, self.tables)], dim=1)
-        return torch.cat([first[:, None], drawn % self.rows], dim=1), frame.sum(dim=1, keepdim=True)
+            codes.append(choose(F.linear(state[:, -1], head)))
+            x, start, mask = F.embedding(codes[-1][:, None], self.read[book]), end, None
+        frame = torch.stack(codes, dim=1)
+        others = F.embedding(frame[:, 1:] + self.offsets, self.tables)
+        embedded = torch.cat([self.talker.get_input_embeddings()(first[:, None]), others], dim=1)
+        return frame, embedded.sum(dim=1, keepdim=True)
 
 
 @contextmanager
