@@ -20,14 +20,12 @@ class _RMSNorm(torch.autograd.Function):
     """y = w * x / rms(x) over the last axis."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float, kind: torch.dtype) -> torch.Tensor:
         precision = torch.promote_types(x.dtype, torch.float32)
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precision).square_()
         scale = square.div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        normed = (x * scale).to(x.dtype)
-        same = torch.promote_types(x.dtype, weight.dtype) == x.dtype
-        return normed.mul_(weight) if same else normed * weight  # type: ignore[no-any-return]
+        return torch.mul((x * scale).to(x.dtype), weight, out=torch.empty_like(x, dtype=kind))
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
@@ -43,22 +41,24 @@ class _RMSNorm(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             mean = (along @ weight.to(along.dtype)).div_(-x.shape[-1]).unsqueeze(-1)
             by_x = (gradient * weight).to(normed.dtype).addcmul_(normed, mean).mul_(scale).to(x.dtype)
-        return by_x, by_weight, None
+        return by_x, by_weight, None, None
 
 
 class _Rotation(torch.autograd.Function):
     """y = x * cos + x.roll(half) * sin, with the sign of the rotation in the first half of `sin`."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
         ctx.save_for_backward(cos, sin)
-        return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+        turned = torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+        return turned.to(kind)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (gradient,) = gradients
         cos, sin = ctx.saved_tensors
-        return (gradient * cos).add_((gradient * sin).roll(gradient.shape[-1] // 2, -1)), None, None
+        turned = (gradient * cos).add_((gradient * sin).roll(gradient.shape[-1] // 2, -1))
+        return turned, None, None, None
 
 
 class _Gated(torch.autograd.Function):
@@ -85,6 +85,7 @@ def use(talker: nn.Module) -> None:
     from qwen_tts.core.models import modeling_qwen3_tts as stock
 
     attentions = (stock.Qwen3TTSTalkerAttention, stock.Qwen3TTSAttention)
+    layers = (stock.Qwen3TTSTalkerDecoderLayer, stock.Qwen3TTSDecoderLayer)
     module: Any
     for module in talker.modules():
         if type(module) is stock.Qwen3TTSRMSNorm:
@@ -93,10 +94,33 @@ def use(talker: nn.Module) -> None:
             module.forward = MethodType(_attention, module)
         elif type(module) is stock.Qwen3TTSTalkerTextMLP and module.config.hidden_act in ("silu", "swish"):
             module.forward = MethodType(_mlp, module)
+        elif hasattr(module, "_cast_input_dtype"):
+            module._cast_input_dtype = MethodType(_cast_input_dtype, module)
+    for module in talker.modules():
+        if type(module) in layers:
+            for norm in (module.input_layernorm, module.post_attention_layernorm):
+                norm.forward = MethodType(_shared_norm, norm)
 
 
 def _norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
-    return _RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-any-return,no-untyped-call]
+    kind = torch.promote_types(hidden_states.dtype, self.weight.dtype)
+    return _RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon, kind)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _shared_norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    """A norm that only products read: under autocast in its type, which each of them would make a copy in."""
+    kind = _lowered(torch.promote_types(hidden_states.dtype, self.weight.dtype), hidden_states.device.type)
+    return _RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon, kind)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _lowered(kind: torch.dtype, device: str) -> torch.dtype:
+    """The type that autocast gives inputs of `kind` to products."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) and kind == torch.float32 else kind
+
+
+def _cast_input_dtype(self: Any, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """peft's, but for autocast: that casts by itself, and not to the adapter's type and back."""
+    return x if torch.is_autocast_enabled(x.device.type) else type(self)._cast_input_dtype(self, x, dtype)  # type: ignore[no-any-return]
 
 
 def _mlp(self: Any, x: torch.Tensor) -> torch.Tensor:
@@ -104,7 +128,7 @@ def _mlp(self: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _precise_on_cpu(query: torch.Tensor) -> Any:
-    """No autocast around attention on a CPU: torch's kernel for it goes backwards several times slower in bf16."""
+    """No autocast around attention on a CPU."""
     return nullcontext() if query.is_cuda else torch.autocast(query.device.type, enabled=False)
 
 
@@ -131,15 +155,18 @@ def _attention(
         cos, sin = cos[0], sin[0]
     half = self.head_dim // 2
     cos, sin = cos.unsqueeze(2), torch.cat([-sin[..., :half], sin[..., half:]], dim=-1).unsqueeze(2)
-    query = _Rotation.apply(self.q_norm(self.q_proj(hidden_states).view(heads)), cos, sin)  # type: ignore[no-untyped-call]
-    key = _Rotation.apply(self.k_norm(self.k_proj(hidden_states).view(heads)), cos, sin)  # type: ignore[no-untyped-call]
-    value = self.v_proj(hidden_states).view(heads)
+    query = self.q_norm(self.q_proj(hidden_states).view(heads))
+    key = self.k_norm(self.k_proj(hidden_states).view(heads))
+    # A GPU attends in autocast's type; a CPU in fp32: torch's kernel there goes backwards several times slower in bf16.
+    kind = _lowered(query.dtype, "cuda") if query.is_cuda else query.dtype
+    query, key = (_Rotation.apply(x, cos, sin, kind) for x in (query, key))  # type: ignore[no-untyped-call]
+    value = self.v_proj(hidden_states).view(heads).to(kind)
     with _precise_on_cpu(query):
         output, weights = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation](
             self,
             query.transpose(1, 2),
             key.transpose(1, 2),
-            value.to(query.dtype).transpose(1, 2),
+            value.transpose(1, 2),
             attention_mask,
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,

@@ -84,31 +84,57 @@ def test_derivatives_are_right():
     weight = torch.randn(8, dtype=torch.float64, requires_grad=True)
     cos, sin = torch.randn(2, 3, 1, 8, dtype=torch.float64)
     assert torch.autograd.gradcheck(kernels._Gated.apply, (x, up))
-    assert torch.autograd.gradcheck(lambda t: kernels._Rotation.apply(t, cos, sin), (x,))
-    assert torch.autograd.gradcheck(lambda t, w: kernels._RMSNorm.apply(t, w, 1e-6), (x, weight))
+    assert torch.autograd.gradcheck(lambda t: kernels._Rotation.apply(t, cos, sin, t.dtype), (x,))
+    assert torch.autograd.gradcheck(lambda t, w: kernels._RMSNorm.apply(t, w, 1e-6, t.dtype), (x, weight))
+
+
+def kept(decoder: Any) -> int:
+    """Bytes that autograd holds on to after a forward pass, parameters not counted."""
+    own = {p.untyped_storage().data_ptr() for p in decoder.parameters()}
+    held: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            held[storage.data_ptr()] = storage.nbytes(), tensor  # kept, so that no other gets its address
+        return tensor
+
+    x = torch.randn(2, 50, decoder.config.hidden_size, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        states = decoder(inputs_embeds=x, use_cache=False).last_hidden_state
+    del states
+    return sum(size for size, _ in held.values())
 
 
 def test_less_is_kept_for_the_backward_pass(talkers: tuple[Any, Any]):
-    """That is what they are for: bytes that autograd holds on to, parameters not counted."""
-
-    def kept(decoder: Any) -> int:
-        own = {p.untyped_storage().data_ptr() for p in decoder.parameters()}
-        held: dict[int, int] = {}
-
-        def note(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                held[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        x = torch.randn(2, 50, decoder.config.hidden_size, requires_grad=True)
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            states = decoder(inputs_embeds=x, use_cache=False).last_hidden_state
-        del states
-        return sum(held.values())
-
+    """That is what they are for."""
     stock, ours = (talker.model for talker in talkers)
     assert kept(ours) < 0.8 * kept(stock)
+
+
+def test_adapters_share_the_inputs_that_autocast_lowers(stock_talker: Any):
+    """By peft every adapter has a copy of its own: three of what attention reads, two of what the MLP reads."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    talkers = [copy.deepcopy(stock_talker) for _ in range(2)]
+    config = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"])
+    for talker in talkers:
+        torch.manual_seed(0)
+        inject_adapter_in_model(config, talker)
+        for name, parameter in talker.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(parameter, std=0.1)
+            elif "lora_A" not in name:  # as training keeps them
+                parameter.data = parameter.data.bfloat16()
+    kernels.use(talkers[1])
+    stock, ours = (talker.model for talker in talkers)
+    x = torch.randn(2, 40, stock.config.hidden_size, generator=torch.Generator().manual_seed(2))
+    exact = run(copy.deepcopy(stock).float(), x)
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs, mine = run(stock, x), run(ours, x)
+        assert kept(ours) < 0.78 * kept(stock)
+    for fp32, one, other in zip(exact, theirs, mine, strict=True):
+        assert (other - fp32).norm() <= 1.3 * (one - fp32).norm()
 
 
 def test_a_cache_is_left_to_the_stock_code(talkers: tuple[Any, Any]):
