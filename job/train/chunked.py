@@ -23,14 +23,14 @@ LossOf = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def summed(
     loss_of: LossOf, rows: torch.Tensor, targets: torch.Tensor, parameters: Iterable[nn.Parameter], chunk: int
 ) -> torch.Tensor:
-    """`loss_of(rows, targets)`, about `chunk` rows at a time.
+    """`loss_of(rows, targets)`, at most `chunk` rows at a time.
 
     Args:
         loss_of: a sum over rows that do not depend on each other.
         rows: (N, ...), N >= 1.
         targets: (N, ...).
         parameters: all that `loss_of` trains; a gradient reaches no others.
-        chunk: rows whose activations exist at the same time, give or take half.
+        chunk: most rows whose activations exist at the same time.
 
     Returns:
         a scalar that can be differentiated once, by `rows` and `parameters`.
@@ -43,10 +43,9 @@ def summed(
 
 
 def _chunks(rows: torch.Tensor, targets: torch.Tensor, chunk: int) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    # Every chunk's gradients are added to those before it, as large as they are for few rows: no small last one.
-    sizes = [chunk] * max(1, round(len(rows) / chunk))
-    sizes[-1] += len(rows) - sum(sizes)
-    return zip(torch.split(rows, sizes), torch.split(targets, sizes), strict=True)
+    # Alike, rather than full ones and a rest: a small chunk takes its products and sums less efficiently.
+    parts = -(-len(rows) // chunk)
+    return zip(torch.tensor_split(rows, parts), torch.tensor_split(targets, parts), strict=True)
 
 
 class _Summed(torch.autograd.Function):
