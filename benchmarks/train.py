@@ -3,9 +3,11 @@
     python benchmarks/train.py [--runs 5] [--rows 24] [--device cuda]
     python benchmarks/train.py --flops
 
-On a CPU: 8 layers of width 512 in fp32, clips of log-normal lengths from 0.5 to 20 s, BATCH_SIZE and everything else
-at its default. A step is what the training loop does: collate, forward, backward, clip, AdamW. Medians over the runs
-(each over all rows), the loops taking turns; each has a model of its own, of the same weights. With a CUDA device: the
+On a CPU: 8 layers of width 512, clips of log-normal lengths from 0.5 to 20 s, BATCH_SIZE and everything else at its
+default, in fp32 and, where the CPU has instructions for it (AMX), in bf16 autocast, which is what MIXED_PRECISION=auto
+takes on a GPU; both loops in the same. A step is what the training loop does: collate, forward, backward, clip, AdamW.
+Medians over the runs (each over all rows), the loops taking turns; each has a model of its own, of the same weights.
+With a CUDA device: the
 shapes of the 1.7B model (`--size`) with random weights in bf16 autocast, batches of 8192 positions (the naive loop's
 are halved until they fit), the model FLOP utilization (MFU), and the peak of LoRA training for both released sizes.
 
@@ -34,6 +36,7 @@ import torch
 
 from job.demo import clips_directory
 from job.flops import Work
+from job.models import resolve_precision
 from job.settings import Settings
 from job.train import adapt, layout, optimizers
 from job.train.data import Rows, epoch_order
@@ -52,6 +55,7 @@ class Bench:
     ) -> None:
         """`stock` is what the naive loop trains: the same weights, its layers' code untouched by ours."""
         self.base, self.model, self.device = base, model, device
+        self.bf16 = resolve_precision(settings, device) == "bf16"
         self.products = work_of(model)
         self.stock = model if stock is None else stock
         width = model.config.talker_config.hidden_size
@@ -68,7 +72,7 @@ class Bench:
         self.reference = max(clips_directory().glob("*.flac"), key=lambda path: path.stat().st_size)
 
     def _autocast(self) -> Any:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def ours(self, fraction: float, mode: str = "full") -> Callable[[], float]:
         """Our loop over all rows; returns the last step's loss."""
@@ -122,7 +126,7 @@ class Bench:
         groups = adapt.adapt(self.model, self.settings.model_copy(update={"train_mode": mode}))
         if mode == "lora":  # as the training loop keeps them
             for parameter in self.model.parameters():
-                if not parameter.requires_grad and self.device.type == "cuda":
+                if not parameter.requires_grad and self.bf16:
                     parameter.data = parameter.data.bfloat16()
         return groups
 
@@ -199,7 +203,7 @@ def alone(work: Path, options: argparse.Namespace) -> None:
 
     device = torch.device(options.device)
     peak_of = common.Peak(device)
-    bench = make(work, options.size, options.rows, Settings(optimizer=options.optimizer), device)
+    bench = make(work, options.size, options.rows, settings_of(options, options.precision), device)
     found: dict[str, Any] = {}
     if options.loop == "naive":
         found["batch"] = bench.naive_batch_size()
@@ -217,6 +221,18 @@ def alone(work: Path, options: argparse.Namespace) -> None:
     print(json.dumps(found))
 
 
+def settings_of(options: argparse.Namespace, precision: str) -> Settings:
+    """Default settings but for what the command line says."""
+    return Settings(optimizer=options.optimizer, mixed_precision=precision)
+
+
+def precisions(options: argparse.Namespace) -> list[str]:
+    """MIXED_PRECISION of the cases on a CPU: what was asked for, else fp32, and bf16 where the CPU has AMX."""
+    if options.precision != "auto":
+        return [options.precision]
+    return ["no", "bf16"] if torch.cpu._is_amx_tile_supported() else ["no"]  # type: ignore[attr-defined]  # no public one
+
+
 def _fits(epoch: Callable[[], Any]) -> bool:
     try:
         epoch()
@@ -227,11 +243,19 @@ def _fits(epoch: Callable[[], Any]) -> bool:
 
 
 def measured(
-    work: Path, loop: str, fraction: float, options: argparse.Namespace, *, runs: int = 0, size: str | None = None
+    work: Path,
+    loop: str,
+    fraction: float,
+    options: argparse.Namespace,
+    *,
+    precision: str = "auto",
+    runs: int = 0,
+    size: str | None = None,
 ) -> dict[str, Any]:
     """What `alone` found for `naive`, or for ours in mode `full` or `lora`: bytes, and seconds if there are runs."""
     arguments = ["--loop", loop, "--fraction", str(fraction), "--rows", str(options.rows), "--runs", str(runs)]
     arguments += ["--work", str(work), "--optimizer", options.optimizer, "--device", options.device]
+    arguments += ["--precision", precision]
     return common.in_a_process(__file__, *arguments, "--size", size or options.size)
 
 
@@ -244,20 +268,23 @@ def cases(options: argparse.Namespace) -> dict[str, float]:
     return found | {f"train, SUB_TALKER_FRAME_FRACTION={fraction:g}{named}": fraction for fraction in others}
 
 
-def on_cpu(work: Path, options: argparse.Namespace) -> None:
+def on_cpu(work: Path, options: argparse.Namespace, precision: str) -> None:
     """Rates of all loops, which take turns, and their peaks."""
     fractions = cases(options)
-    sizes = {name: measured(work, "full", fraction, options)["bytes"] for name, fraction in fractions.items()}
-    sizes["naive"] = measured(work, "naive", 1.0, options)["bytes"]
+    sizes = {
+        name: measured(work, "full", fraction, options, precision=precision)["bytes"]
+        for name, fraction in fractions.items()
+    }
+    sizes["naive"] = measured(work, "naive", 1.0, options, precision=precision)["bytes"]
     device = torch.device("cpu")
-    bench = make(work, options.size, options.rows, Settings(optimizer=options.optimizer), device, both=True)
+    bench = make(work, options.size, options.rows, settings_of(options, precision), device, both=True)
     bench.same_loss()
     loops: dict[str, Callable[[], Any]] = {name: bench.ours(fraction) for name, fraction in fractions.items()}
     loops["naive"] = bench.naive(bench.naive_batch_size())
     seconds = common.compare(loops, options.runs, device)
     for name, fraction in fractions.items():
         common.print_case(
-            name, f"cpu, {torch.get_num_threads()} threads",
+            f"{name}, {'bf16' if bench.bf16 else 'fp32'}", f"cpu, {torch.get_num_threads()} threads",
             bench.frames / seconds[name], bench.frames / seconds["naive"],
             flops_per_frame=round(bench.flops(fraction) / bench.frames),
             peak_memory={"ours": sizes[name], "naive": sizes["naive"]},
@@ -315,6 +342,7 @@ def main() -> None:
     parser.add_argument("--size", choices=sorted(common.RELEASED), default="1.7B", help="shapes on a GPU")
     kinds = ("adamw", "adamw_fused", "adamw_8bit")
     parser.add_argument("--optimizer", choices=kinds, default=Settings().optimizer, help="of ours")
+    parser.add_argument("--precision", choices=("auto", "no", "bf16"), default="auto", help="MIXED_PRECISION of both")
     parser.add_argument("--work", type=Path, help="keep the base directory here")
     parser.add_argument("--flops", action="store_true", help="only count, for the released shapes")
     parser.add_argument("--loop", choices=("full", "lora", "naive"), help=argparse.SUPPRESS)
@@ -327,7 +355,11 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
-        (floor if options.flops else on_gpu if options.device == "cuda" else on_cpu)(work, options)
+        if options.flops or options.device == "cuda":
+            (floor if options.flops else on_gpu)(work, options)
+            return
+        for precision in precisions(options):
+            on_cpu(work, options, precision)
 
 
 if __name__ == "__main__":
