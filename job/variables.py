@@ -118,7 +118,7 @@ class TrainingVariables(BaseSettings):
     train_mode: Literal["lora", "full", "layers"] = var("lora", "What is trained: adapters, all, or some layers.")
     num_epochs: int = var(10, "Passes over the data.", ge=1)
     max_steps: int | None = var(None, "Optimizer steps; overrides NUM_EPOCHS.", ge=1)
-    batch_size: int = var(4, "Clips a step and device.", ge=1)
+    batch_size: int = var(8, "Clips a step and device.", ge=1)
     tokens_per_batch: int | None = var(None, "Instead of BATCH_SIZE: positions a step and device.", ge=1)
     gradient_accumulation_steps: int = var(
         1, "Batches an optimizer step.", "GRADIENT_ACCUMULATION_STEPS", "GRAD_ACCUM", ge=1
