@@ -51,16 +51,22 @@ class _Lookup(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         by_total, by_special, by_read = gradients
         codes, special, fed = ctx.saved_tensors
+        # One after the other: the gradients by the sum, which are every book's, by what the sub-talker reads, by the
+        # special ids. `embedding`'s way to add them up is faster and more repeatable than indexing's.
+        both, frames = len(codes) + len(fed), len(codes)
+        by_rows = by_total.new_empty(both + len(special), by_total.shape[1])
+        by_rows[:frames] = by_total
         found: list[torch.Tensor | None] = []
         for book, size in enumerate(ctx.sizes):
             if not ctx.needs_input_grad[3 + book]:
                 found.append(None)
                 continue
-            rows, parts = [codes[:, book]], [by_total]
+            rows, end = codes[:, book], frames
             if book < by_read.shape[1]:
-                rows, parts = [*rows, codes[fed, book]], [*parts, by_read[:, book]]
+                rows, end = torch.cat([rows, rows[fed]]), both
+                by_rows[frames:both] = by_read[:, book]
             if book == 0:
-                rows, parts = [*rows, special], [*parts, by_special]
-            # As of an embedding: faster and more repeatable than the gradient of indexing.
-            found.append(torch.ops.aten.embedding_dense_backward(torch.cat(parts), torch.cat(rows), size, -1, False))
+                rows, by_rows[end : end + len(special)] = torch.cat([rows, special]), by_special
+                end += len(special)
+            found.append(torch.ops.aten.embedding_dense_backward(by_rows[:end], rows, size, -1, False))
         return None, None, None, *found
