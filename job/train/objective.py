@@ -23,7 +23,7 @@ from job.train.chunked import summed
 #: Predicted tokens whose logits exist at the same time: 4096 x 3072 in fp32 are 50 MB.
 TOKENS_AT_ONCE = 4096
 #: Frames that are in the sub-talker at the same time, 16 positions each: enough to keep the device busy.
-FRAMES_AT_ONCE = {"cuda": 1024, "cpu": 128}
+FRAMES_AT_ONCE = {"cuda": 1024, "cpu": 512}
 
 
 @dataclass
