@@ -27,11 +27,19 @@ NAMES = {name for variable in variables() for name in (variable.name, *variable.
 #: Names in capitals that are set or shown in the pages and belong to something else than the job.
 OTHERS = {
     "make": {"IMAGE", "PYTHON", "UPGRADE", "SOAK_MINUTES", "SOAK_SEED"},
-    "the image": {"BASE_IMAGE", "BAKE_MODEL", "BAKE_REVISION", "REVISION", "VERSION", "SOURCE", "JOB_IMAGE"},
+    "the image": {"BASE_IMAGE", "BAKE_MODEL", "BAKE_REVISION", "WITH_COMPILER", "REVISION", "VERSION", "SOURCE"},
     "compose": {"JOB_IMAGE", "JOB_WORK", "JOB_USER", "JOB_RECORDINGS", "JOB_GPUS", "JOB_TOKEN_FILE"},
     "the RunPod worker": {"JOB_GRACE_SECONDS", "JOB_VOLUME", "POD_AFTER"},
     "shells of the RunPod page": {"RUNPOD_API_KEY", "VOLUME", "TEMPLATE", "ENDPOINT", "URL", "JOB"},
-    "libraries": {"HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "HF_ENDPOINT", "HF_HOME"},
+    "libraries": {
+        "HF_HUB_OFFLINE",
+        "CUDA_VISIBLE_DEVICES",
+        "OMP_NUM_THREADS",
+        "HF_ENDPOINT",
+        "HF_HOME",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "TRITON_CACHE_DIR",
+    },
 }
 KNOWN = NAMES.union(*OTHERS.values())
 
