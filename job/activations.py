@@ -4,9 +4,9 @@ A layer keeps for its backward pass, a position, what `job.train.kernels` and to
 there. D is the stream's width, Q and K those of queries and keys, I the MLP's:
 
 - the inputs of both norms (D each, in the stream's type) and their scales;
-- what the products that are trained take: a bf16 copy each where autocast has to cast it (the stream is fp32 where the
-  codec embedding is trained), the input itself where not. An adapter takes a copy too, through the fp32 of its
-  weights. A frozen product without an adapter keeps nothing;
+- what the products that are trained or adapted take. Queries, keys and values share a norm's output, gate and up
+  another's, which the norms give in autocast's type; in front of adapters, dropout makes a copy and a mask for each of
+  them. A frozen product without an adapter keeps nothing;
 - the inputs of the norms of queries and keys (Q + K), attention's query, key, value and output, and a sum a head.
   torch's variable-length attention is given keys and values repeated to the queries' heads;
 - the MLP's two products (2 I), and their gated product (I) where the last one is trained or adapted.
@@ -92,13 +92,9 @@ class Types:
         codec = trained if new_languages or settings.train_mode != "lora" else frozen
         return cls(compute=2 if mixed else 4, trained=trained, frozen=frozen, codec=codec)
 
-    def inputs(self, products: int, width: int, given: int, kind: Kind) -> int:
-        """What `products` that share an input of `width` values of `given` bytes keep of it, a position."""
-        if kind.rank == 0:
-            return width * (min(1, products) * given if given == self.compute else products * self.compute)
-        shared = given == self.compute == self.trained and not kind.dropout
-        mask = products * kind.dropout
-        return width * (mask + (min(1, products) * given if shared else products * self.compute))
+    def inputs(self, products: int, width: int, kind: Kind) -> int:
+        """What `products` that share an input of `width` values keep of it, a position."""
+        return width * (products * (self.compute + 1) if kind.dropout else min(1, products) * self.compute)
 
 
 @dataclass(frozen=True)
@@ -139,25 +135,27 @@ class Stack:
     def layer(self, types: Types, kind: Kind) -> int:
         """Bytes a position that one layer keeps."""
         low, stream = types.compute, self.stream
-        weight = types.trained if kind.trained else types.frozen
-        normed = max(stream, weight)  # a norm's output
         products = kind.trained or kind.attention
         kept = 2 * (self.width * stream + 4)
-        kept += types.inputs(3 * products, self.width, normed, kind)
+        kept += types.inputs(3 * products, self.width, kind)
         kept += (self.queries + self.keys) * low + (self.queries + self.keys) // self.head * 4
         shared = not self.packed or self.queries == self.keys
         kept += (2 * self.queries + 2 * (self.keys if shared else self.queries)) * low + self.queries // self.head * 4
         kept += self.head * stream if self.packed else 0  # the rotation's sines
-        if kind.attention and (low != types.trained or kind.dropout):
-            kept += self.queries * low  # of the last product; else it takes attention's output itself
+        if kind.attention and kind.dropout:
+            kept += self.queries * low  # else the last product takes attention's output itself
         both = kind.trained or kind.mlp
-        kept += types.inputs(2 * both, self.width, normed, kind) + (2 + both) * self.inner * low
+        kept += types.inputs(2 * both, self.width, kind) + (2 + both) * self.inner * low
         kept += kind.dropout * (self.queries * kind.attention + self.inner * kind.mlp)
         return kept + (4 * kind.attention + 3 * kind.mlp) * kind.rank * low
 
-    def backward(self, types: Types) -> int:
-        """Bytes a position that differentiating a layer takes for a moment: gradients in and around the MLP."""
-        return 3 * self.inner * types.compute + self.width * (self.stream + types.compute)
+    def backward(self, types: Types, kind: Kind) -> int:
+        """Bytes a position that differentiating a layer takes for a moment, on top of what it keeps.
+
+        The gradients in and around the MLP; the gated product, where it was kept, has been let go.
+        """
+        let_go = kind.trained or kind.mlp
+        return (3 - let_go) * self.inner * types.compute + self.width * (self.stream + types.compute)
 
 
 @dataclass(frozen=True)
@@ -205,13 +203,14 @@ def working(
         kept += 3 * load.texts * text_width * low
     copied = own * _copied(types, trained=everything) + frozen * _copied(types, trained=False)
     copies = low * talker.entries * copied
-    in_backward = load.positions * (talker.backward(types) + width * states + (most if checkpointed else 0))
+    differentiated = talker.backward(types, _kind(settings))
+    in_backward = load.positions * (differentiated + width * states + (most if checkpointed else 0))
 
     # ---- the output head and the sub-talker, chunk by chunk
     labels = load.frames + load.samples
     by_labels = labels * width * states
     head = shapes["talker.codec_head.weight"]
-    at_once = min(labels, TOKENS_AT_ONCE)
+    at_once = _cut(labels, TOKENS_AT_ONCE)[1]
     head_chunk = at_once * (width * low + head[0] * (8 + low))
     head_gradients = _gradients(settings, types, [head], adapted=settings.lora_heads)
     sub = _SubTalker.of(shapes, settings, types, states)
@@ -238,7 +237,7 @@ def working(
         chunk=chunks.largest,
         forward=held + read + max(fed + chunks.peak, head_chunk),
         backward=first + max(by_labels + fed, fed_back + in_backward),
-        late=gradients - tables + max(tables + looked_up, load.positions * (most + talker.backward(types))) + fed_back,
+        late=gradients - tables + max(tables + looked_up, load.positions * (most + differentiated)) + fed_back,
         in_kernels=max(chunks.in_kernels, flash),
     )
 
@@ -285,7 +284,6 @@ class _SubTalker:
             for name, shape in shapes.items()
             if name.startswith("talker.code_predictor.") and ".codec_embedding." not in name
         ]
-        normed = max(stream, types.trained if everything else types.frozen)
         adapted = settings.lora_heads and settings.lora_sub_talker
         trained = everything or adapted
         # Its input is a piece of what is fed: that stays in any case, a copy of another type does not.
@@ -299,7 +297,7 @@ class _SubTalker:
             entries=sum(math.prod(shape) for shape in own),
             gradients=_gradients(settings, types, own, adapted=settings.lora_sub_talker),
             projected=projected,
-            heads=types.inputs(trained, stack.width, normed, _kind(settings)),
+            heads=types.inputs(trained, stack.width, _kind(settings)),
             checkpointed=settings.gradient_checkpointing,
         )  # fmt: skip
 
@@ -311,19 +309,19 @@ class _SubTalker:
         kept += stack.width * stack.stream + 4 + self.projected
         # The heads are let go before the first layer is differentiated.
         heads = (self.books - 1) * (self.heads + 4 * self.codes + self.kind.rank * types.compute) + 8 * self.codes
-        layers = self.books * (stack.backward(types) + (layer if self.checkpointed else 0))
+        layers = self.books * (stack.backward(types, self.kind) + (layer if self.checkpointed else 0))
         return frames * (self.books * kept + max(heads, layers))
 
     def chunks(self, frames: int, fed: int, at_once: int) -> _Chunks:
         """Of so many frames, whose inputs take `fed` bytes, cut as `job.train.chunked` cuts them."""
-        count = max(1, round(frames / at_once))
-        sizes = [at_once] * (count - 1) + [frames - (count - 1) * at_once]
+        count, size = _cut(frames, at_once)
         peak = 2 * fed + min(2, count) * self.gradients  # at the end the gradients by frames are put together
-        for number, size in enumerate(sizes):
-            before = (self.gradients if number else 0) + fed * number * at_once // frames
-            # What the chunk keeps is let go as its gradients come to be.
-            peak = max(peak, before + max(self.chunk(size), self.gradients))
-        return _Chunks(peak, self.chunk(max(sizes)), self.in_kernels(max(sizes)))
+        before = (self.gradients + fed * (count - 1) // count) if count > 1 else 0  # the last one's start
+        # What the chunk keeps is let go as its gradients come to be: they are all there with its last layer only.
+        stack = self.stack
+        late = size * self.books * (stack.layer(self.types, self.kind) + stack.backward(self.types, self.kind))
+        peak = max(peak, before + max(self.chunk(size), self.gradients + late))
+        return _Chunks(peak, self.chunk(size), self.in_kernels(size))
 
     def in_kernels(self, frames: int) -> int:
         """Bytes beyond `chunk` that flash attention takes to differentiate a layer: a frame is a sequence to it.
@@ -333,8 +331,17 @@ class _SubTalker:
         stack, low = self.stack, self.types.compute
         rows = -(-self.books // _FLASH_ROWS) * _FLASH_ROWS
         taken = rows * (stack.queries + stack.queries // stack.head) * 4 + 2 * self.books * stack.queries * low
-        gone = self.books * (stack.backward(self.types) + 2 * stack.inner * low) + (self.books - 1) * 4 * self.codes
+        gone = (
+            self.books * (stack.backward(self.types, Kind()) + 2 * stack.inner * low)
+            + (self.books - 1) * 4 * self.codes
+        )
         return frames * max(0, taken - gone)
+
+
+def _cut(rows: int, at_once: int) -> tuple[int, int]:
+    """Into how many chunks `job.train.chunked` cuts so many rows, and the largest of them."""
+    count = -(-rows // at_once)
+    return count, -(-rows // count)
 
 
 def _kind(settings: Settings) -> Kind:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -167,9 +168,15 @@ def as_on_cuda() -> Iterator[None]:
     def dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
         return torch.native_dropout(x, p, training)[0] if p and training else x
 
+    rotate = kernels._Rotation.apply
+
+    def lowered(x: Any, cos: Any, sin: Any, kind: Any) -> Any:
+        return rotate(x, cos, sin, kernels._lowered(kind, "cpu"))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, "dropout", dropout)
         patch.setattr(packing, "_sample_by_sample", attend)
+        patch.setattr(kernels, "_Rotation", SimpleNamespace(apply=lowered))
         patch.setattr(kernels, "_precise_on_cpu", lambda query: nullcontext())
         patch.setitem(objective.FRAMES_AT_ONCE, "cpu", objective.FRAMES_AT_ONCE["cuda"])
         yield

@@ -18,7 +18,7 @@ from job.settings import Settings
 from tests import memory
 
 #: How far the estimate may be from the measurement.
-TOLERANCE = 0.15
+TOLERANCE = 0.12
 #: A layer count and widths like those of the 1.7B and the 0.6B model, a quarter as wide.
 WIDE: dict[str, Any] = {
     "width": 512, "text_width": 512, "layers": 6, "heads": 4, "groups": 2, "head": 128, "inner": 1536,
@@ -104,9 +104,7 @@ def shapes(draw: Any) -> dict[str, Any]:
     }
 
 
-@hypothesis_settings(
-    max_examples=6, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
-)
+@hypothesis_settings(max_examples=6, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(
     shape=shapes(), mode=st.sampled_from(["full", "lora"]), checkpointed=st.booleans(), positions=st.integers(300, 5000)
 )
@@ -188,7 +186,7 @@ def test_a_gpu_hands_out_what_was_estimated(tiny_base, mode, checkpointed):
 
     def step() -> None:
         with torch.autocast("cuda", torch.bfloat16):
-            losses = objective(batch.to(device), settings.sub_talker_frame_fraction)
+            losses = objective(batch.turn(settings.sub_talker_frame_fraction).to(device))
         (losses.talker / losses.talker_terms + 0.3 * losses.sub_talker / losses.sub_talker_terms).backward()
 
     step()  # libraries take their workspaces
