@@ -94,12 +94,22 @@ def use(talker: nn.Module) -> None:
             module.forward = MethodType(_attention, module)
         elif type(module) is stock.Qwen3TTSTalkerTextMLP and module.config.hidden_act in ("silu", "swish"):
             module.forward = MethodType(_mlp, module)
-        elif hasattr(module, "_cast_input_dtype"):
-            module._cast_input_dtype = MethodType(_cast_input_dtype, module)
     for module in talker.modules():
         if type(module) in layers:
             for norm in (module.input_layernorm, module.post_attention_layernorm):
                 norm.forward = MethodType(_shared_norm, norm)
+
+
+def share_inputs(talker: nn.Module, device: str) -> None:
+    """Let peft's adapters read what autocast lowered as it is, not each a copy in fp32 that is lowered again.
+
+    To be called before a forward pass: whether autocast is on decides.
+    """
+    lowers = torch.is_autocast_enabled(device)
+    module: Any
+    for module in talker.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = not lowers
 
 
 def _norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -116,11 +126,6 @@ def _shared_norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
 def _lowered(kind: torch.dtype, device: str) -> torch.dtype:
     """The type that autocast gives inputs of `kind` to products."""
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) and kind == torch.float32 else kind
-
-
-def _cast_input_dtype(self: Any, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """peft's, but for autocast: that casts by itself, and not to the adapter's type and back."""
-    return x if torch.is_autocast_enabled(x.device.type) else type(self)._cast_input_dtype(self, x, dtype)  # type: ignore[no-any-return]
 
 
 def _mlp(self: Any, x: torch.Tensor) -> torch.Tensor:

@@ -55,6 +55,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> Losses:
         """Loss sums of a batch, of the sub-talker over the frames that it chose, scaled up to all."""
+        kernels.share_inputs(self.talker, batch.frames.device.type)
         rows, positions = batch.frame_rows[batch.chosen], batch.hidden_positions[batch.chosen]
         hidden, books = self._talker_states(batch, rows)
         head = self.talker.codec_head
