@@ -132,8 +132,8 @@ class Stack:
             packed=packed,
         )  # fmt: skip
 
-    def layer(self, types: Types, kind: Kind) -> int:
-        """Bytes a position that one layer keeps."""
+    def layer(self, types: Types, kind: Kind, *, again: bool = False) -> int:
+        """Bytes a position that one layer keeps; `again`: GRADIENT_CHECKPOINTING=mlp."""
         low, stream = types.compute, self.stream
         products = kind.trained or kind.attention
         kept = 2 * (self.width * stream + 4)
@@ -147,7 +147,13 @@ class Stack:
         both = kind.trained or kind.mlp
         kept += types.inputs(2 * both, self.width, kind) + (2 + both) * self.inner * low
         kept += kind.dropout * (self.queries * kind.attention + self.inner * kind.mlp)
-        return kept + (4 * kind.attention + 3 * kind.mlp) * kind.rank * low
+        kept += (4 * kind.attention + 3 * kind.mlp) * kind.rank * low
+        return kept - (self.again(types, kind) if again else 0)
+
+    def again(self, types: Types, kind: Kind) -> int:
+        """Bytes a position of what is computed again: not what dropout makes of it."""
+        taken = (kind.trained or kind.mlp) and not kind.dropout
+        return (taken * self.width + (2 + taken) * self.inner) * types.compute
 
     def backward(self, types: Types, kind: Kind) -> int:
         """Bytes a position that differentiating a layer takes for a moment, on top of what it keeps.
@@ -189,10 +195,10 @@ def working(
     own, frozen = _kinds(settings, talker.layers)
     everything = settings.train_mode != "lora"
     states = max(talker.stream, types.trained if everything else types.frozen)  # bytes of the last norm's output
-    width, checkpointed = talker.width, settings.gradient_checkpointing
+    width, checkpointed, again = talker.width, *_checkpointed(settings)
 
     # ---- the talker
-    layers = own * talker.layer(types, _kind(settings)) + frozen * talker.layer(types, Kind())
+    layers = own * talker.layer(types, _kind(settings), again=again) + frozen * talker.layer(types, Kind(), again=again)
     most = max(talker.layer(types, _kind(settings)) if own else 0, talker.layer(types, Kind()) if frozen else 0)
     inputs = (own + frozen) * width * talker.stream
     a_position = (inputs if checkpointed else layers) + width * talker.stream + 4 + width * states + _INDEX_BYTES
@@ -204,7 +210,8 @@ def working(
     copied = own * _copied(types, trained=everything) + frozen * _copied(types, trained=False)
     copies = low * talker.entries * copied
     differentiated = talker.backward(types, _kind(settings))
-    in_backward = load.positions * (differentiated + width * states + (most if checkpointed else 0))
+    made = most if checkpointed else talker.again(types, _kind(settings)) if again else 0
+    in_backward = load.positions * (differentiated + width * states + made)
 
     # ---- the output head and the sub-talker, chunk by chunk
     labels = load.frames + load.samples
@@ -298,7 +305,7 @@ class _SubTalker:
             gradients=_gradients(settings, types, own, adapted=settings.lora_sub_talker),
             projected=projected,
             heads=types.inputs(trained, stack.width, _kind(settings)),
-            checkpointed=settings.gradient_checkpointing,
+            checkpointed=_checkpointed(settings)[0],
         )  # fmt: skip
 
     def chunk(self, frames: int) -> int:
@@ -348,6 +355,11 @@ def _kind(settings: Settings) -> Kind:
     if settings.train_mode != "lora":
         return Kind(trained=True)
     return Kind(attention=True, mlp=settings.lora_mlp, rank=settings.lora_r, dropout=settings.lora_dropout > 0)
+
+
+def _checkpointed(settings: Settings) -> tuple[bool, bool]:
+    """Whether whole layers are computed again, and whether the talker's MLPs are."""
+    return settings.gradient_checkpointing is True, settings.gradient_checkpointing == "mlp"
 
 
 def _kinds(settings: Settings, layers: int) -> tuple[int, int]:

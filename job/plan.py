@@ -183,11 +183,13 @@ def helps(settings: Settings, measured: Lengths, processes: int) -> list[tuple[s
         changes[f"TOKENS_PER_BATCH={half}"] = {"tokens_per_batch": half}
     elif settings.batch_size > 1:
         changes[f"BATCH_SIZE={settings.batch_size // 2}"] = {"batch_size": settings.batch_size // 2}
-    if not settings.gradient_checkpointing:
+    if not settings.gradient_checkpointing and not settings.torch_compile:
+        changes["GRADIENT_CHECKPOINTING=mlp"] = {"gradient_checkpointing": "mlp"}
+    if settings.gradient_checkpointing is not True:
         changes["GRADIENT_CHECKPOINTING=true"] = {"gradient_checkpointing": True}
     if settings.train_mode != "lora":
         changes["TRAIN_MODE=lora"] = {"train_mode": "lora", "distributed": "ddp"}
-        if not settings.gradient_checkpointing:
+        if settings.gradient_checkpointing is not True:
             both = {"train_mode": "lora", "distributed": "ddp", "gradient_checkpointing": True}
             changes["TRAIN_MODE=lora GRADIENT_CHECKPOINTING=true"] = both
     found = []

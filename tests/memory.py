@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 from job.activations import Load
 from job.settings import Settings
-from job.train import adapt, kernels, layout, objective, packing, setup
+from job.train import adapt, kernels, layout, objective, packing, recompute, setup
 from job.train.batch import Batch, collate
 
 
@@ -145,7 +145,9 @@ def empty_model(config: Any, settings: Settings, bf16: bool) -> Any:
         everything = optimizers.in_bf16(settings)
         if everything or (bf16 and settings.train_mode != "full"):
             setup.lower_weights(model, everything)
-        if settings.gradient_checkpointing:
+        if settings.gradient_checkpointing == "mlp":
+            recompute.use(model.talker)
+        elif settings.gradient_checkpointing:
             model.talker.gradient_checkpointing_enable({"use_reentrant": False})
     return model
 

@@ -7,6 +7,7 @@ values as the stock code (in fp32 but for the last bits, in bf16 with its casts)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from types import MethodType
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from job.train import recompute
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -25,7 +28,7 @@ class _RMSNorm(torch.autograd.Function):
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precision).square_()
         scale = square.div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        return torch.mul((x * scale).to(x.dtype), weight, out=torch.empty_like(x, dtype=kind))
+        return _scaled(x, weight, scale, kind)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
@@ -42,6 +45,10 @@ class _RMSNorm(torch.autograd.Function):
             mean = (along @ weight.to(along.dtype)).div_(-x.shape[-1]).unsqueeze(-1)
             by_x = (gradient * weight).to(normed.dtype).addcmul_(normed, mean).mul_(scale).to(x.dtype)
         return by_x, by_weight, None, None
+
+
+def _scaled(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+    return torch.mul((x * scale).to(x.dtype), weight, out=torch.empty_like(x, dtype=kind))
 
 
 class _Rotation(torch.autograd.Function):
@@ -123,12 +130,24 @@ def _shared_norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     return _RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon, kind)  # type: ignore[no-any-return,no-untyped-call]
 
 
+def _norm_again(normed: torch.Tensor) -> Callable[[], torch.Tensor] | None:
+    """What computes a norm's output again, from what the norm keeps in any case; None if another made it."""
+    node: Any = normed.grad_fn
+    if not isinstance(node, _RMSNorm._backward_cls):  # type: ignore[attr-defined]
+        return None
+    x, weight, scale = (tensor.detach() for tensor in node.saved_tensors)
+    kind = normed.dtype
+    return lambda: _scaled(x, weight, scale, kind)
+
+
 def _lowered(kind: torch.dtype, device: str) -> torch.dtype:
     """The type that autocast gives inputs of `kind` to products."""
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) and kind == torch.float32 else kind
 
 
 def _mlp(self: Any, x: torch.Tensor) -> torch.Tensor:
+    if recompute.wanted(self):
+        return recompute.mlp(self, x, _norm_again(x), _Gated.apply)
     return self.down_proj(_Gated.apply(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-any-return,no-untyped-call]
 
 

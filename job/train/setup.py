@@ -17,7 +17,7 @@ from job.models import base_directory, load_model, resolve_device, resolve_preci
 from job.prepare.dataset import read_speakers, read_split
 from job.ranks import Ranks
 from job.settings import Settings
-from job.train import adapt, compiled, languages, progressive, trackers, warm
+from job.train import adapt, compiled, languages, progressive, recompute, trackers, warm
 from job.train.checkpoint import Exporter
 from job.train.data import Rows
 from job.train.layout import SpecialIds
@@ -108,7 +108,9 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
     everything = optimizers.in_bf16(settings)
     if everything or (accelerator.mixed_precision == "bf16" and settings.train_mode != "full"):
         lower_weights(model, everything)
-    if settings.gradient_checkpointing:
+    if settings.gradient_checkpointing == "mlp":
+        recompute.use(model.talker)
+    elif settings.gradient_checkpointing:
         model.talker.gradient_checkpointing_enable({"use_reentrant": False})
     if settings.torch_compile:
         compiled.use(model.talker, accelerator.device, accelerator.autocast)
