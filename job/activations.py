@@ -1,7 +1,7 @@
 """What training holds besides weights and optimizer: counted from shapes, settings and the batch, without torch.
 
-A layer keeps for its backward pass, a position, what `job.train.kernels` and torch's linear layers and attention keep
-there. D is the stream's width, Q and K those of queries and keys, I the MLP's:
+A layer keeps for its backward pass, a position, what `job.train.kernels`, linear layers and attention keep there. D is
+the stream's width, Q and K those of queries and keys, I the MLP's:
 
 - the inputs of both norms (D each, in the stream's type) and their scales;
 - what the products that are trained or adapted take. Queries, keys and values share a norm's output, gate and up
@@ -15,6 +15,9 @@ Under autocast a weight that is not in bf16 is kept as a bf16 copy as well. The 
 in the forward pass (`job.train.chunked`): all that the talker keeps is there while a chunk goes through the sub-talker,
 and the gradient of the sub-talker's weights exists twice from the second chunk on. That moment, the first talker
 layer's backward pass or the last one's is the peak: `Working` has all of them.
+
+GRADIENT_CHECKPOINTING=selective (`job.train.recompute`) keeps neither the outputs of norms, nor queries and keys as
+attention takes them and values that are repeated, nor the three of the MLP.
 
 tests/test_activations.py holds this against the storages that exist while the real objective runs.
 """
@@ -133,7 +136,7 @@ class Stack:
         )  # fmt: skip
 
     def layer(self, types: Types, kind: Kind, *, again: bool = False) -> int:
-        """Bytes a position that one layer keeps; `again`: GRADIENT_CHECKPOINTING=mlp."""
+        """Bytes a position that one layer keeps; `again`: GRADIENT_CHECKPOINTING=selective."""
         low, stream = types.compute, self.stream
         products = kind.trained or kind.attention
         kept = 2 * (self.width * stream + 4)
@@ -152,6 +155,13 @@ class Stack:
 
     def again(self, types: Types, kind: Kind) -> int:
         """Bytes a position of what is computed again: not what dropout makes of it."""
+        taken = (kind.trained or kind.attention) and not kind.dropout
+        # Of values that are repeated for queries' heads, those that they are repeated from are kept.
+        turned = 3 * self.queries - self.keys if self.packed else self.queries + self.keys
+        return (taken * self.width + turned) * types.compute + self.mlp_again(types, kind)
+
+    def mlp_again(self, types: Types, kind: Kind) -> int:
+        """Of that, the MLP's."""
         taken = (kind.trained or kind.mlp) and not kind.dropout
         return (taken * self.width + (2 + taken) * self.inner) * types.compute
 
@@ -200,8 +210,13 @@ def working(
     # ---- the talker
     layers = own * talker.layer(types, _kind(settings), again=again) + frozen * talker.layer(types, Kind(), again=again)
     most = max(talker.layer(types, _kind(settings)) if own else 0, talker.layer(types, Kind()) if frozen else 0)
-    inputs = (own + frozen) * width * talker.stream
-    a_position = (inputs if checkpointed else layers) + width * talker.stream + 4 + width * states + _INDEX_BYTES
+    a_position = (
+        ((own + frozen) * width * talker.stream if checkpointed else layers)
+        + width * talker.stream
+        + 4
+        + width * states
+        + _INDEX_BYTES
+    )
     a_position += 3 * talker.head * talker.stream  # the rotation's cosines, for three sections
     kept = load.positions * a_position
     if settings.train_text_projection:
@@ -210,7 +225,7 @@ def working(
     copied = own * _copied(types, trained=everything) + frozen * _copied(types, trained=False)
     copies = low * talker.entries * copied
     differentiated = talker.backward(types, _kind(settings))
-    made = most if checkpointed else talker.again(types, _kind(settings)) if again else 0
+    made = most if checkpointed else talker.mlp_again(types, _kind(settings)) if again else 0
     in_backward = load.positions * (differentiated + width * states + made)
 
     # ---- the output head and the sub-talker, chunk by chunk
@@ -232,9 +247,9 @@ def working(
         chunks = sub.chunks(frames, fed, FRAMES_AT_ONCE["cuda"])
     earlier = 0 if whole else gradients
     held = kept + copies + 2 * by_labels + head_gradients + earlier
-    first = kept + copies + sets + head_gradients + earlier - load.positions * width * states
-    if checkpointed:
-        first -= copies  # each layer makes its own anew
+    # Under checkpointing each layer makes its own copies anew; those of what is differentiated have gone.
+    in_layers = 0 if checkpointed else low * talker.entries * copied
+    first = kept + in_layers + sets + head_gradients + earlier - load.positions * width * states
     # What is looked up gets its gradients last, those by the sub-talker's inputs have waited for it.
     tables = sum(math.prod(s) for n, s in shapes.items() if ".codec_embedding." in n) * types.trained * everything
     looked_up, fed_back = (load.frames + frames) * width * types.codec * everything, fed * everything
@@ -272,6 +287,7 @@ class _SubTalker:
     projected: int
     heads: int
     checkpointed: bool
+    again: bool
 
     @classmethod
     def of(cls, shapes: Shapes, settings: Settings, types: Types, states: int) -> _SubTalker | None:
@@ -306,17 +322,20 @@ class _SubTalker:
             projected=projected,
             heads=types.inputs(trained, stack.width, _kind(settings)),
             checkpointed=_checkpointed(settings)[0],
+            again=_checkpointed(settings)[1],
         )  # fmt: skip
 
     def chunk(self, frames: int) -> int:
         """Bytes that so many frames take when the first of their layers is differentiated."""
         stack, types = self.stack, self.types
         layer = stack.layer(types, self.kind)
-        kept = stack.layers * (stack.width * stack.stream if self.checkpointed else layer)
+        made = layer if self.checkpointed else stack.mlp_again(types, self.kind) if self.again else 0
+        kept = stack.width * stack.stream if self.checkpointed else stack.layer(types, self.kind, again=self.again)
+        kept *= stack.layers
         kept += stack.width * stack.stream + 4 + self.projected
         # The heads are let go before the first layer is differentiated.
         heads = (self.books - 1) * (self.heads + 4 * self.codes + self.kind.rank * types.compute) + 8 * self.codes
-        layers = self.books * (stack.backward(types, self.kind) + (layer if self.checkpointed else 0))
+        layers = self.books * (stack.backward(types, self.kind) + made)
         return frames * (self.books * kept + max(heads, layers))
 
     def chunks(self, frames: int, fed: int, at_once: int) -> _Chunks:
@@ -338,17 +357,15 @@ class _SubTalker:
         stack, low = self.stack, self.types.compute
         rows = -(-self.books // _FLASH_ROWS) * _FLASH_ROWS
         taken = rows * (stack.queries + stack.queries // stack.head) * 4 + 2 * self.books * stack.queries * low
-        gone = (
-            self.books * (stack.backward(self.types, Kind()) + 2 * stack.inner * low)
-            + (self.books - 1) * 4 * self.codes
-        )
-        return frames * max(0, taken - gone)
+        if self.again:  # queries and keys, and what they are products of
+            taken += self.books * (stack.again(self.types, self.kind) - stack.mlp_again(self.types, self.kind))
+        gone = stack.backward(self.types, Kind()) + 2 * stack.inner * low
+        return frames * max(0, taken - self.books * gone - (self.books - 1) * 4 * self.codes)
 
 
 def _cut(rows: int, at_once: int) -> tuple[int, int]:
     """Into how many chunks `job.train.chunked` cuts so many rows, and the largest of them."""
-    count = -(-rows // at_once)
-    return count, -(-rows // count)
+    return (count := -(-rows // at_once)), -(-rows // count)
 
 
 def _kind(settings: Settings) -> Kind:
@@ -358,8 +375,8 @@ def _kind(settings: Settings) -> Kind:
 
 
 def _checkpointed(settings: Settings) -> tuple[bool, bool]:
-    """Whether whole layers are computed again, and whether the talker's MLPs are."""
-    return settings.gradient_checkpointing is True, settings.gradient_checkpointing == "mlp"
+    """Whether whole layers are computed again, or parts of them."""
+    return settings.gradient_checkpointing is True, settings.gradient_checkpointing == "selective"
 
 
 def _kinds(settings: Settings, layers: int) -> tuple[int, int]:
@@ -381,11 +398,3 @@ def _gradients(settings: Settings, types: Types, shapes: list[tuple[int, ...]], 
         return types.trained * sum(math.prod(shape) for shape in shapes)
     matrices = [shape for shape in shapes if len(shape) == 2]
     return types.trained * settings.lora_r * sum(sum(shape) for shape in matrices) if adapted else 0
-
-
-def gathered(shapes: Shapes) -> int:
-    """Weights that each process has whole while it computes under DISTRIBUTED=fsdp: two layers, and all around them."""
-    layers = [name for name in shapes if name.startswith(f"{_TALKER}layers.")]
-    around = [n for n in shapes if n.startswith("talker.") and n not in layers and ".text_embedding." not in n]
-    one = [name for name in layers if name.startswith(f"{_TALKER}layers.0.")]
-    return sum(math.prod(shapes[name]) for name in around) + 2 * sum(math.prod(shapes[name]) for name in one)

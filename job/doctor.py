@@ -73,8 +73,8 @@ def _supported(settings: Settings) -> None:
         raise BadInput(f"DISTRIBUTED=fsdp: is for TRAIN_MODE=full; with TRAIN_MODE={settings.train_mode} use ddp")
     if settings.distributed == "fsdp" and settings.torch_compile:
         raise BadInput("TORCH_COMPILE=true: is for DISTRIBUTED=ddp; unset one of them")
-    if settings.gradient_checkpointing == "mlp" and settings.torch_compile:
-        raise BadInput("GRADIENT_CHECKPOINTING=mlp: is for uncompiled layers; take true, or unset TORCH_COMPILE")
+    if settings.gradient_checkpointing == "selective" and settings.torch_compile:
+        raise BadInput("GRADIENT_CHECKPOINTING=selective: is for uncompiled layers; take true, or unset TORCH_COMPILE")
     optimizers.check(settings)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from job import activations, lengths, models, optimizers
-from job.activations import Load, Types, Working
+from job.activations import Load, Shapes, Types, Working
 from job.console import say
 from job.errors import BadInput
 from job.flops import Work
@@ -147,8 +147,16 @@ def memory(settings: Settings, load: Load, processes: int = 1, *, pieces: int = 
         update = max(update, merged - gradients)
     state = state_bytes(settings) // shared
     if sharded:
-        state += types.trained * activations.gathered(shapes)
+        state += types.trained * _gathered(shapes)
     return Memory(state, working, gradients, update)
+
+
+def _gathered(shapes: Shapes) -> int:
+    """Weights that each process has whole while it computes under DISTRIBUTED=fsdp: two layers, and all around them."""
+    layers = [name for name in shapes if name.startswith("talker.model.layers.")]
+    around = [n for n in shapes if n.startswith("talker.") and n not in layers and ".text_embedding." not in n]
+    one = [name for name in layers if name.startswith("talker.model.layers.0.")]
+    return sum(math.prod(shapes[name]) for name in around) + 2 * sum(math.prod(shapes[name]) for name in one)
 
 
 def least_bytes(settings: Settings, processes: int = 1) -> int:
@@ -184,7 +192,7 @@ def helps(settings: Settings, measured: Lengths, processes: int) -> list[tuple[s
     elif settings.batch_size > 1:
         changes[f"BATCH_SIZE={settings.batch_size // 2}"] = {"batch_size": settings.batch_size // 2}
     if not settings.gradient_checkpointing and not settings.torch_compile:
-        changes["GRADIENT_CHECKPOINTING=mlp"] = {"gradient_checkpointing": "mlp"}
+        changes["GRADIENT_CHECKPOINTING=selective"] = {"gradient_checkpointing": "selective"}
     if settings.gradient_checkpointing is not True:
         changes["GRADIENT_CHECKPOINTING=true"] = {"gradient_checkpointing": True}
     if settings.train_mode != "lora":

@@ -156,10 +156,10 @@ class TrainingVariables(BaseSettings):
     min_lr_ratio: float = var(0.0, "Floor of the cosine, as a share of the peak rate.", ge=0, le=1)
     weight_decay: float = var(0.01, "AdamW's decay of weight matrices.", ge=0)
     max_grad_norm: float = var(1.0, "Gradients are clipped to this norm; 0 is never.", ge=0)
-    gradient_checkpointing: bool | Literal["mlp"] = var(
+    gradient_checkpointing: bool | Literal["selective"] = var(
         False,
-        "Less memory, more time: `true` computes the layers again in the backward pass, `mlp` of the talker's only the "
-        "two wide products (less than half of the time, most of the memory).",
+        "Less memory, more time: `true` computes layers again in the backward pass; `selective` only what is cheap of "
+        "them, and two of their seven products.",
         free=True,
     )
     torch_compile: bool = var(

@@ -145,7 +145,7 @@ def empty_model(config: Any, settings: Settings, bf16: bool) -> Any:
         everything = optimizers.in_bf16(settings)
         if everything or (bf16 and settings.train_mode != "full"):
             setup.lower_weights(model, everything)
-        if settings.gradient_checkpointing == "mlp":
+        if settings.gradient_checkpointing == "selective":
             recompute.use(model.talker)
         elif settings.gradient_checkpointing:
             model.talker.gradient_checkpointing_enable({"use_reentrant": False})

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -133,9 +133,9 @@ def _shared_norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
 def _norm_again(normed: torch.Tensor) -> Callable[[], torch.Tensor] | None:
     """What computes a norm's output again, from what the norm keeps in any case; None if another made it."""
     node: Any = normed.grad_fn
-    if not isinstance(node, _RMSNorm._backward_cls):  # type: ignore[attr-defined]
+    if type(node) is not _RMSNorm._backward_cls:  # type: ignore[attr-defined]
         return None
-    x, weight, scale = (tensor.detach() for tensor in node.saved_tensors)
+    x, weight, scale = (tensor.detach() for tensor in cast(Any, node).saved_tensors)
     kind = normed.dtype
     return lambda: _scaled(x, weight, scale, kind)
 
@@ -146,9 +146,15 @@ def _lowered(kind: torch.dtype, device: str) -> torch.dtype:
 
 
 def _mlp(self: Any, x: torch.Tensor) -> torch.Tensor:
-    if recompute.wanted(self):
-        return recompute.mlp(self, x, _norm_again(x), _Gated.apply)
-    return self.down_proj(_Gated.apply(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-any-return,no-untyped-call]
+    with recompute.noting(self, x.device) as notes:
+        if notes is None:
+            return self.down_proj(_Gated.apply(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-any-return,no-untyped-call]
+        recompute.note(x, _norm_again)
+        gate, up = notes.product(self.gate_proj, x), notes.product(self.up_proj, x)
+        again = notes.again(gate), notes.again(up)
+        gated = _Gated.apply(gate, up)  # type: ignore[no-untyped-call]
+        notes.write(gated, lambda: _Gated.apply(*(part() for part in again)))  # type: ignore[no-untyped-call]
+        return self.down_proj(gated)  # type: ignore[no-any-return]
 
 
 def _precise_on_cpu(query: torch.Tensor) -> Any:
@@ -179,22 +185,30 @@ def _attention(
         cos, sin = cos[0], sin[0]
     half = self.head_dim // 2
     cos, sin = cos.unsqueeze(2), torch.cat([-sin[..., :half], sin[..., half:]], dim=-1).unsqueeze(2)
-    query = self.q_norm(self.q_proj(hidden_states).view(heads))
-    key = self.k_norm(self.k_proj(hidden_states).view(heads))
-    # A GPU attends in autocast's type; a CPU in fp32: torch's kernel there goes backwards several times slower in bf16.
-    kind = _lowered(query.dtype, "cuda") if query.is_cuda else query.dtype
-    query, key = (_Rotation.apply(x, cos, sin, kind) for x in (query, key))  # type: ignore[no-untyped-call]
-    value = self.v_proj(hidden_states).view(heads).to(kind)
-    with _precise_on_cpu(query):
-        output, weights = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation](
-            self,
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            sliding_window=self.sliding_window,
-            **others,
-        )
-    return self.o_proj(output.reshape(*shape, -1).contiguous()), weights
+    with recompute.noting(self, hidden_states.device):
+        recompute.note(hidden_states, _norm_again)
+        query = self.q_norm(self.q_proj(hidden_states).view(heads))
+        key = self.k_norm(self.k_proj(hidden_states).view(heads))
+        # A GPU attends in autocast's type; a CPU in fp32: torch's kernel there goes backwards slowly in bf16.
+        kind = _lowered(query.dtype, "cuda") if query.is_cuda else query.dtype
+
+        def rotate(x: torch.Tensor) -> torch.Tensor:
+            return _Rotation.apply(x, cos, sin, kind)  # type: ignore[no-any-return,no-untyped-call]
+
+        recompute.note(query, _norm_again)
+        recompute.note(key, _norm_again)
+        query, key = (recompute.derived(rotate, x) for x in (query, key))
+        value = self.v_proj(hidden_states).view(heads).to(kind)
+        with _precise_on_cpu(query):
+            output, weights = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation](
+                self,
+                query.transpose(1, 2),
+                key.transpose(1, 2),
+                value.transpose(1, 2),
+                attention_mask,
+                dropout=self.attention_dropout if self.training else 0.0,
+                scaling=self.scaling,
+                sliding_window=self.sliding_window,
+                **others,
+            )
+        return self.o_proj(output.reshape(*shape, -1).contiguous()), weights

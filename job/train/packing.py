@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from job.console import warn
+from job.train import recompute
 from job.train.batch import Batch
 
 #: Name of `attend` in transformers' registry.
@@ -254,9 +255,13 @@ def _varlen(
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and "enable_gqa" in inspect.signature(varlen_attn).parameters:
         extra["enable_gqa"] = True
-    elif groups > 1:
-        key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
-    q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
+        groups = 1
+
+    def repeated(t: torch.Tensor) -> torch.Tensor:
+        return (t.repeat_interleave(groups, dim=1) if groups > 1 else t)[0].transpose(0, 1).contiguous()
+
+    q = query[0].transpose(0, 1).contiguous()
+    k, v = (recompute.derived(repeated, t) for t in (key, value))
     output = varlen_attn(q, k, v, bounds, bounds, longest, longest, **extra)
     assert isinstance(output, torch.Tensor)
     return output[None]

@@ -1,16 +1,17 @@
-"""What differentiating an MLP needs, computed again from its input: GRADIENT_CHECKPOINTING=mlp.
+"""What differentiating a layer needs, computed again from less: GRADIENT_CHECKPOINTING=selective.
 
-Of what a layer keeps for its backward pass about half is the MLP's: its normed input, gate and up, three times as wide
-as the stream, and their product. Here autograd keeps a note in the place of each. When the backward pass comes to the
-layer they are computed again: two of the MLP's three products, and nothing of attention. (Checkpointing whole layers
-computes all of them again.) The same operations compute them, with the same random numbers, so that losses and
-gradients are the same to the bit.
+Half of what a layer keeps for its backward pass is the MLP's: gate and up, three times as wide as the stream, and their
+product. Most of the rest follows from something else that is kept, by operations that are cheap: a norm's output, and
+queries, keys and values as attention takes them, turned and repeated for each head. Here autograd keeps a note in the
+place of each of these. When the backward pass comes to the layer they are computed again: two of its seven products,
+and nothing of attention itself. Checkpointing whole layers computes all of them again.
+The same operations compute them, with the same random numbers, so that losses and gradients are the same to the bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,60 +19,15 @@ from torch import nn
 
 Compute = Callable[[], torch.Tensor]
 
-#: Attribute of an MLP that is to be computed again.
+#: Attribute of a module that is computed again in part.
 _MARK = "computed_again"
 
 
 def use(talker: Any) -> None:
-    """Let the MLPs of a talker's own layers be computed again, where `job.train.kernels` computes them.
-
-    The sub-talker's are not: it is differentiated chunk by chunk (`job.train.chunked`).
-    """
-    for layer in talker.model.layers:
+    """Let the layers of talker and sub-talker be computed again in part, where `job.train.kernels` computes them."""
+    for layer in (*talker.model.layers, *talker.code_predictor.model.layers):
         setattr(layer.mlp, _MARK, True)
-
-
-def wanted(mlp: nn.Module) -> bool:
-    """Whether what this call computes is to be computed again."""
-    return getattr(mlp, _MARK, False) and torch.is_grad_enabled()
-
-
-def mlp(
-    module: Any, x: torch.Tensor, normed: Compute | None, gated: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-) -> torch.Tensor:
-    """`down_proj(gated(gate_proj(x), up_proj(x)))`, with notes kept in the place of all but its output.
-
-    Args:
-        module: the MLP.
-        x: (..., D), a norm's output.
-        normed: computes `x` again; None to keep it.
-        gated: the product of gate and up (..., I).
-    """
-    notes = _Notes()
-    conditions = _conditions(module, x.device)
-    again = notes.write(x, normed) if normed else lambda: x
-    with torch.autograd.graph.saved_tensors_hooks(notes.pack, _unpacked):
-        parts = []
-        for product in (module.gate_proj, module.up_proj):
-            under = conditions()
-            part = product(x)
-            parts.append((part, notes.write(part, _computing(product, again, under))))
-        (gate, gate_again), (up, up_again) = parts
-        product = gated(gate, up)
-        notes.write(product, lambda: gated(gate_again(), up_again()))
-        del gate, up, parts, part
-        found: torch.Tensor = module.down_proj(product)
-    notes.close()
-    return found
-
-
-def _computing(product: nn.Module, again: Compute, under: Callable[[], Any]) -> Compute:
-    def compute() -> torch.Tensor:
-        x = again()
-        with under():
-            return product(x)  # type: ignore[no-any-return]
-
-    return compute
+        setattr(layer.self_attn, _MARK, True)
 
 
 class _Note:
@@ -83,29 +39,40 @@ class _Note:
         self.asked_for = 0
 
     def read(self) -> torch.Tensor:
-        value = self._value
-        if value is None:
-            with torch.no_grad():
-                value = self._compute()
+        value = self._compute() if self._value is None else self._value
         self._value = value if self.asked_for > 0 else None
         return value
 
 
-class _Notes:
-    """The tensors of a call that are not kept, by their storages, which are held until the call ends."""
+class Notes:
+    """Which tensors of a module's call need not be kept, by their storages, which are held until the call ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
         self._of: dict[int, tuple[torch.Tensor, _Note]] = {}
+        self._device = device
+        self._autocast = torch.get_autocast_dtype(device.type), torch.is_autocast_enabled(device.type)
+        self._draws = any(isinstance(m, nn.Dropout) and m.p > 0 and m.training for m in module.modules())
 
-    def write(self, tensor: torch.Tensor, compute: Compute) -> Compute:
-        """Note how a tensor is computed; returns what does so."""
-        note = _Note(compute)
-        self._of[tensor.untyped_storage()._cdata] = tensor, note
-        return note.read
+    def write(self, tensor: torch.Tensor, compute: Compute | None) -> None:
+        """Note how a tensor is computed, without random numbers; None if it is not known."""
+        if compute is not None:
+            self._of[tensor.untyped_storage()._cdata] = tensor, _Note(self._as_now(compute, nullcontext))
 
-    def close(self) -> None:
-        """Let go of the tensors."""
-        self._of.clear()
+    def product(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """`module(x)`, noted; it may have dropout."""
+        again, draws = self.again(x), self._drawing()
+        found: torch.Tensor = module(x)
+        self._of[found.untyped_storage()._cdata] = found, _Note(self._as_now(lambda: module(again()), draws))
+        return found
+
+    def again(self, tensor: torch.Tensor) -> Compute:
+        """What gives a tensor: by its note, or the tensor itself."""
+        found = self._of.get(tensor.untyped_storage()._cdata)
+        if found is None:
+            kept = tensor.detach()
+            return lambda: kept
+        note, where = found[1], (tensor.shape, tensor.stride(), tensor.storage_offset())
+        return lambda: note.read().as_strided(*where)
 
     def pack(self, tensor: torch.Tensor) -> Any:
         """What autograd keeps of a tensor: a note and where in its storage the tensor lies, or the tensor."""
@@ -115,6 +82,73 @@ class _Notes:
         found[1].asked_for += 1
         return found[1], tensor.shape, tensor.stride(), tensor.storage_offset()
 
+    def close(self) -> None:
+        """Let go of the tensors."""
+        self._of.clear()
+
+    def _as_now(self, compute: Compute, draws: Callable[[], AbstractContextManager[None]]) -> Compute:
+        kind, enabled = self._autocast
+
+        def computed() -> torch.Tensor:
+            with torch.no_grad(), torch.autocast(self._device.type, kind, enabled=enabled), draws():
+                return compute()
+
+        return computed
+
+    def _drawing(self) -> Callable[[], AbstractContextManager[None]]:
+        """What goes back to the random numbers of now, where some are drawn."""
+        if not self._draws:
+            return nullcontext
+        devices = [self._device] if self._device.type == "cuda" else []
+        here, there = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
+
+        @contextmanager
+        def back() -> Iterator[None]:
+            with torch.random.fork_rng(devices):
+                torch.set_rng_state(here)
+                for device, state in zip(devices, there, strict=True):
+                    torch.cuda.set_rng_state(state, device)
+                yield
+
+        return back
+
+
+#: Those of the call that is being computed.
+_open: list[Notes] = []
+
+
+@contextmanager
+def noting(module: nn.Module, device: torch.device) -> Iterator[Notes | None]:
+    """Notes for a call of `module`; None where all is to be kept."""
+    if not hasattr(module, _MARK) or not torch.is_grad_enabled():
+        yield None
+        return
+    notes = Notes(module, device)
+    _open.append(notes)
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(notes.pack, _unpacked):
+            yield notes
+    finally:
+        _open.pop()
+        notes.close()
+
+
+def note(tensor: torch.Tensor, known: Callable[[torch.Tensor], Compute | None]) -> None:
+    """Note a tensor of the call that is being computed, if it is `known` how it is computed."""
+    if _open:
+        _open[-1].write(tensor, known(tensor))
+
+
+def derived(function: Callable[[torch.Tensor], torch.Tensor], source: torch.Tensor) -> torch.Tensor:
+    """`function(source)`, which is cheap and draws nothing: noted, if the call it belongs to is."""
+    if not _open:
+        return function(source)
+    again = _open[-1].again(source)
+    found = function(source)
+    if found.untyped_storage()._cdata != source.untyped_storage()._cdata:
+        _open[-1].write(found, lambda: function(again()))
+    return found
+
 
 def _unpacked(kept: Any) -> torch.Tensor:
     if isinstance(kept, torch.Tensor):
@@ -122,26 +156,3 @@ def _unpacked(kept: Any) -> torch.Tensor:
     note, *where = kept
     note.asked_for -= 1
     return note.read().as_strided(*where)  # type: ignore[no-any-return]
-
-
-def _conditions(module: nn.Module, device: torch.device) -> Callable[[], Callable[[], Any]]:
-    """What takes down the conditions of now, random numbers included where some are drawn, for going back to them."""
-    kind, lowered = torch.get_autocast_dtype(device.type), torch.is_autocast_enabled(device.type)
-    draws = any(isinstance(m, nn.Dropout) and m.p > 0 and m.training for m in module.modules())
-    devices = [device] if device.type == "cuda" else []
-
-    def take_down() -> Callable[[], Any]:
-        states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)] if draws else []
-
-        @contextmanager
-        def under() -> Iterator[None]:
-            with torch.autocast(device.type, kind, enabled=lowered), torch.random.fork_rng(devices, enabled=draws):
-                if states:
-                    torch.set_rng_state(states[0])
-                for state in states[1:]:
-                    torch.cuda.set_rng_state(state, device)
-                yield
-
-        return under
-
-    return take_down

@@ -108,7 +108,7 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
     everything = optimizers.in_bf16(settings)
     if everything or (accelerator.mixed_precision == "bf16" and settings.train_mode != "full"):
         lower_weights(model, everything)
-    if settings.gradient_checkpointing == "mlp":
+    if settings.gradient_checkpointing == "selective":
         recompute.use(model.talker)
     elif settings.gradient_checkpointing:
         model.talker.gradient_checkpointing_enable({"use_reentrant": False})

@@ -1,4 +1,4 @@
-"""GRADIENT_CHECKPOINTING=mlp: less is kept, and everything comes out the same to the bit."""
+"""GRADIENT_CHECKPOINTING=selective: less is kept, and everything comes out the same to the bit."""
 
 from __future__ import annotations
 
@@ -75,14 +75,15 @@ def test_compiled_layers_are_refused():
     from job import doctor
 
     settings = variables.load(
-        {"PRESET": "demo", "DEVICE": "cpu", "GRADIENT_CHECKPOINTING": "mlp", "TORCH_COMPILE": "true"}
+        {"PRESET": "demo", "DEVICE": "cpu", "GRADIENT_CHECKPOINTING": "selective", "TORCH_COMPILE": "true"}
     )
-    with pytest.raises(BadInput, match=r"GRADIENT_CHECKPOINTING=mlp.*TORCH_COMPILE"):
+    with pytest.raises(BadInput, match=r"GRADIENT_CHECKPOINTING=selective.*TORCH_COMPILE"):
         doctor._supported(settings)
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"), [("mlp", "mlp"), ("true", True), ("1", True), ("on", True), ("False", False), ("0", False)]
+    ("said", "meant"),
+    [("selective", "selective"), ("true", True), ("1", True), ("on", True), ("False", False), ("0", False)],
 )
 def test_the_old_spellings_mean_what_they_did(said, meant):
     assert variables.load({"PRESET": "demo", "GRADIENT_CHECKPOINTING": said}).gradient_checkpointing == meant
