@@ -104,7 +104,7 @@ def shapes(draw: Any) -> dict[str, Any]:
     }
 
 
-@hypothesis_settings(max_examples=6, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=5, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(
     shape=shapes(),
     mode=st.sampled_from(["full", "lora"]),
