@@ -115,6 +115,7 @@ def test_the_same_with_less_memory(prepared, tmp_path):
     base = column(train(prepared, tmp_path / "base")[1], "loss")
     for name, values in {
         "checkpointing": {"GRADIENT_CHECKPOINTING": "true"},
+        "selective": {"GRADIENT_CHECKPOINTING": "selective"},
         "eager": {"ATTN_IMPLEMENTATION": "eager"},
         "not fused": {"OPTIMIZER": "adamw"},
     }.items():
