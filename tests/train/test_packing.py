@@ -214,7 +214,7 @@ def test_the_visits_of_a_round_are_the_whole_loss(tts, fraction):
     visit=st.integers(0, 10_000),
 )
 def test_every_clip_has_a_share_of_its_frames_at_every_visit(tts, lengths, fraction, seed, visit):
-    """From half a second on, at any share from a quarter on: within two frames of the share, and never none."""
+    """From half a second to 20 on, at any share from a quarter on: within three frames of it, and never none."""
     phases = np.random.default_rng(seed).random(len(lengths)).tolist()
     ids = SpecialIds.from_config(tts.model.config.to_dict())
     sequences = [
@@ -225,7 +225,7 @@ def test_every_clip_has_a_share_of_its_frames_at_every_visit(tts, lengths, fract
     ends = np.cumsum(lengths)
     counts = np.bincount(np.searchsorted(ends, chosen.chosen.numpy(), "right"), minlength=len(lengths))
     for count, frames in zip(counts, lengths, strict=True):
-        assert count >= 1 and abs(count - fraction * frames) <= 2
+        assert count >= 1 and abs(count - fraction * frames) <= 3
 
 
 @pytest.mark.parametrize("trained", ["head and states", "head", "states"])
