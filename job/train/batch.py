@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -80,11 +81,11 @@ class Batch:
     def turn(self, fraction: float, visit: int = 0) -> Batch:
         """The same batch, with a share of its frames for the sub-talker: on every visit another one.
 
-        Frame j of a sample has its place at phase + j / golden ratio (mod 1) on a circle, and visit v takes the places
-        in [v * fraction, (v + 1) * fraction). Over phases drawn evenly each frame is taken with a probability of
-        `fraction`, so that a sum over the taken ones, divided by it, is unbiased; 1 / fraction visits (if that is
-        whole) take each frame once; and the multiples of the golden ratio are spread over the circle so evenly
-        (three-gap theorem, Sós 1958) that every visit takes as many, from everywhere in a sample.
+        Frame j of a sample has its place at phase + j / golden ratio (mod 1) on a circle, and a visit takes the places
+        in [start, start + fraction), where start goes on by `fraction` each time. Over phases drawn evenly each frame
+        is taken with a probability of `fraction`, so that a sum over the taken ones, divided by it, is unbiased; 1 /
+        fraction visits (if that is whole) take each frame once; and the multiples of the golden ratio are spread over
+        the circle so evenly (three-gap theorem, Sós 1958) that every visit takes as many, from everywhere in a sample.
 
         Args:
             fraction: above 0; from 1 on, all frames.
@@ -92,13 +93,28 @@ class Batch:
         """
         if fraction >= 1.0:
             return replace(self, chosen=torch.arange(self.target_frames), chosen_scale=1.0)
-        chosen = np.flatnonzero((self.places - visit * fraction % 1.0) % 1.0 < fraction)
+        chosen = np.flatnonzero((self.places - _start(fraction, visit)) % 1.0 < fraction)
         return replace(self, chosen=torch.from_numpy(chosen), chosen_scale=1 / fraction)
 
     @property
     def target_frames(self) -> int:
         """Predicted frames."""
         return len(self.frame_rows)
+
+
+def _start(fraction: float, visit: int) -> float:
+    """Where on the circle a visit begins to take frames.
+
+    It goes on by `fraction`. When it has come round, after q visits, it goes on by a step more, after q rounds by
+    another, and so on. Otherwise it would go in step with what else changes with every other visit (`Rows.variant`:
+    layout, language), and half of the frames would only ever be trained in one layout. For q = 2 this is the
+    Thue-Morse sequence, whose every second and every fourth value are as fair as all of them.
+    """
+    steps = Fraction(fraction).limit_denominator(64).denominator
+    start, rounds = visit * fraction, visit // steps
+    while rounds and steps > 1:
+        start, rounds = start + rounds / steps, rounds // steps
+    return start % 1.0
 
 
 def collate(

@@ -31,12 +31,12 @@ def test_the_next_batch_is_read_while_this_one_is_computed(tmp_path, capsys, mon
     asked, waits = [], []
     arrived = threading.Condition()
 
-    def batch(self, rows, visit):
+    def batch(self, rows, visit, fraction=1.0):
         if threading.current_thread() is not threading.main_thread():
             with arrived:
                 asked.append(rows)
                 arrived.notify_all()
-        return read(self, rows, visit)
+        return read(self, rows, visit, fraction)
 
     def forward(self, *inputs):
         if self.training:

@@ -200,11 +200,27 @@ def test_the_visits_of_a_round_are_the_whole_loss(tts, fraction):
     sequences, vectors = three(tts)
     batch, objective = collate(sequences, vectors, packed=True, phases=[0.1, 0.7, 0.34]), Objective(tts.model)
     heads = list(tts.model.talker.code_predictor.lm_head.parameters())
-    visits = [objective(batch.turn(fraction, visit + 5)).sub_talker for visit in range(round(1 / fraction))]
+    visits = [objective(batch.turn(fraction, visit)).sub_talker for visit in range(8, 8 + round(1 / fraction))]
     mean, whole = torch.stack(visits).mean(), objective(batch).sub_talker
     torch.testing.assert_close(mean, whole, rtol=1e-5, atol=0)
     for one, other in zip(torch.autograd.grad(mean, heads), torch.autograd.grad(whole, heads), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.25, 0.3, 0.75, 0.9])
+@pytest.mark.parametrize("period", [1, 2, 4])
+def test_no_frame_is_kept_to_one_layout(tts, fraction, period):
+    """Layout and language of a clip change with every other visit: each frame has its turns in all of them."""
+    sequences, vectors = three(tts)
+    batch = collate(sequences, vectors, packed=True, phases=[0.1, 0.7, 0.34])
+    visits = 16 * period
+    taken = np.zeros((period, batch.target_frames))
+    for visit in range(visits):
+        taken[visit % period, batch.turn(fraction, visit).chosen.numpy()] += 1
+    fair = visits / period * fraction
+    if (1 / fraction).is_integer():
+        assert (taken == fair).all()
+    assert np.abs(taken - fair).max() <= 3
 
 
 @given(
