@@ -7,9 +7,9 @@ On a CPU: 8 layers of width 512, clips of log-normal lengths from 0.5 to 20 s, B
 default, in fp32 and, where the CPU has instructions for it (AMX), in bf16 autocast, which is what MIXED_PRECISION=auto
 takes on a GPU; both loops in the same. A step is what the training loop does: collate, forward, backward, clip, AdamW.
 Medians over the runs (each over all rows), the loops taking turns; each has a model of its own, of the same weights.
-With a CUDA device: the
-shapes of the 1.7B model (`--size`) with random weights in bf16 autocast, batches of 8192 positions (the naive loop's
-are halved until they fit), the model FLOP utilization (MFU), and the peak of LoRA training for both released sizes.
+With a CUDA device: the shapes of the 1.7B model (`--size`) with random weights in bf16 autocast, batches of 8192
+positions (the naive loop's are halved until they fit), the model FLOP utilization (MFU), rate and peak of LoRA training
+for both released sizes with each GRADIENT_CHECKPOINTING, and beside every peak what `plan` would have said.
 
 Peak memory is taken in a process of its own for each figure. CPU: highest resident size of the process less its size
 after the imports, so model, optimizer and activations. CUDA: `torch.cuda.max_memory_allocated`.
@@ -34,11 +34,14 @@ import naive
 import numpy as np
 import torch
 
+from job import activations
+from job.activations import Load
 from job.demo import clips_directory
 from job.flops import Work
 from job.models import resolve_precision
+from job.optimizers import trained_bytes
 from job.settings import Settings
-from job.train import adapt, layout, optimizers
+from job.train import adapt, layout, optimizers, setup
 from job.train.data import Rows, epoch_order
 from job.train.objective import Objective
 
@@ -57,6 +60,7 @@ class Bench:
         self.base, self.model, self.device = base, model, device
         self.bf16 = resolve_precision(settings, device) == "bf16"
         self.products = work_of(model)
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         self.stock = model if stock is None else stock
         width = model.config.talker_config.hidden_size
         self.speaker = np.zeros(width, dtype=np.float32)
@@ -123,12 +127,24 @@ class Bench:
         return max(1, round(TOKENS_ON_GPU / float(np.mean(lengths))))
 
     def _adapted(self, mode: str) -> list[adapt.Group]:
-        groups = adapt.adapt(self.model, self.settings.model_copy(update={"train_mode": mode}))
-        if mode == "lora":  # as the training loop keeps them
-            for parameter in self.model.parameters():
-                if not parameter.requires_grad and self.bf16:
-                    parameter.data = parameter.data.bfloat16()
+        settings = self.settings.model_copy(update={"train_mode": mode})
+        groups = adapt.adapt(self.model, settings)
+        setup.arrange(self.model, settings, "bf16" if self.bf16 else "no", self.device, self._autocast)
         return groups
+
+    def estimate(self, fraction: float, mode: str) -> int:
+        """Bytes that `plan` would say for a loop that was made, without what CUDA takes for itself."""
+        order = epoch_order(self.rows, epoch=0, seed=0, batch_size=1, tokens_per_batch=TOKENS_ON_GPU)
+        batch = max((self.rows.batch(rows, 0) for rows in order), key=lambda batch: batch.text_index.numel())
+        load = Load(batch.text_index.numel(), batch.target_frames, len(batch.lengths or ()), len(batch.text_rows))
+        choices = {"train_mode": mode, "sub_talker_frame_fraction": fraction}
+        settings = self.settings.model_copy(update=choices)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        gradients = sum(p.numel() * p.element_size() for p in trained)
+        moments = sum(p.numel() for p in trained) * trained_bytes(settings) - 2 * gradients
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        working = activations.working(self.shapes, settings, load, gradients)
+        return int(weights + moments) + working.peak + working.in_kernels
 
     def _train_only(self, trained: list[torch.nn.Parameter]) -> None:
         """The loops share the model and take turns: what the other one trains is frozen again."""
@@ -214,6 +230,8 @@ def alone(work: Path, options: argparse.Namespace) -> None:
     else:
         epoch = bench.ours(options.fraction, options.loop)
         epoch()
+        if device.type == "cuda":
+            found["estimate"] = bench.estimate(options.fraction, options.loop)
     found["bytes"] = peak_of.bytes()
     if options.runs:
         found["seconds"] = common.compare({"loop": epoch}, options.runs, device)["loop"]
@@ -223,7 +241,15 @@ def alone(work: Path, options: argparse.Namespace) -> None:
 
 def settings_of(options: argparse.Namespace, precision: str) -> Settings:
     """Default settings but for what the command line says."""
-    return Settings(optimizer=options.optimizer, mixed_precision=precision)
+    checkpointing: Any = (
+        options.checkpointing if options.checkpointing == "selective" else options.checkpointing == "true"
+    )
+    return Settings(
+        optimizer=options.optimizer,
+        master_weights=options.master_weights,
+        mixed_precision=precision,
+        gradient_checkpointing=checkpointing,
+    )
 
 
 def precisions(options: argparse.Namespace) -> list[str]:
@@ -249,13 +275,15 @@ def measured(
     options: argparse.Namespace,
     *,
     precision: str = "auto",
+    checkpointing: str | None = None,
     runs: int = 0,
     size: str | None = None,
 ) -> dict[str, Any]:
     """What `alone` found for `naive`, or for ours in mode `full` or `lora`: bytes, and seconds if there are runs."""
     arguments = ["--loop", loop, "--fraction", str(fraction), "--rows", str(options.rows), "--runs", str(runs)]
     arguments += ["--work", str(work), "--optimizer", options.optimizer, "--device", options.device]
-    arguments += ["--precision", precision]
+    arguments += ["--precision", precision, "--master-weights", options.master_weights]
+    arguments += ["--checkpointing", checkpointing or options.checkpointing]
     return common.in_a_process(__file__, *arguments, "--size", size or options.size)
 
 
@@ -304,11 +332,16 @@ def on_gpu(work: Path, options: argparse.Namespace) -> None:
             flops_per_frame=round(ours["flops"] / ours["frames"]),
             mfu=round(ours["flops"] / ours["seconds"] / known, 4) if known else None,
             naive_batch=theirs["batch"],
-            peak_memory={"ours": ours["bytes"], "naive": theirs["bytes"]},
+            peak_memory={"ours": ours["bytes"], "naive": theirs["bytes"], "estimate": ours["estimate"]},
         )  # fmt: skip
+    default = Settings().sub_talker_frame_fraction
     for size in common.RELEASED:
-        found = measured(work, "lora", Settings().sub_talker_frame_fraction, options, size=size)["bytes"]
-        print(json.dumps({"case": f"peak, {size} LoRA, {TOKENS_ON_GPU} tokens", "device": device, "ours": found}))
+        for checkpointing in ("false", "selective", "true"):
+            found = measured(work, "lora", default, options, checkpointing=checkpointing, runs=1, size=size)
+            case = f"{size} LoRA, {TOKENS_ON_GPU} tokens, GRADIENT_CHECKPOINTING={checkpointing}"
+            memory = {"ours": found["bytes"], "estimate": found["estimate"]}
+            rate = round(found["frames"] / found["seconds"], 2)
+            print(json.dumps({"case": case, "device": device, "ours": rate, "peak_memory": memory}), flush=True)
 
 
 def floor(work: Path, options: argparse.Namespace) -> None:
@@ -343,6 +376,8 @@ def main() -> None:
     kinds = ("adamw", "adamw_fused", "adamw_8bit")
     parser.add_argument("--optimizer", choices=kinds, default=Settings().optimizer, help="of ours")
     parser.add_argument("--precision", choices=("auto", "no", "bf16"), default="auto", help="MIXED_PRECISION of both")
+    parser.add_argument("--checkpointing", choices=("false", "selective", "true"), default="false", help="of ours")
+    parser.add_argument("--master-weights", choices=("fp32", "bf16_stochastic"), default="fp32", help="of ours")
     parser.add_argument("--work", type=Path, help="keep the base directory here")
     parser.add_argument("--flops", action="store_true", help="only count, for the released shapes")
     parser.add_argument("--loop", choices=("full", "lora", "naive"), help=argparse.SUPPRESS)

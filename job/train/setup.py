@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,16 +104,7 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
         if settings.train_mode != "lora":
             raise BadInput(f"RESUME={settings.resume} is an adapter; set TRAIN_MODE=lora to start from it")
         warm.start_from(model, Path(settings.resume), rank=settings.lora_r, alpha=settings.lora_alpha)
-    optimizers.check(settings, accelerator.mixed_precision)
-    everything = optimizers.in_bf16(settings)
-    if everything or (accelerator.mixed_precision == "bf16" and settings.train_mode != "full"):
-        lower_weights(model, everything)
-    if settings.gradient_checkpointing == "selective":
-        recompute.use(model.talker)
-    elif settings.gradient_checkpointing:
-        model.talker.gradient_checkpointing_enable({"use_reentrant": False})
-    if settings.torch_compile:
-        compiled.use(model.talker, accelerator.device, accelerator.autocast)
+    arrange(model, settings, accelerator.mixed_precision, accelerator.device, accelerator.autocast)
 
     ids = SpecialIds.from_config(config)
     ids.languages.update(new_languages)
@@ -155,6 +146,35 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
         key=_key(settings, base),
         books=ids.books,
     )
+
+
+def arrange(
+    model: Any,
+    settings: Settings,
+    precision: str,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> None:
+    """Let an adapted model keep and compute what it trains as the settings ask.
+
+    Args:
+        precision: what MIXED_PRECISION comes to.
+        device: where it will be trained; it may still be elsewhere.
+        autocast: context of that precision.
+
+    Raises:
+        BadInput: MASTER_WEIGHTS and the precision do not go together.
+    """
+    optimizers.check(settings, precision)
+    everything = optimizers.in_bf16(settings)
+    if everything or (precision == "bf16" and settings.train_mode != "full"):
+        lower_weights(model, everything)
+    if settings.gradient_checkpointing == "selective":
+        recompute.use(model.talker)
+    elif settings.gradient_checkpointing:
+        model.talker.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.torch_compile:
+        compiled.use(model.talker, device, autocast)
 
 
 def spread_over(training: Training, objective: torch.nn.Module, spread: Spread) -> None:
