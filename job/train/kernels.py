@@ -32,18 +32,17 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        # With n = x / rms(x) and g' = g * w: dx = (g' - n * mean(g' * n)) / rms(x), dw = sum of g * n.
+        # With s = 1 / rms(x) and g' = g * w: dx = s g' - x s^3 mean(g' x), dw = sum of s g x.
         (gradient,) = gradients
         x, weight, scale = ctx.saved_tensors
-        normed = x * scale
+        along = (x if gradient.dtype == scale.dtype else x.to(scale.dtype)) * gradient
         by_weight = None
-        along = gradient * normed
         if ctx.needs_input_grad[1]:
-            by_weight = along.flatten(0, -2).sum(0).to(weight.dtype)
+            by_weight = (scale.flatten() @ along.flatten(0, -2)).to(weight.dtype)
         by_x = None
         if ctx.needs_input_grad[0]:
             mean = (along @ weight.to(along.dtype)).div_(-x.shape[-1]).unsqueeze(-1)
-            by_x = (gradient * weight).to(normed.dtype).addcmul_(normed, mean).mul_(scale).to(x.dtype)
+            by_x = (gradient * weight).to(scale.dtype).mul_(scale).addcmul_(x, mean * scale**3).to(x.dtype)
         return by_x, by_weight, None, None
 
 
