@@ -15,8 +15,8 @@ from job.lengths import Lengths
 from job.prepare.dataset import read_summary
 from job.settings import Settings
 
-#: Bytes a frozen parameter in bf16.
-FROZEN_BYTES = 2
+#: Bytes of a parameter in a bf16 checkpoint.
+SAVED_BYTES = 2
 #: GPUs that are rented: memory in GB, and dense bf16 FLOP/s of NVIDIA's data sheets.
 GPUS = {
     "H200": (141, 989e12),
@@ -76,6 +76,7 @@ class Plan:
     parameters: int
     trained: int
     state_bytes: int
+    shapes: Shapes
     lengths: Lengths
     largest: Load
     memory: Memory
@@ -97,8 +98,8 @@ def estimate(settings: Settings) -> Plan:
         batches = math.ceil(int(measured.positions.sum()) / settings.tokens_per_batch)
     per_epoch = max(1, math.ceil(batches / (settings.gradient_accumulation_steps * processes)))
     steps = settings.max_steps or settings.num_epochs * per_epoch
-    shapes = _shapes(settings)
-    parameters, trained = parameter_counts(settings)
+    shapes, largest = _shapes(settings), measured.largest(settings)
+    parameters, trained = parameter_counts(settings, shapes)
     return Plan(
         rows=train["rows"],
         hours=train["seconds"] / 3600,
@@ -107,11 +108,12 @@ def estimate(settings: Settings) -> Plan:
         steps=steps,
         parameters=parameters,
         trained=trained,
-        state_bytes=state_bytes(settings),
+        state_bytes=state_bytes(settings, shapes),
+        shapes=shapes,
         lengths=measured,
-        largest=measured.largest(settings),
-        memory=memory(settings, measured.largest(settings), processes),
-        checkpoint_bytes=parameters * FROZEN_BYTES,
+        largest=largest,
+        memory=memory(settings, largest, processes, shapes=shapes),
+        checkpoint_bytes=parameters * SAVED_BYTES,
         flops=steps / per_epoch * _epoch_flops(settings, shapes, measured),
     )
 
@@ -121,18 +123,22 @@ def processes_of(settings: Settings) -> int:
     return settings.num_nodes * (1 if settings.num_gpus == "auto" else max(1, int(settings.num_gpus)))
 
 
-def memory(settings: Settings, load: Load, processes: int = 1, *, pieces: int = 1) -> Memory:
+def memory(
+    settings: Settings, load: Load, processes: int = 1, *, pieces: int = 1, shapes: Shapes | None = None
+) -> Memory:
     """What training on such batches takes of each GPU.
 
     Args:
         load: the largest batch.
         processes: GPUs together; under DISTRIBUTED=fsdp they share weights, gradients and optimizer.
         pieces: into how many a batch is cut (as training does when memory runs out).
+        shapes: of the base's weights, where they have been read before: finding the base may ask the Hub.
 
     Raises:
         BadInput: there is no base model.
     """
-    shapes, trained = _shapes(settings), parameter_counts(settings)[1]
+    shapes = _shapes(settings) if shapes is None else shapes
+    trained = _trained(settings, shapes)
     types = Types.of(settings, new_languages=_new_languages(settings))
     sharded = settings.distributed == "fsdp" and processes > 1
     shared = processes if sharded else 1
@@ -145,7 +151,7 @@ def memory(settings: Settings, load: Load, processes: int = 1, *, pieces: int = 
     if settings.train_mode == "lora" and settings.export != "adapter":
         merged = types.frozen * sum(math.prod(shape) for shape in adapted(settings, shapes))
         update = max(update, merged - gradients)
-    state = state_bytes(settings) // shared
+    state = state_bytes(settings, shapes) // shared
     if sharded:
         state += types.trained * _gathered(shapes)
     return Memory(state, working, gradients, update)
@@ -172,18 +178,21 @@ def least_bytes(settings: Settings, processes: int = 1) -> int:
     return found.state + found.on_top
 
 
-def pieces_on(settings: Settings, load: Load, processes: int, gpu: str) -> int:
+def pieces_on(settings: Settings, load: Load, processes: int, gpu: str, shapes: Shapes | None = None) -> int:
     """Into how many pieces a batch must be cut for that kind of GPU; 0 where even a single sample is too much."""
     usable = (1 - HEADROOM) * GPUS[gpu][0] * 1e9
+    shapes = _shapes(settings) if shapes is None else shapes
     pieces = 1
-    while memory(settings, load, processes, pieces=pieces).total > usable:
+    while memory(settings, load, processes, pieces=pieces, shapes=shapes).total > usable:
         if pieces >= load.samples or settings.distributed == "fsdp":
             return 0
         pieces = min(2 * pieces, load.samples)
     return pieces
 
 
-def helps(settings: Settings, measured: Lengths, processes: int) -> list[tuple[str, int]]:
+def helps(
+    settings: Settings, measured: Lengths, processes: int, shapes: Shapes | None = None
+) -> list[tuple[str, int]]:
     """(variable=value, total bytes) of what would take less memory, the most first."""
     changes: dict[str, dict[str, Any]] = {}
     if settings.tokens_per_batch:
@@ -200,11 +209,12 @@ def helps(settings: Settings, measured: Lengths, processes: int) -> list[tuple[s
         if settings.gradient_checkpointing is not True:
             both = {"train_mode": "lora", "distributed": "ddp", "gradient_checkpointing": True}
             changes["TRAIN_MODE=lora GRADIENT_CHECKPOINTING=true"] = both
+    shapes = _shapes(settings) if shapes is None else shapes
     found = []
-    now = memory(settings, measured.largest(settings), processes).total
+    now = memory(settings, measured.largest(settings), processes, shapes=shapes).total
     for name, values in changes.items():
         other = settings.model_copy(update=values)
-        total = memory(other, measured.largest(other), processes).total
+        total = memory(other, measured.largest(other), processes, shapes=shapes).total
         if total < now:
             found.append((name, total))
     return sorted(found, key=lambda one: -one[1])
@@ -233,7 +243,7 @@ def _readable(hours: float) -> str:
     return f"{60 * hours:.0f} min" if hours >= 1 / 60 else "under a minute"
 
 
-def _epoch_flops(settings: Settings, shapes: dict[str, tuple[int, ...]], measured: Lengths) -> float:
+def _epoch_flops(settings: Settings, shapes: Shapes, measured: Lengths) -> float:
     """FLOPs of going through the data once, its samples taken to be of the same length."""
     work = Work.of(shapes)
     rows, mean = len(measured.frames), float(measured.frames.mean())
@@ -242,22 +252,20 @@ def _epoch_flops(settings: Settings, shapes: dict[str, tuple[int, ...]], measure
     return rows * work.of_sample(measured.mean, mean, settings.sub_talker_frame_fraction, backward)
 
 
-def parameter_counts(settings: Settings) -> tuple[int, int]:
+def parameter_counts(settings: Settings, shapes: Shapes | None = None) -> tuple[int, int]:
     """Parameters of the base model, and how many values are trained (adapters and added layers included)."""
-    shapes = _shapes(settings)
+    shapes = _shapes(settings) if shapes is None else shapes
     return sum(math.prod(shape) for shape in shapes.values()), _trained(settings, shapes)
 
 
-def state_bytes(settings: Settings) -> int:
+def state_bytes(settings: Settings, shapes: Shapes | None = None) -> int:
     """Memory of weights, gradients and optimizer, in bytes.
 
     Frozen weights are kept in bf16; in fp32 where everything else is trained, or nothing computes in bf16.
     """
-    parameters, trained = parameter_counts(settings)
-    lowered = settings.mixed_precision in ("auto", "bf16") and settings.train_mode != "full"
-    lowered = lowered or optimizers.in_bf16(settings)
-    frozen_bytes = FROZEN_BYTES if lowered else 2 * FROZEN_BYTES
-    return round(trained * optimizers.trained_bytes(settings)) + max(0, parameters - trained) * frozen_bytes
+    parameters, trained = parameter_counts(settings, shapes)
+    frozen = max(0, parameters - trained) * Types.of(settings).frozen
+    return round(trained * optimizers.trained_bytes(settings)) + frozen
 
 
 def print_plan(settings: Settings) -> None:
@@ -274,7 +282,7 @@ def print_plan(settings: Settings) -> None:
     say("plan", f"{plan.flops:.2g} FLOPs; training where {high:.0%} to {low:.0%} of the data sheet's rate is reached:")
     fits = True
     for gpu, (size, _) in GPUS.items():
-        pieces = pieces_on(settings, plan.largest, plan.processes, gpu)
+        pieces = pieces_on(settings, plan.largest, plan.processes, gpu, plan.shapes)
         fits = fits and pieces == 1
         if not pieces:
             say("plan", f"{gpu} {size} GB: too small")
@@ -282,7 +290,7 @@ def print_plan(settings: Settings) -> None:
         best, worst = hours_on(plan, gpu)
         cut = "" if pieces == 1 else f"; the largest batches in {pieces} pieces, slower and with the same result"
         say("plan", f"{gpu} {size} GB: {_readable(best)} to {_readable(worst)}{cut}")
-    less = [] if fits else helps(settings, plan.lengths, plan.processes)
+    less = [] if fits else helps(settings, plan.lengths, plan.processes, plan.shapes)
     if less:
         listed = ", ".join(f"{name} {total / 1e9:.1f} GB" for name, total in less)
         say("plan", f"what would take less: {listed}")
@@ -314,7 +322,7 @@ def _shapes(settings: Settings) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _trained(settings: Settings, shapes: dict[str, tuple[int, ...]]) -> int:
+def _trained(settings: Settings, shapes: Shapes) -> int:
     """How many values are trained, by the rules of `job.train.adapt`."""
 
     def size(keep: Any) -> int:
@@ -335,7 +343,7 @@ def _trained(settings: Settings, shapes: dict[str, tuple[int, ...]]) -> int:
     return projection + sum(settings.lora_r * (shape[0] + shape[1]) for shape in adapted(settings, shapes))
 
 
-def adapted(settings: Settings, shapes: dict[str, tuple[int, ...]]) -> list[tuple[int, ...]]:
+def adapted(settings: Settings, shapes: Shapes) -> list[tuple[int, ...]]:
     """Shapes of the weights that get adapters under TRAIN_MODE=lora."""
     parts = ["q_proj", "k_proj", "v_proj", "o_proj"] + (
         ["gate_proj", "up_proj", "down_proj"] if settings.lora_mlp else []
