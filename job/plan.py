@@ -190,9 +190,7 @@ def pieces_on(settings: Settings, load: Load, processes: int, gpu: str, shapes: 
     return pieces
 
 
-def helps(
-    settings: Settings, measured: Lengths, processes: int, shapes: Shapes | None = None
-) -> list[tuple[str, int]]:
+def helps(settings: Settings, measured: Lengths, processes: int, shapes: Shapes | None = None) -> list[tuple[str, int]]:
     """(variable=value, total bytes) of what would take less memory, the most first."""
     changes: dict[str, dict[str, Any]] = {}
     if settings.tokens_per_batch:
