@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch.optim.adamw import adamw
 
@@ -13,6 +12,7 @@ from job.optimizers import BLOCK, SMALLEST, in_bf16
 from job.settings import Settings
 from job.train import adapt
 from job.train.compact import quantized, restored, rounded
+from job.train.seeds import seed_of
 
 #: Values that are in fp32 at the same time, whole blocks: few enough for a CPU's cache, enough to keep a GPU busy.
 AT_ONCE = {"cuda": 1 << 22, "cpu": 1 << 16}
@@ -93,7 +93,7 @@ class CompactAdamW(torch.optim.Optimizer):
         device = weights.device
         generator = None
         if weights.dtype != torch.float32:
-            generator = torch.Generator(device).manual_seed(_seed(self._seed, place, step))
+            generator = torch.Generator(device).manual_seed(seed_of(self._seed, place, step))
         for piece in _pieces(len(weights), AT_ONCE.get(device.type, AT_ONCE["cuda"])):
             weight = weights[piece].float()  # itself where it is fp32
             first, second = (_moment(state, name, signed, piece) for name, signed in _MOMENTS)
@@ -142,7 +142,3 @@ def _pieces(count: int, most: int) -> Iterator[slice]:
 def _blocks(piece: slice) -> slice:
     """Where the scales of a piece are."""
     return slice(piece.start // BLOCK, -(-piece.stop // BLOCK))
-
-
-def _seed(*place: int) -> int:
-    return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1)

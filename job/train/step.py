@@ -15,6 +15,7 @@ from job.settings import Settings
 from job.stopping import StopRequest
 from job.train.batch import Batch
 from job.train.data import Rows
+from job.train.seeds import seed_of
 from job.train.spread import Spread
 
 #: A part of a step: numbers of the rows that are computed together.
@@ -110,7 +111,7 @@ class Stepper:
                 for piece, cut in enumerate(np.array_split(np.asarray(rows), min(self.pieces, len(rows)))):
                     if batch is None or self.pieces > 1:
                         batch = self._batch(cut.tolist(), epoch)
-                    torch.manual_seed(_seed(self._settings.seed, step, part, piece))
+                    torch.manual_seed(seed_of(self._settings.seed, step, part, piece))
                     with self._accelerator.autocast():
                         losses = self._objective(batch.to(device))
                     talker, sub_talker = losses.talker / talker_terms, losses.sub_talker / sub_terms
@@ -146,8 +147,3 @@ class Stepper:
 
     def _frames(self, parts: Sequence[Part]) -> int:
         return int(sum(int(self._rows.frames[rows].sum()) for rows in parts))
-
-
-def _seed(seed: int, *place: int) -> int:
-    """A seed of its own for every place in a run."""
-    return int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0] >> 1)
