@@ -75,3 +75,8 @@ class FollowedRank(BaseException):
 
 class NodesMissing(JobError):
     """Not all nodes have come in time. Exit code 1, which schedulers count and try again."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line: its first, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -21,7 +21,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from job import console
-from job.errors import FollowedRank, JobError, PeerLost, StoppedBySignal
+from job.errors import FollowedRank, JobError, PeerLost, StoppedBySignal, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -197,7 +197,7 @@ def _is_connection(error: BaseException) -> bool:
 
 
 def _lost(error: BaseException) -> str:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return (
         f"another process of the run is gone or silent ({reason[:120]}); "
         "the same command on all nodes goes on from the last checkpoint"

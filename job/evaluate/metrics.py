@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from job.errors import BadInput
+from job.errors import BadInput, first_line
 
 #: (waveform (samples,) float32, sample rate in Hz) -> transcript.
 Transcriber = Callable[[NDArray[np.float32], int], str]
@@ -168,5 +168,5 @@ def _regressor(name: str, device: str, token: str | None) -> Callable[[Any], Any
 
 
 def _unusable(variable: str, name: str, error: Exception) -> BadInput:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return BadInput(f"{variable}={name}: cannot be loaded ({reason}); give a model directory or a Hub repo")

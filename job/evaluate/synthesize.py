@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job import console, files
-from job.errors import BadInput
+from job.errors import BadInput, first_line
 from job.evaluate import gate, metrics, texts
 from job.evaluate.audio_stats import measure
 from job.evaluate.texts import Utterance
@@ -331,7 +331,7 @@ def _load(directory: Path, settings: Settings) -> Qwen3TTSModel:
     try:
         return load_model(directory, device, dtype, settings.attn_implementation)
     except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise BadInput(f"{directory} cannot be loaded by qwen_tts ({reason}); rerun `python -m job train`") from error
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job import models
-from job.errors import BadInput
+from job.errors import BadInput, first_line
 from job.prepare.audio import Samples, pad_to_frames, resample
 from job.settings import Settings
 
@@ -101,7 +101,7 @@ def load_codec(settings: Settings, books: int, device: torch.device) -> Codec:
     try:
         tokenizer = models.load_speech_tokenizer(directory, device)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise BadInput(f"speech tokenizer {directory} cannot be loaded ({reason}); download it again") from error
     return Codec(tokenizer, books)
 

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.console import say, warn
+from job.errors import first_line
 from job.train.layout import instruct_template, text_template
 
 if TYPE_CHECKING:
@@ -296,7 +297,7 @@ class Probe:
                     group = [i for i, s in enumerate(self.sentences) if s.streaming == streaming]
                     findings.update(zip(group, self._say(model, group, streaming), strict=True))
         except RuntimeError as error:  # out of memory, above all: the probe must not cost the run
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             warn("train", f"saying sentences at evaluations failed and is left out from now on: {reason}")
             self._broken = True  # checkpoints to come rank as the last one that was heard
             return self._last
