@@ -22,7 +22,8 @@ import torch
 from torch import nn
 
 from job.console import say, warn
-from job.errors import BadInput
+from job.errors import BadInput, first_line
+from job.train.kernels import attended, one_section
 
 #: Graphs that torch may make of a part of a layer: one each for talker and sub-talker, for inputs and weights that are
 #: trained or frozen, for every phase of PROGRESSIVE_STAGES, and on a CPU for a few ranges of lengths, because sums of
@@ -91,7 +92,7 @@ class _Parts:
     def give_up(self, error: Exception) -> None:
         """Compute these layers uncompiled from now on."""
         self._usable = False
-        warn("train", f"TORCH_COMPILE: layers go on uncompiled: {_first_line(error)}")
+        warn("train", f"TORCH_COMPILE: layers go on uncompiled: {first_line(error)}")
 
     def before(
         self, layer: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
@@ -203,38 +204,10 @@ def _compute(
     **others: Any,
 ) -> tuple[torch.Tensor]:
     """The layer's output (B, L, D), as the stock layer returns it."""
-    cos, sin = position_embeddings
-    if cos.dim() == 4:  # the talker's, one for each of three sections that all count the same positions here
-        cos, sin = cos[0], sin[0]
-    query, key, value = parts.before(layer, x, cos, sin)
-    attended = _attended(layer.self_attn, query, key, value, attention_mask, **others)
-    return (parts.after(layer, x, attended),)
-
-
-def _attended(
-    attention: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **others: Any,
-) -> torch.Tensor:
-    """Query, key and value (B, L, heads, head_dim) -> (B, L, heads * head_dim), by the configured function."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    with torch.autocast(query.device.type, enabled=False):  # they are in the type that they are to be in
-        output, _ = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation](
-            attention,
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            attention_mask,
-            dropout=attention.attention_dropout if attention.training else 0.0,
-            scaling=attention.scaling,
-            sliding_window=attention.sliding_window,
-            **others,
-        )
-    return cast(torch.Tensor, output.reshape(*query.shape[:2], -1))
+    query, key, value = parts.before(layer, x, *one_section(position_embeddings))
+    with torch.autocast(x.device.type, enabled=False):  # they are in the type that they are to be in
+        output, _ = attended(layer.self_attn, query, key, value, attention_mask, **others)
+    return (parts.after(layer, x, output),)
 
 
 # ---- whether it works here -------------------------------------------------------------------------------------------
@@ -267,7 +240,7 @@ def _problem(
                     if not drops and (one - other).norm() > tolerance * one.norm() + 1e-6:
                         return "it gives other values than uncompiled"
     except Exception as error:  # whatever a compiler that is this young may raise
-        return _first_line(error)
+        return first_line(error)
     return ""
 
 
@@ -308,7 +281,7 @@ def check(device: torch.device) -> None:
         right = torch.allclose(found, torch.cos(x) * x + torch.sin(x), atol=1e-5)
         problem = "" if right else "a compiled function gives wrong values"
     except Exception as error:  # whatever compilers and the file system may raise
-        problem = _first_line(error)
+        problem = first_line(error)
         if _no_compiler(error):
             raise BadInput(
                 f"TORCH_COMPILE=true: there is no {'C' if device.type == 'cuda' else 'C++'} compiler (gcc and g++, or "
@@ -325,7 +298,3 @@ def _no_compiler(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

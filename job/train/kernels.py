@@ -106,16 +106,23 @@ def use(talker: nn.Module) -> None:
                 norm.forward = MethodType(_shared_norm, norm)
 
 
-def share_inputs(talker: nn.Module, device: str) -> None:
+def adapters(talker: nn.Module) -> list[Any]:
+    """The modules that peft has put adapters on."""
+    return [module for module in talker.modules() if hasattr(module, "cast_input_dtype_enabled")]
+
+
+def share_inputs(adapted: list[Any], device: str) -> None:
     """Let peft's adapters read what autocast lowered as it is, not each a copy in fp32 that is lowered again.
 
     To be called before a forward pass: whether autocast is on decides.
+
+    Args:
+        adapted: from `adapters`.
+        device: its type.
     """
     lowers = torch.is_autocast_enabled(device)
-    module: Any
-    for module in talker.modules():
-        if hasattr(module, "cast_input_dtype_enabled"):
-            module.cast_input_dtype_enabled = not lowers
+    for module in adapted:
+        module.cast_input_dtype_enabled = not lowers
 
 
 def _norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -175,13 +182,9 @@ def _attention(
         return type(self).forward(  # type: ignore[no-any-return]
             self, hidden_states, position_embeddings, attention_mask, past_key_values, cache_position, **others
         )
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
     shape = hidden_states.shape[:-1]
     heads = (*shape, -1, self.head_dim)
-    cos, sin = position_embeddings
-    if cos.dim() == 4:  # the talker's, one for each of three sections that all count the same positions here
-        cos, sin = cos[0], sin[0]
+    cos, sin = one_section(position_embeddings)
     half = self.head_dim // 2
     cos, sin = cos.unsqueeze(2), torch.cat([-sin[..., :half], sin[..., half:]], dim=-1).unsqueeze(2)
     with recompute.noting(self, hidden_states.device):
@@ -199,15 +202,36 @@ def _attention(
         query, key = (recompute.derived(rotate, x) for x in (query, key))
         value = self.v_proj(hidden_states).view(heads).to(kind)
         with _precise_on_cpu(query):
-            output, weights = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation](
-                self,
-                query.transpose(1, 2),
-                key.transpose(1, 2),
-                value.transpose(1, 2),
-                attention_mask,
-                dropout=self.attention_dropout if self.training else 0.0,
-                scaling=self.scaling,
-                sliding_window=self.sliding_window,
-                **others,
-            )
-        return self.o_proj(output.reshape(*shape, -1).contiguous()), weights
+            output, weights = attended(self, query, key, value, attention_mask, **others)
+        return self.o_proj(output.contiguous()), weights
+
+
+def one_section(position_embeddings: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and sine (B, L, head_dim). The talker has them for three sections, which all count the same positions."""
+    cos, sin = position_embeddings
+    return (cos[0], sin[0]) if cos.dim() == 4 else (cos, sin)
+
+
+def attended(
+    attention: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **others: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Query, key and value (B, L, heads, head_dim) -> (B, L, heads * head_dim) and weights, as configured."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    output, weights = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation](
+        attention,
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attention_mask,
+        dropout=attention.attention_dropout if attention.training else 0.0,
+        scaling=attention.scaling,
+        sliding_window=attention.sliding_window,
+        **others,
+    )
+    return output.reshape(*query.shape[:2], -1), weights

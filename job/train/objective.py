@@ -47,6 +47,7 @@ class Objective(nn.Module):
         self.model = model
         packing.use(model.talker.model.config)
         kernels.use(model.talker)
+        self._adapters = kernels.adapters(model.talker)
 
     @property
     def talker(self) -> Any:
@@ -55,7 +56,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> Losses:
         """Loss sums of a batch, of the sub-talker over the frames that it chose, scaled up to all."""
-        kernels.share_inputs(self.talker, batch.frames.device.type)
+        kernels.share_inputs(self._adapters, batch.frames.device.type)
         rows, positions = batch.frame_rows[batch.chosen], batch.hidden_positions[batch.chosen]
         hidden, books = self._talker_states(batch, rows)
         head = self.talker.codec_head

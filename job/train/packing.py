@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from job.console import warn
+from job.errors import first_line
 from job.train import recompute
 from job.train.batch import Batch
 
@@ -165,10 +166,9 @@ def attend(
         return sdpa_attention_forward(  # type: ignore[no-any-return, no-untyped-call]
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **others
         )
-    if query.is_cuda:
-        query, key, value = _lowered(query, key, value)
-        if query.dtype in (torch.bfloat16, torch.float16) and dropout == 0.0 and _varlen_is_right(query, key):
-            return _varlen(query, key, value, sample_bounds, max(sample_lengths), scaling), None
+    lowered = query.dtype in (torch.bfloat16, torch.float16)
+    if query.is_cuda and lowered and dropout == 0.0 and _varlen_is_right(query, key):
+        return _varlen(query, key, value, sample_bounds, max(sample_lengths), scaling), None
     return _sample_by_sample(query, key, value, sample_lengths, scaling, dropout), None
 
 
@@ -220,7 +220,7 @@ def _agrees(heads: int, key_value_heads: int, width: int, dtype: torch.dtype, de
         )
         reason = "" if right else "its results differ"
     except (RuntimeError, TypeError, ImportError, NotImplementedError) as error:
-        right, reason = False, (str(error).strip().splitlines() or [type(error).__name__])[0]
+        right, reason = False, first_line(error)
     if not right:
         warn(
             "train", f"torch's variable-length attention is not used: {reason}; attention is computed sample by sample"
@@ -230,13 +230,6 @@ def _agrees(heads: int, key_value_heads: int, width: int, dtype: torch.dtype, de
 
 def _varlen_is_right(query: torch.Tensor, key: torch.Tensor) -> bool:
     return _agrees(query.shape[1], key.shape[1], query.shape[3], query.dtype, query.device)
-
-
-def _lowered(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Under autocast, in its type, as it does by itself for SDPA (the norms of query and key give fp32)."""
-    if not torch.is_autocast_enabled("cuda"):
-        return tensors
-    return tuple(t.to(torch.get_autocast_dtype("cuda")) for t in tensors)
 
 
 def _varlen(

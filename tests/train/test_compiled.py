@@ -17,6 +17,7 @@ from job.train.objective import Objective
 from job.train.setup import lower_weights
 from tests.commands import run_job
 from tests.test_pipeline import start
+from tests.train import adapters
 from tests.train.test_contract import TEXTS, one_case, spread
 from tests.train.test_resume import outcome
 
@@ -56,10 +57,7 @@ def adapted(base, mode):
     model = spread(base).model
     torch.manual_seed(0)
     adapt.adapt(model, settings)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.05)
+    adapters.move(model)
     if settings.gradient_checkpointing:
         model.talker.gradient_checkpointing_enable({"use_reentrant": False})
     return model
