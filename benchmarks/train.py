@@ -141,6 +141,7 @@ class Bench:
         settings = self.settings.model_copy(update=choices)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         gradients = sum(p.numel() * p.element_size() for p in trained)
+        # `trained_bytes` counts the weight and its gradient too, which are of the same type.
         moments = sum(p.numel() for p in trained) * trained_bytes(settings) - 2 * gradients
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         working = activations.working(self.shapes, settings, load, gradients)
@@ -241,14 +242,11 @@ def alone(work: Path, options: argparse.Namespace) -> None:
 
 def settings_of(options: argparse.Namespace, precision: str) -> Settings:
     """Default settings but for what the command line says."""
-    checkpointing: Any = (
-        options.checkpointing if options.checkpointing == "selective" else options.checkpointing == "true"
-    )
     return Settings(
         optimizer=options.optimizer,
         master_weights=options.master_weights,
         mixed_precision=precision,
-        gradient_checkpointing=checkpointing,
+        gradient_checkpointing=options.checkpointing,
     )
 
 

@@ -66,6 +66,13 @@ class FastTalker:
                 joined([head.weight])
             self.heads = [head.weight.data for head in predictor.lm_head]
             self.offsets = torch.arange(len(tables), device=self.tables.device) * self.rows
+            # The sub-talker's steps are the same for every frame: the first reads two positions, the others one each.
+            counted = torch.arange(self.books, device=self.tables.device)[None]
+            steps = torch.split(counted, [2] + [1] * (self.books - 2), dim=1)
+            self.rotations = [self.sub_stack.rotation(positions) for positions in steps]
+            groups = self.sub_stack.heads // self.sub_stack.shared
+            first_two = torch.tensor([[1, 0], [1, 1]], device=self.tables.device)
+            self.first_mask = _additive(first_two, self.tables.dtype)[:, 0, 0].repeat(groups, 1)  # type: ignore[index]
 
     @torch.no_grad()
     def generate(
@@ -157,13 +164,6 @@ class FastTalker:
         self.stack.reserve(len(inputs), room)
         self.stack.remember(read.past_key_values)
         self.sub_stack.reserve(len(inputs), self.books)
-        counted = torch.arange(self.books, device=inputs.device)[None]
-        # Its steps are the same for every frame: the first reads two positions, the others one each.
-        steps = torch.split(counted, [2] + [1] * (self.books - 2), dim=1)
-        self.rotations = [self.sub_stack.rotation(positions) for positions in steps]
-        groups = self.sub_stack.heads // self.sub_stack.shared
-        first_two = torch.tensor([[1, 0], [1, 1]], device=inputs.device)
-        self.first_mask = _additive(first_two, inputs.dtype)[:, 0, 0].repeat(groups, 1)  # type: ignore[index]
         return read.last_hidden_state[:, -1:]  # type: ignore[no-any-return]
 
     def _frame(self, hidden: torch.Tensor, first: torch.Tensor, choose: Choice) -> tuple[torch.Tensor, torch.Tensor]:
