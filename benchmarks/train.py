@@ -42,6 +42,7 @@ from job.models import resolve_precision
 from job.optimizers import trained_bytes
 from job.settings import Settings
 from job.train import adapt, layout, optimizers, setup
+from job.train.clipping import clip
 from job.train.data import Rows, epoch_order
 from job.train.objective import Objective
 
@@ -97,7 +98,7 @@ class Bench:
                     losses = objective(batch)
                     talker = losses.talker / losses.talker_terms
                     loss = talker + self.settings.sub_talker_loss_weight * losses.sub_talker / losses.sub_talker_terms
-                self._step(loss, trained, optimizer)
+                self._step(loss, trained, optimizer, clip)
             return float(loss.detach())
 
         return epoch
@@ -114,7 +115,7 @@ class Bench:
                 with self._autocast():
                     talker, sub_talker = objective({k: v.to(self.device) for k, v in batch.items()})
                     loss = talker + self.settings.sub_talker_loss_weight * sub_talker
-                self._step(loss, trained, optimizer)
+                self._step(loss, trained, optimizer, lambda _, *of: torch.nn.utils.clip_grad_norm_(*of))
             return float(loss.detach())
 
         return epoch
@@ -153,9 +154,15 @@ class Bench:
         for parameter in self.model.parameters():
             parameter.requires_grad_(id(parameter) in mine)
 
-    def _step(self, loss: torch.Tensor, trained: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    def _step(
+        self,
+        loss: torch.Tensor,
+        trained: list[torch.nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        clipped: Callable[..., Any],
+    ) -> None:
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        clipped(optimizer, trained, self.settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

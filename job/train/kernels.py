@@ -56,15 +56,24 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
         ctx.save_for_backward(cos, sin)
-        turned = torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
-        return turned.to(kind)
+        first, second = sin.chunk(2, -1)
+        return _turned(x, cos, first, second).to(kind)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (gradient,) = gradients
         cos, sin = ctx.saved_tensors
-        turned = (gradient * cos).add_((gradient * sin).roll(gradient.shape[-1] // 2, -1))
-        return turned, None, None, None
+        first, second = sin.chunk(2, -1)
+        return _turned(gradient, cos, second, first), None, None, None
+
+
+def _turned(x: torch.Tensor, cos: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """x * cos, each half of the last axis with the other one's share; rolling it would take two passes more."""
+    one, other = x.chunk(2, -1)
+    turned = x * cos
+    for half, across, sin in zip(turned.chunk(2, -1), (other, one), (first, second), strict=True):
+        half.addcmul_(across, sin)
+    return turned
 
 
 class _Gated(torch.autograd.Function):

@@ -16,13 +16,14 @@ from job.ranks import ALONE, Ranks
 from job.settings import Settings
 from job.stopping import StopRequest
 from job.train import logs, progressive, resume, setup, warm
+from job.train.clipping import clip
 from job.train.data import Order, admitted, ahead, epoch_order
 from job.train.evaluator import Evaluator
 from job.train.guards import Guards, check_sub_talker, sub_talker_gradients
 from job.train.logs import Window
 from job.train.objective import Objective
 from job.train.optimizers import optimizer_of
-from job.train.spread import Spread, number
+from job.train.spread import Spread
 from job.train.step import Part, Stepper
 from job.train.trackers import Trackers
 from job.train.writer import BackgroundWriter
@@ -121,7 +122,8 @@ class _Run:
                 self.unfrozen = False
                 gradients = sub_talker_gradients(training.model)
                 check_sub_talker(gradients, settings.sub_talker_loss_weight, training.books)
-            norm = self._clip(stepper.parameters)
+            bound = settings.max_grad_norm or math.inf
+            norm = clip(optimizer, stepper.parameters, bound, self.accelerator.clip_grad_norm_)
             rate = scheduler.get_last_lr()[0]
             # With fp16 the scaler skips such a step by itself, and must see it to lower its scale.
             if self.guards.admit(step, losses["loss"], norm, rate) or self.accelerator.scaler is not None:
@@ -179,11 +181,6 @@ class _Run:
                 if step > done:
                     yield step, epoch, order[start : start + self.parts]
             epoch += 1
-
-    def _clip(self, parameters: list[torch.nn.Parameter]) -> float:
-        """Clip the gradients; returns their norm before."""
-        bound = self.settings.max_grad_norm or math.inf
-        return number(self.accelerator.clip_grad_norm_(parameters, bound))
 
     # ---- evaluation and checkpoints ----------------------------------------------------------------------------------
 
