@@ -42,9 +42,9 @@ from job.models import resolve_precision
 from job.optimizers import trained_bytes
 from job.settings import Settings
 from job.train import adapt, layout, optimizers, setup
-from job.train.clipping import clip
 from job.train.data import Rows, epoch_order
 from job.train.objective import Objective
+from job.train.update import Update
 
 #: Dense bf16 FLOP/s of a GPU's data sheet, by a part of its name.
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
@@ -85,6 +85,7 @@ class Bench:
         trained = [p for group in groups for _, p in group.parameters]
         objective = Objective(self.model)
         optimizer = optimizers.optimizer_of(self.settings, groups)
+        update = Update(optimizer, self.settings.max_grad_norm)
         tokens = TOKENS_ON_GPU if self.device.type == "cuda" else None
 
         def epoch() -> float:
@@ -98,7 +99,9 @@ class Bench:
                     losses = objective(batch)
                     talker = losses.talker / losses.talker_terms
                     loss = talker + self.settings.sub_talker_loss_weight * losses.sub_talker / losses.sub_talker_terms
-                self._step(loss, trained, optimizer, clip)
+                loss.backward()
+                update(trained, loss.detach())
+                optimizer.zero_grad(set_to_none=True)
             return float(loss.detach())
 
         return epoch
@@ -115,7 +118,10 @@ class Bench:
                 with self._autocast():
                     talker, sub_talker = objective({k: v.to(self.device) for k, v in batch.items()})
                     loss = talker + self.settings.sub_talker_loss_weight * sub_talker
-                self._step(loss, trained, optimizer, lambda _, *of: torch.nn.utils.clip_grad_norm_(*of))
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(trained, self.settings.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             return float(loss.detach())
 
         return epoch
@@ -153,18 +159,6 @@ class Bench:
         mine = {id(parameter) for parameter in trained}
         for parameter in self.model.parameters():
             parameter.requires_grad_(id(parameter) in mine)
-
-    def _step(
-        self,
-        loss: torch.Tensor,
-        trained: list[torch.nn.Parameter],
-        optimizer: torch.optim.Optimizer,
-        clipped: Callable[..., Any],
-    ) -> None:
-        loss.backward()
-        clipped(optimizer, trained, self.settings.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
 
     def flops(self, fraction: float) -> float:
         """FLOPs of going through all rows once with everything trained; see the module's docstring."""

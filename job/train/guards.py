@@ -78,11 +78,11 @@ class FiniteGuard(_Guard):
         self._in_a_row = 0
 
     def admit(self, step: int, loss: float, grad_norm: float) -> bool:
-        """Whether a step may be taken.
+        """Whether a step was taken: `job.train.update` leaves out those whose loss or gradient is not finite.
 
         Raises:
-            TrainingStopped: `MOST_BAD_STEPS` in a row may not, or the very first step has no finite loss, or more than
-                `MOST_BAD_SHARE` of all steps may not.
+            TrainingStopped: `MOST_BAD_STEPS` in a row were not, or the very first step has no finite loss, or more than
+                `MOST_BAD_SHARE` of all steps were not.
         """
         self._seen += 1
         if math.isfinite(loss) and math.isfinite(grad_norm):
@@ -304,7 +304,7 @@ class Guards:
         self.patience = Patience(patience, target)
 
     def admit(self, step: int, loss: float, grad_norm: float, rate: float = math.inf) -> bool:
-        """Whether a step may be taken. Raises `TrainingStopped` for what `FiniteGuard` and the others stop for."""
+        """Whether a step was taken. Raises `TrainingStopped` for what `FiniteGuard` and the others stop for."""
         if not self.finite.admit(step, loss, grad_norm):
             return False
         self.losses.observe(step, loss, grad_norm, rate)

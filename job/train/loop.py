@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,16 +17,17 @@ from job.ranks import ALONE, Ranks
 from job.settings import Settings
 from job.stopping import StopRequest
 from job.train import logs, progressive, resume, setup, warm
-from job.train.clipping import clip
 from job.train.data import Order, admitted, ahead, epoch_order
 from job.train.evaluator import Evaluator
 from job.train.guards import Guards, check_sub_talker, sub_talker_gradients
 from job.train.logs import Window
 from job.train.objective import Objective
 from job.train.optimizers import optimizer_of
+from job.train.readings import Reading
 from job.train.spread import Spread
 from job.train.step import Part, Stepper
 from job.train.trackers import Trackers
+from job.train.update import Update
 from job.train.writer import BackgroundWriter
 
 #: Evaluations in a run unless EVAL_STEPS says otherwise.
@@ -52,6 +54,16 @@ def train(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
         BackgroundWriter() as writer,
     ):
         return _Run(settings, accelerator, ranks, stop, trackers, writer).run()
+
+
+@dataclass
+class Taken:
+    """A step whose losses (talker's, sub-talker's) and norm have not been read."""
+
+    step: int
+    rate: float
+    frames: int
+    reading: Reading
 
 
 class _Run:
@@ -82,6 +94,8 @@ class _Run:
         self.guards = Guards(settings.max_grad_norm, patience or None, settings.target_loss)
         self.window = Window()
         self.measured: dict[str, Any] = {}
+        self.taken: Taken | None = None  # the last step, until its numbers are read
+        self.norm = 0.0
         self.active = "all"
         self.unfrozen = True  # parameters that have not been trained before are about to be
         self.checkpoint, self.begun = ranks.first_does(self._checkpoint)
@@ -115,28 +129,29 @@ class _Run:
 
         step = done
         ahead_of = ahead(self._steps(done), lambda planned: stepper.build(planned[2], planned[1]))
+        update = Update(optimizer, settings.max_grad_norm or math.inf, self.accelerator)
         for (step, epoch, parts), batches in progress(ahead_of, stage="train", total=self.steps - done, unit="steps"):
             self._activate(epoch)
-            losses = stepper.take(step, epoch, parts, batches)
-            if self.unfrozen and losses["sub_talker_loss"]:  # none where no frame of few had its turn
+            sums, frames = stepper.take(step, epoch, parts, batches)
+            if self.unfrozen and training.books > 1 and float(sums[1]):  # 0 where no frame of few had its turn
                 self.unfrozen = False
                 gradients = sub_talker_gradients(training.model)
                 check_sub_talker(gradients, settings.sub_talker_loss_weight, training.books)
-            bound = settings.max_grad_norm or math.inf
-            norm = clip(optimizer, stepper.parameters, bound, self.accelerator.clip_grad_norm_)
-            rate = scheduler.get_last_lr()[0]
-            # With fp16 the scaler skips such a step by itself, and must see it to lower its scale.
-            if self.guards.admit(step, losses["loss"], norm, rate) or self.accelerator.scaler is not None:
-                optimizer.step()
+            norm = update(stepper.parameters, sums)
             optimizer.zero_grad(set_to_none=True)
+            rate = scheduler.get_last_lr()[0]
             scheduler.step()
-            self.window.add(losses)
-            if step == 1 or step % settings.logging_steps == 0 or step == self.steps:
-                self._log("train", self.paths.training_log, self.window.record(step, epoch, rate, norm))
-            reason = None
-            if step % self.eval_every == 0 or step == self.steps:
-                reason = self._evaluate(evaluator, step, epoch, rate)
-            if stepper.stopping or (step % settings.save_steps == 0 and step < self.steps):
+            self._settle()
+            self.taken = Taken(step, rate, frames, Reading(torch.cat([sums, norm.to(sums).reshape(1)])))
+            logged = step == 1 or step % settings.logging_steps == 0 or step == self.steps
+            evaluated = step % self.eval_every == 0 or step == self.steps
+            saved = stepper.stopping or (step % settings.save_steps == 0 and step < self.steps)
+            if logged or evaluated or saved:
+                self._settle()
+            if logged:
+                self._log("train", self.paths.training_log, self.window.record(step, epoch, rate, self.norm))
+            reason = self._evaluate(evaluator, step, epoch, rate) if evaluated else None
+            if saved:
                 self._save(step, optimizer, scheduler, stepper.pieces)
             if stepper.stopping:
                 self._stopped(step)
@@ -145,11 +160,27 @@ class _Run:
                 break
         return self._finish(step)
 
+    def _settle(self) -> None:
+        """Take in what the last step gave: its losses and its norm, which the device has computed by now.
+
+        Done when the next step is under way, or something is about to be said or kept: a GPU is never waited for
+        otherwise.
+        """
+        taken, self.taken = self.taken, None
+        if taken is None:
+            return
+        talker, sub_talker, self.norm = taken.reading.numbers()
+        loss = talker + self.settings.sub_talker_loss_weight * sub_talker
+        self.guards.admit(taken.step, loss, self.norm, taken.rate)
+        losses = {"loss": loss, "talker_loss": talker, "sub_talker_loss": sub_talker}
+        self.window.add({**losses, "frames": taken.frames})
+
     def _activate(self, epoch: int) -> None:
         """Train the parts of PROGRESSIVE_STAGES that are this epoch's."""
         active = progressive.activate(self.training.phases, epoch, self.training.groups)
         if active != self.active:
             say("train", f"epoch {epoch}: training {active}")
+            self._settle()
             self.active, self.unfrozen = active, True
             self.guards.spikes.restart()  # other parameters have other gradients
 

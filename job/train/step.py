@@ -78,8 +78,13 @@ class Stepper:
         torch.cuda.set_device(self._accelerator.device)  # a thread of its own begins at the first GPU
         return [batch.pin_memory() for batch in batches]
 
-    def take(self, step: int, epoch: int, parts: Sequence[Part], built: Sequence[Batch | None]) -> dict[str, Any]:
-        """Leave the step's gradients in the parameters; returns its losses in nats a code, and its frames.
+    def take(
+        self, step: int, epoch: int, parts: Sequence[Part], built: Sequence[Batch | None]
+    ) -> tuple[torch.Tensor, int]:
+        """Leave the step's gradients in the parameters.
+
+        Returns:
+            (2,) fp64 on the device, the talker's and the sub-talker's loss in nats a code; and how many frames.
 
         Raises:
             TrainingStopped: a single sample does not fit the memory.
@@ -91,10 +96,7 @@ class Stepper:
                 break
             self._halve(step, parts)
         self._spread.sum_gradients(self.parameters)
-        talker, sub_talker = self._spread.ranks.sums(sums).tolist()
-        weight = self._settings.sub_talker_loss_weight
-        losses = {"talker_loss": talker, "sub_talker_loss": sub_talker, "frames": self._frames(parts)}
-        return {"loss": talker + weight * sub_talker, **losses}
+        return self._spread.ranks.sums(sums), self._frames(parts)
 
     def _attempt(
         self, step: int, epoch: int, parts: Sequence[Part], built: Sequence[Batch | None]

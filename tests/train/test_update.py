@@ -1,0 +1,105 @@
+"""A step that clips and skips within the optimizer's own pass does what clipping and skipping before it do."""
+
+import copy
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+from hypothesis import given
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from job.settings import Settings
+from job.train import adapt
+from job.train.optimizers import optimizer_of
+from job.train.update import Update
+
+SHAPES = [(7, 5), (3,), (2, 4, 3), (1,)]
+OPTIMIZERS = ["adamw_fused", "adamw", "adamw_8bit"]
+FINITE = torch.tensor([4.0, 5.0], dtype=torch.float64)
+
+
+def parameters_of(seed, scale):
+    """Weights with gradients but the last; gradients that are not contiguous among them."""
+    generator = torch.Generator().manual_seed(seed)
+    made = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+    give_gradients(made, seed, scale)
+    return made
+
+
+def give_gradients(parameters, seed, scale):
+    generator = torch.Generator().manual_seed(1000 + seed)
+    for p in parameters[:-1]:
+        p.grad = scale * torch.randn(p.shape[::-1], generator=generator).permute(*reversed(range(p.ndim)))
+
+
+def optimizer_over(parameters, kind):
+    named = [(f"p{n}", p) for n, p in enumerate(parameters)]
+    return optimizer_of(Settings(optimizer=kind), [adapt.Group("all", rate=1e-2, parameters=named)])
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@given(seed=st.integers(0, 100), scale=st.sampled_from([1e-4, 0.3, 1e4]), bound=st.sampled_from([0.5, 1.0, math.inf]))
+def test_weights_move_as_with_gradients_clipped_before(kind, seed, scale, bound):
+    ours, theirs = parameters_of(seed, scale), parameters_of(seed, scale)
+    update, plain = Update(optimizer_over(ours, kind), bound), optimizer_over(theirs, kind)
+    for step, factor in enumerate((1.0, 1e-6, 1.0)):  # large, too small to be clipped, large again
+        for parameters in (ours, theirs):
+            give_gradients(parameters, seed + step, scale * factor)
+        norm = update(ours, FINITE)
+        expected = torch.nn.utils.clip_grad_norm_(theirs, bound)
+        plain.step()
+        assert float(norm) == pytest.approx(float(expected), rel=1e-5)
+        for mine, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("where", ["gradient", "loss"])
+def test_a_step_that_is_not_finite_changes_nothing(kind, bad, where):
+    """Neither weights, nor moments, nor how many steps the optimizer counts."""
+    parameters = parameters_of(0, 1.0)
+    optimizer = optimizer_over(parameters, kind)
+    update = Update(optimizer, 1.0)
+    update(parameters, FINITE)
+    before = copy.deepcopy(([p.detach() for p in parameters], optimizer.state_dict()["state"]))
+    give_gradients(parameters, 1, 1.0)
+    losses = FINITE.clone()
+    if where == "gradient":
+        parameters[1].grad[0] = bad
+    else:
+        losses[1] = bad
+    norm = update(parameters, losses)
+    assert math.isfinite(float(norm)) == (where == "loss")
+    torch.testing.assert_close(
+        ([p.detach() for p in parameters], optimizer.state_dict()["state"]), before, rtol=0, atol=0
+    )
+    give_gradients(parameters, 2, 1.0)
+    update(parameters, FINITE)
+    assert not torch.equal(parameters[0], before[0][0])  # the next one is taken
+
+
+def test_no_number_is_asked_of_the_device():
+    """The host would wait for it, and the device then for its next work."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        parameters = [torch.nn.Parameter(torch.empty(3, 4)) for _ in range(2)]
+        for p in parameters:
+            p.grad = torch.empty(3, 4)
+        assert Update(optimizer_over(parameters, "adamw_fused"), 1.0)(parameters, torch.empty(2)).shape == ()
+        with pytest.raises(DataDependentOutputException):  # what asking would do
+            Update(optimizer_over(parameters, "adamw"), 1.0)(parameters, torch.empty(2))
+
+
+def test_accelerates_optimizer_is_looked_through():
+    accelerator = Accelerator(cpu=True)
+    parameters = parameters_of(0, 1e3)
+    optimizer = accelerator.prepare(torch.optim.AdamW(parameters, fused=True))
+    norm = Update(optimizer, 1.0, accelerator)(parameters, FINITE)
+    assert float(optimizer.optimizer.grad_scale) == pytest.approx(float(norm), rel=1e-5)
+
+
+def test_nothing_trained_has_no_norm():
+    parameters = parameters_of(0, 1.0)[-1:]
+    assert float(Update(torch.optim.AdamW(parameters, fused=True), 1.0)(parameters, FINITE)) == 0.0
