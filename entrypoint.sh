@@ -21,23 +21,33 @@ done
 # what is wrong; until then the log goes to its usual place.
 ask='from job.settings import load
 s = load()
-print(s.console_log, s.upload_logs, s.node_rank, sep="\n")'
-answer=$("$python" -c "$ask" 2>/dev/null) || answer=$(printf '%s\n' "${CONSOLE_LOG:-/tmp/console_log.txt}" False 0)
+print(s.upload_logs, s.node_rank, s.console_log, sep="\n")'
+answer=$("$python" -c "$ask" 2>/dev/null) || answer=$(printf '%s\n' False 0 "${CONSOLE_LOG:-/tmp/console_log.txt}")
 {
-  IFS= read -r log
   read -r upload_logs
   read -r node_rank
+  IFS= read -r -d '' log || true # all that is left: a path may hold anything
 } <<<"$answer"
+log=${log%$'\n'}
 
 # ---- the log ---------------------------------------------------------------------------------------------------------
 
-if ! { rm -f -- "$log" && mkdir -p -- "$(dirname -- "$log")" && : >"$log"; } 2>/dev/null; then
+fresh() { # an older log goes, and a link in its place; /dev/null and the like are not ours to remove
+  case $log in
+  /dev/*) ;;
+  *) if [[ ! -e $log || -f $log ]]; then rm -f -- "$log"; fi ;;
+  esac
+}
+if ! { fresh && mkdir -p -- "$(dirname -- "$log")" && : >"$log"; } 2>/dev/null; then
   echo "CONSOLE_LOG=$log: cannot be written; set CONSOLE_LOG to a path that can" >&2
   exit 2
 fi
 
 tees=()
-pipes=$(mktemp -d)
+if ! pipes=$(mktemp -d 2>/dev/null); then
+  echo "TMPDIR=${TMPDIR:-/tmp}: nothing can be made in it; set TMPDIR to a directory that can be written to" >&2
+  exit 2
+fi
 
 tee_descriptor() { # from the next `exec` on, what is written to pipe $1 goes through filter $3, to the log and to $2
   mkfifo "$pipes/$1"

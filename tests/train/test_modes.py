@@ -71,6 +71,16 @@ def test_learning_rate_schedules(prepared, tmp_path):
     assert shapes["warm"] == [0.0, 0.5, 1.0, 1.0]
 
 
+def test_a_run_that_diverges_ends_after_a_few_steps_and_says_why(prepared, tmp_path, capsys):
+    """Whatever is read late, or only for a line of the log: no step is taken for a loss that is not a number."""
+    from job.errors import TrainingStopped
+
+    with pytest.raises(TrainingStopped, match=r"loss is nan at step 6 \(5 in a row\): lower LEARNING_RATE"):
+        train(prepared, tmp_path, LEARNING_RATE="1e30", LR_SCHEDULER="constant", MAX_STEPS="50", LOGGING_STEPS="50")
+    said = capsys.readouterr()
+    assert [f"step {step}: loss nan" in said.out + said.err for step in range(1, 8)] == [False, *[True] * 5, False]
+
+
 def test_epochs_batches_and_accumulation_count_the_steps(prepared, tmp_path):
     """NUM_EPOCHS, BATCH_SIZE, TOKENS_PER_BATCH and GRADIENT_ACCUMULATION_STEPS: steps are rows over clips a step."""
     from job.train import run
