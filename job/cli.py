@@ -137,7 +137,9 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    line = " ".join(message.split())
+    from job.publish.redact import redact
+
+    line = redact(" ".join(message.split()))  # a refused value may be an address with a token in it
     if line:  # whatever failed below has said it already
         print(f"error: {line}", file=sys.stderr, flush=True)
     sys.exit(code)

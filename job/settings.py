@@ -78,6 +78,15 @@ class Settings(
             raise ValueError("must look like owner/name")
         return value
 
+    @field_validator("console_log", "hf_token_file")
+    @classmethod
+    def _home_is_found(cls, value: Path | None) -> Path | None:
+        """No shell has read what stands in a `.env`: `~` is still there."""
+        try:
+            return value and value.expanduser()
+        except RuntimeError:
+            raise ValueError("there is no such user; write the whole path") from None
+
     @cached_property
     def paths(self) -> Paths:
         """Where this run's files are."""
@@ -90,16 +99,19 @@ class Settings(
         """The Hub token, from HF_TOKEN or HF_TOKEN_FILE.
 
         Raises:
-            BadInput: HF_TOKEN_FILE cannot be read.
+            BadInput: HF_TOKEN_FILE cannot be read, or there is more in it than a token.
         """
         if self.hf_token is not None:
-            return self.hf_token.get_secret_value().strip() or None
+            return _token_alone(self.hf_token.get_secret_value(), "HF_TOKEN")
         if self.hf_token_file is None:
             return None
+        name = f"HF_TOKEN_FILE={self.hf_token_file}"
         try:
-            return self.hf_token_file.read_text(encoding="utf-8").strip() or None
+            return _token_alone(self.hf_token_file.read_text(encoding="utf-8"), name)
         except OSError as error:
-            raise BadInput(f"HF_TOKEN_FILE={self.hf_token_file}: {error.strerror}") from error
+            raise BadInput(f"{name}: {error.strerror}") from error
+        except UnicodeDecodeError:
+            raise BadInput(f"{name}: is not a text file") from None
 
     @property
     def secrets(self) -> list[str]:
@@ -115,6 +127,18 @@ class Settings(
         """The values that can change a result: no secrets, nothing marked free."""
         dumped = self.model_dump(mode="json")
         return {v.name: dumped[v.field] for v in variables() if not v.free}
+
+
+def _token_alone(text: str, name: str) -> str | None:
+    """The token without what surrounds it; what cannot stand in a header would be shown by whoever refuses it there.
+
+    Raises:
+        BadInput: there are spaces, line ends or other than ASCII characters inside.
+    """
+    text = text.strip()
+    if text and not re.fullmatch(r"[\x21-\x7e]+", text):
+        raise BadInput(f"{name} must hold the token alone, on one line without spaces")
+    return text or None
 
 
 @dataclass(frozen=True)

@@ -271,7 +271,11 @@ class JobVariables(BaseSettings):
     force: bool = var(False, "Redo stages that are already done.", free=True)
     env_file: Path | None = var(None, "File with variables; the environment wins. Default: `.env`.", free=True)
     grace_seconds: float = var(
-        25, "Seconds in which a stopped run (SIGTERM, SIGINT) ends, its checkpoint written.", gt=0, free=True
+        25,
+        "Seconds in which a stopped run (SIGTERM, SIGINT) ends, its checkpoint written.",
+        gt=0,
+        allow_inf_nan=False,
+        free=True,
     )
     console_log: Path = var(
         Path("/tmp/console_log.txt"), "Log of the run, emptied by the entrypoint at the start.", free=True

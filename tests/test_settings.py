@@ -166,6 +166,43 @@ def test_token_from_a_file(tmp_path):
         _ = variables.load({**NAMED, "HF_TOKEN_FILE": str(tmp_path / "none")}).token
 
 
+@pytest.mark.parametrize("text", ["# mine\nhf_abcdefghij\n", "hf_abc defghij", "hf_äöü", "\0hf_abcdefghij"])
+def test_what_is_more_than_a_token_is_refused_before_it_is_sent(tmp_path, text):
+    """In a header it would be refused by the client, in words that repeat it."""
+    path = tmp_path / "token"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(BadInput, match="HF_TOKEN_FILE=.* must hold the token alone") as refused:
+        _ = variables.load({**NAMED, "HF_TOKEN_FILE": str(path)}).token
+    assert "hf_" not in str(refused.value).replace(str(path), "")
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(BadInput, match="HF_TOKEN_FILE=.* is not a text file"):
+        _ = variables.load({**NAMED, "HF_TOKEN_FILE": str(path)}).token
+
+
+def test_a_home_directory_in_an_env_file_is_found(tmp_path, monkeypatch):
+    """No shell expands `~` there; a log in a folder called `~` is no log."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    loaded = variables.load({**NAMED, "CONSOLE_LOG": "~/log.txt", "HF_TOKEN_FILE": "~/token"})
+    assert (loaded.console_log, loaded.hf_token_file) == (tmp_path / "log.txt", tmp_path / "token")
+    with pytest.raises(BadInput, match="CONSOLE_LOG=.*no such user"):
+        variables.load({**NAMED, "CONSOLE_LOG": "~nobody-of-that-name/log.txt"})
+
+
+def test_a_token_in_the_wrong_variable_is_not_repeated(capsys):
+    """The refusal names the variable; a token in an address is masked in it."""
+    secret = "hf_" + "Zq8" * 11
+    result = run_job(capsys, ["plan"], {**NAMED, "HF_REPO_ID": f"https://me:{secret}@huggingface.co/me/voice"})
+    assert result.code == 2 and result.errors[0].startswith("error: HF_REPO_ID=")
+    assert secret not in result.err
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-1", "0"])
+def test_patience_has_an_end(value):
+    """A stopped run that nothing ends would be killed without a word."""
+    with pytest.raises(BadInput, match="GRACE_SECONDS"):
+        variables.load({**NAMED, "GRACE_SECONDS": value})
+
+
 def test_settings_prints_the_readmes_table(capsys):
     """`python -m job settings` and the README's table are the same text."""
     readme = (Path(__file__).parent.parent / "README.md").read_text()

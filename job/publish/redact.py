@@ -12,7 +12,7 @@ SHORTEST_SECRET = 6
 
 #: What looks like a secret wherever it stands. The group `keep`, where there is one, stays in front of the mask.
 _PATTERNS = (
-    re.compile(r"\bhf_[A-Za-z0-9]{10,}"),
+    re.compile(r"\bhf_[A-Za-z0-9]{10,}|hf_[A-Za-z0-9]{30,}"),  # also behind `\n`, `%0A`
     re.compile(r"\b(?:api_org|hf_oauth|hf_jwt)_[A-Za-z0-9_.-]{10,}"),
     re.compile(r"\bwandb_v\d+_[A-Za-z0-9_-]{10,}"),
     re.compile(r"\blocal-[0-9a-f]{40}\b"),  # a key of a self-hosted W&B server

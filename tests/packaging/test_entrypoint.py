@@ -169,6 +169,32 @@ def test_log_that_cannot_be_written_is_bad_input(house: House) -> None:
     assert not house.calls.exists(), "nothing was started"
 
 
+def test_log_may_have_any_name(house: House) -> None:
+    """A line end in it changes neither the log's place nor what is read beside it."""
+    house.log = house.log.with_name(" a\nTrue \t*$HOME'\"")
+    assert house.run(EXIT="0").returncode == 0
+    assert house.log.read_text() == "first\nsecond\nthird\n"
+    assert len(house.called()) == 1, "and nothing was uploaded"
+
+
+def test_log_that_is_no_file_is_left_where_it_is(house: House) -> None:
+    """`CONSOLE_LOG=/dev/null` as root must not make a file of it for the whole machine."""
+    house.log.symlink_to("/dev/null")
+    assert house.run(EXIT="3").returncode == 3
+    assert house.log.is_symlink() and house.log.is_char_device()
+    house.log.unlink()
+    house.log.symlink_to(house.cwd / "planted")
+    assert house.run(EXIT="0").returncode == 0
+    assert house.log.is_file() and not house.log.is_symlink(), "a link to a file is replaced, not followed"
+
+
+def test_temporary_directory_that_is_not_there_is_bad_input(house: House) -> None:
+    result = house.run(EXIT="0", TMPDIR="/no/such/place")
+    assert (result.returncode, result.stdout.count("\n")) == (2, 1)
+    assert result.stdout.startswith("TMPDIR=/no/such/place:")
+    assert not house.calls.exists(), "nothing was started"
+
+
 def test_upload_of_the_log_comes_last_and_cannot_change_the_exit_code(house: House) -> None:
     result = house.run(EXIT="3", UPLOAD_LOGS="true")
     assert result.returncode == 3

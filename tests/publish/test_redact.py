@@ -15,6 +15,8 @@ HEX = "0123456789abcdef0123456789abcdef01234567"
     ("text", "secret"),
     [
         ("token hf_abcdefghijKLMNOPqrst given", "hf_abcdefghijKLMNOPqrst"),
+        (r"header value: '# mine\nhf_" + "Zq7" * 12 + "'", "hf_" + "Zq7" * 12),
+        ("https://host/x%0Ahf_" + "Zq7" * 12, "hf_" + "Zq7" * 12),
         (f"wandb: login with {HEX}", HEX),
         (f"WANDB_API_KEY={HEX}", HEX),
         ("wandb_v1_abcDEF123456_xyz", "wandb_v1_abcDEF123456_xyz"),
