@@ -171,11 +171,11 @@ def test_what_is_more_than_a_token_is_refused_before_it_is_sent(tmp_path, text):
     """In a header it would be refused by the client, in words that repeat it."""
     path = tmp_path / "token"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(BadInput, match="HF_TOKEN_FILE=.* must hold the token alone") as refused:
+    with pytest.raises(BadInput, match=r"HF_TOKEN_FILE=.* must hold the token alone") as refused:
         _ = variables.load({**NAMED, "HF_TOKEN_FILE": str(path)}).token
     assert "hf_" not in str(refused.value).replace(str(path), "")
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(BadInput, match="HF_TOKEN_FILE=.* is not a text file"):
+    with pytest.raises(BadInput, match=r"HF_TOKEN_FILE=.* is not a text file"):
         _ = variables.load({**NAMED, "HF_TOKEN_FILE": str(path)}).token
 
 
@@ -184,7 +184,7 @@ def test_a_home_directory_in_an_env_file_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     loaded = variables.load({**NAMED, "CONSOLE_LOG": "~/log.txt", "HF_TOKEN_FILE": "~/token"})
     assert (loaded.console_log, loaded.hf_token_file) == (tmp_path / "log.txt", tmp_path / "token")
-    with pytest.raises(BadInput, match="CONSOLE_LOG=.*no such user"):
+    with pytest.raises(BadInput, match=r"CONSOLE_LOG=.*no such user"):
         variables.load({**NAMED, "CONSOLE_LOG": "~nobody-of-that-name/log.txt"})
 
 
