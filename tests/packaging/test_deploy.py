@@ -96,13 +96,29 @@ def test_service_retries_what_may_be_mended_by_it_and_nothing_else() -> None:
     """The exit codes that mean the same a minute later are those of Kubernetes' failure policy."""
     section = unit(UNITS[0])["Service"]
     final = {errors.BAD_INPUT, errors.DATA_REFUSED, errors.TRAINING_STOPPED, errors.SPEECH_FAILED}
-    assert {int(code) for code in section["RestartPreventExitStatus"].split()} == final
+    prevent = section["RestartPreventExitStatus"].split()
+    stopped = {130, errors.STOPPED_BY_SIGNAL}  # 130 is compose's own
+    assert {int(code) for code in prevent if code.isdigit()} == final | stopped
+    assert {"SIGTERM", "SIGKILL"} <= set(prevent), "20 hours are over: not again before the next night"
     assert int(section["SuccessExitStatus"]) == errors.STOPPED_BY_SIGNAL
     assert section["Restart"] == "on-failure" and section["Type"] == "oneshot"
     job = yaml.safe_load((TOP / "k8s/base/job.yaml").read_text())
     rules = job["spec"]["podFailurePolicy"]["rules"]
     fails = [r["onExitCodes"]["values"] for r in rules if r["action"] == "FailJob" and "onExitCodes" in r]
     assert {code for values in fails for code in values} == final
+
+
+def test_stopping_the_service_stops_the_container() -> None:
+    """A signal to the client alone need not reach it, and no signal of systemd's does: it is Docker's child."""
+    lines = (TOP / "deploy" / UNITS[0]).read_text().splitlines()
+    (start,) = [line for line in lines if line.startswith("ExecStart=")]
+    name = re.search(r" --name (\S+) job$", start)
+    assert name and [line for line in lines if line.startswith("ExecStopPost=")] == [
+        f"ExecStopPost=-/usr/bin/docker {what} {name[1]}" for what in ("stop", "rm --force")
+    ]
+    assert "KillMode=mixed" not in lines, "the client is two processes, and only the second one passes signals on"
+    compose = yaml.safe_load((TOP / "compose.yaml").read_text())["services"]["job"]
+    assert compose["stop_grace_period"] == "2m" and "TimeoutStopSec=150" in lines, "docker stop may take its time"
 
 
 def test_timer_starts_the_service_every_night() -> None:
@@ -138,11 +154,12 @@ def crontab() -> tuple[list[str], str]:
 def test_crontab_line_runs_what_the_timer_runs() -> None:
     times, command = crontab()
     assert times == ["0", "2", "*", "*", "*"] and "%" not in command, "cron takes % for a new line"
-    assert unit(UNITS[0])["Service"]["ExecStart"].removeprefix("/usr/bin/") in command
+    start = re.sub(r" --name \S+", "", unit(UNITS[0])["Service"]["ExecStart"])
+    assert start.removeprefix("/usr/bin/") in command
 
 
 def test_crontab_line_leaves_a_run_that_is_going_alone(tmp_path: Path) -> None:
-    """The line itself, in a directory of the test's, with a docker that takes its time."""
+    """And its log. The line itself, in a directory of the test's, with a docker that takes its time."""
     if not shutil.which("flock"):
         pytest.skip("flock is not installed")
     docker = tmp_path / "bin" / "docker"
@@ -155,7 +172,10 @@ def test_crontab_line_leaves_a_run_that_is_going_alone(tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     while not calls.exists():
         assert first.poll() is None
+    while not (tmp_path / "nightly.log").read_text():
+        assert first.poll() is None
     second = subprocess.run(["sh", "-c", command], env=environment, timeout=30)
+    assert (tmp_path / "nightly.log").read_text() == "started\n", "the second night has not emptied it"
     (tmp_path / "go").touch()
     assert second.returncode != 0 and first.wait(30) == 0
     assert calls.read_text().splitlines() == ["compose run --rm -T job"]
