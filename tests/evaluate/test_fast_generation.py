@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from job.demo.base import build
 from job.evaluate import synthesize
-from job.evaluate.generation import talker
+from job.evaluate.generation import recorded, talker
 from job.evaluate.generation.sampling import Choice
 from job.evaluate.generation.stack import Unknown
 from job.evaluate.generation.talker import FastTalker, generating
@@ -134,6 +134,41 @@ def test_draws_are_those_of_multinomial():
     torch.manual_seed(1)
     ours = [Choice(True, 1.0, 0, 1.0)(logits) for _ in range(20)]
     assert torch.equal(torch.stack(theirs), torch.stack(ours))
+
+
+def test_frames_that_cannot_be_recorded_are_drawn_one_by_one(
+    demo: Models, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """A CUDA graph on a machine without a GPU fails for real: one line, no other codes, no second attempt."""
+    stock, other, _ = demo
+    monkeypatch.setattr(recorded, "recordable", lambda tensor: True)
+    fast = FastTalker(other.model.talker)
+    for seed in (3, 4):
+        theirs, ours = (spoken(m, f, seed=seed, max_new_tokens=5) for m, f in ((stock, None), (other, fast)))
+        assert all(torch.equal(a.codes, b.codes) for a, b in zip(theirs, ours, strict=True))
+    assert capsys.readouterr().err.count("without a CUDA graph") == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("drawn", [False, True])
+def test_recorded_frames_are_those_drawn_one_by_one(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: bool
+):
+    """Batches one after the other, of one size and of another, with the same seeds: the same codes."""
+    directory = custom_voice(tiny_base, tmp_path / "best", end_scale=-4)
+    found = []
+    for recordable in (True, False):
+        monkeypatch.setattr(recorded, "recordable", lambda tensor, answer=recordable: answer)
+        model = load_model(directory, torch.device("cuda"), torch.float32)
+        fast = FastTalker(model.model.talker)
+        arguments = {"max_new_tokens": 20, **({} if drawn else GREEDY)}
+        said = [one.codes.cpu() for seed in (3, 4) for one in spoken(model, fast, seed=seed, **arguments)]
+        with quiet_generation(), generating(model, fast), GenerationRecorder(model) as recorder:
+            torch.manual_seed(5)
+            model.generate_custom_voice("Hello there.", speaker="my_voice", language="English", **arguments)
+        assert (fast._recorded is not None) == recordable
+        found.append([*said, *(one.codes.cpu() for one in recorder.spoken)])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_a_rearranged_model_still_speaks_by_stock_generate(demo: Models):

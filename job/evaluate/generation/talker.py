@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from job.console import warn
+from job.errors import first_line
+from job.evaluate.generation import recorded
+from job.evaluate.generation.recorded import Recorded, Work
 from job.evaluate.generation.sampling import Choice
 from job.evaluate.generation.stack import Stack, Unknown, joined
 
@@ -52,6 +56,8 @@ class FastTalker:
             raise Unknown("an end token of the sub-talker")
         self.talker, self.predictor = talker, predictor
         self.stack, self.sub_stack = Stack(talker.model), Stack(predictor.model)
+        self._recorded: tuple[Any, Recorded, list[torch.Tensor]] | None = None
+        self._unrecordable = False
         tables = [table.weight for table in predictor.get_input_embeddings()]
         self.rows = len(tables[0])
         with torch.no_grad():
@@ -135,8 +141,10 @@ class FastTalker:
             tokens.append(drawn)
             if len(tokens) == max_new_tokens or not bool(unfinished.any()):
                 break
-            codes, frame = self._frame(hidden, drawn, choose_code)
             number = len(tokens) - 1
+            if number == 0:
+                draw_frame = self._framing(hidden, drawn, choose_code)
+            codes, frame = draw_frame(hidden, drawn)
             text = trailing_text_hidden[:, number : number + 1]
             x = frame + (text if text.shape[1] else tts_pad_embed)
             at = prompt + number
@@ -165,6 +173,27 @@ class FastTalker:
         self.stack.remember(read.past_key_values)
         self.sub_stack.reserve(len(inputs), self.books)
         return read.last_hidden_state[:, -1:]  # type: ignore[no-any-return]
+
+    def _framing(self, hidden: torch.Tensor, first: torch.Tensor, choose: Choice) -> Work:
+        """`_frame` with this choice for inputs of these shapes, recorded where that is possible."""
+
+        def frame(hidden: torch.Tensor, first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self._frame(hidden, first, choose)
+
+        if self._unrecordable or not recorded.recordable(hidden):
+            return frame
+        # Of keys and values, which it reads and writes where they were when it was recorded.
+        memory = [tensor for layer in self.sub_stack.layers for tensor in (layer.keys, layer.values)]
+        made_for = (choose.do_sample, choose.temperature, choose.top_k, choose.top_p, [id(t) for t in memory])
+        if self._recorded is None or self._recorded[0] != made_for:
+            self._recorded = None  # its memory can be used again
+            try:
+                self._recorded = made_for, recorded.Recorded(frame, hidden, first), memory
+            except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
+                self._unrecordable = True
+                warn("synthesize", f"frames are drawn without a CUDA graph, which takes longer: {first_line(error)}")
+                return frame
+        return self._recorded[1]
 
     def _frame(self, hidden: torch.Tensor, first: torch.Tensor, choose: Choice) -> tuple[torch.Tensor, torch.Tensor]:
         """The other books of a frame.
