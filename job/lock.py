@@ -1,8 +1,9 @@
 """One run a work directory: a second one refuses instead of writing into the first one's files.
 
 The lock is a file that only one process can create, so that it works on network volumes too (no `flock`). Its owner
-touches it as long as it lives. An owner on this machine is looked up by process id and start time; one elsewhere is
-taken for dead when its file is not touched while we watch, whatever the two clocks say.
+touches it as long as it lives. An owner on this machine is looked up by process id and start time; one elsewhere, or in
+another container that has this machine's name, is taken for dead when its file is not touched while we watch, whatever
+the two clocks say.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class WorkLock:
 
         me = {
             "host": socket.gethostname(),
+            "namespace": _namespace(),
             "process": os.getpid(),
             "created": psutil.Process().create_time(),
             "started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
@@ -119,7 +121,9 @@ class WorkLock:
         aside.unlink(missing_ok=True)
 
     def _lives(self, owner: dict[str, Any]) -> bool:
-        if owner["host"] == socket.gethostname():
+        # A lock of an older version says nothing of a namespace.
+        here = owner["host"] == socket.gethostname() and owner.get("namespace", _namespace()) == _namespace()
+        if here:
             end = time.monotonic() + ENDING
             while _runs(owner["process"], owner["created"]):
                 if time.monotonic() > end:
@@ -147,6 +151,14 @@ class WorkLock:
                 os.utime(self.path)
             except OSError:
                 return  # given back, or the volume is gone: whoever writes next will say so
+
+
+def _namespace() -> str:
+    """What process ids are valid in. With `docker run --network host` containers share a host name, but not these."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
 
 
 def _runs(process: int, created: float) -> bool:

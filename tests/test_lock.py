@@ -80,6 +80,25 @@ def test_a_process_id_that_was_given_out_again(tmp_path):
         assert json.loads((state / "run.lock").read_text())["created"] > 1.0
 
 
+def test_two_containers_of_one_host_name(tmp_path, monkeypatch):
+    """`--network host`: the other one's process ids mean nothing here, so its lock is watched for a touch."""
+    if subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True).returncode:
+        pytest.skip("no new namespace can be made here")
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-c"]
+    beating = HOLD.replace("with WorkLock", "from job import lock\nlock.HEARTBEAT = 0.2\nwith WorkLock")
+    other = subprocess.Popen([*command, beating, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(BadInput, match="in use by another run"), WorkLock(tmp_path):
+            pass
+    finally:
+        other.kill()
+        other.wait()
+    monkeypatch.setattr(lock, "WATCH", 1.0)
+    with WorkLock(tmp_path):
+        assert json.loads((tmp_path / "run.lock").read_text())["process"] == os.getpid()
+
+
 @pytest.mark.parametrize("contents", [json.dumps({"host": "elsewhere", "process": 7, "created": 1.0}), "", "{torn"])
 def test_a_lock_of_another_machine(tmp_path, monkeypatch, contents):
     """One that is touched while we watch is alive; one that is not is dead, whatever its time says."""
