@@ -224,8 +224,6 @@ def _layer(layer: Any, both: int) -> _Layer:
         heads = projections[0].out_features // attention.head_dim
         norms = [attention.q_norm.weight] * heads + [attention.k_norm.weight] * (both - heads)
         qk_norm = torch.stack(norms)
-        for module in (attention.o_proj, mlp.down_proj):
-            joined([module.weight])
     return _Layer(
         before=Norm(layer.input_layernorm),
         after=Norm(layer.post_attention_layernorm),
@@ -243,13 +241,8 @@ def _layer(layer: Any, both: int) -> _Layer:
 
 
 def joined(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
-    """One tensor of all rows, which the parameters then are parts of.
-
-    Matrices are laid out column by column: that is faster for the few rows of a step, on a CPU up to twice.
-    """
+    """One tensor of all rows, which the parameters then are parts of."""
     whole = torch.cat([p.data for p in parameters])
-    if whole.dim() == 2:
-        whole = whole.t().contiguous().t()
     for parameter, part in zip(parameters, whole.split([len(p) for p in parameters]), strict=True):  # type: ignore[no-untyped-call]
         parameter.data = part
     return whole

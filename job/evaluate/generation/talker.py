@@ -61,15 +61,11 @@ class FastTalker:
         tables = [table.weight for table in predictor.get_input_embeddings()]
         self.rows = len(tables[0])
         with torch.no_grad():
-            self.tables = torch.cat([t.data for t in tables])
-            for parameter, part in zip(tables, self.tables.split(self.rows), strict=True):  # type: ignore[no-untyped-call]
-                parameter.data = part
+            self.tables = joined(tables)
             # What the sub-talker reads of a code does not depend on anything else.
             read = predictor.small_to_mtp_projection(self.tables)
             self.read = torch.split(read, self.rows)
             self.read_first = predictor.small_to_mtp_projection(talker.get_input_embeddings().weight)
-            for head in (talker.codec_head, *predictor.lm_head):
-                joined([head.weight])
             self.heads = [head.weight.data for head in predictor.lm_head]
             self.offsets = torch.arange(len(tables), device=self.tables.device) * self.rows
             # The sub-talker's steps are the same for every frame: the first reads two positions, the others one each.
