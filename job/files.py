@@ -177,6 +177,24 @@ def stamp(path: Path) -> tuple[str, int, int]:
     return str(path), status.st_size, status.st_mtime_ns
 
 
+def tree(root: Path, leave_out: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yield what is in a folder and in those below it, but for folders; links to folders are followed, each one once.
+
+    Folders whose name begins with one of `leave_out` are left out. Where a folder is there itself and by a link, its
+    files have the paths without the link.
+    """
+    seen: set[str] = set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        wanted = [(Path(folder, name).is_symlink(), name) for name in below if not name.startswith(leave_out)]
+        below[:] = [name for _, name in sorted(wanted)]
+        yield from (Path(folder, name) for name in sorted(names))
+
+
 def identity(path: Path) -> Any:
     """What makes an input "the same as last time".
 
@@ -184,7 +202,7 @@ def identity(path: Path) -> Any:
     stamps of the files in it.
     """
     if path.is_dir():
-        return [stamp(p) for p in sorted(path.rglob("*")) if p.is_file()]
+        return [stamp(p) for p in sorted(tree(path)) if p.is_file()]
     if path.is_file() and path.stat().st_size <= 1 << 20:
         return digest_file(path)
     return stamp(path)

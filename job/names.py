@@ -1,8 +1,9 @@
-"""Names of variables as people write them: misspelled ones, and aliases that disagree."""
+"""Names as people write them: misspelled variables, aliases that disagree, speakers and languages."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 from job.errors import BadInput
@@ -46,6 +47,15 @@ def one_typo(a: str, b: str) -> bool:
     rest_a, rest_b = a[start:], b[start:]
     swapped = rest_a[1::-1] + rest_a[2:] == rest_b
     return swapped or rest_a[1:] == rest_b[1:] or rest_a[1:] == rest_b or rest_a == rest_b[1:]
+
+
+def lookup_key(name: str) -> str:
+    """A speaker's or language's name as the model's tables hold it: `generate` looks names up in lower case.
+
+    In composed form (NFC), which is what keyboards type: names of folders from macOS are decomposed, and would look the
+    same and never be found.
+    """
+    return unicodedata.normalize("NFC", name.strip().lower())
 
 
 def is_locale(value: str) -> bool:

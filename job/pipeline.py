@@ -38,6 +38,7 @@ class Stage:
         after: stages whose results it builds on.
         inputs: identities of what it reads from outside the work directory.
         outputs: what must still be there for it to have nothing to do.
+        arrived: a file that it could have used, was not there, and is now; None when there is none.
         spread: whether all processes of a run work on it.
     """
 
@@ -47,7 +48,7 @@ class Stage:
     after: tuple[str, ...]
     inputs: Callable[[Settings], Any]
     outputs: Callable[[Paths], list[Path]]
-
+    arrived: Callable[[Paths], Path | None] = lambda paths: None
     spread: bool = False
 
     def run(self, settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class Stage:
 
 
 def _identities(*paths: Path | str | None) -> dict[str, Any]:
-    return {str(path): files.identity(Path(path)) for path in paths if path}
+    return {str(path): files.identity(Path(path).expanduser()) for path in paths if path}
 
 
 def _sources(settings: Settings) -> Any:
@@ -69,6 +70,12 @@ def _sources(settings: Settings) -> Any:
     before = (state.read(settings.paths.state, "fetch") or {}).get("counts", {}).get("revision")
     # When the Hub is away, a rerun that has all it needs takes its dataset for unchanged.
     return here, fetch.revision(settings) or before
+
+
+def _arrived(paths: Paths) -> Path | None:
+    from job import fetch
+
+    return fetch.arrived(paths)
 
 
 def _recordings(settings: Settings) -> str:
@@ -84,7 +91,7 @@ def _recordings(settings: Settings) -> str:
 
 
 def _base(settings: Settings) -> dict[str, Any]:
-    local = [p for p in (settings.init_model_path, settings.tokenizer_path) if p and Path(p).is_dir()]
+    local = [p for p in (settings.init_model_path, settings.tokenizer_path) if p and Path(p).expanduser().is_dir()]
     return _identities(*local)
 
 
@@ -111,7 +118,7 @@ _SYNTHESIS = variables.SynthesisVariables
 
 STAGES: tuple[Stage, ...] = (
     Stage("doctor", "job.doctor:run", variables.GROUPS, (), lambda s: (_sources(s), _base(s)), lambda p: []),
-    Stage("fetch", "job.fetch:run", (_DATA, _VOICE), (), _sources, lambda p: [p.manifest("train")]),
+    Stage("fetch", "job.fetch:run", (_DATA, _VOICE), (), _sources, lambda p: [p.manifest("train")], _arrived),
     Stage(
         "prepare",
         "job.prepare:run",
@@ -255,11 +262,15 @@ def _due(settings: Settings, stage: Stage, values: dict[str, Any]) -> str | None
     now = fingerprint(settings, stage, values)
     if previous and previous.get("fingerprint") == now and not settings.force:
         missing = [path for path in stage.outputs(paths) if not path.exists()]
-        if not missing:
+        arrived = None if missing else stage.arrived(paths)
+        if arrived:
+            say(stage.name, f"{arrived} is there now: doing this stage again")
+        elif not missing:
             when = str(previous.get("finished", ""))[:19]
             say(stage.name, f"nothing to do: done {when} UTC with the same settings and inputs (FORCE=true redoes it)")
             return None
-        say(stage.name, f"{missing[0]} is gone: doing this stage again")
+        else:
+            say(stage.name, f"{missing[0]} is gone: doing this stage again")
     return now
 
 

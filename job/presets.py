@@ -20,7 +20,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "demo": {
         "init_model_path": "demo",
         "work_dir": "work/demo",
-        "speaker_name": "demo",
         "train_mode": "full",
         "max_steps": 400,
         "batch_size": 4,

@@ -36,6 +36,12 @@ from job.variables import (
 )
 
 
+#: Bytes of one part of a path, on Linux and elsewhere.
+LONGEST_NAME = 255
+#: Characters of a refused value that its refusal repeats.
+SHOWN = 200
+
+
 class Settings(
     ModelVariables,
     DataVariables,
@@ -76,6 +82,17 @@ class Settings(
     def _repo_is_owner_name(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value):
             raise ValueError("must look like owner/name")
+        return value
+
+    @field_validator(
+        *("init_model_path", "tokenizer_path", "resume", "work_dir", "output_dir", "console_log", "hf_token_file"),
+        *("train_jsonl", "validation_jsonl", "data_dir", "ref_audio_path"),
+    )
+    @classmethod
+    def _can_be_a_name(cls, value: Path | str | None) -> Path | str | None:
+        """Rows instead of the file that holds them, and the like: the system would refuse to look for such a file."""
+        if value is not None and any(len(os.fsencode(part)) > LONGEST_NAME for part in Path(value).parts):
+            raise ValueError("too long for the name of a file; give its path")
         return value
 
     @field_validator("console_log", "hf_token_file")
@@ -240,5 +257,7 @@ def _explain(error: Any) -> str:
     field = str(error["loc"][0])
     name = names_of(field)[0] if field.lower() in Settings.model_fields else field.upper()
     message = str(error["msg"]).removeprefix("Value error, ")
-    shown = "" if "TOKEN" in name or "KEY" in name else f"={error.get('input')!r}"
+    value = repr(error.get("input"))
+    value = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
+    shown = "" if field in ("hf_token", "wandb_api_key") else f"={value}"
     return f"{name}{shown}: {message[:1].lower()}{message[1:]}"

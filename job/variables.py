@@ -42,7 +42,7 @@ class ModelVariables(BaseSettings):
     attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = var(
         "auto", "Attention kernels; `auto` is sdpa.", free=True
     )
-    seed: int = var(42, "Every random choice follows from it.", ge=0)
+    seed: int = var(42, "Every random choice follows from it.", ge=0, le=2**63 - 1)
 
 
 class DataVariables(BaseSettings):
@@ -237,7 +237,7 @@ class SynthesisVariables(BaseSettings):
         None, "Texts to say: a file with one a line, or `|`-separated. Default: a few of the data's own."
     )
     greedy: bool = var(False, "Take the likeliest code every time.")
-    temperature: float = var(0.9, "Sampling temperature.", gt=0)
+    temperature: float = var(0.9, "Sampling temperature.", gt=0, allow_inf_nan=False)
     top_p: float = var(1.0, "Nucleus sampling.", gt=0, le=1)
     top_k: int = var(50, "Sample among this many codes.", ge=1)
     max_new_tokens: int | None = var(None, "Longest speech in frames. Default: three times what the text needs.", ge=2)

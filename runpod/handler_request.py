@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,11 +26,16 @@ from pydantic_core import PydanticCustomError
 from job import settings as variables
 from job.errors import BadInput
 from job.pipeline import NAMES, stage
-from job.publish.redact import redact
+from job.publish.redact import MASK, redact
 from job.settings import Settings
 
 #: Longest value of one variable. Linux refuses to start a program with a longer one (128 KiB).
 LONGEST_VALUE = 100_000
+
+#: Longest of all of them together: arguments and environment of a program have 2 MiB in all, 1/4 of its stack.
+LONGEST_INPUT = 1_000_000
+#: Mistakes that one refusal names.
+MOST_SAID = 5
 
 #: Variables that a request cannot set, and what to do instead.
 RESERVED = {
@@ -146,7 +151,9 @@ def parse(given: Any, environ: Mapping[str, str], volume: Path, empty_file: Path
     try:
         request = Input.model_validate(given, strict=False)
     except ValidationError as error:
-        raise BadInput("; ".join(_explain(e) for e in error.errors(include_input=False, include_url=False))) from None
+        wrong = [_explain(e) for e in error.errors(include_input=False, include_url=False)]
+        more = f"; and {len(wrong) - MOST_SAID} more" if len(wrong) > MOST_SAID else ""
+        raise BadInput(_masked("; ".join(wrong[:MOST_SAID]) + more)) from None
     defaults = Credentials.model_construct(
         hf_token=_default(environ, "HF_TOKEN"), wandb_api_key=_default(environ, "WANDB_API_KEY")
     )
@@ -157,7 +164,12 @@ def parse(given: Any, environ: Mapping[str, str], volume: Path, empty_file: Path
     try:
         return _resolve(request, secrets, environ, volume, empty_file)
     except BadInput as error:
-        raise BadInput(redact(" ".join(str(error).split()), plain(secrets))) from None
+        raise BadInput(_masked(" ".join(str(error).split()), plain(secrets))) from None
+
+
+def _masked(line: str, secrets: Iterable[str] = ()) -> str:
+    """`line` without secrets: what is refused may be a key in the wrong place, so whatever has a W&B key's form goes."""
+    return re.sub(r"\b[0-9a-f]{40}\b", MASK, redact(line, secrets))
 
 
 def plain(secrets: Credentials) -> list[str]:
@@ -176,6 +188,10 @@ def _resolve(
     request: Input, secrets: Credentials, environ: Mapping[str, str], volume: Path, empty_file: Path
 ) -> Request:
     given = request.variables
+    if sum(len(f"{name}={value}".encode()) for name, value in given.items()) > LONGEST_INPUT:
+        raise BadInput(
+            f"input.variables: must be at most {LONGEST_INPUT} bytes in all; put texts in a file on the volume"
+        )
     known = {name: v for v in variables.variables() for name in (v.name, *v.aliases)}
     for name in given:
         canonical = known[name].name if name in known else name

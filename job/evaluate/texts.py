@@ -172,4 +172,5 @@ def _own_texts(
 
 def _looks_like_a_file(value: str) -> bool:
     """Whether a value that names no file was meant to: a misspelled path must not be read aloud."""
-    return "|" not in value and (value.endswith(".txt") or value.startswith(("/", "./", "../", "~/")))
+    listed = value.lower().endswith((".txt", ".csv", ".tsv", ".jsonl"))
+    return "|" not in value and (listed or value.startswith(("/", "./", "../", "~/")))

@@ -6,6 +6,7 @@ be used are left out with a reason; they do not stop a run while others are left
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from job import console, files
@@ -14,6 +15,7 @@ from job.fetch import references, sources
 from job.fetch.collect import Collector
 from job.fetch.columns import choose
 from job.fetch.store import Store
+from job.paths import Paths
 from job.settings import Settings
 
 SPLITS = ("train", "validation")
@@ -71,6 +73,21 @@ def revision(settings: Settings) -> str | None:
         return sources.pick(settings).revision()
     except BadInput:
         return None  # said by `run`
+
+
+def arrived(paths: Paths) -> Path | None:
+    """A file that rows of the last run named, that was not there or empty, and is there now; None when none is."""
+    if not paths.fetch_rejected.is_file():
+        return None
+    wanted = (Path(name) for row in files.read_jsonl(paths.fetch_rejected) for name in row.get("looked_for") or ())
+    return next((path for path in wanted if _has_contents(path)), None)
+
+
+def _has_contents(path: Path) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size > 0
+    except (OSError, ValueError):
+        return False
 
 
 def check(settings: Settings) -> str:

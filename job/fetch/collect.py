@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from job import console
+from job import console, names
 from job.errors import BadInput
 from job.fetch import store, values
 from job.fetch.columns import Columns, choose, hint_about_speakers
@@ -102,7 +102,7 @@ class Collector:
         for field in ("speaker", "language", "instruct"):
             built[field] = values.optional_text(get(field, row.values), field)
         if built["speaker"]:
-            built["speaker"] = built["speaker"].lower()  # `generate` looks speakers up in lower case
+            built["speaker"] = names.lookup_key(built["speaker"])
         reference = get("ref_audio", row.values)
         if reference is not None and reference != "" and self.references.used:
             path = self._locate(table, reference, "ref_audio", None)
@@ -142,16 +142,15 @@ class Collector:
             return None
 
     def _reject(self, split: str, table: Table, number: int, error: RowError) -> None:
-        self.rejected.append(
-            {
-                "split": split,
-                "row": number,
-                "source": table.name,
-                "id": None,
-                "reason": error.kind,
-                "detail": error.detail,
-            }
-        )
+        row = {
+            "split": split,
+            "row": number,
+            "source": table.name,
+            "id": None,
+            "reason": error.kind,
+            "detail": _printable(error.detail),
+        }
+        self.rejected.append({**row, "looked_for": list(error.looked_for)} if error.looked_for else row)
 
     def _readable(self, row: dict[str, Any], item: Row | Unreadable, table: Table) -> bool:
         if self.store.directory is None and not Path(row["audio"]).is_file():
@@ -181,6 +180,11 @@ class Collector:
             tries += 1
         self._ids.add(name.lower())
         return name
+
+
+def _printable(text: str) -> str:
+    """`text` with what cannot be written as UTF-8 (bytes of a file's name in an old encoding) as escapes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _own_id(value: Any) -> str:

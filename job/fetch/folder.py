@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from job import files
 from job.errors import BadInput
 from job.fetch import jsonl, sheets, store
 from job.fetch.table import Row, RowError, Table, Unreadable
 from job.settings import Settings
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
-REFERENCES = ("ref.wav", "ref.flac", "ref.mp3", "ref.ogg")
+REFERENCES = ("ref.wav", "ref.flac", "ref.mp3", "ref.ogg", "REF.WAV", "REF.FLAC", "REF.MP3", "REF.OGG")
 REFERENCE_TEXT = "ref_text.txt"
 
 
@@ -114,6 +115,10 @@ def _recordings(root: Path, where: str, settings: Settings) -> Table:
         jsonls = sorted(p.name for p in root.glob("*.jsonl"))
         more = f"; {jsonls[0]} goes into TRAIN_JSONL" if jsonls else ""
         raise BadInput(f"{where}: no metadata.jsonl, metadata.csv or audio files in it{more}")
+    if not any(_text_of(path) for path in found):
+        inner = next((p for p in sorted(root.glob("*/metadata.*")) if p.name in METADATA), None)
+        more = f"; set DATA_DIR to {inner.parent}, where there is a {inner.name}" if inner else ""
+        raise BadInput(f"{where}: none of its {len(found)} recordings has a .txt of its name beside it{more}")
     folders = {_first_folder(root, path) for path in found} - {None}
     speakers = len(folders) > 1 and "speaker_name" not in settings.model_fields_set
     columns = ["audio", "text", "ref_audio", "ref_text", *(["speaker"] if speakers else [])]
@@ -146,19 +151,25 @@ def transcript(audio: Path) -> str:
     """
     if audio.suffix.lower() in store.UNREADABLE:
         raise RowError(f"{audio.suffix.lower()} files cannot be read", f"{audio.name}; convert them to FLAC or WAV")
-    text = audio.with_suffix(".txt")
+    text = _text_of(audio)
+    if text is None:
+        raise RowError("audio without text", f"{audio.name} has no {audio.stem}.txt beside it")
     try:
         return text.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise RowError("audio without text", f"{audio.name} has no {text.name} beside it") from None
-    except (OSError, UnicodeDecodeError):
-        raise RowError("text is not UTF-8", text.name) from None
+    except UnicodeDecodeError:
+        raise RowError("text is not UTF-8", f"{text.name}; save it as UTF-8") from None
+    except OSError as error:
+        raise RowError("text cannot be read", f"{text.name}: {error.strerror}") from None
+
+
+def _text_of(audio: Path) -> Path | None:
+    return next((text for ending in (".txt", ".TXT") if (text := audio.with_suffix(ending)).is_file()), None)
 
 
 def _audio_files(root: Path) -> Iterator[Path]:
-    for path in root.rglob("*"):
-        parts = path.relative_to(root).parts
-        if any(part.startswith((".", "__MACOSX")) for part in parts) or path.name.lower() in REFERENCES:
+    hidden = (".", "__MACOSX")
+    for path in files.tree(root, hidden):
+        if path.name.startswith(hidden) or path.name in REFERENCES:
             continue
         if path.suffix.lower() in (*store.READABLE, *store.UNREADABLE) and path.is_file():
             yield path

@@ -36,8 +36,7 @@ def open_table(path: Path, where: str) -> Table:
     if total == 0:
         raise BadInput(f"{where}: the file is empty; it needs one JSON object a line with audio and text")
     if not columns:
-        array = " (it is a JSON array; write one object a line)" if _begins_with_bracket(path) else ""
-        raise BadInput(f"{where} line {first_error.number}: {first_error.error}{array}; no line is a JSON object")
+        raise BadInput(f"{where} line {first_error.number}: {first_error.error}; no line is a JSON object")
     return Table(
         name=path.name,
         where=where,
@@ -71,13 +70,15 @@ def parse(line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
-        raise RowError("not UTF-8") from None
+        raise RowError("not UTF-8", "save the file as UTF-8") from None
     except json.JSONDecodeError as error:
+        if line.strip() in (b"[", b"]") or line.rstrip().endswith(b","):
+            raise RowError("not JSON", "a line of a JSON array; write one object a line, without commas") from None
         raise RowError("not JSON", f"{error.msg} at column {error.colno}") from None
     except (ValueError, RecursionError):  # an int of thousands of digits, or thousands of brackets
         raise RowError("not JSON", "too large or too deep") from None
     if not isinstance(value, dict):
-        raise RowError("not a JSON object", type(value).__name__)
+        raise RowError("not a JSON object", f"{type(value).__name__}; write one object a line")
     return value
 
 
@@ -102,8 +103,3 @@ def check_text_file(path: Path, where: str) -> None:
         raise BadInput(f"{where} is UTF-16; save it as UTF-8")
     if b"\0" in head:
         raise BadInput(f"{where} is a binary file; it must be text with one JSON object a line")
-
-
-def _begins_with_bracket(path: Path) -> bool:
-    with open(path, "rb") as handle:
-        return handle.read(HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from job import files
+from job import files, names
 from job.errors import BadInput
 from job.settings import Settings
 
@@ -27,7 +27,7 @@ class References:
     def __init__(self, settings: Settings) -> None:
         self.used = settings.ref_audio_path is None and settings.ref_audio_strategy in (None, "same")
         """Whether the rows' `ref_audio` decide the voice at all."""
-        self._default = settings.speaker_name.lower()
+        self._default = names.lookup_key(settings.speaker_name)
         self._by_speaker: dict[str, _Seen] = {}
         self._digests: dict[Path, str] = {}
 

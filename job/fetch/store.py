@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import re
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +72,12 @@ class Store:
             raise RowError(f"no {field}")
         if re.match(r"(https?|s3|gs)://", value):
             raise RowError(f"{field} is an address", f"{value[:80]} (download it first and give the file)")
-        if folders and "://" not in value:
-            for spelling in dict.fromkeys((value, value.replace("\\", "/"))):  # manifests made on Windows
-                found = _first_file(spelling, field, folders)
-                if found is not None:
-                    return found
+        candidates = list(_candidates(value, folders)) if folders and "://" not in value else []
+        found = _first_file(candidates, field)
+        if found is not None:
+            return found
         if remote is None:
-            raise RowError(f"{field} is missing", f"no file {value[:200]!r}")
+            raise RowError(f"{field} is missing", f"no file {value[:200]!r}", [str(path) for path in candidates])
         got = remote(value)
         return self._keep_bytes(got, field, value) if isinstance(got, bytes) else got
 
@@ -137,17 +138,40 @@ def seconds(source: Path | io.BytesIO) -> float:
     return float(info.frames) / float(info.samplerate)
 
 
-def _first_file(value: str, field: str, folders: list[Path]) -> Path | None:
-    """The first of `folders` that has the file `value`; for an absolute `value`, itself."""
+def _candidates(value: str, folders: list[Path]) -> Iterator[Path]:
+    """Where the file `value` may be: in each of `folders`, or itself where it is absolute.
+
+    It is spelled as it is, then with the slashes of a manifest made on Windows; each with letters and their marks as
+    they are, composed (as typed) and decomposed (as macOS and its archives name files).
+    """
+    spellings = [
+        form
+        for slashed in (value, value.replace("\\", "/"))
+        for form in (slashed, unicodedata.normalize("NFC", slashed), unicodedata.normalize("NFD", slashed))
+    ]
+    for spelling in dict.fromkeys(spellings):
+        try:
+            os.fsencode(spelling)
+            wanted = Path(spelling).expanduser()
+        except (ValueError, RuntimeError):  # half of a surrogate pair, the home of nobody
+            continue
+        yield from [wanted] if wanted.is_absolute() else (folder / wanted for folder in folders)
+
+
+def _first_file(candidates: list[Path], field: str) -> Path | None:
+    """The first that is a file.
+
+    Raises:
+        RowError: there is nothing in it.
+    """
     try:
-        wanted = Path(value).expanduser()
-        for candidate in [wanted] if wanted.is_absolute() else [folder / wanted for folder in folders]:
+        for candidate in candidates:
             if candidate.is_file():
                 if candidate.stat().st_size == 0:
-                    raise RowError(f"{field} is empty", value[:200])
+                    raise RowError(f"{field} is empty", candidate.name, [str(candidate)])
                 return candidate.absolute()
-    except (OSError, ValueError, RuntimeError):
-        return None  # a name no file can have (too long, a NUL, no such user), or a folder we may not look into
+    except (OSError, ValueError):
+        return None  # a name no file can have (too long, a NUL), or a folder we may not look into
     return None
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 
 class RowError(Exception):
-    """Why one row is left out. `kind` groups rows in the summary, `detail` is about this one."""
+    """Why one row is left out. `kind` groups rows in the summary, `detail` is about this one.
 
-    def __init__(self, kind: str, detail: str = "") -> None:
+    `looked_for` are paths of which none was a file with something in it: when one is, the row can be read.
+    """
+
+    def __init__(self, kind: str, detail: str = "", looked_for: Sequence[str] = ()) -> None:
         super().__init__(f"{kind}: {detail}" if detail else kind)
         self.kind = kind
         self.detail = detail
+        self.looked_for = looked_for
 
 
 @dataclass(frozen=True)

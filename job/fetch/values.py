@@ -84,7 +84,9 @@ def _check_unicode(value: str, field: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise RowError(f"{field} is not valid Unicode", "it holds half of a surrogate pair") from None
+        raise RowError(
+            f"{field} is not valid Unicode", "half of a surrogate pair, or no UTF-8: save it as UTF-8"
+        ) from None
 
 
 def _short(value: Any) -> str:

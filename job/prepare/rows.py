@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job import files
+from job import files, names
 from job.settings import Settings
 
 #: ISO 639 codes of the languages that the released base models know.
@@ -75,8 +75,8 @@ def read_rows(path: Path, split: str, settings: Settings, known: Mapping[str, in
 
 
 def speaker_key(name: str) -> str:
-    """The name that `generate_custom_voice` looks a speaker up by: lower case."""
-    return str(name).strip().lower()
+    """The name that `generate_custom_voice` looks a speaker up by: lower case, composed."""
+    return names.lookup_key(str(name))
 
 
 def language_key(name: str, known: Mapping[str, int]) -> str:
@@ -84,7 +84,7 @@ def language_key(name: str, known: Mapping[str, int]) -> str:
 
     Languages that the base does not know are kept as they are given.
     """
-    key = str(name).strip().lower() or AUTO
+    key = names.lookup_key(str(name)) or AUTO
     if key in known or key == AUTO:
         return key
     named = ISO_CODES.get(key.replace("_", "-").split("-")[0], "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -285,11 +286,12 @@ def _clip(number: int, tally: Tally, shards: Shards, codec: Codec, rate: int) ->
     """Label and samples at `rate` of a kept row's recording, its `ref_audio`, or what its codes decode to."""
     split, position = SPLITS[tally["source"][number]], int(tally["position"][number])
     row = shards.row(split, position)
+    longest = math.inf if tally["rate"][number] else LONGEST_REFERENCE  # what was measured is within MAX_SECONDS
     for name in (row["audio"], row["ref_audio"]):
         if name is not None:
             path = Path(os.fsdecode(name))
             try:
-                return str(path), load(path, rate, max_seconds=LONGEST_REFERENCE).samples
+                return str(path), load(path, rate, max_seconds=longest).samples
             except Unusable as error:
                 if tally["rate"][number]:  # it could be read when it was measured
                     raise BadInput(f"row {row['number']} ({row['source']}): {error.detail}") from error

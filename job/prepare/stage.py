@@ -16,7 +16,7 @@ from job.errors import DataRefused
 from job.prepare import augment, gate, page, quality, speakers
 from job.prepare.dataset import SPLITS, read_summary, schema, write_cache
 from job.prepare.quality import Tally
-from job.prepare.rows import AUTO
+from job.prepare.rows import AUTO, speaker_key
 from job.prepare.split import held_out
 from job.prepare.store import write_shards
 from job.prepare.work import COPIES, STAGE, Work
@@ -72,7 +72,7 @@ def merge(work: Work) -> dict[str, Any]:
     _write_figures(work, tally, used, found, summary.pop("copies"))
     write_cache(paths)
     shutil.rmtree(paths.encoding, ignore_errors=True)
-    return _announce(summary, tally)
+    return _announce(summary, tally, work.settings)
 
 
 def _gather(work: Work) -> tuple[Tally, dict[str, int]]:
@@ -231,11 +231,15 @@ def _report_rows(tally: Tally) -> None:
         console.warn(STAGE, f"{count} rows kept with a warning: {warning}, for example {ids[0]}")
 
 
-def _announce(summary: dict[str, Any], tally: Tally) -> dict[str, Any]:
+def _announce(summary: dict[str, Any], tally: Tally, settings: Settings) -> dict[str, Any]:
     """Say what was prepared; returns the counts for the state file."""
     unknown = [name for name, entry in summary["languages"].items() if not entry["known"]]
     if unknown:
         console.say(STAGE, f"the base model does not know {', '.join(unknown)}: each gets a row of its own in training")
+    name = speaker_key(settings.speaker_name)
+    if "speaker_name" in settings.model_fields_set and name not in summary["speakers"]:
+        voices = ", ".join(list(summary["speakers"])[:5])
+        console.warn(STAGE, f"SPEAKER_NAME={settings.speaker_name} names no voice: all rows name their own ({voices})")
     for name, entry in summary["speakers"].items():
         console.say(STAGE, f"speaker {name}: x-vector from {entry['reference']} ({entry['strategy']})")
     hours = sum(split["seconds"] for split in summary["splits"].values()) / 3600

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job import files
+from job import files, names
 from job.errors import BadInput
 from job.publish import languages
 from job.settings import Settings
@@ -82,7 +82,7 @@ def speakers(settings: Settings) -> list[str]:
     trained = [str(name).lower() for name in summary(settings).get("speakers") or {}]
     if config.get("tts_model_type") == "custom_voice" and rows:
         return sorted(name for name in rows if name in trained) or sorted(rows)
-    return sorted(trained) or [settings.speaker_name.lower()]
+    return sorted(trained) or [names.lookup_key(settings.speaker_name)]
 
 
 def language_codes(settings: Settings) -> list[str]:
@@ -93,8 +93,8 @@ def language_codes(settings: Settings) -> list[str]:
 def language_names(settings: Settings) -> list[str]:
     """Names of the languages in the data and of LANGUAGE, as they are written there, `auto` left out."""
     given = summary(settings).get("languages") or {}
-    names: Iterable[Any] = [*given, settings.language]
-    return sorted({str(name).strip().lower() for name in names} - set(languages.NONE))
+    found: Iterable[Any] = [*given, settings.language]
+    return sorted({names.lookup_key(str(name)) for name in found} - set(languages.NONE))
 
 
 def losses(settings: Settings) -> Losses:
