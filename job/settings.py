@@ -35,7 +35,6 @@ from job.variables import (
     VoiceVariables,
 )
 
-
 #: Bytes of one part of a path, on Linux and elsewhere.
 LONGEST_NAME = 255
 #: Characters of a refused value that its refusal repeats.
@@ -259,5 +258,5 @@ def _explain(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     value = repr(error.get("input"))
     value = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
-    shown = "" if field in ("hf_token", "wandb_api_key") else f"={value}"
+    shown = "" if name in ("HF_TOKEN", "WANDB_API_KEY") else f"={value}"
     return f"{name}{shown}: {message[:1].lower()}{message[1:]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import tempfile
@@ -17,8 +18,24 @@ from handler_request import Credentials
 from job import files
 from job.publish.redact import MASK, redact
 
+
+def _grace(given: str) -> float:
+    """JOB_GRACE_SECONDS, or 30.
+
+    Raises:
+        SystemExit: it is no number of seconds.
+    """
+    try:
+        seconds = float(given or 30)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise SystemExit(f"JOB_GRACE_SECONDS={given}: must be a number of seconds, such as 30")
+    return seconds
+
+
 #: Seconds between a SIGTERM and a SIGKILL: what a training step and an interrupted write take.
-GRACE = float(os.environ.get("JOB_GRACE_SECONDS", "30"))
+GRACE = _grace(os.environ.get("JOB_GRACE_SECONDS", ""))
 #: Seconds to wait for the last lines of a job that has ended.
 LAST_WORDS = 15.0
 #: Characters of log that a result holds. RunPod takes 10 MB; the whole log is a file in the work directory.

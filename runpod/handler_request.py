@@ -168,7 +168,7 @@ def parse(given: Any, environ: Mapping[str, str], volume: Path, empty_file: Path
 
 
 def _masked(line: str, secrets: Iterable[str] = ()) -> str:
-    """`line` without secrets: what is refused may be a key in the wrong place, so whatever has a W&B key's form goes."""
+    """`line` without secrets. What is refused may be a key in the wrong place: whatever has a W&B key's form goes."""
     return re.sub(r"\b[0-9a-f]{40}\b", MASK, redact(line, secrets))
 
 

@@ -196,6 +196,23 @@ def test_a_token_in_the_wrong_variable_is_not_repeated(capsys):
     assert secret not in result.err
 
 
+@pytest.mark.parametrize("name", ["TRAIN_JSONL", "DATA_DIR", "INIT_MODEL_PATH", "RESUME", "REF_AUDIO_PATH", "WORK_DIR"])
+def test_rows_in_place_of_their_file_are_refused_by_name(name):
+    """The system's own refusal to look for a file of such a name is no traceback, and not repeated at length."""
+    with pytest.raises(BadInput, match=f"^{name}=.*too long for the name of a file") as refused:
+        variables.load({**NAMED, name: '{"audio": "a.wav", "text": "Hello."}' * 100})
+    assert len(str(refused.value)) < 400
+    variables.load({**NAMED, name: "/".join(["folder"] * 100)})
+
+
+@pytest.mark.parametrize(("name", "value"), [("SEED", 10**30), ("TEMPERATURE", "inf")])
+def test_numbers_that_torch_cannot_take_are_refused(name, value):
+    """In minute one, and not by torch in hour ten."""
+    with pytest.raises(BadInput, match=f"^{name}="):
+        variables.load({**NAMED, name: str(value)})
+    variables.load({**NAMED, "SEED": str(2**63 - 1)})
+
+
 @pytest.mark.parametrize("value", ["inf", "nan", "-1", "0"])
 def test_patience_has_an_end(value):
     """A stopped run that nothing ends would be killed without a word."""

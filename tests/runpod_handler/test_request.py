@@ -113,3 +113,49 @@ def test_values_arrive_as_the_job_reads_them(parse: Any) -> None:
     settings = parse({"variables": given}).settings
     assert (settings.batch_size, settings.learning_rate, settings.lora_mlp) == (3, 1e-7, False)
     assert settings.speaker_name == given["SPEAKER_NAME"]
+
+
+KEY = "0123abcd" * 5
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"variables": {"DEVICE": KEY}},
+        {"variables": {KEY: "x"}},
+        {"variables": {"HF_REPO_ID": f"https://me:{TOKEN}@huggingface.co/me/voice"}},
+        {"variables": {"TRAIN_MODE": f"\\n{TOKEN}"}},
+        {"variables": {"X": {"hf_token": TOKEN}}},
+        {"credentials": {"hf_token": [TOKEN]}},
+        {"credentials": {"wandb_api_key": {"key": KEY}}},
+        {"credentials": {KEY: "x"}},
+        {"stages": {"until": KEY}},
+    ],
+)
+def test_a_key_anywhere_is_not_repeated(parse: Any, given: Any) -> None:
+    """By form, since nobody has said that it is one: in an address, nested, as a name, without a word about W&B."""
+    with pytest.raises(BadInput) as refused:
+        parse(given)
+    assert TOKEN not in str(refused.value) and KEY not in str(refused.value)
+
+
+def test_a_refusal_is_a_line_that_can_be_read(parse: Any) -> None:
+    """However much is wrong."""
+    with pytest.raises(BadInput, match=r"and 4995 more$") as refused:
+        parse({f"x{number}": 1 for number in range(5000)})
+    assert len(str(refused.value)) < 1000
+
+
+def test_more_than_a_program_can_be_started_with_is_refused(parse: Any) -> None:
+    given = {v.name: "x" * 99_000 for v in variables.variables()}
+    with pytest.raises(BadInput, match="1000000 bytes in all"):
+        parse({"variables": given})
+
+
+@pytest.mark.parametrize("given", ["soon", "nan", "0", "-3", "inf"])
+def test_patience_of_the_worker_is_a_number(given: str) -> None:
+    import handler_child
+
+    with pytest.raises(SystemExit, match="JOB_GRACE_SECONDS="):
+        handler_child._grace(given)
+    assert (handler_child._grace(""), handler_child._grace("5")) == (30.0, 5.0)
