@@ -12,8 +12,13 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from job.settings import Settings
 from job.train import adapt
+from job.train.batch import collate
+from job.train.objective import Objective
 from job.train.optimizers import optimizer_of
+from job.train.readings import Reading
 from job.train.update import Update
+from tests.train.test_contract import spread
+from tests.train.test_packing import three
 
 SHAPES = [(7, 5), (3,), (2, 4, 3), (1,)]
 OPTIMIZERS = ["adamw_fused", "adamw", "adamw_8bit"]
@@ -103,3 +108,24 @@ def test_accelerates_optimizer_is_looked_through():
 def test_nothing_trained_has_no_norm():
     parameters = parameters_of(0, 1.0)[-1:]
     assert float(Update(torch.optim.AdamW(parameters, fused=True), 1.0)(parameters, FINITE)) == 0.0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="watches a GPU being waited for")
+def test_the_gpu_is_never_waited_for(tiny_base):
+    """From a batch on the host to the update, with packed attention in bf16: torch refuses what would wait."""
+    tts = spread(tiny_base)
+    batch = collate(*three(tts), packed=True).pin_memory()
+    objective = Objective(tts.model.cuda()).train()
+    parameters = [p for p in tts.model.parameters() if p.requires_grad]
+    update = Update(optimizer_over(parameters, "adamw_fused"), 1.0)
+    for mode in ("default", "error"):  # the first time, attention is compared with another way to compute it
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            with torch.autocast("cuda", torch.bfloat16):
+                losses = objective(batch.to("cuda"))
+            loss = losses.talker / losses.talker_terms + losses.sub_talker / losses.sub_talker_terms
+            loss.backward()
+            reading = Reading(update(parameters, loss.detach()).reshape(1))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert math.isfinite(reading.numbers()[0])
