@@ -126,7 +126,7 @@ class Collector:
         try:
             str(path).encode()
         except UnicodeEncodeError:
-            raise RowError(f"{field} has a name that is not UTF-8", repr(path.name)[:200]) from None
+            raise RowError(f"{field} has a name that is not UTF-8", f"{str(path)[-200:]!r}; rename it") from None
         return path
 
     def _try(self, split: str, table: Table, columns: Columns, item: Row | Unreadable) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from job import console
-from job.errors import BadInput
+from job.errors import BadInput, Unreachable, is_outage
 from job.fetch.columns import choose
 from job.fetch.table import Row, RowError, Table, Unreadable
 from job.settings import Settings
@@ -240,7 +240,7 @@ class _Explained:
 
         if error is None or not isinstance(error, Exception) or isinstance(error, JobError | RowError):
             return
-        raise BadInput(explain(error, self.settings)) from None
+        raise (Unreachable if is_outage(error) else BadInput)(explain(error, self.settings)) from None
 
 
 def explain(error: BaseException, settings: Settings) -> str:

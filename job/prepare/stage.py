@@ -239,7 +239,8 @@ def _announce(summary: dict[str, Any], tally: Tally, settings: Settings) -> dict
     name = speaker_key(settings.speaker_name)
     if "speaker_name" in settings.model_fields_set and name not in summary["speakers"]:
         voices = ", ".join(list(summary["speakers"])[:5])
-        console.warn(STAGE, f"SPEAKER_NAME={settings.speaker_name} names no voice: all rows name their own ({voices})")
+        unused = f"SPEAKER_NAME={settings.speaker_name} is not used"
+        console.warn(STAGE, f"{unused}: every row names its speaker, and the voices are {voices}")
     for name, entry in summary["speakers"].items():
         console.say(STAGE, f"speaker {name}: x-vector from {entry['reference']} ({entry['strategy']})")
     hours = sum(split["seconds"] for split in summary["splits"].values()) / 3600

@@ -31,7 +31,7 @@ def test_a_text_too_long_for_a_file_name_is_a_text():
     assert texts.parse_texts("word " * 2000) == [("word " * 2000).strip()]
 
 
-@pytest.mark.parametrize("value", ["missing.txt", "/no/such/file", "|", " | "])
+@pytest.mark.parametrize("value", ["missing.txt", "MISSING.TXT", "texts.csv", "/no/such/file", "|", " | "])
 def test_a_misspelled_file_or_nothing_at_all_is_refused(value: str):
     with pytest.raises(BadInput, match="TEST_TEXTS"):
         texts.parse_texts(value)

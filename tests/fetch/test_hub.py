@@ -234,20 +234,42 @@ def test_failures_are_one_line_with_the_fix(hub: Hub, tmp_path: Path) -> None:
         assert "DATA_DIR" in errors[5]
 
 
-def test_an_ailing_hub_is_bad_input(hub: Hub, tmp_path: Path) -> None:
+def test_an_ailing_hub_is_to_be_tried_again(hub: Hub, tmp_path: Path) -> None:
     hub.add_repo("dataset", "alice/voices", {"data/train.parquet": voices(1)})
     hub.fail("GET", "/api/datasets", status=503, times=1000)
     (answer,) = call(hub, tmp_path, {"DATASET_NAME": "alice/voices"})
     assert answer["error"] == "DATASET_NAME=alice/voices: the Hub answers 503; run the same command again later"
+    assert answer["kind"] == "Unreachable"
 
 
 @pytest.mark.slow
-def test_an_unreachable_hub_is_bad_input(tmp_path: Path) -> None:
+def test_an_unreachable_hub_is_to_be_tried_again(tmp_path: Path) -> None:
     with Hub() as hub:
         pass
     (answer,) = call(hub, tmp_path, {"DATASET_NAME": "alice/voices"})
-    assert answer["kind"] == "BadInput"
+    assert answer["kind"] == "Unreachable", "exit 1: Kubernetes and systemd try again, which they do not after a 2"
     assert "check the network" in answer["error"]
+
+
+BASE = """
+from job import models, settings
+try:
+    models.base_directory(settings.load({"INIT_MODEL_PATH": "alice/base", "SPEAKER_NAME": "x"}))
+except Exception as error:
+    print(error.exit_code, "INIT_MODEL_PATH=alice/base" in str(error))
+"""
+
+
+@pytest.mark.parametrize(
+    ("outage", "code"), [({}, 2), ({"HF_HUB_OFFLINE": "1"}, 2), ({"HF_ENDPOINT": "http://127.0.0.1:9"}, 1)]
+)
+def test_a_base_that_is_not_there_is_refused_and_one_out_of_reach_tried_again(
+    hub: Hub, tmp_path: Path, outage: dict[str, str], code: int
+) -> None:
+    """A pod whose network comes up a second late must not fail its Job for good."""
+    env = {k: v for k, v in os.environ.items() if k != "HF_TOKEN"} | hub.env(tmp_path) | outage
+    done = subprocess.run([sys.executable, "-c", BASE], env=env, capture_output=True, text=True, timeout=100)
+    assert done.stdout == f"{code} True\n", done.stderr
 
 
 def test_a_new_commit_is_fetched_by_the_next_run_and_an_old_one_is_not(hub: Hub, tmp_path: Path) -> None:

@@ -175,6 +175,8 @@ def test_bad_rows_are_left_out_with_their_number_and_reason(
         (b"RIFF\x00\x00\x00\x00WAVEfmt ", "binary"),
         ("{}".encode("utf-16"), "UTF-16"),
         (b'[\n{"audio": "a.wav",\n"text": "x"}\n]\n', "line 1.*JSON array"),
+        (b'[{"audio": "a.wav", "text": "x"}]', "line 1: not a JSON object: list; write one object a line"),
+        (b'{"audio": "a.wav", "text": "x"},\n' * 2, "line 1.*JSON array; write one object a line, without commas"),
         (b'{"audio": "a.wav", "text": "x"\n', r"line 1: not JSON.*column"),
         (b'{"audio": "a.wav", "text": ""}\n', "row 1: empty text"),
         (b'{"audio": "gone.wav", "text": "x"}\n', r"row 1: audio is missing.*gone\.wav"),
@@ -205,6 +207,19 @@ def test_byte_order_mark_carriage_returns_and_blank_lines_are_tolerated(tmp_path
     got = fetched(TRAIN_JSONL=tmp_path / "t.jsonl")
     assert [row["row"] for row in got["train"]] == [1, 4]
     assert got["rejected"] == []
+
+
+def test_a_file_in_an_old_encoding_says_how_to_save_it(
+    tmp_path: Path, fetched: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_audio(tmp_path / "a.wav")
+    for name, form in (("t.jsonl", '{{"audio": "a.wav", "text": "{0}"}}'), ("t.csv", "a.wav;{0}")):
+        lines = ["audio;text"] * name.endswith("csv") + [form.format(text) for text in ("Hei", "Blåbær")]
+        (tmp_path / name).write_bytes("\r\n".join(lines).encode("cp1252"))
+        got = fetched(TRAIN_JSONL=tmp_path / name)
+        assert [row["text"] for row in got["train"]] == ["Hei"]
+        assert len(got["rejected"]) == 1
+        assert re.search(r"save .* as UTF-8", capsys.readouterr().err)
 
 
 def test_encoded_rows_of_the_vendor_need_no_audio_and_are_validated(tmp_path: Path, fetched: Any) -> None:

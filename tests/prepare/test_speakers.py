@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from job import files, models
 from job.errors import BadInput
+from job.prepare import speakers
 from job.prepare.audio import load
 from job.prepare.dataset import read_speakers, read_summary
 from job.prepare.speakers import SpeakerEncoder, best_clips
@@ -125,6 +127,39 @@ def test_best_averages_the_clean_clips_in_fp32(make: Make, wav: Callable[..., st
     mean = torch.stack([vector_of(path, encoder) for path in good]).mean(dim=0)
     torch.testing.assert_close(read_speakers(settings.paths)["speaker"], mean, rtol=1e-6, atol=1e-7)
     assert sorted(read_summary(settings.paths)["speakers"]["speaker"]["references"]) == good
+
+
+@pytest.mark.parametrize("strategy", ["best", "first"])
+def test_a_clip_that_is_long_enough_to_train_on_can_be_the_reference(
+    make: Make, wav: Callable[..., str], monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """MAX_SECONDS says what is too long of the data; the bound on reference files is not for it."""
+    monkeypatch.setattr(speakers, "LONGEST_REFERENCE", 1.5)
+    prepare(make([{"audio": wav("chapter", voice(2.5))}], ref_audio_strategy=strategy, max_seconds=3.0))
+
+
+def test_names_in_two_forms_are_one_speaker_and_one_language(make: Make, wav: Callable[..., str]) -> None:
+    """Decomposed letters look the same as composed ones, and are what macOS gives."""
+    forms = [unicodedata.normalize(form, "Kåre") for form in ("NFC", "NFD")]
+    tongues = [unicodedata.normalize(form, "BOKMÅL") for form in ("NFD", "NFC")]
+    rows = [{"audio": wav(str(n), voice(1.0, seed=n)), "speaker": forms[n], "language": tongues[n]} for n in range(2)]
+    settings = make([*rows, {"audio": wav("2", voice(1.0, seed=2))}], speaker_name=forms[1], language=tongues[0])
+    prepare(settings)
+    summary = read_summary(settings.paths)
+    assert {name: one["rows"] for name, one in summary["speakers"].items()} == {"kåre": 3}
+    assert {name: one["rows"] for name, one in summary["languages"].items()} == {"bokmål": 3}
+
+
+def test_a_speaker_name_that_no_row_takes_is_said(
+    make: Make, wav: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or the name would be missed after training, when it is to speak."""
+    rows = [{"audio": wav("a", voice(1.0)), "speaker": "Anna"}]
+    prepare(make(rows, speaker_name="My Voice"))
+    assert "SPEAKER_NAME=My Voice is not used: every row names its speaker" in capsys.readouterr().err
+    for work, values in (("named", {"speaker_name": "ANNA"}), ("unset", {})):
+        prepare(make(rows, work=work, **values))
+        assert "SPEAKER_NAME" not in capsys.readouterr().err
 
 
 def best(*rows: tuple[str, float, float, float]) -> list[str]:

@@ -1,0 +1,66 @@
+"""A run that comes again after the recordings were completed: what was missing is taken in, and nothing else is redone.
+
+Nightly runs and people who read the list of rejected rows rely on it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job import files, pipeline
+from job import settings as variables
+from tests.fetch.conftest import write_audio, write_lines
+
+
+@pytest.fixture
+def again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the fetch stage as a run does; returns what it said and the texts of its rows."""
+
+    def run(**values: Any) -> tuple[str, list[str]]:
+        loaded = variables.load({"WORK_DIR": str(tmp_path / "work"), **{k: str(v) for k, v in values.items()}})
+        pipeline.run(loaded, "fetch", "fetch")
+        return capsys.readouterr().out, [row["text"] for row in files.read_jsonl(loaded.paths.manifest("train"))]
+
+    return run
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_recording_that_was_missing_or_empty_is_taken_in_when_it_comes(
+    tmp_path: Path, again: Any, there: bool
+) -> None:
+    write_audio(tmp_path / "a.wav")
+    if there:
+        (tmp_path / "late.wav").touch()  # a copy that has just begun
+    rows = [{"audio": "a.wav", "text": "one"}, {"audio": "late.wav", "text": "two"}, {"audio": "x" * 300, "text": "-"}]
+    path = write_lines(tmp_path / "t.jsonl", rows)
+    assert again(TRAIN_JSONL=path)[1] == ["one"]
+    assert "nothing to do" in again(TRAIN_JSONL=path)[0], "what is still missing is no reason"
+    write_audio(tmp_path / "late.wav", seed=1)
+    said, texts = again(TRAIN_JSONL=path)
+    assert f"{tmp_path / 'late.wav'} is there now" in said
+    assert texts == ["one", "two"]
+    assert "nothing to do" in again(TRAIN_JSONL=path)[0]
+
+
+def test_a_new_recording_in_a_linked_folder_is_noticed(tmp_path: Path, again: Any) -> None:
+    share, root = tmp_path / "share", tmp_path / "voice"
+    write_audio(share / "a.wav").with_suffix(".txt").write_text("one", encoding="utf-8")
+    root.mkdir()
+    (root / "chapter").symlink_to(share)
+    assert again(DATA_DIR=root)[1] == ["one"]
+    write_audio(share / "b.wav", seed=1).with_suffix(".txt").write_text("two", encoding="utf-8")
+    assert again(DATA_DIR=root)[1] == ["one", "two"]
+    assert "nothing to do" in again(DATA_DIR=root)[0]
+
+
+def test_a_new_row_behind_a_tilde_is_noticed(tmp_path: Path, again: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `.env` file and `docker -e` leave `~` as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_audio(tmp_path / "a.wav")
+    write_lines(tmp_path / "t.jsonl", [{"audio": "~/a.wav", "text": "one"}])
+    assert again(TRAIN_JSONL="~/t.jsonl")[1] == ["one"]
+    write_lines(tmp_path / "t.jsonl", [{"audio": "~/a.wav", "text": "one"}, {"audio": "a.wav", "text": "two"}])
+    assert again(TRAIN_JSONL="~/t.jsonl")[1] == ["one", "two"]
