@@ -25,6 +25,12 @@ class BadInput(JobError):
     exit_code = BAD_INPUT
 
 
+class Unreachable(BadInput):
+    """What the input names cannot be had now: no network, or the Hub is out of order. Exit code 1: try again later."""
+
+    exit_code = 1
+
+
 class DataRefused(JobError):
     """The quality gate refused the data. Exit code 3."""
 
@@ -80,3 +86,20 @@ class NodesMissing(JobError):
 def first_line(error: BaseException) -> str:
     """What another library's error says, in one line: its first, or its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether a failure of the Hub's clients may pass by itself: no connection, or an answer of 429 or 5xx."""
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:
+        seen.append(current)
+        current = current.__cause__ or current.__context__
+    kinds = {base.__name__ for one in seen for base in type(one).__mro__}
+    if "OfflineModeIsEnabled" in kinds:
+        return False
+    responses = [response for one in seen if (response := getattr(one, "response", None)) is not None]
+    if responses:
+        status = int(responses[0].status_code)
+        return status == 429 or status >= 500
+    return bool(kinds & {"ConnectionError", "Timeout", "TimeoutError", "ConnectError", "ReadError"})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job import files
-from job.errors import BadInput
+from job.errors import BadInput, Unreachable, first_line, is_outage
 from job.settings import Settings
 
 if TYPE_CHECKING:
@@ -130,8 +130,9 @@ def _download(repo: str, settings: Settings, variable: str) -> Path:
     try:
         return Path(snapshot_download(repo, token=settings.token))
     except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BadInput(
+        kind = Unreachable if is_outage(error) else BadInput
+        reason = first_line(error)
+        raise kind(
             f"{variable}={repo}: cannot be downloaded ({reason}); check the name, HF_TOKEN or the network"
         ) from error
 

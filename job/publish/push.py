@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.console import say, warn
-from job.errors import BadInput, JobError, PublishFailed
+from job.errors import BadInput, JobError, PublishFailed, Unreachable, is_outage
 from job.publish import card, contents, facts, hub
 from job.publish.redact import SHORTEST_SECRET, redact
 from job.settings import Settings
@@ -76,7 +76,8 @@ def check(settings: Settings) -> dict[str, Any]:
         `{"user": ..., "repos": [full names]}`, or `{"skipped": reason}`.
 
     Raises:
-        BadInput: naming the variable and the fix; also when the Hub cannot be reached.
+        BadInput: naming the variable and the fix.
+        Unreachable: the Hub cannot be asked.
     """
     reason = skipped(settings)
     if reason is not None:
@@ -94,7 +95,7 @@ def check(settings: Settings) -> dict[str, Any]:
     except JobError:
         raise
     except Exception as error:
-        raise BadInput(
+        raise (Unreachable if is_outage(error) else BadInput)(
             f"{api.endpoint} cannot be asked whether publishing will work: {hub.explain(error, settings)}; check the "
             "network and HF_ENDPOINT, or set UPLOAD_TO_HUB=false"
         ) from None
