@@ -11,6 +11,9 @@ from job.errors import BadInput
 #: Shorter names are too like other programs' variables to be taken for a misspelling.
 SHORTEST = 5
 
+#: What people write where a language is not known: none of these is one.
+NO_LANGUAGE = ("", "auto", "none", "unknown", "und")
+
 
 def check(source: Mapping[str, str], groups: Sequence[tuple[str, ...]]) -> None:
     """Refuse names one typo from a known one, and aliases that disagree.

@@ -159,8 +159,8 @@ def generation_arguments(settings: Settings) -> dict[str, Any]:
 
 
 def file_name(number: int, utterance: Utterance) -> str:
-    """`<nn>-<speaker>.wav`, with only characters that are safe in a file name."""
-    speaker = re.sub(r"[^\w-]+", "-", utterance.speaker)
+    """`<nn>-<speaker>.wav`, with only characters that are safe in a file name, and no more than a name can have."""
+    speaker = re.sub(r"[^\w-]+", "-", utterance.speaker)[:40]
     return f"{number:02d}-{speaker}.wav"
 
 

@@ -84,9 +84,11 @@ def language_key(name: str, known: Mapping[str, int]) -> str:
 
     Languages that the base does not know are kept as they are given.
     """
-    key = names.lookup_key(str(name)) or AUTO
-    if key in known or key == AUTO:
+    key = names.lookup_key(str(name))
+    if key in known:
         return key
+    if key in names.NO_LANGUAGE:
+        return AUTO
     named = ISO_CODES.get(key.replace("_", "-").split("-")[0], "")
     return named if named in known else key
 

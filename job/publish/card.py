@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from job.names import NO_LANGUAGE
 from job.publish import facts
-from job.publish.languages import NONE
 from job.publish.licenses import LICENSES
 from job.settings import Settings
 
@@ -170,7 +170,7 @@ def _plain(text: str) -> str:
 def _language_to_speak(settings: Settings) -> str:
     """What to pass as `language`: the one that every recording was trained with, else Auto."""
     trained = list(facts.summary(settings).get("languages") or {})
-    return str(trained[0]).title() if len(trained) == 1 and trained[0] not in NONE else "Auto"
+    return str(trained[0]).title() if len(trained) == 1 and trained[0] not in NO_LANGUAGE else "Auto"
 
 
 def _training_rows(settings: Settings) -> list[tuple[str, str]]:

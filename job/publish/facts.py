@@ -94,7 +94,7 @@ def language_names(settings: Settings) -> list[str]:
     """Names of the languages in the data and of LANGUAGE, as they are written there, `auto` left out."""
     given = summary(settings).get("languages") or {}
     found: Iterable[Any] = [*given, settings.language]
-    return sorted({names.lookup_key(str(name)) for name in found} - set(languages.NONE))
+    return sorted({names.lookup_key(str(name)) for name in found} - set(names.NO_LANGUAGE))
 
 
 def losses(settings: Settings) -> Losses:

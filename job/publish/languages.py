@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from job.names import NO_LANGUAGE
+
 _TABLE = """
     af afrikaans, sq albanian, am amharic, ar arabic, hy armenian, as assamese, az azerbaijani, bm bambara, ba bashkir,
     eu basque, be belarusian, bn bengali, bs bosnian, br breton, bg bulgarian, my burmese, yue cantonese, ca catalan,
@@ -29,9 +31,6 @@ CODES: dict[str, str] = {
     for code, name in (entry.strip().split(" ", 1) for entry in " ".join(_TABLE.split()).split(",") if entry.strip())
 }
 
-#: Values that name no language.
-NONE = ("", "auto", "none", "unknown", "und")
-
 
 def code(name: str) -> str | None:
     """The ISO 639 code of a language given by its English name (`Norwegian`), code (`no`) or locale (`nb_NO`).
@@ -39,7 +38,7 @@ def code(name: str) -> str | None:
     None when it names no language or one that is not in the table.
     """
     key = re.sub(r"[\s_-]+", " ", name).strip().lower()
-    if key in NONE:
+    if key in NO_LANGUAGE:
         return None
     if key in CODES:
         return CODES[key]

@@ -195,6 +195,13 @@ def test_a_speakers_name_cannot_leave_the_directory(speaker: str):
     assert name.startswith("03-") and Path(name).name == name and ".." not in name
 
 
+@pytest.mark.parametrize("letter", ["a", "王", "𠀀"])
+def test_a_long_name_of_a_speaker_still_gives_a_file(tmp_path: Path, letter: str):
+    """After training is no time to find that a file's name has at most 255 bytes."""
+    name = synthesize.file_name(3, synthesize.Utterance("Hi.", 300 * letter))
+    (tmp_path / f".{name}.partial").touch()
+
+
 def test_the_package_is_imported_without_torch():
     modules = [path.stem for path in sorted(Path(synthesize.__file__).parent.glob("[a-z]*.py"))]
     assert "synthesize" in modules
