@@ -2,6 +2,7 @@
 # One unattended run, in a container or from a checkout: ./entrypoint.sh [arguments of `python -m job`; none means run].
 # Everything printed also goes to CONSOLE_LOG, which holds this run only. The exit code is the job's.
 set -euo pipefail
+trap 'exit 143' HUP INT TERM # as a container's first process too, which signals without a trap do not reach
 set -m # every child gets a process group of its own: it hears a signal once, from us, and leaves nothing behind
 
 here=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")

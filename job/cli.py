@@ -121,7 +121,7 @@ def main() -> None:
     """Run the command line and exit with the code that the kind of failure has."""
     stopping.install()
     try:
-        app(standalone_mode=False)
+        _answer()
     except (errors.JobError, errors.StoppedBySignal) as error:
         _fail(str(error), error.exit_code)
     except errors.FollowedRank as error:
@@ -134,6 +134,20 @@ def main() -> None:
         _fail(f"{error.strerror} ({error.filename}); make room or set WORK_DIR and OUTPUT_DIR", errors.BAD_INPUT)
     except TyperException as error:
         _fail(f"{error}; see python -m job --help", errors.BAD_INPUT)
+
+
+def _answer() -> None:
+    """Run the command. Whatever a library made of a signal's exception is that exception again.
+
+    Raises:
+        StoppedBySignal: whichever error came after the signal.
+    """
+    try:
+        app(standalone_mode=False)
+    except Exception as error:
+        if (why := stopping.stopped()) is not None:
+            raise errors.StoppedBySignal(why) from error
+        raise
 
 
 def _fail(message: str, code: int) -> NoReturn:

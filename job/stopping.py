@@ -22,11 +22,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 MARGIN = 1.0
 
 _watch: _Watch | None = None
+#: What the main thread was interrupted with, in words.
+_stopped: str | None = None
 
 
 def install() -> None:
     """Take over SIGTERM and SIGINT: they raise `StoppedBySignal` wherever the main thread is."""
-    global _watch
+    global _watch, _stopped
+    _stopped = None
     if _watch is None:
         _watch = _Watch()
     _watch.asked = None
@@ -40,8 +43,19 @@ def set_grace(seconds: float) -> None:
         _watch.grace = seconds
 
 
+def stopped() -> str | None:
+    """The words of the `StoppedBySignal` that was raised, if one was.
+
+    Not all of them arrive: Python 3.11 makes a RuntimeError of what is raised in `__set_name__`, and lazy imports make
+    another error of that one.
+    """
+    return _stopped
+
+
 def _raise(number: int, frame: FrameType | None) -> NoReturn:
-    raise StoppedBySignal(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
+    global _stopped
+    _stopped = f"stopped by {signal.Signals(number).name}; the same command goes on from here"
+    raise StoppedBySignal(_stopped)
 
 
 class StopRequest:

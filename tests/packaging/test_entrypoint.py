@@ -155,6 +155,21 @@ def test_signal_reaches_the_job_and_its_last_words_reach_the_log(house: House, n
     assert not runs(worker), "a worker of the job is still running"
 
 
+def test_signal_in_the_first_moment_is_heard_by_a_containers_first_process(house: House) -> None:
+    """Linux keeps signals without a trap from it, and `docker stop` would then wait for its time to kill."""
+    first = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    if subprocess.run([*first, "true"], capture_output=True).returncode:
+        pytest.skip("no new namespace can be made here")
+    early = house.cwd / "python3"
+    early.write_text(f'#!/bin/sh\n[ "$1" != -c ] || kill -TERM 1\nexec "{sys.executable}" "$@"\n')
+    early.chmod(0o755)
+    environment = house.environment(EXIT="0")
+    environment["PATH"] = f"{house.cwd}:{environment['PATH']}"
+    done = subprocess.run([*first, house.top / "entrypoint.sh"], cwd=house.cwd, env=environment, timeout=60)
+    assert done.returncode == 143
+    assert not house.calls.exists(), "nothing was started"
+
+
 def test_leftover_workers_do_not_keep_the_run_from_ending(house: House) -> None:
     started = time.monotonic()
     assert house.run("detach").returncode == 0
