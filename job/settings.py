@@ -20,6 +20,7 @@ from pydantic import AliasChoices, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from job import names
+from job.console import warn
 from job.errors import BadInput
 from job.paths import Paths
 from job.presets import PRESETS
@@ -222,7 +223,9 @@ def load(environ: Mapping[str, str] | None = None, preset: str | None = None) ->
     if env.get("ENV_FILE") and not env_file.is_file():
         raise BadInput(f"ENV_FILE={env_file}: no such file")
     if names.is_locale(env.get("LANGUAGE", "")):
-        env.pop("LANGUAGE")  # the desktop's own variable of that name, for example en_GB:en
+        locale = env.pop("LANGUAGE")  # the desktop's own variable of that name, for example en_GB:en
+        if re.fullmatch(r"[a-z]+_[A-Z]+", locale):  # what somebody may have meant
+            warn("settings", f"LANGUAGE={locale} is taken for the system's and left aside; write the speech's by name")
     for source in (env, from_file):
         names.check(source, [(v.name, *v.aliases) for v in variables()])
     merged = _merge(env, from_file, preset)

@@ -95,10 +95,13 @@ def test_nothing_named_is_the_demo():
     assert variables.load({"SPEAKER_NAME": "me"}).init_model_path.startswith("Qwen/")
 
 
-def test_gettext_language_is_not_ours():
-    """Desktops set LANGUAGE=en_GB:en; that is not the language of the recordings."""
+def test_gettext_language_is_not_ours(capsys):
+    """Desktops set LANGUAGE=en_GB:en; that is not the language of the recordings. One locale alone may be meant so."""
     assert variables.load({**NAMED, "LANGUAGE": "en_GB:en"}).language == "Auto"
     assert variables.load({**NAMED, "LANGUAGE": "nb_NO.UTF-8"}).language == "Auto"
+    assert not capsys.readouterr().err
+    assert variables.load({**NAMED, "LANGUAGE": "nb_NO"}).language == "Auto"
+    assert "LANGUAGE=nb_NO" in capsys.readouterr().err
     for ours in ("Hausa", "de", "no"):
         assert variables.load({**NAMED, "LANGUAGE": ours}).language == ours
 
