@@ -310,17 +310,21 @@ def _publish(api: HfApi, account: dict[str, Any], target: Target, settings: Sett
 
 
 def _guard(directory: Path, names: list[str], settings: Settings) -> None:
-    """Refuse to upload a text file that holds the token.
+    """Refuse to upload a text file that holds a token or a key.
 
     Raises:
         PublishFailed: naming the file.
     """
-    token = (settings.token or "").encode()
-    if len(token) < SHORTEST_SECRET:
-        return
+    key = settings.wandb_api_key.get_secret_value() if settings.wandb_api_key else None
+    known = {"HF_TOKEN": settings.token, "WANDB_API_KEY": key}
+    secrets = {name: value.encode() for name, value in known.items() if value and len(value) >= SHORTEST_SECRET}
     for name in names:
-        if not name.endswith(".safetensors") and token in (directory / name).read_bytes():
-            raise PublishFailed(f"{directory / name} holds HF_TOKEN and is not uploaded; remove it from there")
+        if name.endswith(".safetensors"):
+            continue
+        data = (directory / name).read_bytes()
+        for variable, secret in secrets.items():
+            if secret in data:
+                raise PublishFailed(f"{directory / name} holds {variable} and is not uploaded; remove it from there")
 
 
 def commit_message(target: Target, settings: Settings) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from job import doctor
 from job.cli import app
 from job.presets import PRESETS
 from job.settings import load, variables
@@ -130,6 +132,30 @@ def test_the_settings_of_a_recipe_are_accepted_as_they_stand(
         for field, value in PRESETS.get(settings.preset or "", {}).items():
             if field.upper() not in given:
                 assert getattr(settings, field) == value, field
+
+
+def runs_of_the_image() -> list[tuple[str, dict[str, str]]]:
+    """Every `docker run` of the job in the pages, and the variables that it sets."""
+    found = []
+    for page in PAGES:
+        for line in re.findall(r"^docker run .*$", commands(page), re.MULTILINE):
+            words = shlex.split(line.partition(" | ")[0])
+            given = [words[place + 1] for place, word in enumerate(words) if word == "-e"]
+            if any(word in words for word in ("qwen3-tts-job", "my-tag")):
+                found.append((line, dict(one.split("=", 1) for one in given if "=" in one)))
+    return found
+
+
+def test_every_run_that_a_page_shows_names_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands it gets past the first checks of the first minute, and mounts what its paths lie in."""
+    monkeypatch.chdir(tmp_path)
+    runs = runs_of_the_image()
+    assert len(runs) >= 7
+    for line, given in runs:
+        doctor._data_is_named(load(given))
+        for value in given.values():
+            folder = re.match(r"/(work|weights)\b", value)
+            assert not folder or re.search(rf"-v \S+:{folder[0]}\b", line), line
 
 
 def test_every_preset_has_its_recipe() -> None:
