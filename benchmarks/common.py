@@ -15,7 +15,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads would measure the machine's other work
 
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from job.demo.base import build
@@ -125,6 +127,13 @@ def test_scores_are_those_of_transformers_processors(demo: Models, top_k: int, t
     seen = torch.zeros(3, size, dtype=torch.bool).scatter(1, ids, True)
     choice = Choice(True, 0.7, top_k, top_p, 1.2, mask, end, 2)
     torch.testing.assert_close(choice.scores(logits, drawn, seen), processors(ids, logits.clone()))
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=40, max_size=40), min_size=1, max_size=4))
+def test_the_first_of_the_likeliest_is_taken(logits: list[list[int]]):
+    """Where several are, as `argmax` does in stock code."""
+    rows = torch.tensor(logits, dtype=torch.float32)
+    assert torch.equal(Choice(False, 1.0, 0, 1.0)(rows), rows.argmax(dim=-1))
 
 
 def test_draws_are_those_of_multinomial():

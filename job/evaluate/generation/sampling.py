@@ -71,6 +71,11 @@ class Choice:
         """
         scores = self.scores(logits, drawn, seen)
         if not self.do_sample:
-            return scores.argmax(dim=-1)
+            return _largest(scores)
         probabilities = scores.softmax(dim=-1)
-        return (probabilities / torch.empty_like(probabilities).exponential_()).argmax(dim=-1)
+        return _largest(probabilities / torch.empty_like(probabilities).exponential_())
+
+
+def _largest(values: torch.Tensor) -> torch.Tensor:
+    """The first place of the largest value in each row (B, V), in a CPU's faster way."""
+    return values.max(dim=-1).indices if values.device.type == "cpu" else values.argmax(dim=-1)
