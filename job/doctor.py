@@ -54,6 +54,7 @@ def run(settings: Settings) -> dict[str, Any]:
     device = models.resolve_device(settings)
     precision = models.resolve_precision(settings, device)
     optimizers.check(settings, precision)
+    models.check_attention(settings, device, precision)
     say("doctor", f"{device}, {precision}; base model {size / 1e9:.2f} GB in {base}")
     memory = _gpu_memory(settings, device)
     if settings.torch_compile:
@@ -119,6 +120,9 @@ def _base(settings: Settings, base: Path) -> int:
     start = (settings.language_init or "auto").lower()
     if start != "auto" and start not in config.languages:
         raise BadInput(f"LANGUAGE_INIT={settings.language_init}: the base knows {', '.join(sorted(config.languages))}")
+    layers = config.talker["num_hidden_layers"]
+    if settings.train_mode == "layers" and settings.replace_last_n_layers > layers:
+        raise BadInput(f"REPLACE_LAST_N_LAYERS={settings.replace_last_n_layers}: the talker has {layers} layers")
     progressive.parse(settings.progressive_stages)
     trackers.check(settings)
     return sum(path.stat().st_size for path in base.rglob("*") if path.is_file())

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,14 +151,39 @@ def resolve_device(settings: Settings) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise BadInput(f"DEVICE={wanted}: no usable GPU here (no driver, or too old a one); DEVICE=cpu uses the CPU")
+    if wanted == "mps" and not torch.backends.mps.is_available():
+        raise BadInput(f"DEVICE={wanted}: there is none here; DEVICE=cpu uses the CPU")
     return torch.device(wanted)
 
 
 def resolve_precision(settings: Settings, device: torch.device) -> str:
-    """`bf16`, `fp16` or `no` for accelerate."""
+    """`bf16`, `fp16` or `no` for accelerate.
+
+    Raises:
+        BadInput: fp16 on a CPU, where accelerate would compute in fp32 without a word.
+    """
     if settings.mixed_precision == "auto":
         return "bf16" if device.type == "cuda" else "no"
+    if settings.mixed_precision == "fp16" and device.type == "cpu":
+        raise BadInput("MIXED_PRECISION=fp16: is for a GPU, and DEVICE comes to cpu here; set it to bf16 or no")
     return settings.mixed_precision
+
+
+def check_attention(settings: Settings, device: torch.device, precision: str) -> None:
+    """Refuse an ATTN_IMPLEMENTATION that cannot run here.
+
+    Raises:
+        BadInput: flash_attention_2 without its package, off a GPU, or in fp32.
+    """
+    if settings.attn_implementation != "flash_attention_2":
+        return
+    if find_spec("flash_attn") is None:
+        reason = "the package flash-attn is not installed"
+    elif device.type != "cuda" or precision == "no":
+        reason = f"it computes in bf16 or fp16 on a GPU, and this is {device} with MIXED_PRECISION={precision}"
+    else:
+        return
+    raise BadInput(f"ATTN_IMPLEMENTATION=flash_attention_2: {reason}; ATTN_IMPLEMENTATION=auto needs nothing")
 
 
 def load_speech_tokenizer(directory: Path, device: torch.device) -> Qwen3TTSTokenizer:

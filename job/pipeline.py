@@ -134,7 +134,7 @@ STAGES: tuple[Stage, ...] = (
         (_MODEL, _VOICE, _TRAINING, "export", "base_model_id"),
         ("prepare",),
         _base,
-        lambda p: [p.best / "config.json", p.last / "config.json", p.training_log],
+        lambda p: [p.best / "training_state.json", p.last / "training_state.json", p.training_log],
         spread=True,
     ),
     Stage(
@@ -257,6 +257,9 @@ def _due(settings: Settings, stage: Stage, values: dict[str, Any]) -> str | None
         if not (paths.prepared / "summary.json").exists():
             raise BadInput(f"DATA_MODE=none needs prepared data, and {paths.prepared} has none; run prepare first")
         say(stage.name, "left out: DATA_MODE=none")
+        return None
+    if stage.name == "synthesize" and settings.train_mode == "lora" and settings.export == "adapter":
+        say(stage.name, "left out: EXPORT=adapter makes nothing that speaks by itself; EXPORT=both or merged does")
         return None
     previous = state.read(paths.state, stage.name)
     now = fingerprint(settings, stage, values)

@@ -330,6 +330,9 @@ def _trained(settings: Settings, shapes: Shapes) -> int:
     everything = projection + size(
         lambda n: n.startswith("talker.") and ".text_embedding." not in n and ".text_projection." not in n
     )
+    if settings.sub_talker_loss_weight == 0 or Work.of(shapes).books < 2:
+        everything -= size(lambda n: n.startswith("talker.code_predictor.") and ".codec_embedding." not in n)
+        settings = settings.model_copy(update={"lora_sub_talker": False})
     if settings.train_mode == "full":
         return everything
     layers = sorted({int(n.split(".")[3]) for n in shapes if n.startswith("talker.model.layers.")})

@@ -127,17 +127,27 @@ class TrainingVariables(BaseSettings):
         1e-5, "Peak rate of the trained weights.", "LEARNING_RATE", "LR", "LORA_LR", gt=0, allow_inf_nan=False
     )
     text_projection_lr: float | None = var(
-        None, "Peak rate of text_projection; unset, LEARNING_RATE.", "TEXT_PROJECTION_LR", "TEXT_PROJ_LR", gt=0
+        None,
+        "Peak rate of text_projection; unset, LEARNING_RATE.",
+        "TEXT_PROJECTION_LR",
+        "TEXT_PROJ_LR",
+        gt=0,
+        allow_inf_nan=False,
     )
     train_text_projection: bool = var(True, "Train text_projection (without it the accent stays the base's).")
     lora_r: int = var(16, "Rank of the adapters.", ge=1)
-    lora_alpha: float = var(32, "Scale of the adapters is LORA_ALPHA / LORA_R.", gt=0)
+    lora_alpha: float = var(32, "Scale of the adapters is LORA_ALPHA / LORA_R.", gt=0, allow_inf_nan=False)
     lora_dropout: float = var(0.0, "Dropout in front of the adapters.", ge=0, lt=1)
     lora_mlp: bool = var(True, "Adapters on the talker's MLP too.", "LORA_MLP", "TRAIN_MLP_LORA")
     lora_sub_talker: bool = var(True, "Adapters on the sub-talker too.")
     lora_heads: bool = var(True, "Adapters on the output heads too, so that codes the base rarely says can be said.")
     sub_talker_loss_weight: float = var(
-        0.3, "Weight of the sub-talker's loss.", "SUB_TALKER_LOSS_WEIGHT", "SUB_LOSS_WEIGHT", ge=0
+        0.3,
+        "Weight of the sub-talker's loss.",
+        "SUB_TALKER_LOSS_WEIGHT",
+        "SUB_LOSS_WEIGHT",
+        ge=0,
+        allow_inf_nan=False,
     )
     sub_talker_frame_fraction: float = var(0.5, "Share of frames the sub-talker is trained on a step.", gt=0, le=1)
     replace_last_n_layers: int = var(2, "TRAIN_MODE=layers: last talker layers to start afresh.", ge=0)
@@ -154,7 +164,7 @@ class TrainingVariables(BaseSettings):
     warmup_steps: int | None = var(None, "Steps to the peak rate. Default: 5 % of all, at most 100.", ge=0)
     lr_scheduler: Literal["cosine", "linear", "constant"] = var("cosine", "How the rate falls.")
     min_lr_ratio: float = var(0.0, "Floor of the cosine, as a share of the peak rate.", ge=0, le=1)
-    weight_decay: float = var(0.01, "AdamW's decay of weight matrices.", ge=0)
+    weight_decay: float = var(0.01, "AdamW's decay of weight matrices.", ge=0, allow_inf_nan=False)
     max_grad_norm: float = var(1.0, "Gradients are clipped to this norm; 0 is never.", ge=0)
     gradient_checkpointing: bool | Literal["selective"] = var(
         False,

@@ -29,6 +29,8 @@ def work(tmp_path_factory):
         {"TRAIN_MODE": "lora", "LORA_R": "4"},
         {"TRAIN_MODE": "lora", "LORA_MLP": "false", "LORA_HEADS": "false", "TRAIN_TEXT_PROJECTION": "false"},
         {"TRAIN_MODE": "lora", "LORA_SUB_TALKER": "false"},
+        {"TRAIN_MODE": "lora", "SUB_TALKER_LOSS_WEIGHT": "0"},
+        {"TRAIN_MODE": "full", "SUB_TALKER_LOSS_WEIGHT": "0"},
         {"TRAIN_MODE": "layers", "REPLACE_LAST_N_LAYERS": "1", "ADD_NEW_LAYERS": "2"},
         {"TRAIN_MODE": "layers", "REPLACE_LAST_N_LAYERS": "1", "FREEZE_ORIGINAL_LAYERS": "false"},
     ],

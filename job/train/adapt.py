@@ -58,6 +58,11 @@ def adapt(model: Any, settings: Settings, language_rows: list[int] | None = None
     else:
         _change_layers(model, settings)
     talker.text_projection.requires_grad_(settings.train_text_projection)
+    books = model.config.talker_config.num_code_groups
+    if settings.sub_talker_loss_weight == 0 or books < 2:  # without a gradient, decay alone would change it
+        for name, parameter in talker.code_predictor.named_parameters():
+            if "codec_embedding" not in name:  # the talker reads these too
+                parameter.requires_grad_(False)
 
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     projection = [(n, p) for n, p in trained if ".text_projection." in n]

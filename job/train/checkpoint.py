@@ -25,7 +25,7 @@ class Weights:
     Attributes:
         merged: the whole model under stock names; empty when only the adapter is wanted.
         adapter: the adapter's tensors; empty when there is none, or it is not wanted.
-        projection: text_projection's tensors, beside an adapter that was trained with it.
+        projection: text_projection's tensors, beside an adapter that was trained with it or began with one.
     """
 
     merged: dict[str, torch.Tensor]
@@ -62,7 +62,8 @@ class Exporter:
             merged = {name: self._saved(tensor) for name, tensor in adapt.merged_weights(self.model).items()}
         if adapted and self.settings.export in ("adapter", "both"):
             adapter = {name: copied(tensor) for name, tensor in adapt.adapter_weights(self.model).items()}
-            if self.settings.train_text_projection:
+            # An adapter that RESUME names may have brought one.
+            if self.settings.train_text_projection or self.settings.resume not in ("auto", "never"):
                 projection = {n: copied(t) for n, t in self.model.talker.text_projection.state_dict().items()}
         return Weights(merged, adapter, projection)
 

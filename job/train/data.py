@@ -85,6 +85,12 @@ class Rows:
         self.frames = self._codes.lengths
         self._companions = _Companions(self, table["text"]) if icl_fraction else None
 
+    def clones(self) -> bool:
+        """Whether a row has another that it can be cloned from, where that is asked for."""
+        random = np.random.default_rng(0)
+        companions = self._companions
+        return companions is not None and any(companions.draw(row, random) is not None for row in range(len(self)))
+
     def __len__(self) -> int:
         return len(self.speakers)
 

@@ -100,7 +100,10 @@ class _Run:
         self.unfrozen = True  # parameters that have not been trained before are about to be
         self.checkpoint, self.begun = ranks.first_does(self._checkpoint)
         # A step is the same whoever goes on with the run: as many batches as those it began with took together.
-        self.parts = int(self.begun.get("parts") or settings.gradient_accumulation_steps * ranks.world)
+        accumulated = settings.gradient_accumulation_steps
+        self.parts = int(self.begun.get("parts") or accumulated * ranks.world)
+        if self.begun.get("accumulated", accumulated) != accumulated:  # RESUME=<path>, and now they are others
+            self.parts = self.parts // int(self.begun["accumulated"]) * accumulated
         # The first epoch's length stands for all: batches by TOKENS_PER_BATCH may differ by one or two.
         self.per_epoch = math.ceil(len(self._order(0, 1.0)) / self.parts)
         self.steps = settings.max_steps or settings.num_epochs * self.per_epoch
@@ -256,8 +259,10 @@ class _Run:
         state = {
             "key": self.training.key,
             "parts": self.parts,
+            "accumulated": self.settings.gradient_accumulation_steps,
             "pieces": pieces,
             "scheduler": scheduler.state_dict(),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
             "guards": self.guards.state(),
             "window": self.window.steps,
             "measured": self.measured,
@@ -289,31 +294,42 @@ class _Run:
                     files.write_text(log, "")
             return 0
         state = resume.restore(path, self.training.parameters, optimizer).state
-        scheduler.load_state_dict(state["scheduler"])
-        self.guards.load(state["guards"])
+        resume.restore_rates(scheduler, state["scheduler"])
+        if self.accelerator.scaler is not None and state.get("scaler"):
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.guards.load(self.begun["guards"])
         self.window = Window(state["window"])
         self.measured = state["measured"]
+        done = int(state["step"])
+        if done > self.steps or (done == self.steps and not self.measured):
+            raise BadInput(
+                f"RESUME={path}: it is at step {done}, and the run has {self.steps}; raise MAX_STEPS or NUM_EPOCHS"
+            )
         if self.ranks.first:
-            for log in both:
-                resume.truncate_log(log, state["logs"][log.name])
+            here = path.parent.resolve() == self.paths.output.resolve()
+            for log in both:  # those of another run's checkpoint are where that run is
+                resume.truncate_log(log, state["logs"][log.name] if here else 0)
         say("train", f"going on from {path.name}")
-        return int(state["step"])
+        return done
 
     def _checkpoint(self) -> tuple[Path | None, dict[str, Any]]:
         """The checkpoint to go on from, and what it says; nothing where there is none."""
-        wanted = self.settings.resume
+        settings, key = self.settings, self.training.key
         path: Path | None = None
-        if self.settings.force or wanted == "never" or (wanted != "auto" and warm.is_adapter(Path(wanted))):
+        if settings.resume not in ("auto", "never") and warm.adapter_of(settings) is None:
+            path = resume.named(settings.resume)
+        if not settings.force and settings.resume != "never":
+            # What this very run has written since, whatever it began with.
+            after = resume.step_of(path) if path else -1
+            own = resume.newest(self.paths.output, key, after)
+            if own is not None:
+                return own, files.read_json(own / "state.json")
+        if path is None:
             return None, {}
-        if wanted == "auto":
-            path = resume.newest(self.paths.output, self.training.key)
-        elif not (Path(wanted) / "state.json").is_file():
-            raise BadInput(
-                f"RESUME={wanted}: neither a checkpoint of this job nor an adapter; use auto, never or a path"
-            )
-        else:
-            path = Path(wanted)
-        return path, {} if path is None else files.read_json(path / "state.json")
+        begun = files.read_json(path / "state.json")
+        if resume.step_of(self.paths.best, "training_state.json") != begun["guards"]["patience"]["best_step"]:
+            begun["guards"].pop("patience")  # what was best then is not what lies here
+        return path, begun
 
     # ---- beginning and end -------------------------------------------------------------------------------------------
 
@@ -346,6 +362,9 @@ class _Run:
         say("train", f"{self.steps} steps, {self.per_epoch} an epoch, validated every {self.eval_every}")
         say("train", f"trains {parts} of {total:,} parameters on {where}")
         say("train", f"speakers: {', '.join(sorted(training.exporter.speakers))}")
+        begin = training.phases[-2].until if len(training.phases) > 1 else None
+        if begin and self.steps <= begin * self.per_epoch and not self.settings.curriculum:
+            warn("train", f"the last of PROGRESSIVE_STAGES begins after {begin} epochs, and the run ends before")
         for name, row in training.exporter.languages.items():
             say("train", f"{name} is new to the base and gets row {row} of the codec embedding")
         if len(training.eval_rows) == 0:

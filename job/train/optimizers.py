@@ -64,7 +64,7 @@ class CompactAdamW(torch.optim.Optimizer):
 
     def __init__(self, groups: list[dict[str, Any]], *, eight_bit: bool, fused: bool, seed: int) -> None:
         super().__init__(groups, {"lr": 1e-3, "betas": _BETAS, "eps": 1e-8, "weight_decay": 0.0})
-        self._eight_bit, self._fused, self._seed = eight_bit, fused, seed
+        self.eight_bit, self._fused, self._seed = eight_bit, fused, seed
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # there is no loss to return
@@ -115,7 +115,7 @@ class CompactAdamW(torch.optim.Optimizer):
         state: dict[str, torch.Tensor] = self.state[parameter]
         state["step"] = torch.zeros((), dtype=torch.int64)
         for name, signed in _MOMENTS:
-            if self._eight_bit and count >= SMALLEST:
+            if self.eight_bit and count >= SMALLEST:
                 state[name], state[f"{name}_scale"] = quantized(torch.zeros(count, device=device), signed)
             else:
                 state[name] = torch.zeros(parameter.shape, device=device)

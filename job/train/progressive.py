@@ -61,27 +61,37 @@ def parse(value: str | None) -> list[Phase]:
     return phases
 
 
+def check(phases: list[Phase], groups: list[Group]) -> None:
+    """Refuse a phase in which nothing would be trained, before the first step and not in the epoch it begins with.
+
+    Raises:
+        BadInput: nothing of what TRAIN_MODE trains belongs to it.
+    """
+    names = [name for group in groups for name, _ in group.parameters]
+    for phase in phases:
+        if not any(_belongs(name, phase) for name in names):
+            raise BadInput(
+                f"PROGRESSIVE_STAGES: nothing of {'+'.join(phase.parts)} is trained here (see TRAIN_MODE, "
+                "TRAIN_TEXT_PROJECTION, LORA_SUB_TALKER and SUB_TALKER_LOSS_WEIGHT); leave that stage out"
+            )
+
+
 def activate(phases: list[Phase], epoch: int, groups: list[Group]) -> str:
     """Let gradients flow only into what is trained in `epoch`; returns the parts' names.
 
     Parameters without a gradient are left alone by the optimizer, their decay included.
-
-    Raises:
-        BadInput: nothing of what TRAIN_MODE trains belongs to the phase.
     """
     if not phases:
         return "all"
     phase = next((p for p in phases if p.until is None or epoch < p.until), phases[-1])
-    marks = [mark for part in phase.parts for mark in PARTS[part]]
-    active = 0
     for group in groups:
         for name, parameter in group.parameters:
-            wanted = any(mark in name for mark in marks)
-            _switch(parameter, wanted)
-            active += wanted
-    if not active:
-        raise BadInput(f"PROGRESSIVE_STAGES: TRAIN_MODE trains nothing of {'+'.join(phase.parts)}")
+            _switch(parameter, _belongs(name, phase))
     return "+".join(phase.parts)
+
+
+def _belongs(name: str, phase: Phase) -> bool:
+    return any(mark in name for part in phase.parts for mark in PARTS[part])
 
 
 def _switch(parameter: nn.Parameter, wanted: bool) -> None:

@@ -27,6 +27,7 @@ import torch
 
 from job import files
 from job.console import say, warn
+from job.errors import BadInput
 from job.train.spread import copied, like
 
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -104,17 +105,43 @@ def save(output: Path, taken: Snapshot, keep: int) -> None:
             f"restart goes on from {kept}",
         )
         return
-    for old in _found(output)[keep:]:
+    # Later ones are damaged, or of a run that has gone back: they must not push out the one to go on from.
+    for old in [path for path in _found(output) if _step(path) <= step][keep:]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def newest(output: Path, key: str) -> Path | None:
+def named(path: str) -> Path:
+    """The checkpoint of RESUME=<path>.
+
+    Raises:
+        BadInput: it is none, or damaged.
+    """
+    found = Path(path).expanduser().absolute()
+    if not (found / "state.json").is_file():
+        raise BadInput(f"RESUME={path}: neither a checkpoint of this job nor an adapter; use auto, never or a path")
+    problem = _problem(found)
+    if problem is not None:
+        raise BadInput(f"RESUME={path}: {problem}; take another checkpoint, or RESUME=auto")
+    return found
+
+
+def step_of(path: Path, name: str = "state.json") -> int:
+    """The step that a checkpoint was written after, by its file `name`; -1 where there is none."""
+    try:
+        return int(files.read_json(path / name)["step"])
+    except FileNotFoundError:
+        return -1
+
+
+def newest(output: Path, key: str, after: int = -1) -> Path | None:
     """The newest checkpoint that is whole and belongs to the run `key`; others are named and left out.
 
     `key` is the hash of everything that the run's result follows from; resuming another run's steps would give neither
-    run's result.
+    run's result. Those up to the step `after` are not looked at.
     """
     for path in _found(output):
+        if _step(path) <= after:
+            break
         problem = _problem(path)
         if problem is not None:
             warn("train", f"{path.name} is left out: {problem}")
@@ -130,17 +157,38 @@ def restore(path: Path, parameters: list[tuple[str, torch.nn.Parameter]], optimi
     """Put weights, optimizer and random generators back as they were; returns the position.
 
     Whoever wrote it, in how many processes: it holds whole tensors.
+
+    Raises:
+        BadInput: it is of a run that trains other parameters, or with another optimizer (RESUME=<path>).
     """
     from safetensors.torch import load_file
 
     trained = load_file(path / "trained.safetensors")
+    state = files.read_json(path / "state.json")
+    ours = {name: tuple(parameter.shape) for name, parameter in parameters}
+    if ours != {name: tuple(tensor.shape) for name, tensor in trained.items()}:
+        raise BadInput(
+            f"RESUME={path}: it holds other parameters than this run trains; set INIT_MODEL_PATH, TRAIN_MODE and its "
+            "variables as they were, or RESUME=never"
+        )
+    if state["optimizer"].get("kind", _kind(optimizer)) != _kind(optimizer):
+        raise BadInput(f"RESUME={path}: set OPTIMIZER and MASTER_WEIGHTS as they were, or RESUME=never")
     with torch.no_grad():
         for name, parameter in parameters:
             parameter.copy_(like(trained[name], parameter))
-    state = files.read_json(path / "state.json")
     _restore_optimizer(optimizer, load_file(path / "optimizer.safetensors"), state["optimizer"])
     _restore_random(load_file(path / "random.safetensors"))
     return Position(step=state["step"], state=state)
+
+
+def restore_rates(scheduler: Any, saved: dict[str, Any]) -> None:
+    """Bring a `LambdaLR` to where a saved one was, with the rates of the settings: RESUME=<path> may set others."""
+    scheduler.load_state_dict({**saved, "base_lrs": scheduler.base_lrs})
+    shares = [share(scheduler.last_epoch) for share in scheduler.lr_lambdas]
+    rates = [rate * share for rate, share in zip(scheduler.base_lrs, shares, strict=True)]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
 
 
 def clear(output: Path) -> None:
@@ -161,8 +209,12 @@ def truncate_log(path: Path, size: int) -> None:
 
 def _found(output: Path) -> list[Path]:
     """Checkpoints, newest first."""
-    numbered = [(int(m[1]), p) for p in output.glob("checkpoint-*") if p.is_dir() and (m := _NAME.fullmatch(p.name))]
-    return [path for _, path in sorted(numbered, reverse=True)]
+    named = [path for path in output.glob("checkpoint-*") if path.is_dir() and _NAME.fullmatch(path.name)]
+    return sorted(named, key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("checkpoint-"))
 
 
 def _problem(path: Path) -> str | None:
@@ -188,7 +240,13 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.
         for name, value in values.items()
     }
     rates = [{"lr": group["lr"], "initial_lr": group.get("initial_lr")} for group in state["param_groups"]]
-    return tensors, {"groups": rates}
+    return tensors, {"groups": rates, "kind": _kind(optimizer)}
+
+
+def _kind(optimizer: torch.optim.Optimizer) -> str:
+    """Whose state fits whose."""
+    bits = "8" if getattr(optimizer, "eight_bit", False) else ""
+    return type(optimizer).__name__ + bits
 
 
 def _restore_optimizer(

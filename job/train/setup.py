@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from job import files, optimizers, variables
+from job.console import warn
 from job.errors import BadInput
-from job.models import base_directory, load_model, resolve_device, resolve_precision
+from job.models import base_directory, check_attention, load_model, resolve_device, resolve_precision
 from job.prepare.dataset import read_speakers, read_split
 from job.ranks import Ranks
 from job.settings import Settings
@@ -87,6 +88,7 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
         BadInput: they do not fit each other or the settings.
     """
     base = base_directory(settings)
+    check_attention(settings, accelerator.device, accelerator.mixed_precision)
     loaded = load_model(base, torch.device("cpu"), torch.float32, settings.attn_implementation)
     model: Any = loaded.model
     model.speech_tokenizer = None  # trained on codes; the codec would only take memory
@@ -97,13 +99,21 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
         raise BadInput(f"{settings.paths.prepared} has no training rows; run prepare first")
     spoken = {name for table in tables.values() for name in table["language"].unique().to_pylist()}
     new_languages = language_rows(config, sorted(spoken))
+    if new_languages and settings.train_mode == "lora" and settings.export == "adapter":
+        raise BadInput(
+            f"EXPORT=adapter: {sorted(new_languages)[0]} is new to the base, and what is learnt of a new language "
+            "stands in the codec embedding, which an adapter does not hold; set EXPORT=both or merged"
+        )
     languages.initialise(model, new_languages, settings)
 
     groups = adapt.adapt(model, settings, list(new_languages.values()))
-    if settings.resume not in ("auto", "never") and warm.is_adapter(Path(settings.resume)):
+    phases = progressive.parse(settings.progressive_stages)
+    progressive.check(phases, groups)
+    adapter = warm.adapter_of(settings)
+    if adapter is not None:
         if settings.train_mode != "lora":
             raise BadInput(f"RESUME={settings.resume} is an adapter; set TRAIN_MODE=lora to start from it")
-        warm.start_from(model, Path(settings.resume), rank=settings.lora_r, alpha=settings.lora_alpha)
+        warm.start_from(model, adapter, rank=settings.lora_r, alpha=settings.lora_alpha)
     arrange(model, settings, accelerator.mixed_precision, accelerator.device, accelerator.autocast)
 
     ids = SpecialIds.from_config(config)
@@ -125,12 +135,14 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
         )
         for split, table in tables.items()
     }
+    if settings.icl_fraction and not rows["train"].clones():
+        warn("train", f"ICL_FRACTION={settings.icl_fraction:g}: no row has another clip of its speaker to clone from")
     # What the checkpoint is saved in: as trained, so that what was measured is what is published.
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     return Training(
         model=model,
         groups=groups,
-        phases=progressive.parse(settings.progressive_stages),
+        phases=phases,
         train_rows=rows["train"],
         eval_rows=rows["validation"],
         exporter=Exporter(model, base, speakers, new_languages, settings, dtype),
@@ -212,8 +224,12 @@ def _key(settings: Settings, base: Path) -> str:
     groups = (variables.ModelVariables, variables.VoiceVariables, variables.TrainingVariables)
     fields = {name.upper() for group in groups for name in group.model_fields}
     values = {name: value for name, value in settings.fingerprint_values().items() if name in fields}
+    if settings.resume == "never":  # not to look at what is there makes no other run of what follows
+        values["RESUME"] = "auto"
     prepared = settings.paths.prepared
     data = [files.digest_file(path) for path in (prepared / "summary.json", settings.paths.speakers)]
     data += [str(files.stamp(path)[1:]) for path in sorted(prepared.rglob("*.parquet"))]
     weights = [files.stamp(path) for path in sorted(base.glob("*.safetensors"))]
+    adapter = warm.adapter_of(settings)
+    weights += [files.stamp(path) for path in warm.weights_of(adapter)] if adapter else []
     return files.digest_bytes(json.dumps([values, data, weights], sort_keys=True, default=str).encode())

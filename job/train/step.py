@@ -118,7 +118,9 @@ class Stepper:
                         losses = self._objective(batch.to(device))
                     talker, sub_talker = losses.talker / talker_terms, losses.sub_talker / sub_terms
                     share = scale if counts else 0.0
-                    self._accelerator.backward(share * (talker + weight * sub_talker))
+                    loss = share * (talker + weight * sub_talker)
+                    if loss.requires_grad:  # not where only the sub-talker is trained, and no frame has its turn
+                        self._accelerator.backward(loss)
                     if counts:
                         sums += torch.stack([talker.detach(), sub_talker.detach()])
         except torch.OutOfMemoryError:

@@ -14,6 +14,7 @@ import torch
 from job import files
 from job.console import say
 from job.errors import BadInput
+from job.settings import Settings
 
 _WRAPPERS = ("base_model.model.", "base_model.", "model.")
 
@@ -21,6 +22,17 @@ _WRAPPERS = ("base_model.model.", "base_model.", "model.")
 def is_adapter(directory: Path) -> bool:
     """Whether `directory` holds an adapter."""
     return (directory / "adapter_model.safetensors").is_file() or (directory / "adapter_model.bin").is_file()
+
+
+def adapter_of(settings: Settings) -> Path | None:
+    """The adapter that RESUME names, if it names one."""
+    directory = Path(settings.resume).expanduser()
+    return directory if settings.resume not in ("auto", "never") and is_adapter(directory) else None
+
+
+def weights_of(directory: Path) -> list[Path]:
+    """The files that an adapter's tensors are in."""
+    return [path for stem in ("adapter_model", "text_projection") for path in sorted(directory.glob(f"{stem}.*"))]
 
 
 def start_from(model: Any, directory: Path, *, rank: int, alpha: float) -> int:

@@ -64,6 +64,16 @@ def test_lora_goes_where_it_is_asked_to(model, values, inside, outside):
     assert all("lora_" in n or ".text_projection." in n for n in names)
 
 
+@pytest.mark.parametrize("mode", ["full", "lora", "layers"])
+def test_a_sub_talker_whose_loss_counts_for_nothing_is_left_alone(model, mode):
+    """SUB_TALKER_LOSS_WEIGHT=0: no decay of what has no gradient; the talker's inputs are trained as ever."""
+    values = {"TRAIN_MODE": mode, "REPLACE_LAST_N_LAYERS": "0"}
+    weighted = trained(adapt.adapt(model, settings(**values, SUB_TALKER_LOSS_WEIGHT="0")))
+    assert {name for name in weighted if ".code_predictor." in name and "codec_embedding" not in name} == set()
+    assert any(".code_predictor.model.codec_embedding." in name for name in weighted) == (mode != "lora")
+    assert any(name.startswith("talker.codec_head") for name in weighted)
+
+
 def perturb(model, groups):
     torch.manual_seed(1)
     with torch.no_grad():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -14,9 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from job import pipeline
 from job import settings as variables
-from job.errors import BadInput
-from job.train import warm
+from job.errors import BadInput, StoppedBySignal
+from job.train import resume, warm
 from job.train.rows import language_rows, speaker_rows, taken_rows
+from job.train.step import Stepper
 from job.voices import cloning_model, scaled_model
 
 RUN = {
@@ -29,6 +32,7 @@ RUN = {
     "LORA_ALPHA": "8",
     "LEARNING_RATE": "3e-2",
     "LANGUAGE": "auto",
+    "SAVE_STEPS": "1",
 }
 
 
@@ -147,6 +151,18 @@ def test_warm_start_from_an_adapter(adapted, tiny_base, tmp_path):
             _same(ours[name], theirs[name])
 
 
+def test_an_adapter_brings_its_text_projection_along(adapted, tiny_base, tmp_path):
+    """Started from an adapter with one and trained without: what is saved is still what was trained."""
+    start = adapted.paths.best / "adapter"
+    values = {"RESUME": str(start), "EXPORT": "both", "TRAIN_TEXT_PROJECTION": "false"}
+    best = train(tmp_path, INIT_MODEL_PATH=str(tiny_base), MAX_STEPS="1", **values).paths.best
+    kept, saved = (load_file(path / "text_projection.safetensors") for path in (start, best / "adapter"))
+    merged = load_file(best / "model.safetensors")
+    for name, tensor in kept.items():
+        assert torch.equal(saved[name], tensor)
+        assert torch.equal(merged[f"talker.text_projection.{name}"], tensor)
+
+
 def test_warm_start_with_another_rank_is_refused(adapted, tiny_base, tmp_path):
     """The line names LORA_R and the adapter's value."""
     with pytest.raises(BadInput, match="LORA_R=4"):
@@ -225,6 +241,107 @@ def test_a_new_language_in_every_mode(tmp_path, tiny_base, clips_dir):
     voice = Qwen3TTSModel.from_pretrained(str(settings.paths.best))
     waves, _ = voice.generate_custom_voice("Sannu.", speaker="a", language="hausa", max_new_tokens=4)
     assert len(waves[0]) > 0
+
+
+def test_a_new_language_is_not_left_out_of_an_adapter_alone(tmp_path, tiny_base, clips_dir):
+    """Its row stands in merged weights only: refused before training, and not found missing after it."""
+    row = {"audio": str(clips_dir / "en-01.flac"), "text": "Sannu.", "language": "hausa"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    values = {"TRAIN_JSONL": str(tmp_path / "rows.jsonl"), "SPEAKER_NAME": "A", "EXPORT": "adapter"}
+    with pytest.raises(BadInput, match=r"EXPORT=adapter: hausa is new to the base.*EXPORT=both"):
+        train(tmp_path / "w", INIT_MODEL_PATH=str(tiny_base), **values)
+
+
+def test_an_adapter_alone_is_trained_once(tmp_path, tiny_base, capsys):
+    """EXPORT=adapter: a rerun has nothing to do, and nobody is asked to speak what cannot."""
+    train(tmp_path, INIT_MODEL_PATH=str(tiny_base), EXPORT="adapter", MAX_STEPS="1")
+    settings = train(tmp_path, INIT_MODEL_PATH=str(tiny_base), EXPORT="adapter", MAX_STEPS="1")
+    assert "[train] nothing to do" in capsys.readouterr().out
+    pipeline.run(settings, "synthesize", "report")
+    assert "[synthesize] left out: EXPORT=adapter" in capsys.readouterr().out
+    assert settings.paths.report.is_file()
+
+
+def test_a_checkpoint_by_its_path(adapted, tiny_base, tmp_path):
+    """RESUME=<checkpoint>: it ends as the run it is of; other rates count from then on; what does not fit is refused in
+    one line, before anything is overwritten."""
+    start = adapted.paths.output / "checkpoint-2"
+    assert json.loads((start / "state.json").read_text())["guards"]["patience"]["best_step"] == 0
+    values = {"INIT_MODEL_PATH": str(tiny_base), "RESUME": str(start)}
+    same = train(tmp_path, **values)
+    assert [json.loads(line)["step"] for line in same.paths.training_log.read_text().splitlines()] == [3]
+    ours, theirs = (load_file(run.paths.last / "model.safetensors") for run in (same, adapted))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+    constant = {"LR_SCHEDULER": "constant", "WARMUP_STEPS": "0", "LOGGING_STEPS": "1"}
+    slower = train(tmp_path, LEARNING_RATE="1e-4", MAX_STEPS="4", GRAD_ACCUM="2", **constant, **values)
+    assert json.loads((slower.paths.output / "checkpoint-3/state.json").read_text())["parts"] == 2
+    rates = [json.loads(line)["learning_rate"] for line in slower.paths.training_log.read_text().splitlines()]
+    assert rates == [1e-4, 1e-4]
+
+    for other, said in (
+        ({"TRAIN_MODE": "full"}, "holds other parameters than this run trains"),
+        ({"LORA_R": "8"}, "holds other parameters than this run trains"),
+        ({"OPTIMIZER": "adamw_8bit"}, "set OPTIMIZER and MASTER_WEIGHTS as they were"),
+        ({"MAX_STEPS": "1"}, "at step 2, and the run has 1; raise MAX_STEPS"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            train(tmp_path, **values, **other)
+    damaged = shutil.copytree(start, tmp_path / "damaged")
+    (damaged / "trained.safetensors").write_bytes((damaged / "trained.safetensors").read_bytes()[:100])
+    with pytest.raises(BadInput, match=r"RESUME=.*trained\.safetensors is damaged"):
+        train(tmp_path, **{**values, "RESUME": str(damaged)})
+    assert len(slower.paths.training_log.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("start", ["best/adapter", "checkpoint-1"])
+def test_what_began_with_a_path_goes_on_after_a_stop(adapted, tiny_base, tmp_path, monkeypatch, capsys, start):
+    """RESUME=<path>, stopped: the same command goes on from what it wrote since, and ends as an undisturbed run."""
+    values = {"INIT_MODEL_PATH": str(tiny_base), "RESUME": str(adapted.paths.output / start), "MAX_STEPS": "5"}
+    undisturbed = train(tmp_path / "undisturbed", **values)
+    take = Stepper.take
+
+    def stopped(self, step, *rest):
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, step, *rest)
+
+    with monkeypatch.context() as patched, pytest.raises(StoppedBySignal):
+        patched.setattr(Stepper, "take", stopped)
+        train(tmp_path / "stopped", **values)
+    capsys.readouterr()
+    again = train(tmp_path / "stopped", **values)
+    assert "going on from checkpoint-4" in capsys.readouterr().out
+    ours, theirs = (load_file(run.paths.last / "model.safetensors") for run in (again, undisturbed))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_the_loss_scale_of_fp16_is_gone_on_with(tiny_base, tmp_path, monkeypatch):
+    """From the first scale again, steps would be skipped that the undisturbed run takes."""
+    from accelerate import Accelerator
+
+    begin = Accelerator.__init__
+
+    def scaled(self, *arguments, **named):
+        begin(self, *arguments, **named)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=1)  # as fp16 has on a GPU
+
+    monkeypatch.setattr(Accelerator, "__init__", scaled)
+    once = train(tmp_path / "once", INIT_MODEL_PATH=str(tiny_base)).paths.output
+    again = train(tmp_path / "again", INIT_MODEL_PATH=str(tiny_base), RESUME=str(once / "checkpoint-1")).paths.output
+    ours, theirs = (json.loads((run / "checkpoint-2/state.json").read_text())["scaler"] for run in (again, once))
+    assert ours == theirs
+    assert theirs["scale"] == 16
+
+
+def test_a_later_damaged_checkpoint_does_not_push_out_the_one_to_go_on_from(tmp_path):
+    """SAVE_TOTAL_LIMIT counts what leads up to the step."""
+    one = {"a": torch.zeros(1)}
+    (tmp_path / "checkpoint-9").mkdir()
+    for step in (3, 4):
+        resume.save(tmp_path, resume.Snapshot(resume.Position(step, {"key": "k", "step": step}), one, one, one), 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-4", "checkpoint-9"]
+    assert resume.newest(tmp_path, "k") == tmp_path / "checkpoint-4"
 
 
 def test_an_unknown_language_to_start_from(tmp_path, tiny_base, clips_dir):

@@ -144,6 +144,39 @@ def test_bf16_autocast_trains(prepared, tmp_path):
             assert weights.get_slice("talker.codec_head.weight").get_dtype() == "BF16"
 
 
+def test_what_cannot_run_here_is_refused_in_one_line(prepared, tmp_path):
+    """And neither computed as something else without a word, nor found out by a library's traceback."""
+    for values, said in (
+        ({"MIXED_PRECISION": "fp16"}, "MIXED_PRECISION=fp16: is for a GPU"),
+        ({"ATTN_IMPLEMENTATION": "flash_attention_2"}, "ATTN_IMPLEMENTATION=flash_attention_2: .*; ATTN"),
+        ({"DEVICE": "mps"}, "DEVICE=mps: there is none here"),
+        ({"SUB_TALKER_LOSS_WEIGHT": "inf"}, "SUB_TALKER_LOSS_WEIGHT='inf'"),
+    ):
+        if values == {"DEVICE": "mps"} and torch.backends.mps.is_available():
+            continue
+        with pytest.raises(BadInput, match=said):
+            train(prepared, tmp_path, **values)
+
+
+def test_steps_in_which_no_frame_has_its_turn(prepared, tmp_path):
+    """A small share of few frames, with nothing else trained: such steps change nothing, and the others train."""
+    _, log, _ = train(
+        prepared, tmp_path, PROGRESSIVE_STAGES="sub_talker", SUB_TALKER_FRAME_FRACTION="0.05", BATCH_SIZE="1",
+        MAX_STEPS="12", TRAIN_MODE="lora",
+    )  # fmt: skip
+    norms = column(log, "grad_norm")
+    assert min(norms) == 0 < max(norms)
+
+
+def test_stages_that_the_run_does_not_reach_are_said(prepared, tmp_path, capsys):
+    """PROGRESSIVE_STAGES of more epochs than there are would train less than was asked for."""
+    few = {"MAX_STEPS": "2", "BATCH_SIZE": "6"}
+    train(prepared, tmp_path, PROGRESSIVE_STAGES="text_projection:2|all", **few)
+    assert "the last of PROGRESSIVE_STAGES begins after 2 epochs" in capsys.readouterr().err
+    train(prepared, tmp_path, PROGRESSIVE_STAGES="text_projection:1|all", **few)
+    assert "the last of PROGRESSIVE_STAGES" not in capsys.readouterr().err
+
+
 def test_target_loss_stops_the_run(prepared, tmp_path):
     """TARGET_LOSS: the run ends at the first evaluation below it."""
     _, _, result = train(prepared, tmp_path, TARGET_LOSS="1000", MAX_STEPS="50", EVAL_STEPS="3")
@@ -168,6 +201,14 @@ def test_progressive_stages_train_their_parts_only(prepared, tmp_path):
     )
     after = load_file(settings.paths.last / "model.safetensors")
     assert not torch.equal(after["talker.codec_head.weight"].float(), before["talker.codec_head.weight"].float())
+
+
+def test_a_stage_that_trains_nothing_is_refused_before_the_first_step(prepared, tmp_path):
+    """Not in the epoch it would begin with, hours later: LoRA has no adapter on the embeddings."""
+    stages = "talker:1|embeddings:1|all"
+    with pytest.raises(BadInput, match=r"PROGRESSIVE_STAGES: nothing of embeddings is trained"):
+        train(prepared, tmp_path, PROGRESSIVE_STAGES=stages, TRAIN_MODE="lora", MAX_STEPS="1")
+    assert not (tmp_path / "training_log.jsonl").exists()
 
 
 def variables_base():
@@ -227,6 +268,19 @@ def test_icl_fraction(prepared):
     assert sequence.first_target == rows.frames[variant.reference]
     assert (sequence.labels >= 0).sum() == rows.frames[row] + 1
     assert rows.variant(row, 5) == rows.variant(row, 5)
+
+
+def test_icl_fraction_without_a_second_clip_is_noticed(prepared):
+    """A share of nothing: with one clip a speaker there is none to be cloned from."""
+    rows, table = rows_of(prepared, text_layout="streaming", icl_fraction=1.0)
+    assert rows.clones()
+    vectors = {name: np.zeros(64, dtype=np.float32) for name in table["speaker"].to_pylist()}
+    alone = Rows(table.slice(0, 1), rows._ids, tokenized, vectors, text_layout="streaming", icl_fraction=1.0)
+    assert not alone.clones()
+
+
+def tokenized(texts):
+    return [list(range(20, 33)) for _ in texts]
 
 
 def test_mixed_layouts_and_languages_take_turns(prepared):
