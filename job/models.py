@@ -165,7 +165,7 @@ def resolve_precision(settings: Settings, device: torch.device) -> str:
     if settings.mixed_precision == "auto":
         return "bf16" if device.type == "cuda" else "no"
     if settings.mixed_precision == "fp16" and device.type == "cpu":
-        raise BadInput("MIXED_PRECISION=fp16: is for a GPU, and DEVICE comes to cpu here; set MIXED_PRECISION=bf16 or no")
+        raise BadInput("MIXED_PRECISION=fp16: is for a GPU, and this is a CPU; set MIXED_PRECISION=bf16 or no")
     return settings.mixed_precision
 
 
