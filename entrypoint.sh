@@ -50,19 +50,27 @@ if ! pipes=$(mktemp -d 2>/dev/null); then
   exit 2
 fi
 
-tee_descriptor() { # from the next `exec` on, what is written to pipe $1 goes through filter $3, to the log and to $2
+# shellcheck disable=SC2329  # called by the next function
+copy() { tee -a -- "$log"; }
+
+# shellcheck disable=SC2329  # likewise
+copy_lines() { # tee writes what it has read, which may end within a line; grep appends a line at a time
+  tee /dev/fd/3 3>&1 >&4 | grep -a --line-buffered '' >>"$log"
+} 4>&1
+
+tee_descriptor() { # from the next `exec` on, what is written to pipe $1 goes to the log and to $2, by function $3
   mkfifo "$pipes/$1"
   # tee outlives every signal, so that the last words of a stopped job are kept
-  (trap '' HUP INT TERM && "${@:3}" | tee -a -- "$log") <"$pipes/$1" >&"$2" &
+  (trap '' HUP INT TERM && "$3") <"$pipes/$1" >&"$2" &
   tees+=("$!")
 }
 
 if [[ /dev/stdout -ef /dev/stderr ]]; then # one stream: what is written first comes first
-  tee_descriptor out 1 cat
+  tee_descriptor out 1 copy
   exec >"$pipes/out" 2>&1
-else # two streams: whoever reads them apart still can, and the log gets whole lines of each (grep waits for their ends)
-  tee_descriptor out 1 grep -a --line-buffered ''
-  tee_descriptor err 2 grep -a --line-buffered ''
+else # two streams: whoever reads them apart still can, and the log gets whole lines of each
+  tee_descriptor out 1 copy_lines
+  tee_descriptor err 2 copy_lines
   exec >"$pipes/out" 2>"$pipes/err"
 fi
 rm -r -- "$pipes"

@@ -42,8 +42,8 @@ if command == "upload-log":
 if command == "chatter":
     import threading
     def talk(stream):
-        for number in range(300):
-            print(f"{number:03d} " + "word " * 20, file=stream)
+        for number in range(5000):
+            print(f"{number:04d} " + "word " * 20, file=stream)
     threads = [threading.Thread(target=talk, args=(s,)) for s in (sys.stdout, sys.stderr)]
     [t.start() for t in threads]; [t.join() for t in threads]
 if command == "where":
@@ -119,7 +119,7 @@ def test_streams_that_are_read_apart_stay_apart(house: House) -> None:
 def test_log_has_whole_lines_when_two_streams_are_busy(house: House) -> None:
     result = apart(house, "chatter")
     lines = house.log.read_text().splitlines()
-    assert len(lines) == 600 and sorted(lines) == sorted((result.stdout + result.stderr).splitlines())
+    assert len(lines) == 10_000 and sorted(lines) == sorted((result.stdout + result.stderr).splitlines())
     assert result.stdout == result.stderr, "each stream is complete and in order"
 
 
