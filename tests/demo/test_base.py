@@ -248,6 +248,10 @@ def test_cached_base_is_built_once_by_racing_processes_and_repaired_when_incompl
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_base: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    elsewhere = tmp_path / "temporary"  # where another run may have put one, which would be taken
+    elsewhere.mkdir()
+    monkeypatch.setenv("TMPDIR", str(elsewhere))
+    monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
     racing = [subprocess.Popen([sys.executable, "-c", CACHED], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     printed = {Path(process.communicate(timeout=300)[0].splitlines()[-1]) for process in racing}
     assert [process.returncode for process in racing] == [0, 0]

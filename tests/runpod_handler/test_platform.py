@@ -73,7 +73,7 @@ def test_the_job_never_waits_for_a_slow_platform(sdk: Path, house: House) -> Non
         platform.give("a", {"variables": {"TEST_TEXTS": "flood 60000"}, "name": "a"})
         finished = float(wait_for(lambda: text(worker.work("a") / "flooded")))
         first = wait_for(lambda: platform.streamed.get("a"))
-        assert finished - started < 20 and first
+        assert finished - started < 60 and first  # waiting for what was sent would take minutes
         output = platform.result("a")["output"]
     assert output[-1]["exit_code"] == 0
     sent = lines_of(output)
