@@ -85,7 +85,7 @@ interrupted=0 # a signal has cut the current `wait` short
 forward() {
   stopped=1
   interrupted=1
-  if [[ -n $child ]]; then kill -s "$1" "$child" 2>/dev/null || true; fi
+  if [[ -n $child ]]; then kill -s "$1" "$child" 2>/dev/null || true; fi # it may have just ended
 }
 trap 'forward TERM' TERM HUP
 trap 'forward INT' INT
@@ -94,7 +94,7 @@ run_child() { # run a command, pass signals on to it, return its exit code
   if ((stopped)); then return 143; fi
   "$@" </dev/null &
   child=$!
-  if ((stopped)); then kill -TERM "$child" 2>/dev/null || true; fi
+  if ((stopped)); then kill -TERM "$child" 2>/dev/null || true; fi # likewise
   local code
   while :; do
     interrupted=0
@@ -109,7 +109,7 @@ run_child() { # run a command, pass signals on to it, return its exit code
     kill -0 -- "-$group" 2>/dev/null || return "$code"
     sleep 0.1
   done
-  kill -KILL -- "-$group" 2>/dev/null || true
+  kill -KILL -- "-$group" 2>/dev/null || true # they may have gone since
   return "$code"
 }
 
@@ -137,6 +137,6 @@ trap '' HUP INT TERM
 exec >/dev/null 2>&1
 (sleep 10 && kill -KILL -- "${tees[@]/#/-}") &
 watchdog=$!
-wait "${tees[@]}" || true
-kill -KILL -- "-$watchdog" || true
+wait "${tees[@]}" || true         # the code that counts is the job's
+kill -KILL -- "-$watchdog" || true # it has gone where it had to act
 exit "$code"

@@ -88,18 +88,36 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def is_outage(error: BaseException) -> bool:
-    """Whether a failure of the Hub's clients may pass by itself: no connection, or an answer of 429 or 5xx."""
+#: Names of the clients' exceptions for a Hub that is not there, or goes away.
+NO_CONNECTION = {"ConnectionError", "Timeout", "TimeoutError", "ConnectError", "ReadError"}
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """The exception, and what it was raised from or while handling, outermost first."""
     seen: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in seen:
         seen.append(current)
         current = current.__cause__ or current.__context__
-    kinds = {base.__name__ for one in seen for base in type(one).__mro__}
+    return seen
+
+
+def kinds_of(errors: list[BaseException]) -> set[str]:
+    """Names of their classes and of all that those derive from: which client raised them needs no import."""
+    return {base.__name__ for one in errors for base in type(one).__mro__}
+
+
+def status_of(errors: list[BaseException]) -> int | None:
+    """The HTTP status that the first of them with an answer has."""
+    return next((s for e in errors if (s := getattr(getattr(e, "response", None), "status_code", None))), None)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether a failure of the Hub's clients may pass by itself: no connection, or an answer of 429 or 5xx."""
+    errors = causes(error)
+    kinds, status = kinds_of(errors), status_of(errors)
     if "OfflineModeIsEnabled" in kinds:
         return False
-    responses = [response for one in seen if (response := getattr(one, "response", None)) is not None]
-    if responses:
-        status = int(responses[0].status_code)
+    if status is not None:
         return status == 429 or status >= 500
-    return bool(kinds & {"ConnectionError", "Timeout", "TimeoutError", "ConnectError", "ReadError"})
+    return bool(kinds & NO_CONNECTION)

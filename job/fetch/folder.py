@@ -19,7 +19,8 @@ from job.fetch.table import Row, RowError, Table, Unreadable
 from job.settings import Settings
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
-REFERENCES = ("ref.wav", "ref.flac", "ref.mp3", "ref.ogg", "REF.WAV", "REF.FLAC", "REF.MP3", "REF.OGG")
+_REFERENCES = ("ref.wav", "ref.flac", "ref.mp3", "ref.ogg")
+REFERENCES = (*_REFERENCES, *(name.upper() for name in _REFERENCES))
 REFERENCE_TEXT = "ref_text.txt"
 
 

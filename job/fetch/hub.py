@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from job import console
-from job.errors import BadInput, Unreachable, is_outage
+from job.errors import NO_CONNECTION, BadInput, Unreachable, causes, is_outage, kinds_of, status_of
 from job.fetch.columns import choose
 from job.fetch.table import Row, RowError, Table, Unreadable
 from job.settings import Settings
@@ -246,9 +246,8 @@ class _Explained:
 def explain(error: BaseException, settings: Settings) -> str:
     """One line about a failure of `datasets` or `huggingface_hub`: the variable, what is wrong, what to do."""
     where = f"DATASET_NAME={settings.dataset_name}"
-    chain = list(_chain(error))
-    status = next((s for e in chain if (s := getattr(getattr(e, "response", None), "status_code", None))), None)
-    kinds = {base.__name__ for e in chain for base in type(e).__mro__}
+    chain = causes(error)
+    status, kinds = status_of(chain), kinds_of(chain)
     text = " ".join(" ".join(str(e).split()) for e in chain)
     if settings.token:
         text = text.replace(settings.token, "***")
@@ -269,7 +268,7 @@ def explain(error: BaseException, settings: Settings) -> str:
         return f"{where} has several configurations: set DATASET_CONFIG to one of {_plain(found[1])}"
     if (found := re.search(r"BuilderConfig .*? not found\. Available: \[(.*?)\]", text)) is not None:
         return f"DATASET_CONFIG={settings.dataset_config}: {settings.dataset_name} has only {_plain(found[1])}"
-    if kinds & {"ConnectionError", "Timeout", "TimeoutError", "OfflineModeIsEnabled", "ConnectError", "ReadError"}:
+    if kinds & {*NO_CONNECTION, "OfflineModeIsEnabled"}:
         return f"{where}: the Hub cannot be reached or broke off; check the network, then run the same command again"
     if status is not None and (status >= 500 or status == 429):
         return f"{where}: the Hub answers {status}; run the same command again later"
@@ -287,13 +286,3 @@ def _about_script(settings: Settings, where: str) -> str:
 
 def _plain(listed: str) -> str:
     return listed.replace("'", "").replace('"', "")
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what caused it."""
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or current.__context__

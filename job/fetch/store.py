@@ -6,7 +6,7 @@ import io
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,13 @@ class Store:
             raise RowError(f"no {field}")
         if re.match(r"(https?|s3|gs)://", value):
             raise RowError(f"{field} is an address", f"{value[:80]} (download it first and give the file)")
-        candidates = list(_candidates(value, folders)) if folders and "://" not in value else []
-        found = _first_file(candidates, field)
+        folders = [] if "://" in value else folders
+        found = _first_file(_candidates(value, folders), field) if folders else None
         if found is not None:
             return found
         if remote is None:
-            raise RowError(f"{field} is missing", f"no file {value[:200]!r}", [str(path) for path in candidates])
+            looked_for = [str(path) for path in _candidates(value, folders)] if folders else []
+            raise RowError(f"{field} is missing", f"no file {value[:200]!r}", looked_for)
         got = remote(value)
         return self._keep_bytes(got, field, value) if isinstance(got, bytes) else got
 
@@ -158,7 +159,7 @@ def _candidates(value: str, folders: list[Path]) -> Iterator[Path]:
         yield from [wanted] if wanted.is_absolute() else (folder / wanted for folder in folders)
 
 
-def _first_file(candidates: list[Path], field: str) -> Path | None:
+def _first_file(candidates: Iterable[Path], field: str) -> Path | None:
     """The first that is a file.
 
     Raises:
