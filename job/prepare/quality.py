@@ -110,7 +110,7 @@ class Tally:
             "speaker": self.speakers.numbers(table["speaker"]),
             "language": self.languages.numbers(table["language"]),
             "frames": codes.value_lengths().to_numpy(zero_copy_only=False),
-            "rank": [rank(self._seed, row_id) for row_id in table["id"].to_pylist()],
+            "rank": [rank(self._seed, text) for text in table["text"].to_pylist()],
         }
         for name, kind in _COLUMNS.items():
             if name not in values:
@@ -195,7 +195,7 @@ def figures_of(tally: Tally, problems: Sequence[str], copies: int = 0) -> dict[s
         "distinct_codes_per_book": tally.distinct_per_book,
         "codebook_size": int(tally.used.shape[1]),
         "duplicate_rows": tally.duplicates,
-        "validation_rows_also_in_train": _shared_digests(tally),
+        "validation_rows_also_in_train": shared_digests(tally),
         "problems": list(problems),
     }
 
@@ -206,7 +206,8 @@ def frames_per_character(tally: Tally, percentile: float = 95.0) -> float:
     return float(np.percentile(ratios, percentile)) if len(ratios) else 0.0
 
 
-def _shared_digests(tally: Tally) -> int:
+def shared_digests(tally: Tally) -> int:
+    """Validation rows whose codes a training row has too."""
     digests, validation = tally["digest"], tally.validation
     return int(np.isin(digests[validation], digests[~validation]).sum())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,42 +14,79 @@ DEFAULT_FRACTION = 0.05
 
 
 def held_out(
-    ranks: NDArray[np.uint64], speakers: NDArray[np.int32], *, fraction: float | None, most: int | None
+    ranks: NDArray[np.uint64],
+    digests: NDArray[np.uint64],
+    speakers: NDArray[np.int32],
+    *,
+    fraction: float | None,
+    most: int | None,
 ) -> NDArray[np.bool_]:
     """Which rows to validate on.
 
-    The rows are ranked by a hash of the seed and their id, and the first `fraction` of them (rounded down, at most
-    `most`) are taken. So the choice depends on neither the order of the rows nor on the other rows, except at the
-    rank where it stops: new data does not move old rows from one split to the other and back. A row that is the last
-    one of its speaker to train on is passed over.
+    Rows of the same text or the same codes stay together: a sentence that is trained on says nothing when it is
+    validated on. The groups are ranked by a hash of the seed and their text, and the first ones that fit into
+    `fraction` of the rows (rounded down, at most `most`) are taken. So the choice depends on neither the order of the
+    rows nor on the other rows, except at the rank where it stops: new data does not move old rows from one split to
+    the other and back. A group that would take the last row of a speaker from training is passed over.
 
     Args:
-        ranks: (n,) `rank` of each row.
+        ranks: (n,) `rank` of each row's text.
+        digests: (n,) hash of each row's codes.
         speakers: (n,) number of each row's speaker, from 0.
         fraction: VALIDATION_FRACTION; None is 0.05 from 50 rows on, and none below.
         most: MAX_EVAL_SAMPLES.
 
     Returns:
-        (n,) true for the rows to validate on.
+        (n,) true for the rows to validate on. Where every text has more rows than may be held out, rows whose text is
+        trained on are taken, but never ones whose codes are.
     """
     if fraction is None:
         fraction = DEFAULT_FRACTION if len(ranks) >= DEFAULT_FROM_ROWS else 0.0
     wanted = int(fraction * len(ranks) + 1e-9)
     if most is not None:
         wanted = min(wanted, most)
-    left = np.bincount(speakers) if len(speakers) else np.zeros(0, dtype=np.int64)
-    chosen = np.zeros(len(ranks), dtype=bool)
+    if wanted == 0:
+        return np.zeros(len(ranks), dtype=bool)
+    chosen = _first_groups(_joined(ranks, digests), speakers, wanted)
+    return chosen if chosen.any() else _first_groups(digests ^ ranks.min(), speakers, wanted)
+
+
+def rank(seed: int, text: str) -> int:
+    """Where a text stands when rows are held out: 64 bits of a hash of SEED and the text, however it is spaced."""
+    key = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogatepass")).digest()[:8], "big")
+
+
+def _joined(ranks: NDArray[np.uint64], digests: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """(n,) the smallest rank among all rows that a row is tied to, by equal ranks or digests, directly or not."""
+    ties = [np.unique(values, return_inverse=True)[1] for values in (ranks, digests)]
+    joined = ranks
+    while True:
+        before = joined
+        for numbers in ties:
+            smallest = np.full(numbers.max() + 1, np.iinfo(np.uint64).max, dtype=np.uint64)
+            np.minimum.at(smallest, numbers, joined)
+            joined = smallest[numbers]
+        if np.array_equal(joined, before):
+            return joined
+
+
+def _first_groups(groups: NDArray[np.uint64], speakers: NDArray[np.int32], wanted: int) -> NDArray[np.bool_]:
+    """Rows of the first groups, in ascending order, that together are no more than `wanted`."""
+    left = np.bincount(speakers)
+    order = np.argsort(groups, kind="stable")
+    chosen = np.zeros(len(groups), dtype=bool)
     count = 0
-    for row in np.argsort(ranks, kind="stable"):
+    starts = np.flatnonzero(np.diff(groups[order], prepend=~groups[order[:1]]))
+    for start, end in zip(starts, np.append(starts[1:], len(order)), strict=True):
         if count == wanted:
             break
-        if left[speakers[row]] > 1:
-            left[speakers[row]] -= 1
-            chosen[row] = True
-            count += 1
+        if count + end - start > wanted:
+            continue
+        rows = order[start:end]
+        names, taken = np.unique(speakers[rows], return_counts=True)
+        if (left[names] > taken).all():
+            left[names] -= taken
+            chosen[rows] = True
+            count += int(end - start)
     return chosen
-
-
-def rank(seed: int, row_id: str) -> int:
-    """Where a row stands when rows are held out: 64 bits of a hash of SEED and the row's id."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{row_id}".encode()).digest()[:8], "big")

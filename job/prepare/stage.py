@@ -119,10 +119,16 @@ def _hold_out(tally: Tally, work: Work) -> None:
     if work.manifest.rows["validation"]:
         if not tally.validation.any():
             console.warn(STAGE, "no usable row in the validation data; training goes on without validation")
+        if shared := quality.shared_digests(tally):
+            console.warn(STAGE, f"{shared} validation rows are also trained on: their loss says nothing of new texts")
         return
     settings = work.settings
     tally.validation = held_out(
-        tally["rank"], tally["speaker"], fraction=settings.validation_fraction, most=settings.max_eval_samples
+        tally["rank"],
+        tally["digest"],
+        tally["speaker"],
+        fraction=settings.validation_fraction,
+        most=settings.max_eval_samples,
     )
     if tally.validation.any():
         console.say(STAGE, f"{tally.validation.sum()} of {tally.kept} rows are held out for validation")

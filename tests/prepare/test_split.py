@@ -15,14 +15,23 @@ FRACTION = st.none() | st.floats(0, 0.99)
 MOST = st.none() | st.integers(1, 20)
 
 
+def choose(
+    rows: list[tuple[str, str, int]], seed: int = 0, fraction: float | None = 0.1, most: int | None = None
+) -> list[bool]:
+    """Which rows of (text, speaker, hash of the codes) are held out."""
+    names = sorted({speaker for _, speaker, _ in rows})
+    ranks = np.array([rank(seed, text) for text, _, _ in rows], dtype=np.uint64)
+    digests = np.array([digest for _, _, digest in rows], dtype=np.uint64)
+    speakers = np.array([names.index(speaker) for _, speaker, _ in rows], dtype=np.int32)
+    return list(held_out(ranks, digests, speakers, fraction=fraction, most=most))
+
+
 def split(
     rows: list[tuple[str, str]], seed: int = 0, fraction: float | None = 0.1, most: int | None = None
 ) -> set[str]:
-    names = sorted({speaker for _, speaker in rows})
-    ranks = np.array([rank(seed, row_id) for row_id, _ in rows], dtype=np.uint64)
-    speakers = np.array([names.index(speaker) for _, speaker in rows], dtype=np.int32)
-    chosen = held_out(ranks, speakers, fraction=fraction, most=most)
-    return {row_id for (row_id, _), held in zip(rows, chosen, strict=True) if held}
+    """Texts that are held out of rows of (text, speaker), each with a recording of its own."""
+    chosen = choose([(text, speaker, n) for n, (text, speaker) in enumerate(rows)], seed, fraction, most)
+    return {text for (text, _), held in zip(rows, chosen, strict=True) if held}
 
 
 @given(ROWS, st.integers(0, 1000), FRACTION, MOST)
@@ -83,3 +92,49 @@ def test_a_large_share_still_leaves_one_row_of_each_speaker() -> None:
     left = Counter(speaker for row_id, speaker in rows if row_id not in chosen)
     assert left["rare"] == 1
     assert left["common"] >= 1
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ABCDEFGHIJ"), st.sampled_from("xy"), st.integers(0, 40)), max_size=60),
+    st.integers(0, 1000),
+    FRACTION,
+    MOST,
+)
+def test_no_recording_is_on_both_sides(
+    rows: list[tuple[str, str, int]], seed: int, fraction: float | None, most: int | None
+) -> None:
+    chosen = choose(rows, seed, fraction, most)
+    share = fraction if fraction is not None else 0.05 * (len(rows) >= 50)
+    wanted = min(int(share * len(rows) + 1e-9), most or len(rows))
+    assert sum(chosen) <= wanted
+    held = [row for row, here in zip(rows, chosen, strict=True) if here]
+    kept = [row for row, here in zip(rows, chosen, strict=True) if not here]
+    assert not {row[2] for row in held} & {row[2] for row in kept}
+    assert {row[1] for row in kept} == {row[1] for row in rows}
+
+
+def test_takes_of_a_sentence_by_several_speakers_are_held_out_together() -> None:
+    """Two voices read the same hundred sentences: the loss of one that the other is trained on would say nothing."""
+    rows = [(f"Sentence {n}.", voice, 2 * n + k) for n in range(100) for k, voice in enumerate("ab")]
+    rows += [("  sentence 7. ", "a", 999)]
+    chosen = choose(rows, fraction=None)
+    held = {text.strip().casefold() for (text, _, _), here in zip(rows, chosen, strict=True) if here}
+    kept = {text.strip().casefold() for (text, _, _), here in zip(rows, chosen, strict=True) if not here}
+    assert 8 <= sum(chosen) <= 10
+    assert not held & kept
+
+
+def test_a_recording_that_is_listed_twice_is_on_one_side() -> None:
+    rows = [(f"Sentence {n % 50}.", "a", n % 50) for n in range(100)]
+    rows += [("Sentence 0, transcribed again.", "a", 0)]
+    for seed in range(20):
+        chosen = choose(rows, seed, fraction=0.3)
+        held = {digest for (_, _, digest), here in zip(rows, chosen, strict=True) if here}
+        kept = {digest for (_, _, digest), here in zip(rows, chosen, strict=True) if not here}
+        assert held and not held & kept
+
+
+def test_where_every_text_has_too_many_rows_other_takes_are_held_out() -> None:
+    rows = [(f"Word {n % 3}", "a", n) for n in range(60)]
+    assert sum(choose(rows, fraction=0.1)) == 6
+    assert choose(rows, 1, fraction=0.1) != choose(rows, 2, fraction=0.1)

@@ -216,6 +216,28 @@ def test_held_out_rows_are_in_one_split_only(make: Make, clips: list[dict[str, A
     assert not set(train) & set(validation)
 
 
+def test_a_sentence_with_two_recordings_is_not_validated_on_what_was_trained(
+    make: Make, clips: list[dict[str, Any]], wav: Callable[..., str]
+) -> None:
+    rows = [
+        {"audio": wav(f"clip{n}", voice(0.6, seed=n)), "text": f"Sentence {n % 5}.", "speaker": "ab"[n // 5]}
+        for n in range(10)
+    ]
+    for seed in (1, 2, 3):
+        settings = make(rows, work=f"work{seed}", validation_fraction=0.4, seed=seed)
+        prepare.run(settings)
+        train = set(read_split(settings.paths, "train").column("text").to_pylist())
+        validation = set(read_split(settings.paths, "validation").column("text").to_pylist())
+        assert len(validation) == 2 and len(train) == 3 and not train & validation
+
+
+def test_validation_rows_that_are_also_trained_on_are_said(
+    make: Make, clips: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare.run(make(raw(clips)[:4], validation=raw(clips)[2:5]))
+    assert "2 validation rows are also trained on" in "".join(capsys.readouterr())
+
+
 def test_max_hours_stops_before_it_is_passed(make: Make, clips: list[dict[str, Any]]) -> None:
     whole = make(raw(clips))
     prepare.run(whole)
