@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chi2
 from transformers import GenerationConfig
 
 from job.demo.base import build
@@ -86,6 +87,15 @@ def test_greedy_codes_and_ends_are_those_of_stock_generate(
     assert all(one.codes.shape[1] == models[2].books for one in said)
 
 
+def drawn_by_sums(probabilities: torch.Tensor, num_samples: int) -> torch.Tensor:
+    """`torch.multinomial`, taking its random numbers as `Choice` does: one of each row, the likeliest tokens first."""
+    assert num_samples == 1
+    falling, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
+    reached = falling.cumsum(dim=-1)
+    wanted = (1 - torch.rand(len(falling), 1)) * reached[:, -1:]
+    return tokens.gather(1, (reached < wanted).sum(dim=-1, keepdim=True))
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -95,8 +105,11 @@ def test_greedy_codes_and_ends_are_those_of_stock_generate(
     ],
     ids=["defaults", "top-p", "mixed"],
 )
-def test_the_same_seed_draws_the_same_codes(demo: Models, arguments: dict[str, Any]):
-    """Same logits, same processing, same random numbers in the same order."""
+def test_the_same_random_numbers_draw_the_same_codes(
+    demo: Models, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    """Same logits, same processing: stock `generate`, made to use random numbers in our way, says what ours says."""
+    monkeypatch.setattr(torch, "multinomial", drawn_by_sums)
     first = assert_same(demo, max_new_tokens=16, **arguments)
     second = spoken(demo[1], demo[2], seed=4, max_new_tokens=16, **arguments)
     assert any(not torch.equal(a.codes, b.codes) for a, b in zip(first, second, strict=True))
@@ -126,7 +139,10 @@ def test_scores_are_those_of_transformers_processors(demo: Models, top_k: int, t
     mask = torch.zeros(size, dtype=torch.bool).index_fill(0, torch.tensor(suppressed), True)
     seen = torch.zeros(3, size, dtype=torch.bool).scatter(1, ids, True)
     choice = Choice(True, 0.7, top_k, top_p, 1.2, mask, end, 2)
-    torch.testing.assert_close(choice.scores(logits, drawn, seen), processors(ids, logits.clone()))
+    kept, tokens = choice.likeliest(choice.scores(logits, drawn, seen))
+    assert bool((kept[:, :-1] >= kept[:, 1:]).all())
+    ours = torch.full_like(logits, -torch.inf).scatter(1, tokens, kept)
+    torch.testing.assert_close(ours, processors(ids, logits.clone()))
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=40, max_size=40), min_size=1, max_size=4))
@@ -136,13 +152,32 @@ def test_the_first_of_the_likeliest_is_taken(logits: list[list[int]]):
     assert torch.equal(Choice(False, 1.0, 0, 1.0)(rows), rows.argmax(dim=-1))
 
 
-def test_draws_are_those_of_multinomial():
-    logits = torch.randn(5, 400, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (12, 1.0), (0, 0.8)])
+def test_tokens_are_drawn_as_often_as_they_are_likely(top_k: int, top_p: float):
+    """Pearson's test over many draws, at a level of one in ten thousand; excluded tokens never come."""
+    choice = Choice(True, 0.8, top_k, top_p)
+    logits = 2 * torch.randn(1, 40, generator=torch.Generator().manual_seed(0))
+    kept, tokens = choice.likeliest(choice.scores(logits, 0, None))
+    expected = torch.zeros(1, 40).scatter(1, tokens, kept.softmax(-1))[0].double()
     torch.manual_seed(1)
-    theirs = [torch.multinomial(logits.softmax(-1), 1)[:, 0] for _ in range(20)]
-    torch.manual_seed(1)
-    ours = [Choice(True, 1.0, 0, 1.0)(logits) for _ in range(20)]
-    assert torch.equal(torch.stack(theirs), torch.stack(ours))
+    draws = 200_000
+    found = choice(logits.expand(draws, -1)).bincount(minlength=40).double()
+    assert found[expected == 0].sum() == 0
+    often = expected > 1e-4
+    off = (found - draws * expected)[often].square() / (draws * expected[often])
+    assert chi2.sf(float(off.sum()), int(often.sum()) - 1) > 1e-4
+
+
+@given(st.integers(0, 2**31), st.integers(0, 9), st.floats(0.05, 1.0))
+def test_what_is_excluded_is_never_drawn(seed: int, top_k: int, top_p: float):
+    """Ties, scores far apart, whole rows at minus infinity but for one."""
+    made = torch.Generator().manual_seed(seed)
+    logits = (60 * torch.randn(50, 30, generator=made)).round(decimals=-1)
+    suppressed = torch.rand(30, generator=made) < 0.9
+    suppressed[int(seed % 30)] = False
+    torch.manual_seed(seed)
+    drawn = Choice(True, 1.0, top_k, top_p, suppressed=suppressed)(logits)
+    assert not bool(suppressed[drawn].any())
 
 
 def test_frames_that_cannot_be_recorded_are_drawn_one_by_one(
@@ -150,6 +185,7 @@ def test_frames_that_cannot_be_recorded_are_drawn_one_by_one(
 ):
     """A CUDA graph on a machine without a GPU fails for real: one line, no other codes, no second attempt."""
     stock, other, _ = demo
+    monkeypatch.setattr(torch, "multinomial", drawn_by_sums)
     monkeypatch.setattr(recorded, "recordable", lambda tensor: True)
     fast = FastTalker(other.model.talker)
     for seed in (3, 4):

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+#: Tokens looked at beyond TOP_K: those that are as likely as the last of it are drawn from too.
+TIES = 14
+
 
 @dataclass
 class Choice:
@@ -31,9 +34,9 @@ class Choice:
     min_new_tokens: int = 0
 
     def scores(self, logits: torch.Tensor, drawn: int, seen: torch.Tensor | None) -> torch.Tensor:
-        """Logits (B, V) -> what is drawn from, fp32, the impossible ones at minus infinity.
+        """Logits (B, V) -> what is chosen by, fp32, the impossible ones at minus infinity; all but `top_k` and `top_p`.
 
-        The order is that of `GenerationMixin._get_logits_processor`.
+        The order, here and in `likeliest`, is that of `GenerationMixin._get_logits_processor`.
 
         Args:
             drawn: tokens that were drawn before, of each sequence.
@@ -49,31 +52,38 @@ class Choice:
             scores = scores.index_fill(1, torch.tensor([self.end], device=scores.device), -torch.inf)
         if self.suppressed is not None:
             scores = scores.masked_fill(self.suppressed, -torch.inf)
-        if not self.do_sample:
-            return scores
-        if self.temperature != 1.0:
-            scores = scores / self.temperature
-        if self.top_k:
-            least = torch.topk(scores, min(self.top_k, scores.shape[-1])).values[:, -1:]
-            scores = scores.masked_fill(scores < least, -torch.inf)
+        return scores / self.temperature if self.do_sample and self.temperature != 1.0 else scores
+
+    def likeliest(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores (B, V) -> those that are drawn from (B, n), falling, and their tokens (B, n).
+
+        Excluded ones among the n are at minus infinity, and come last.
+        """
+        size = scores.shape[-1]
+        kept, tokens = scores.topk(min(self.top_k + TIES, size) if self.top_k else size)
+        if self.top_k and self.top_k < size:
+            kept = kept.masked_fill(kept < kept[:, self.top_k - 1, None], -torch.inf)
         if self.top_p < 1.0:
-            ascending, order = scores.sort(dim=-1)
-            removed = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - self.top_p
-            removed[:, -1] = False
-            scores = scores.masked_fill(removed.scatter(1, order, removed), -torch.inf)
-        return scores
+            removed = kept.flip(-1).softmax(dim=-1).cumsum(dim=-1).flip(-1) <= 1 - self.top_p
+            removed[:, 0] = False
+            kept = kept.masked_fill(removed, -torch.inf)
+        return kept, tokens
 
     def __call__(self, logits: torch.Tensor, drawn: int = 0, seen: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits (B, V) -> tokens (B,). The same seed gives the draws that `torch.multinomial` gives.
+        """Logits (B, V) -> tokens (B,).
 
-        Its way for a single draw (p / q is largest for token i with probability p_i when the q are exponentially
-        distributed) without its look at the values, for which a GPU would have to be waited for.
+        A token is drawn where the sum of the probabilities, the largest first, reaches a random number. It takes one
+        number for each sequence, where `torch.multinomial` takes one for each token of the vocabulary, and no look at
+        the values, for which a GPU would have to be waited for.
         """
         scores = self.scores(logits, drawn, seen)
         if not self.do_sample:
             return _largest(scores)
-        probabilities = scores.softmax(dim=-1)
-        return _largest(probabilities / torch.empty_like(probabilities).exponential_())
+        kept, tokens = self.likeliest(scores)
+        reached = kept.softmax(dim=-1).cumsum(dim=-1)
+        # In (0, 1], of the sum that rounding left of 1: what has no probability is never reached.
+        wanted = (1 - torch.rand(len(kept), 1, device=kept.device)) * reached[:, -1:]
+        return tokens.gather(1, (reached < wanted).sum(dim=-1, keepdim=True))[:, 0]
 
 
 def _largest(values: torch.Tensor) -> torch.Tensor:
