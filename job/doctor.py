@@ -91,6 +91,8 @@ def _resume(settings: Settings) -> None:
     names = ("state.json", "adapter_model.safetensors", "adapter_model.bin")
     if settings.resume not in ("auto", "never") and not any((path / name).is_file() for name in names):
         raise BadInput(f"RESUME={settings.resume}: neither a checkpoint nor an adapter; use auto, never or a path")
+    if settings.train_mode != "lora" and not (path / names[0]).is_file() and settings.resume not in ("auto", "never"):
+        raise BadInput(f"RESUME={settings.resume} is an adapter; set TRAIN_MODE=lora to start from it")
 
 
 def _writable(variable: str, directory: Path) -> None:
@@ -157,6 +159,10 @@ def _gpu_memory(settings: Settings, device: Any) -> dict[str, Any]:
 
     from job import launch, plan
 
+    name = torch.cuda.get_device_name(device)
+    unusable = driver.complaint_about_gpu(name, torch.cuda.get_device_capability(device), torch.cuda.get_arch_list())
+    if unusable:
+        raise BadInput(unusable)
     free, total = torch.cuda.mem_get_info(device)
     need = plan.least_bytes(settings, launch.processes_per_node(settings) * settings.num_nodes)
     if free < need:
@@ -164,4 +170,4 @@ def _gpu_memory(settings: Settings, device: Any) -> dict[str, Any]:
             f"DEVICE={device}: {free / 1e9:.1f} GB of {total / 1e9:.1f} GB free, and TRAIN_MODE={settings.train_mode} "
             f"needs at least {need / 1e9:.1f} GB; use TRAIN_MODE=lora, GRADIENT_CHECKPOINTING=true or a larger GPU"
         )
-    return {"gpu": torch.cuda.get_device_name(device), "gpu_free_bytes": free}
+    return {"gpu": name, "gpu_free_bytes": free}

@@ -33,7 +33,7 @@ class WorkLock:
     """Holds `WORK_DIR/state/run.lock` while entered.
 
     Raises:
-        BadInput: on entering, when another run that lives holds it.
+        BadInput: on entering, when another run that lives holds it, or when there can be no such directory.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -42,7 +42,11 @@ class WorkLock:
 
     def __enter__(self) -> WorkLock:
         """Take the lock, over a dead owner's if need be."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            work = self.path.parent.parent
+            raise BadInput(f"WORK_DIR={work} cannot be written to: {error.strerror}; set it elsewhere") from error
         while not self._create():
             owner = self._owner()
             if owner is not None and self._lives(owner):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,33 @@ from job.errors import BadInput
 if TYPE_CHECKING:
     import torch
 
+    from job.settings import Settings
+
 #: Where the adapter lies when a checkpoint also holds merged weights.
 ADAPTER_FOLDER = "adapter"
 #: The base's speaker encoder, which a CustomVoice model's own weights do not hold.
 ENCODER_FILE = "speaker_encoder.safetensors"
 #: At the top of a model directory, what is not copied into one that is made from it.
 NOT_COPIED = ("README.md", "training_state.json", ADAPTER_FOLDER, ".*", "*.safetensors*", "*.bin", "*.pt", "*.lock")
+
+
+def refuse_adapter_alone(languages: Iterable[str], known: Container[str], settings: Settings) -> None:
+    """Refuse EXPORT=adapter where what is learnt would not be in it.
+
+    Args:
+        languages: lower-case names of the data's languages, or `auto`.
+        known: those of the base.
+        settings: TRAIN_MODE and EXPORT are looked at.
+
+    Raises:
+        BadInput: one of them is new to the base.
+    """
+    new = sorted(name for name in languages if name != "auto" and name not in known)
+    if new and settings.train_mode == "lora" and settings.export == "adapter":
+        raise BadInput(
+            f"EXPORT=adapter: {new[0]} is new to the base, and what is learnt of a new language stands in the codec "
+            "embedding, which an adapter does not hold; set EXPORT=both or merged"
+        )
 
 
 def cloning_model(checkpoint: Path, target: Path) -> None:

@@ -125,6 +125,13 @@ def test_no_data_named(capsys, variables):
     refused(run_job(capsys, ["run"], variables), 2, "TRAIN_JSONL", "DATA_DIR", "DATASET_NAME")
 
 
+def test_an_adapter_to_start_from_in_another_mode(capsys, variables, data, tmp_path):
+    """RESUME=<adapter> with TRAIN_MODE=full: exit 2 by doctor, not after all is prepared."""
+    (tmp_path / "adapter_model.safetensors").touch()
+    values = {**variables, "TRAIN_JSONL": data(GOOD), "RESUME": tmp_path}
+    refused(run_job(capsys, ["doctor"], values), 2, "RESUME", "TRAIN_MODE=lora")
+
+
 def test_output_that_cannot_be_written(capsys, variables, data, tmp_path):
     """OUTPUT_DIR under a file: exit 2."""
     (tmp_path / "file").write_text("")

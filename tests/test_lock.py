@@ -164,6 +164,17 @@ def test_of_many_that_come_at_once_one_gets_it(tmp_path):
     assert sorted(outcomes) == ["held"] + ["refused"] * 7
 
 
+def test_a_work_directory_that_cannot_be_made_is_said_in_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        variables = {"WORK_DIR": place, "OUTPUT_DIR": tmp_path / "output", "INIT_MODEL_PATH": "demo", "DEVICE": "cpu"}
+        done = run_job(capsys, ["run"], variables)
+        assert done.code == 2
+        assert done.err.splitlines()[-1:] == [
+            f"error: WORK_DIR={place} cannot be written to: Not a directory; set it elsewhere"
+        ]
+
+
 def test_a_volume_without_hard_links(tmp_path, monkeypatch):
     """Where files cannot be linked, the lock is still one run's."""
 

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from job import console, files, models
+from job import console, files, models, voices
 from job.errors import BadInput
 from job.prepare import augment, shards, speakers
 from job.prepare.codec import load_codec
@@ -29,12 +29,13 @@ _LIBRARIES = ("torch", "transformers", "qwen-tts", "soundfile", "soxr")
 
 
 class Manifest:
-    """The raw rows, read as a stream as often as they are needed; the first reading surveys the speakers."""
+    """The raw rows, read as a stream as often as they are needed; the first reading surveys speakers and languages."""
 
     def __init__(self, settings: Settings, known: dict[str, int]) -> None:
         self._settings = settings
         self.known = known
         self.rows = dict.fromkeys(SPLITS, 0)
+        self.languages: set[str] = set()
         self.speakers = speakers.survey(self._counted())
         self.rows[COPIES] = self.rows["train"]
 
@@ -47,6 +48,7 @@ class Manifest:
         for split in SPLITS:
             for row in self.read(split):
                 self.rows[split] += 1
+                self.languages.add(row.language)
                 yield row
 
 
@@ -66,6 +68,8 @@ class Work:
         config = models.read_config(self.base)
         known = {name.lower(): row for name, row in config.languages.items()}
         self.manifest = Manifest(settings, known)
+        if not settings.prepare_only:
+            voices.refuse_adapter_alone(self.manifest.languages, known, settings)
         existing = config.talker.get("spk_id") or {}
         self.plans = speakers.plan_references(self.manifest.speakers, settings, existing)
         self.device = models.resolve_device(settings)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from job import files, optimizers, variables
+from job import files, optimizers, variables, voices
 from job.console import warn
 from job.errors import BadInput
 from job.models import base_directory, check_attention, load_model, resolve_device, resolve_precision
@@ -99,11 +99,7 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
         raise BadInput(f"{settings.paths.prepared} has no training rows; run prepare first")
     spoken = {name for table in tables.values() for name in table["language"].unique().to_pylist()}
     new_languages = language_rows(config, sorted(spoken))
-    if new_languages and settings.train_mode == "lora" and settings.export == "adapter":
-        raise BadInput(
-            f"EXPORT=adapter: {sorted(new_languages)[0]} is new to the base, and what is learnt of a new language "
-            "stands in the codec embedding, which an adapter does not hold; set EXPORT=both or merged"
-        )
+    voices.refuse_adapter_alone(new_languages, (), settings)
     languages.initialise(model, new_languages, settings)
 
     groups = adapt.adapt(model, settings, list(new_languages.values()))

@@ -238,6 +238,17 @@ def test_validation_rows_that_are_also_trained_on_are_said(
     assert "2 validation rows are also trained on" in "".join(capsys.readouterr())
 
 
+def test_an_adapter_alone_of_a_new_language_is_refused_before_anything_is_encoded(
+    make: Make, clips: list[dict[str, Any]]
+) -> None:
+    rows = [{**row, "language": "Hausa"} for row in raw(clips)[:2]]
+    settings = make(rows, train_mode="lora", export="adapter")
+    with pytest.raises(BadInput, match=r"EXPORT=adapter: hausa is new to the base.*EXPORT=both"):
+        prepare.run(settings)
+    assert not list(settings.paths.encoding.glob("*"))
+    prepare.run(make(rows, work="only", train_mode="lora", export="adapter", prepare_only=True))
+
+
 def test_max_hours_stops_before_it_is_passed(make: Make, clips: list[dict[str, Any]]) -> None:
     whole = make(raw(clips))
     prepare.run(whole)
