@@ -14,12 +14,10 @@ from job.errors import TrainingStopped
 from job.settings import Settings
 from job.stopping import StopRequest
 from job.train.batch import Batch
-from job.train.data import Rows
+from job.train.schedule import Part, Planned
 from job.train.seeds import seed_of
+from job.train.setup import Training
 from job.train.spread import Spread
-
-#: A part of a step: numbers of the rows that are computed together.
-Part = list[int]
 
 
 class Stepper:
@@ -29,12 +27,10 @@ class Stepper:
     follows from SEED, step and part alone: neither the number of processes nor a restart changes it.
 
     Args:
-        settings: the weights of the losses.
-        accelerator: its autocast and its scaler.
+        settings: SEED and the weights of the losses.
+        accelerator: its device, its autocast and its scaler.
         objective: `job.train.objective.Objective`.
-        rows: what parts are built of.
-        books: codebooks of the model.
-        parameters: all that are trained at any time.
+        training: the rows and the parameters, as they are once the model is cut up.
         spread: who computes what.
         stop: asked about after every step, so that all processes stop at the same one.
         pieces: into how many a part is cut; 1 unless memory ran out before.
@@ -45,9 +41,7 @@ class Stepper:
         settings: Settings,
         accelerator: Any,
         objective: Any,
-        rows: Rows,
-        books: int,
-        parameters: Sequence[torch.nn.Parameter],
+        training: Training,
         spread: Spread,
         stop: StopRequest,
         pieces: int = 1,
@@ -55,9 +49,9 @@ class Stepper:
         self._settings = settings
         self._accelerator = accelerator
         self._objective = objective
-        self._rows = rows
-        self._books = books
-        self._all = parameters
+        self._rows = training.train_rows
+        self._books = training.books
+        self._all = [parameter for _, parameter in training.parameters]
         self._spread = spread
         self._stop = stop
         self.pieces = pieces
@@ -68,20 +62,22 @@ class Stepper:
         """What is trained at the moment (PROGRESSIVE_STAGES)."""
         return [p for p in self._all if p.requires_grad]
 
-    def build(self, parts: Sequence[Part], epoch: int) -> list[Batch | None]:
-        """The batches of the parts that this process takes; None where a part is cut into pieces."""
+    def build(self, planned: Planned) -> list[Batch | None]:
+        """The batches of the parts that this process takes; None where a part is cut into pieces. For any thread."""
+        mine = self._spread.mine(planned.parts)
         if self.pieces > 1:
-            return [None for _ in self._spread.mine(parts)]
-        batches = [self._batch(rows, epoch) for _, rows, _ in self._spread.mine(parts)]
+            return [None for _ in mine]
+        batches = [self._batch(rows, planned.epoch) for _, rows, _ in mine]
         if self._accelerator.device.type != "cuda":
             return list(batches)
         torch.cuda.set_device(self._accelerator.device)  # a thread of its own begins at the first GPU
         return [batch.pin_memory() for batch in batches]
 
-    def take(
-        self, step: int, epoch: int, parts: Sequence[Part], built: Sequence[Batch | None]
-    ) -> tuple[torch.Tensor, int]:
-        """Leave the step's gradients in the parameters.
+    def take(self, planned: Planned, built: Sequence[Batch | None]) -> tuple[torch.Tensor, int]:
+        """Leave the step's gradients in the parameters. `stopping` then says whether it is to be the last one.
+
+        Args:
+            built: its batches, from `build`.
 
         Returns:
             (2,) fp64 on the device, the talker's and the sub-talker's loss in nats a code; and how many frames.
@@ -90,18 +86,17 @@ class Stepper:
             TrainingStopped: a single sample does not fit the memory.
         """
         while True:
-            sums = self._attempt(step, epoch, parts, built)
+            sums = self._attempt(planned, built)
             short, self.stopping = self._spread.ranks.any(sums is None, self._stop.name is not None)
             if sums is not None and not short:
                 break
-            self._halve(step, parts)
+            self._halve(planned)
         self._spread.sum_gradients(self.parameters)
-        return self._spread.ranks.sums(sums), self._frames(parts)
+        return self._spread.ranks.sums(sums), self._frames(planned.parts)
 
-    def _attempt(
-        self, step: int, epoch: int, parts: Sequence[Part], built: Sequence[Batch | None]
-    ) -> torch.Tensor | None:
+    def _attempt(self, planned: Planned, built: Sequence[Batch | None]) -> torch.Tensor | None:
         """(2,) fp64 losses of this process's share of the step, their gradients taken; None when memory ran out."""
+        step, epoch, parts = planned
         frames = self._frames(parts)
         talker_terms = frames + sum(len(rows) for rows in parts)  # every frame's first code, and every end
         sub_terms = max(1, frames * (self._books - 1))
@@ -130,9 +125,9 @@ class Stepper:
     def _batch(self, rows: Part, epoch: int) -> Batch:
         return self._rows.batch(rows, epoch, self._settings.sub_talker_frame_fraction)
 
-    def _halve(self, step: int, parts: Sequence[Part]) -> None:
+    def _halve(self, planned: Planned) -> None:
         """Cut parts into twice as many pieces, and begin the step again."""
-        most = max(len(rows) for rows in parts)
+        step, most = planned.step, max(len(rows) for rows in planned.parts)
         if self._spread.sharded or self.pieces >= most:
             raise TrainingStopped(
                 f"out of GPU memory at step {step}, with {'one' if self.pieces >= most else 'few'} samples at a time: "

@@ -299,10 +299,10 @@ def test_what_began_with_a_path_goes_on_after_a_stop(adapted, tiny_base, tmp_pat
     undisturbed = train(tmp_path / "undisturbed", **values)
     take = Stepper.take
 
-    def stopped(self, step, *rest):
-        if step == 4:
+    def stopped(self, planned, batches):
+        if planned.step == 4:
             self._stop.name = "SIGTERM"  # as after the first signal
-        return take(self, step, *rest)
+        return take(self, planned, batches)
 
     with monkeypatch.context() as patched, pytest.raises(StoppedBySignal):
         patched.setattr(Stepper, "take", stopped)
