@@ -1,11 +1,13 @@
-"""The NVIDIA driver: whether it is new enough for the CUDA that torch is built for.
+"""The NVIDIA driver and GPU: whether they are new enough for the CUDA that torch is built for.
 
-torch only warns about a driver that is too old and computes on the CPU, which on a rented GPU is hours of nothing.
+torch only warns about a driver that is too old and computes on the CPU, which on a rented GPU is hours of nothing. It
+warns about a GPU that is too old as well, and fails at the first computation.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 
 from job.errors import BadInput
@@ -80,4 +82,30 @@ def complaint(have: tuple[int, int], built_for: str | None, driver: str | None =
     return (
         f"DEVICE: {name} is for CUDA {have[0]}.{have[1]} and torch is built for CUDA {built_for}; use a machine with a "
         f"newer driver{oldest}, or set DEVICE=cpu to try without the GPU"
+    )
+
+
+def complaint_about_gpu(name: str, capability: tuple[int, int], built_for: Sequence[str]) -> str | None:
+    """What is wrong with a GPU, in one line; None when nothing is.
+
+    Code for a GPU runs on later ones of its generation (NVIDIA, "CUDA C++ Programming Guide", binary compatibility),
+    and PTX on all later ones.
+
+    Args:
+        name: the GPU's.
+        capability: its compute capability.
+        built_for: torch's (`torch.cuda.get_arch_list()`), such as sm_90 and compute_120; empty when it is not known.
+    """
+    major, minor = capability
+    for arch in built_for:
+        kind, _, digits = arch.partition("_")
+        number = int("".join(character for character in digits if character.isdigit()) or 0)
+        newer = number <= 10 * major + minor
+        if newer and (kind == "compute" or number // 10 == major):
+            return None
+    if not built_for:
+        return None
+    return (
+        f"DEVICE: torch has no code for {name} (compute capability {major}.{minor}, and it is built for "
+        f"{', '.join(built_for)}); use another GPU, or set DEVICE=cpu to try without one"
     )

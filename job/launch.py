@@ -39,13 +39,18 @@ def processes_per_node(settings: Settings) -> int:
     """NUM_GPUS, or as many GPUs as are visible; one process where there is none.
 
     Raises:
-        BadInput: there are fewer GPUs than NUM_GPUS.
+        BadInput: there are fewer GPUs than NUM_GPUS, or DEVICE names one.
     """
     on_gpus = settings.device in ("auto", "cuda")
     visible = _visible_gpus() if on_gpus else 0
     if settings.num_gpus == "auto":
         return max(1, visible)
     wanted = max(1, int(settings.num_gpus))
+    if wanted > 1 and settings.device.startswith("cuda:"):
+        raise BadInput(
+            f"NUM_GPUS={wanted}: DEVICE={settings.device} is one GPU; set DEVICE=cuda, and which ones by "
+            "CUDA_VISIBLE_DEVICES"
+        )
     if on_gpus and wanted > max(1, visible) and (visible or settings.device == "cuda"):
         raise BadInput(f"NUM_GPUS={wanted}: {visible} GPUs are visible; lower it, or see CUDA_VISIBLE_DEVICES")
     return wanted

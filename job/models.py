@@ -139,7 +139,7 @@ def _download(repo: str, settings: Settings, variable: str) -> Path:
 
 
 def resolve_device(settings: Settings) -> torch.device:
-    """The device to run on.
+    """The device to run on; of a GPU always with its number, which `torch.cuda.set_device` and threads ask for.
 
     Raises:
         BadInput: DEVICE names one that is not there.
@@ -148,12 +148,17 @@ def resolve_device(settings: Settings) -> torch.device:
 
     wanted = settings.device
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise BadInput(f"DEVICE={wanted}: no usable GPU here (no driver, or too old a one); DEVICE=cpu uses the CPU")
     if wanted == "mps" and not torch.backends.mps.is_available():
         raise BadInput(f"DEVICE={wanted}: there is none here; DEVICE=cpu uses the CPU")
-    return torch.device(wanted)
+    device = torch.device(wanted)
+    if device.type == "cuda" and device.index is None:  # of several processes, each has set its own
+        return torch.device("cuda", torch.cuda.current_device())
+    if device.type == "cuda" and device.index >= torch.cuda.device_count():
+        raise BadInput(f"DEVICE={wanted}: {torch.cuda.device_count()} GPUs are visible; see CUDA_VISIBLE_DEVICES")
+    return device
 
 
 def resolve_precision(settings: Settings, device: torch.device) -> str:

@@ -84,3 +84,33 @@ def test_an_old_driver_is_refused_unless_the_cpu_is_wanted(tmp_path: Path, devic
     run = [sys.executable, "-c", CHECK.format(device)]
     said = subprocess.run(run, cwd=TOP, env=environment, capture_output=True, text=True, check=True).stdout
     assert ("torch is built for CUDA" in said) == refused
+
+
+BUILT_FOR = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "refused"),
+    [
+        ((6, 1), BUILT_FOR, True),  # GTX 1080
+        ((7, 0), BUILT_FOR, True),  # V100
+        ((7, 5), BUILT_FOR, False),  # T4
+        ((8, 9), BUILT_FOR, False),  # L4, by the code of 8.6
+        ((9, 0), BUILT_FOR, False),  # H100
+        ((9, 0), ["sm_80", "sm_90a"], False),
+        ((10, 3), BUILT_FOR, False),  # B300, by that of 10.0
+        ((12, 1), BUILT_FOR, False),
+        ((7, 5), ["sm_80"], True),
+        ((12, 0), ["sm_80", "sm_90", "compute_90"], False),  # PTX is compiled on the machine
+        ((7, 5), ["sm_90", "compute_90"], True),
+        ((7, 0), [], False),
+    ],
+)
+def test_a_gpu_that_torch_has_no_code_for_is_refused(
+    capability: tuple[int, int], built_for: list[str], refused: bool
+) -> None:
+    """In minute one: torch itself fails at the first computation, hours later if the data took as long to fetch."""
+    line = driver.complaint_about_gpu("Tesla", capability, built_for)
+    assert (line is not None) == refused
+    if line:
+        assert "Tesla" in line and f"{capability[0]}.{capability[1]}" in line and "DEVICE=cpu" in line

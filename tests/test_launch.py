@@ -63,6 +63,12 @@ def test_more_gpus_than_there_are_is_bad_input():
         launch.processes_per_node(load({"PRESET": "demo", "DEVICE": "cuda", "NUM_GPUS": "64"}))
 
 
+def test_one_gpu_by_its_number_is_not_several():
+    """All processes would train on it, and exchange its tensors by the CPU."""
+    with pytest.raises(BadInput, match=r"NUM_GPUS=2: DEVICE=cuda:1 is one GPU; .*CUDA_VISIBLE_DEVICES"):
+        launch.processes_per_node(load({"PRESET": "demo", "DEVICE": "cuda:1", "NUM_GPUS": "2"}))
+
+
 def test_only_what_is_worth_it_is_spread():
     settings = load({"PRESET": "demo", "DEVICE": "cpu", "NUM_GPUS": "2"})
     assert launch.is_spread(settings, "doctor", "report")

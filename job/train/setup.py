@@ -40,12 +40,15 @@ def accelerator_of(settings: Settings, ranks: Ranks) -> Iterator[Any]:
         torch.cuda.set_device(device)  # of several processes, each has set its own
     set_seed(settings.seed)
     try:
-        yield Accelerator(
+        accelerator = Accelerator(
             mixed_precision=resolve_precision(settings, device),
             cpu=device.type == "cpu",
             log_with=trackers.names(settings) or None,
             project_dir=str(trackers.directory(settings)),
         )
+        if device.type == "cuda":
+            accelerator.state.device = device  # which is "cuda" there: of another thread, that is the first GPU
+        yield accelerator
     finally:
         AcceleratorState._reset_state(True)  # it is global; another run in this process may want another precision
 
