@@ -30,6 +30,8 @@ GPUS = {
 UTILIZATION = (0.15, 0.40)
 #: Bytes that CUDA itself, its libraries' workspaces and loaded kernels take.
 CUDA_BYTES = 1_000_000_000
+#: Bytes a value while adapters are merged, a matrix at a time: their product, it scaled, the weight, and the sum.
+MERGED_BYTES = 16
 #: Share of a GPU's memory that is left free, for what the allocator cannot hand out again.
 HEADROOM = 0.05
 #: A batch without data to tell its lengths: a second of speech.
@@ -149,8 +151,8 @@ def memory(
     if settings.optimizer == "adamw":
         update = trained * types.trained // shared  # the roots of all second moments at once
     if settings.train_mode == "lora" and settings.export != "adapter":
-        merged = types.frozen * sum(math.prod(shape) for shape in adapted(settings, shapes))
-        update = max(update, merged - gradients)
+        largest = max((math.prod(shape) for shape in adapted(settings, shapes)), default=0)
+        update = max(update, MERGED_BYTES * largest - gradients)
     state = state_bytes(settings, shapes) // shared
     if sharded:
         state += types.trained * _gathered(shapes)

@@ -108,7 +108,7 @@ class Ranks:
 
         votes = torch.tensor(flags, dtype=torch.uint8)
         dist.all_reduce(votes, dist.ReduceOp.MAX, group=self._control)
-        return [bool(vote) for vote in votes]
+        return [vote > 0 for vote in votes.tolist()]
 
     def sums(self, values: torch.Tensor) -> torch.Tensor:
         """Elementwise sum over the ranks, in place."""

@@ -6,6 +6,7 @@ its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,26 +153,24 @@ def _fresh(kind: type[nn.Module], config: Any, index: int, like: torch.Tensor) -
     return layer
 
 
-def merged_weights(model: Any, scale: float = 1.0) -> dict[str, torch.Tensor]:
-    """The model's weights under stock names, adapters added in, without touching the model.
+def merged_weights(model: Any, scale: float = 1.0) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the model's weights under stock names, adapters added in, without touching the model.
 
-    W' = W + scale * (alpha / r) * B A, computed in fp32 (peft's `get_delta_weight`) and cast to W's type.
+    W' = W + scale * (alpha / r) * B A, computed in fp32 (peft's `get_delta_weight`) and cast to W's type. One at a
+    time: all of them together would be a second model on the GPU, and their fp32 differences two more.
     """
     from peft.tuners.lora import LoraLayer
 
-    weights = {}
-    deltas = {
-        f"{name}.base_layer.weight": module.get_delta_weight(ADAPTER)  # type: ignore[attr-defined]  # of every kind
-        for name, module in model.named_modules()
-        if isinstance(module, LoraLayer)
+    adapted = {
+        f"{name}.base_layer.weight": module for name, module in model.named_modules() if isinstance(module, LoraLayer)
     }
     for name, tensor in model.state_dict().items():
         if ".lora_A." in name or ".lora_B." in name:
             continue
-        if name in deltas:
-            tensor = (tensor.float() + scale * deltas[name].float()).to(tensor.dtype)
-        weights[name.replace(".base_layer.", ".")] = tensor
-    return weights
+        if name in adapted:
+            delta = adapted[name].get_delta_weight(ADAPTER)  # type: ignore[attr-defined]  # of every kind
+            tensor = (tensor.float() + scale * delta.float()).to(tensor.dtype)
+        yield name.replace(".base_layer.", "."), tensor
 
 
 def adapter_weights(model: Any) -> dict[str, torch.Tensor]:

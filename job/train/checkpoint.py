@@ -59,7 +59,7 @@ class Exporter:
         adapter: dict[str, torch.Tensor] = {}
         projection: dict[str, torch.Tensor] = {}
         if not adapted or self.settings.export in ("merged", "both"):
-            merged = {name: self._saved(tensor) for name, tensor in adapt.merged_weights(self.model).items()}
+            merged = {name: self._saved(tensor) for name, tensor in adapt.merged_weights(self.model)}
         if adapted and self.settings.export in ("adapter", "both"):
             adapter = {name: copied(tensor) for name, tensor in adapt.adapter_weights(self.model).items()}
             # An adapter that RESUME names may have brought one.

@@ -41,4 +41,10 @@ def train_only(table: torch.nn.Parameter, rows: list[int]) -> None:
     mask = torch.zeros(table.shape[0], 1, device=table.device)
     mask[rows] = 1.0
     table.requires_grad_(True)
-    table.register_hook(lambda gradient: gradient * mask.to(gradient))  # type: ignore[no-untyped-call]
+
+    def only_rows(gradient: torch.Tensor) -> torch.Tensor:
+        nonlocal mask
+        mask = mask.to(gradient)  # once: later it is there, and a copy to a GPU would wait for the whole backward pass
+        return gradient * mask
+
+    table.register_hook(only_rows)  # type: ignore[no-untyped-call]

@@ -107,7 +107,7 @@ def test_merged_weights_are_the_adapted_model(model, tiny_base):
     expected = logits(model)
     fresh = Qwen3TTSModel.from_pretrained(str(tiny_base), dtype=torch.float32).model.eval()
     assert (logits(fresh)[0] - expected[0]).abs().max() > 1e-2, "the adapter must matter for this to prove anything"
-    merged = adapt.merged_weights(model)
+    merged = dict(adapt.merged_weights(model))
     assert set(merged) == set(fresh.state_dict())
     fresh.load_state_dict(merged)
     for ours, theirs in zip(logits(fresh), expected, strict=True):

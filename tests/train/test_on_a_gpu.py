@@ -1,0 +1,117 @@
+"""What only a GPU would show, shown without one where that is possible: numbers of devices, waiting, memory."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+from job import plan
+from job import settings as variables
+from job.errors import BadInput
+from job.models import resolve_device
+from job.ranks import ALONE
+from job.train import adapt, languages, packing, setup
+from tests.memory import Live
+
+BASE = {"TRAIN_JSONL": "x.jsonl", "MIXED_PRECISION": "no", "TRACKERS": ""}
+
+
+@contextmanager
+def gpus(count, current=0):
+    """A machine with so many GPUs, as far as torch is asked for them; yields the numbers that are made current."""
+    chosen: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        patch.setattr(torch.cuda, "device_count", lambda: count)
+        patch.setattr(torch.cuda, "current_device", lambda: current)
+        patch.setattr(torch._C, "_cuda_setDevice", chosen.append)
+        yield chosen
+
+
+@pytest.mark.parametrize(("device", "number"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])
+def test_a_gpu_has_its_number(device, number):
+    """`torch.cuda.set_device` refuses a device without one, and accelerate's has none; a thread begins at the first."""
+    settings = variables.load({**BASE, "DEVICE": device})
+    with gpus(2) as chosen, setup.accelerator_of(settings, ALONE) as accelerator:
+        assert accelerator.device == torch.device("cuda", number)
+        torch.cuda.set_device(accelerator.device)
+        assert chosen == [number, number]
+
+
+def test_each_process_keeps_the_gpu_that_it_has_taken():
+    with gpus(8, current=5):
+        assert resolve_device(variables.load({**BASE, "DEVICE": "auto"})) == torch.device("cuda", 5)
+
+
+def test_a_gpu_that_is_not_there_is_bad_input():
+    with gpus(2), pytest.raises(BadInput, match=r"DEVICE=cuda:2: 2 GPUs are visible"):
+        resolve_device(variables.load({**BASE, "DEVICE": "cuda:2"}))
+
+
+def test_comparing_attention_is_no_part_of_a_checkpointed_layer(monkeypatch):
+    """GRADIENT_CHECKPOINTING=true: the first call compares the fused kernel, the second one, in the backward pass, does
+    not, and torch refuses a layer that keeps other tensors the second time."""
+
+    def fused(query, key, value, bounds, longest, scaling):
+        return packing._sample_by_sample(query, key, value, bounds.diff().tolist(), scaling)
+
+    monkeypatch.setattr(packing, "_varlen", fused)
+    packing._agrees.cache_clear()
+    x = torch.randn(3, 4, requires_grad=True)
+    compared = []
+
+    def layer(x):
+        compared.append(packing._agrees(2, 1, 8, torch.float32, torch.device("cpu")))
+        return x.sin() * x
+
+    try:
+        checkpoint(layer, x, use_reentrant=False).sum().backward()
+    finally:
+        packing._agrees.cache_clear()
+    assert compared == [True, True]
+    torch.testing.assert_close(x.grad, (x.cos() * x + x.sin()).detach())
+
+
+class Copies(TorchDispatchMode):
+    """Counts copies to another type or device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._to_copy.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_which_rows_are_trained_is_told_the_device_once():
+    """Not in every backward pass, which would be waited for: such a copy ends when all before it has."""
+    table = torch.nn.Parameter(torch.ones(5, 2))
+    languages.train_only(table, [3])
+    table.data = table.data.double()  # as it goes to where it is trained after this
+    counts = []
+    for _ in range(2):
+        table.grad = None
+        with Copies() as copies:
+            (table * 2).sum().backward()
+        counts.append(copies.count)
+        assert table.grad[:, 0].tolist() == [0, 0, 0, 2, 0]
+    assert counts == [1, 0]
+
+
+def test_merging_adapters_takes_what_plan_says(tiny_base):
+    """Not a second model, on a GPU that may just hold the first."""
+    from job.models import load_model
+
+    model: Any = load_model(tiny_base, torch.device("cpu"), torch.float32).model
+    groups = adapt.adapt(model, variables.load({**BASE, "TRAIN_MODE": "lora", "LORA_R": "2"}))
+    shapes = [module.weight.shape for module in model.modules() if hasattr(module, "lora_A")]
+    assert groups and len(shapes) > 10
+    with torch.no_grad(), Live(iter([*model.parameters(), *model.buffers()])) as live:
+        names = [name for name, _ in adapt.merged_weights(model)]
+    assert 0 < live.peak <= plan.MERGED_BYTES * max(math.prod(shape) for shape in shapes)
+    assert not any("lora" in name or "base_layer" in name for name in names)
