@@ -17,13 +17,18 @@ CLIPPED_SHARE = 0.01
 SILENT_SHARE = 0.95
 #: A pause this long inside one text is a voice that lost its place, s.
 LONGEST_PAUSE = 3.0
+#: Letters and digits a second that nobody says, in any script (auctioneers reach 25): what is shorter was cut off.
+MOST_LETTERS_A_SECOND = 40.0
 
 
-def problems(stats: AudioStats, frames: int, stopped_by_eos: bool, samples: int, samples_per_frame: int) -> list[str]:
+def problems(
+    stats: AudioStats, text: str, frames: int, stopped_by_eos: bool, samples: int, samples_per_frame: int
+) -> list[str]:
     """What is wrong with one sample, in words; nothing for a sample that passes.
 
     Args:
         stats: of the waveform as it came from the codec.
+        text: what was to be said.
         frames: frames that the talker made.
         stopped_by_eos: whether it ended by itself.
         samples: samples that the codec returned.
@@ -38,6 +43,9 @@ def problems(stats: AudioStats, frames: int, stopped_by_eos: bool, samples: int,
         found.append("silent")
     if not stopped_by_eos:
         found.append("never stopped")
+    letters = sum(character.isalnum() for character in text)
+    if letters > MOST_LETTERS_A_SECOND * stats.seconds:
+        found.append(f"{stats.seconds:.2f} s are too short for {letters} letters")
     if stats.clipped > CLIPPED_SHARE:
         found.append(f"{stats.clipped:.1%} clipped")
     if stats.longest_inner_silence > LONGEST_PAUSE:

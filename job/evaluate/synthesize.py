@@ -167,8 +167,9 @@ def file_name(number: int, utterance: Utterance) -> str:
 def describe(sample: Sample, name: str, samples_per_frame: int, judges: Judges) -> dict[str, Any]:
     """One object of stats.json: what was asked for, what came out, and what is wrong with it."""
     stats = measure(sample.waveform, sample.sample_rate, samples_per_frame)
-    found = gate.problems(stats, sample.frames, sample.stopped_by_eos, sample.waveform.size, samples_per_frame)
     utterance = sample.utterance
+    size = sample.waveform.size
+    found = gate.problems(stats, utterance.text, sample.frames, sample.stopped_by_eos, size, samples_per_frame)
     return {
         "file": name,
         "text": utterance.text,

@@ -115,14 +115,18 @@ def test_each_kind_of_broken_speech_has_its_problem():
     rate = 24_000
     tone = (0.5 * np.sin(np.arange(10 * 1920) / 20)).astype(np.float32)
 
-    def judged(waveform: np.ndarray, frames: int = 10, stopped: bool = True) -> list[str]:
-        return gate.problems(measure(waveform, rate, 1920), frames, stopped, waveform.size, 1920)
+    def judged(waveform: np.ndarray, frames: int = 10, stopped: bool = True, text: str = "Nine.") -> list[str]:
+        return gate.problems(measure(waveform, rate, 1920), text, frames, stopped, waveform.size, 1920)
 
     assert judged(tone) == []
     assert judged(tone * 0) == ["silent"]
     assert judged(tone, stopped=False) == ["never stopped"]
     assert judged(tone[:0], frames=0) == ["empty"]
     assert judged(np.sign(tone)) == ["100.0% clipped"]
+    assert judged(tone, text="Ten words in less than a second, which is nobody's tempo.") == [
+        "0.80 s are too short for 44 letters"
+    ]
+    assert judged(tone, text="你好，世界。 😀" + " …!?" * 99) == []
     assert judged(np.where(np.arange(tone.size) == 7, np.nan, tone)) == ["1 samples are not finite"]
     assert judged(tone[:-100]) == ["19100 samples instead of 19200"]
     assert judged(np.concatenate([tone, np.zeros(40 * 1920), tone]), frames=60) == ["a pause of 3.2 s"]
