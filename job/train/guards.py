@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from job.console import warn
 from job.errors import TrainingStopped
-from job.train.probe import rank
+from job.train.probe_rules import rank
 
 #: So many steps in a row without a finite loss and gradient end the run.
 MOST_BAD_STEPS = 5
@@ -27,7 +27,7 @@ STEPS_FOR_SHARE = 100
 #: A loss below this (nats a code) prints as 0.000. Learning a few sentences by heart gets there too, but late: the
 #: embedded clips after more than 400 steps, one short sentence after 200.
 ZERO_LOSS = 5e-4
-#: A loss that is there within so many steps, for so many steps, was never a loss.
+#: Below it from within the first EARLY_STEPS steps on, ZERO_STEPS times in a row, nothing was there to be learnt.
 EARLY_STEPS = 20
 ZERO_STEPS = 10
 #: Losses that are the same to the last bit. One batch an epoch gives this when nothing is trained; different batches
@@ -250,7 +250,7 @@ class SpikeGuard(_Guard):
 class Patience(_Guard):
     """Decides which evaluation is the best one, and when to stop waiting for a better one.
 
-    Both go by `job.train.probe.rank`, which is the loss alone where nothing is said at evaluations.
+    Both go by `job.train.probe_rules.rank`, which is the loss alone where nothing is said at evaluations.
     """
 
     _kept = ("best", "best_step", "best_penalty", "_waited")
@@ -323,62 +323,12 @@ class Guards:
 
 
 def _repeats(seen: list[float], value: float, counts: bool) -> int:
-    """Take `value` into `seen`, which holds one value several times or is emptied if it does not count.
+    """How often in a row `value` has come; `seen` is that row, kept from call to call.
 
-    Returns:
-        How often in a row it was the same.
+    Another value begins a new row. One that does not count ends it.
     """
     if not counts or (seen and seen[-1] != value):
         seen.clear()
     if counts:
         seen.append(value)
     return len(seen)
-
-
-def sub_talker_gradients(model: Any) -> dict[str, float]:
-    """Gradient norm of every trained parameter that only the sub-talker's loss can reach; 0 without a gradient.
-
-    Its layers, its input projection and its heads, and not its embeddings: those are fed to the talker as well, and get
-    a gradient from there however badly the sub-talker is trained.
-
-    Args:
-        model: a `Qwen3TTSForConditionalGeneration` between backward and `zero_grad`.
-    """
-    return {
-        name: 0.0 if parameter.grad is None else float(parameter.grad.detach().float().norm())
-        for name, parameter in model.talker.code_predictor.named_parameters()
-        if parameter.requires_grad and "codec_embedding" not in name
-    }
-
-
-def check_sub_talker(gradients: Mapping[str, float], weight: float, books: int) -> None:
-    """Refuse to train a sub-talker that learns nothing. For the first step, and after others are unfrozen.
-
-    A model whose talker learns alone says the right words in noise, and its total loss falls all the same.
-
-    Args:
-        gradients: from `sub_talker_gradients`; empty when the sub-talker is frozen, which is fine. Single zeros are
-            too (an adapter's A before the first step), a whole head's are not.
-        weight: SUB_TALKER_LOSS_WEIGHT; nothing is checked at 0.
-        books: codebooks of the model; nothing is checked with one.
-
-    Raises:
-        TrainingStopped: no parameter, or no parameter of a trained head, has a gradient.
-    """
-    if not gradients or weight == 0 or books < 2:
-        return
-    advice = "set SUB_TALKER_LOSS_WEIGHT=0 if that is meant; otherwise this is a fault of the training code, report it"
-    if not any(gradients.values()):
-        raise TrainingStopped(
-            f"none of the sub-talker's {len(gradients)} trained tensors gets a gradient in the first step: {advice}"
-        )
-    heads: dict[str, float] = {}
-    for name, norm in gradients.items():
-        if name.startswith("lm_head."):
-            head = name.split(".")[1]
-            heads[head] = heads.get(head, 0.0) + norm
-    dead = [head for head, norm in heads.items() if norm == 0.0]
-    if dead:
-        raise TrainingStopped(
-            f"the sub-talker's heads {', '.join(dead)} (of {len(heads)}) get no gradient in the first step: {advice}"
-        )

@@ -22,7 +22,6 @@ from job.stopping import StopRequest
 from job.train import logs, progressive, resume, setup
 from job.train.data import ahead
 from job.train.evaluator import Evaluator
-from job.train.guards import check_sub_talker, sub_talker_gradients
 from job.train.objective import Objective
 from job.train.optimizers import optimizer_of
 from job.train.readings import Reading
@@ -30,6 +29,7 @@ from job.train.run_state import RunState, start_of
 from job.train.schedule import Schedule
 from job.train.spread import Spread
 from job.train.step import Stepper
+from job.train.sub_talker_guard import check_sub_talker, sub_talker_gradients
 from job.train.trackers import Trackers
 from job.train.update import Update
 from job.train.writer import BackgroundWriter

@@ -49,7 +49,7 @@ def directory(output: Path, step: int) -> Path:
 
 @dataclass
 class Snapshot:
-    """A checkpoint in memory, of which training takes nothing back."""
+    """A checkpoint in memory: copies, which training does not change."""
 
     position: Position
     trained: dict[str, torch.Tensor]
@@ -153,10 +153,10 @@ def newest(output: Path, key: str, after: int = -1) -> Path | None:
     return None
 
 
-def restore(path: Path, parameters: list[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer) -> Position:
-    """Put weights, optimizer and random generators back as they were; returns the position.
+def restore(path: Path, parameters: list[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer) -> None:
+    """Put weights, optimizer and random generators back as they were.
 
-    Whoever wrote it, in how many processes: it holds whole tensors.
+    However many processes have written it: it holds whole tensors, of which each process takes its part.
 
     Raises:
         BadInput: it is of a run that trains other parameters, or with another optimizer (RESUME=<path>).
@@ -178,7 +178,6 @@ def restore(path: Path, parameters: list[tuple[str, torch.nn.Parameter]], optimi
             parameter.copy_(like(trained[name], parameter))
     _restore_optimizer(optimizer, load_file(path / "optimizer.safetensors"), state["optimizer"])
     _restore_random(load_file(path / "random.safetensors"))
-    return Position(step=state["step"], state=state)
 
 
 def restore_rates(scheduler: Any, saved: dict[str, Any]) -> None:
@@ -218,6 +217,7 @@ def _step(path: Path) -> int:
 
 
 def _problem(path: Path) -> str | None:
+    """Why a checkpoint cannot be gone on from; None for one that is whole."""
     try:
         checksums = files.read_json(path / "checksums.json")
     except (OSError, ValueError):
@@ -244,7 +244,7 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.
 
 
 def _kind(optimizer: torch.optim.Optimizer) -> str:
-    """Whose state fits whose."""
+    """A name that two optimizers share just when one can go on with the other's state."""
     bits = "8" if getattr(optimizer, "eight_bit", False) else ""
     return type(optimizer).__name__ + bits
 

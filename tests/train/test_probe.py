@@ -15,7 +15,8 @@ from job.train import layout, probe
 from job.train.adapt import adapt
 from job.train.batch import collate
 from job.train.objective import Objective
-from job.train.probe import MOST_FRAMES, Probe, limit
+from job.train.probe import Probe
+from job.train.probe_rules import MOST_FRAMES, limit
 
 TEXTS = ("Hello there.", "A longer sentence is this.")
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from job.train import probe
-from job.train.probe import MOST_FRAMES, Probe, choose, limit, problems, rank, repetition
+from job.train.probe import Probe
+from job.train.probe_rules import MOST_FRAMES, choose, limit, problems, rank, repetition
 
 LONG = 40  # frames of a recording for which every fault is a fault
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from job.errors import TrainingStopped
-from job.train.guards import check_sub_talker, sub_talker_gradients
+from job.train.sub_talker_guard import check_sub_talker, sub_talker_gradients
 
 
 def objective_of(base):
