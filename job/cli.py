@@ -119,6 +119,16 @@ def _settings() -> Any:
 
 def main() -> None:
     """Run the command line and exit with the code that the kind of failure has."""
+    try:
+        _main()
+    except BaseException as error:
+        from job import ranks
+
+        ranks.end_at_once(error)
+        raise
+
+
+def _main() -> None:
     stopping.install()
     try:
         _answer()

@@ -7,7 +7,9 @@ A stage is a function of the settings that returns counts. It talks to the next 
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -235,6 +237,8 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
     say(stage.name, "started")
     started = time.monotonic()
     counts = stage.run(settings, ranks)
+    if stage.spread:
+        _let_go()
     if ranks.first:
         state.write(
             settings.paths.state,
@@ -248,6 +252,15 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
     ranks.wait()
     say(stage.name, f"done in {time.monotonic() - started:.1f} s")
     return True
+
+
+def _let_go() -> None:
+    """Free the memory of models that a stage is done with, for the next one's: their modules refer to one another, and
+    torch does not have Python look for what is unused before it says that a GPU's memory is used up."""
+    gc.collect()
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _due(settings: Settings, stage: Stage, values: dict[str, Any]) -> str | None:

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,6 +145,7 @@ def joined(settings: Settings, launcher: int) -> Iterator[Ranks]:
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
+    global _abandoned
     _end_with(launcher)
     local = dist.get_node_local_rank()
     cuda = settings.device in ("auto", "cuda") and torch.cuda.is_available()
@@ -156,8 +158,11 @@ def joined(settings: Settings, launcher: int) -> Iterator[Ranks]:
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
         ranks = Ranks(rank, world, local, dist.new_group(backend="gloo", timeout=CONTROL_PATIENCE))
+        _abandoned = True  # until all are through
         yield ranks
         ranks.wait()
+        dist.destroy_process_group()
+        _abandoned = False
     except (JobError, StoppedBySignal) as error:
         if not _said_by_first(store, rank, str(error)):
             raise
@@ -168,9 +173,30 @@ def joined(settings: Settings, launcher: int) -> Iterator[Ranks]:
         if local:  # one message a node is enough
             raise FollowedRank(PeerLost.exit_code) from error
         raise PeerLost(_lost(error)) from error
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+
+
+#: Whether this process has others that it has not left together with.
+_abandoned = False
+
+
+def end_at_once(error: BaseException) -> None:
+    """End this process without tidying up, if it fails while others of its run go on; else return.
+
+    NCCL lets go of its communicators only with all processes of a node, as a process does at its ordinary end: one that
+    fails would wait for the others, which wait for it. Its sockets, closed with it, tell them.
+
+    Args:
+        error: what it ends with; anything but a `SystemExit` is printed.
+    """
+    if not _abandoned:
+        return
+    code = error.code if isinstance(error, SystemExit) else 1
+    if not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 def _said_by_first(store: Any, rank: int, message: str) -> bool:

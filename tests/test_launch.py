@@ -196,3 +196,21 @@ def test_what_is_done_once_is_left_to_node_0(tmp_path, capsys):
 def test_a_node_rank_that_cannot_be_is_refused(tmp_path):
     code, _, err = end(node(2, free_port(), tmp_path))
     assert code == 2 and "NODE_RANK=2: nodes are numbered from 0, and NUM_NODES=2" in err
+
+
+@pytest.mark.parametrize(("end", "code", "said"), [("sys.exit(4)", 4, ""), ("1 / 0", 1, "ZeroDivisionError")])
+def test_a_process_that_fails_alone_waits_for_nothing(end, code, said):
+    """NCCL's communicators are let go of by all processes of a node together: its ordinary end would wait for them."""
+    script = (
+        "import sys, threading, time\n"
+        "from job import cli, ranks\n"
+        f"def fails(): {end}\n"
+        "threading.Thread(target=time.sleep, args=(120,)).start()\n"
+        "cli._main, ranks._abandoned = fails, True\n"
+        "print('the last word', end='')\n"
+        "cli.main()\n"
+    )
+    process = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert process.returncode == code
+    assert process.stdout == "the last word"
+    assert said in process.stderr and bool(said) == bool(process.stderr)

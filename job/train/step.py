@@ -67,11 +67,9 @@ class Stepper:
         mine = self._spread.mine(planned.parts)
         if self.pieces > 1:
             return [None for _ in mine]
-        batches = [self._batch(rows, planned.epoch) for _, rows, _ in mine]
-        if self._accelerator.device.type != "cuda":
-            return list(batches)
-        torch.cuda.set_device(self._accelerator.device)  # a thread of its own begins at the first GPU
-        return [batch.pin_memory() for batch in batches]
+        if self._accelerator.device.type == "cuda":
+            torch.cuda.set_device(self._accelerator.device)  # a thread of its own begins at the first GPU
+        return [self._pinned(self._batch(rows, planned.epoch)) for _, rows, _ in mine]
 
     def take(self, planned: Planned, built: Sequence[Batch | None]) -> tuple[torch.Tensor, int]:
         """Leave the step's gradients in the parameters. `stopping` then says whether it is to be the last one.
@@ -107,7 +105,7 @@ class Stepper:
             for (part, rows, counts), batch in zip(self._spread.mine(parts), built, strict=True):
                 for piece, cut in enumerate(np.array_split(np.asarray(rows), min(self.pieces, len(rows)))):
                     if batch is None or self.pieces > 1:
-                        batch = self._batch(cut.tolist(), epoch)
+                        batch = self._pinned(self._batch(cut.tolist(), epoch))
                     torch.manual_seed(seed_of(self._settings.seed, step, part, piece))
                     with self._accelerator.autocast():
                         losses = self._objective(batch.to(device))
@@ -118,21 +116,31 @@ class Stepper:
                         self._accelerator.backward(loss)
                     if counts:
                         sums += torch.stack([talker.detach(), sub_talker.detach()])
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
+            if self._spread.sharded:  # the others are waiting within the pass, and cannot be asked to begin again
+                raise self._out_of_memory(step, "few") from error
             return None
         return sums
 
     def _batch(self, rows: Part, epoch: int) -> Batch:
         return self._rows.batch(rows, epoch, self._settings.sub_talker_frame_fraction)
 
+    def _pinned(self, batch: Batch) -> Batch:
+        """Where a GPU copies it from without anyone waiting."""
+        return batch.pin_memory() if self._accelerator.device.type == "cuda" else batch
+
+    @staticmethod
+    def _out_of_memory(step: int, samples: str) -> TrainingStopped:
+        return TrainingStopped(
+            f"out of GPU memory at step {step}, with {samples} samples at a time: set GRADIENT_CHECKPOINTING=true, "
+            "lower MAX_SECONDS or BATCH_SIZE, or take TRAIN_MODE=lora"
+        )
+
     def _halve(self, planned: Planned) -> None:
         """Cut parts into twice as many pieces, and begin the step again."""
         step, most = planned.step, max(len(rows) for rows in planned.parts)
-        if self._spread.sharded or self.pieces >= most:
-            raise TrainingStopped(
-                f"out of GPU memory at step {step}, with {'one' if self.pieces >= most else 'few'} samples at a time: "
-                "set GRADIENT_CHECKPOINTING=true, lower MAX_SECONDS or BATCH_SIZE, or take TRAIN_MODE=lora"
-            )
+        if self.pieces >= most:
+            raise self._out_of_memory(step, "one")
         self.pieces = min(2 * self.pieces, most)
         for parameter in self._all:
             parameter.grad = None

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from job import plan
+from job import pipeline, plan
 from job import settings as variables
-from job.errors import BadInput
+from job.errors import BadInput, TrainingStopped
 from job.models import resolve_device
-from job.ranks import ALONE
+from job.ranks import ALONE, Ranks
+from job.stopping import StopRequest
 from job.train import adapt, languages, packing, setup
+from job.train.schedule import Planned
+from job.train.spread import Spread
+from job.train.step import Stepper
 from tests.memory import Live
 
 BASE = {"TRAIN_JSONL": "x.jsonl", "MIXED_PRECISION": "no", "TRACKERS": ""}
@@ -115,3 +122,37 @@ def test_merging_adapters_takes_what_plan_says(tiny_base):
         names = [name for name, _ in adapt.merged_weights(model)]
     assert 0 < live.peak <= plan.MERGED_BYTES * max(math.prod(shape) for shape in shapes)
     assert not any("lora" in name or "base_layer" in name for name in names)
+
+
+def test_out_of_memory_in_a_cut_up_model_is_not_put_to_the_vote():
+    """DISTRIBUTED=fsdp: the others are in the middle of a pass and wait for this process's part of it, not its vote."""
+
+    def full(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    batch: Any = SimpleNamespace(to=lambda device: None)
+    training: Any = SimpleNamespace(train_rows=SimpleNamespace(frames=np.array([3, 4])), books=16, parameters=[])
+    accelerator = SimpleNamespace(device=torch.device("cpu"), autocast=nullcontext)
+    spread = Spread(Ranks(0, 2), sharded=True)  # there is nobody to vote: asking would fail in another way
+    stepper = Stepper(variables.load(BASE), accelerator, full, training, spread, StopRequest())
+    with pytest.raises(TrainingStopped, match="out of GPU memory at step 7, with few samples"):
+        stepper.take(Planned(7, 0, [[0], [1]]), [batch])
+
+
+def test_training_leaves_no_model_behind(tmp_path):
+    """Synthesis follows in the same process, and must not find the GPU full of what Python has not looked for yet."""
+    few = {"PRESET": "demo", "DEVICE": "cpu", "MAX_STEPS": "2", "MAX_TRAIN_SAMPLES": "2", "PROBE_SENTENCES": "0"}
+    settings = variables.load({**few, "WORK_DIR": str(tmp_path)})
+
+    def alive():
+        return {id(thing): thing for thing in gc.get_objects() if isinstance(thing, torch.nn.Parameter)}
+
+    pipeline.run(settings, "fetch", "prepare")
+    before = alive()
+    gc.disable()
+    try:
+        pipeline.run(settings, "train", "train")
+        left = [parameter.shape for key, parameter in alive().items() if key not in before]
+    finally:
+        gc.enable()
+    assert left == []
