@@ -16,6 +16,7 @@ from job.activations import Load
 from job.prepare.dataset import read_split
 from job.settings import Settings
 from job.train import layout
+from job.train.columns import LONGEST_REFERENCE
 
 #: Rows whose text is tokenized, the longest of all; the others' tokens are taken to be as many a byte.
 TOKENIZED = 1000
@@ -48,8 +49,6 @@ class Lengths:
         around = layout.positions_around(template, streaming=streaming, named_language=True)
         said = np.zeros_like(frames) if streaming else counted[0]
         if settings.icl_fraction:  # cloning: a reference before the frames, and the text beside them
-            from job.train.data import LONGEST_REFERENCE
-
             said = np.maximum(said, frames[frames <= LONGEST_REFERENCE].max(initial=0))
         return cls(frames, frames + said + counted[1] + around)
 

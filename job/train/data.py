@@ -1,12 +1,11 @@
 """Prepared rows as sequences, and the order they are trained in.
 
-The table's codes stay on disk, mapped into memory; text is tokenized once at the start, into flat arrays. The order is
-a pure function of seed and epoch.
+The table's codes stay on disk, mapped into memory; text is tokenized once at the start, into the flat arrays of
+`columns`. The order is a pure function of seed and epoch.
 """
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,12 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from job.threads import in_order
 from job.train import layout
 from job.train.batch import Batch, collate
+from job.train.columns import Codes, Companions, Tokens, numbered
 from job.train.packing import pack_in_windows
 
 A = TypeVar("A")
@@ -27,10 +26,6 @@ B = TypeVar("B")
 
 #: Batches that are sorted by length together: enough to make them alike, few enough to keep the order random.
 SORTING_WINDOW = 50
-#: Frames of the longest clip that is cloned from in training (about 15 s at 12.5 frames a second).
-LONGEST_REFERENCE = 188
-#: Texts that are tokenized together.
-TOKENIZED_TOGETHER = 1000
 
 
 @dataclass(frozen=True)
@@ -75,15 +70,15 @@ class Rows:
         self._ids = ids
         self._layout = text_layout
         self._icl_fraction, self._seed = icl_fraction, seed
-        names, self.speakers = _numbered(table["speaker"])
+        names, self.speakers = numbered(table["speaker"])
         self._vectors = [speakers[name] for name in names]
-        names, self._language = _numbered(table["language"])
+        names, self._language = numbered(table["language"])
         self._language_rows = [ids.language_row(name) for name in names]
-        self._text = _Tokens(tokenize, table["text"], layout.text_template)
-        self._instruct = _Tokens(tokenize, table["instruct"], layout.instruct_template)
-        self._codes = _Codes(table["codes"], ids.books)
+        self._text = Tokens(tokenize, table["text"], layout.text_template)
+        self._instruct = Tokens(tokenize, table["instruct"], layout.instruct_template)
+        self._codes = Codes(table["codes"], ids.books)
         self.frames = self._codes.lengths
-        self._companions = _Companions(self, table["text"]) if icl_fraction else None
+        self._companions = Companions(self.speakers, self.frames, table["text"]) if icl_fraction else None
 
     def clones(self) -> bool:
         """Whether a row has another that it can be cloned from, where that is asked for."""
@@ -162,80 +157,6 @@ class Rows:
         return collate(sequences, vectors, packed=True, phases=phases).turn(fraction, visit)
 
 
-class _Tokens:
-    """Token ids of many texts in one array; a row that has no text has none. `lengths` is (rows,)."""
-
-    def __init__(self, tokenize: Any, texts: pa.ChunkedArray, template: Callable[[str], str]) -> None:
-        ids = array("i")
-        self.lengths = np.zeros(len(texts), dtype=np.int32)
-        for start in range(0, len(texts), TOKENIZED_TOGETHER):
-            some = texts.slice(start, TOKENIZED_TOGETHER).to_pylist()
-            said = [place for place, text in enumerate(some, start) if text]
-            for row, tokens in zip(said, tokenize([template(text) for text in some if text]), strict=True):
-                self.lengths[row] = len(tokens)
-                ids.extend(tokens)
-        self._ids = np.frombuffer(ids, dtype=np.int32)
-        self._ends = np.cumsum(self.lengths, dtype=np.int64)
-
-    def __getitem__(self, row: int) -> NDArray[np.int64]:
-        end = self._ends[row]
-        return self._ids[end - self.lengths[row] : end].astype(np.int64)
-
-
-class _Codes:
-    """Codes of many rows, read from where the column lies. `lengths` is the frames of each row, (rows,)."""
-
-    def __init__(self, column: pa.ChunkedArray, books: int) -> None:
-        chunks = [chunk for chunk in column.chunks if len(chunk)]
-        self._offsets = [chunk.offsets.to_numpy() for chunk in chunks]
-        # `values` ignores where a slice begins, and the offsets count from where it would.
-        self._frames = [chunk.values.values.to_numpy()[chunk.values.offset * books :] for chunk in chunks]
-        self._frames = [values[: len(values) // books * books].reshape(-1, books) for values in self._frames]
-        self._starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
-        self.lengths = np.concatenate(
-            [np.zeros(0, dtype=np.int32), *(np.diff(offsets).astype(np.int32) for offsets in self._offsets)]
-        )
-
-    def __getitem__(self, row: int) -> NDArray[np.int16]:
-        """(frames, books) of a row."""
-        chunk = int(np.searchsorted(self._starts, row, "right")) - 1
-        first = row - int(self._starts[chunk])
-        start, end = self._offsets[chunk][first : first + 2]
-        frames: NDArray[np.int16] = self._frames[chunk][start:end]
-        return frames
-
-
-class _Companions:
-    """Rows that can be cloned from: of the same speaker, saying something else, and not too long for a prompt."""
-
-    def __init__(self, rows: Rows, texts: pa.ChunkedArray) -> None:
-        short = np.flatnonzero(rows.frames <= LONGEST_REFERENCE).astype(np.int32)
-        self._said = np.zeros(len(rows), dtype=np.uint64)
-        for start in range(0, len(rows), TOKENIZED_TOGETHER):
-            some = texts.slice(start, TOKENIZED_TOGETHER).to_pylist()
-            self._said[start : start + len(some)] = [_digest(text) for text in some]
-        speakers = rows.speakers[short]
-        self._order = short[np.lexsort((short, self._said[short], speakers))]
-        counts = np.bincount(speakers, minlength=1) if len(short) else np.zeros(1, dtype=np.int64)
-        self._bounds = np.concatenate([[0], np.cumsum(counts)])
-        self._speakers = rows.speakers
-
-    def draw(self, row: int, random: np.random.Generator) -> int | None:
-        """A row to clone `row` from, each as likely as another; None when there is none."""
-        speaker = int(self._speakers[row])
-        if speaker + 1 >= len(self._bounds):
-            return None
-        group = self._order[self._bounds[speaker] : self._bounds[speaker + 1]]
-        # A changed copy of a row says the same: what does stands together, and is stepped over.
-        said = self._said[group]
-        first, end = np.searchsorted(said, self._said[row], "left"), np.searchsorted(said, self._said[row], "right")
-        others = len(group) - int(end - first)
-        if not others:
-            return None
-        drawn = int(random.integers(others))
-        return int(group[drawn if drawn < first else drawn + int(end - first)])
-
-
 class Order(Sequence[list[int]]):
     """Batches of row numbers, 8 bytes a row: lists of them are made when they are asked for."""
 
@@ -271,19 +192,6 @@ class Order(Sequence[list[int]]):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
-
-
-def _numbered(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int32]]:
-    """A column of strings as its values and the number of each row's, (rows,)."""
-    values = pc.unique(column)
-    numbers = pc.index_in(column, value_set=values)
-    return values.to_pylist(), np.concatenate(
-        [np.zeros(0, dtype=np.int32), *(chunk.to_numpy() for chunk in numbers.chunks)]
-    )
-
-
-def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def admitted(rows: Rows, curriculum: str | None, progress: float) -> NDArray[np.int64]:

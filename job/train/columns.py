@@ -1,0 +1,112 @@
+"""Columns of a split as flat arrays: a row takes a few bytes in memory, however many rows there are; without torch."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+#: Frames of the longest clip that is cloned from in training (about 15 s at 12.5 frames a second).
+LONGEST_REFERENCE = 188
+#: Texts that are tokenized together.
+TOKENIZED_TOGETHER = 1000
+
+
+class Tokens:
+    """Token ids of many texts in one array, none for a row without a text. `lengths` is (rows,)."""
+
+    def __init__(self, tokenize: Any, texts: pa.ChunkedArray, template: Callable[[str], str]) -> None:
+        ids = array("i")
+        self.lengths = np.zeros(len(texts), dtype=np.int32)
+        for start in range(0, len(texts), TOKENIZED_TOGETHER):
+            some = texts.slice(start, TOKENIZED_TOGETHER).to_pylist()
+            said = [place for place, text in enumerate(some, start) if text]
+            for row, tokens in zip(said, tokenize([template(text) for text in some if text]), strict=True):
+                self.lengths[row] = len(tokens)
+                ids.extend(tokens)
+        self._ids = np.frombuffer(ids, dtype=np.int32)
+        self._ends = np.cumsum(self.lengths, dtype=np.int64)
+
+    def __getitem__(self, row: int) -> NDArray[np.int64]:
+        end = self._ends[row]
+        return self._ids[end - self.lengths[row] : end].astype(np.int64)
+
+
+class Codes:
+    """Codes of many rows, read from where the column lies. `lengths` is the frames of each row, (rows,)."""
+
+    def __init__(self, column: pa.ChunkedArray, books: int) -> None:
+        chunks = [chunk for chunk in column.chunks if len(chunk)]
+        self._offsets = [chunk.offsets.to_numpy() for chunk in chunks]
+        # `values` ignores where a slice begins, and the offsets count from where it would.
+        self._frames = [chunk.values.values.to_numpy()[chunk.values.offset * books :] for chunk in chunks]
+        self._frames = [values[: len(values) // books * books].reshape(-1, books) for values in self._frames]
+        self._starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
+        self.lengths = np.concatenate(
+            [np.zeros(0, dtype=np.int32), *(np.diff(offsets).astype(np.int32) for offsets in self._offsets)]
+        )
+
+    def __getitem__(self, row: int) -> NDArray[np.int16]:
+        """(frames, books) of a row."""
+        chunk = int(np.searchsorted(self._starts, row, "right")) - 1
+        first = row - int(self._starts[chunk])
+        start, end = self._offsets[chunk][first : first + 2]
+        frames: NDArray[np.int16] = self._frames[chunk][start:end]
+        return frames
+
+
+class Companions:
+    """Rows that can be cloned from: of the same speaker, saying something else, and not too long for a prompt.
+
+    Args:
+        speakers: (rows,) number of each row's speaker.
+        frames: (rows,) frames of each recording.
+        texts: (rows,) what is said.
+    """
+
+    def __init__(self, speakers: NDArray[np.int32], frames: NDArray[np.int32], texts: pa.ChunkedArray) -> None:
+        short = np.flatnonzero(frames <= LONGEST_REFERENCE).astype(np.int32)
+        self._said = np.zeros(len(frames), dtype=np.uint64)
+        for start in range(0, len(texts), TOKENIZED_TOGETHER):
+            some = texts.slice(start, TOKENIZED_TOGETHER).to_pylist()
+            self._said[start : start + len(some)] = [_digest(text) for text in some]
+        # Those of a speaker stand together in `_order`, speaker n's from `_bounds[n]`, and there those of a text do.
+        of_short = speakers[short]
+        self._order = short[np.lexsort((short, self._said[short], of_short))]
+        counts = np.bincount(of_short, minlength=1) if len(short) else np.zeros(1, dtype=np.int64)
+        self._bounds = np.concatenate([[0], np.cumsum(counts)])
+        self._speakers = speakers
+
+    def draw(self, row: int, random: np.random.Generator) -> int | None:
+        """A row to clone `row` from, each as likely as another; None when there is none."""
+        speaker = int(self._speakers[row])
+        if speaker + 1 >= len(self._bounds):
+            return None
+        group = self._order[self._bounds[speaker] : self._bounds[speaker + 1]]
+        # A changed copy of the row (AUGMENT_...) says the same as it does, and is stepped over with it.
+        said = self._said[group]
+        first, end = np.searchsorted(said, self._said[row], "left"), np.searchsorted(said, self._said[row], "right")
+        others = len(group) - int(end - first)
+        if not others:
+            return None
+        drawn = int(random.integers(others))
+        return int(group[drawn if drawn < first else drawn + int(end - first)])
+
+
+def numbered(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int32]]:
+    """The different values of a column of strings, and which of them each row has, (rows,)."""
+    values = pc.unique(column)
+    numbers = pc.index_in(column, value_set=values)
+    return values.to_pylist(), np.concatenate(
+        [np.zeros(0, dtype=np.int32), *(chunk.to_numpy() for chunk in numbers.chunks)]
+    )
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
