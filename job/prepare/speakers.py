@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from job import files
 from job.errors import BadInput
-from job.prepare.audio import CLIPPED_SHARE, Samples, Unusable, load, resample
+from job.prepare.audio import CLIPPED_SHARE, LOW_RATE, Samples, Unusable, load, resample
 from job.prepare.codec import Codec, reproducible
 from job.prepare.dataset import SPLITS
 from job.prepare.quality import Tally
@@ -193,7 +193,8 @@ def x_vectors(
         else:
             chosen = rows[:1]
             if plan.strategy == "best":
-                chosen = rows[best_clips(tally.seconds[rows], tally["snr"][rows], tally["clipped"][rows])]
+                measured = (tally[name][rows] for name in ("snr", "clipped", "rate"))
+                chosen = rows[best_clips(tally.seconds[rows], *measured)]
             clips = [_clip(int(row), tally, shards, codec, encoder.sample_rate) for row in chosen]
         stacked = torch.stack([encoder.embed(samples, encoder.sample_rate) for _, samples in clips])
         vector = stacked.to(torch.float32).mean(dim=0)
@@ -225,19 +226,24 @@ def _existing_vector(base: Path, name: str) -> torch.Tensor:
 
 
 def best_clips(
-    seconds: NDArray[np.float64], snr: NDArray[np.float64], clipped: NDArray[np.float64]
+    seconds: NDArray[np.float64], snr: NDArray[np.float64], clipped: NDArray[np.float64], rate: NDArray[np.int32]
 ) -> NDArray[np.int64]:
     """The cleanest clips of a speaker: 3 to 10 s, unclipped, most speech over noise; otherwise the longest.
+
+    Telephone recordings stand back: without high frequencies they have little noise, and not the whole voice either.
 
     Args:
         seconds: (n,) lengths.
         snr: (n,) speech over noise in dB; NaN where it was not measured.
         clipped: (n,) share of clipped samples; NaN where it was not measured.
+        rate: (n,) sample rate of the recording, Hz; 0 where it was not measured.
 
     Returns:
         numbers of at most `BEST_CLIPS` clips, the best first.
     """
-    clean = np.flatnonzero(~(clipped > CLIPPED_SHARE))
+    unclipped = ~(clipped > CLIPPED_SHARE)
+    wide = unclipped & ((rate == 0) | (rate >= LOW_RATE))
+    clean = np.flatnonzero(wide if wide.any() else unclipped)
     low, high = PREFERRED_SECONDS
     preferred = clean[(seconds[clean] >= low) & (seconds[clean] <= high)]
     if len(preferred):

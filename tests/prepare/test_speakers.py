@@ -162,11 +162,12 @@ def test_a_speaker_name_that_no_row_takes_is_said(
         assert "SPEAKER_NAME" not in capsys.readouterr().err
 
 
-def best(*rows: tuple[str, float, float, float]) -> list[str]:
-    """Names of the best of some clips: (name, seconds, speech over noise, clipped share)."""
+def best(*rows: tuple[str, float, float, float], rates: tuple[int, ...] | None = None) -> list[str]:
+    """Names of the best of some clips: (name, seconds, speech over noise, clipped share), at 24 kHz or `rates`."""
     names = [row[0] for row in rows]
     seconds, snr, clipped = (np.array([row[n] for row in rows]) for n in (1, 2, 3))
-    return [names[n] for n in best_clips(seconds, snr, clipped)]
+    rate = np.array(rates or [24_000] * len(rows), dtype=np.int32)
+    return [names[n] for n in best_clips(seconds, snr, clipped, rate)]
 
 
 def test_best_prefers_clean_speech_of_three_to_ten_seconds() -> None:
@@ -175,6 +176,14 @@ def test_best_prefers_clean_speech_of_three_to_ten_seconds() -> None:
         "noisy",
     ]
     assert len(best(*((str(n), 4, 30, 0) for n in range(20)))) == 5
+
+
+def test_a_telephone_recording_is_no_best_clip_beside_whole_ones() -> None:
+    """It measures cleanest, having no noise above 4 kHz, and has only half of the voice."""
+    rows = (("telephone", 5, 70, 0), ("studio", 5, 50, 0), ("encoded", 5, np.nan, np.nan))
+    assert best(*rows, rates=(8_000, 44_100, 0)) == ["studio", "encoded"]
+    assert best(("telephone", 5, 70, 0), ("short", 1, 50, 0), rates=(8_000, 48_000)) == ["short"]
+    assert best(("telephone", 5, 70, 0), ("clipped", 5, 50, 0.1), rates=(8_000, 48_000)) == ["telephone"]
 
 
 def test_best_falls_back_to_the_longest() -> None:
