@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from job.console import warn
 from job.publish.redact import one_line
 from job.settings import Settings
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 T = TypeVar("T")
 
@@ -19,6 +22,13 @@ FIRST_WAIT = 2.0
 LONGEST_WAIT = 60.0
 #: Answers to be tried again besides 5xx: timed out, conflicting commit, somebody committed in between, too many.
 PASSING = (408, 409, 412, 429)
+
+
+def client(settings: Settings) -> HfApi:
+    """The Hub at HF_ENDPOINT, with HF_TOKEN."""
+    from huggingface_hub import HfApi
+
+    return HfApi(token=settings.token, library_name="qwen3-tts-job")
 
 
 def retrying(what: str, call: Callable[[], T], settings: Settings, attempts: int = ATTEMPTS) -> T:

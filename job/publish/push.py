@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import glob
 import re
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.console import say, warn
 from job.errors import BadInput, JobError, PublishFailed, Unreachable, is_outage
-from job.publish import card, contents, facts, hub
+from job.publish import card, contents, facts, hub, rights
 from job.publish.redact import SHORTEST_SECRET, redact
+from job.publish.targets import Target, skipped, targets
 from job.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,43 +20,6 @@ if TYPE_CHECKING:
 
 #: Where the console log goes in the repo.
 LOG_IN_REPO = "logs/console_log.txt"
-#: Permission of a fine-grained token that lets it create repos and commit.
-WRITE_PERMISSION = "repo.write"
-
-
-@dataclass(frozen=True)
-class Target:
-    """A checkpoint and the repo it goes to."""
-
-    directory: Path
-    repo: str
-    variable: str
-
-
-def targets(settings: Settings) -> list[Target]:
-    """What goes where, repo names as they were given."""
-    wanted = (
-        (settings.paths.best, settings.hf_repo_id, "HF_REPO_ID"),
-        (settings.paths.last, settings.hf_last_repo_id, "HF_LAST_REPO_ID"),
-    )
-    return [Target(directory, repo, variable) for directory, repo, variable in wanted if repo]
-
-
-def skipped(settings: Settings) -> str | None:
-    """Why nothing is published, in a few words; None when it is.
-
-    Raises:
-        BadInput: UPLOAD_TO_HUB=true, and the token or the repo is missing; or both checkpoints go to one repo.
-    """
-    repos = [target.repo for target in targets(settings)]
-    if len(set(repos)) < len(repos):
-        raise BadInput(f"HF_REPO_ID and HF_LAST_REPO_ID are both {repos[0]}; give the last checkpoint its own repo")
-    if settings.upload_to_hub is False:
-        return "UPLOAD_TO_HUB=false"
-    missing = [name for name, value in (("HF_TOKEN", settings.token), ("HF_REPO_ID", repos)) if not value]
-    if missing and settings.upload_to_hub:
-        raise BadInput(f"UPLOAD_TO_HUB=true needs {' and '.join(missing)}; set it, or UPLOAD_TO_HUB=false")
-    return f"{' and '.join(missing)} not set" if missing else None
 
 
 def intent(settings: Settings) -> list[str]:
@@ -83,11 +47,11 @@ def check(settings: Settings) -> dict[str, Any]:
     if reason is not None:
         return {"skipped": reason}
     facts.need_base_model(settings)
-    api = _api(settings)
+    api = hub.client(settings)
 
     def ask() -> dict[str, Any]:
-        account = _whoami(api)
-        repos = [_check_target(api, account, target, settings) for target in targets(settings)]
+        account = rights.whoami(api)
+        repos = [rights.check_target(api, account, target, settings) for target in targets(settings)]
         return {"user": str(account.get("name")), "repos": repos}
 
     try:
@@ -126,8 +90,8 @@ def run(settings: Settings) -> dict[str, Any]:
         _check_local(target, settings)
     kept = f"{' and '.join(str(t.directory) for t in wanted)} kept; rerun `python -m job push`"
     try:
-        api = _api(settings)
-        account = hub.retrying("asking for the account", lambda: _whoami(api), settings)
+        api = hub.client(settings)
+        account = hub.retrying("asking for the account", lambda: rights.whoami(api), settings)
         results = [_publish(api, account, target, settings) for target in wanted]
     except JobError as error:
         raise PublishFailed(f"{error}; {kept}") from None
@@ -153,10 +117,10 @@ def upload_log(settings: Settings) -> None:
             return
         text = settings.console_log.read_text(encoding="utf-8", errors="replace")
         data = redact(text, settings.secrets).encode()
-        api = _api(settings)
+        api = hub.client(settings)
 
         def upload() -> str:
-            repo = _full_name(targets(settings)[0].repo, _whoami(api))
+            repo = rights.full_name(targets(settings)[0].repo, rights.whoami(api))
             api.create_repo(repo, private=settings.hub_private, exist_ok=True)
             api.upload_file(
                 path_or_fileobj=data, path_in_repo=LOG_IN_REPO, repo_id=repo, commit_message="Console log of the run"
@@ -167,84 +131,6 @@ def upload_log(settings: Settings) -> None:
         say("push", f"the log is at {repo}/{LOG_IN_REPO}")
     except Exception as error:
         warn("push", f"the log could not be uploaded: {hub.explain(error, settings)}")
-
-
-def _api(settings: Settings) -> HfApi:
-    from huggingface_hub import HfApi
-
-    return HfApi(token=settings.token, library_name="qwen3-tts-job")
-
-
-def _whoami(api: HfApi) -> dict[str, Any]:
-    """The token's account.
-
-    Raises:
-        BadInput: the Hub does not know the token.
-    """
-    try:
-        return dict(api.whoami())
-    except Exception as error:
-        if hub.status_of(error) == 401:
-            raise BadInput(
-                f"HF_TOKEN is refused by {api.endpoint}; make one that can write at {api.endpoint}/settings/tokens"
-            ) from None
-        raise
-
-
-def _full_name(repo: str, account: dict[str, Any]) -> str:
-    return repo if "/" in repo else f"{account.get('name')}/{repo}"
-
-
-def _check_target(api: HfApi, account: dict[str, Any], target: Target, settings: Settings) -> str:
-    """The repo's full name, after making sure that the token may create it or upload to it.
-
-    Raises:
-        BadInput: it may not.
-    """
-    from huggingface_hub import CommitOperationAdd
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-
-    repo = _full_name(target.repo, account)
-    refusal = _refusal(account, repo)
-    try:
-        info = api.model_info(repo)
-        # The question that an upload starts with; a small text file has nothing to send ahead of a commit.
-        api.preupload_lfs_files(repo, additions=[CommitOperationAdd("README.md", b"---\n")])
-    except RepositoryNotFoundError:
-        if refusal:
-            raise BadInput(f"{target.variable}={repo}: {refusal}") from None
-        return repo
-    except HFValidationError as error:
-        raise BadInput(f"{target.variable}={repo}: {hub.explain(error, settings)}") from None
-    except Exception as error:
-        if hub.status_of(error) in (401, 403):
-            words = refusal or hub.explain(error, settings)
-            raise BadInput(f"{target.variable}={repo}: {words}") from None
-        raise
-    if settings.hub_private and info.private is False:
-        warn("push", f"{repo} exists and is public: HUB_PRIVATE=true is only for repos that are created")
-    return repo
-
-
-def _refusal(account: dict[str, Any], repo: str) -> str | None:
-    """Why the token cannot create `repo`, from what the Hub says about it; None when it can or that is not said."""
-    owner = repo.split("/")[0]
-    access = (account.get("auth") or {}).get("accessToken") or {}
-    role = access.get("role")
-    if role == "read":
-        return "HF_TOKEN can only read; make one that can write"
-    if role == "fineGrained":
-        for scope in (access.get("fineGrained") or {}).get("scoped") or []:
-            entity = scope.get("entity") or {}
-            if entity.get("name") in (owner, repo) and WRITE_PERMISSION in (scope.get("permissions") or []):
-                return None
-        return f"HF_TOKEN (fine-grained) may not write to {owner}; give it write access to repos under {owner}"
-    orgs = {org.get("name"): org.get("roleInOrg") for org in account.get("orgs") or [] if isinstance(org, dict)}
-    if owner != account.get("name") and owner not in orgs:
-        return f"HF_TOKEN belongs to {account.get('name')}, who is not a member of {owner}"
-    if orgs.get(owner) == "read":
-        return f"HF_TOKEN belongs to {account.get('name')}, who may only read at {owner}"
-    return None
 
 
 def _check_local(target: Target, settings: Settings) -> None:
@@ -267,28 +153,27 @@ def _check_local(target: Target, settings: Settings) -> None:
 
 
 def _publish(api: HfApi, account: dict[str, Any], target: Target, settings: Settings) -> dict[str, Any]:
-    """Publish one checkpoint."""
+    """Publish one checkpoint, and make sure that it is there as it is here."""
     names = contents.published(target.directory)
     sizes = {name: (target.directory / name).stat().st_size for name in names}
     _guard(target.directory, names, settings)
-    wanted = _full_name(target.repo, account)
-    repo = hub.retrying(f"looking at {wanted}", lambda: _check_target(api, account, target, settings), settings)
+    wanted = rights.full_name(target.repo, account)
+    repo = hub.retrying(f"looking at {wanted}", lambda: rights.check_target(api, account, target, settings), settings)
     hub.retrying(
         f"creating {repo}", lambda: api.create_repo(repo, private=settings.hub_private, exist_ok=True), settings
     )
     before = hub.retrying(f"reading {repo}", lambda: api.model_info(repo), settings)
     say("push", f"{len(names)} files, {sum(sizes.values()) / 1e6:.1f} MB, to {repo}")
-    commit = hub.retrying(
-        f"uploading to {repo}",
-        lambda: api.upload_folder(
-            repo_id=repo,
-            folder_path=target.directory,
-            allow_patterns=[glob.escape(name) for name in names],
-            delete_patterns=[*contents.STALE, *(f"speech_tokenizer/{name}" for name in contents.STALE[:2])],
-            commit_message=commit_message(target, settings),
-        ),
-        settings,
+    stale = [*contents.STALE, *(f"speech_tokenizer/{name}" for name in contents.STALE[:2])]  # the codec's weights too
+    upload = partial(
+        api.upload_folder,
+        repo_id=repo,
+        folder_path=target.directory,
+        allow_patterns=[glob.escape(name) for name in names],
+        delete_patterns=stale,
+        commit_message=commit_message(target, settings),
     )
+    commit = hub.retrying(f"uploading to {repo}", upload, settings)
     after = hub.retrying(f"checking {repo}", lambda: api.model_info(repo, files_metadata=True), settings)
     there = {sibling.rfilename: sibling.size for sibling in after.siblings or []}
     wrong = [name for name, size in sizes.items() if there.get(name) != size]

@@ -7,8 +7,9 @@ from typing import Any
 from job import files
 from job.console import say, warn
 from job.errors import BadInput, PublishFailed
-from job.publish import card, contents, facts, push
+from job.publish import card, contents, facts
 from job.publish.redact import one_line
+from job.publish.targets import skipped
 from job.settings import Settings
 
 #: Seconds that the Hub has to answer.
@@ -29,7 +30,7 @@ def run(settings: Settings) -> dict[str, Any]:
     if not paths.best.is_dir():
         raise BadInput(f"{paths.best} is missing; run `python -m job train` first (OUTPUT_DIR)")
     text = checked_card(settings)
-    if push.skipped(settings) is None:
+    if skipped(settings) is None:
         ask_hub(text, settings)
     for directory in (paths.best, paths.last):
         if not directory.is_dir():
@@ -52,7 +53,7 @@ def checked_card(settings: Settings) -> str:
     Raises:
         BadInput: the Hub would refuse it, or it is to be published and cannot name its base model.
     """
-    if push.skipped(settings) is None:
+    if skipped(settings) is None:
         facts.need_base_model(settings)
     text = card.render(settings)
     problems = card.check_card(text)

@@ -1,0 +1,90 @@
+"""Whose the token is, and whether it may write to a repo: asked before anything is uploaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from job.console import warn
+from job.errors import BadInput
+from job.publish import hub
+from job.publish.targets import Target
+from job.settings import Settings
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+#: Permission of a fine-grained token that lets it create repos and commit.
+WRITE_PERMISSION = "repo.write"
+
+
+def whoami(api: HfApi) -> dict[str, Any]:
+    """The token's account.
+
+    Raises:
+        BadInput: the Hub does not know the token.
+    """
+    try:
+        return dict(api.whoami())
+    except Exception as error:
+        if hub.status_of(error) == 401:
+            raise BadInput(
+                f"HF_TOKEN is refused by {api.endpoint}; make one that can write at {api.endpoint}/settings/tokens"
+            ) from None
+        raise
+
+
+def full_name(repo: str, account: dict[str, Any]) -> str:
+    """`owner/name` of a repo that may be given by its name alone; it then is the account's own."""
+    return repo if "/" in repo else f"{account.get('name')}/{repo}"
+
+
+def check_target(api: HfApi, account: dict[str, Any], target: Target, settings: Settings) -> str:
+    """The repo's full name, after making sure that the token may create it or upload to it.
+
+    Raises:
+        BadInput: it may not.
+    """
+    from huggingface_hub import CommitOperationAdd
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    repo = full_name(target.repo, account)
+    refusal = _refusal(account, repo)
+    try:
+        info = api.model_info(repo)
+        # The question that an upload starts with; a small text file has nothing to send ahead of a commit.
+        api.preupload_lfs_files(repo, additions=[CommitOperationAdd("README.md", b"---\n")])
+    except RepositoryNotFoundError:
+        if refusal:
+            raise BadInput(f"{target.variable}={repo}: {refusal}") from None
+        return repo
+    except HFValidationError as error:
+        raise BadInput(f"{target.variable}={repo}: {hub.explain(error, settings)}") from None
+    except Exception as error:
+        if hub.status_of(error) in (401, 403):
+            words = refusal or hub.explain(error, settings)
+            raise BadInput(f"{target.variable}={repo}: {words}") from None
+        raise
+    if settings.hub_private and info.private is False:
+        warn("push", f"{repo} exists and is public: HUB_PRIVATE=true is only for repos that are created")
+    return repo
+
+
+def _refusal(account: dict[str, Any], repo: str) -> str | None:
+    """Why the token cannot create `repo`, from what the Hub says about it; None when it can or that is not said."""
+    owner = repo.split("/")[0]
+    access = (account.get("auth") or {}).get("accessToken") or {}
+    role = access.get("role")
+    if role == "read":
+        return "HF_TOKEN can only read; make one that can write"
+    if role == "fineGrained":
+        for scope in (access.get("fineGrained") or {}).get("scoped") or []:
+            entity = scope.get("entity") or {}
+            if entity.get("name") in (owner, repo) and WRITE_PERMISSION in (scope.get("permissions") or []):
+                return None
+        return f"HF_TOKEN (fine-grained) may not write to {owner}; give it write access to repos under {owner}"
+    orgs = {org.get("name"): org.get("roleInOrg") for org in account.get("orgs") or [] if isinstance(org, dict)}
+    if owner != account.get("name") and owner not in orgs:
+        return f"HF_TOKEN belongs to {account.get('name')}, who is not a member of {owner}"
+    if orgs.get(owner) == "read":
+        return f"HF_TOKEN belongs to {account.get('name')}, who may only read at {owner}"
+    return None
