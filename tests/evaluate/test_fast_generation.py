@@ -13,7 +13,7 @@ from scipy.stats import chi2
 from transformers import GenerationConfig
 
 from job.demo.base import build
-from job.evaluate import synthesize
+from job.evaluate import speaking
 from job.evaluate.generation import recorded, talker
 from job.evaluate.generation.sampling import Choice
 from job.evaluate.generation.stack import Unknown
@@ -230,14 +230,14 @@ def test_models_of_another_kind_are_left_to_stock_generate(
 ):
     """One line says why; layers that compute something else are found by comparing, whatever they are."""
     model = load_model(custom_voice(tiny_base, tmp_path / "best"), CPU, torch.float32)
-    assert synthesize._fast(model) is not None
+    assert speaking.fast_talker(model) is not None
     attention = model.model.talker.model.layers[0].self_attn
     attention.scaling *= 2  # of one layer only
     with pytest.raises(Unknown, match="differ"):
         FastTalker(model.model.talker)
     attention.scaling /= 2
     attention.sliding_window = 8
-    assert synthesize._fast(model) is None
+    assert speaking.fast_talker(model) is None
     assert "sliding window" in capsys.readouterr().err
     attention.sliding_window = None
     model.model.talker.generation_config.num_beams = 2

@@ -14,8 +14,9 @@ import pytest
 import soundfile
 
 from job.errors import BadInput, SpeechFailed
-from job.evaluate import gate, synthesize
+from job.evaluate import gate, samples, speaking, synthesize
 from job.evaluate.audio_stats import measure
+from job.evaluate.texts import Utterance
 from job.settings import Settings
 from tests.evaluate.conftest import SENTENCES, write_prepared
 from tests.evaluate.test_metrics import recogniser  # noqa: F401 - a fixture
@@ -184,25 +185,25 @@ def test_a_metric_model_that_is_missing_is_found_before_anything_is_said(endless
 
 
 def test_sampling_variables_reach_talker_and_sub_talker():
-    arguments = synthesize.generation_arguments(Settings(temperature=0.5, top_p=0.8, top_k=7))
+    arguments = speaking.generation_arguments(Settings(temperature=0.5, top_p=0.8, top_k=7))
     assert arguments["do_sample"] and arguments["subtalker_dosample"]
     for prefix in ("", "subtalker_"):
         values = [arguments[f"{prefix}{name}"] for name in ("temperature", "top_p", "top_k")]
         assert values == [0.5, 0.8, 7]
-    greedy = synthesize.generation_arguments(Settings(greedy=True))
+    greedy = speaking.generation_arguments(Settings(greedy=True))
     assert not greedy["do_sample"] and not greedy["subtalker_dosample"]
 
 
 @pytest.mark.parametrize("speaker", ["a/b", "../up", "Ayọ̀ 1", "x.y"])
 def test_a_speakers_name_cannot_leave_the_directory(speaker: str):
-    name = synthesize.file_name(3, synthesize.Utterance("Hi.", speaker))
+    name = samples.file_name(3, Utterance("Hi.", speaker))
     assert name.startswith("03-") and Path(name).name == name and ".." not in name
 
 
 @pytest.mark.parametrize("letter", ["a", "王", "𠀀"])
 def test_a_long_name_of_a_speaker_still_gives_a_file(tmp_path: Path, letter: str):
     """After training is no time to find that a file's name has at most 255 bytes."""
-    name = synthesize.file_name(3, synthesize.Utterance("Hi.", 300 * letter))
+    name = samples.file_name(3, Utterance("Hi.", 300 * letter))
     (tmp_path / f".{name}.partial").touch()
 
 

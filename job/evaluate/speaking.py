@@ -1,0 +1,135 @@
+"""Saying texts with a loaded model, in batches.
+
+Stock `generate_custom_voice` does all but the loop over frames, which is `job.evaluate.generation` where it knows the
+model: the same codes in a fraction of the time.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from job import console
+from job.evaluate import texts
+from job.evaluate.texts import Utterance
+from job.settings import Settings
+
+if TYPE_CHECKING:
+    from qwen_tts import Qwen3TTSModel
+
+    from job.evaluate.generation.talker import FastTalker
+
+#: Texts spoken together. A step takes hardly longer for eight than for one; they are padded to the longest.
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One spoken utterance.
+
+    Attributes:
+        utterance: what was asked for.
+        waveform: float32, shape (samples,), as the codec returned it.
+        sample_rate: Hz.
+        frames: codec frames, the end not counted.
+        stopped_by_eos: whether the talker ended by itself.
+        real_time_factor: seconds of work a second of audio, over the batch that it was made in; below 1 is faster than
+            it plays.
+    """
+
+    utterance: Utterance
+    waveform: NDArray[np.float32]
+    sample_rate: int
+    frames: int
+    stopped_by_eos: bool
+    real_time_factor: float
+
+
+def speak(
+    model: Qwen3TTSModel, utterances: Sequence[Utterance], settings: Settings, frames_per_character: float
+) -> Iterator[Sample]:
+    """Say all utterances in batches of one layout and similar length; yields them in the order given.
+
+    Every batch starts from SEED, so that a rerun gives the same speech.
+    """
+    done: dict[int, Sample] = {}
+    fast = fast_talker(model)
+    groups = _batches(utterances)
+    for group in console.progress(groups, stage="synthesize", total=len(groups), unit="batches"):
+        batch = [utterances[index] for index in group]
+        longest = max(texts.budget(settings, one.text, frames_per_character) for one in batch)
+        done.update(zip(group, _speak_batch(model, fast, batch, settings, longest), strict=True))
+    yield from (done[index] for index in range(len(utterances)))
+
+
+def generation_arguments(settings: Settings) -> dict[str, Any]:
+    """GREEDY, TEMPERATURE, TOP_P and TOP_K as stock `generate_*` takes them, for talker and sub-talker alike."""
+    sampled = not settings.greedy
+    arguments: dict[str, Any] = {"do_sample": sampled, "subtalker_dosample": sampled}
+    for name in ("temperature", "top_p", "top_k"):
+        arguments[name] = arguments[f"subtalker_{name}"] = getattr(settings, name)
+    return arguments
+
+
+def fast_talker(model: Qwen3TTSModel) -> FastTalker | None:
+    """Our loop over frames for the model's talker; None, and a line that says why, if it is of another kind."""
+    from job.evaluate.generation.stack import Unknown
+    from job.evaluate.generation.talker import FastTalker
+
+    try:
+        return FastTalker(model.model.talker)  # type: ignore[attr-defined]
+    except (Unknown, AttributeError) as reason:
+        console.warn("synthesize", f"stock `generate` speaks, which takes longer; unknown to the faster one: {reason}")
+        return None
+
+
+def _speak_batch(
+    model: Qwen3TTSModel, fast: FastTalker | None, batch: Sequence[Utterance], settings: Settings, longest: int
+) -> list[Sample]:
+    """One call of stock `generate_custom_voice`, its frames drawn by `fast` if there is one."""
+    import torch
+
+    from job.evaluate.generation.talker import generating
+    from job.evaluate.recorder import GenerationRecorder, quiet_generation
+
+    torch.manual_seed(settings.seed)
+    started = time.perf_counter()
+    with quiet_generation(), generating(model, fast), GenerationRecorder(model) as recorder:
+        waveforms, sample_rate = model.generate_custom_voice(
+            text=[one.text for one in batch],
+            speaker=[one.speaker for one in batch],
+            language=[one.language for one in batch],
+            instruct=[one.instruct or "" for one in batch],
+            non_streaming_mode=batch[0].layout == "non_streaming",
+            max_new_tokens=longest,
+            **generation_arguments(settings),
+        )
+    took = time.perf_counter() - started
+    audio = sum(waveform.size for waveform in waveforms) / sample_rate
+    return [
+        Sample(
+            utterance=utterance,
+            waveform=np.asarray(waveform, dtype=np.float32),
+            sample_rate=sample_rate,
+            frames=len(spoken.codes),
+            stopped_by_eos=spoken.stopped_by_eos,
+            real_time_factor=took / audio if audio else math.inf,
+        )
+        for utterance, waveform, spoken in zip(batch, waveforms, recorder.spoken, strict=True)
+    ]
+
+
+def _batches(utterances: Sequence[Utterance]) -> list[list[int]]:
+    """Positions of the utterances that are said together."""
+    groups: list[list[int]] = []
+    for layout in sorted({one.layout for one in utterances}):
+        members = [index for index, one in enumerate(utterances) if one.layout == layout]
+        members.sort(key=lambda index: len(utterances[index].text))
+        groups += [members[start : start + BATCH] for start in range(0, len(members), BATCH)]
+    return groups
