@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from job import lengths, pipeline, plan
+from job import lengths, memory, pipeline, plan
 from job import settings as variables
 from job.activations import Load
 from job.ranks import ALONE
@@ -142,16 +142,16 @@ def test_memory_is_state_and_what_comes_on_top(work):
     """Gradients count once, accumulated batches have them from the start, and copies for an update are counted."""
     settings = variables.load({**QUICK, "WORK_DIR": str(work)})
     load = Load(8000, 5000, 80, 1000)
-    found = plan.memory(settings, load)
-    assert found.total == found.state + found.on_top + plan.CUDA_BYTES
+    found = memory.memory_of(settings, load)
+    assert found.total == found.state + found.on_top + memory.CUDA_BYTES
     peak = found.working.peak + found.working.in_kernels
-    assert found.state + found.on_top == plan.state_bytes(settings) - found.gradients + peak
+    assert found.state + found.on_top == memory.state_bytes(settings) - found.gradients + peak
     small = Load(40, 13, 1, 20)
-    assert plan.memory(settings.model_copy(update={"optimizer": "adamw"}), small).on_top >= found.gradients
-    accumulated = plan.memory(settings.model_copy(update={"gradient_accumulation_steps": 2}), load)
+    assert memory.memory_of(settings.model_copy(update={"optimizer": "adamw"}), small).on_top >= found.gradients
+    accumulated = memory.memory_of(settings.model_copy(update={"gradient_accumulation_steps": 2}), load)
     assert accumulated.total == found.total + found.gradients
     sharded = settings.model_copy(update={"distributed": "fsdp"})
-    assert plan.memory(sharded, small, processes=8).total < plan.memory(sharded, small).total
+    assert memory.memory_of(sharded, small, processes=8).total < memory.memory_of(sharded, small).total
 
 
 def test_what_does_not_fit_is_cut_up_or_refused(work, monkeypatch, capsys):
@@ -159,7 +159,7 @@ def test_what_does_not_fit_is_cut_up_or_refused(work, monkeypatch, capsys):
     is said with what it takes."""
     settings = variables.load({**QUICK, "WORK_DIR": str(work), "TRAIN_MODE": "full"})
     load = Load(20000, 15000, 100, 2000)
-    whole, half, alone = (plan.memory(settings, load, pieces=pieces).total for pieces in (1, 2, 100))
+    whole, half, alone = (memory.memory_of(settings, load, pieces=pieces).total for pieces in (1, 2, 100))
     assert alone < half < whole
 
     def gpu(total: float) -> tuple[float, float]:
@@ -180,7 +180,7 @@ def test_what_does_not_fit_is_cut_up_or_refused(work, monkeypatch, capsys):
 def test_the_least_is_a_sample_at_a_time(work, tmp_path):
     """What doctor refuses a GPU by: the longest sample's step; before there is data, a second of speech's."""
     settings = variables.load({**QUICK, "WORK_DIR": str(work), "BATCH_SIZE": "4"})
-    least = plan.least_bytes(settings)
-    assert plan.state_bytes(settings) <= least < plan.estimate(settings).memory.total - plan.CUDA_BYTES
+    least = memory.least_bytes(settings)
+    assert memory.state_bytes(settings) <= least < plan.estimate(settings).memory.total - memory.CUDA_BYTES
     nothing = variables.load({**QUICK, "WORK_DIR": str(tmp_path)})
-    assert plan.state_bytes(settings) <= plan.least_bytes(nothing) <= least
+    assert memory.state_bytes(settings) <= memory.least_bytes(nothing) <= least

@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from job import pipeline, plan
+from job import memory, pipeline
 from job import settings as variables
 from job.errors import BadInput, TrainingStopped
 from job.models import resolve_device
@@ -120,7 +120,7 @@ def test_merging_adapters_takes_what_plan_says(tiny_base):
     assert groups and len(shapes) > 10
     with torch.no_grad(), Live(iter([*model.parameters(), *model.buffers()])) as live:
         names = [name for name, _ in adapt.merged_weights(model)]
-    assert 0 < live.peak <= plan.MERGED_BYTES * max(math.prod(shape) for shape in shapes)
+    assert 0 < live.peak <= memory.MERGED_BYTES * max(math.prod(shape) for shape in shapes)
     assert not any("lora" in name or "base_layer" in name for name in names)
 
 

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from job import memory, pipeline
 from job import optimizers as rules
-from job import pipeline, plan
 from job import settings as variables
+from job.parameters import parameter_counts
 from job.train import resume
 from job.train.compact import dynamic_map, quantized, restored, rounded
 from job.train.optimizers import CompactAdamW, optimizer_of
@@ -333,9 +334,9 @@ def test_the_plan_counts_what_is_saved(prepared):
     """Full fine-tuning: 16 bytes a trained parameter become 6, and frozen weights are in bf16 too."""
     settings = variables.load({**QUICK, "WORK_DIR": str(prepared)})
     least = settings.model_copy(update={"optimizer": "adamw_8bit", "master_weights": "bf16_stochastic"})
-    parameters, trained = plan.parameter_counts(settings)
-    assert plan.state_bytes(settings) == 16 * trained + 4 * (parameters - trained)
-    assert plan.state_bytes(least) == pytest.approx(6.03 * trained + 2 * (parameters - trained), rel=1e-3)
+    count, trained = parameter_counts(settings)
+    assert memory.state_bytes(settings) == 16 * trained + 4 * (count - trained)
+    assert memory.state_bytes(least) == pytest.approx(6.03 * trained + 2 * (count - trained), rel=1e-3)
 
 
 @pytest.mark.slow
