@@ -216,6 +216,28 @@ def test_recorded_frames_are_those_drawn_one_by_one(
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("only_then", [False, True])
+def test_a_recording_that_fails_leaves_the_gpu_as_it_was(only_then: bool):
+    """Work that waits for a value, always or only while it is recorded: the same draws as without the attempt."""
+
+    def work(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        drawn = torch.rand(4, device=x.device)
+        if not only_then or torch.cuda.is_current_stream_capturing():
+            drawn.sum().item()
+        return (x + drawn,)
+
+    x, stream = torch.zeros(4, device="cuda"), torch.cuda.current_stream()
+    torch.manual_seed(1)
+    with pytest.raises(RuntimeError):
+        recorded.Recorded(work, x)
+    found = torch.rand(8, device="cuda")
+    torch.manual_seed(1)
+    assert torch.equal(found, torch.rand(8, device="cuda"))
+    assert torch.cuda.current_stream() == stream
+    assert torch.cuda.get_sync_debug_mode() == 0
+
+
 def test_a_rearranged_model_still_speaks_by_stock_generate(demo: Models):
     """The weights are moved, not changed: the model can be used and saved as before."""
     stock, other, _ = demo

@@ -7,8 +7,8 @@ values lie in memory that stays. Replayed, they are launched all at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -39,15 +39,16 @@ class Recorded:
         self._inputs = [example.clone() for example in examples]
         random = torch.cuda.get_rng_state(device)
         with torch.cuda.device(device):
-            aside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                for _ in range(WARM_UP):
-                    work(*self._inputs)
-            torch.cuda.current_stream().wait_stream(aside)
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._outputs = work(*self._inputs)
+            here = torch.cuda.current_stream()
+            try:
+                self._graph, self._outputs = _record(work, self._inputs)
+            except BaseException:
+                # torch leaves the recording's stream the current one, and the generator as if it were still recorded.
+                torch.cuda.set_stream(here)
+                unused = torch.Generator(device).graphsafe_get_state()
+                torch.cuda.default_generators[device.index].graphsafe_set_state(unused)
+                torch.cuda.set_rng_state(random, device)
+                raise
         torch.cuda.set_rng_state(random, device)
         expected = work(*examples)
         torch.cuda.set_rng_state(random, device)
@@ -64,6 +65,30 @@ class Recorded:
             own.copy_(given)
         self._graph.replay()
         return tuple(output.clone() for output in self._outputs)
+
+
+def _record(work: Work, inputs: list[torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, tuple[torch.Tensor, ...]]:
+    """The graph, and the memory that replaying it leaves the outputs in."""
+    here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside.wait_stream(here)
+    with torch.cuda.stream(aside), _without_waiting():
+        for _ in range(WARM_UP):
+            work(*inputs)
+    here.wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        return graph, work(*inputs)
+
+
+@contextmanager
+def _without_waiting() -> Iterator[None]:
+    """An error where the host would wait for a value of the GPU's: a recording that it breaks is harder to leave."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def recordable(tensor: torch.Tensor) -> bool:
