@@ -41,6 +41,9 @@ DIVERGED_FACTOR = 1.5
 DIVERGED_NATS = 1.0
 #: Steps at the start and at the end that are compared for it.
 DIVERGED_STEPS = 50
+#: With too high a rate the first steps have diverged themselves. So these many of the last steps are compared with the
+#: very first ones, which the rate has hardly touched: (last steps, first steps, times their highest loss, nats more).
+DIVERGED_AT_ONCE = ((5, 1, 5.0, 5.0), (20, 3, DIVERGED_FACTOR, DIVERGED_NATS))
 
 #: A gradient norm so many times the median of the last `SPIKE_WINDOW` is a spike.
 SPIKE_FACTOR = 10.0
@@ -185,6 +188,13 @@ class LossGuard(_Guard):
     def _diverged(self, step: int, loss: float) -> None:
         if len(self._first) < DIVERGED_STEPS:
             self._first.append(loss)
+            for last, first, factor, nats in DIVERGED_AT_ONCE:
+                before, now = max(self._first[:first]), median(self._first[-last:])
+                if len(self._first) >= last + first and now > factor * before + nats:
+                    raise TrainingStopped(
+                        f"the loss has gone up from {before:.4g} at the start to {now:.4g} in the last {last} steps, "
+                        f"at step {step}: lower LEARNING_RATE, or raise WARMUP_STEPS"
+                    )
             return
         self._recent = [*self._recent, loss][-DIVERGED_STEPS:]
         before, now = median(self._first), median(self._recent)

@@ -192,6 +192,27 @@ def test_a_loss_that_goes_up_for_good_stops():
         feed(LossGuard(), [8.0 + 0.01 * (s % 5) for s in range(50)] + [20.0 + s % 7 for s in range(60)])
 
 
+@pytest.mark.parametrize(
+    ("losses", "step"),
+    [
+        ([10.4, 5836.0, 4750.0, 2129.0, 1250.0, 483.0, 244.0], 6),  # a rate of 10 without warmup
+        ([6.0, 6.1, 5.9] + [7.0] * 4 + [10.5] * 40, 23),  # worse than guessing
+    ],
+)
+def test_a_loss_that_goes_up_at_once_stops_in_a_run_of_any_length(losses, step):
+    """What diverges in its first steps is not compared with these steps themselves."""
+    guard = LossGuard()
+    with pytest.raises(TrainingStopped, match=rf"from (10\.4|6\.1) at the start to .* at step {step}: lower LEARNING"):
+        for number, loss in enumerate(losses, start=1):
+            guard.observe(number, loss, 1.0)
+
+
+def test_a_first_batch_that_is_easy_is_no_divergence():
+    guard = LossGuard()
+    for number, loss in enumerate([1.5, 6.0, 7.0] + [7.5, 9.0, 6.5] * 40, start=1):
+        guard.observe(number, loss, 1.0)
+
+
 def test_a_hard_stretch_is_no_divergence():
     feed(LossGuard(), [4.0 + 0.01 * (s % 5) for s in range(100)] + [6.0 + 0.1 * (s % 7) for s in range(100)])
     feed(LossGuard(), [0.01 + 1e-4 * (s % 5) for s in range(100)] + [0.5 + 0.1 * (s % 7) for s in range(100)])
