@@ -114,7 +114,7 @@ def _base(settings: Settings, base: Path) -> int:
     config = models.read_config(base)
     encoder = config.raw.get("speaker_encoder_config") or {}
     width, vector = config.talker.get("hidden_size"), encoder.get("enc_dim", 1024)
-    if width != vector:
+    if width != vector and (encoder or config.kind == "base"):  # a CustomVoice model has no encoder
         raise BadInput(
             f"INIT_MODEL_PATH={settings.init_model_path}: its x-vectors have {vector} values and its talker {width}; "
             "they must be equal"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from job import files, models
+from job import doctor, files, models
 from job.errors import BadInput
 from job.prepare import speakers
 from job.prepare.audio import load
@@ -76,6 +76,35 @@ def test_weights_without_a_speaker_encoder_are_refused(tiny_base: Path, tmp_path
     save_file(rest, base / "model.safetensors")
     with pytest.raises(BadInput, match=r"INIT_MODEL_PATH=.*no speaker encoder"):
         SpeakerEncoder(base, CPU)
+
+
+def test_a_custom_voice_model_without_encoder_trains_its_own_voices_only(
+    make: Make, wav: Callable[..., str], tiny_base: Path, tmp_path: Path
+) -> None:
+    """As released: no encoder and no configuration of one. A new voice is refused before anything is encoded."""
+    base = tmp_path / "custom"
+    shutil.copytree(tiny_base, base)
+    tensors = load_file(base / "model.safetensors")
+    rest = {key: value for key, value in tensors.items() if not key.startswith("speaker_encoder.")}
+    save_file(rest, base / "model.safetensors")
+    config = files.read_json(base / "config.json")
+    del config["speaker_encoder_config"]
+    config["tts_model_type"] = "custom_voice"
+    config["talker_config"].update(spk_id={"vivian": 3065}, spk_is_dialect={"vivian": False})
+    files.write_json(base / "config.json", config)
+    rows = [{"audio": wav(f"a{n}", voice(1.0, seed=n)), "speaker": "Vivian"} for n in range(2)]
+    manifest = tmp_path / "train.jsonl"
+    files.write_jsonl(manifest, [{"audio": row["audio"], "text": f"Text {n}."} for n, row in enumerate(rows)])
+    values = {"init_model_path": str(base), "train_jsonl": manifest, "base_model_id": "me/custom"}
+    doctor.run(make(rows, **values))
+    settings = make(rows, **values)
+    prepare(settings)
+    row = tensors["talker.model.codec_embedding.weight"][3065].to(torch.float32)
+    assert torch.equal(read_speakers(settings.paths)["vivian"], row)
+    other = make([{**rows[0], "speaker": "New"}], work="new", **values)
+    with pytest.raises(BadInput, match=r"INIT_MODEL_PATH=.*no speaker encoder"):
+        prepare(other)
+    assert not list(other.paths.encoding.glob("*"))
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.02, 0.3])
