@@ -165,7 +165,8 @@ def as_on_cuda() -> Iterator[None]:
         if torch.is_autocast_enabled("cpu"):
             query, key, value = (t.to(torch.bfloat16) for t in (query, key, value))
         bounds = torch.zeros(len(lengths) + 1, dtype=torch.int32)
-        return packing._varlen(query, key, value, bounds, max(lengths), scaling)
+        repeats = query.shape[1] // key.shape[1]  # what takes most
+        return packing._varlen(query, key, value, bounds, max(lengths), scaling, repeats)
 
     def dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
         return torch.native_dropout(x, p, training)[0] if p and training else x

@@ -167,8 +167,9 @@ def attend(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **others
         )
     lowered = query.dtype in (torch.bfloat16, torch.float16)
-    if query.is_cuda and lowered and dropout == 0.0 and _varlen_is_right(query, key):
-        return _varlen(query, key, value, sample_bounds, max(sample_lengths), scaling), None
+    repeats = _repeats_for(query, key) if query.is_cuda and lowered and dropout == 0.0 else 0
+    if repeats:
+        return _varlen(query, key, value, sample_bounds, max(sample_lengths), scaling, repeats), None
     return _sample_by_sample(query, key, value, sample_lengths, scaling, dropout), None
 
 
@@ -191,11 +192,24 @@ def _sample_by_sample(
 
 
 @cache
-def _agrees(heads: int, key_value_heads: int, width: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the fused kernel gives what SDPA gives on this machine, forward and backward, on a made-up row.
+def _repeats(heads: int, key_value_heads: int, width: int, dtype: torch.dtype, device: torch.device) -> int:
+    """How often each key head has to be there for the fused kernel: once where it shares them itself, 0 if it fails.
 
     It is young, and which kernels it uses depends on the GPU: a wrong or missing one must cost speed, not the voice.
     """
+    reason = ""
+    for repeats in sorted({1, heads // key_value_heads}):
+        reason = _problem(heads, key_value_heads, width, dtype, device, repeats)
+        if not reason:
+            return repeats
+    warn("train", f"torch's variable-length attention is not used: {reason}; attention is computed sample by sample")
+    return 0
+
+
+def _problem(
+    heads: int, key_value_heads: int, width: int, dtype: torch.dtype, device: torch.device, repeats: int
+) -> str:
+    """Why the fused kernel cannot be used; empty if it gives what SDPA gives, forward and backward."""
     lengths = [5, 40, 1, 130]
     total = sum(lengths)
     bounds = torch.tensor([0, 5, 45, 46, 176], dtype=torch.int32, device=device)
@@ -213,7 +227,7 @@ def _agrees(heads: int, key_value_heads: int, width: int, dtype: torch.dtype, de
         # A checkpointed layer counts what autograd keeps within it: of hooks, only the innermost pair is called.
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(as_it_is, as_it_is):
             for output in (
-                _varlen(*tensors, bounds, max(lengths), None),
+                _varlen(*tensors, bounds, max(lengths), None, repeats),
                 _sample_by_sample(*tensors, lengths, None),
             ):
                 gradients = torch.autograd.grad(output.float().square().sum(), tensors)
@@ -222,18 +236,13 @@ def _agrees(heads: int, key_value_heads: int, width: int, dtype: torch.dtype, de
             (a.float() - b.float()).norm() <= 0.02 * b.float().norm()
             for a, b in zip(results[0], results[1], strict=True)
         )
-        reason = "" if right else "its results differ"
     except (RuntimeError, TypeError, ImportError, NotImplementedError) as error:
-        right, reason = False, first_line(error)
-    if not right:
-        warn(
-            "train", f"torch's variable-length attention is not used: {reason}; attention is computed sample by sample"
-        )
-    return right
+        return first_line(error)
+    return "" if right else "its results differ"
 
 
-def _varlen_is_right(query: torch.Tensor, key: torch.Tensor) -> bool:
-    return _agrees(query.shape[1], key.shape[1], query.shape[3], query.dtype, query.device)
+def _repeats_for(query: torch.Tensor, key: torch.Tensor) -> int:
+    return _repeats(query.shape[1], key.shape[1], query.shape[3], query.dtype, query.device)
 
 
 def _varlen(
@@ -243,25 +252,30 @@ def _varlen(
     bounds: torch.Tensor,
     longest: int,
     scaling: float | None,
+    repeats: int,
 ) -> torch.Tensor:
-    """`varlen_attn` over a row: (1, heads, T, head_dim) in, (1, T, heads, head_dim) out."""
+    """`varlen_attn` over a row: (1, heads, T, head_dim) in, (1, T, heads, head_dim) out.
+
+    Args:
+        repeats: how often each key head is given to it: once, or as often as there are query heads for it.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     # A window of nothing ahead and everything behind is causal attention.
     extra: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0)}
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1 and "enable_gqa" in inspect.signature(varlen_attn).parameters:
+    if query.shape[1] != key.shape[1] * repeats and "enable_gqa" in inspect.signature(varlen_attn).parameters:
         extra["enable_gqa"] = True
-        groups = 1
+
+    def by_position(t: torch.Tensor) -> torch.Tensor:
+        return t.squeeze(0).transpose(0, 1).contiguous()  # as it was before attention's callers turned it: no copy
 
     def repeated(t: torch.Tensor) -> torch.Tensor:
-        return (t.repeat_interleave(groups, dim=1) if groups > 1 else t)[0].transpose(0, 1).contiguous()
+        return by_position(t).repeat_interleave(repeats, dim=1) if repeats > 1 else by_position(t)
 
-    q = query[0].transpose(0, 1).contiguous()
-    k, v = (recompute.derived(repeated, t) for t in (key, value))
-    output = varlen_attn(q, k, v, bounds, bounds, longest, longest, **extra)
+    key, value = (recompute.derived(repeated, t) for t in (key, value))
+    output = varlen_attn(by_position(query), key, value, bounds, bounds, longest, longest, **extra)
     assert isinstance(output, torch.Tensor)
-    return output[None]
+    return output.unsqueeze(0)
 
 
 def _mask(*, attention_mask: torch.Tensor | None = None, **others: Any) -> torch.Tensor | None:

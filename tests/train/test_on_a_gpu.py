@@ -65,23 +65,23 @@ def test_comparing_attention_is_no_part_of_a_checkpointed_layer(monkeypatch):
     """GRADIENT_CHECKPOINTING=true: the first call compares the fused kernel, the second one, in the backward pass, does
     not, and torch refuses a layer that keeps other tensors the second time."""
 
-    def fused(query, key, value, bounds, longest, scaling):
+    def fused(query, key, value, bounds, longest, scaling, repeats):
         return packing._sample_by_sample(query, key, value, bounds.diff().tolist(), scaling)
 
     monkeypatch.setattr(packing, "_varlen", fused)
-    packing._agrees.cache_clear()
+    packing._repeats.cache_clear()
     x = torch.randn(3, 4, requires_grad=True)
     compared = []
 
     def layer(x):
-        compared.append(packing._agrees(2, 1, 8, torch.float32, torch.device("cpu")))
+        compared.append(packing._repeats(2, 1, 8, torch.float32, torch.device("cpu")))
         return x.sin() * x
 
     try:
         checkpoint(layer, x, use_reentrant=False).sum().backward()
     finally:
-        packing._agrees.cache_clear()
-    assert compared == [True, True]
+        packing._repeats.cache_clear()
+    assert compared == [1, 1]
     torch.testing.assert_close(x.grad, (x.cos() * x + x.sin()).detach())
 
 

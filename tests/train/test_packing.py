@@ -159,25 +159,28 @@ def test_varlen_attention_is_attention_under_a_mask():
         torch.testing.assert_close(found, wanted, rtol=2e-2, atol=2e-2)
 
 
-def test_varlen_is_given_the_samples(monkeypatch):
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_varlen_is_given_the_samples(monkeypatch, repeats):
     """What `varlen_attn` is called with, by its documented meaning: (T, H, d) rows, bounds, longest, causal window."""
     from torch.nn.attention import varlen
 
     def by_its_documentation(query, key, value, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
-        assert query.is_contiguous() and query.shape == key.shape == value.shape == (sum(LENGTHS), 4, 32)
+        assert all(t.is_contiguous() for t in (query, key, value))
+        assert query.shape == (sum(LENGTHS), 4, 32) and key.shape == value.shape == (sum(LENGTHS), 2 * repeats, 32)
         assert cu_q.dtype == torch.int32 and torch.equal(cu_q, cu_k) and max_q == max_k == max(LENGTHS)
         assert window_size == (-1, 0)
         parts = []
         for start, end in zip(cu_q[:-1].tolist(), cu_q[1:].tolist(), strict=True):
             q, k, v = (t[start:end].transpose(0, 1) for t in (query, key, value))
-            whole = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+            attend = torch.nn.functional.scaled_dot_product_attention
+            whole = attend(q[None], k[None], v[None], is_causal=True, scale=scale, enable_gqa=repeats == 1)[0]
             parts.append(whole.transpose(0, 1))
         return torch.cat(parts)
 
     monkeypatch.setattr(varlen, "varlen_attn", by_its_documentation)
     bounds, total = torch.tensor(np.cumsum([0, *LENGTHS]), dtype=torch.int32), sum(LENGTHS)
     tensors = heads(0, total)
-    found = packing._varlen(*tensors, bounds, max(LENGTHS), None)
+    found = packing._varlen(*tensors, bounds, max(LENGTHS), None, repeats)
     torch.testing.assert_close(found, masked(bounds, total)(*tensors), rtol=1e-4, atol=1e-5)
 
 
@@ -322,25 +325,32 @@ def test_rows_are_full(capacity):
 
 
 def test_a_kernel_that_cannot_run_or_is_wrong_costs_speed_and_not_the_voice(monkeypatch, capsys):
-    """The fused kernel is tried against SDPA before it is used: one that fails or differs is warned of and left out."""
-    packing._agrees.cache_clear()
+    """The fused kernel is tried against SDPA before it is used, first with key heads that it shares itself: one that
+    fails or differs in both ways is warned of and left out."""
     arguments = (4, 2, 16, torch.float32, torch.device("cpu"))
 
-    def right(query, key, value, bounds, longest, scaling):
+    def right(query, key, value, bounds, longest, scaling, repeats):
         return packing._sample_by_sample(query, key, value, bounds.diff().tolist(), scaling)
 
-    monkeypatch.setattr(packing, "_varlen", right)
-    assert packing._agrees(*arguments)
-    packing._agrees.cache_clear()
-    monkeypatch.setattr(packing, "_varlen", lambda q, *others: right(q * 1.1, *others))
-    assert not packing._agrees(*arguments)
-    assert "its results differ" in capsys.readouterr().err
-    packing._agrees.cache_clear()
+    def right_if_repeated(*others):
+        if others[-1] == 1:
+            raise RuntimeError("expected as many key heads as query heads")
+        return right(*others)
 
     def broken(*others):
         raise RuntimeError("no kernel image is available")
 
-    monkeypatch.setattr(packing, "_varlen", broken)
-    assert not packing._agrees(*arguments)
-    assert "no kernel image" in capsys.readouterr().err
-    packing._agrees.cache_clear()
+    def found(kernel):
+        monkeypatch.setattr(packing, "_varlen", kernel)
+        packing._repeats.cache_clear()
+        try:
+            return packing._repeats(*arguments), capsys.readouterr().err
+        finally:
+            packing._repeats.cache_clear()
+
+    assert found(right) == (1, "")
+    assert found(right_if_repeated) == (2, "")
+    repeats, said = found(lambda q, *others: right(q * 1.1, *others))
+    assert repeats == 0 and "its results differ" in said
+    repeats, said = found(broken)
+    assert repeats == 0 and said.count("no kernel image") == 1
