@@ -8,8 +8,9 @@ default, in fp32 and, where the CPU has instructions for it (AMX), in bf16 autoc
 takes on a GPU; both loops in the same. A step is what the training loop does: collate, forward, backward, clip, AdamW.
 Medians over the runs (each over all rows), the loops taking turns; each has a model of its own, of the same weights.
 With a CUDA device: the shapes of the 1.7B model (`--size`) with random weights in bf16 autocast, batches of 8192
-positions (the naive loop's are halved until they fit), the model FLOP utilization (MFU), rate and peak of LoRA training
-for both released sizes with each GRADIENT_CHECKPOINTING, and beside every peak what `plan` would have said.
+positions (the naive loop's are halved until they fit), the model FLOP utilization (MFU), also with TORCH_COMPILE, rate
+and peak of LoRA training for both released sizes with each GRADIENT_CHECKPOINTING, and beside every peak what `plan`
+would have said.
 
 Peak memory is taken in a process of its own for each figure. CPU: highest resident size of the process less its size
 after the imports, so model, optimizer and activations. CUDA: `torch.cuda.max_memory_allocated`.
@@ -42,7 +43,8 @@ from job.models import resolve_precision
 from job.optimizers import trained_bytes
 from job.settings import Settings
 from job.train import adapt, layout, optimizers, setup
-from job.train.data import Rows, epoch_order
+from job.train.batch import Batch
+from job.train.data import Rows, ahead, epoch_order
 from job.train.objective import Objective
 from job.train.update import Update
 
@@ -93,10 +95,9 @@ class Bench:
             self._train_only(trained)
             batch_size = self.settings.batch_size
             order = epoch_order(self.rows, epoch=0, seed=0, batch_size=batch_size, tokens_per_batch=tokens)
-            for numbers in order:
-                batch = self.rows.batch(numbers, 0, fraction).to(self.device)
+            for _, batch in ahead(order, lambda numbers: self._built(numbers, fraction)):
                 with self._autocast():
-                    losses = objective(batch)
+                    losses = objective(batch.to(self.device))
                     talker = losses.talker / losses.talker_terms
                     loss = talker + self.settings.sub_talker_loss_weight * losses.sub_talker / losses.sub_talker_terms
                 loss.backward()
@@ -125,6 +126,11 @@ class Bench:
             return float(loss.detach())
 
         return epoch
+
+    def _built(self, numbers: list[int], fraction: float) -> Batch:
+        """As `Stepper.build` makes it, in a thread of its own."""
+        batch = self.rows.batch(numbers, 0, fraction)
+        return batch.pin_memory() if self.device.type == "cuda" else batch
 
     def naive_batch_size(self) -> int:
         """As many clips as our batches hold on average."""
@@ -248,6 +254,7 @@ def settings_of(options: argparse.Namespace, precision: str) -> Settings:
         master_weights=options.master_weights,
         mixed_precision=precision,
         gradient_checkpointing=options.checkpointing,
+        torch_compile=options.compile,
     )
 
 
@@ -263,6 +270,7 @@ def _fits(epoch: Callable[[], Any]) -> bool:
         epoch()
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()  # the peak is to be of what fits
         return False
     return True
 
@@ -275,6 +283,7 @@ def measured(
     *,
     precision: str = "auto",
     checkpointing: str | None = None,
+    compiled: bool = False,
     runs: int = 0,
     size: str | None = None,
 ) -> dict[str, Any]:
@@ -283,6 +292,7 @@ def measured(
     arguments += ["--work", str(work), "--optimizer", options.optimizer, "--device", options.device]
     arguments += ["--precision", precision, "--master-weights", options.master_weights]
     arguments += ["--checkpointing", checkpointing or options.checkpointing]
+    arguments += ["--compile"] if compiled or options.compile else []
     return common.in_a_process(__file__, *arguments, "--size", size or options.size)
 
 
@@ -323,8 +333,11 @@ def on_gpu(work: Path, options: argparse.Namespace) -> None:
     device = torch.cuda.get_device_name()
     known = next((peak for part, peak in PEAK_FLOPS.items() if part in device), None)
     theirs = measured(work, "naive", 1.0, options, runs=options.runs)
-    for name, fraction in cases(options).items():
-        ours = measured(work, "full", fraction, options, runs=options.runs)
+    todo = [(name, fraction, options.compile) for name, fraction in cases(options).items()]
+    if not options.compile:
+        todo.insert(1, (f"{todo[0][0]}, TORCH_COMPILE=true", todo[0][1], True))
+    for name, fraction, compiled in todo:
+        ours = measured(work, "full", fraction, options, compiled=compiled, runs=options.runs)
         common.print_case(
             f"{name}, {options.size}", device,
             ours["frames"] / ours["seconds"], theirs["frames"] / theirs["seconds"],
@@ -377,6 +390,9 @@ def main() -> None:
     parser.add_argument("--precision", choices=("auto", "no", "bf16"), default="auto", help="MIXED_PRECISION of both")
     parser.add_argument("--checkpointing", choices=("false", "selective", "true"), default="false", help="of ours")
     parser.add_argument("--master-weights", choices=("fp32", "bf16_stochastic"), default="fp32", help="of ours")
+    parser.add_argument(
+        "--compile", action="store_true", help="TORCH_COMPILE of ours; on a GPU the default has it as a case"
+    )
     parser.add_argument("--work", type=Path, help="keep the base directory here")
     parser.add_argument("--flops", action="store_true", help="only count, for the released shapes")
     parser.add_argument("--loop", choices=("full", "lora", "naive"), help=argparse.SUPPRESS)
