@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job import files
+from job import files, names
 from job.errors import BadInput, Unreachable, first_line, is_outage
 from job.settings import Settings
 
@@ -56,6 +56,11 @@ class ModelConfig:
     def books(self) -> int:
         """Codebooks a frame."""
         return int(self.talker["num_code_groups"])
+
+
+def by_lookup_key(table: dict[str, Any] | None) -> dict[str, Any]:
+    """`spk_id` or `spk_is_dialect` with names as `generate` looks them up: other tools keep capitals, never found."""
+    return {names.lookup_key(name): value for name, value in (table or {}).items()}
 
 
 def base_directory(settings: Settings) -> Path:

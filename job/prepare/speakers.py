@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from job import files
 from job.errors import BadInput
+from job.models import by_lookup_key
 from job.prepare.audio import CLIPPED_SHARE, LOW_RATE, Samples, Unusable, load, resample
 from job.prepare.codec import Codec, reproducible
 from job.prepare.dataset import SPLITS
@@ -215,7 +216,7 @@ def _existing_vector(base: Path, name: str) -> torch.Tensor:
     import torch
     from safetensors import safe_open
 
-    row = files.read_json(base / "config.json")["talker_config"]["spk_id"][name]
+    row = by_lookup_key(files.read_json(base / "config.json")["talker_config"]["spk_id"])[name]
     key = "talker.model.codec_embedding.weight"
     for path in sorted(base.glob("model*.safetensors")):
         with safe_open(str(path), framework="pt") as handle:

@@ -70,7 +70,7 @@ class Work:
         self.manifest = Manifest(settings, known)
         if not settings.prepare_only:
             voices.refuse_adapter_alone(self.manifest.languages, known, settings)
-        existing = config.talker.get("spk_id") or {}
+        existing = models.by_lookup_key(config.talker.get("spk_id"))
         self.plans = speakers.plan_references(self.manifest.speakers, settings, existing)
         self.device = models.resolve_device(settings)
         self.codec = load_codec(settings, config.books, self.device)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from job import files
+from job.models import by_lookup_key
 from job.publish.facts import base_model
 from job.settings import Settings
 from job.train import adapt
@@ -107,8 +108,8 @@ class Exporter:
     def _custom_voice(self, config: dict[str, Any], rows: dict[str, int]) -> dict[str, Any]:
         """The base's config.json as that of a CustomVoice model that speaks as `rows`."""
         talker = dict(config["talker_config"])
-        talker["spk_id"] = {**(talker.get("spk_id") or {}), **rows}
-        talker["spk_is_dialect"] = {**dict.fromkeys(rows, False), **(talker.get("spk_is_dialect") or {})}
+        talker["spk_id"] = {**by_lookup_key(talker.get("spk_id")), **rows}
+        talker["spk_is_dialect"] = {**dict.fromkeys(rows, False), **by_lookup_key(talker.get("spk_is_dialect"))}
         talker["codec_language_id"] = {**(talker.get("codec_language_id") or {}), **self.languages}
         talker["num_hidden_layers"] = self.model.config.talker_config.num_hidden_layers
         return {**config, "tts_model_type": "custom_voice", "talker_config": talker}

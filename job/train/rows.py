@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from job.errors import BadInput
+from job.models import by_lookup_key
 
 #: First row of the codec embedding that released checkpoints and the model's own instructions give to new speakers.
 FIRST_SPEAKER_ROW = 3000
@@ -33,7 +34,7 @@ def speaker_rows(config: dict[str, Any], speakers: list[str], languages: dict[st
     talker = config["talker_config"]
     size = talker["vocab_size"]
     taken = taken_rows(talker) | set(languages.values())
-    kept = {name: row for name, row in (talker.get("spk_id") or {}).items() if name in speakers}
+    kept = {name: row for name, row in by_lookup_key(talker.get("spk_id")).items() if name in speakers}
     new = [name for name in speakers if name not in kept]
     preferred = range(FIRST_SPEAKER_ROW, size)
     others = range(max(0, size - SUPPRESSED_ROWS), min(FIRST_SPEAKER_ROW, size))

@@ -81,7 +81,10 @@ def test_weights_without_a_speaker_encoder_are_refused(tiny_base: Path, tmp_path
 def test_a_custom_voice_model_without_encoder_trains_its_own_voices_only(
     make: Make, wav: Callable[..., str], tiny_base: Path, tmp_path: Path
 ) -> None:
-    """As released: no encoder and no configuration of one. A new voice is refused before anything is encoded."""
+    """No encoder and no configuration of one, as released; a name with capitals, as the vendor's script saves it.
+
+    A new voice is refused before anything is encoded.
+    """
     base = tmp_path / "custom"
     shutil.copytree(tiny_base, base)
     tensors = load_file(base / "model.safetensors")
@@ -90,7 +93,7 @@ def test_a_custom_voice_model_without_encoder_trains_its_own_voices_only(
     config = files.read_json(base / "config.json")
     del config["speaker_encoder_config"]
     config["tts_model_type"] = "custom_voice"
-    config["talker_config"].update(spk_id={"vivian": 3065}, spk_is_dialect={"vivian": False})
+    config["talker_config"].update(spk_id={"Vivian": 3065}, spk_is_dialect={"Vivian": False})
     files.write_json(base / "config.json", config)
     rows = [{"audio": wav(f"a{n}", voice(1.0, seed=n)), "speaker": "Vivian"} for n in range(2)]
     manifest = tmp_path / "train.jsonl"

@@ -74,6 +74,12 @@ def test_new_rows_are_never_in_use(talker, names):
     assert all(talker["vocab_size"] - 1024 <= row < talker["vocab_size"] for row in given_away)
 
 
+def test_a_voice_of_the_base_with_capitals_keeps_its_row():
+    """`generate` could not find it as it is; the published table has it in lower case."""
+    config = {"talker_config": {"vocab_size": 3072, "codec_language_id": {}, "spk_id": {"My_Voice": 3000}}}
+    assert speaker_rows(config, ["my_voice", "new"], {}) == {"my_voice": 3000, "new": 3001}
+
+
 def test_more_speakers_than_rows():
     config = {"talker_config": {"vocab_size": 3072, "codec_language_id": {}, "spk_id": {}}}
     with pytest.raises(BadInput, match="2000 new speakers"):
