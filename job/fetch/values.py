@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from typing import Any
 
 from job.fetch.table import RowError
@@ -27,7 +28,7 @@ def required_text(value: Any) -> str:
         raise RowError("text is not a string", type(value).__name__)
     _check_unicode(value, "text")
     text = _strip(value)
-    if not text:
+    if all(unicodedata.category(character)[0] in "CZ" for character in text):  # marks of direction, say
         raise RowError("empty text")
     return text
 

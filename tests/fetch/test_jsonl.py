@@ -17,7 +17,8 @@ from job.errors import BadInput
 from job.fetch import jsonl
 from job.fetch.collect import Collector
 from job.fetch.store import Store
-from job.fetch.table import Row
+from job.fetch.table import Row, RowError
+from job.fetch.values import required_text
 from tests.fetch.conftest import write_audio, write_lines
 
 FIELDS = {"id", "audio", "text", "ref_audio", "ref_text", "speaker", "language", "instruct", "row", "source"}
@@ -362,3 +363,10 @@ def _parsed(line: bytes) -> Any:
         return json.loads(line.removeprefix(b"\xef\xbb\xbf").decode())
     except ValueError:
         return None
+
+
+@pytest.mark.parametrize("text", ["\u200e", " \u200b\u200f\u2069 ", "\u00ad"])
+def test_a_text_of_invisible_characters_is_empty(text: str) -> None:
+    with pytest.raises(RowError, match="empty text"):
+        required_text(text)
+    assert required_text(f"{text}مرحبا") == f"{text}مرحبا".strip(" \u200b")
