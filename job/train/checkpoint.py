@@ -118,6 +118,7 @@ class Exporter:
         config = adapt.lora_config(self.model, self.settings)
         config.base_model_name_or_path = base_model(self.settings)  # never a path of the machine that trained
         config.inference_mode = True
+        config.target_modules = sorted(config.target_modules)  # a set, which has another order in every process
         target.mkdir(exist_ok=True)
         config.save_pretrained(str(target))
         save_tensors(weights.adapter, target / "adapter_model.safetensors")

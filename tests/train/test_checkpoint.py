@@ -110,6 +110,12 @@ def test_peft_loads_the_adapter_on_the_base_and_equals_the_merged_weights(adapte
     assert changed > 20, "the adapter must have changed many layers for this to prove anything"
 
 
+def test_an_adapters_config_is_the_same_whoever_writes_it(adapted):
+    """peft keeps the names of the adapted layers as a set, and would write them in another order in every process."""
+    names = json.loads((adapted.paths.best / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert len(names) > 20 and names == sorted(names)
+
+
 def test_stock_qwen_tts_ignores_the_adapter_beside_the_weights(adapted):
     """from_pretrained("output/best") loads the merged weights, not a base model named in an adapter's config."""
     from qwen_tts import Qwen3TTSModel
