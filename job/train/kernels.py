@@ -1,53 +1,22 @@
 """The stock layers' norms, rotation and gating with less memory and fewer passes over it.
 
 Autograd keeps what every single operation of `x * rsqrt(mean(x^2) + eps) * w` or `silu(gate) * up` needs, several
-times the size of the input. What is needed to differentiate the whole is the input. The functions here give the same
-values as the stock code (in fp32 but for the last bits, in bf16 with its casts) and work on any device.
+times the size of the input. What is needed to differentiate the whole is the input. The functions here and in `norms`
+give the same values as the stock code (in fp32 but for the last bits, in bf16 but for some casts) and work on any
+device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from types import MethodType
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from job.train import recompute
-
-
-class _RMSNorm(torch.autograd.Function):
-    """y = w * x / rms(x) over the last axis."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float, kind: torch.dtype) -> torch.Tensor:
-        precision = torch.promote_types(x.dtype, torch.float32)
-        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=precision).square_()
-        scale = square.div_(x.shape[-1]).add_(eps).rsqrt_()
-        ctx.save_for_backward(x, weight, scale)
-        return _scaled(x, weight, scale, kind)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        # With s = 1 / rms(x) and g' = g * w: dx = s g' - x s^3 mean(g' x), dw = sum of s g x.
-        (gradient,) = gradients
-        x, weight, scale = ctx.saved_tensors
-        along = (x if gradient.dtype == scale.dtype else x.to(scale.dtype)) * gradient
-        by_weight = None
-        if ctx.needs_input_grad[1]:
-            by_weight = (scale.flatten() @ along.flatten(0, -2)).to(weight.dtype)
-        by_x = None
-        if ctx.needs_input_grad[0]:
-            mean = (along @ weight.to(along.dtype)).div_(-x.shape[-1]).unsqueeze(-1)
-            by_x = (gradient * weight).to(scale.dtype).mul_(scale).addcmul_(x, mean * scale**3).to(x.dtype)
-        return by_x, by_weight, None, None
-
-
-def _scaled(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
-    return torch.mul((x * scale).to(x.dtype), weight, out=torch.empty_like(x, dtype=kind))
+from job.train import norms, recompute
 
 
 class _Rotation(torch.autograd.Function):
@@ -136,23 +105,13 @@ def share_inputs(adapted: list[Any], device: str) -> None:
 
 def _norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     kind = torch.promote_types(hidden_states.dtype, self.weight.dtype)
-    return _RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon, kind)  # type: ignore[no-any-return,no-untyped-call]
+    return norms.RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon, kind)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def _shared_norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     """A norm that only products read: under autocast in its type, which each of them would make a copy in."""
     kind = _lowered(torch.promote_types(hidden_states.dtype, self.weight.dtype), hidden_states.device.type)
-    return _RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon, kind)  # type: ignore[no-any-return,no-untyped-call]
-
-
-def _norm_again(normed: torch.Tensor) -> Callable[[], torch.Tensor] | None:
-    """What computes a norm's output again, from what the norm keeps in any case; None if another made it."""
-    node: Any = normed.grad_fn
-    if type(node) is not _RMSNorm._backward_cls:  # type: ignore[attr-defined]
-        return None
-    x, weight, scale = (tensor.detach() for tensor in cast(Any, node).saved_tensors)
-    kind = normed.dtype
-    return lambda: _scaled(x, weight, scale, kind)
+    return norms.RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon, kind)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def _lowered(kind: torch.dtype, device: str) -> torch.dtype:
@@ -164,7 +123,7 @@ def _mlp(self: Any, x: torch.Tensor) -> torch.Tensor:
     with recompute.noting(self, x.device) as notes:
         if notes is None:
             return self.down_proj(_Gated.apply(self.gate_proj(x), self.up_proj(x)))  # type: ignore[no-any-return,no-untyped-call]
-        recompute.note(x, _norm_again)
+        recompute.note(x, norms.again)
         gate, up = notes.product(self.gate_proj, x), notes.product(self.up_proj, x)
         again = notes.again(gate), notes.again(up)
         gated = _Gated.apply(gate, up)  # type: ignore[no-untyped-call]
@@ -197,7 +156,7 @@ def _attention(
     half = self.head_dim // 2
     cos, sin = cos.unsqueeze(2), torch.cat([-sin[..., :half], sin[..., half:]], dim=-1).unsqueeze(2)
     with recompute.noting(self, hidden_states.device):
-        recompute.note(hidden_states, _norm_again)
+        recompute.note(hidden_states, norms.again)
         query = self.q_norm(self.q_proj(hidden_states).view(heads))
         key = self.k_norm(self.k_proj(hidden_states).view(heads))
         # A GPU attends in autocast's type; a CPU in fp32: torch's kernel there goes backwards slowly in bf16.
@@ -206,8 +165,8 @@ def _attention(
         def rotate(x: torch.Tensor) -> torch.Tensor:
             return _Rotation.apply(x, cos, sin, kind)  # type: ignore[no-any-return,no-untyped-call]
 
-        recompute.note(query, _norm_again)
-        recompute.note(key, _norm_again)
+        recompute.note(query, norms.again)
+        recompute.note(key, norms.again)
         query, key = (recompute.derived(rotate, x) for x in (query, key))
         value = self.v_proj(hidden_states).view(heads).to(kind)
         with _precise_on_cpu(query):

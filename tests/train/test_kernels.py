@@ -11,7 +11,7 @@ from torch import nn
 
 from job.demo.base import build
 from job.models import load_model
-from job.train import kernels
+from job.train import kernels, norms
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_derivatives_are_right():
     cos, sin = torch.randn(2, 3, 1, 8, dtype=torch.float64)
     assert torch.autograd.gradcheck(kernels._Gated.apply, (x, up))
     assert torch.autograd.gradcheck(lambda t: kernels._Rotation.apply(t, cos, sin, t.dtype), (x,))
-    assert torch.autograd.gradcheck(lambda t, w: kernels._RMSNorm.apply(t, w, 1e-6, t.dtype), (x, weight))
+    assert torch.autograd.gradcheck(lambda t, w: norms.RMSNorm.apply(t, w, 1e-6, t.dtype), (x, weight))
 
 
 def kept(decoder: Any) -> int:
