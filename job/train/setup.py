@@ -32,7 +32,7 @@ from job.train.spread import Spread
 def accelerator_of(settings: Settings, ranks: Ranks) -> Iterator[Any]:
     """An `Accelerator` for DEVICE and MIXED_PRECISION, with all random generators seeded alike in all processes."""
     from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
+    from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import set_seed
 
     device = resolve_device(settings)
@@ -47,7 +47,8 @@ def accelerator_of(settings: Settings, ranks: Ranks) -> Iterator[Any]:
             project_dir=str(trackers.directory(settings)),
         )
         if device.type == "cuda":
-            accelerator.state.device = device  # which is "cuda" there: of another thread, that is the first GPU
+            # There it is "cuda", in another thread the first GPU. Every new `AcceleratorState` copies `PartialState`'s.
+            accelerator.state.device = PartialState().device = device
         yield accelerator
     finally:
         AcceleratorState._reset_state(True)  # it is global; another run in this process may want another precision

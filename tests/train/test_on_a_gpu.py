@@ -46,6 +46,7 @@ def test_a_gpu_has_its_number(device, number):
     """`torch.cuda.set_device` refuses a device without one, and accelerate's has none; a thread begins at the first."""
     settings = variables.load({**BASE, "DEVICE": device})
     with gpus(2) as chosen, setup.accelerator_of(settings, ALONE) as accelerator:
+        accelerator.prepare(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))]))  # which makes states of its own
         assert accelerator.device == torch.device("cuda", number)
         torch.cuda.set_device(accelerator.device)
         assert chosen == [number, number]
