@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 
 from job.console import progress, say, warn
-from job.errors import FollowedRank, StoppedBySignal, TrainingStopped
+from job.errors import FollowedRank, StoppedBySignal, TrainingStopped, first_line
 from job.ranks import ALONE, Ranks
 from job.settings import Settings
 from job.stopping import StopRequest
@@ -28,7 +28,7 @@ from job.train.readings import Reading
 from job.train.run_state import RunState, start_of
 from job.train.schedule import Schedule
 from job.train.spread import Spread
-from job.train.step import Stepper
+from job.train.step import LESS_MEMORY, Stepper
 from job.train.sub_talker_guard import check_sub_talker, sub_talker_gradients
 from job.train.trackers import Trackers
 from job.train.update import Update
@@ -43,7 +43,7 @@ def train(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
 
     Raises:
         BadInput: the prepared data does not fit the model or the settings.
-        TrainingStopped: the loss is not a number, or no evaluation gave a finite loss.
+        TrainingStopped: the loss is not a number, no evaluation gave a finite loss, or memory ran out.
         StoppedBySignal: SIGTERM or SIGINT; the same command goes on from the checkpoint that was written.
     """
     with (
@@ -52,7 +52,10 @@ def train(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
         Trackers(settings, accelerator) as trackers,
         BackgroundWriter() as writer,
     ):
-        return _Run(settings, accelerator, ranks, stop, trackers, writer).run()
+        try:
+            return _Run(settings, accelerator, ranks, stop, trackers, writer).run()
+        except torch.OutOfMemoryError as error:  # for the model, the optimizer or an evaluation, which cannot be cut up
+            raise TrainingStopped(f"out of GPU memory ({first_line(error)}): {LESS_MEMORY}") from error
 
 
 @dataclass

@@ -19,6 +19,9 @@ from job.train.seeds import seed_of
 from job.train.setup import Training
 from job.train.spread import Spread
 
+#: What to do where memory runs out.
+LESS_MEMORY = "set GRADIENT_CHECKPOINTING=true, lower MAX_SECONDS or BATCH_SIZE, or take TRAIN_MODE=lora"
+
 
 class Stepper:
     """Forward and backward over the parts of a step.
@@ -131,10 +134,7 @@ class Stepper:
 
     @staticmethod
     def _out_of_memory(step: int, samples: str) -> TrainingStopped:
-        return TrainingStopped(
-            f"out of GPU memory at step {step}, with {samples} samples at a time: set GRADIENT_CHECKPOINTING=true, "
-            "lower MAX_SECONDS or BATCH_SIZE, or take TRAIN_MODE=lora"
-        )
+        return TrainingStopped(f"out of GPU memory at step {step}, with {samples} samples at a time: {LESS_MEMORY}")
 
     def _halve(self, planned: Planned) -> None:
         """Cut parts into twice as many pieces, and begin the step again."""

@@ -20,7 +20,7 @@ from job.errors import BadInput, TrainingStopped
 from job.models import resolve_device
 from job.ranks import ALONE, Ranks
 from job.stopping import StopRequest
-from job.train import adapt, languages, packing, setup
+from job.train import adapt, languages, loop, packing, setup
 from job.train.schedule import Planned
 from job.train.spread import Spread
 from job.train.step import Stepper
@@ -138,6 +138,20 @@ def test_out_of_memory_in_a_cut_up_model_is_not_put_to_the_vote():
     stepper = Stepper(variables.load(BASE), accelerator, full, training, spread, StopRequest())
     with pytest.raises(TrainingStopped, match="out of GPU memory at step 7, with few samples"):
         stepper.take(Planned(7, 0, [[0], [1]]), [batch])
+
+
+def test_memory_that_runs_out_between_steps_is_one_line(monkeypatch, tmp_path):
+    """The optimizer makes its moments in the first step, and nothing there can be cut into pieces."""
+
+    def full(*others):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee the documentation.")
+
+    monkeypatch.setattr(loop, "_Run", full)
+    settings = variables.load({**BASE, "DEVICE": "cpu", "WORK_DIR": str(tmp_path)})
+    with pytest.raises(TrainingStopped) as stopped:
+        loop.train(settings)
+    assert str(stopped.value).startswith("out of GPU memory (CUDA out of memory. Tried to allocate 2 GiB.")
+    assert "TRAIN_MODE=lora" in str(stopped.value) and "\n" not in str(stopped.value)
 
 
 def test_training_leaves_no_model_behind(tmp_path):
