@@ -84,25 +84,6 @@ def use(talker: nn.Module) -> None:
                 norm.forward = MethodType(_shared_norm, norm)
 
 
-def adapters(talker: nn.Module) -> list[Any]:
-    """The modules that peft has put adapters on."""
-    return [module for module in talker.modules() if hasattr(module, "cast_input_dtype_enabled")]
-
-
-def share_inputs(adapted: list[Any], device: str) -> None:
-    """Let peft's adapters read what autocast lowered as it is, not each a copy in fp32 that is lowered again.
-
-    To be called before a forward pass: whether autocast is on decides.
-
-    Args:
-        adapted: from `adapters`.
-        device: its type.
-    """
-    lowers = torch.is_autocast_enabled(device)
-    for module in adapted:
-        module.cast_input_dtype_enabled = not lowers
-
-
 def _norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     kind = torch.promote_types(hidden_states.dtype, self.weight.dtype)
     return norms.RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon, kind)  # type: ignore[no-any-return,no-untyped-call]

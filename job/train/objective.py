@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from job.train import kernels, packing
+from job.train import adapters, kernels, packing
 from job.train.batch import Batch
 from job.train.books import look_up
 from job.train.chunked import summed
@@ -47,7 +47,8 @@ class Objective(nn.Module):
         self.model = model
         packing.use(model.talker.model.config)
         kernels.use(model.talker)
-        self._adapters = kernels.adapters(model.talker)
+        adapters.use(model.talker)
+        self._adapted = adapters.adapted(model.talker)
 
     @property
     def talker(self) -> Any:
@@ -56,7 +57,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> Losses:
         """Loss sums of a batch, of the sub-talker over the frames that it chose, scaled up to all."""
-        kernels.share_inputs(self._adapters, batch.frames.device.type)
+        adapters.share_inputs(self._adapted, batch.frames.device.type)
         rows, positions = batch.frame_rows[batch.chosen], batch.hidden_positions[batch.chosen]
         hidden, books = self._talker_states(batch, rows)
         head = self.talker.codec_head

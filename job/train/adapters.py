@@ -1,0 +1,118 @@
+"""A product and its adapter together: y = W x + b + s B A x, as peft's `lora.Linear` computes it in more passes.
+
+peft's own forward pass makes B A x, scales it and adds it, each a pass over a tensor of y's size, and autograd adds up
+two gradients of x's size. Here the second product adds to what the first one has written. (Unsloth's and Liger's LoRA
+kernels rest on the same formulas.)
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class _Adapted(torch.autograd.Function):
+    """With a frozen W and b. All is computed in the type `kind`; gradients have the type of what they are of."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        down: torch.Tensor,
+        up: torch.Tensor,
+        scale: float,
+        kind: torch.dtype,
+    ) -> torch.Tensor:
+        """x (..., D), W (E, D), b (E,), A (r, D), B (E, r) -> (..., E)."""
+        rows = x.reshape(-1, x.shape[-1]).to(kind)
+        result = F.linear(rows, weight.to(kind), None if bias is None else bias.to(kind))
+        inner = rows @ down.to(kind).t()
+        result.addmm_(inner, up.to(kind).t(), alpha=scale)
+        ctx.save_for_backward(rows, weight, down, up, inner)
+        ctx.scale, ctx.shape, ctx.type = scale, x.shape, x.dtype
+        return result.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        """With g by y: dx = W' g + s A' B' g, dA = s (B' g) x', dB = s g (A x)'."""
+        rows, weight, down, up, inner = ctx.saved_tensors
+        kind = rows.dtype
+        gradient = gradients[0].reshape(-1, weight.shape[0])
+        by_inner = (gradient @ up.to(kind)).mul_(ctx.scale)
+        by_x = by_down = by_up = None
+        if ctx.needs_input_grad[0]:
+            by_x = (gradient @ weight.to(kind)).addmm_(by_inner, down.to(kind)).view(ctx.shape).to(ctx.type)
+        if ctx.needs_input_grad[3]:
+            by_down = (by_inner.t() @ rows).to(down.dtype)
+        if ctx.needs_input_grad[4]:
+            by_up = (gradient.t() @ inner).mul_(ctx.scale).to(up.dtype)
+        return by_x, None, None, by_down, by_up, None, None
+
+
+def use(talker: nn.Module) -> None:
+    """Let the adapted layers of a talker and its sub-talker compute so, where they are what this is written for.
+
+    Others (with dropout, another kind of adapter, several of them) stay with peft's own code, as do those of compiled
+    layers, where the compiler joins the passes.
+    """
+    if not adapted(talker):
+        return
+    from peft.tuners.lora import Linear
+
+    compiled = {id(part) for layer in talker.modules() if _is_compiled(layer) for part in layer.modules()}
+    for module in talker.modules():
+        if type(module) is Linear and _is_plain(module) and id(module) not in compiled:
+            module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
+
+
+def adapted(talker: nn.Module) -> list[Any]:
+    """The modules that peft has put adapters on."""
+    return [module for module in talker.modules() if hasattr(module, "cast_input_dtype_enabled")]
+
+
+def share_inputs(modules: list[Any], device: str) -> None:
+    """Let peft's adapters read what autocast lowered as it is, not each a copy in fp32 that is lowered again.
+
+    To be called before a forward pass: whether autocast is on decides.
+
+    Args:
+        modules: from `adapted`.
+        device: its type.
+    """
+    lowers = torch.is_autocast_enabled(device)
+    for module in modules:
+        module.cast_input_dtype_enabled = not lowers
+
+
+def _is_compiled(layer: nn.Module) -> bool:
+    """Whether a decoder layer's `forward` is no longer its class's."""
+    return "DecoderLayer" in type(layer).__name__ and "forward" in vars(layer)
+
+
+def _is_plain(module: Any) -> bool:
+    adapters = module.active_adapters
+    if len(adapters) != 1 or len(module.lora_A) != 1 or module.lora_variant or type(module.base_layer) is not nn.Linear:
+        return False
+    (name,) = adapters
+    trained = any(p.requires_grad for p in module.base_layer.parameters())
+    biased = module.lora_A[name].bias is not None or module.lora_B[name].bias is not None
+    return isinstance(module.lora_dropout[name], nn.Identity) and not (trained or biased)
+
+
+def _forward(self: Any, x: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
+    (name,) = self.active_adapters
+    base, down, up = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
+    device = x.device.type
+    lowers = torch.is_autocast_enabled(device)
+    alike = x.dtype == base.weight.dtype == down.dtype
+    if self.disable_adapters or self.merged or others or named or not (lowers or alike):
+        return type(self).forward(self, x, *others, **named)  # type: ignore[no-any-return]
+    kind = torch.get_autocast_dtype(device) if lowers else x.dtype
+    with torch.autocast(device, enabled=False):
+        return _Adapted.apply(x, base.weight, base.bias, down, up, self.scaling[name], kind)  # type: ignore[no-any-return,no-untyped-call]

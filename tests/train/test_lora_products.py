@@ -1,0 +1,124 @@
+"""A product and its adapter computed together: what peft computes, in less memory, and only where it is the same."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+from job.train import adapters, kernels
+from tests.train.test_kernels import kept, run, stock_talker  # noqa: F401  # a fixture
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def adapted(talker: Any, targets: list[str] = TARGETS, kind: torch.dtype = torch.float32, **options: Any) -> Any:
+    """A copy with adapters that do something; the base in `kind`, as training keeps it."""
+    talker = copy.deepcopy(talker)
+    torch.manual_seed(0)
+    inject_adapter_in_model(LoraConfig(r=4, lora_alpha=12, target_modules=targets, **options), talker)
+    for name, parameter in talker.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+        elif "lora_A" not in name:
+            parameter.data = parameter.data.to(kind)
+    return talker
+
+
+def together(talker: Any) -> list[str]:
+    """Names of the layers that compute by ours."""
+    return [name for name, m in talker.named_modules() if vars(m).get("forward") and hasattr(m, "lora_A")]
+
+
+def gradients(talker: Any) -> dict[str, torch.Tensor]:
+    return {name: p.grad for name, p in talker.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "computed again"])
+def test_values_and_all_gradients_are_pefts(stock_talker: Any, again: bool):  # noqa: F811
+    """States, and gradients by the input and by every A and B, in talker and sub-talker."""
+    from job.train import recompute
+
+    stock, ours = adapted(stock_talker), adapted(stock_talker)
+    kernels.use(ours)
+    adapters.use(ours)
+    if again:
+        recompute.use(ours)
+    assert len(together(ours)) == 7 * (len(ours.model.layers) + len(ours.code_predictor.model.layers))
+    for theirs, mine in ((stock.model, ours.model), (stock.code_predictor.model, ours.code_predictor.model)):
+        x = torch.randn(3, 9, theirs.config.hidden_size, generator=torch.Generator().manual_seed(1))
+        for one, other in zip(run(theirs, x), run(mine, x), strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
+    found, expected = gradients(ours), gradients(stock)
+    assert found.keys() == expected.keys() and len(found) == 2 * len(together(ours))
+    for name, one in expected.items():
+        assert (found[name] - one).norm() <= 1e-5 * one.norm() + 1e-7, name
+
+
+def test_in_half_precision_it_is_as_close_to_fp32_as_peft(stock_talker: Any):  # noqa: F811
+    """A base in bf16 and adapters in fp32 under autocast, which is how training runs on a GPU."""
+    stock, ours = (adapted(stock_talker, kind=torch.bfloat16) for _ in range(2))
+    kernels.use(ours)
+    adapters.use(ours)
+    x = torch.randn(2, 40, stock.model.config.hidden_size, generator=torch.Generator().manual_seed(2))
+    precise = copy.deepcopy(stock).float()
+    exact = run(precise.model, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs, mine = run(stock.model, x), run(ours.model, x)
+    for fp32, one, other in zip(exact, theirs, mine, strict=True):
+        assert other.dtype == one.dtype
+        assert (other - fp32).norm() <= 1.3 * (one - fp32).norm()
+    right, one, other = gradients(precise), gradients(stock), gradients(ours)
+    for name in right:
+        assert other[name].dtype == torch.float32
+        assert (other[name] - right[name]).norm() <= 1.5 * (one[name] - right[name]).norm() + 1e-3 * right[name].norm()
+
+
+@pytest.mark.parametrize("by_ours", [True, False])
+def test_inputs_that_autocast_lowers_are_shared(stock_talker: Any, by_ours: bool):  # noqa: F811
+    """By peft every adapter has a copy of its own: three of what attention reads, two of what the MLP reads."""
+    stock, ours = (adapted(stock_talker, TARGETS[:-1], torch.bfloat16) for _ in range(2))
+    kernels.use(ours)
+    if by_ours:
+        adapters.use(ours)
+    with torch.autocast("cpu", torch.bfloat16):
+        adapters.share_inputs(adapters.adapted(ours), "cpu")
+        assert kept(ours.model) < 0.78 * kept(stock.model)
+
+
+def test_a_head_is_adapted_without_its_weight_being_trained(stock_talker: Any):  # noqa: F811
+    """LORA_HEADS, and gradients that nobody asked for are not made."""
+    ours = adapted(stock_talker, ["codec_head"])
+    adapters.use(ours)
+    states = torch.randn(5, ours.config.hidden_size)
+    ours.codec_head(states).sum().backward()
+    head = ours.codec_head
+    assert head.base_layer.weight.grad is None and head.lora_A["default"].weight.grad is not None
+    with torch.no_grad():
+        expected = type(head).forward(head, states)
+        torch.testing.assert_close(head(states), expected)
+        head.merge()
+        torch.testing.assert_close(head(states), expected)
+
+
+def test_what_it_is_not_written_for_is_left_to_peft(stock_talker: Any):  # noqa: F811
+    """Dropout, biases, other kinds, layers that are compiled; and a base in a type of its own, outside of autocast."""
+    for options in ({"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}):
+        talker = adapted(stock_talker, **options)
+        adapters.use(talker)
+        assert not together(talker), options
+    talker = adapted(stock_talker)
+    layer = talker.model.layers[0]
+    layer.forward = layer.forward
+    adapters.use(talker)
+    assert len(together(talker)) == 7 * (len(talker.model.layers) + len(talker.code_predictor.model.layers) - 1)
+    talker = adapted(stock_talker, kind=torch.bfloat16)
+    plain = talker.model.layers[0].self_attn.q_proj
+    x = torch.randn(3, plain.in_features).bfloat16()
+    expected = plain(x)
+    adapters.use(talker)
+    assert plain(x).dtype == torch.bfloat16 and torch.equal(plain(x), expected)
