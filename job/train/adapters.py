@@ -30,28 +30,28 @@ class _Adapted(torch.autograd.Function):
         kind: torch.dtype,
     ) -> torch.Tensor:
         """x (..., D), W (E, D), b (E,), A (r, D), B (E, r) -> (..., E)."""
-        rows = x.reshape(-1, x.shape[-1]).to(kind)
+        ctx.scale, ctx.shape, ctx.types = scale, x.shape, (x.dtype, down.dtype, up.dtype)
+        rows, down, up = x.reshape(-1, x.shape[-1]).to(kind), down.to(kind), up.to(kind)
         result = F.linear(rows, weight.to(kind), None if bias is None else bias.to(kind))
-        inner = rows @ down.to(kind).t()
-        result.addmm_(inner, up.to(kind).t(), alpha=scale)
+        inner = rows @ down.t()
+        result.addmm_(inner, up.t(), alpha=scale)
         ctx.save_for_backward(rows, weight, down, up, inner)
-        ctx.scale, ctx.shape, ctx.type = scale, x.shape, x.dtype
         return result.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         """With g by y: dx = W' g + s A' B' g, dA = s (B' g) x', dB = s g (A x)'."""
         rows, weight, down, up, inner = ctx.saved_tensors
-        kind = rows.dtype
+        of_x, of_down, of_up = ctx.types
         gradient = gradients[0].reshape(-1, weight.shape[0])
-        by_inner = (gradient @ up.to(kind)).mul_(ctx.scale)
+        by_inner = (gradient @ up).mul_(ctx.scale)
         by_x = by_down = by_up = None
         if ctx.needs_input_grad[0]:
-            by_x = (gradient @ weight.to(kind)).addmm_(by_inner, down.to(kind)).view(ctx.shape).to(ctx.type)
+            by_x = (gradient @ weight.to(rows.dtype)).addmm_(by_inner, down).view(ctx.shape).to(of_x)
         if ctx.needs_input_grad[3]:
-            by_down = (by_inner.t() @ rows).to(down.dtype)
+            by_down = (by_inner.t() @ rows).to(of_down)
         if ctx.needs_input_grad[4]:
-            by_up = (gradient.t() @ inner).mul_(ctx.scale).to(up.dtype)
+            by_up = (gradient.t() @ inner).mul_(ctx.scale).to(of_up)
         return by_x, None, None, by_down, by_up, None, None
 
 

@@ -21,8 +21,7 @@ class RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float, kind: torch.dtype) -> torch.Tensor:
         """(..., D)."""
-        common = torch.promote_types(x.dtype, weight.dtype)
-        ctx.eps, ctx.fused = eps, x.is_cuda and _is_right(x.shape[-1], common, x.device)
+        ctx.eps, ctx.fused = eps, _by_kernels(x, weight)
         if ctx.fused:
             normed, scale = _fused(x, weight, eps)
             ctx.save_for_backward(x, weight, scale)
@@ -96,6 +95,10 @@ def _fused_backward(
         gradient.to(common), x.to(common), [x.shape[-1]], scale, weight.to(common), list(wanted)
     )
     return (by_x.to(x.dtype) if wanted[0] else None), (by_weight.to(weight.dtype) if wanted[1] else None)
+
+
+def _by_kernels(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    return x.is_cuda and _is_right(x.shape[-1], torch.promote_types(x.dtype, weight.dtype), x.device)
 
 
 @cache
