@@ -86,6 +86,26 @@ def test_comparing_attention_is_no_part_of_a_checkpointed_layer(monkeypatch):
     torch.testing.assert_close(x.grad, (x.cos() * x + x.sin()).detach())
 
 
+def test_memory_that_runs_out_while_attention_is_compared_says_nothing_about_it(monkeypatch):
+    """The step is cut up and begun again; the fused kernel must not be given up for the whole run."""
+
+    def full(*others):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def fused(query, key, value, bounds, longest, scaling, repeats):
+        return packing._sample_by_sample(query, key, value, bounds.diff().tolist(), scaling)
+
+    packing._repeats.cache_clear()
+    try:
+        monkeypatch.setattr(packing, "_varlen", full)
+        with pytest.raises(torch.OutOfMemoryError):
+            packing._repeats(2, 1, 8, torch.float32, torch.device("cpu"))
+        monkeypatch.setattr(packing, "_varlen", fused)
+        assert packing._repeats(2, 1, 8, torch.float32, torch.device("cpu")) == 1
+    finally:
+        packing._repeats.cache_clear()
+
+
 class Copies(TorchDispatchMode):
     """Counts copies to another type or device."""
 
