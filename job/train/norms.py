@@ -117,6 +117,8 @@ def _is_right(width: int, kind: torch.dtype, device: torch.device) -> bool:
         pairs = zip(cast(Any, found), cast(Any, expected), strict=True)
         right = all(bool((a.double() - b.double()).norm() <= tolerance * b.double().norm()) for a, b in pairs)
         reason = "" if right else "its results differ"
+    except torch.OutOfMemoryError:
+        raise  # says nothing about them
     except (RuntimeError, NotImplementedError, AttributeError) as error:
         right, reason = False, first_line(error)
     if not right:

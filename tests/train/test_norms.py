@@ -98,6 +98,17 @@ def test_a_kernel_that_is_wrong_or_missing_costs_speed_only(
     monkeypatch.setattr(norms, "_fused", broken)
     assert all(torch.equal(a, b) for a, b in zip(result(*given, True), single, strict=True))
     assert "no kernel image" in capsys.readouterr().err
+    norms._is_right.cache_clear()
+
+    def full(*others: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(norms, "_fused", full)
+    with pytest.raises(torch.OutOfMemoryError):  # the step is begun again with less; the kernels are not given up
+        result(*given, True)
+    monkeypatch.setattr(norms, "_fused", right)
+    result(*given, True)
+    assert norms._is_right(24, FP32, CPU)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch's fused norm is a GPU's")
