@@ -100,7 +100,9 @@ run_child() { # run a command, pass signals on to it, return its exit code
     interrupted=0
     code=0
     wait "$child" || code=$?
-    if ((!interrupted)); then break; fi
+    if ((interrupted)); then continue; fi
+    # `wait` also returns when it has only been paused, by SIGSTOP.
+    if ((code > 128)) && kill -0 "$child" 2>/dev/null; then sleep 1; else break; fi
   done
   local group=$child
   child=

@@ -37,6 +37,10 @@ if command == "wait":
     time.sleep(600)
 if command == "detach":
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+if command == "pause":
+    subprocess.Popen(["sh", "-c", f"sleep 1; kill -CONT {os.getpid()}"])
+    os.kill(os.getpid(), signal.SIGSTOP)
+    print("went on"); sys.exit(7)
 if command == "upload-log":
     print("log:", Path(os.environ["CONSOLE_LOG"]).read_text().count("first")); sys.exit(5)
 if command == "chatter":
@@ -174,6 +178,12 @@ def test_leftover_workers_do_not_keep_the_run_from_ending(house: House) -> None:
     started = time.monotonic()
     assert house.run("detach").returncode == 0
     assert time.monotonic() - started < 30
+
+
+def test_a_job_that_is_paused_goes_on(house: House) -> None:
+    """SIGSTOP, by an operator or a debugger: bash says that it has ended, and it would be killed."""
+    done = house.run("pause")
+    assert (done.returncode, house.log.read_text()) == (7, "went on\n")
 
 
 def test_log_that_cannot_be_written_is_bad_input(house: House) -> None:
