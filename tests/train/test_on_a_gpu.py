@@ -180,7 +180,8 @@ def test_training_leaves_no_model_behind(tmp_path):
     settings = variables.load({**few, "WORK_DIR": str(tmp_path)})
 
     def alive():
-        return {id(thing): thing for thing in gc.get_objects() if isinstance(thing, torch.nn.Parameter)}
+        # Not `isinstance`, which asks the thing itself: a weak reference whose object has gone raises then.
+        return {id(thing): thing for thing in gc.get_objects() if issubclass(type(thing), torch.nn.Parameter)}
 
     pipeline.run(settings, "fetch", "prepare")
     before = alive()
