@@ -87,12 +87,12 @@ def _data_is_named(settings: Settings) -> None:
 
 
 def _resume(settings: Settings) -> None:
-    path = Path(settings.resume).expanduser()
-    names = ("state.json", "adapter_model.safetensors", "adapter_model.bin")
-    if settings.resume not in ("auto", "never") and not any((path / name).is_file() for name in names):
+    if settings.resume in ("auto", "never"):
+        return
+    from job.train import warm
+
+    if warm.adapter_of(settings) is None and not (Path(settings.resume).expanduser() / "state.json").is_file():
         raise BadInput(f"RESUME={settings.resume}: neither a checkpoint nor an adapter; use auto, never or a path")
-    if settings.train_mode != "lora" and not (path / names[0]).is_file() and settings.resume not in ("auto", "never"):
-        raise BadInput(f"RESUME={settings.resume} is an adapter; set TRAIN_MODE=lora to start from it")
 
 
 def _writable(variable: str, directory: Path) -> None:

@@ -92,13 +92,13 @@ def first_line(error: BaseException) -> str:
 NO_CONNECTION = {"ConnectionError", "Timeout", "TimeoutError", "ConnectError", "ReadError"}
 
 
-def causes(error: BaseException) -> list[BaseException]:
-    """The exception, and what it was raised from or while handling, outermost first."""
+def causes(error: BaseException, *, handled: bool = True) -> list[BaseException]:
+    """The exception and what it was raised from, outermost first; with `handled` also while handling what."""
     seen: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in seen:
         seen.append(current)
-        current = current.__cause__ or current.__context__
+        current = current.__cause__ or (current.__context__ if handled else None)
     return seen
 
 

@@ -164,9 +164,12 @@ def x_vectors(
     shards: Shards,
     codec: Codec,
     base: Path,
-    device: torch.device,
+    encoder: SpeakerEncoder | None,
 ) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
     """Compute each kept speaker's x-vector once, in fp32.
+
+    Args:
+        encoder: the base's; None where all speakers are voices that the base has.
 
     Returns:
         Speaker -> x-vector (enc_dim,), and speaker -> what the summary says about it.
@@ -176,7 +179,6 @@ def x_vectors(
     """
     import torch
 
-    encoder = SpeakerEncoder(base, device) if any(plan.strategy != KEPT for plan in plans.values()) else None
     vectors: dict[str, torch.Tensor] = {}
     about: dict[str, dict[str, Any]] = {}
     numbers = {name: number for number, name in enumerate(tally.speakers)}

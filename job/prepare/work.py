@@ -74,8 +74,9 @@ class Work:
         self.plans = speakers.plan_references(self.manifest.speakers, settings, existing)
         self.device = models.resolve_device(settings)
         self.codec = load_codec(settings, config.books, self.device)
-        if any(plan.strategy != speakers.KEPT for plan in self.plans.values()):
-            speakers.SpeakerEncoder(self.base, self.device)  # needed last; that it is there is seen before encoding
+        # Needed last, for voices that the base does not have; that it is there is seen before encoding.
+        new = any(plan.strategy != speakers.KEPT for plan in self.plans.values())
+        self.encoder = speakers.SpeakerEncoder(self.base, self.device) if new else None
         speakers.check_files(self.plans, self.codec.sample_rate)
         self.shards = self._shards()
         self._begun: set[str] = set()

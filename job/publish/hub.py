@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from job.console import warn
+from job.errors import causes
 from job.publish.redact import one_line
 from job.settings import Settings
 
@@ -76,7 +77,7 @@ def explain(error: BaseException, settings: Settings) -> str:
         if status is not None:
             said = cause.server_message if isinstance(cause, HfHubHTTPError) else None
             return one_line(f"{said or _first_line(cause)} (status {status})", secrets)
-    last = list(_causes(error))[-1]
+    last = _causes(error)[-1]
     if _is_connection(error):
         return one_line(f"no connection to the Hub ({type(last).__name__}: {_first_line(last)})", secrets)
     return one_line(f"{_first_line(error)}", secrets)
@@ -93,14 +94,8 @@ def status_of(error: BaseException) -> int | None:
     return next((s for cause in _causes(error) if (s := _status(cause)) is not None), None)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception and what it was raised from, outermost first."""
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__
+def _causes(error: BaseException) -> list[BaseException]:
+    return causes(error, handled=False)
 
 
 def _response(error: BaseException) -> Any:

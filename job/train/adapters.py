@@ -55,7 +55,7 @@ class _Adapted(torch.autograd.Function):
         return by_x, None, None, by_down, by_up, None, None
 
 
-def use(talker: nn.Module) -> None:
+def use(talker: Any) -> None:
     """Let the adapted layers of a talker and its sub-talker compute so, where they are what this is written for.
 
     Others (with dropout, another kind of adapter, several of them) stay with peft's own code, as do those of compiled
@@ -65,9 +65,10 @@ def use(talker: nn.Module) -> None:
         return
     from peft.tuners.lora import Linear
 
-    compiled = {id(part) for layer in talker.modules() if _is_compiled(layer) for part in layer.modules()}
+    layers = (*talker.model.layers, *talker.code_predictor.model.layers)
+    compiled = {part for layer in layers if "forward" in vars(layer) for part in layer.modules()}
     for module in talker.modules():
-        if type(module) is Linear and _is_plain(module) and id(module) not in compiled:
+        if type(module) is Linear and _is_plain(module) and module not in compiled:
             module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
 
 
@@ -88,11 +89,6 @@ def share_inputs(modules: list[Any], device: str) -> None:
     lowers = torch.is_autocast_enabled(device)
     for module in modules:
         module.cast_input_dtype_enabled = not lowers
-
-
-def _is_compiled(layer: nn.Module) -> bool:
-    """Whether a decoder layer's `forward` is no longer its class's."""
-    return "DecoderLayer" in type(layer).__name__ and "forward" in vars(layer)
 
 
 def _is_plain(module: Any) -> bool:

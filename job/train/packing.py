@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from job.console import warn
-from job.errors import first_line
-from job.train import recompute
+from job.train import recompute, trial
 from job.train.batch import Batch
 
 #: Name of `attend` in transformers' registry.
@@ -222,25 +221,17 @@ def _problem(
         return tensor
 
     tensors = (draw(heads), draw(key_value_heads), draw(key_value_heads))
-    results = []
-    try:
+
+    def differentiated(output: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return output.detach(), *torch.autograd.grad(output.float().square().sum(), tensors)
+
+    def results() -> Any:
         # A checkpointed layer counts what autograd keeps within it: of hooks, only the innermost pair is called.
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(as_it_is, as_it_is):
-            for output in (
-                _varlen(*tensors, bounds, max(lengths), None, repeats),
-                _sample_by_sample(*tensors, lengths, None),
-            ):
-                gradients = torch.autograd.grad(output.float().square().sum(), tensors)
-                results.append((output.detach(), *gradients))
-        right = all(
-            (a.float() - b.float()).norm() <= 0.02 * b.float().norm()
-            for a, b in zip(results[0], results[1], strict=True)
-        )
-    except torch.OutOfMemoryError:  # says nothing about the kernel; the step is begun again with less
-        raise
-    except (RuntimeError, TypeError, ImportError, NotImplementedError) as error:
-        return first_line(error)
-    return "" if right else "its results differ"
+            found = differentiated(_varlen(*tensors, bounds, max(lengths), None, repeats))
+            return found, differentiated(_sample_by_sample(*tensors, lengths, None))
+
+    return trial.problem(results, 0.02)
 
 
 def _repeats_for(query: torch.Tensor, key: torch.Tensor) -> int:

@@ -111,8 +111,6 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
     progressive.check(phases, groups)
     adapter = warm.adapter_of(settings)
     if adapter is not None:
-        if settings.train_mode != "lora":
-            raise BadInput(f"RESUME={settings.resume} is an adapter; set TRAIN_MODE=lora to start from it")
         warm.start_from(model, adapter, rank=settings.lora_r, alpha=settings.lora_alpha)
     arrange(model, settings, accelerator.mixed_precision, accelerator.device, accelerator.autocast)
 

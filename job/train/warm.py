@@ -25,9 +25,17 @@ def is_adapter(directory: Path) -> bool:
 
 
 def adapter_of(settings: Settings) -> Path | None:
-    """The adapter that RESUME names, if it names one."""
+    """The adapter that RESUME names, if it names one.
+
+    Raises:
+        BadInput: TRAIN_MODE has no use for it.
+    """
     directory = Path(settings.resume).expanduser()
-    return directory if settings.resume not in ("auto", "never") and is_adapter(directory) else None
+    if settings.resume in ("auto", "never") or not is_adapter(directory):
+        return None
+    if settings.train_mode != "lora":
+        raise BadInput(f"RESUME={settings.resume} is an adapter; set TRAIN_MODE=lora to start from it")
+    return directory
 
 
 def weights_of(directory: Path) -> list[Path]:

@@ -9,25 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from job.demo.base import build
-from job.models import load_model
 from job.train import kernels, norms
-
-
-@pytest.fixture(scope="module")
-def stock_talker(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Talker and sub-talker of other widths than the built-in ones, norms' weights not all one."""
-    base = build(
-        tmp_path_factory.mktemp("base"), hidden_size=48, heads=4, key_value_heads=2, head_dim=12,
-        sub_talker_hidden_size=32, sub_talker_layers=1, books=4,
-    )  # fmt: skip
-    talker = load_model(base, torch.device("cpu"), torch.float32).model.talker
-    made = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in talker.named_parameters():
-            if "norm" in name:
-                parameter.copy_(1 + 0.3 * torch.randn(parameter.shape, generator=made))
-    return talker
 
 
 @pytest.fixture

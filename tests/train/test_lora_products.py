@@ -11,7 +11,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from job.train import adapters, kernels
-from tests.train.test_kernels import kept, run, stock_talker  # noqa: F401  # a fixture
+from tests.train.test_kernels import kept, run
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -39,7 +39,7 @@ def gradients(talker: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["kept", "computed again"])
-def test_values_and_all_gradients_are_pefts(stock_talker: Any, again: bool):  # noqa: F811
+def test_values_and_all_gradients_are_pefts(stock_talker: Any, again: bool):
     """States, and gradients by the input and by every A and B, in talker and sub-talker."""
     from job.train import recompute
 
@@ -59,7 +59,7 @@ def test_values_and_all_gradients_are_pefts(stock_talker: Any, again: bool):  # 
         assert (found[name] - one).norm() <= 1e-5 * one.norm() + 1e-7, name
 
 
-def test_in_half_precision_it_is_as_close_to_fp32_as_peft(stock_talker: Any):  # noqa: F811
+def test_in_half_precision_it_is_as_close_to_fp32_as_peft(stock_talker: Any):
     """A base in bf16 and adapters in fp32 under autocast, which is how training runs on a GPU."""
     stock, ours = (adapted(stock_talker, kind=torch.bfloat16) for _ in range(2))
     kernels.use(ours)
@@ -79,7 +79,7 @@ def test_in_half_precision_it_is_as_close_to_fp32_as_peft(stock_talker: Any):  #
 
 
 @pytest.mark.parametrize("by_ours", [True, False])
-def test_inputs_that_autocast_lowers_are_shared(stock_talker: Any, by_ours: bool):  # noqa: F811
+def test_inputs_that_autocast_lowers_are_shared(stock_talker: Any, by_ours: bool):
     """By peft every adapter has a copy of its own: three of what attention reads, two of what the MLP reads."""
     stock, ours = (adapted(stock_talker, TARGETS[:-1], torch.bfloat16) for _ in range(2))
     kernels.use(ours)
@@ -90,7 +90,7 @@ def test_inputs_that_autocast_lowers_are_shared(stock_talker: Any, by_ours: bool
         assert kept(ours.model) < 0.78 * kept(stock.model)
 
 
-def test_a_head_is_adapted_without_its_weight_being_trained(stock_talker: Any):  # noqa: F811
+def test_a_head_is_adapted_without_its_weight_being_trained(stock_talker: Any):
     """LORA_HEADS, and gradients that nobody asked for are not made."""
     ours = adapted(stock_talker, ["codec_head"])
     adapters.use(ours)
@@ -105,7 +105,7 @@ def test_a_head_is_adapted_without_its_weight_being_trained(stock_talker: Any): 
         torch.testing.assert_close(head(states), expected)
 
 
-def test_what_it_is_not_written_for_is_left_to_peft(stock_talker: Any):  # noqa: F811
+def test_what_it_is_not_written_for_is_left_to_peft(stock_talker: Any):
     """Dropout, biases, other kinds, layers that are compiled; and a base in a type of its own, outside of autocast."""
     for options in ({"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}):
         talker = adapted(stock_talker, **options)
