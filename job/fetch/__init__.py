@@ -6,13 +6,15 @@ be used are left out with a reason; they do not stop a run while others are left
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from job import console, files
 from job.errors import BadInput
-from job.fetch import references, sources
-from job.fetch.collect import Collector
+from job.fetch import preview, references, sources
+from job.fetch.claims import undisputed
+from job.fetch.collect import Collector, reason_of, summarise
 from job.fetch.columns import choose
 from job.fetch.store import Store
 from job.paths import Paths
@@ -53,6 +55,7 @@ def run(settings: Settings) -> dict[str, Any]:
             counts[split] = files.write_jsonl(paths.manifest(split), collector.rows(split, tables[split]))
         else:
             paths.manifest(split).unlink(missing_ok=True)  # an earlier run's
+    counts = _drop_disputed(collector, counts, paths)
     files.write_jsonl(paths.fetch_rejected, collector.rejected)
     store.prune(collector.used_audio)
     rejected = len(collector.rejected)
@@ -61,8 +64,34 @@ def run(settings: Settings) -> dict[str, Any]:
         f"{counts['train']} training and {counts['validation']} validation rows, {rejected} left out"
         + (f" (see {paths.fetch_rejected})" if rejected else ""),
     )
+    preview.show(paths.manifest("train"), counts["train"], settings)
     counts = {**counts, "rejected": rejected, "speakers": len(collector.speakers)}
     return {**counts, "source": source.about, **({"revision": at} if at else {})}
+
+
+def _drop_disputed(collector: Collector, counts: dict[str, int], paths: Paths) -> dict[str, int]:
+    """Take the rows out of the manifests whose recording another row gives other words. Returns the rows left.
+
+    Raises:
+        BadInput: no training row is left.
+    """
+    if not collector.claims.disputed():
+        return counts
+    left = dict(counts)
+    for split in SPLITS:
+        before = len(collector.rejected)
+        if counts[split]:
+            rows = files.read_jsonl(paths.manifest(split))
+            kept = undisputed(rows, collector.claims, partial(collector.withdraw, split))
+            left[split] = files.write_jsonl(paths.manifest(split), kept)
+        rejected = collector.rejected[before:]
+        if rejected:
+            summarise(split, rejected[0]["source"], rejected)
+        if rejected and split == "train" and not left["train"]:
+            raise BadInput(
+                f"{rejected[0]['source']} row {rejected[0]['row']}: {reason_of(rejected[0])}; so with all rows"
+            )
+    return left
 
 
 def revision(settings: Settings) -> str | None:

@@ -9,11 +9,13 @@ from typing import Any
 
 from job import console, names
 from job.errors import BadInput
-from job.fetch import store, values
+from job.fetch import segments, store, values
+from job.fetch.claims import Claims
 from job.fetch.columns import Columns, choose, hint_about_speakers
 from job.fetch.references import References
 from job.fetch.store import Store
 from job.fetch.table import Row, RowError, Table, Unreadable
+from job.fetch.transcripts import Mended
 from job.settings import Settings
 
 #: Seconds of a frame of codes (1920 samples at 24 kHz): for rows that come encoded and without audio.
@@ -30,10 +32,12 @@ class Collector:
         self.settings = settings
         self.store = audio
         self.references = References(settings)
+        self.claims = Claims()
         self.rejected: list[dict[str, Any]] = []
         self.used_audio: set[str] = set()
         self.speakers: set[str] = set()
         self._ids: set[str] = set()
+        self._mended = Mended()
 
     def rows(self, split: str, table: Table) -> Iterator[dict[str, Any]]:
         """Yield the manifest rows of a split, as many as MAX_TRAIN_SAMPLES, MAX_EVAL_SAMPLES and MAX_HOURS allow.
@@ -48,6 +52,7 @@ class Collector:
             console.say("fetch", hint)
         budget = _Budget(self.settings, split)
         kept, left_out = 0, len(self.rejected)
+        self._mended = Mended()
         for item in console.progress(table.read(), stage="fetch", total=table.total or 0, unit="rows"):
             row = self._try(split, table, columns, item)
             if row is None:
@@ -64,7 +69,9 @@ class Collector:
         rejected = self.rejected[left_out:]
         if kept == 0:
             raise BadInput(_nothing_left(table, rejected))
-        _summarise(split, table, rejected)
+        for line in self._mended.lines():
+            console.say("fetch", f"{split}: {line}")
+        summarise(split, table.name, rejected)
 
     def first_good(self, table: Table) -> dict[str, Any]:
         """The first usable row of a table, among the first `PEEK_ROWS`; its audio's header has been read.
@@ -89,13 +96,13 @@ class Collector:
             BadInput: its reference is not the one that the speaker's other rows have.
         """
         get = columns.value
-        text = values.required_text(get("text", row.values))
+        cleaned = values.required_text(get("text", row.values))
         encoded = get("audio_codes", row.values)
         codes = None if encoded is None else values.codes(encoded)
         built: dict[str, Any] = {
             "id": _own_id(get("id", row.values)),
             "audio": self._audio(table, columns, row, missing_ok=codes is not None),
-            "text": text,
+            "text": cleaned.text,
             "ref_audio": None,
             "ref_text": values.optional_text(get("ref_text", row.values), "ref_text"),
         }
@@ -110,7 +117,16 @@ class Collector:
             built["ref_audio"] = str(path)
         if codes is not None:
             built["audio_codes"] = codes
+        elif part := self._part(columns, row, Path(built["audio"])):
+            built |= {"start": part.start, "end": part.end}
+        self._mended.add(row.number, str(get("text", row.values)), cleaned)
         return built
+
+    def _part(self, columns: Columns, row: Row, audio: Path) -> segments.Part | None:
+        """The part of the recording that is the row's; None for all of it."""
+        if self.store.directory is None and not audio.is_file():
+            return None  # a check before a run, of a recording that comes as bytes
+        return segments.part(lambda field: columns.value(field, row.values), lambda: store.seconds(audio))
 
     def _audio(self, table: Table, columns: Columns, row: Row, missing_ok: bool) -> str | None:
         value = columns.value("audio", row.values)
@@ -141,16 +157,12 @@ class Collector:
             self._reject(split, table, item.number, error)
             return None
 
+    def withdraw(self, split: str, row: dict[str, Any], error: RowError) -> None:
+        """Leave out a row that `rows` has yielded."""
+        self.rejected.append(_rejected(split, row["source"], row["row"], error) | {"id": row["id"]})
+
     def _reject(self, split: str, table: Table, number: int, error: RowError) -> None:
-        row = {
-            "split": split,
-            "row": number,
-            "source": table.name,
-            "id": None,
-            "reason": error.kind,
-            "detail": _printable(error.detail),
-        }
-        self.rejected.append({**row, "looked_for": list(error.looked_for)} if error.looked_for else row)
+        self.rejected.append(_rejected(split, table.name, number, error))
 
     def _readable(self, row: dict[str, Any], item: Row | Unreadable, table: Table) -> bool:
         if self.store.directory is None and not Path(row["audio"]).is_file():
@@ -168,6 +180,7 @@ class Collector:
         row["id"] = self._unique(row["id"] or made_up, number)
         row["row"] = number
         row["source"] = table.name
+        self.claims.add(row)
         self.used_audio.update(path for path in (row["audio"], row["ref_audio"]) if path)
         if row["speaker"]:
             self.speakers.add(row["speaker"])
@@ -180,6 +193,13 @@ class Collector:
             tries += 1
         self._ids.add(name.lower())
         return name
+
+
+def _rejected(split: str, source: str, number: int, error: RowError) -> dict[str, Any]:
+    """A line of rejected.jsonl."""
+    about = {"split": split, "row": number, "source": source, "id": None, "reason": error.kind}
+    row = {**about, "detail": _printable(error.detail)}
+    return {**row, "looked_for": list(error.looked_for)} if error.looked_for else row
 
 
 def _printable(text: str) -> str:
@@ -225,7 +245,8 @@ class _Budget:
 def _seconds(row: dict[str, Any]) -> float:
     if "audio_codes" in row:
         return len(row["audio_codes"]) * FRAME_SECONDS
-    return store.seconds(Path(row["audio"]))
+    end = row["end"] if row.get("end") is not None else store.seconds(Path(row["audio"]))
+    return float(end) - float(row.get("start") or 0.0)
 
 
 def _nothing_left(table: Table, rejected: list[dict[str, Any]]) -> str:
@@ -240,12 +261,12 @@ def reason_of(rejected: dict[str, Any]) -> str:
     return ": ".join(part for part in (rejected["reason"], rejected["detail"]) if part)
 
 
-def _summarise(split: str, table: Table, rejected: list[dict[str, Any]]) -> None:
-    """One warning a kind of reason, however many rows there are."""
+def summarise(split: str, source: str, rejected: list[dict[str, Any]]) -> None:
+    """One warning a kind of reason, however many rows of `source` there are."""
     counts = Counter(r["reason"] for r in rejected)
     for reason, count in counts.items():
         first = next(r for r in rejected if r["reason"] == reason)
         rows = "1 row" if count == 1 else f"{count} rows"
         detail = f" ({first['detail']})" if first["detail"] else ""
         at = f"row {first['row']}" if count == 1 else f"first row {first['row']}"
-        console.warn("fetch", f"{split}: left out {rows} of {table.name}: {reason}, {at}{detail}")
+        console.warn("fetch", f"{split}: left out {rows} of {source}: {reason}, {at}{detail}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from job.errors import BadInput
+from job.fetch import segments
 from job.fetch.table import Table
 from job.settings import Settings
 
@@ -23,6 +24,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "id": ("id", "utt_id", "utterance_id", "__key__"),
     "audio_codes": ("audio_codes",),
     "sampling_rate": ("sampling_rate", "sample_rate"),
+    **segments.NAMES,
 }
 
 #: Field -> the setting that names its column.

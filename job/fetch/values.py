@@ -7,7 +7,9 @@ import re
 import unicodedata
 from typing import Any
 
+from job.fetch import transcripts
 from job.fetch.table import RowError
+from job.fetch.transcripts import Cleaned
 
 #: Characters that show nothing and are not whitespace to `str.strip`: zero-width space and byte order mark.
 INVISIBLE = "\u200b\ufeff"
@@ -16,21 +18,20 @@ INVISIBLE = "\u200b\ufeff"
 LARGEST_CODE = 32767
 
 
-def required_text(value: Any) -> str:
-    """The transcript, without surrounding space.
+def required_text(value: Any) -> Cleaned:
+    """The transcript, without surrounding space and what other tools write around the words.
 
     Raises:
-        RowError: it is missing, empty, no string, or no valid Unicode.
+        RowError: it is missing, empty, no string, no valid Unicode, or not the words said (`transcripts.clean`).
     """
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         raise RowError("no text")
     if not isinstance(value, str):
         raise RowError("text is not a string", type(value).__name__)
     _check_unicode(value, "text")
-    text = _strip(value)
-    if all(unicodedata.category(character)[0] in "CZ" for character in text):  # marks of direction, say
+    if all(unicodedata.category(character)[0] in "CZ" for character in value):  # marks of direction, say
         raise RowError("empty text")
-    return text
+    return transcripts.clean(_strip(value))
 
 
 def optional_text(value: Any, field: str) -> str | None:

@@ -99,10 +99,11 @@ def test_audiofolder_layout_with_splits(tmp_path: Path, fetched: Any) -> None:
 
 
 def test_common_voice_tsv_and_broken_rows(tmp_path: Path, fetched: Any) -> None:
-    write_audio(tmp_path / "clips" / "a.mp3", rate=24000)
+    for name in "abcdef":
+        write_audio(tmp_path / "clips" / f"{name}.mp3", rate=24000)
     sheet = tmp_path / "validated.tsv"
     rows = (rb'She said "no', b"x\ty", b"", b"\xff", None, b"z")
-    lines = (b"" if row is None else b"1\ta.mp3\t" + row for row in rows)
+    lines = (b"" if row is None else b"1\t%c.mp3\t" % name + row for name, row in zip(b"abcdef", rows, strict=True))
     sheet.write_bytes(b"client_id\tpath\tsentence\n" + b"\n".join(lines))
     got = fetched(TRAIN_JSONL=sheet)
     assert [(row["row"], row["text"]) for row in got["train"]] == [(2, 'She said "no'), (7, "z")]
@@ -117,9 +118,7 @@ def test_parquet_with_bytes_is_unpacked_once_and_cleaned_up(tmp_path: Path, fetc
     clips = [write_audio(tmp_path / f"{n}.{e}", seed=n) for n, e in enumerate(("flac", "mp3", "ogg", "wav"))]
     audio: list[Any] = [{"bytes": clip.read_bytes(), "path": None} for clip in clips]
     audio += [audio[0], {"bytes": b"", "path": None}, {"bytes": None, "path": "0.flac"}]
-    parquet.write_table(
-        pa.table({"audio": audio, "text": [str(n) for n in range(7)]}), tmp_path / "train-00000-of-00001.parquet"
-    )
+    parquet.write_table(pa.table({"audio": audio, "text": list("0123056")}), tmp_path / "train-00000-of-00001.parquet")
     got = fetched(DATA_DIR=tmp_path)
     kept = got["settings"].paths.raw / "audio"
     stored = [Path(row["audio"]) for row in got["train"]]

@@ -60,7 +60,8 @@ def test_a_new_row_behind_a_tilde_is_noticed(tmp_path: Path, again: Any, monkeyp
     """A `.env` file and `docker -e` leave `~` as it is."""
     monkeypatch.setenv("HOME", str(tmp_path))
     write_audio(tmp_path / "a.wav")
+    write_audio(tmp_path / "b.wav")
     write_lines(tmp_path / "t.jsonl", [{"audio": "~/a.wav", "text": "one"}])
     assert again(TRAIN_JSONL="~/t.jsonl")[1] == ["one"]
-    write_lines(tmp_path / "t.jsonl", [{"audio": "~/a.wav", "text": "one"}, {"audio": "a.wav", "text": "two"}])
+    write_lines(tmp_path / "t.jsonl", [{"audio": "~/a.wav", "text": "one"}, {"audio": "b.wav", "text": "two"}])
     assert again(TRAIN_JSONL="~/t.jsonl")[1] == ["one", "two"]

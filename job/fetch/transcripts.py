@@ -1,0 +1,220 @@
+"""Transcripts as other tools leave them: markup, time stamps and placeholders taken out, or the row refused.
+
+What can be taken out without touching a word is taken out and said; what shows that the words are not there, or not
+all of them, leaves the row out.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from job.fetch.table import RowError
+
+#: What spreadsheets and programs write where there is nothing, as a cell's whole text (letter case aside).
+PLACEHOLDERS = frozenset(
+    {"nan", "-nan", "#n/a", "n/a", "<na>", "none", "null", "(null)", "[null]", "\\n", "undefined", "nil", "#value!"}
+    | {"#ref!", "#name?", "#div/0!", "#null!", "#num!", "#error!", "[blank_audio]", "[no speech]", "[silence]", "todo"}
+    | {"[empty]", "<empty>", "[]", "{}", "[none]", "ignore_time_segment_in_scoring", "...", "…", "-", "--", "?"}
+)
+#: The same where only capitals mean it: "na" is a word in many languages.
+_PLACEHOLDERS_IN_CAPITALS = frozenset({"NA", "TBD"})
+
+#: A word that the transcriber did not make out: the text is not all that is said.
+_NOT_UNDERSTOOD = re.compile(
+    r"[\[<({]\s*(?:unk|unknown|inaudible|unintelligible|indistinct|illegible|crosstalk|garbled|uverståelig|unverständlich"
+    r"|inintelligible|ininteligible|incompréhensible)\s*[\]>)}]",
+    re.IGNORECASE,
+)
+
+_CLOCK = r"(?:\d{1,2}:)?\d{1,3}:\d{2}(?:[.,]\d{1,3})?"
+_SECONDS = r"\d{1,6}[.,]\d{1,3}"
+_ARROW = r"\s*(?:-{1,2}>|→|–|—|\s-\s)\s*"
+#: `[00:00.000 --> 00:04.000]` (Whisper), `00:00:01,000 --> 00:00:04,000` (SRT, VTT), `[0.0 - 4.2]`, with an SRT number.
+_RANGE = re.compile(
+    rf"(?:^\s*\d{{1,5}}\s*\n)?[\[(<]?\s*(?P<start>{_CLOCK}|{_SECONDS}){_ARROW}(?P<end>{_CLOCK}|{_SECONDS})(?:\s*s\b)?(?:\s*[\])>])?"
+    r"(?:\s+(?:align|position|line|size):\S+)*",
+    re.MULTILINE,
+)
+#: `[00:12.34]` (LRC), `<00:00:01.000>` (VTT), `(0:04)`: one time in brackets.
+_STAMP = re.compile(rf"(?:\[\s*{_CLOCK}\s*\]|<\s*{_CLOCK}\s*>|\(\s*{_CLOCK}\s*\))")
+#: `<|0.00|>` and `<|en|>`, `<|notimestamps|>`: what Whisper's tokenizer writes beside words.
+_WHISPER = re.compile(
+    r"<\|(?:\d+(?:\.\d+)?|[a-z]{2,3}|transcribe|translate|notimestamps|nospeech|startof\w+|endoftext)\|>"
+)
+#: Any other special token of a language model: it would not be read as text by the tokenizer either.
+_SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|<tts_\w+>|\[(?:BOS|EOS|PAD|CLS|SEP|MASK)\]")
+
+#: Tags of HTML, subtitles and SSML, with or without attributes.
+_TAG = re.compile(
+    r"</?(?:a|abbr|b|big|blockquote|body|br|center|cite|code|dd|div|dl|dt|em|font|h[1-6]|head|hr|html|i|ins|img|li|mark|ol"
+    r"|p|pre|q|rt|rp|ruby|s|small|span|strike|strong|sub|sup|table|tbody|td|th|title|tr|tt|u|ul|c|v|lang|speak|break|voice"
+    r"|prosody|emphasis|say-as|phoneme|audio|mstts:[\w-]+)(?:[.\s][^<>]*)?\s*/?>",
+    re.IGNORECASE,
+)
+_INSIDE_WORDS = frozenset({"b", "i", "u", "em", "strong", "small", "font", "span", "sub", "sup", "s", "c", "mark"})
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+#: `{\an8}` and `{\i1}` of SSA and ASS subtitles.
+_SUBTITLE_CODE = re.compile(r"\{\\[^{}]*\}")
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,30});", re.IGNORECASE)
+
+#: Characters that show nothing. Arabic number signs and the like show something and are not among them.
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb]"
+)
+#: Joiner and non-joiner spell words in these scripts (Arabic, Syriac … Sinhala, Thai … Khmer, Mongolian) and in emoji.
+_JOINER = re.compile(
+    "(?<![\u0600-\u08ff\u0900-\u0dff\u0e00-\u109f\u1780-\u17ff\u1800-\u18af\ufb50-\ufdff\ufe70-\ufefc\u2600-\U0001faff])[\u200c\u200d]"
+)
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]+")
+_SPACES = re.compile(r"\s+")
+
+#: Seconds by which the time stamp of a whole recording's text may begin after its start.
+_STARTS_WITHIN = 1.0
+
+REPLACED = "\ufffd"
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """A transcript, and what was taken out of it: short phrases, in the order of `clean`."""
+
+    text: str
+    mended: tuple[str, ...] = ()
+
+
+@dataclass
+class Mended:
+    """What was taken out of the transcripts of a split: phrase -> number of rows, and the first row with its text."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    first: dict[str, tuple[int, str, str]] = field(default_factory=dict)
+
+    def add(self, number: int, before: str, cleaned: Cleaned) -> None:
+        """Count a row's transcript. `number` is its row in the source."""
+        for what in cleaned.mended:
+            self.rows[what] = self.rows.get(what, 0) + 1
+            self.first.setdefault(what, (number, before, cleaned.text))
+
+    def lines(self) -> Iterator[str]:
+        """One line a kind, with the first row as it was and as it is used."""
+        for what, rows in self.rows.items():
+            number, before, after = self.first[what]
+            count = "1 text" if rows == 1 else f"{rows} texts"
+            yield f"{what} taken out of {count}, first row {number}: {before[:60]!r} became {after[:60]!r}"
+
+
+def clean(text: str) -> Cleaned:
+    """The words of a transcript without what other tools write around them.
+
+    Raises:
+        RowError: it is empty, a placeholder, incomplete, the text of a later part of the recording, or it holds special
+            tokens or letters that were lost in a conversion.
+    """
+    mended: list[str] = []
+
+    def note(what: str, before: str, after: str) -> str:
+        if before != after:
+            mended.append(what)
+        return after
+
+    text = note("letters read in the wrong encoding", text, _decoded_once_more(text))
+    _refuse_lost_letters(text)
+    plain = _INVISIBLE.sub("", text)
+    plain = note("invisible characters", text, _JOINER.sub("", plain))
+    plain = note("control characters", plain, _CONTROL.sub(" ", plain))
+    _refuse_placeholder(plain)
+    plain = note("Whisper's tokens", plain, _WHISPER.sub(" ", plain))
+    plain = note("time stamps", plain, _without_times(plain))
+    plain = note("HTML entities", plain, _unescaped(plain))
+    plain = note("tags", plain, _SUBTITLE_CODE.sub(" ", _TAG.sub(_gap, _COMMENT.sub(" ", plain))))
+    plain = _SPACES.sub(" ", _INVISIBLE.sub("", plain)).strip()
+    _refuse_placeholder(plain)
+    if (found := _NOT_UNDERSTOOD.search(plain)) is not None:
+        raise RowError("text is incomplete", f"{found[0]} stands for words that are said; write them, or drop the row")
+    if (found := _SPECIAL.search(plain)) is not None:
+        raise RowError("text holds a special token", f"{found[0]} would not be read as text; take it out")
+    return Cleaned(plain if mended else text.strip(), tuple(dict.fromkeys(mended)))
+
+
+def _gap(tag: re.Match[str]) -> str:
+    """A space for tags that break a line, nothing for those inside of words (`un<b>believ</b>able`)."""
+    name = re.sub(r"\W", "", tag[0].split()[0]).lower()
+    return (
+        "" if name in {"b", "i", "u", "em", "strong", "small", "font", "span", "sub", "sup", "s", "c", "mark"} else " "
+    )
+
+
+def _refuse_placeholder(text: str) -> None:
+    bare = text.strip().strip("\"'“”‘’«»").strip()
+    if not bare:
+        raise RowError("empty text")
+    if bare.casefold() in PLACEHOLDERS or bare in _PLACEHOLDERS_IN_CAPITALS:
+        raise RowError(
+            "no text", f"{bare!r} stands for an empty cell; if it is what is said, write it with a full stop"
+        )
+
+
+def _refuse_lost_letters(text: str) -> None:
+    if REPLACED in text:
+        at = text.index(REPLACED)
+        raise RowError(
+            "text has lost letters", f"{text[max(0, at - 15) : at + 15]!r}: convert the original to UTF-8 once more"
+        )
+
+
+def _decoded_once_more(text: str) -> str:
+    """UTF-8 that was read as Windows-1252 or Latin-1 (`blÃ¥bÃ¦r`), read right; other text as it is.
+
+    Text that is right does not survive the way back: its letters beyond ASCII would have to be valid UTF-8 by chance.
+    """
+    if text.isascii() or not re.search("[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u2122]", text):
+        return text
+    for encoding in ("cp1252", "latin-1"):
+        try:
+            return text.encode(encoding).decode("utf-8")
+        except UnicodeError:
+            continue
+    return text
+
+
+def _unescaped(text: str) -> str:
+    """Entities as the characters that they stand for, also where they were escaped twice (`&amp;nbsp;`)."""
+    for _ in range(2):
+        text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
+    return text
+
+
+def _without_times(text: str) -> str:
+    """The text without time stamps.
+
+    Raises:
+        RowError: they begin later than the recording: the text is that of a part of it.
+    """
+    first = _RANGE.search(text)
+    if (
+        first is not None
+        and first.start() == len(text) - len(text.lstrip())
+        and _clock(first["start"]) > _STARTS_WITHIN
+    ):
+        raise RowError(
+            "text of a part of the recording",
+            f"its time stamp begins at {first['start']}; give the row start and end (seconds), or cut the recording",
+        )
+    return _STAMP.sub(" ", _RANGE.sub(lambda found: " " if _is_a_stamp(found) else found[0], text))
+
+
+def _is_a_stamp(found: re.Match[str]) -> bool:
+    """Whether a range of times is one of a subtitle and not something said (`open 9:00 - 17:00`)."""
+    written = found[0]
+    return "->" in written or "→" in written or written.lstrip()[0] in "[(<" or bool(re.search(r"[.,]\d{3}\b", written))
+
+
+def _clock(written: str) -> float:
+    """Seconds of `1:02:03.5`, `02:03,5` or `123.4`."""
+    total = 0.0
+    for part in written.replace(",", ".").split(":"):
+        total = total * 60 + float(part)
+    return total
