@@ -11,7 +11,7 @@ from typing import Any
 from job import __version__, files
 
 #: Raised when the meaning of a stage's outputs changes: work of an older format is then redone.
-FORMAT = 1
+FORMAT = 2
 
 
 def fingerprint(stage: str, values: dict[str, Any], inputs: Any, upstream: dict[str, str]) -> str:

@@ -55,7 +55,9 @@ def part(get: Callable[[str], Any], length: Callable[[], float]) -> Part | None:
     start, end = _seconds(get, "start"), _seconds(get, "end")
     duration = _seconds(get, "duration")
     if start is None and end is None:
-        return None if duration is None else _all_of_it(duration, _duration_is_in_seconds(get), length())
+        if duration is not None and get("duration_ms") is None:
+            _check_duration(duration, length())
+        return None
     begin = start or 0.0
     if end is None and duration is not None:
         end = begin + duration
@@ -74,17 +76,15 @@ def part(get: Callable[[str], Any], length: Callable[[], float]) -> Part | None:
     raise _beyond(begin, end, there)
 
 
-def _all_of_it(duration: float, in_seconds: bool, there: float) -> None:
-    """Hold a `duration` without a start against the recording: in seconds it must be the recording's own.
+def _check_duration(duration: float, there: float) -> None:
+    """Hold a `duration` without a start against the recording: it must be the recording's own.
 
     Raises:
         RowError: it is that of another recording, or of a part.
     """
-    if not in_seconds or math.isclose(duration, there, rel_tol=SLACK_SHARE, abs_tol=SLACK_SECONDS):
-        return
-    for unit in (1e3, 1e6, 1e9, 8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000):
+    for unit in (1, 1e3, 1e6, 1e9, 8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000):  # seconds … ns, or samples
         if math.isclose(duration / unit, there, rel_tol=SLACK_SHARE, abs_tol=SLACK_SECONDS):
-            return  # milliseconds, or samples
+            return
     raise RowError(
         "duration is not that of the recording",
         f"the row says {duration:g} s and the file has {there:.2f} s; "
@@ -99,10 +99,6 @@ def _beyond(begin: float, end: float | None, there: float) -> RowError:
         "start and end are not in the recording",
         f"{what} of a file of {there:.2f} s; seconds are meant (milliseconds go into start_ms and end_ms)",
     )
-
-
-def _duration_is_in_seconds(get: Callable[[str], Any]) -> bool:
-    return get("duration_ms") is None
 
 
 def _seconds(get: Callable[[str], Any], field: str) -> float | None:

@@ -55,7 +55,7 @@ def read_copies(rows: Iterable[Row], settings: Settings, codec: Codec) -> Iterat
         if row.audio is None or row.codes is not None:
             return []
         try:
-            clip = load(row.audio, codec.sample_rate)
+            clip = load(row.audio, codec.sample_rate, start=row.start, end=row.end, max_seconds=settings.max_seconds)
         except Unusable:
             return []
         made = []

@@ -152,7 +152,14 @@ def _read(row: Row, settings: Settings, codec: Codec) -> Item:
         return Item(row, codes=codes)
     if row.audio is None:
         raise Unusable("unreadable", "the row names neither audio nor audio_codes")
-    clip: Clip = load(row.audio, codec.sample_rate, min_seconds=settings.min_seconds, max_seconds=settings.max_seconds)
+    clip: Clip = load(
+        row.audio,
+        codec.sample_rate,
+        start=row.start,
+        end=row.end,
+        min_seconds=settings.min_seconds,
+        max_seconds=settings.max_seconds,
+    )
     return Item(row, samples=clip.samples, figures=clip.figures)
 
 

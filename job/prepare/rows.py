@@ -33,7 +33,7 @@ class Row:
     """One row of the raw manifest.
 
     `number` is its row in the source, `position` its line in the manifest (from 0). `codes` is set for rows that arrive
-    encoded: [[one int a codebook] a frame].
+    encoded: [[one int a codebook] a frame]. `start` and `end` are seconds into the recording, for rows that are a part.
     """
 
     id: str
@@ -48,6 +48,8 @@ class Row:
     instruct: str | None
     codes: Any = None
     position: int = 0
+    start: float | None = None
+    end: float | None = None
 
 
 def read_rows(path: Path, split: str, settings: Settings, known: Mapping[str, int]) -> Iterator[Row]:
@@ -71,6 +73,8 @@ def read_rows(path: Path, split: str, settings: Settings, known: Mapping[str, in
             instruct=str(raw["instruct"]).strip() or None if raw.get("instruct") else None,
             codes=raw.get("audio_codes"),
             position=line - 1,
+            start=raw.get("start"),
+            end=raw.get("end"),
         )
 
 

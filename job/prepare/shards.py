@@ -28,7 +28,7 @@ from job.prepare.store import shard_table
 #: Manifest lines of a shard: what a kill costs at most, a few seconds of a GPU or a few minutes of a CPU.
 LINES = 256
 #: Raised when the columns of a shard or their meaning change.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,4 +188,4 @@ def _identity(row: Row) -> str:
     """Everything about a row that its part of a shard follows from."""
     recording = None if row.audio is None else files.stamp(row.audio)
     about = (row.id, row.number, row.source, row.text, row.speaker, row.language, row.instruct, row.codes)
-    return repr((about, str(row.ref_audio), recording))
+    return repr((about, str(row.ref_audio), recording, row.start, row.end))

@@ -296,11 +296,12 @@ def _clip(number: int, tally: Tally, shards: Shards, codec: Codec, rate: int) ->
     split, position = SPLITS[tally["source"][number]], int(tally["position"][number])
     row = shards.row(split, position)
     longest = math.inf if tally["rate"][number] else LONGEST_REFERENCE  # what was measured is within MAX_SECONDS
-    for name in (row["audio"], row["ref_audio"]):
-        if name is not None:
-            path = Path(os.fsdecode(name))
+    parts = {"audio": (row["start"], row["end"]), "ref_audio": (None, None)}
+    for column, (start, end) in parts.items():
+        if row[column] is not None:
+            path = Path(os.fsdecode(row[column]))
             try:
-                return str(path), load(path, rate, max_seconds=longest).samples
+                return str(path), load(path, rate, start=start, end=end, max_seconds=longest).samples
             except Unusable as error:
                 if tally["rate"][number]:  # it could be read when it was measured
                     raise BadInput(f"row {row['number']} ({row['source']}): {error.detail}") from error

@@ -27,6 +27,8 @@ _BESIDES: tuple[tuple[str, pa.DataType], ...] = (
     ("source", pa.string()),
     ("audio", pa.binary()),  # paths need not be Unicode
     ("ref_audio", pa.binary()),
+    ("start", pa.float64()),
+    ("end", pa.float64()),
     ("reason", pa.string()),
     ("detail", pa.string()),
     ("warnings", pa.list_(pa.string())),
@@ -57,7 +59,7 @@ def shard_table(items: Sequence[Item], codec: Codec) -> pa.Table:
     frames = pa.FixedSizeListArray.from_arrays(flat, type=columns.field("codes").type.value_type)
     values: dict[str, list[Any]] = {
         name: [getattr(item.row, name) for item in items]
-        for name in ("id", "text", "speaker", "language", "instruct", "position", "number", "source")
+        for name in ("id", "text", "speaker", "language", "instruct", "position", "number", "source", "start", "end")
     }
     values["seconds"] = [len(one) / codec.frame_rate for one in codes]
     for name in ("audio", "ref_audio"):
