@@ -178,6 +178,11 @@ def _mpeg4(brand: bytes) -> str:
     return f"it is {what}, whatever its name says; {CONVERT}"
 
 
+def is_page(text: str) -> bool:
+    """Whether a text is a web page or another document in HTML or XML."""
+    return bool(_PAGE.search(text[:1024])) or text.lstrip("\ufeff \t\r\n").lower().startswith(("<?xml", "<!doctype"))
+
+
 def _text(head: bytes) -> str | None:
     """What a file of text is: a page, a message of a server, or just text. None when it is no text."""
     text = _decoded(head)
