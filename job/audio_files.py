@@ -1,7 +1,8 @@
 """Audio files by name and by their first bytes: what can be decoded, and what a file that cannot be really is.
 
 Most files that "cannot be decoded" are no sound at all: a pointer that git-LFS left, the web page of a failed download,
-an archive. Converting those, which a decoder's message suggests, cannot help; each is called what it is, with what to do.
+an archive. Converting those, which a decoder's message suggests, cannot help; each is called what it is, with what to
+do.
 """
 
 from __future__ import annotations
@@ -228,6 +229,6 @@ def _undecodable(head: bytes) -> str:
             "its header is that of a recording and what follows cannot be decoded: broken off or damaged; get it again"
         )
     return (
-        "soundfile cannot decode it: it begins like no sound file (encrypted, raw samples without a header, or damaged); "
+        "soundfile cannot decode it: it begins like no sound file (encrypted, raw samples without a header, damaged); "
         "decrypt it, or convert it to WAV, FLAC, MP3 or OGG"
     )

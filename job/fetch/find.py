@@ -1,14 +1,15 @@
 """Which file on this machine a row means by the name that it has for its audio.
 
 In this order: the path as it is, in the table's own folder; the path as it is in the folders below it where audio
-usually lies; a name without its ending or in other letter case, in those; a file of that name anywhere below `tree`; and
-then the folders outside, one after the other. Where a step finds several files that do not hold the same recording, none
-is taken: one of them has other words than the row.
+usually lies; a name without its ending or in other letter case, in those; a file of that name anywhere below `tree`;
+and then the folders outside, one after the other. Where a step finds several files that do not hold the same recording,
+none is taken: one of them has other words than the row.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from job import audio_files, console
 from job.fetch import listing
-from job.fetch.same import same_recording
+from job.fetch.same import rate_of, same_recording
 from job.fetch.table import RowError
 
 #: Endings under which the recording of a name without one is waited for.
@@ -69,9 +70,8 @@ class Finder:
         layout = [folder for folder in folders[1:] if folder.is_relative_to(folders[0])]
         hits = [path for path in candidates_of(value, layout) if path.is_file()] if layout else []
         hits = hits or self._alike(value, [*own, *layout])
-        if not hits and tree is not None and (hits := self._tree(tree).named(value)) and not self._said:
-            self._said = True
-            console.say("fetch", f"{value!r} is taken to be {_shown(hits[0], tree)}; others are looked for likewise")
+        if not hits and tree is not None and (hits := self._tree(tree).named(value)):
+            self._say(f"{value!r} is looked for in all folders: {_shown(hits[0], tree)}; others likewise")
         if hits:
             return _settle(hits, value, field)
         for folder in folders[1:]:
@@ -81,6 +81,11 @@ class Finder:
             if folder not in layout and (hits := self._alike(value, [folder])):
                 return _settle(hits, value, field)
         return None
+
+    def _say(self, message: str) -> None:
+        if not self._said:
+            self._said = True
+            console.say("fetch", message)
 
     def _alike(self, value: str, folders: list[Path]) -> list[Path]:
         """Files in these folders that `value` names but for the ending or the case of letters."""
@@ -92,17 +97,18 @@ class Finder:
         name = audio_files.stem(value.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1])
         spelled = unicodedata.normalize("NFC", name)
         first = self._spelled.setdefault(str(found), spelled)
-        if first != spelled and found.is_file():
-            raise RowError(
-                "audio is ambiguous",
-                f"{spelled!r} of this row and {first!r} of an earlier one would both be {found.name}; correct one of them",
-            )
+        if first != spelled:
+            detail = f"{spelled!r} of this row and {first!r} of an earlier one would both be {found.name}; correct one"
+            raise RowError("audio is ambiguous", detail)
+        if spelled != unicodedata.normalize("NFC", audio_files.stem(found.name)):
+            self._say(f"{value!r} is taken to be {found.name}; others in other letter case likewise")
 
 
 def unreadable(path: Path) -> RowError:
     """Why a row with a film, or sound of a format that is not read, is left out."""
     kind = f"{path.suffix.lower()} files cannot be read"
-    return RowError(kind, f"{path.name}; convert them to FLAC or WAV: ffmpeg -i {path.name} -vn {path.stem}.flac")
+    command = f"ffmpeg -i {shlex.quote(path.name)} -vn {shlex.quote(path.stem + '.flac')}"
+    return RowError(kind, f"{path.name}; convert them to FLAC or WAV: {command}")
 
 
 def _first(paths: Iterable[Path]) -> Path | None:
@@ -111,7 +117,7 @@ def _first(paths: Iterable[Path]) -> Path | None:
 
 def choose(paths: Iterable[Path]) -> Path | None:
     """Of files that may be the same recording, one (of the best format); None when they are not the same."""
-    first, *others = sorted(paths, key=audio_files.lossless_first)
+    first, *others = sorted(paths, key=lambda path: (audio_files.lossless_first(path), -rate_of(path)))
     return first if all(same_recording(first, other) for other in others) else None
 
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from job.errors import BadInput
 from job.fetch import jsonl, kaldi, recordings, sheets, tables
 from job.fetch.listing import Names
-from job.fetch.references import REFERENCES, reference_of
+from job.fetch.references import reference_of
 from job.fetch.table import Row, Table, Unreadable
 from job.settings import Settings
 

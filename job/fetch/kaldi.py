@@ -22,8 +22,8 @@ def open_table(folder: Path, where: str, settings: Settings) -> Table:
     """A data directory as a table, a row an utterance of `text`.
 
     With a file `segments`, rows have `start` and `end` in seconds of their recording. Speakers are those of `utt2spk`,
-    when there are several and SPEAKER_NAME is not set; where each utterance has a speaker of its own, as Kaldi's scripts
-    write when nobody knows, there are none.
+    when there are several and SPEAKER_NAME is not set; where each utterance has a speaker of its own, as scripts write
+    when nobody knows, there are none.
 
     Raises:
         BadInput: one of the files cannot be read as UTF-8 text.

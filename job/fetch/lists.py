@@ -1,4 +1,4 @@
-"""GPT-SoVITS annotation files (`.list`): `audio|speaker|language|text` a line, as Bert-VITS2 and others write it, too."""
+"""GPT-SoVITS annotation files (`.list`): `audio|speaker|language|text` a line, as Bert-VITS2 writes it, too."""
 
 from __future__ import annotations
 

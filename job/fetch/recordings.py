@@ -66,7 +66,7 @@ class Recordings:
         """
         speakers = not self._named and len({self._speaker(path) for path in self.audio} - {None}) > 1
         fields = {"speaker": speakers, "language": False}
-        for path, source in self._sources.items():
+        for source in self._sources.values():
             if isinstance(source, sidecars.Source) and source.path.suffix.lower() == ".json":
                 fields = {"speaker": True, "language": True}
                 break

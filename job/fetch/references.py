@@ -13,7 +13,6 @@ from job import files, names
 from job.errors import BadInput
 from job.settings import Settings
 
-
 _REFERENCES = ("ref.wav", "ref.flac", "ref.mp3", "ref.ogg")
 #: What a folder's reference recording and its transcript are called.
 REFERENCES = (*_REFERENCES, *(name.upper() for name in _REFERENCES))

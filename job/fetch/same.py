@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from job import files
 
@@ -34,6 +35,16 @@ def same_recording(one: Path, other: Path) -> bool:
         return False
 
 
+def rate_of(path: Path) -> int:
+    """A recording's sampling rate in Hz; 0 when it cannot be read."""
+    import soundfile
+
+    try:
+        return int(soundfile.info(str(path)).samplerate)
+    except (OSError, soundfile.SoundFileError, RuntimeError, TypeError):
+        return 0
+
+
 def _correlation(one: Path, other: Path) -> float:
     """The largest correlation of two recordings' beginnings when one is shifted by up to `SLACK`."""
     import numpy as np
@@ -46,7 +57,7 @@ def _correlation(one: Path, other: Path) -> float:
     return float(max(products[: reach + 1].max(), products[-reach:].max())) / norm if norm > 0 else 0.0
 
 
-def _beginning(path: Path) -> object:
+def _beginning(path: Path) -> Any:
     """The first `COMPARED` seconds as mono samples (n,) at `RATE` Hz, mean removed."""
     import soundfile
     import soxr

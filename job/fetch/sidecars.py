@@ -1,11 +1,11 @@
 """Transcripts that lie beside their recordings, or in a folder parallel to them, one file or one line a recording.
 
 Beside `a.wav`, in this order: `a.wav.txt` or `a.txt`, `a.normalized.txt` and `a.original.txt` (LibriTTS), `a.lab` (HTS,
-Montreal Forced Aligner), `a.json` (Emilia), a line of `*.trans.txt` (LibriSpeech). Else a text of the same name where all
-folders but one are called the same (`txt/p1/a.txt` for `wav48/p1/a_mic1.flac`, as in VCTK).
+Montreal Forced Aligner), `a.json` (Emilia), a line of `*.trans.txt` (LibriSpeech). Else a text of the same name where
+all folders but one are called the same (`txt/p1/a.txt` for `wav48/p1/a_mic1.flac`, as in VCTK).
 
-A text is never lent: `a.1.txt` is not of `a.wav`, `a.txt` not of `A.wav` where there is an `a.wav`, and `a.normalized.txt`
-not of `a.wav` where there is an `a.normalized.wav`.
+A text is never lent: `a.1.txt` is not of `a.wav`, `a.txt` not of `A.wav` where there is an `a.wav`, and
+`a.normalized.txt` not of `a.wav` where there is an `a.normalized.wav`.
 """
 
 from __future__ import annotations
@@ -161,7 +161,9 @@ def _words(path: Path) -> str | bytes:
 def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...] | None:
     """What is left of two folders when one part of each (or of one) is left out: where that is the same, else None."""
     if len(one) == len(other):
-        rests = {one[:i] + one[i + 1 :] for i in range(len(one))} & {other[:i] + other[i + 1 :] for i in range(len(one))}
+        rests = {one[:i] + one[i + 1 :] for i in range(len(one))} & {
+            other[:i] + other[i + 1 :] for i in range(len(one))
+        }
         at = [rest for rest in rests if sum(a != b for a, b in zip(one, other, strict=True)) == 1]
         return at[0] if at else None
     longer, shorter = (one, other) if len(one) > len(other) else (other, one)

@@ -74,7 +74,7 @@ def _manifest(path: Path, variable: str) -> Table:
 
 
 def _is_jsonl(path: Path) -> bool:
-    """Whether a file called `.txt` has objects in it instead of cells; what is not there or no file is left to others."""
+    """Whether a file called `.txt` has objects in it instead of cells; or is none, which is said later."""
     try:
         with open(path, "rb") as handle:
             return handle.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[", b"")

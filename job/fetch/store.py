@@ -10,7 +10,7 @@ from typing import Any
 
 from job import audio_files, files
 from job.audio_files import READABLE, UNREADABLE
-from job.fetch.find import Finder
+from job.fetch.find import Finder, unreadable
 from job.fetch.table import RowError
 
 _MAGIC = ((b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3", ".mp3"), (b"FORM", ".aiff"))
@@ -82,6 +82,8 @@ class Store:
             return found
         if remote is None:
             raise self._finder.missing(value, field, folders)
+        if audio_files.ending_of(value) in UNREADABLE:
+            raise unreadable(Path(value))  # before it is downloaded
         got = remote(value)
         return self._keep_bytes(got, field, value) if isinstance(got, bytes) else got
 

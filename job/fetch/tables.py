@@ -113,5 +113,3 @@ def _spaced(path: Path, where: str) -> Table:
                     yield Row(number, {"audio": name, "text": text, "id": audio_files.stem(_name(name))})
 
     return Table(path.name, where, ["audio", "text", "id"], read, folders=[path.parent])
-
-

@@ -1,7 +1,7 @@
 """Reading one transcript: a text file, an HTK label file's plain kin, a JSON object, a line of a LibriSpeech table.
 
-What is in such a file is what the voice learns to have said: a git-LFS pointer, a subtitle file with its times, or a list
-of phonemes is refused, each by what it is.
+What is in such a file is what the voice learns to say: a git-LFS pointer, a subtitle file with its times, or a list of
+phonemes is refused, each by what it is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,21 @@ from job.fetch.columns import NAMES
 from job.fetch.table import RowError
 
 #: Files beside a recording that say in words what is said, but with times or markup.
-NOT_READ = (".textgrid", ".srt", ".vtt", ".lrc", ".ass", ".ssa", ".sbv", ".eaf", ".ctm", ".stm", ".rttm", ".cha", ".trs")
+NOT_READ = (
+    ".textgrid",
+    ".srt",
+    ".vtt",
+    ".lrc",
+    ".ass",
+    ".ssa",
+    ".sbv",
+    ".eaf",
+    ".ctm",
+    ".stm",
+    ".rttm",
+    ".cha",
+    ".trs",
+)
 ENDINGS = (".txt", ".lab", ".json", *NOT_READ)
 
 #: How much longer or shorter than its JSON says a recording may be: a share, and seconds.
@@ -63,7 +77,9 @@ def check(text: str, name: str) -> None:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         return
-    if all(_TIMED_LINE.match(line) for line in lines) and any(re.search(r"[^\W\d]", line) for line in lines):
+    # One sentence may well begin with two numbers; not every line of several does, nor one with tabs.
+    label = len(lines) > 1 or "\t" in lines[0] or name.lower().endswith(".lab")
+    if label and all(map(_TIMED_LINE.match, lines)) and any(re.search(r"[^\W\d]", line) for line in lines):
         raise RowError("text has times", f"{name} is a label file; give what is said, without times, as a .txt")
     if _SUBTITLE.search(text):
         raise RowError("text has times", f"{name} is a subtitle file; give what is said, without times, as a .txt")

@@ -49,7 +49,9 @@ def reasons(got: dict[str, Any]) -> dict[str, str]:
     ],
 )
 @pytest.mark.parametrize("stem", ["utt1", "Brön-3 (take 2)", "1.5.2"])
-def test_texts_beside_recordings_by_any_usual_name(tmp_path: Path, fetched: Any, stem: str, name: str, text: str) -> None:
+def test_texts_beside_recordings_by_any_usual_name(
+    tmp_path: Path, fetched: Any, stem: str, name: str, text: str
+) -> None:
     write_audio(tmp_path / "v" / f"{stem}.wav")
     write(tmp_path / "v" / name.format(stem=stem), f"{text}\n")
     assert said(fetched(DATA_DIR=tmp_path / "v")) == {f"{stem}.wav": text}
@@ -123,7 +125,14 @@ def test_emilia_objects_give_text_speaker_and_language_and_tell_half_a_recording
     root = tmp_path / "EN_B0"
     for number, seconds in ((1, 1.0), (2, 2.0), (3, 2.0)):
         noise(root / f"EN_B0_{number}.mp3", seed=number, seconds=seconds)
-        about = {"id": "x", "wav": "x.mp3", "text": f" Words {number}", "duration": 2.0, "speaker": "S1", "language": "en"}
+        about = {
+            "id": "x",
+            "wav": "x.mp3",
+            "text": f" Words {number}",
+            "duration": 2.0,
+            "speaker": "S1",
+            "language": "en",
+        }
         write(root / f"EN_B0_{number}.json", json.dumps(about if number != 3 else [about]))
     got = fetched(DATA_DIR=root)
     assert [(r["text"], r["speaker"], r["language"]) for r in got["train"]] == [("Words 2", "s1", "en")]
@@ -155,12 +164,14 @@ def test_what_is_no_text_is_not_trained_on(tmp_path: Path, fetched: Any, name: s
     assert name in reasons(got)[reason]
 
 
-@pytest.mark.parametrize("text", ["1984 2001 were years", "7 11", "It is 5:30.", "Sil\nvous plaît", "MAC <3 you {\"", "[laughs] no"])
+@pytest.mark.parametrize(
+    "text", ["1984 2001 were years", "7 11", "It is 5:30.", "Sil\nvous plaît", 'MAC <3 you {"', "[laughs] no"]
+)
 def test_numbers_and_signs_are_words_too(tmp_path: Path, fetched: Any, text: str) -> None:
     write(noise(tmp_path / "v" / "a.wav", seed=1).with_suffix(".txt"), text)
     write(noise(tmp_path / "v" / "b.wav", seed=2).with_suffix(".txt"), "other")
     got = fetched(DATA_DIR=tmp_path / "v")
-    assert len(got["train"]) == 2 or text == "1984 2001 were years"
+    assert len(got["train"]) == 2
 
 
 @pytest.mark.parametrize("other", ["a.TextGrid", "a.srt", "a.wav.vtt"])
@@ -193,7 +204,10 @@ def test_kaldi_directories_give_segments_speakers_and_refuse_commands(tmp_path: 
 
     table = reader.open_table(data, "DATA_DIR=x", load({"WORK_DIR": str(tmp_path / "w")}))
     rows = [row.values for row in table.read() if isinstance(row, Row)]
-    assert [(r["id"], r["start"], r["end"], r["speaker"]) for r in rows[:2]] == [("u1", 0, 1.5, "eva"), ("u2", 1.5, None, "eva")]
+    assert [(r["id"], r["start"], r["end"], r["speaker"]) for r in rows[:2]] == [
+        ("u1", 0, 1.5, "eva"),
+        ("u2", 1.5, None, "eva"),
+    ]
     got = fetched(DATA_DIR=data)
     assert [(row["text"], row["row"]) for row in got["train"]] == [("første setning", 1), ("second one", 2)]
     assert {r["row"]: r["reason"] for r in got["rejected"]} == {
