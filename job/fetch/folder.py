@@ -77,7 +77,7 @@ def _open(root: Path, where: str, settings: Settings) -> Table:
         shown = f"{where} ({metadata.name})"
         return _completed((jsonl if metadata.suffix == ".jsonl" else sheets).open_table(metadata, shown), root)
     if kaldi.is_data_directory(root):
-        return kaldi.open_table(root, where, settings)
+        return _with_reference(kaldi.open_table(root, where, settings), root)
     found, others = recordings.list_files(root)
     if not found:
         jsonls = sorted(p.name for p in root.glob("*.jsonl"))
