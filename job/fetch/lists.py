@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from job.fetch import jsonl, sheets
+from job.fetch import sheets
 from job.fetch.table import Row, RowError, Table, Unreadable
 
 ENDINGS = (".list", ".lst")
@@ -26,10 +26,7 @@ def open_table(path: Path, where: str) -> Table:
     Raises:
         BadInput: it is missing or no text.
     """
-    jsonl.check_text_file(path, where)
-    with open(path, encoding="utf-8-sig", errors="replace") as handle:
-        first = next((line for line in handle if line.strip()), "")
-    if first.count("|") < 3:
+    if not path.is_file() or _first_line(path).count(b"|") < 3:
         return sheets.open_table(path, where)
     several = _names_of_several(path)
     folders = [path.parent, *(path.parent / name for name in (*sheets.AUDIO_FOLDERS, "wav", "slicer_opt"))]
@@ -47,6 +44,16 @@ def open_table(path: Path, where: str) -> Table:
                         yield Unreadable(number, error)
 
     return Table(path.name, where, ["audio", "speaker", "language", "text"], read, folders=folders)
+
+
+def _first_line(path: Path) -> bytes:
+    """The first line that is not blank; nothing of a file that is not UTF-8 text or cannot be read."""
+    try:
+        with open(path, "rb") as handle:
+            first = next((line for line in handle if line.strip()), b"")
+    except OSError:
+        return b""
+    return b"" if b"\0" in first else first
 
 
 def _values(line: str, several: set[str], folders: list[Path]) -> dict[str, Any]:

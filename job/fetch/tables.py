@@ -98,7 +98,6 @@ def _name(value: str) -> str:
 
 def _spaced(path: Path, where: str) -> Table:
     """A file with a recording's name, a space or tab, and its text a line (AISHELL, LibriSpeech)."""
-    jsonl.check_text_file(path, where)
 
     def read() -> Iterator[Row | Unreadable]:
         with open(path, "rb") as handle:
