@@ -51,7 +51,7 @@ def test_two_files_of_a_name_are_both_named_and_neither_taken(
     for number, folder in enumerate(folders):
         noise(root / folder / "u1.wav", seed=number)
     noise(root / folders[0] / "u2.wav", seed=5)
-    write(root / "metadata.csv", f"file_name,text\n{value},which\n{folders[1]}/u1.wav,this one\nu2,two\n")
+    write(root / "metadata.csv", f"file_name,text\n{value},which\n{folders[1]}/u1.wav,this one\nu2.wav,two\n")
     got = fetched(DATA_DIR=root)
     assert [(row["text"], row["row"]) for row in got["train"]] == [("this one", 3), ("two", 4)]
     detail = reasons(got)["audio is ambiguous"]
@@ -73,7 +73,7 @@ def test_the_exact_path_wins(tmp_path: Path, fetched: Any) -> None:
 def test_a_folder_that_is_named_is_never_another_one(tmp_path: Path, fetched: Any) -> None:
     noise(tmp_path / "c" / "eva" / "1.wav", seed=1)
     noise(tmp_path / "c" / "deep" / "Eva" / "2.wav", seed=2)
-    write(tmp_path / "c" / "metadata.csv", "file_name,text\nadam/1.wav,not his\neva/1.wav,hers\neva/2,hers too\n")
+    write(tmp_path / "c" / "metadata.csv", "file_name,text\nadam/1.wav,not his\neva/1.wav,hers\neva/2.wav,hers too\n")
     got = fetched(DATA_DIR=tmp_path / "c")
     assert said(got) == {"1.wav": "hers", "2.wav": "hers too"}
 
