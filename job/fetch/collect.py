@@ -138,7 +138,7 @@ class Collector:
             raise
 
     def _locate(self, table: Table, value: Any, field: str, rate: Any) -> Path:
-        path = self.store.locate(value, field, table.folders, table.remote, rate)
+        path = self.store.locate(value, field, table.folders, table.remote, rate, table.tree)
         try:
             str(path).encode()
         except UnicodeEncodeError:

@@ -1,8 +1,8 @@
 """A folder of recordings (DATA_DIR), in the layouts that people have.
 
 Looked for in this order: `metadata.jsonl` (Alexandria, audiofolder), `metadata.csv` (audiofolder, LJSpeech, Coqui),
-Parquet files, audio files with a `.txt` of the same name beside each. `ref.wav` and `ref_text.txt` beside them are the
-speaker's reference.
+Parquet files, a Kaldi data directory, audio files with a transcript beside each (`job.fetch.sidecars` says which), and
+one table of any name that names the audio files. `ref.wav` and `ref_text.txt` beside them are the speaker's reference.
 """
 
 from __future__ import annotations
@@ -10,18 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from job import files
 from job.errors import BadInput
-from job.fetch import jsonl, sheets, store
-from job.fetch.table import Row, RowError, Table, Unreadable
+from job.fetch import jsonl, kaldi, recordings, sheets, tables
+from job.fetch.listing import Names
+from job.fetch.references import reference_of
+from job.fetch.table import Row, Table, Unreadable
 from job.settings import Settings
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
-_REFERENCES = ("ref.wav", "ref.flac", "ref.mp3", "ref.ogg")
-REFERENCES = (*_REFERENCES, *(name.upper() for name in _REFERENCES))
-REFERENCE_TEXT = "ref_text.txt"
 
 
 def open_table(settings: Settings, split: str) -> Table | None:
@@ -47,10 +44,19 @@ def open_table(settings: Settings, split: str) -> Table | None:
             raise BadInput(f"{where}: no Parquet file of the split {name} (its name would begin with {name}-)")
         return replace(sheets.open_parquet(mine or shards, where), name=root.name)
     if settings.validation_split is not None:
+        if not (root / name).is_dir():
+            found, _ = recordings.list_files(root)
+            table = tables.only_one(root, where, Names(iter(found)), settings, name, strict=True)
+            if table is not None:
+                return _completed(table, root)
         root = _split_folder(root, name, where, split)
-    elif not any((root / m).is_file() for m in METADATA) and any((root / name / m).is_file() for m in METADATA):
+    elif not _is_described(root) and _is_described(root / name):
         root = root / name
     return _open(root, where, settings)
+
+
+def _is_described(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in METADATA) or kaldi.is_data_directory(folder)
 
 
 def _split_folder(root: Path, name: str, where: str, split: str) -> Path:
@@ -67,12 +73,35 @@ def _shards(root: Path) -> list[Path]:
 
 def _open(root: Path, where: str, settings: Settings) -> Table:
     metadata = next((root / name for name in METADATA if (root / name).is_file()), None)
-    if metadata is None:
-        return _recordings(root, where, settings)
-    shown = f"{where} ({metadata.name})"
-    opened = (jsonl if metadata.suffix == ".jsonl" else sheets).open_table(metadata, shown)
-    folders = list(dict.fromkeys([*opened.folders, *(root / name for name in sheets.AUDIO_FOLDERS)]))
-    return replace(_with_reference(opened, root), name=root.name, folders=folders)
+    if metadata is not None:
+        shown = f"{where} ({metadata.name})"
+        return _completed((jsonl if metadata.suffix == ".jsonl" else sheets).open_table(metadata, shown), root)
+    if kaldi.is_data_directory(root):
+        return _with_reference(kaldi.open_table(root, where, settings), root)
+    found, others = recordings.list_files(root)
+    if not found:
+        jsonls = sorted(p.name for p in root.glob("*.jsonl"))
+        more = f"; {jsonls[0]} goes into TRAIN_JSONL" if jsonls else ""
+        raise BadInput(f"{where}: no metadata.jsonl, metadata.csv or audio files in it{more}")
+    beside = recordings.Recordings(root, found, others, settings)
+    if 2 * beside.with_text < len(found):
+        table = tables.only_one(root, where, Names(iter(found)), settings, settings.train_split)
+        if table is not None:
+            return _completed(table, root)
+    if not beside.with_text:
+        inner = next((p for p in sorted(root.glob("*/metadata.*")) if p.name in METADATA), None)
+        more = f"; set DATA_DIR to {inner.parent}, where there is a {inner.name}" if inner else ""
+        raise BadInput(
+            f"{where}: no table in it (metadata.csv, a .list, .tsv or .txt) names its audio files, and "
+            f"none of its {len(found)} recordings has a .txt of its name beside it{beside.not_read()}{more}"
+        )
+    return beside.table(where)
+
+
+def _completed(table: Table, root: Path) -> Table:
+    """A table of the folder `root`, with the places where its audio may be and the folder's reference."""
+    folders = list(dict.fromkeys([root, *table.folders, *(root / name for name in sheets.AUDIO_FOLDERS)]))
+    return replace(_with_reference(table, root), name=root.name, folders=folders, tree=root)
 
 
 def _with_reference(table: Table, root: Path) -> Table:
@@ -91,100 +120,3 @@ def _with_reference(table: Table, root: Path) -> Table:
 
     columns = [*table.columns, *(name for name in ("ref_audio", "ref_text") if name not in table.columns)]
     return replace(table, read=read, columns=columns)
-
-
-def reference_of(folder: Path) -> tuple[Path | None, str | None]:
-    """A folder's reference recording and its transcript, as far as they are there."""
-    audio = next((folder / name for name in REFERENCES if (folder / name).is_file()), None)
-    text = folder / REFERENCE_TEXT
-    if audio is None or not text.is_file():
-        return audio, None
-    try:
-        return audio, text.read_text(encoding="utf-8-sig").strip() or None
-    except (OSError, UnicodeDecodeError):
-        raise BadInput(f"{text} cannot be read as UTF-8 text") from None
-
-
-def _recordings(root: Path, where: str, settings: Settings) -> Table:
-    """Audio files with transcripts beside them, in the order of their paths.
-
-    When the recordings lie in several folders below `root` and SPEAKER_NAME is not set, each folder is a speaker;
-    with SPEAKER_NAME the folders are chapters of one.
-    """
-    found = sorted(_audio_files(root))
-    if not found:
-        jsonls = sorted(p.name for p in root.glob("*.jsonl"))
-        more = f"; {jsonls[0]} goes into TRAIN_JSONL" if jsonls else ""
-        raise BadInput(f"{where}: no metadata.jsonl, metadata.csv or audio files in it{more}")
-    if not any(_text_of(path) for path in found):
-        inner = next((p for p in sorted(root.glob("*/metadata.*")) if p.name in METADATA), None)
-        more = f"; set DATA_DIR to {inner.parent}, where there is a {inner.name}" if inner else ""
-        raise BadInput(f"{where}: none of its {len(found)} recordings has a .txt of its name beside it{more}")
-    folders = {_first_folder(root, path) for path in found} - {None}
-    speakers = len(folders) > 1 and "speaker_name" not in settings.model_fields_set
-    columns = ["audio", "text", "ref_audio", "ref_text", *(["speaker"] if speakers else [])]
-
-    def read() -> Iterator[Row | Unreadable]:
-        for number, path in enumerate(found, start=1):
-            try:
-                audio, text = _nearest_reference(root, path.parent)
-                values: dict[str, Any] = {
-                    "audio": str(path),
-                    "text": transcript(path),
-                    "ref_audio": audio,
-                    "ref_text": text,
-                }
-                if speakers:
-                    values["speaker"] = _first_folder(root, path)
-                values["id"] = str(path.relative_to(root).with_suffix(""))
-                yield Row(number, values)
-            except RowError as error:
-                yield Unreadable(number, error)
-
-    return Table(root.name, where, [*columns, "id"], read, folders=[root], total=len(found))
-
-
-def transcript(audio: Path) -> str:
-    """The contents of the `.txt` beside a recording.
-
-    Raises:
-        RowError: there is none, it is not UTF-8, or the recording is of a kind that cannot be read.
-    """
-    if audio.suffix.lower() in store.UNREADABLE:
-        raise RowError(f"{audio.suffix.lower()} files cannot be read", f"{audio.name}; convert them to FLAC or WAV")
-    text = _text_of(audio)
-    if text is None:
-        raise RowError("audio without text", f"{audio.name} has no {audio.stem}.txt beside it")
-    try:
-        return text.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise RowError("text is not UTF-8", f"{text.name}; save it as UTF-8") from None
-    except OSError as error:
-        raise RowError("text cannot be read", f"{text.name}: {error.strerror}") from None
-
-
-def _text_of(audio: Path) -> Path | None:
-    return next((text for ending in (".txt", ".TXT") if (text := audio.with_suffix(ending)).is_file()), None)
-
-
-def _audio_files(root: Path) -> Iterator[Path]:
-    hidden = (".", "__MACOSX")
-    for path in files.tree(root, hidden):
-        if path.name.startswith(hidden) or path.name in REFERENCES:
-            continue
-        if path.suffix.lower() in (*store.READABLE, *store.UNREADABLE) and path.is_file():
-            yield path
-
-
-def _first_folder(root: Path, path: Path) -> str | None:
-    parts = path.relative_to(root).parts
-    return parts[0] if len(parts) > 1 else None
-
-
-def _nearest_reference(root: Path, folder: Path) -> tuple[str | None, str | None]:
-    """The reference in `folder`, else in the folders above it up to `root`."""
-    while True:
-        audio, text = reference_of(folder)
-        if audio is not None or folder == root:
-            return (str(audio) if audio else None), text
-        folder = folder.parent

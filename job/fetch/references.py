@@ -13,6 +13,11 @@ from job import files, names
 from job.errors import BadInput
 from job.settings import Settings
 
+_REFERENCES = ("ref.wav", "ref.flac", "ref.mp3", "ref.ogg")
+#: What a folder's reference recording and its transcript are called.
+REFERENCES = (*_REFERENCES, *(name.upper() for name in _REFERENCES))
+REFERENCE_TEXT = "ref_text.txt"
+
 
 @dataclass(frozen=True)
 class _Seen:
@@ -62,3 +67,15 @@ def check_variables(settings: Settings) -> None:
         raise BadInput(f"REF_AUDIO_PATH={path}: no such file")
     if path is None and settings.ref_audio_strategy == "file":
         raise BadInput("REF_AUDIO_STRATEGY=file needs REF_AUDIO_PATH; set it, or use same, first or best")
+
+
+def reference_of(folder: Path) -> tuple[Path | None, str | None]:
+    """A folder's reference recording and its transcript, as far as they are there."""
+    audio = next((folder / name for name in REFERENCES if (folder / name).is_file()), None)
+    text = folder / REFERENCE_TEXT
+    if audio is None or not text.is_file():
+        return audio, None
+    try:
+        return audio, text.read_text(encoding="utf-8-sig").strip() or None
+    except (OSError, UnicodeDecodeError):
+        raise BadInput(f"{text} cannot be read as UTF-8 text") from None

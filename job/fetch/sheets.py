@@ -131,17 +131,7 @@ def _read(path: Path, delimiter: str, columns: list[str], header: bool) -> Itera
                 yield Unreadable(number, RowError("more cells than columns", detail))
                 continue
             values: dict[str, Any] = dict(zip(columns, (cell or None for cell in cells), strict=False))
-            if not header and values.get("id") and not Path(values["id"]).suffix:
-                values["id"] = _with_ending(path, values["id"])
             yield Row(number, values)
-
-
-def _with_ending(sheet: Path, name: str) -> str:
-    """LJSpeech writes `LJ001-0001` for wavs/LJ001-0001.wav: add the ending of the file that is there."""
-    for ending in (".wav", ".flac", ".mp3", ".ogg"):
-        if any((folder / f"{name}{ending}").is_file() for folder in _folders(sheet)):
-            return f"{name}{ending}"
-    return f"{name}.wav"
 
 
 def _read_parquet(paths: list[Path]) -> Iterator[Row | Unreadable]:

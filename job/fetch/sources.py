@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from job.errors import BadInput
-from job.fetch import folder, jsonl, sheets
+from job.fetch import folder, jsonl, lists, sheets
 from job.fetch.table import Table
 from job.settings import Settings
 
@@ -66,9 +66,20 @@ def _manifest(path: Path, variable: str) -> Table:
     """The file that a variable names; what is not a table by its name is taken as JSONL."""
     where = f"{variable}={path}"
     path = path.expanduser().absolute()
-    if path.suffix.lower() in sheets.ENDINGS:
+    if path.suffix.lower() in lists.ENDINGS:
+        return lists.open_table(path, where)
+    if path.suffix.lower() in sheets.ENDINGS or (path.suffix.lower() in (".txt", ".psv") and not _is_jsonl(path)):
         return sheets.open_table(path, where)
     return jsonl.open_table(path, where)
+
+
+def _is_jsonl(path: Path) -> bool:
+    """Whether a file called `.txt` has objects in it instead of cells; or is none, which is said later."""
+    try:
+        with open(path, "rb") as handle:
+            return handle.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[", b"")
+    except OSError:
+        return True
 
 
 def _folder(settings: Settings) -> dict[str, Table]:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from job import files
+from job import audio_files, files
+from job.audio_files import READABLE, UNREADABLE
+from job.fetch.find import Finder, unreadable
 from job.fetch.table import RowError
-
-#: What soundfile reads, by name ending.
-READABLE = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".aif", ".au", ".caf", ".w64")
-#: Audio that soundfile does not read.
-UNREADABLE = (".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".mka")
 
 _MAGIC = ((b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3", ".mp3"), (b"FORM", ".aiff"))
 
@@ -31,6 +26,7 @@ class Store:
 
     def __init__(self, directory: Path | None) -> None:
         self.directory = directory
+        self._finder = Finder()
 
     def locate(
         self,
@@ -39,16 +35,17 @@ class Store:
         folders: list[Path],
         remote: Callable[[str], bytes | Path] | None = None,
         rate: Any = None,
+        tree: Path | None = None,
     ) -> Path:
         """The absolute path of a row's audio.
 
-        `value` is a path (looked for in `folders`, or as it is when it is absolute; then asked of
-        `remote`; without `folders` nothing on this machine is opened), bytes of an audio file, a
-        `{"bytes", "path"}` or `{"array", "sampling_rate"}` object as the Hub's datasets have them, or the samples
-        themselves, mono, -1 to 1, at `rate` Hz.
+        `value` is a path (looked for in `folders`, or as it is when it is absolute; then by its name in all folders
+        below `tree`; then asked of `remote`; without `folders` nothing on this machine is opened), bytes of an audio
+        file, a `{"bytes", "path"}` or `{"array", "sampling_rate"}` object as the Hub's datasets have them, or the
+        samples themselves, mono, -1 to 1, at `rate` Hz. What else finds a path, `job.fetch.find` says.
 
         Raises:
-            RowError: there is no such file, or it is nothing that could be audio.
+            RowError: there is no such file, there are several, or it is nothing that could be audio.
         """
         if isinstance(value, dict):
             if isinstance(value.get("bytes"), bytes):
@@ -64,27 +61,38 @@ class Store:
             raise RowError(f"no {field}")
         if not isinstance(value, str):
             raise RowError(f"{field} is not a path", type(value).__name__)
-        return self._find(value, field, folders, remote)
+        return self._find(value, field, folders, remote, tree)
 
-    def _find(self, value: str, field: str, folders: list[Path], remote: Callable[[str], bytes | Path] | None) -> Path:
+    def _find(
+        self,
+        value: str,
+        field: str,
+        folders: list[Path],
+        remote: Callable[[str], bytes | Path] | None,
+        tree: Path | None,
+    ) -> Path:
         value = value.strip()
         if not value:
             raise RowError(f"no {field}")
         if re.match(r"(https?|s3|gs)://", value):
             raise RowError(f"{field} is an address", f"{value[:80]} (download it first and give the file)")
         folders = [] if "://" in value else folders
-        found = _first_file(_candidates(value, folders), field) if folders else None
+        found = self._finder.find(value, field, folders, tree) if folders else None
         if found is not None:
             return found
         if remote is None:
-            looked_for = [str(path) for path in _candidates(value, folders)] if folders else []
-            raise RowError(f"{field} is missing", f"no file {value[:200]!r}", looked_for)
+            raise self._finder.missing(value, field, folders)
+        if audio_files.ending_of(value) in UNREADABLE:
+            raise unreadable(Path(value))  # before it is downloaded
         got = remote(value)
         return self._keep_bytes(got, field, value) if isinstance(got, bytes) else got
 
     def _keep_bytes(self, data: bytes, field: str, name: str) -> Path:
         if not data:
             raise RowError(f"{field} is empty", name[:200])
+        other = audio_files.what_it_is(data)
+        if other is not None:
+            raise RowError(f"{field} cannot be read", f"{name[:200]}: {other}" if name else other)
         path = (self.directory or Path("/")) / f"{files.digest_bytes(data)[:32]}{_ending(data, name)}"
         if self.directory is None:
             seconds(io.BytesIO(data))
@@ -132,48 +140,11 @@ def seconds(source: Path | io.BytesIO) -> float:
 
     try:
         info = soundfile.info(str(source) if isinstance(source, Path) else source)
-    except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    except (soundfile.SoundFileError, RuntimeError, TypeError):
         name = f"{source.name}: " if isinstance(source, Path) else ""
-        raise RowError("audio cannot be read", name + reason.rsplit(": ", 1)[-1]) from None
+        reason = audio_files.why_unreadable(source if isinstance(source, Path) else source.getvalue())
+        raise RowError("audio cannot be read", name + reason) from None
     return float(info.frames) / float(info.samplerate)
-
-
-def _candidates(value: str, folders: list[Path]) -> Iterator[Path]:
-    """Where the file `value` may be: in each of `folders`, or itself where it is absolute.
-
-    It is spelled as it is, then with the slashes of a manifest made on Windows; each with letters and their marks as
-    they are, composed (as typed) and decomposed (as macOS and its archives name files).
-    """
-    spellings = [
-        form
-        for slashed in (value, value.replace("\\", "/"))
-        for form in (slashed, unicodedata.normalize("NFC", slashed), unicodedata.normalize("NFD", slashed))
-    ]
-    for spelling in dict.fromkeys(spellings):
-        try:
-            os.fsencode(spelling)
-            wanted = Path(spelling).expanduser()
-        except (ValueError, RuntimeError):  # half of a surrogate pair, the home of nobody
-            continue
-        yield from [wanted] if wanted.is_absolute() else (folder / wanted for folder in folders)
-
-
-def _first_file(candidates: Iterable[Path], field: str) -> Path | None:
-    """The first that is a file.
-
-    Raises:
-        RowError: there is nothing in it.
-    """
-    try:
-        for candidate in candidates:
-            if candidate.is_file():
-                if candidate.stat().st_size == 0:
-                    raise RowError(f"{field} is empty", candidate.name, [str(candidate)])
-                return candidate.absolute()
-    except (OSError, ValueError):
-        return None  # a name no file can have (too long, a NUL), or a folder we may not look into
-    return None
 
 
 def _ending(data: bytes, name: str) -> str:

@@ -45,7 +45,7 @@ class Table:
     `columns` are all the columns there are, in order of appearance. `read` starts over each time it is called.
     `folders` are where relative paths are looked for, in that order; `remote` opens what is not on this machine.
     `audio_types` are columns that the source itself declares to be audio, and `preferred` overrides the usual order of
-    names for a field. `total` is the number of rows, if known.
+    names for a field. `total` is the number of rows, if known. Below `tree`, files are looked for by their name, too.
     """
 
     name: str
@@ -57,3 +57,4 @@ class Table:
     audio_types: list[str] = field(default_factory=list)
     preferred: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     total: int | None = None
+    tree: Path | None = None

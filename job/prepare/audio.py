@@ -12,6 +12,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from job import audio_files
+
 #: Mono samples (n,), full scale is 1.
 Samples = NDArray[np.float32]
 
@@ -166,7 +168,7 @@ def _decode(path: Path, max_seconds: float) -> tuple[NDArray[np.float32], int]:
             frames: NDArray[np.float32] = file.read(wanted, dtype="float32", always_2d=True)
             return frames, int(file.samplerate)
     except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, TypeError) as error:
-        raise Unusable("unreadable", f"{path}: {_why_unreadable(path)}") from error
+        raise Unusable("unreadable", f"{path}: {audio_files.why_unreadable(path)}") from error
 
 
 def _check_whole(path: Path, notes: str) -> None:
@@ -176,17 +178,6 @@ def _check_whole(path: Path, notes: str) -> None:
         promised, there = int(found[1]), int(found[2])
         if there < WHOLE * promised and promised < _UNKNOWN_SIZE:
             raise Unusable("cut_off", f"{path}: cut off: {there} of {promised} bytes of sound; copy it again")
-
-
-def _why_unreadable(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            file.read(1)
-    except FileNotFoundError:
-        return "no such file"
-    except (OSError, ValueError) as error:
-        return str(getattr(error, "strerror", None) or error).lower()
-    return "soundfile cannot decode it; convert it to WAV, FLAC, MP3 or OGG"
 
 
 def _mix(frames: NDArray[np.float32]) -> Samples:

@@ -65,3 +65,33 @@ def test_a_new_row_behind_a_tilde_is_noticed(tmp_path: Path, again: Any, monkeyp
     assert again(TRAIN_JSONL="~/t.jsonl")[1] == ["one"]
     write_lines(tmp_path / "t.jsonl", [{"audio": "~/a.wav", "text": "one"}, {"audio": "b.wav", "text": "two"}])
     assert again(TRAIN_JSONL="~/t.jsonl")[1] == ["one", "two"]
+
+
+@pytest.mark.parametrize("late", ["b.lab", "b.json", "b.wav.txt", "b.normalized.txt"])
+def test_a_text_that_comes_late_is_taken_in(tmp_path: Path, again: Any, late: str) -> None:
+    root = tmp_path / "voice"
+    write_audio(root / "a.wav").with_suffix(".txt").write_text("one", encoding="utf-8")
+    write_audio(root / "b.wav", seed=1)
+    assert again(DATA_DIR=root)[1] == ["one"]
+    text = '{"text": "two"}' if late.endswith(".json") else "two"
+    (root / late).write_text(text, encoding="utf-8")
+    assert again(DATA_DIR=root)[1] == ["one", "two"]
+    assert "nothing to do" in again(DATA_DIR=root)[0]
+
+
+@pytest.mark.parametrize("name", ["late.wav", "late.flac", "late.ogg"])
+def test_a_recording_named_without_its_ending_is_taken_in_when_it_comes(tmp_path: Path, again: Any, name: str) -> None:
+    """Of a table and of a Kaldi directory that name audio elsewhere."""
+    write_audio(tmp_path / "clips" / "a.wav")
+    path = write_lines(tmp_path / "t.jsonl", [{"audio": f"clips/{n}", "text": n} for n in ("a", "late")])
+    data = tmp_path / "kaldi"
+    data.mkdir()
+    (data / "wav.scp").write_text("a clips/a.wav\nlate clips/late\n", encoding="utf-8")
+    (data / "text").write_text("a one\nlate two\n", encoding="utf-8")
+    assert again(TRAIN_JSONL=path)[1] == ["a"]
+    write_audio(tmp_path / "clips" / name, seed=1)
+    assert again(TRAIN_JSONL=path)[1] == ["a", "late"]
+    (tmp_path / "clips" / name).unlink()
+    assert again(DATA_DIR=data)[1] == ["one"]
+    write_audio(tmp_path / "clips" / name, seed=1)
+    assert again(DATA_DIR=data)[1] == ["one", "two"]

@@ -1,0 +1,234 @@
+"""Audio files by name and by their first bytes: what can be decoded, and what a file that cannot be really is.
+
+Most files that "cannot be decoded" are no sound at all: a pointer that git-LFS left, the web page of a failed download,
+an archive. Converting those, which a decoder's message suggests, cannot help; each is called what it is, with what to
+do.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+from pathlib import Path
+
+#: What soundfile reads, by name ending.
+READABLE = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".aif", ".au", ".caf", ".w64")
+#: Sound, and films with sound, that soundfile does not read.
+UNREADABLE = (
+    *(".m4a", ".m4b", ".aac", ".mp4", ".m4v", ".mov", ".3gp", ".wma", ".wmv", ".asf", ".webm", ".mkv", ".mka"),
+    *(".avi", ".flv", ".mpg", ".mpeg", ".amr", ".ape", ".wv", ".tta", ".mpc", ".ra", ".rm", ".aax", ".dsf", ".shn"),
+)
+
+#: How to make a readable file of one that holds sound in another format.
+CONVERT = "convert it: ffmpeg -i IN -vn OUT.flac"
+
+#: How much of a file is looked at.
+HEAD_BYTES = 4096
+
+_AGAIN = "get the file again"
+_UNPACK = "unpack it and name the recordings in it"
+_DECRYPT = "decrypt it first"
+_NO_SOUND = "give the recording"
+
+#: (first bytes, what such a file is, what to do). The first that fits counts.
+_SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs.github.com/spec/", "a git-LFS pointer, not the recording", "run `git lfs pull`"),
+    (b"version https://hawser.github.com/spec/", "a git-LFS pointer, not the recording", "run `git lfs pull`"),
+    (b"/annex/objects/", "a git-annex pointer, not the recording", "run `git annex get`"),
+    (b"PK\x03\x04", "a ZIP archive", _UNPACK),
+    (b"PK\x05\x06", "an empty ZIP archive", _AGAIN),
+    (b"Rar!\x1a\x07", "a RAR archive", _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _UNPACK),
+    (b"\x1f\x8b", "a gzip archive", _UNPACK),
+    (b"BZh", "a bzip2 archive", _UNPACK),
+    (b"\xfd7zXZ\0", "an xz archive", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard archive", _UNPACK),
+    (b"\x04\x22\x4d\x18", "an LZ4 archive", _UNPACK),
+    (b"MSCF", "a Windows cabinet archive", _UNPACK),
+    (b"Salted__", "a file that OpenSSL has encrypted", _DECRYPT),
+    (b"age-encryption.org/", "a file that age has encrypted", _DECRYPT),
+    (b"-----BEGIN PGP MESSAGE", "a file that PGP has encrypted", _DECRYPT),
+    (b"-----BEGIN AGE ENCRYPTED", "a file that age has encrypted", _DECRYPT),
+    (b"\x8c\x0d\x04", "a file that GnuPG has encrypted", _DECRYPT),
+    (b"\x85\x01\x0c\x03", "a file that GnuPG has encrypted", _DECRYPT),
+    (b"\x85\x02\x0c\x03", "a file that GnuPG has encrypted", _DECRYPT),
+    (b"$ANSIBLE_VAULT", "a file that Ansible has encrypted", _DECRYPT),
+    (b"AES\x02", "a file that AES Crypt has encrypted", _DECRYPT),
+    (b"LUKS\xba\xbe", "an encrypted disk image", _DECRYPT),
+    (b"\x1aE\xdf\xa3", "WebM or Matroska", CONVERT),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media (WMA or WMV)", CONVERT),
+    (b"FLV\x01", "Flash video", CONVERT),
+    (b"\0\0\x01\xba", "MPEG video", CONVERT),
+    (b"\0\0\x01\xb3", "MPEG video", CONVERT),
+    (b"#!AMR", "AMR sound", CONVERT),
+    (b"ADIF", "AAC sound", CONVERT),
+    (b"MAC ", "Monkey's Audio", CONVERT),
+    (b"wvpk", "WavPack sound", CONVERT),
+    (b"TTA1", "True Audio sound", CONVERT),
+    (b"MPCK", "Musepack sound", CONVERT),
+    (b"MP+", "Musepack sound", CONVERT),
+    (b"DSD ", "DSD sound", CONVERT),
+    (b".RMF", "RealMedia", CONVERT),
+    (b".ra\xfd", "RealAudio", CONVERT),
+    (b"ajkg", "Shorten sound", CONVERT),
+    (b"\x89PNG", "a picture", _NO_SOUND),
+    (b"\xff\xd8\xff", "a picture", _NO_SOUND),
+    (b"GIF8", "a picture", _NO_SOUND),
+    (b"%PDF", "a PDF document", _NO_SOUND),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a Microsoft Office document", _NO_SOUND),
+    (b"PAR1", "a Parquet table", "give it as TRAIN_JSONL or DATA_DIR"),
+    (b"\x93NUMPY", "a NumPy array", "write the recording as WAV"),
+    (b"\x89HDF", "an HDF5 file", "write the recordings as WAV"),
+    (b"\x7fELF", "a program", _NO_SOUND),
+    (b"MZ\x90\0", "a Windows program", _NO_SOUND),
+    (b"L\0\0\0\x01\x14\x02\0", "a Windows shortcut", "give the file that it points to"),
+    (b"\0\x05\x16\x07", "what macOS keeps beside a file, not the recording", "give the file without ._ in its name"),
+    (b"MThd", "a MIDI file: notes, no sound", _NO_SOUND),
+    (b"#EXTM3U", "a playlist", "give the recordings that it names"),
+)
+
+#: What follows `ftyp` in the family of MPEG-4.
+_BRANDS = {b"M4A": "M4A", b"M4B": "M4A", b"M4P": "M4A", b"qt ": "a QuickTime film", b"3gp": "3GP", b"3g2": "3GP"}
+_PROTECTED_BRANDS = (b"aax ", b"aaxc", b"M4P ")
+
+#: Codecs of WAV files, by the number in their header, for the message.
+_WAV_CODECS = {
+    2: "ADPCM",
+    0x11: "IMA ADPCM",
+    0x31: "GSM",
+    0x45: "G.726",
+    0x55: "MP3",
+    0x160: "WMA",
+    0x161: "WMA",
+    0xFF: "AAC",
+}
+
+_JSON = re.compile(r"\{\s*[\"}]|\[\s*[\[{\"]")
+_PAGE = re.compile(r"<(?:!doctype\s+html|html|head|body|script|title|meta)\b", re.IGNORECASE)
+
+
+def lossless_first(path: Path) -> int:
+    """A key for sorting recordings of the same sound: those that lost nothing before MP3 and the like."""
+    ending = path.suffix.lower()
+    lossless = (".wav", ".flac", ".aiff", ".aif", ".w64", ".caf", ".au")
+    return 0 if ending in lossless else 1 if ending in READABLE else 2
+
+
+def ending_of(name: str) -> str:
+    """The ending of a name, in lower case, if it is one of sound or film; else nothing.
+
+    `Path.suffix` would take the `.1` of `a.1` for one.
+    """
+    ending = Path(name).suffix.lower()
+    return ending if ending in READABLE or ending in UNREADABLE else ""
+
+
+def stem(name: str) -> str:
+    """A file's name without its ending of sound or film: `a.1` of `a.1.wav`, and `a.1` of `a.1`."""
+    ending = ending_of(name)
+    return name[: -len(ending)] if ending else name
+
+
+def why_unreadable(source: Path | bytes) -> str:
+    """Why a file that cannot be decoded cannot be, in one phrase that says what it is and what to do.
+
+    `source` is the file, or its contents (or their beginning, at least `HEAD_BYTES` of it).
+    """
+    if isinstance(source, bytes):
+        return what_it_is(source) or _undecodable(source[:HEAD_BYTES])
+    try:
+        with open(source, "rb") as file:
+            head = file.read(HEAD_BYTES)
+    except FileNotFoundError:
+        return "no such file"
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "strerror", None) or error).lower()
+    return what_it_is(head) or _undecodable(head)
+
+
+def what_it_is(head: bytes) -> str | None:
+    """What bytes that are not a recording are, and what to do; None when they may well be one.
+
+    For files that have not been tried to decode: what is named here is never a recording that can be read.
+    """
+    head = head[:HEAD_BYTES]
+    if not head:
+        return "it is empty; get the file again"
+    for signature, what, todo in _SIGNATURES:
+        if head.startswith(signature):
+            return f"it is {what}; {todo}"
+    if head[4:8] == b"ftyp":
+        return _mpeg4(head[8:12])
+    if head[:4] == b"RIFF" and head[8:12] not in (b"WAVE", b""):
+        what = {b"AVI ": "an AVI film", b"WEBP": "a picture"}.get(head[8:12], "no WAV inside")
+        return f"it is {what}; {CONVERT if head[8:12] == b'AVI ' else _NO_SOUND}"
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # twelve set bits and layer 0
+        return f"it is AAC sound; {CONVERT}"
+    if head[257:262] == b"ustar":
+        return f"it is a tar archive; {_UNPACK}"
+    if not head.strip(b"\0"):
+        return "it begins with nothing but zeros, as a copy that was broken off does; get the file again"
+    return _text(head)
+
+
+def _mpeg4(brand: bytes) -> str:
+    if brand in _PROTECTED_BRANDS:
+        return "it is sound with copy protection (DRM); give a recording without"
+    what = _BRANDS.get(brand[:3], "MP4")
+    return f"it is {what}, whatever its name says; {CONVERT}"
+
+
+def is_page(text: str) -> bool:
+    """Whether a text is a web page or another document in HTML or XML."""
+    return bool(_PAGE.search(text[:1024])) or text.lstrip("\ufeff \t\r\n").lower().startswith(("<?xml", "<!doctype"))
+
+
+def _text(head: bytes) -> str | None:
+    """What a file of text is: a page, a message of a server, or just text. None when it is no text."""
+    text = _decoded(head)
+    if text is None:
+        return None
+    shown = "".join(c if c.isprintable() else " " for c in text.strip())[:60].strip()
+    beginning = text.lstrip("\ufeff \t\r\n")
+    if _PAGE.search(beginning[:1024]) or beginning[:2].lower() == "<!":
+        return "it is a web page: the download failed; download it again, logged in if need be"
+    if beginning.startswith("<"):
+        return f"it is an XML message, not the recording ({shown!r}): the download failed; {_AGAIN}"
+    if _JSON.match(beginning):
+        return f"it is JSON, not the recording ({shown!r}): most often what a failed download leaves; {_AGAIN}"
+    return f"it is a text file ({shown!r}); name the recording"
+
+
+def _decoded(head: bytes) -> str | None:
+    """The bytes as text, if they are text: UTF-8 or UTF-16 with nothing in it that no text has."""
+    encoding = "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(head)  # the last character may be cut in two
+    except UnicodeDecodeError:
+        return None
+    odd = sum(unicodedata.category(c) in ("Cc", "Cn", "Co") and c not in "\t\r\n\f" for c in text)
+    return None if odd or not text.strip() else text
+
+
+def _undecodable(head: bytes) -> str:
+    """Why something that soundfile refuses and that is nothing known may be refused."""
+    if head[:4] == b"RIFF":
+        at = head.find(b"fmt ")
+        codec = int.from_bytes(head[at + 8 : at + 10], "little") if at >= 0 else None
+        if codec in (None, 1, 3, 0xFFFE):
+            return "it is a WAV file with a broken header; export or copy it again, or convert it to FLAC"
+        name = _WAV_CODECS.get(codec, f"number {codec}") if codec is not None else ""
+        return f"it is a WAV file of a codec that is not read ({name}); {CONVERT}"
+    if head[:4] == b"OggS":
+        return f"it is Ogg with something other than Vorbis, Opus or FLAC in it, or broken; {CONVERT}"
+    if head.startswith(b"NIST_1A"):
+        return "it is NIST SPHERE sound of a codec that is not read; convert it with sph2pipe -f wav"
+    if head[:4] == b"fLaC" or head[:3] == b"ID3":
+        return (
+            "its header is that of a recording and what follows cannot be decoded: broken off or damaged; get it again"
+        )
+    return (
+        "soundfile cannot decode it: it begins like no sound file (encrypted, raw samples without a header, damaged); "
+        "decrypt it, or convert it to WAV, FLAC, MP3 or OGG"
+    )

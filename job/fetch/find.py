@@ -1,0 +1,170 @@
+"""Which file on this machine a row means by the name that it has for its audio.
+
+In this order: the path as it is, in the table's own folder; the path as it is in the folders below it where audio
+usually lies; a name without its ending or in other letter case, in those; a file of that name anywhere below `tree`;
+and then the folders outside, one after the other. Where a step finds several files that do not hold the same recording,
+none is taken: one of them has other words than the row.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import unicodedata
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from job import audio_files, console
+from job.fetch import listing
+from job.fetch.same import rate_of, same_recording
+from job.fetch.table import RowError
+
+#: Endings under which the recording of a name without one is waited for.
+_LIKELY = (".wav", ".flac", ".mp3", ".ogg")
+
+
+class Finder:
+    """Finds the files of a run's rows, and remembers what the folders hold."""
+
+    def __init__(self) -> None:
+        self._folder = lru_cache(maxsize=64)(listing.of_folder)
+        self._tree = lru_cache(maxsize=4)(listing.Tree)
+        self._spelled: dict[str, str] = {}
+        self._said = False
+
+    def find(self, value: str, field: str, folders: list[Path], tree: Path | None = None) -> Path | None:
+        """The absolute path of the file that a row calls `value`; None when there is none.
+
+        Raises:
+            RowError: it is empty or no format that can be read, or several files may be meant.
+        """
+        try:
+            found = self._found(value, field, folders, tree)
+        except (OSError, ValueError):
+            return None  # a name no file can have (too long, a NUL), or a folder we may not look into
+        if found is None:
+            return None
+        if audio_files.ending_of(found.name) in audio_files.UNREADABLE:
+            raise unreadable(found)
+        if field == "audio":
+            self._check_letters(value, found)
+        return found.absolute()
+
+    def missing(self, value: str, field: str, folders: list[Path]) -> RowError:
+        """What to say when `find` has found nothing: with the paths that would do, and a file that is nearly it."""
+        candidates = list(candidates_of(value, folders))
+        if not audio_files.ending_of(value):
+            candidates += [p.with_name(p.name + e) for e in _LIKELY for p in candidates if p.name]
+        try:
+            near = [p for c in candidates if c.name for p in self._folder(c.parent).other_endings(c.name)]
+        except (OSError, ValueError):
+            near = []
+        hint = f"; there is {near[0].name}: name that if it is the recording" if near else ""
+        return RowError(f"{field} is missing", f"no file {value[:200]!r}{hint}", [str(path) for path in candidates])
+
+    def _found(self, value: str, field: str, folders: list[Path], tree: Path | None) -> Path | None:
+        own = folders[:1]
+        if exact := _first(candidates_of(value, own)):
+            return _settle([exact], value, field)
+        layout = [folder for folder in folders[1:] if folder.is_relative_to(folders[0])]
+        hits = [path for path in candidates_of(value, layout) if path.is_file()] if layout else []
+        hits = hits or self._alike(value, [*own, *layout])
+        if not hits and tree is not None and (hits := self._tree(tree).named(value)):
+            self._say(f"{value!r} is looked for in all folders: {_shown(hits[0], tree)}; others likewise")
+        if hits:
+            return _settle(hits, value, field)
+        for folder in folders[1:]:
+            if folder not in layout and (exact := _first(candidates_of(value, [folder]))):
+                return _settle([exact], value, field)
+        for folder in folders[1:]:
+            if folder not in layout and (hits := self._alike(value, [folder])):
+                return _settle(hits, value, field)
+        return None
+
+    def _say(self, message: str) -> None:
+        if not self._said:
+            self._said = True
+            console.say("fetch", message)
+
+    def _alike(self, value: str, folders: list[Path]) -> list[Path]:
+        """Files in these folders that `value` names but for the ending or the case of letters."""
+        candidates = (path for path in candidates_of(value, folders) if path.name)
+        return [hit for path in candidates for hit in self._folder(path.parent).spelled_like(path.name)]
+
+    def _check_letters(self, value: str, found: Path) -> None:
+        """Refuse a file that two rows call by names that differ in letter case: one of them means another recording."""
+        name = audio_files.stem(value.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1])
+        spelled = unicodedata.normalize("NFC", name)
+        first = self._spelled.setdefault(str(found), spelled)
+        if first != spelled:
+            detail = f"{spelled!r} of this row and {first!r} of an earlier one would both be {found.name}; correct one"
+            raise RowError("audio is ambiguous", detail)
+        if spelled != unicodedata.normalize("NFC", audio_files.stem(found.name)):
+            self._say(f"{value!r} is taken to be {found.name}; others in other letter case likewise")
+
+
+def unreadable(path: Path) -> RowError:
+    """Why a row with a film, or sound of a format that is not read, is left out."""
+    kind = f"{path.suffix.lower()} files cannot be read"
+    command = f"ffmpeg -i {shlex.quote(path.name)} -vn {shlex.quote(path.stem + '.flac')}"
+    return RowError(kind, f"{path.name}; convert them to FLAC or WAV: {command}")
+
+
+def _first(paths: Iterable[Path]) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)
+
+
+def choose(paths: Iterable[Path]) -> Path | None:
+    """Of files that may be the same recording, one (of the best format); None when they are not the same."""
+    first, *others = sorted(paths, key=lambda path: (audio_files.lossless_first(path), -rate_of(path)))
+    return first if all(same_recording(first, other) for other in others) else None
+
+
+def _settle(hits: list[Path], value: str, field: str) -> Path:
+    """The one file that is meant.
+
+    Raises:
+        RowError: there is nothing in it, or there are several with different recordings.
+    """
+    hits = list({os.path.realpath(path): path for path in reversed(hits)}.values())[::-1]
+    full = [path for path in hits if path.stat().st_size > 0]
+    if not full:
+        raise RowError(f"{field} is empty", hits[0].name, [str(path) for path in hits])
+    readable = [path for path in full if audio_files.ending_of(path.name) not in audio_files.UNREADABLE]
+    if len(full) == 1 or not readable:
+        return full[0]
+    if len(readable) == 1:
+        return readable[0]
+    chosen = choose(readable)
+    if chosen is None:
+        root = Path(os.path.commonpath([path.parent for path in readable]))
+        names = " and ".join(_shown(path, root) for path in readable[:3])
+        more = f" and {len(readable) - 3} more" if len(readable) > 3 else ""
+        detail = f"{value[:200]!r} may be {names}{more}, which differ; write the folder and the ending"
+        raise RowError(f"{field} is ambiguous", detail)
+    return chosen
+
+
+def _shown(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def candidates_of(value: str, folders: list[Path]) -> Iterator[Path]:
+    """Where the file `value` may be: in each of `folders`, or itself where it is absolute.
+
+    It is spelled as it is, then with the slashes of a manifest made on Windows; each with letters and their marks as
+    they are, composed (as typed) and decomposed (as macOS and its archives name files).
+    """
+    spellings = [
+        form
+        for slashed in (value, value.replace("\\", "/"))
+        for form in (slashed, unicodedata.normalize("NFC", slashed), unicodedata.normalize("NFD", slashed))
+    ]
+    for spelling in dict.fromkeys(spellings):
+        try:
+            os.fsencode(spelling)
+            wanted = Path(spelling).expanduser()
+        except (ValueError, RuntimeError):  # half of a surrogate pair, the home of nobody
+            continue
+        yield from [wanted] if wanted.is_absolute() else (folder / wanted for folder in folders)

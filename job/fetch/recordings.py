@@ -1,0 +1,162 @@
+"""Folders of audio files with a transcript each, in the order of their paths: what their rows are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from job import audio_files, console, files
+from job.fetch import find, sidecars, texts
+from job.fetch.listing import HIDDEN
+from job.fetch.references import REFERENCE_TEXT, REFERENCES, reference_of
+from job.fetch.table import Row, RowError, Table, Unreadable
+from job.settings import Settings
+
+
+def list_files(root: Path) -> tuple[list[Path], list[Path]]:
+    """The audio files of a folder and those below it, and the files that may be their transcripts; both sorted."""
+    audio: list[Path] = []
+    others: list[Path] = []
+    for path in files.tree(root, HIDDEN):
+        if path.name.startswith(HIDDEN) or path.name in (*REFERENCES, REFERENCE_TEXT):
+            continue
+        if audio_files.ending_of(path.name):
+            audio.append(path)
+        elif path.name.lower().endswith((*texts.ENDINGS, ".trans.tsv")):
+            others.append(path)
+    return sorted(p for p in audio if p.is_file()), sorted(others)
+
+
+class Recordings:
+    """The recordings of a folder, each with where its text is. `with_text` is how many have one."""
+
+    def __init__(self, root: Path, audio: list[Path], others: list[Path], settings: Settings) -> None:
+        self.root = root
+        self.audio = audio
+        self._texts = sidecars.Sidecars(root, audio, others)
+        self._sources: dict[Path, sidecars.Source | RowError] = {}
+        self._of_text: dict[sidecars.Source, list[Path]] = {}
+        for path in audio:
+            try:
+                source = self._texts.find(path)
+            except RowError as error:
+                self._sources[path] = error
+                continue
+            if source is not None:
+                self._sources[path] = source
+                self._of_text.setdefault(source, []).append(path)
+        self.with_text = len(self._sources)
+        self._of_text = {source: paths for source, paths in self._of_text.items() if len(paths) > 1}
+        self._named = "speaker_name" in settings.model_fields_set
+        self._said: set[str] = set()
+
+    def not_read(self) -> str:
+        """What is there instead of texts, as the end of a sentence."""
+        found = Counter(str(self._texts.none(path).detail).partition("; ")[2] for path in self.audio[:1000])
+        found.pop("", None)
+        return f" ({next(iter(found))})" if found else ""
+
+    def table(self, where: str) -> Table:
+        """The recordings as rows.
+
+        When they lie in several folders and SPEAKER_NAME is not set, each folder is a speaker; with SPEAKER_NAME the
+        folders are chapters of one.
+        """
+        speakers = not self._named and len({self._speaker(path) for path in self.audio} - {None}) > 1
+        fields = {"speaker": speakers, "language": False}
+        for source in self._sources.values():
+            if isinstance(source, sidecars.Source) and source.path.suffix.lower() == ".json":
+                fields = {"speaker": True, "language": True}
+                break
+        columns = ["audio", "text", "ref_audio", "ref_text", *(name for name, used in fields.items() if used), "id"]
+
+        def read() -> Iterator[Row | Unreadable]:
+            for number, path in enumerate(self.audio, start=1):
+                try:
+                    if (values := self._values(path, speakers)) is not None:
+                        yield Row(number, values)
+                except RowError as error:
+                    yield Unreadable(number, error)
+
+        return Table(self.root.name, where, columns, read, folders=[self.root], total=len(self.audio))
+
+    def _values(self, path: Path, speakers: bool) -> dict[str, Any] | None:
+        """A recording's row; None when another recording of the same sentence is taken in its place."""
+        if audio_files.ending_of(path.name) in audio_files.UNREADABLE:
+            raise find.unreadable(path)
+        source = self._sources.get(path)
+        if source is None:
+            raise self._texts.none(path)
+        if isinstance(source, RowError):
+            raise source
+        if not self._is_chosen(path, source):
+            return None
+        audio, text = _nearest_reference(self.root, path.parent)
+        values: dict[str, Any] = {"audio": str(path), "ref_audio": audio, "ref_text": text}
+        if speakers:
+            values["speaker"] = self._speaker(path)
+        values.update(self._texts.values(path, source))
+        values["id"] = audio_files.stem(str(path.relative_to(self.root)))
+        return values
+
+    def _is_chosen(self, path: Path, source: sidecars.Source) -> bool:
+        """Whether this recording is the one of those with its text that is used.
+
+        Raises:
+            RowError: they are different recordings, and nothing says whose the text is.
+        """
+        paths = [p for p in self._of_text.get(source, ()) if p.suffix.lower() in audio_files.READABLE]
+        if len(paths) < 2:
+            return True
+        numbers = [sidecars.microphone(p) for p in paths]
+        if None not in numbers and len(set(numbers)) == len(numbers):
+            chosen: Path | None = min(paths, key=lambda p: sidecars.microphone(p) or 0)
+            self._say("microphones", f"{_names(paths)} are one sentence: of several microphones the first is used")
+        else:
+            chosen = find.choose(paths)
+            if chosen is not None:
+                self._say("formats", f"{_names(paths)} are one recording: of several formats the best is used")
+        if chosen is None:
+            detail = f"{_names(paths)} differ and {source.path.name} may be of each; keep one"
+            if source.line is None:
+                detail += f", or give each its own ({paths[0].name}.txt)"
+            raise RowError("several recordings for one text", detail)
+        return chosen == path
+
+    def _say(self, kind: str, message: str) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            console.say("fetch", message)
+
+    def _speaker(self, path: Path) -> str | None:
+        """Whose folder a recording is in; None where it lies in no folder.
+
+        That is the first folder below the root, but for corpora that are read in parts (LibriTTS: part, reader,
+        chapter) or keep audio and texts apart (VCTK: the reader's folder is in both).
+        """
+        source = self._sources.get(path)
+        if isinstance(source, sidecars.Source) and source.shared is not None:
+            return source.shared[0] if source.shared else None
+        reader, chapter = path.parent.parent.name, path.parent.name
+        inside = path.relative_to(self.root).parts[:-1]
+        if len(inside) > 1 and path.name.startswith((f"{reader}_{chapter}_", f"{reader}-{chapter}-")):
+            return reader
+        return inside[0] if inside else None
+
+
+def _names(paths: list[Path]) -> str:
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{path.parent.name}/{path.name}" for path in paths]
+    return " and ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _nearest_reference(root: Path, folder: Path) -> tuple[str | None, str | None]:
+    """The reference in `folder`, else in the folders above it up to `root`."""
+    while True:
+        audio, text = reference_of(folder)
+        if audio is not None or folder == root:
+            return (str(audio) if audio else None), text
+        folder = folder.parent

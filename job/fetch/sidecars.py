@@ -1,0 +1,170 @@
+"""Transcripts that lie beside their recordings, or in a folder parallel to them, one file or one line a recording.
+
+Beside `a.wav`, in this order: `a.wav.txt` or `a.txt`, `a.normalized.txt` and `a.original.txt` (LibriTTS), `a.lab` (HTS,
+Montreal Forced Aligner), `a.json` (Emilia), a line of `*.trans.txt` (LibriSpeech). Else a text of the same name where
+all folders but one are called the same (`txt/p1/a.txt` for `wav48/p1/a_mic1.flac`, as in VCTK).
+
+A text is never lent: `a.1.txt` is not of `a.wav`, `a.txt` not of `A.wav` where there is an `a.wav`, and
+`a.normalized.txt` not of `a.wav` where there is an `a.normalized.wav`.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from job import audio_files
+from job.fetch import texts
+from job.fetch.listing import key
+from job.fetch.table import RowError
+
+#: What a microphone's or channel's recording of a sentence has at the end of its name.
+_MICROPHONE = re.compile(r"[._-](?:mic|ch|channel)[._-]?(\d+)$", re.IGNORECASE)
+_TABLES = (".trans.txt", ".trans.tsv")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the text of a recording is: a file, or the line `line` of one. `shared` are the folders that both are in,
+    below the root, when the text is in a parallel folder."""
+
+    path: Path
+    line: str | None = None
+    shared: tuple[str, ...] | None = None
+
+
+class Sidecars:
+    """The texts of a folder's recordings, by what their names have in common; files are read when asked for."""
+
+    def __init__(self, root: Path, audio: Iterable[Path], others: Iterable[Path]) -> None:
+        self.root = root
+        self._stems = {(path.parent, _plain(audio_files.stem(path.name))) for path in audio}
+        self._spellings = Counter((folder, key(stem)) for folder, stem in self._stems)
+        self._beside: dict[tuple[Path, str], list[Path]] = {}
+        self._parallel: dict[str, list[Path]] = {}
+        self._tables: dict[Path, list[Path]] = {}
+        for path in others:
+            if path.name.lower().endswith(_TABLES):
+                self._tables.setdefault(path.parent, []).append(path)
+            elif path.suffix.lower() in texts.ENDINGS:
+                self._beside.setdefault((path.parent, key(path.name)), []).append(path)
+                if path.suffix.lower() in (".txt", ".lab"):
+                    self._parallel.setdefault(key(path.stem), []).append(path)
+        self._lines = lru_cache(maxsize=8)(texts.lines_by_name)
+
+    def find(self, audio: Path) -> Source | None:
+        """Where the text of a recording is; None when it has none.
+
+        Raises:
+            RowError: there are several that differ.
+        """
+        stem = audio_files.stem(audio.name)
+        plain = [*self._named(audio, f"{audio.name}.txt", stem), *self._named(audio, f"{stem}.txt", stem)]
+        if plain:
+            return Source(_one(plain, audio))
+        for ending in (".normalized.txt", ".original.txt", ".lab", ".json"):
+            if found := self._named(audio, stem + ending, stem):
+                return Source(_one(found, audio))
+        for table in self._tables.get(audio.parent, ()):
+            if _plain(stem) in self._lines(table):
+                return Source(table, _plain(stem))
+        return self._in_parallel(audio, stem)
+
+    def values(self, audio: Path, source: Source) -> dict[str, Any]:
+        """The text of a recording, and speaker and language where the file has them.
+
+        Raises:
+            RowError: what is there is no text, or no UTF-8.
+        """
+        if source.line is None:
+            return texts.read(source.path, audio)
+        return {"text": texts.of_line(self._lines(source.path), source.line, source.path)}
+
+    def none(self, audio: Path) -> RowError:
+        """Why a recording without a text is left out: what was looked for, and what is there instead."""
+        stem = audio_files.stem(audio.name)
+        for ending in texts.NOT_READ:
+            for other in (f"{stem}{ending}", f"{audio.name}{ending}"):
+                if self._beside.get((audio.parent, key(other))):
+                    todo = f"{other} is not read: save what is said as {stem}.txt, without times"
+                    return RowError("audio without text", f"{audio.name} has no {stem}.txt beside it; {todo}")
+        return RowError("audio without text", f"{audio.name} has no {stem}.txt beside it")
+
+    def _named(self, audio: Path, name: str, stem: str) -> list[Path]:
+        """Files called `name` beside a recording, but for those that are another recording's."""
+        found = [
+            path
+            for path in self._beside.get((audio.parent, key(name)), ())
+            if (owner := _plain(path.stem)) == _plain(stem) or (path.parent, owner) not in self._stems
+        ]
+        exact = [path for path in found if _plain(path.stem) == _plain(Path(name).stem)]
+        if not exact and self._spellings[(audio.parent, key(stem))] > 1:
+            return []  # `AB.txt` may be of `Ab.wav` as well as of `aB.wav`
+        return exact or found
+
+    def _in_parallel(self, audio: Path, stem: str) -> Source | None:
+        names = [stem] + ([stem[: found.start()]] if (found := _MICROPHONE.search(stem)) else [])
+        here = audio.parent.relative_to(self.root).parts
+        for name in names:
+            shared = {
+                path: parts
+                for path in self._parallel.get(key(name), ())
+                if _plain(path.stem) == _plain(name)
+                and (path.parent, _plain(path.stem)) not in self._stems
+                and (parts := _shared(here, path.parent.relative_to(self.root).parts)) is not None
+            }
+            if shared:
+                chosen = _one(list(shared), audio)
+                return Source(chosen, None, shared[chosen])
+        return None
+
+
+def microphone(audio: Path) -> int | None:
+    """The number of the microphone that a file's name ends with (`p225_001_mic2.flac`: 2)."""
+    found = _MICROPHONE.search(audio_files.stem(audio.name))
+    return int(found[1]) if found else None
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _one(found: list[Path], audio: Path) -> Path:
+    """The first of several texts of a recording.
+
+    Raises:
+        RowError: they are not the same but for punctuation and letter case.
+    """
+    for other in found[1:]:
+        if _words(other) != _words(found[0]):
+            detail = f"{found[0].name} and {other.name} of {audio.name} differ; keep the one with what is said"
+            raise RowError("several texts for one recording", detail)
+    return found[0]
+
+
+def _words(path: Path) -> str | bytes:
+    try:
+        text = path.read_bytes()
+        return "".join(c for c in unicodedata.normalize("NFKC", text.decode("utf-8-sig")).casefold() if c.isalnum())
+    except OSError as error:
+        raise RowError("text cannot be read", f"{path.name}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        return text
+
+
+def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...] | None:
+    """What is left of two folders when one part of each (or of one) is left out: where that is the same, else None."""
+    if len(one) == len(other):
+        rests = {one[:i] + one[i + 1 :] for i in range(len(one))} & {
+            other[:i] + other[i + 1 :] for i in range(len(one))
+        }
+        at = [rest for rest in rests if sum(a != b for a, b in zip(one, other, strict=True)) == 1]
+        return at[0] if at else None
+    longer, shorter = (one, other) if len(one) > len(other) else (other, one)
+    return shorter if shorter in {longer[:i] + longer[i + 1 :] for i in range(len(longer))} else None

@@ -1,0 +1,114 @@
+"""Which of a folder's files is the table that names its audio, when none is called `metadata`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from job import audio_files, console
+from job.errors import BadInput
+from job.fetch import jsonl, lists, sheets
+from job.fetch.columns import choose
+from job.fetch.listing import Names
+from job.fetch.references import REFERENCE_TEXT
+from job.fetch.table import Row, RowError, Table, Unreadable
+from job.settings import Settings
+
+_ENDINGS = (".csv", ".tsv", ".psv", ".txt", ".list", ".lst", ".jsonl", ".text", ".trans")
+#: How many rows of a file are looked at, and what share of them must name audio that is there.
+_ROWS, _SHARE = 50, 0.5
+
+#: Words by which files call themselves a part of what a table for training is the other part of, or the whole.
+_OTHER_PARTS = {"dev", "val", "valid", "validation", "eval", "evaluation", "test", "other", "validated", "invalidated"}
+_OTHER_PARTS |= {"reported", "unvalidated"}
+
+
+def only_one(
+    root: Path, where: str, names: Names, settings: Settings, split: str, strict: bool = False
+) -> Table | None:
+    """The one table in `root` that names the audio files `names`; None when there is none.
+
+    Of several, the one of the split is taken where the others are of other splits (`train.tsv` beside `dev.tsv`,
+    `metadata_train.csv` beside `metadata_eval.csv`). With `strict` only a table of the split counts.
+
+    Raises:
+        BadInput: there are several.
+    """
+    found = {path: table for path in _candidates(root) if (table := _opened(path, where, names, settings)) is not None}
+    mine = [path for path in found if split in _words(path)]
+    if strict:
+        found = {path: found[path] for path in mine}
+    elif len(mine) == 1 and all(path in mine or _OTHER_PARTS & set(_words(path)) for path in found):
+        left = [path.name for path in found if path not in mine]
+        more = f"; {', '.join(left)} is not (VALIDATION_SPLIT names one to validate on)" if left else ""
+        console.say("fetch", f"{mine[0].name} is read{more}")
+        return found[mine[0]]
+    if len(found) > 1:
+        listed = ", ".join(path.name for path in found)
+        raise BadInput(f"{where}: several tables name its audio files ({listed}); set TRAIN_JSONL to the right one")
+    for path, table in found.items():
+        if not strict:
+            console.say("fetch", f"{path.name} names the audio files: it is read as their table")
+        return table
+    return None
+
+
+def _candidates(root: Path) -> list[Path]:
+    return [
+        path
+        for path in sorted(root.iterdir())
+        if path.suffix.lower() in _ENDINGS
+        and path.name.lower() != REFERENCE_TEXT
+        and not path.name.startswith(".")
+        and path.is_file()
+    ]
+
+
+def _words(path: Path) -> list[str]:
+    return re.split(r"[^a-z0-9]+", path.name.lower())
+
+
+def _opened(path: Path, where: str, names: Names, settings: Settings) -> Table | None:
+    """A file as a table, if it is one that names the audio."""
+    shown = f"{where} ({path.name})"
+    ways: list[Callable[[Path, str], Table]] = [sheets.open_table, _spaced]
+    if path.suffix.lower() == ".jsonl":
+        ways = [jsonl.open_table]
+    elif path.suffix.lower() in lists.ENDINGS:
+        ways = [lists.open_table]
+    for open_table in ways:
+        try:
+            table = open_table(path, shown)
+            columns = choose(table, settings)
+        except (BadInput, RowError, OSError, UnicodeError):
+            continue
+        rows = [row for row in islice(table.read(), _ROWS) if isinstance(row, Row)]
+        values = [columns.value("audio", row.values) for row in rows]
+        there = sum(isinstance(v, str) and bool(names.spelled_like(_name(v))) for v in values)
+        if there and there >= _SHARE * len(rows):
+            return table
+    return None
+
+
+def _name(value: str) -> str:
+    return value.strip().replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def _spaced(path: Path, where: str) -> Table:
+    """A file with a recording's name, a space or tab, and its text a line (AISHELL, LibriSpeech)."""
+
+    def read() -> Iterator[Row | Unreadable]:
+        with open(path, "rb") as handle:
+            for number, line in enumerate(handle, start=1):
+                try:
+                    cells = line.decode("utf-8-sig").strip().split(None, 1)
+                except UnicodeDecodeError:
+                    yield Unreadable(number, RowError("not UTF-8", "save the file as UTF-8"))
+                    continue
+                if cells:
+                    name, text = cells[0], cells[1] if len(cells) > 1 else None
+                    yield Row(number, {"audio": name, "text": text, "id": audio_files.stem(_name(name))})
+
+    return Table(path.name, where, ["audio", "text", "id"], read, folders=[path.parent])
