@@ -79,6 +79,10 @@ class FollowedRank(BaseException):
         self.exit_code = exit_code
 
 
+class MachineFault(JobError):
+    """This machine gives different results for the same computation. Exit code 1: try again on another one."""
+
+
 class NodesMissing(JobError):
     """Not all nodes have come in time. Exit code 1, which schedulers count and try again."""
 

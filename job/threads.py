@@ -1,10 +1,11 @@
-"""Working ahead in threads."""
+"""Working ahead in threads, and computing so that their number does not change the results."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 A = TypeVar("A")
@@ -43,3 +44,24 @@ def in_order(
             yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Let torch compute in the calling thread alone: a sum that several threads share is rounded differently.
+
+    What is computed so does not depend on the machine's number of cores, or on how many threads work side by side.
+    """
+    import torch
+
+    # The number is a thread's own. It must be asked for before it is set: a new thread takes over the process's number
+    # when it is first asked, whatever was set in it before.
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

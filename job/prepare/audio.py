@@ -13,6 +13,7 @@ import soxr
 from numpy.typing import NDArray
 
 from job import audio_files
+from job.prepare.resampling import resampling
 
 #: Mono samples (n,), full scale is 1.
 Samples = NDArray[np.float32]
@@ -128,7 +129,8 @@ def resample(samples: Samples, source: int, target: int) -> Samples:
     """
     if source == target:
         return samples
-    converted = soxr.resample(samples, source, target, quality="VHQ").astype(np.float32, copy=False)
+    with resampling():
+        converted = soxr.resample(samples, source, target, quality="VHQ").astype(np.float32, copy=False)
     limited: Samples = np.clip(converted, -1.0, 1.0)
     return limited
 

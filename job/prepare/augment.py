@@ -13,6 +13,7 @@ import numpy as np
 from job.prepare.audio import Samples, Unusable, load
 from job.prepare.codec import Codec
 from job.prepare.encode import Item
+from job.prepare.resampling import resampling
 from job.prepare.rows import Row
 from job.settings import Settings
 from job.threads import in_order
@@ -81,7 +82,9 @@ def _pitch(samples: Samples, rate: int, random: np.random.Generator, *, steps: i
     """Another pitch at the same tempo, in semitones."""
     import librosa
 
-    return _limited(librosa.effects.pitch_shift(samples, sr=rate, n_steps=steps, n_fft=_WINDOW, res_type="soxr_vhq"))
+    with resampling():
+        shifted = librosa.effects.pitch_shift(samples, sr=rate, n_steps=steps, n_fft=_WINDOW, res_type="soxr_vhq")
+    return _limited(shifted)
 
 
 def _noise(samples: Samples, rate: int, random: np.random.Generator) -> Samples:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from job import models
 from job.errors import BadInput, first_line
 from job.prepare.audio import Samples, pad_to_frames, resample
 from job.settings import Settings
+from job.threads import one_torch_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
 #: Codes (frames, books).
 Codes = NDArray[np.int16]
 
+#: Frames of the sound that is encoded before anything else.
+WARM_UP_FRAMES = 6
+
 
 class Codec:
     """The real `Qwen3TTSTokenizer`, its sizes, and encoding that does not depend on the batch."""
 
     def __init__(self, tokenizer: Qwen3TTSTokenizer, books: int) -> None:
-        """Wrap a loaded tokenizer; `books` is how many codebooks the base model speaks.
+        """Wrap a loaded tokenizer, ready for several threads; `books` is how many codebooks the base model speaks.
 
         Raises:
             BadInput: the tokenizer is of another kind or has too few codebooks.
@@ -48,6 +52,8 @@ class Codec:
         if self.codebook_size > np.iinfo(np.int16).max + 1:
             raise BadInput(f"TOKENIZER_PATH: codebooks of {self.codebook_size} entries do not fit the int16 columns")
         _use_plain_masks(tokenizer.model.encoder.config)
+        make_tables(tokenizer)
+        self.warm_up()
 
     @property
     def device(self) -> torch.device:
@@ -59,6 +65,14 @@ class Codec:
     def frame_rate(self) -> float:
         """Codec frames a second."""
         return self.sample_rate / self.samples_per_frame
+
+    def warm_up(self) -> None:
+        """Encode a short sound for nothing, so that no clip's codes come from the first call.
+
+        The libraries below set themselves up in the process's first call, and some of it in each thread's.
+        """
+        time = np.arange(WARM_UP_FRAMES * self.samples_per_frame, dtype=np.float32) / self.sample_rate
+        Codec._encode(self, [np.asarray(0.3 * np.sin(2 * np.pi * 220.0 * time), dtype=np.float32)])
 
     def encode(self, clips: Sequence[Samples]) -> list[Codes]:
         """Mono clips (samples,) at `sample_rate` -> codes (frames, books) each, in the same order.
@@ -79,7 +93,7 @@ class Codec:
 
     def _encode(self, padded: list[Samples]) -> list[Codes]:
         # The flags are the process's: on a CPU they change nothing, and several threads encode.
-        with reproducible() if self.device.type == "cuda" else nullcontext():
+        with reproducible() if self.device.type == "cuda" else one_torch_thread():
             output: Any = self.tokenizer.encode(padded, sr=self.sample_rate)
         return [codes[:, : self.books].to("cpu").numpy().astype(np.int16) for codes in output.audio_codes]
 
@@ -108,16 +122,33 @@ def load_codec(settings: Settings, books: int, device: torch.device) -> Codec:
 
 @contextmanager
 def reproducible() -> Iterator[None]:
-    """Full fp32 convolutions with fixed algorithms: codes are an argmin, so small noise changes them."""
+    """Full fp32 convolutions, fixed algorithms, sums in one order: codes are an argmin, so small noise changes them."""
     import torch
 
     matmul = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        with flags, one_torch_thread():
             yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = matmul
+
+
+def make_tables(tokenizer: Qwen3TTSTokenizer) -> None:
+    """Compute the entries of the encoder's codebooks now.
+
+    Transformers computes them when a codebook is first used and keeps them: with several threads, in whichever comes
+    first, while the others look on.
+    """
+    import torch
+
+    quantizer: Any = tokenizer.model.encoder.quantizer
+    with torch.no_grad():
+        for part in (quantizer.semantic_residual_vector_quantizer, quantizer.acoustic_residual_vector_quantizer):
+            for layer in part.layers:
+                layer.codebook._embed = None  # what it may have kept can be of other weights or of another device
+                assert layer.codebook.embed is layer.codebook._embed
 
 
 #: Name of `_plain_mask` in transformers' registry of masks.

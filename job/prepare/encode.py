@@ -21,17 +21,36 @@ WINDOW_BATCHES = 8
 WINDOW_SECONDS = 1200.0
 #: Clips that are encoded side by side on a CPU, at most: each takes memory for its activations.
 MOST_ENCODERS = 8
+#: A call is repeated only after so many times its clips: the repeating takes at most 1 % of the time.
+PROVE_EVERY = 100
+
+
+@dataclass(slots=True)
+class Proof:
+    """Clips that were encoded in one call, kept with their codes to be encoded a second time."""
+
+    samples: list[Samples]
+    codes: list[Codes]
+
+    def holds(self, codec: Codec) -> bool:
+        """Whether the same call gives the same codes again."""
+        again = codec.encode(self.samples)
+        return all(np.array_equal(first, second) for first, second in zip(self.codes, again, strict=True))
 
 
 @dataclass(slots=True)
 class Item:
-    """A row on its way: first `samples`, then `codes` (frames, books), or the reason why it is left out."""
+    """A row on its way: first `samples`, then `codes` (frames, books), or the reason why it is left out.
+
+    `proof` is set at the first item of some calls of the codec; see `encode_stream`.
+    """
 
     row: Row
     samples: Samples | None = None
     figures: Figures | None = None
     codes: Codes | None = None
     unusable: Unusable | None = None
+    proof: Proof | None = None
 
     def warnings(self, frame_rate: float) -> list[str]:
         """Short categories of what is wrong with an encoded row but not wrong enough to leave it out."""
@@ -55,34 +74,47 @@ def encode_stream(
 
     There a batch only makes tensors that leave the cache, and single clips can be encoded side by side.
 
+    The first call of the codec in every thread, and from time to time the first one of a group, leaves an
+    `Item.proof`: the caller keeps a group's codes only when its proofs hold.
+
     Args:
         items: as they are read.
         group: clips share a batch only where this is the same, so that batches do not depend on what came before.
     """
     if codec.device.type == "cpu":
-        return encode_singly(items, codec)
+        return encode_singly(items, codec, group)
     return encode_items(items, codec, settings.prepare_batch_size, group)
 
 
-def encode_singly(items: Iterable[Item], codec: Codec) -> Iterator[Item]:
-    """Encode clip by clip, as many side by side as torch has threads; the order is kept, samples are dropped."""
+def encode_singly(
+    items: Iterable[Item], codec: Codec, group: Callable[[Item], Any] = lambda item: None
+) -> Iterator[Item]:
+    """Encode clip by clip, as many side by side as torch has threads; the order is kept, samples are dropped.
+
+    Each is encoded by one thread alone, however many there are: see `one_torch_thread`.
+    """
     import torch
 
-    def encode(item: Item) -> Item:
+    workers = min(torch.get_num_threads(), MOST_ENCODERS)
+    choice = _Proven(group, workers)
+
+    def chosen() -> Iterator[tuple[Item, bool]]:
+        for item in items:
+            yield item, item.samples is not None and choice.takes(item, 1)
+
+    def encode(work: tuple[Item, bool]) -> Item:
+        item, proven = work
         if item.samples is not None:
-            item.codes = codec.encode([item.samples])[0]
-            item.samples = None
+            samples = [item.samples]
+            codes = codec.encode(samples)
+            item.codes, item.samples = codes[0], None
+            item.proof = Proof(samples, codes) if proven else None
         return item
 
-    threads = torch.get_num_threads()
-    workers = min(threads, MOST_ENCODERS)
     if workers == 1:
-        yield from map(encode, items)
-        return
-    try:
-        yield from in_order(items, encode, workers, lambda: torch.set_num_threads(threads // workers))
-    finally:
-        torch.set_num_threads(threads)  # a thread's own count becomes that of all threads started later
+        yield from map(encode, chosen())
+    else:
+        yield from in_order(chosen(), encode, workers, codec.warm_up)
 
 
 def read_items(rows: Iterable[Row], settings: Settings, codec: Codec) -> Iterator[Item]:
@@ -105,14 +137,18 @@ def encode_items(
     Clips are sorted by length within a window of a few batches, so that a batch pads little. A window holds items of
     one `group`.
     """
+    choice = _Proven(group, 1)
     for window in _windows(items, codec.sample_rate, batch_size, group):
         waiting = [item for item in window if item.samples is not None]
         waiting.sort(key=lambda item: len(_samples(item)))
         for start in range(0, len(waiting), batch_size):
             batch = waiting[start : start + batch_size]
-            for item, codes in zip(batch, codec.encode([_samples(item) for item in batch]), strict=True):
-                item.codes = codes
-                item.samples = None
+            samples = [_samples(item) for item in batch]
+            encoded = codec.encode(samples)
+            for item, codes in zip(batch, encoded, strict=True):
+                item.codes, item.samples = codes, None
+            if choice.takes(batch[0], len(batch)):
+                batch[0].proof = Proof(samples, encoded)
         yield from window
 
 
@@ -161,6 +197,24 @@ def _read(row: Row, settings: Settings, codec: Codec) -> Item:
         max_seconds=settings.max_seconds,
     )
     return Item(row, samples=clip.samples, figures=clip.figures)
+
+
+class _Proven:
+    """Chooses the calls of the codec that are made a second time: the first ones, then some that begin a group."""
+
+    def __init__(self, group: Callable[[Item], Any], first: int) -> None:
+        self._group = group
+        self._first = first
+        self._last: Any = object()
+        self._since = 0
+
+    def takes(self, item: Item, clips: int) -> bool:
+        """Whether to repeat the call for so many clips that begins with `item`. Asked for every call, in order."""
+        begins, self._last = self._group(item) != self._last, self._group(item)
+        chosen = self._first > 0 or (begins and self._since >= PROVE_EVERY * clips)
+        self._first -= 1
+        self._since = clips if chosen else self._since + clips
+        return chosen
 
 
 def _windows(items: Iterable[Item], rate: int, batch_size: int, group: Callable[[Item], Any]) -> Iterator[list[Item]]:

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from job import console, files, models, voices
-from job.errors import BadInput
+from job.errors import BadInput, MachineFault
 from job.prepare import augment, shards, speakers
 from job.prepare.codec import load_codec
 from job.prepare.dataset import SPLITS
@@ -19,6 +19,7 @@ from job.prepare.shards import Shard, Shards
 from job.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 STAGE = "prepare"
@@ -116,7 +117,7 @@ class Work:
         return frames, self.settings.max_eval_samples if split == "validation" else None
 
     def _encode_split(self, split: str, rank: int, world: int) -> None:
-        waiting: deque[Shard] = deque()
+        waiting: deque[tuple[Shard, list[Row]]] = deque()
         left_alone = 0
 
         def rows() -> Iterator[Row]:
@@ -129,23 +130,51 @@ class Work:
                 if self.shards.is_finished(shard):
                     left_alone += len(chunk)
                     continue
-                waiting.append(shard)
+                waiting.append((shard, chunk))
                 yield from chunk
 
-        reader = augment.read_copies if split == COPIES else read_items
-        items = encode_stream(reader(rows(), self.settings, self.codec), self.settings, self.codec, _shard_of)
+        items = self._encoded(split, rows())
         total = max(1, (self.manifest.rows[split] - shards.LINES * self.shards.present(split)) // world)
         unit = "copies" if split == COPIES else f"{split} rows"
         shown = console.progress(items, stage=STAGE, total=total * self._items_of_a_row(split), unit=unit)
         for number, group in groupby(shown, key=_shard_of):
-            while waiting[0].number != number:
-                self.shards.write(waiting.popleft(), [])
-            self.shards.write(waiting.popleft(), list(group))
-        for shard in waiting:
+            while waiting[0][0].number != number:
+                self.shards.write(waiting.popleft()[0], [])
+            shard, chunk = waiting.popleft()
+            self.shards.write(shard, self._proven(split, chunk, list(group)))
+        for shard, _ in waiting:
             self.shards.write(shard, [])
         if left_alone and split not in self._begun:
             console.say(STAGE, f"{left_alone} {unit} were encoded by a run before this one; the others now")
         self._begun.add(split)
+
+    def _encoded(self, split: str, rows: Iterable[Row]) -> Iterator[Item]:
+        """The rows' items, or those of their altered copies, with codes."""
+        reader = augment.read_copies if split == COPIES else read_items
+        return encode_stream(reader(rows, self.settings, self.codec), self.settings, self.codec, _shard_of)
+
+    def _proven(self, split: str, rows: list[Row], items: list[Item]) -> list[Item]:
+        """A shard's `items`, once some of its clips have given the same codes twice.
+
+        Raises:
+            MachineFault: neither the first codes nor those of a second encoding of the whole shard can be repeated.
+        """
+        if (item := self._disproven(items)) is None:
+            return items
+        name = f"{item.row.source} row {item.row.number} ({item.row.id})"
+        console.warn(STAGE, f"{name} got other codes when it was encoded again; {len(rows)} rows are encoded once more")
+        items = list(self._encoded(split, rows))
+        if (item := self._disproven(items)) is None:
+            return items
+        name = f"{item.row.source} row {item.row.number} ({item.row.id})"
+        raise MachineFault(
+            f"{name} gets other codes each time it is encoded, so the codes of no row can be relied on: "
+            f"this machine ({self.device.type}) computes wrongly; run the job on another one"
+        )
+
+    def _disproven(self, items: list[Item]) -> Item | None:
+        """The first item whose codes are not the same when they are made again."""
+        return next((item for item in items if item.proof is not None and not item.proof.holds(self.codec)), None)
 
     def _items_of_a_row(self, split: str) -> int:
         return len(augment.changes(self.settings)) if split == COPIES else 1
