@@ -59,7 +59,8 @@ def layout(path: Path, data: Bytes, start: int) -> Layout | None:
         if _differ(sound, there, sound.size):
             raise wrong_header(path, sound.size / (sound.per_second or 1), there / (sound.per_second or 1))
     stop = end if end < data.size and (sound.hide_rest or not clean) else None
-    return Layout(start=start, stop=stop, zeros_from=_zeros_from(path, data, sound, end))
+    seconds = (end - sound.start) / sound.per_second if sound.zero_is_silence and sound.per_second else None
+    return Layout(start=start, stop=stop, seconds=seconds, zeros_from=_zeros_from(path, data, sound, end))
 
 
 def _to_the_end(path: Path, data: Bytes, start: int, sound: Sound, there: int) -> Layout:

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from job.prepare.layout import cut_off, too_different
+from job.prepare.layout import cut_off, too_different, wrong_header
 from job.prepare.unusable import Unusable
 from job.prepare.whole import check
 
@@ -29,7 +29,7 @@ _MOST_FILES = 4
 #: Bytes of decoded sound that are kept of them, all together.
 _MOST_BYTES = 128 << 20
 #: Samples that are decoded, and kept, at once.
-_BLOCK = 1 << 17
+_BLOCK = 1 << 20
 #: Seconds before a hole of zeros that are listened to, and the level (full scale is 1) from which they are sound.
 _BEFORE, _SOUND = 0.02, 0.005
 
@@ -61,6 +61,9 @@ class Recording:
         if self._format not in _TELLING:
             detail = f"{path}: {self._format} files do not say how long they are; convert it to WAV or FLAC"
             raise Unusable("unreadable", detail)
+        seconds = self._layout.seconds
+        if seconds is not None and too_different(self.length / self.rate, seconds):
+            raise wrong_header(path, self.length / self.rate, seconds)
         self._lock = threading.Lock()
         self._file: soundfile.SoundFile | None = None
         self._next = 0
@@ -75,9 +78,7 @@ class Recording:
         first, last = min(first, self.length), min(last, self.length)
         with self._layout.open(self._path) as file:
             try:
-                if first:
-                    file.seek(first)
-                frames: Frames = file.read(last - first, dtype="float32", always_2d=True)
+                frames = self._decode(file, first, last)
             except soundfile.LibsndfileError as error:
                 raise self._cut_off(self._decodable()) from error
         return self._checked(frames, first, last)
@@ -91,6 +92,18 @@ class Recording:
             blocks = [self._block(index) for index in range(first // _BLOCK, max(first, last - 1) // _BLOCK + 1)]
         start = first // _BLOCK * _BLOCK
         return self._checked(np.concatenate(blocks)[first - start : last - start], first, last)
+
+    def _decode(self, file: soundfile.SoundFile, first: int, last: int) -> Frames:
+        """Samples of a file that was just opened, in the same pieces as `_block`: MP3's last bit depends on them."""
+        if self._seekable:
+            file.seek(first)
+            whole: Frames = file.read(last - first, dtype="float32", always_2d=True)
+            return whole
+        pieces = [
+            file.read(min(_BLOCK, last - place), dtype="float32", always_2d=True)
+            for place in range(0, max(1, last), _BLOCK)
+        ]
+        return (pieces[0] if len(pieces) == 1 else np.concatenate(pieces))[first:]
 
     def check_end(self) -> None:
         """See whether the last sample can be decoded, which FLAC's container does not tell.

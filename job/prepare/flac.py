@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from job.prepare.layout import Bytes, Layout, joined
+from job.prepare.layout import Bytes, Layout, joined, too_different, wrong_header
 from job.prepare.unusable import Unusable
 
 #: The largest number of bytes behind which a last frame is looked for, at least.
@@ -22,7 +22,8 @@ def layout(path: Path, data: Bytes, start: int) -> Layout | None:
     tells. That all of them are there is seen when they are decoded: soundfile then finds fewer than the header says.
 
     Raises:
-        Unusable: `joined`, or `cut_off` where the header says nothing and the last frame is incomplete.
+        Unusable: `joined`, `wrong_header` where more is there than it says, or `cut_off` where it says nothing and the
+            last frame is incomplete.
     """
     info = data.at(start, 42)
     if len(info) < 42 or not _BEGINNING.match(info):
@@ -31,13 +32,15 @@ def layout(path: Path, data: Bytes, start: int) -> Layout | None:
     total = int.from_bytes(info[21:26], "big") & 0xFFFFFFFFF
     if data.find(_BEGINNING, start + 4) >= 0:
         raise joined(path, total / rate if total and rate else None)
+    found = _last_sample(data, start, int.from_bytes(info[10:12], "big")) if rate else 0
     if total or not rate:
+        if found > total and too_different(found / rate, total / rate):
+            raise wrong_header(path, total / rate, found / rate)
         return Layout(start=start, seconds=total / rate if rate else None)
-    total = _last_sample(data, start, int.from_bytes(info[10:12], "big"))
-    if not total:
+    if not found:
         raise Unusable("cut_off", f"{path}: cut off: its last frame is not complete; copy it again")
-    figures = ((info[21] & 0xF0) << 32 | total).to_bytes(5, "big")
-    return Layout(start=start, patches=((start + 21, figures),), seconds=total / rate)
+    figures = ((info[21] & 0xF0) << 32 | found).to_bytes(5, "big")
+    return Layout(start=start, patches=((start + 21, figures),), seconds=found / rate)
 
 
 def _last_sample(data: Bytes, start: int, block: int) -> int:
@@ -65,7 +68,7 @@ def _frame_end(frame: bytes, block: int) -> int:
         size = int.from_bytes(frame[place : place + code - 5], "big") + 1
         place += code - 5
     else:
-        size = {0: 0, 1: 192}.get(code, 576 << (code - 2) if code < 6 else 256 << (code - 8))
+        size = (0, 192, 576, 1152, 2304, 4608)[code] if code < 6 else 256 << (code - 8)
     place += {12: 1, 13: 2, 14: 2}.get(frame[2] & 15, 0)
     if not size or number < 0 or place >= len(frame) or _crc(frame[: place + 1], 8, 0x07):
         return 0

@@ -103,8 +103,9 @@ def _judge(
         lost = gaps / (stop - start) * there
         raise Unusable("cut_off", f"{path}: about {lost:.2f} s in the middle are no sound; copy it again")
     # soundfile takes the first frame's bitrate for that of all and stops where the file would end then: say the number
-    prefix = _counting_frame(data.at(start, 4), count) if frame.kind[0] & 3 == 3 else b""
-    return Layout(start=start, stop=stop, prefix=prefix, seconds=there)
+    if frame.kind[0] & 3 == 3:
+        return Layout(start=start, stop=stop, prefix=_counting_frame(data.at(start, 4), count))
+    return Layout(start=start, stop=stop, seconds=there)  # layers I and II have no such frame, and one bitrate
 
 
 def _walk(data: Bytes, place: int, kind: tuple[int, int]) -> Iterator[tuple[int, Frame]]:

@@ -33,7 +33,7 @@ def layout(path: Path, data: Bytes, start: int) -> Layout | None:
         Unusable: `cut_off` (the end or pages in the middle are missing) or `joined` (chained streams).
     """
     streams: dict[int, _Stream] = {}
-    place, sound_began = start, False
+    place, sound_began, first = start, False, -1
     while True:
         header = data.at(place, 27)
         if len(header) < 27 or header[:4] != b"OggS":
@@ -49,6 +49,8 @@ def layout(path: Path, data: Bytes, start: int) -> Layout | None:
             if sound_began:
                 raise joined(path, _seconds(streams))
             streams[serial] = _Stream(_rate(data.at(place + 27 + len(sizes), 64)), sequence)
+            if first < 0 and streams[serial].rate:
+                first = place
         elif place + length > data.size:
             break
         elif serial in streams:
@@ -65,7 +67,7 @@ def layout(path: Path, data: Bytes, start: int) -> Layout | None:
     if not all(stream.ended for stream in streams.values() if stream.rate):
         detail = f"{path}: cut off: the last page is missing {_after(streams)}; copy or convert it again"
         raise Unusable("cut_off", detail)
-    return Layout(start=start)
+    return Layout(start=first)  # soundfile knows a file by its first page, which may be an index's ("skeleton")
 
 
 def _rate(packet: bytes) -> int:

@@ -99,6 +99,14 @@ def ogg_shifted(content: bytes, samples: int) -> bytes:
     return ogg_joined(pages)
 
 
+def with_skeleton(content: bytes) -> bytes:
+    """An Ogg file that begins with a page of another stream, an index, as some encoders write."""
+    pages = ogg_pages(content)
+    index = bytearray(b"OggS\0\2" + struct.pack("<QIII", 0, 777, 0, 0) + b"\1\x40" + b"fishead\0\3".ljust(64, b"\0"))
+    end = bytearray(b"OggS\0\4" + struct.pack("<QIII", 0, 777, 1, 0) + b"\1\0")
+    return ogg_joined([index, pages[0], pages[1], end, *pages[2:]])
+
+
 def without_total(flac: bytes) -> bytes:
     """A FLAC whose header does not say how many samples there are: as it is written to a pipe."""
     changed = bytearray(flac)
