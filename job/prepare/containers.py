@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from pathlib import Path
 
 from job.prepare.headers import Sound, chunks, sound_of
-from job.prepare.layout import Bytes, Layout, cut_off, joined, too_different, wrong_header
+from job.prepare.layout import HEADERS, Bytes, Layout, cut_off, joined, too_different, wrong_header
+from job.prepare.mpeg import another_file
 from job.prepare.unusable import Unusable
 
 #: What files begin with: where one stands behind the sound, another file follows.
 MAGIC = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"caff", b".snd", b"riff", b"fLaC", b"OggS", b"NIST")
-#: Marks by which another file within the sound is found; by chance there are none.
-_HEADERS = re.compile(
-    rb"WAVE(?:fmt |JUNK|bext|LIST|ds64)|AIFFCOMM|AIFCFVER|caff\x00\x01\x00\x00desc|NIST_1A\n|wave\xf3\xac\xd3\x11"
-)
 #: Tags that players put behind everything else.
 _TAGS = (b"TAG", b"APET", b"ID3", b"LYRI", b"3DI")
 #: Chunks of notes; one that is cut off itself is no loss.
@@ -24,6 +20,8 @@ _NOTES = tuple(
 )
 #: Seconds of nothing but zero bytes at the end from which they are looked at.
 _HOLLOW_SECONDS = 0.25
+#: Bytes of zeros at the end of compressed sound that are none of it.
+_COMPRESSED_ZEROS = 256
 #: Downloads and file systems leave zeros in whole blocks of so many bytes.
 _BLOCK = 4096
 #: Bytes before a block's end that may be zero by chance in sound that is not silent.
@@ -54,7 +52,7 @@ def layout(path: Path, data: Bytes, start: int) -> Layout | None:
     end = min(sound.start + sound.size, data.size)
     clean = _is_notes(data, end, sound)
     if not clean:
-        if any(data.at(end + pad, 4) in MAGIC for pad in (0, end % 2)) or data.find(_HEADERS, end) >= 0:
+        if any(data.at(end + pad, 4) in MAGIC for pad in (0, end % 2)) or another_file(data, end) >= 0:
             raise joined(path, sound.size / sound.per_second if sound.per_second else None)
         if _differ(sound, there, sound.size):
             raise wrong_header(path, sound.size / (sound.per_second or 1), there / (sound.per_second or 1))
@@ -65,7 +63,7 @@ def layout(path: Path, data: Bytes, start: int) -> Layout | None:
 
 def _to_the_end(path: Path, data: Bytes, start: int, sound: Sound, there: int) -> Layout:
     """A header without a size: everything is sound, unless another file begins in it."""
-    other = data.find(_HEADERS, sound.start)
+    other = data.find(HEADERS, sound.start)
     if other >= 0:
         raise joined(path, (other - sound.start) / sound.per_second if sound.per_second else None)
     patches: tuple[tuple[int, bytes], ...] = ()
@@ -111,7 +109,7 @@ def _zeros_from(path: Path, data: Bytes, sound: Sound, end: int) -> float | None
     Raises:
         Unusable: `cut_off` where zero bytes are no silence.
     """
-    if any(data.at(max(sound.start, data.size - 64), 64)) or not data.only_zeros(end) or not sound.per_second:
+    if any(data.at(max(sound.start, data.size - 64), 64)) or not data.only_zeros(end):
         return None
     place = end
     for begin in range(end, sound.start, -_BLOCK):
@@ -119,6 +117,10 @@ def _zeros_from(path: Path, data: Bytes, sound: Sound, end: int) -> float | None
         place = max(sound.start, begin - _BLOCK) + len(piece)
         if piece:
             break
+    if not sound.per_second:  # compressed: no run of zeros is sound
+        if end - place < _COMPRESSED_ZEROS:
+            return None
+        raise Unusable("cut_off", f"{path}: cut off: only zeros behind {place} of {data.size} bytes; copy it again")
     first, length = (place - sound.start) / sound.per_second, (end - place) / sound.per_second
     if length < _HOLLOW_SECONDS or place == sound.start:
         return None

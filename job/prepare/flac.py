@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from job.prepare.layout import Bytes, Layout, joined, too_different, wrong_header
+from job.prepare.mpeg import another_file
 from job.prepare.unusable import Unusable
 
 #: The largest number of bytes behind which a last frame is looked for, at least.
@@ -33,6 +34,8 @@ def layout(path: Path, data: Bytes, start: int) -> Layout | None:
     if data.find(_BEGINNING, start + 4) >= 0:
         raise joined(path, total / rate if total and rate else None)
     found = _last_sample(data, start, int.from_bytes(info[10:12], "big")) if rate else 0
+    if not found and another_file(data, start + 42) >= 0:
+        raise joined(path, total / rate if total and rate else None)
     if total or not rate:
         if found > total and too_different(found / rate, total / rate):
             raise wrong_header(path, total / rate, found / rate)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from job.prepare.layout import Bytes, Layout, cut_off, joined, wrong_header
+from job.prepare.layout import HEADERS, Bytes, Layout, cut_off, joined, wrong_header
 from job.prepare.unusable import Unusable
 
 #: kbit/s by index, for (version 1, layer), and the other versions.
@@ -78,6 +78,8 @@ def layout(path: Path, data: Bytes, start: int) -> Layout | None:
         if place + found.length > data.size:
             break
         count, stop = count + 1, place + found.length
+    if stop < data.size and data.find(HEADERS, stop) >= 0:
+        raise joined(path, count * frame.samples / frame.rate)
     return _judge(path, data, (start if promised else first, stop), frame, count, promised, gaps)
 
 
@@ -119,6 +121,12 @@ def _walk(data: Bytes, place: int, kind: tuple[int, int]) -> Iterator[tuple[int,
             continue
         yield place, frame
         place += frame.length
+
+
+def another_file(data: Bytes, start: int) -> int:
+    """Where a file of any kind begins behind `start`, -1 if nowhere."""
+    found = data.find(HEADERS, start)
+    return found if found >= 0 else find_frames(data, start)
 
 
 def find_frames(data: Bytes, start: int, stop: int | None = None) -> int:

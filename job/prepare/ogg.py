@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from job.prepare.layout import Bytes, Layout, joined
+from job.prepare.mpeg import another_file
 from job.prepare.unusable import Unusable
 
 _CONTINUED, _FIRST, _LAST = 1, 2, 4
@@ -64,6 +65,8 @@ def layout(path: Path, data: Bytes, start: int) -> Layout | None:
         place += length
     if not any(stream.rate for stream in streams.values()):
         return None
+    if place < data.size and another_file(data, place) >= 0:
+        raise joined(path, _seconds(streams))
     if not all(stream.ended for stream in streams.values() if stream.rate):
         detail = f"{path}: cut off: the last page is missing {_after(streams)}; copy or convert it again"
         raise Unusable("cut_off", detail)

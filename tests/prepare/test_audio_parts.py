@@ -1,4 +1,4 @@
-"""A part of a file is exactly the samples between its times, and many parts of a file cost little more than the file."""
+"""A part of a file is exactly the samples between its times, and many parts cost little more than the file."""
 
 from __future__ import annotations
 
@@ -88,8 +88,10 @@ def test_times_that_are_not_in_the_file_are_refused_in_seconds(
 
 @pytest.mark.parametrize(
     ("start", "end"),
-    [(2.0, 2.0), (2.0, 1.0), (-1.0, 2.0), (math.nan, 1.0), (0.0, math.nan), (1.0, math.inf), (math.inf, None)]
-    + [(None, 0.0), (None, -1.0), (-math.inf, None)],
+    [
+        *[(2.0, 2.0), (2.0, 1.0), (-1.0, 2.0), (math.nan, 1.0), (0.0, math.nan), (1.0, math.inf)],
+        *[(math.inf, None), (None, 0.0), (None, -1.0), (-math.inf, None)],
+    ],
 )
 def test_times_that_no_file_has_are_refused(recordings: dict, start: float | None, end: float | None) -> None:
     with pytest.raises(Unusable, match="the end must be after the start") as caught:

@@ -1,4 +1,4 @@
-"""Whatever happens to a file on its way here, it is read whole, or mended, or refused: never read in part in silence."""
+"""Whatever happens to a file on its way here, it is read whole, mended or refused: never read in part in silence."""
 
 from __future__ import annotations
 
@@ -25,14 +25,22 @@ def speech(seconds: float, rate: int, channels: int, seed: int) -> np.ndarray:
     return np.tile((0.2 * wave / max(1.0, np.abs(wave).max()))[:, None], (1, channels)).astype(np.float32)
 
 
+class Encoded(bytes):
+    """A file's content, which a failure does not print."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+
 @st.composite
-def files(draw: st.DrawFn) -> tuple[bytes, float, tuple[str, str], int, int]:
+def files(draw: st.DrawFn) -> tuple[Encoded, float, tuple[str, str], int, int]:
+    """(content, seconds, container and codec, rate, channels)."""
     kind = draw(st.sampled_from(damage.KINDS))
     rate = draw(st.sampled_from(damage.OPUS_RATES if kind[1] == "OPUS" else damage.RATES))
     channels = draw(st.integers(1, 2 if kind[0] == "MP3" or "ADPCM" in kind[1] else 3))
     seconds = draw(st.floats(0.4, 2.5))
     samples = speech(seconds, rate, channels, draw(st.integers(0, 1000)))
-    return damage.encoded(samples, rate, kind), len(samples) / rate, kind, rate, channels
+    return Encoded(damage.encoded(samples, rate, kind)), len(samples) / rate, kind, rate, channels
 
 
 def outcome(content: bytes) -> float | str:
@@ -52,8 +60,8 @@ LIMITS = settings(max_examples=60, deadline=None, suppress_health_check=list(Hea
 
 
 @LIMITS
-@given(files(), st.binary(max_size=500))
-def test_a_whole_file_is_read_whole(file: tuple, behind: bytes) -> None:
+@given(files())
+def test_a_whole_file_is_read_whole(file: tuple) -> None:
     content, seconds, *_ = file
     assert abs(outcome(content) - seconds) < 0.1
 

@@ -48,9 +48,7 @@ def test_a_wav_whose_recorder_crashed_is_mended_and_said(tmp_path: Path, sound: 
     assert (figures.seconds, figures.warnings()) == (SECONDS, ["header_mended"])
 
 
-@pytest.mark.parametrize(
-    ("sound", "file"), [(0xFFFFFFFF, 0xFFFFFFFF), (0x7FFFFFDB, 0x7FFFFFFF), (0x80000000 - 9, None)]
-)
+@pytest.mark.parametrize(("sound", "file"), [(0xFFFFFFFF, 0xFFFFFFFF), (0x7FFFFFDB, 0x7FFFFFFF), (0x7FFFFFF7, None)])
 def test_a_wav_written_to_a_pipe_is_whole(tmp_path: Path, sound: int, file: int | None) -> None:
     figures = read(tmp_path, damage.with_sizes(made("WAV"), sound, file))
     assert (figures.seconds, figures.warnings()) == (SECONDS, [])
@@ -89,7 +87,7 @@ def test_containers_that_say_they_do_not_know_their_size_are_whole(tmp_path: Pat
 
 
 def test_a_header_that_promises_less_than_is_there_is_refused(tmp_path: Path) -> None:
-    """Two recordings appended to each other, or a header that was not updated: the first words alone are not the row's."""
+    """One recording appended to another, or a header that was not updated: the first words are not the row's."""
     aiff, au, caf, w64, flac = (made(kind) for kind in ("AIFF", "AU", "CAF", "W64", "FLAC"))
     wrong = [
         damage.with_sizes(made("WAV"), RATE * 2),
