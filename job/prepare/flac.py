@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from pathlib import Path
 
+from job.prepare.checksum import crc
 from job.prepare.layout import Bytes, Layout, joined, too_different, wrong_header
 from job.prepare.mpeg import another_file
 from job.prepare.unusable import Unusable
 
-#: The largest number of bytes behind which a last frame is looked for, at least.
+#: Bytes at the end of a file among which its last frame is looked for.
 _TAIL = 1 << 17
 #: The mark and the header of the block with the stream's figures, which every file begins with.
 _BEGINNING = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
@@ -55,7 +55,7 @@ def _last_sample(data: Bytes, start: int, block: int) -> int:
             frame = tail[place:]
             if len(frame) > 6 and frame[1] & 0xFE == 0xF8:
                 found = _frame_end(frame, block)
-                if found and _crc(frame, 16, 0x8005) == 0:
+                if found and crc(frame, 16, 0x8005) == 0:
                     return found
             place = tail.rfind(b"\xff", 0, place)
     return 0
@@ -73,7 +73,7 @@ def _frame_end(frame: bytes, block: int) -> int:
     else:
         size = (0, 192, 576, 1152, 2304, 4608)[code] if code < 6 else 256 << (code - 8)
     place += {12: 1, 13: 2, 14: 2}.get(frame[2] & 15, 0)
-    if not size or number < 0 or place >= len(frame) or _crc(frame[: place + 1], 8, 0x07):
+    if not size or number < 0 or place >= len(frame) or crc(frame[: place + 1], 8, 0x07):
         return 0
     return (number if frame[1] & 1 else number * block) + size
 
@@ -92,24 +92,3 @@ def _coded_number(frame: bytes, place: int) -> tuple[int, int]:
             return -1, place + 1
         number = number << 6 | byte & 0x3F
     return number, place + ones
-
-
-def _crc(content: bytes, bits: int, polynomial: int) -> int:
-    """FLAC's checksums; 0 over anything that ends with its own checksum."""
-    table, mask = _table(bits, polynomial), (1 << bits) - 1
-    value = 0
-    for byte in content:
-        value = (value << 8 & mask) ^ table[value >> (bits - 8) ^ byte]
-    return value
-
-
-@lru_cache
-def _table(bits: int, polynomial: int) -> list[int]:
-    table = []
-    for value in range(256):
-        value <<= bits - 8
-        for _ in range(8):
-            value = value << 1 ^ (polynomial if value >> (bits - 1) & 1 else 0)
-            value &= (1 << bits) - 1
-        table.append(value)
-    return table

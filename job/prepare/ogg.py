@@ -7,6 +7,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from job.prepare.checksum import crc
 from job.prepare.layout import Bytes, Layout, joined
 from job.prepare.mpeg import another_file
 from job.prepare.unusable import Unusable
@@ -35,6 +36,7 @@ def layout(path: Path, data: Bytes, start: int) -> Layout | None:
     """
     streams: dict[int, _Stream] = {}
     place, sound_began, first = start, False, -1
+    final = b""
     while True:
         header = data.at(place, 27)
         if len(header) < 27 or header[:4] != b"OggS":
@@ -61,14 +63,17 @@ def layout(path: Path, data: Bytes, start: int) -> Layout | None:
             stream.sequence = sequence
             stream.position = stream.position if position == _NO_POSITION else position
             stream.ended = bool(flags & _LAST)
+            if stream.ended and stream.rate:
+                final = data.at(place, length)
             sound_began = sound_began or stream.position > 0
         place += length
     if not any(stream.rate for stream in streams.values()):
         return None
     if place < data.size and another_file(data, place) >= 0:
         raise joined(path, _seconds(streams))
-    if not all(stream.ended for stream in streams.values() if stream.rate):
-        detail = f"{path}: cut off: the last page is missing {_after(streams)}; copy or convert it again"
+    broken = final and crc(final[:22] + bytes(4) + final[26:], 32, 0x04C11DB7) != int.from_bytes(final[22:26], "little")
+    if broken or not all(stream.ended for stream in streams.values() if stream.rate):
+        detail = f"{path}: cut off: the last page is missing or broken {_after(streams)}; copy or convert it again"
         raise Unusable("cut_off", detail)
     return Layout(start=first)  # soundfile knows a file by its first page, which may be an index's ("skeleton")
 

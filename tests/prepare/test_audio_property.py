@@ -56,7 +56,7 @@ def outcome(content: bytes) -> float | str:
             return error.reason
 
 
-LIMITS = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+LIMITS = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @LIMITS

@@ -172,6 +172,7 @@ def test_ogg_streams_without_an_end_or_with_missing_pages_are_refused(tmp_path: 
         b"".join(pages[:3] + pages[4:]),
         b"".join(pages[:4]) + bytes(len(pages[4])) + b"".join(pages[5:]),
         bytes(flipped),
+        b"".join(pages[:-1]) + pages[-1][: len(pages[-1]) // 2].ljust(len(pages[-1]), b"\0"),
     ]
     for content in broken:
         reason, detail = refusal(tmp_path, content)
