@@ -124,13 +124,13 @@ def test_files_that_are_no_audio_are_unreadable(tmp_path: Path, content: bytes) 
     assert caught.value.reason == "unreadable"
 
 
-@pytest.mark.parametrize(("ending", "left"), [("wav", 0.5), ("wav", 0.97), ("aiff", 0.5)])
+@pytest.mark.parametrize(("ending", "left"), [("wav", 0.5), ("wav", 0.97), ("aiff", 0.5), ("flac", 0.5), ("mp3", 0.5)])
 def test_a_file_that_was_cut_off_is_left_out(tmp_path: Path, ending: str, left: float) -> None:
     """libsndfile reads what is there without a word; half a recording does not say what its text says."""
     path = tmp_path / f"cut.{ending}"
-    soundfile.write(path, tone(1.0, RATE), RATE, subtype="PCM_16")
+    soundfile.write(path, voice(1.0), RATE)
     path.write_bytes(path.read_bytes()[: int(left * path.stat().st_size)])
-    with pytest.raises(Unusable, match=r"cut off: \d+ of 48\d+ bytes of sound; copy it again") as caught:
+    with pytest.raises(Unusable, match=r"cut off: 0\.\d\d of 1\.\d\d s are there; copy it again") as caught:
         load(path, RATE)
     assert caught.value.reason == "cut_off"
 
@@ -185,17 +185,6 @@ def test_a_missing_file_is_unreadable_and_said_to_be_missing(tmp_path: Path) -> 
     with pytest.raises(Unusable, match="no such file") as caught:
         load(tmp_path / "gone.wav", RATE)
     assert caught.value.reason == "unreadable"
-
-
-def test_a_truncated_file_is_used_as_far_as_it_goes_or_named_unreadable(tmp_path: Path) -> None:
-    whole = tmp_path / "whole.flac"
-    soundfile.write(whole, voice(3.0), RATE)
-    cut = tmp_path / "cut.flac"
-    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    try:
-        assert len(load(cut, RATE).samples) < 3 * RATE
-    except Unusable as error:
-        assert error.reason == "unreadable"
 
 
 def test_the_limits_themselves_are_allowed(tmp_path: Path) -> None:

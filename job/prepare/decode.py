@@ -1,0 +1,231 @@
+"""Decoding a recording's file, whole or in part: no more than is wanted is held, and long files are decoded once."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from job.prepare.layout import cut_off, too_different, wrong_header
+from job.prepare.unusable import Unusable
+from job.prepare.whole import check
+
+#: (samples, channels) at the file's own rate, full scale is 1.
+Frames = NDArray[np.float32]
+
+#: What is raised for files that soundfile or the system cannot read.
+CANNOT_READ = (soundfile.SoundFileError, OSError, RuntimeError, ValueError, TypeError)
+#: Formats whose files say how much sound they hold; of others nobody could tell that they were cut off.
+_TELLING = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "FLAC", "OGG", "MP3", "NIST"}
+#: Codings in which any sample can be sought exactly; in others the decoder must come from the beginning.
+_SEEKABLE = {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
+#: Files of which parts were read that are kept open.
+_MOST_FILES = 4
+#: Bytes of decoded sound that are kept of them, all together.
+_MOST_BYTES = 128 << 20
+#: Samples that are decoded, and kept, at once.
+_BLOCK = 1 << 20
+#: Seconds before a hole of zeros that are listened to, and the level (full scale is 1) from which they are sound.
+_BEFORE, _SOUND = 0.02, 0.005
+
+
+class Recording:
+    """A file that was found to be whole, and its sound. Threads may share it.
+
+    Attributes:
+        rate: samples a second.
+        length: samples of each channel.
+        mended: whether its header was wrong, and is read as if it were right.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Check the file, by its container.
+
+        Raises:
+            Unusable: it is not whole, or nothing would tell whether it is.
+            CANNOT_READ: soundfile or the system cannot read it.
+        """
+        self._path = path
+        self._layout = check(path)
+        self.mended = self._layout.mended
+        with self._layout.open(path) as file:
+            self.rate = int(file.samplerate)
+            self.length = int(file.frames)
+            self._seekable = file.subtype in _SEEKABLE
+            self._format = file.format
+        if self._format not in _TELLING:
+            detail = f"{path}: {self._format} files do not say how long they are; convert it to WAV or FLAC"
+            raise Unusable("unreadable", detail)
+        seconds = self._layout.seconds
+        if seconds is not None and too_different(self.length / self.rate, seconds):
+            raise wrong_header(path, self.length / self.rate, seconds)
+        self._lock = threading.Lock()
+        self._file: soundfile.SoundFile | None = None
+        self._next = 0
+
+    def read(self, first: int, last: int) -> Frames:
+        """Samples `first` to `last`, fewer where the recording ends, decoded for this call.
+
+        Raises:
+            Unusable: `cut_off`, where the file ends before its end, or its last part is zeros that are no silence.
+            CANNOT_READ: as above.
+        """
+        first, last = min(first, self.length), min(last, self.length)
+        with self._layout.open(self._path) as file:
+            try:
+                frames = self._decode(file, first, last)
+            except soundfile.LibsndfileError as error:
+                raise self._cut_off(self._decodable()) from error
+        return self._checked(frames, first, last)
+
+    def read_part(self, first: int, last: int) -> Frames:
+        """The same for one of several parts of a file: what had to be decoded for it is kept for the others."""
+        if self._seekable:
+            return self.read(first, last)
+        first, last = min(first, self.length), min(last, self.length)
+        with self._lock:
+            blocks = [self._block(index) for index in range(first // _BLOCK, max(first, last - 1) // _BLOCK + 1)]
+        start = first // _BLOCK * _BLOCK
+        return self._checked(np.concatenate(blocks)[first - start : last - start], first, last)
+
+    def _decode(self, file: soundfile.SoundFile, first: int, last: int) -> Frames:
+        """Samples of a file that was just opened, in the same pieces as `_block`: MP3's last bit depends on them."""
+        if self._seekable:
+            file.seek(first)
+            whole: Frames = file.read(last - first, dtype="float32", always_2d=True)
+            return whole
+        pieces = [
+            file.read(min(_BLOCK, last - place), dtype="float32", always_2d=True)
+            for place in range(0, max(1, last), _BLOCK)
+        ]
+        return (pieces[0] if len(pieces) == 1 else np.concatenate(pieces))[first:]
+
+    def check_end(self) -> None:
+        """See whether the last sample can be decoded, which FLAC's container does not tell.
+
+        Raises:
+            Unusable: `cut_off`.
+        """
+        if self._format == "FLAC" and self.length:
+            self.read(self.length - 1, self.length)
+
+    def close(self) -> None:
+        """Close the file; reading goes on from its beginning."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+            self._file = None
+
+    def _block(self, index: int) -> Frames:
+        """Samples `index * _BLOCK` and following; called with the lock held."""
+        found = _blocks.get((self, index))
+        if found is not None:
+            return found
+        if self._file is None or self._next > index:
+            self._file, self._next = self._layout.open(self._path), 0
+        while True:
+            try:
+                block: Frames = self._file.read(_BLOCK, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                self._file = None
+                raise self._cut_off(self._decodable()) from error
+            _blocks.put((self, self._next), block)
+            self._next += 1
+            if self._next > index:
+                return block
+
+    def _checked(self, frames: Frames, first: int, last: int) -> Frames:
+        if too_different((first + len(frames)) / self.rate, last / self.rate):
+            raise self._cut_off(first + len(frames))
+        zeros = self._layout.zeros_from
+        if zeros is not None and first < round(zeros * self.rate) < last:
+            end = round(zeros * self.rate) - first
+            before = frames[max(0, end - round(_BEFORE * self.rate)) : end]
+            if np.abs(before).max(initial=0.0) > _SOUND and not frames[end + 1 :].any():
+                raise self._cut_off(first + end)
+        return frames
+
+    def _cut_off(self, there: int) -> Unusable:
+        return cut_off(self._path, there / self.rate, self.length / self.rate)
+
+    def _decodable(self) -> int:
+        """Samples that can be decoded, for the message about a file that cannot be decoded to its end."""
+        count = 0
+        with self._layout.open(self._path) as file:
+            try:
+                while found := len(file.read(1024, dtype="float32", always_2d=True)):
+                    count += found
+            except soundfile.LibsndfileError:
+                pass
+        return count
+
+
+class _Blocks:
+    """Decoded blocks by file and number; the least recently used ones go when they are too many bytes."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[Recording, int], Frames] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[Recording, int]) -> Frames | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def put(self, key: tuple[Recording, int], block: Frames) -> None:
+        with self._lock:
+            replaced = self._kept.pop(key, None)
+            self._kept[key] = block
+            self._bytes += block.nbytes - (0 if replaced is None else replaced.nbytes)
+            while self._bytes > _MOST_BYTES:
+                self._bytes -= self._kept.popitem(last=False)[1].nbytes
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A file of which parts are read: checked by the first of the threads that want it."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    recording: Recording | None = None
+    unusable: Unusable | None = None
+
+
+_blocks = _Blocks()
+_entries: OrderedDict[tuple[str, int, int], _Entry] = OrderedDict()
+_entries_lock = threading.Lock()
+
+
+def recording_of_parts(path: Path) -> Recording:
+    """The recording at `path`, checked once however many of its parts are read; a changed file is checked anew.
+
+    Raises:
+        Unusable, CANNOT_READ: as of `Recording`.
+    """
+    status = path.stat()
+    key = (str(path), status.st_size, status.st_mtime_ns)
+    with _entries_lock:
+        entry = _entries.setdefault(key, _Entry())
+        _entries.move_to_end(key)
+        dropped = [_entries.popitem(last=False)[1] for _ in range(len(_entries) - _MOST_FILES)]
+    for old in dropped:
+        if old.recording is not None:
+            old.recording.close()
+    with entry.lock:
+        if entry.unusable is not None:
+            raise Unusable(entry.unusable.reason, entry.unusable.detail)
+        if entry.recording is None:
+            try:
+                recording = Recording(path)
+                recording.check_end()
+            except Unusable as error:
+                entry.unusable = error
+                raise
+            entry.recording = recording
+        return entry.recording

@@ -1,0 +1,51 @@
+"""Whether a recording's file is all there and is one recording, seen from its container before it is decoded."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from job.prepare import containers, flac, mpeg, ogg
+from job.prepare.layout import Bytes, Layout
+
+_BEGINNINGS = re.compile(rb"RIFF....WAVE|fLaC[\x00\x80]\x00\x00\x22|OggS\x00\x02|FORM....AIF[FC]", re.DOTALL)
+#: Bytes of anything in front of a recording that are passed over: a tag, a server's answer, zeros.
+_JUNK = 4096
+
+
+def check(path: Path) -> Layout:
+    """How a file must be read so that all of its sound comes out, and nothing else.
+
+    What no container says (a recording cut between two frames of an MP3 without a count) nobody can know.
+
+    Raises:
+        Unusable: `cut_off`, `joined` or `wrong_header`, with one line that says what to do.
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb", buffering=0) as file:
+        data = Bytes(file)
+        start = _behind_tags(data)
+        for place in (start, _behind_junk(data, start)):
+            for layout in (containers.layout, flac.layout, ogg.layout, mpeg.layout):
+                found = None if place < 0 else layout(path, data, place)
+                if found is not None:
+                    return found
+    return Layout()
+
+
+def _behind_tags(data: Bytes) -> int:
+    """Where the sound's file begins behind ID3 tags, which any format may be given."""
+    place = 0
+    while data.at(place, 3) == b"ID3" and len(head := data.at(place, 10)) == 10:
+        size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
+        place += 10 + size + (10 if head[5] & 0x10 else 0)
+    return place
+
+
+def _behind_junk(data: Bytes, start: int) -> int:
+    """Where a recording begins in the first few kilobytes, -1 where none does."""
+    near = data.at(start, _JUNK + 16)
+    found = _BEGINNINGS.search(near)
+    if found:
+        return start + found.start()
+    return mpeg.find_frames(data, start, min(data.size, start + _JUNK))
