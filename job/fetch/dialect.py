@@ -32,7 +32,8 @@ class Dialect:
 
     `width` is the number of columns; `header` their names, None when the first row is data; `first` the number of the
     header's line, or 0. `quoted` is as `records.Reader` has it. `spaced` says of each separator of a row whether it
-    usually has a space behind it; one that unusually has may stand inside a sentence.
+    usually has a space behind it; one that unusually has may stand inside a sentence. `sound_column` is the position of
+    the recordings, from 0.
     """
 
     separator: str
@@ -42,6 +43,7 @@ class Dialect:
     first: int
     spaced: tuple[bool, ...]
     by_ending: bool
+    sound_column: int | None
     folders: tuple[Path, ...]
     skipped: int = 0
 
@@ -57,6 +59,15 @@ class Dialect:
         if self.by_ending:
             return any(guess.is_sound(piece, []) for piece in pieces)
         return len(pieces) >= self.width or any(guess.with_ending(piece, list(self.folders)) for piece in pieces)
+
+    def is_piece(self, line: str, cells: list[str]) -> bool:
+        """Whether a line is no row of its own and so may be a part of the sentence above or below it."""
+        if not cells or self.is_row(line):
+            return False
+        if len(cells) < self.width:
+            return True
+        at = self.sound_column
+        return self.by_ending and at is not None and bool(cells[at].strip())
 
     def doubtful(self, line: str) -> bool:
         """Whether a separator of a row with no quotes is spaced as it is in sentences, unlike those of other rows."""
@@ -109,6 +120,7 @@ def find(path: Path, where: str, folders: list[Path], known: Iterable[str]) -> D
         first=first[0] if header else 0,
         spaced=tuple(share >= 0.5 for share in spaced),
         by_ending=_share_with_sound(rows or [first[1]], separator, []) >= 0.5,
+        sound_column=_sound_column(rows or [first[1]], separator, width, folders),
         folders=tuple(folders),
         skipped=skipped,
     )
@@ -145,6 +157,19 @@ def _share_with_sound(rows: list[str], separator: str, folders: list[Path]) -> f
         elif any(guess.is_sound(cell, []) and not any(s in cell for s in SEPARATORS) for cell in cells):
             total += 0.5 if folders else 1.0
     return total / len(some) if some else 0.0
+
+
+def _sound_column(rows: list[str], separator: str, width: int, folders: list[Path]) -> int | None:
+    """Where most rows have the name of a recording, from 0; None when nowhere."""
+    some = rows[:: max(1, len(rows) // _LOOKED_FOR)]
+    found: Counter[int] = Counter()
+    for line in some:
+        cells = [cell.strip() for cell in _loose(line, separator)]
+        if len(cells) == width:
+            found.update(
+                n for n, c in enumerate(cells) if guess.is_sound(c, folders) or guess.with_ending(c, folders)
+            )
+    return found.most_common(1)[0][0] if found else None
 
 
 def _header(
@@ -206,7 +231,7 @@ def _quoted(path: Path, separator: str, skipped: int) -> bool | None:
     if separator in ",;":
         return True
     doubled = plain = whole = cells_seen = 0
-    carried = False
+    carried = inside = False
     for number, line in lines.read(path):
         if number <= skipped or not line.strip():
             continue
@@ -214,10 +239,14 @@ def _quoted(path: Path, separator: str, skipped: int) -> bool | None:
         cells_seen += len(cells)
         if '"' not in line:
             continue
+        if inside:  # perhaps in a cell of several lines: its quotes are no proof of either
+            inside = line.count('"') % 2 == 0
+            continue
         try:
             parsed = records.parse([line], separator)
         except csv.Error as error:
             unfinished = "unexpected end" in str(error)
+            inside = unfinished
             carried = carried or unfinished
             plain += not unfinished
             continue

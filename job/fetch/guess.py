@@ -21,7 +21,7 @@ _LOOKED_FOR = 40
 MOSTLY = 0.5
 _NUMBER = re.compile(r"[+-]?\d+([.,:/-]\d+)*([eE][+-]?\d+)?%?")
 _CODE = re.compile(r"(?=[!-~]*[\d_/\\])[!-~]+")
-_SHORTENED = re.compile(r"\d|\b[^\W\d]{1,5}\.(?=\s)|[^\w\s.,;:!?'\"()-]")
+_SHORTENED = re.compile(r"\d|\b[^\W\d]{1,5}\.(?=\s)|[$£€¥₹%&@#+=°§×/]")
 _MORE_LANGUAGES = {"yue", "cmn", "auto", "all"}
 
 
@@ -172,7 +172,7 @@ def is_language(cell: str) -> bool:
         return langcodes.tag_is_valid(cell.replace("_", "-"))
     try:
         return len(cell) <= 30 and len(str(langcodes.find(cell).language)) == 2
-    except LookupError:
+    except (LookupError, UnicodeError):
         return False
 
 
@@ -182,7 +182,8 @@ def same_sentence(raw: str, other: str) -> bool:
     if one == two:
         return True
     shortened = _SHORTENED.search(raw) or _SHORTENED.search(other)
-    return bool(shortened) and SequenceMatcher(None, one, two, autojunk=False).ratio() >= 0.4
+    enough = 0.7 if min(len(one), len(two)) > 20 else 0.6
+    return bool(shortened) and SequenceMatcher(None, one, two, autojunk=False).ratio() >= enough
 
 
 def may_be_same(raw: str, other: str) -> bool:
@@ -201,7 +202,7 @@ def written_out(rows: Sequence[Mapping[str, Any]], first: str, second: str) -> t
     both = [(str(row[first]), str(row[second])) for row in rows if row.get(first) and row.get(second)]
     both = [pair for pair in both if max(map(len, pair)) >= 4]
     some = both[:: max(1, len(both) // _LOOKED_FOR)]
-    if not some or _share(same_sentence(*pair) for pair in some) < 0.9:
+    if not some or _share(same_sentence(*pair) for pair in some) < 0.8:
         return None
     counts = [sum(len(_SHORTENED.findall(pair[n])) for pair in both) for n in (0, 1)]
     return (first, second) if counts[0] < counts[1] else (second, first)

@@ -23,6 +23,7 @@ _LISTS = (".list", ".lst", ".txt", ".psv")
 ENDINGS = (".csv", ".tsv", *_LISTS, PARQUET_ENDING)
 
 _PARQUET_ROWS = 64
+_SHORT = "fewer cells than columns"
 
 
 def open_table(path: Path, where: str) -> Table:
@@ -129,6 +130,8 @@ def _read(path: Path, where: str, form: Dialect, columns: list[str]) -> Iterator
             total = number
             yield number, line
 
+    held: Row | Unreadable | None = None
+    cut = False
     for record in form.reader().read(counted()):
         if record.number != accounted + 1:
             break
@@ -136,10 +139,26 @@ def _read(path: Path, where: str, form: Dialect, columns: list[str]) -> Iterator
         if record.number <= form.skipped or record.number == form.first:
             continue
         row = _row(record, form, columns)
-        if row is not None:
-            yield row
+        if row is None:
+            continue
+        piece = form.is_piece(record.literal, record.cells or [])
+        if piece and isinstance(held, Row) and form.sound_column != form.width - 1:
+            held = _cut(held.number, row.number)
+        elif cut and isinstance(row, Row) and form.sound_column != 0:
+            row = _cut(row.number, record.number - 1)
+        cut = piece
+        if held is not None:
+            yield held
+        held = row
+    if held is not None:
+        yield held
     if accounted != total:
         raise BadInput(f"{where} row {accounted + 1}: the row cannot be told from those around it; check its quotes")
+
+
+def _cut(number: int, piece: int) -> Unreadable:
+    detail = f"row {piece} is a part of a row, perhaps of this one; put sentences of several lines in quotes"
+    return Unreadable(number, RowError("a line break may be inside the sentence", detail))
 
 
 def _row(record: Record, form: Dialect, columns: list[str]) -> Row | Unreadable | None:
@@ -152,7 +171,7 @@ def _row(record: Record, form: Dialect, columns: list[str]) -> Row | Unreadable 
     while len(cells) > len(columns) and not cells[-1].strip():
         cells = cells[:-1]  # a separator at the end of the row
     if len(cells) != len(columns):
-        kind = "more cells than columns" if len(cells) > len(columns) else "fewer cells than columns"
+        kind = "more cells than columns" if len(cells) > len(columns) else _SHORT
         detail = (
             f"{len(cells)} cells for {len(columns)} columns; is there a separator inside a sentence, or one missing?"
         )
