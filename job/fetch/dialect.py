@@ -33,7 +33,7 @@ class Dialect:
     `width` is the number of columns; `header` their names, None when the first row is data; `first` the number of the
     header's line, or 0. `quoted` is as `records.Reader` has it. `spaced` says of each separator of a row whether it
     usually has a space behind it; one that unusually has may stand inside a sentence. `sound_column` is the position of
-    the recordings, from 0.
+    the recordings, from 0, and `shapes` what their names look like, digits and letters aside.
     """
 
     separator: str
@@ -44,6 +44,7 @@ class Dialect:
     spaced: tuple[bool, ...]
     by_ending: bool
     sound_column: int | None
+    shapes: frozenset[str]
     folders: tuple[Path, ...]
     skipped: int = 0
 
@@ -62,12 +63,12 @@ class Dialect:
 
     def is_piece(self, line: str, cells: list[str]) -> bool:
         """Whether a line is no row of its own and so may be a part of the sentence above or below it."""
-        if not cells or self.is_row(line):
+        if not cells or (self.by_ending and self.is_row(line)):
             return False
         if len(cells) < self.width:
-            return True
-        at = self.sound_column
-        return self.by_ending and at is not None and bool(cells[at].strip())
+            return not self.is_row(line)
+        cell = cells[self.sound_column].strip() if self.sound_column is not None else ""
+        return bool(cell) and (self.by_ending or _shape(cell) not in self.shapes)
 
     def doubtful(self, line: str) -> bool:
         """Whether a separator of a row with no quotes is spaced as it is in sentences, unlike those of other rows."""
@@ -112,6 +113,7 @@ def find(path: Path, where: str, folders: list[Path], known: Iterable[str]) -> D
     spaced = _usually_spaced(fitting, separator, width)
     if header is None:
         _check_width(counts, spaced, width, separator, where)
+    sound_column, shapes = _recordings(rows or [first[1]], separator, width, folders)
     return Dialect(
         separator=separator,
         quoted=quoted,
@@ -120,7 +122,8 @@ def find(path: Path, where: str, folders: list[Path], known: Iterable[str]) -> D
         first=first[0] if header else 0,
         spaced=tuple(share >= 0.5 for share in spaced),
         by_ending=_share_with_sound(rows or [first[1]], separator, []) >= 0.5,
-        sound_column=_sound_column(rows or [first[1]], separator, width, folders),
+        sound_column=sound_column,
+        shapes=shapes,
         folders=tuple(folders),
         skipped=skipped,
     )
@@ -159,17 +162,20 @@ def _share_with_sound(rows: list[str], separator: str, folders: list[Path]) -> f
     return total / len(some) if some else 0.0
 
 
-def _sound_column(rows: list[str], separator: str, width: int, folders: list[Path]) -> int | None:
-    """Where most rows have the name of a recording, from 0; None when nowhere."""
-    some = rows[:: max(1, len(rows) // _LOOKED_FOR)]
+def _recordings(rows: list[str], separator: str, width: int, folders: list[Path]) -> tuple[int | None, frozenset[str]]:
+    """Where most rows have the name of a recording, from 0 (None when nowhere), and the shapes of such names."""
     found: Counter[int] = Counter()
-    for line in some:
+    shapes: set[tuple[int, str]] = set()
+    for line in rows[:: max(1, len(rows) // _LOOKED_FOR)]:
         cells = [cell.strip() for cell in _loose(line, separator)]
-        if len(cells) == width:
-            found.update(
-                n for n, c in enumerate(cells) if guess.is_sound(c, folders) or guess.with_ending(c, folders)
-            )
-    return found.most_common(1)[0][0] if found else None
+        for n, cell in enumerate(cells if len(cells) == width else ()):
+            if guess.is_sound(cell, folders) or guess.with_ending(cell, folders):
+                found[n] += 1
+                shapes.add((n, _shape(cell)))
+    if not found:
+        return None, frozenset()
+    at = found.most_common(1)[0][0]
+    return at, frozenset(shape for n, shape in shapes if n == at)
 
 
 def _header(

@@ -60,24 +60,27 @@ class Reader:
             elif self.quoted is False or '"' not in line:
                 yield Record(number, cells=_plain(line, self.separator), literal=line)
             elif self.quoted is None:
-                yield self._either_way(number, line)
+                yield from self._either_way(number, line, source)
             else:
                 yield from self._quoted(number, line, source)
 
     def _next(self, source: Iterator[tuple[int, str]]) -> tuple[int, str] | None:
         return self._ahead.popleft() if self._ahead else next(source, None)
 
-    def _either_way(self, number: int, line: str) -> Record:
+    def _either_way(self, number: int, line: str, source: Iterator[tuple[int, str]]) -> Iterator[Record]:
         plain = _plain(line, self.separator)
-        quoted: list[str] | None
         try:
             quoted = parse([line], self.separator)
         except csv.Error as error:
-            quoted = None if "unexpected end" in str(error) else plain  # a cell may go on in the next line, or not
-        if quoted is not None and [_unmarked(c) for c in quoted] == [_unmarked(c) for c in plain]:
-            return Record(number, cells=quoted, literal=line)
+            if "unexpected end" in str(error):  # the cell may go on in the next line, or not
+                yield from self._unclosed(number, line, source)
+                return
+            quoted = plain
+        if [_unmarked(c) for c in quoted] == [_unmarked(c) for c in plain]:
+            yield Record(number, cells=quoted, literal=line)
+            return
         detail = "some rows of the file quote their cells and some use the quote as a character; make them all alike"
-        return Record(number, error=RowError("quotes can be read in two ways", detail))
+        yield Record(number, error=RowError("quotes can be read in two ways", detail))
 
     def _quoted(self, number: int, line: str, source: Iterator[tuple[int, str]]) -> Iterator[Record]:
         taken = [line]

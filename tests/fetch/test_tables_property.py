@@ -38,7 +38,14 @@ MARKED = st.builds(
     st.integers(0, 8),
 )
 OTHER_SCRIPTS = st.sampled_from(
-    ["你好，世界。今天很好", "日本語の文章です。", "สวัสดีครับ ชาวโลก", "مرحبا بالعالم، كيف الحال", "안녕하세요 여러분", "“Ja,” sa hun."]
+    [
+        "你好，世界。今天很好",
+        "日本語の文章です。",
+        "สวัสดีครับ ชาวโลก",
+        "مرحبا بالعالم، كيف الحال",
+        "안녕하세요 여러분",
+        "“Ja,” sa hun.",
+    ]
 )
 MANY_LINES = st.builds("{}\n{}".format, SENTENCES, SENTENCES)
 TEXTS = st.one_of(SENTENCES, SENTENCES, SENTENCES, MARKED, OTHER_SCRIPTS, MANY_LINES).filter(lambda t: bool(t.strip()))
@@ -126,7 +133,10 @@ ACCEPTED: list[bool] = []
 
 
 @settings(
-    max_examples=EXAMPLES, phases=PHASES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=EXAMPLES,
+    phases=PHASES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(data=st.data())
 def test_no_row_arrives_with_another_text_or_is_lost_without_a_word(clip: Path, data: st.DataObject) -> None:
