@@ -107,13 +107,14 @@ def find(path: Path, where: str, folders: list[Path], known: Iterable[str]) -> D
     header = _header(first[1], rows, separator, folders, set(known))
     if header is not None:
         _check_header(header, where, first[0])
-    counts = Counter(len(_loose(line, separator)) for line in ([] if header else [first[1]]) + rows)
+    data = rows if header else [first[1], *rows]
+    counts = Counter(len(_loose(line, separator)) for line in data)
     width = len(header) if header else _usual(counts)
-    fitting = [line for line in ([] if header else [first[1]]) + rows if len(line.split(separator)) == width]
+    fitting = [line for line in data if len(line.split(separator)) == width]
     spaced = _usually_spaced(fitting, separator, width)
     if header is None:
         _check_width(counts, spaced, width, separator, where)
-    sound_column, shapes = _recordings(rows or [first[1]], separator, width, folders)
+    sound_column, shapes = _recordings(data, separator, width, folders)
     return Dialect(
         separator=separator,
         quoted=quoted,
@@ -121,7 +122,7 @@ def find(path: Path, where: str, folders: list[Path], known: Iterable[str]) -> D
         header=header,
         first=first[0] if header else 0,
         spaced=tuple(share >= 0.5 for share in spaced),
-        by_ending=_share_with_sound(rows or [first[1]], separator, []) >= 0.5,
+        by_ending=_share_with_sound(data, separator, []) >= 0.5,
         sound_column=sound_column,
         shapes=shapes,
         folders=tuple(folders),

@@ -64,10 +64,11 @@ def text_by_values(table: Table, rows: Sequence[Mapping[str, Any]], others: Sequ
             rest = [p for p in rest if p is not other]
             break
     unexplained = [p for p in rest if not p.is_label or p.score > 0.5 * best.score]
-    if unexplained or (not best.is_plainly_text and (rest or table.header)):
+    silent = [p for p in others if p.says_nothing is not None and not p.is_sound and not p.language]
+    if unexplained or (not best.is_plainly_text and (rest or silent or table.header)):
         if table.header and not best.is_plainly_text:
             return Chosen((), None, "")
-        listed = " or ".join(f"{p.column} ({p.examples})" for p in [best, *(unexplained or rest)][:3])
+        listed = " or ".join(f"{p.column} ({p.examples})" for p in [best, *(unexplained or rest or silent)][:3])
         raise BadInput(
             f"{table.where}: the text may be {listed}; say which with TEXT_COLUMN={best.column}, for example"
         )
