@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from job.errors import BadInput
-from job.fetch import guess, lines, records
+from job.fetch import guess, lines, quoting, records
 from job.fetch.table import SAMPLE_ROWS
 
 SEPARATORS = (",", "\t", "|", ";")
@@ -103,7 +103,7 @@ def find(path: Path, where: str, folders: list[Path], known: Iterable[str]) -> D
         raise BadInput(f"{where}: the file is empty")
     rows: list[str] = spread.kept
     separator = forced or _separator(path, first[1], rows, folders, set(known))
-    quoted = _quoted(path, separator, skipped) if quotes else False
+    quoted = quoting.of(path, separator, skipped) if quotes else False
     header = _header(first[1], rows, separator, folders, set(known))
     if header is not None:
         _check_header(header, where, first[0])
@@ -227,47 +227,6 @@ def _check_width(counts: Counter[int], spaced: list[float], width: int, separato
             f"{where}: the {name} between column_{position} and column_{position + 1} has a space behind it and "
             f"others have none, as if it stood inside a sentence; {fix}"
         )
-
-
-def _quoted(path: Path, separator: str, skipped: int) -> bool | None:
-    """Whether quotes around cells are no part of them.
-
-    In comma-separated files they never are. Where tabs or `|` separate, some programs quote (pandas) and most corpora
-    do not (LJSpeech, Common Voice): a quoted cell has its inner quotes doubled; one in the middle of a cell is plain.
-    """
-    if separator in ",;":
-        return True
-    doubled = plain = whole = cells_seen = 0
-    carried = inside = False
-    for number, line in lines.read(path):
-        if number <= skipped or not line.strip():
-            continue
-        cells = [cell.strip(" ") for cell in line.split(separator)]
-        cells_seen += len(cells)
-        if '"' not in line:
-            continue
-        if inside:  # perhaps in a cell of several lines: its quotes are no proof of either
-            inside = line.count('"') % 2 == 0
-            continue
-        try:
-            parsed = records.parse([line], separator)
-        except csv.Error as error:
-            unfinished = "unexpected end" in str(error)
-            inside = unfinished
-            carried = carried or unfinished
-            plain += not unfinished
-            continue
-        whole += sum(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in cells)
-        plain += any('"' in cell and not cell.startswith('"') for cell in parsed if cell in cells)
-        doubled += len(parsed) != len(cells) or any(
-            cell.startswith('"') and '""' in cell[1:-1] and cell not in parsed for cell in cells
-        )
-    every = whole >= 0.3 * cells_seen
-    if (doubled or every) and not plain:
-        return True
-    if not doubled and not every and (plain or not carried):
-        return False
-    return None
 
 
 def _loose(line: str, separator: str) -> list[str]:
