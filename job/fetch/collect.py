@@ -11,7 +11,7 @@ from job import console, names
 from job.errors import BadInput
 from job.fetch import segments, store, values
 from job.fetch.claims import Claims
-from job.fetch.columns import Columns, choose, hint_about_speakers
+from job.fetch.columns import Columns, choose, notes
 from job.fetch.references import References
 from job.fetch.store import Store
 from job.fetch.table import Row, RowError, Table, Unreadable
@@ -48,8 +48,8 @@ class Collector:
             BadInput: a column is missing, references disagree, or no row is left.
         """
         columns = choose(table, self.settings)
-        if split == "train" and (hint := hint_about_speakers(table, columns)):
-            console.say("fetch", hint)
+        for note in notes(table, columns) if split == "train" else ():
+            console.say("fetch", note)
         budget = _Budget(self.settings, split)
         kept, left_out = 0, len(self.rejected)
         self._mended = Mended()

@@ -1,14 +1,16 @@
-"""Which column is which: the names people give them, and the variables that override."""
+"""Which column is which: the names people give them, what they hold, and the variables that override."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from job.errors import BadInput
-from job.fetch import segments
-from job.fetch.table import Table
+from job.fetch import doubts, guess, segments
+from job.fetch.guess import Profile
+from job.fetch.table import RowError, Table
 from job.settings import Settings
 
 #: Field -> the names it goes by, the first that a row has winning. `speaker_id` and the like are left out on purpose:
@@ -37,18 +39,44 @@ OVERRIDES = {
 }
 
 #: Columns that probably hold speakers; only good for a hint.
-LIKELY_SPEAKERS = ("speaker_id", "speaker_name", "spk", "spk_id", "reader", "client_id")
+LIKELY_SPEAKERS = (
+    *("speaker_id", "speaker_name", "speaker_label", "speakers", "spk", "spk_id", "spk_name", "spkr", "reader"),
+    *("reader_id", "client_id", "narrator", "voice", "voice_name", "voice_id", "character", "person"),
+)
+
+#: All of the names by which a first row is known to be a header.
+KNOWN = frozenset({*(name for names in NAMES.values() for name in names), *LIKELY_SPEAKERS})
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Field -> the columns to try, in order. A field without any is an empty tuple."""
+    """Field -> the columns to try, in order. A field without any is an empty tuple.
+
+    `pair` are two text columns with the same sentences, numbers written out in the first. `why` says how text and audio
+    were told.
+    """
 
     by_field: dict[str, tuple[str, ...]]
+    pair: tuple[str, str] | None = None
+    why: str = ""
+    likely_speakers: str | None = None
 
     def value(self, field: str, row: Mapping[str, Any]) -> Any:
-        """The first value a row has for `field`, else None."""
-        return next((row[c] for c in self.by_field[field] if row.get(c) is not None), None)
+        """The first value a row has for `field`, else None.
+
+        Raises:
+            RowError: the row's two texts, of which one should be the other written out, are different sentences.
+        """
+        found = next((row[c] for c in self.by_field[field] if row.get(c) is not None), None)
+        if field == "text" and self.pair is not None:
+            self._compare(row, *self.pair)
+        return found
+
+    def _compare(self, row: Mapping[str, Any], written: str, raw: str) -> None:
+        texts = [value for column in (raw, written) if isinstance(value := row.get(column), str)]
+        if len(texts) == 2 and not guess.may_be_same(*texts):
+            detail = f"{raw} {texts[0][:40]!r} and {written} {texts[1][:40]!r}; is there a separator inside a sentence?"
+            raise RowError("the two texts of the row differ", detail)
 
     @property
     def used(self) -> list[str]:
@@ -57,38 +85,53 @@ class Columns:
 
 
 def choose(table: Table, settings: Settings) -> Columns:
-    """Match a table's columns to the fields.
+    """Match a table's columns to the fields: by the variables, by their names, and by what rows of it hold.
 
     Raises:
-        BadInput: a variable names a column that is not there, or nothing looks like the text or the audio.
+        BadInput: a variable names a column that is not there, nothing looks like the text or the audio, or what the
+            columns hold speaks against their names, or for two of them alike.
     """
-    listed = shown(table.columns)
-    by_lower: dict[str, list[str]] = {}
-    for column in table.columns:
-        by_lower.setdefault(column.lower(), []).append(column)
-    found: dict[str, tuple[str, ...]] = {}
-    for field, names in NAMES.items():
-        override = getattr(settings, OVERRIDES[field]) if field in OVERRIDES else None
-        if override is not None:
-            if override not in table.columns:
-                raise BadInput(
-                    f"{OVERRIDES[field].upper()}={override}: no row of {table.where} has that column; it has {listed}"
-                )
-            found[field] = (override,)
-            continue
-        names = tuple(dict.fromkeys((*table.preferred.get(field, ()), *names)))
-        found[field] = tuple(column for name in names for column in by_lower.get(name, ()))
-    if not found["audio"]:
-        found["audio"] = tuple(table.audio_types)
-    _require(found, table, listed)
-    return Columns(found)
+    rows = table.sample()
+    held = guess.profiles(rows, table.columns, table.folders)
+    found = {name: _by_name(table, name) for name in NAMES}
+    given = {name: c for name in OVERRIDES if (c := _override(table, settings, name, rows, held)) is not None}
+    found.update({name: (column,) for name, column in given.items()})
+    why = {name: OVERRIDES[name].upper() for name in given if name in ("text", "audio")}
+    if "audio" not in given:
+        found["audio"], why["audio"] = _audio(table, found, held)
+    others = [p for c, p in held.items() if c not in {x for name, cs in found.items() if name != "text" for x in cs}]
+    if not table.header and not found["language"]:
+        languages = tuple(p.column for p in others if p.language)
+        found["language"] = languages if len(languages) == 1 else ()
+    pair = None
+    if "text" not in given:
+        if found["text"]:
+            found["text"], why["text"] = doubts.named_text(table.where, found["text"], held, others), "by its name"
+        else:
+            chosen = doubts.text_by_values(table, rows, others)
+            found["text"], pair, why["text"] = chosen.columns, chosen.pair, chosen.why
+    _require(found, table)
+    bare = _is_bare(found["audio"], held, table)
+    if not table.header and bare and not found["id"]:
+        found["id"] = found["audio"][:1]
+    return Columns(
+        found,
+        pair,
+        "; ".join(f"{name} is {found[name][0]} ({why[name]})" for name in ("text", "audio") if found[name]),
+        _likely_speakers(table, found, others),
+    )
+
+
+def notes(table: Table, columns: Columns) -> list[str]:
+    """What to tell the user about a table: which columns were taken and why, and one that looks like speakers."""
+    header = "" if table.header else ", which has no header"
+    hint = hint_about_speakers(table, columns)
+    return [f"{table.name}{header}: {columns.why}", *([hint] if hint else [])]
 
 
 def hint_about_speakers(table: Table, columns: Columns) -> str | None:
     """A line for the user when a column looks like speakers and is not used as such."""
-    if columns.by_field["speaker"]:
-        return None
-    likely = next((c for c in table.columns if c.lower() in LIKELY_SPEAKERS), None)
+    likely = columns.likely_speakers
     if likely is None:
         return None
     return f"all rows of {table.name} are taken as one speaker; SPEAKER_COLUMN={likely} would make each its own voice"
@@ -101,7 +144,73 @@ def shown(columns: list[str]) -> str:
     return ", ".join(columns[:12]) + (f" and {len(columns) - 12} more" if len(columns) > 12 else "")
 
 
-def _require(found: dict[str, tuple[str, ...]], table: Table, listed: str) -> None:
+def plain_name(column: str) -> str:
+    """A column's name as it is looked up: in lower case, `_` for spaces and hyphens."""
+    return re.sub(r"[\s-]+", "_", column.strip().lower())
+
+
+def _by_name(table: Table, field: str) -> tuple[str, ...]:
+    if not table.header:
+        return tuple(c for c in table.columns if c in NAMES[field])  # a folder's reference, put beside the columns
+    by_name: dict[str, list[str]] = {}
+    for column in table.columns:
+        by_name.setdefault(plain_name(column), []).append(column)
+    return tuple(column for name in NAMES[field] for column in by_name.get(name, ()))
+
+
+def _override(
+    table: Table, settings: Settings, field: str, rows: list[Mapping[str, Any]], held: dict[str, Profile]
+) -> str | None:
+    """The column that a variable names: by its name, or, in a table without header, by its position."""
+    named: str | None = getattr(settings, OVERRIDES[field])
+    if named is None or named in table.columns:
+        return named
+    variable = OVERRIDES[field].upper()
+    if not table.header:
+        position = re.fullmatch(r"(?:column[ _-]?)?(\d{1,4})", named.strip().lower())
+        if position and f"column_{int(position[1])}" in table.columns:
+            return f"column_{int(position[1])}"
+        if field == "text" and named in ("text", "raw_text", "normalized_text"):  # as LJSpeech calls its columns
+            candidates = [p for p in held.values() if p.says_nothing is None]
+            chosen = doubts.text_by_values(table, rows, candidates)
+            return (chosen.pair or chosen.columns)[-1 if named != "normalized_text" else 0]
+    listed = shown(table.columns)
+    hint = "" if table.header else "; it has no header, so columns are named by position, from 1"
+    raise BadInput(f"{variable}={named}: no row of {table.where} has that column; it has {listed}{hint}")
+
+
+def _audio(table: Table, found: dict[str, tuple[str, ...]], held: dict[str, Profile]) -> tuple[tuple[str, ...], str]:
+    named = found["audio"] or tuple(table.audio_types)
+    if named:
+        sound = [c for c in named if c not in held or held[c].is_sound or held[c].names >= guess.MOSTLY]
+        ordered = tuple(dict.fromkeys((*sound, *named)))
+        return ordered, "by its name" if ordered == named else "by its name, and it has the recordings"
+    if found["audio_codes"]:
+        return (), ""
+    taken = {column for columns in found.values() for column in columns} - set(found["id"])
+    return doubts.audio_by_values(table, [p for c, p in held.items() if c not in taken])
+
+
+def _is_bare(audio: tuple[str, ...], held: dict[str, Profile], table: Table) -> bool:
+    """Whether recordings are named without their ending: their files are there, or nothing of the column has one."""
+    profile = held.get(audio[0]) if audio else None
+    if profile is None or profile.is_sound:
+        return False
+    return profile.names > 0 or not table.header
+
+
+def _likely_speakers(table: Table, found: dict[str, tuple[str, ...]], others: list[Profile]) -> str | None:
+    if found["speaker"]:
+        return None
+    if table.header:
+        return next((c for c in table.columns if plain_name(c) in LIKELY_SPEAKERS), None)
+    used = {column for columns in found.values() for column in columns}
+    labels = (p for p in others if p.column not in used and p.is_label and len(p.labels) > 1 and not p.language)
+    return next((p.column for p in labels), None)
+
+
+def _require(found: dict[str, tuple[str, ...]], table: Table) -> None:
+    listed = shown(table.columns)
     if not found["text"]:
         raise BadInput(f"{table.where}: no column looks like the text among {listed}; name it with TEXT_COLUMN")
     if not found["audio"] and not found["audio_codes"]:

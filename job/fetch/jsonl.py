@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from job.errors import BadInput
-from job.fetch.table import Row, RowError, Table, Unreadable
-
-#: How much of a file is looked at to tell text from something else.
-HEAD_BYTES = 1 << 16
-
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+from job.fetch import lines
+from job.fetch.table import SAMPLE_ROWS, Row, RowError, Table, Unreadable
 
 
 def open_table(path: Path, where: str) -> Table:
@@ -24,18 +20,23 @@ def open_table(path: Path, where: str) -> Table:
     Raises:
         BadInput: the file is missing, no text, or empty. `where` (for example `TRAIN_JSONL=a.jsonl`) is named.
     """
-    check_text_file(path, where)
+    lines.check(path, where, "one JSON object a line")
     columns: dict[str, None] = {}
+    sample = lines.Spread(SAMPLE_ROWS)
     total = 0
+    first_error = None
     for row in read(path):
         total += 1
         if isinstance(row, Row):
             columns.update(dict.fromkeys(row.values))
+            sample.add({key: value for key, value in row.values.items() if not isinstance(value, list | dict)})
         elif total == 1:
             first_error = row
     if total == 0:
         raise BadInput(f"{where}: the file is empty; it needs one JSON object a line with audio and text")
-    if not columns:
+    if not columns and first_error is None:
+        raise BadInput(f"{where}: the objects in it are empty; they need audio and text")
+    if not columns and first_error is not None:
         raise BadInput(f"{where} line {first_error.number}: {first_error.error}; no line is a JSON object")
     return Table(
         name=path.name,
@@ -44,21 +45,19 @@ def open_table(path: Path, where: str) -> Table:
         read=lambda: read(path),
         folders=[path.parent, path.parent.parent, Path.cwd()],
         total=total,
+        sample=lambda: sample.kept,
     )
 
 
 def read(path: Path) -> Iterator[Row | Unreadable]:
     """Yield each line that is not blank; `number` is the line's, from 1. Never raises for what a line holds."""
-    with open(path, "rb") as handle:
-        for number, line in enumerate(handle, start=1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if not line.strip():
-                continue
-            try:
-                yield Row(number, parse(line))
-            except RowError as error:
-                yield Unreadable(number, error)
+    for number, line in lines.raw(path):
+        if not line.strip():
+            continue
+        try:
+            yield Row(number, parse(line))
+        except RowError as error:
+            yield Unreadable(number, error)
 
 
 def parse(line: bytes) -> dict[str, Any]:
@@ -80,26 +79,3 @@ def parse(line: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RowError("not a JSON object", f"{type(value).__name__}; write one object a line")
     return value
-
-
-def check_text_file(path: Path, where: str) -> None:
-    """Refuse what cannot be read as UTF-8 text at all.
-
-    Raises:
-        BadInput: it is missing, a folder, unreadable, UTF-16, or binary.
-    """
-    if path.is_dir():
-        raise BadInput(f"{where} is a folder; name the file in it, or set DATA_DIR to the folder")
-    if not path.exists():
-        raise BadInput(f"{where}: no such file")
-    if not path.is_file():
-        raise BadInput(f"{where} is not a regular file")
-    try:
-        with open(path, "rb") as handle:
-            head = handle.read(HEAD_BYTES)
-    except OSError as error:
-        raise BadInput(f"{where}: {error.strerror}") from None
-    if head.startswith(_UTF16):
-        raise BadInput(f"{where} is UTF-16; save it as UTF-8")
-    if b"\0" in head:
-        raise BadInput(f"{where} is a binary file; it must be text with one JSON object a line")

@@ -1,51 +1,61 @@
-"""Tables that are not JSONL: CSV, TSV, `|`-separated (LJSpeech, Coqui) and Parquet."""
+"""Tables that are not JSONL: CSV, TSV, `|`-separated (LJSpeech, Coqui, VITS, GPT-SoVITS) and Parquet."""
 
 from __future__ import annotations
 
-import csv
-import itertools
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from job.errors import BadInput
-from job.fetch import jsonl
-from job.fetch.columns import NAMES
-from job.fetch.table import Row, RowError, Table, Unreadable
+from job.fetch import dialect, jsonl, lines
+from job.fetch.columns import KNOWN
+from job.fetch.dialect import Dialect
+from job.fetch.records import Record
+from job.fetch.table import SAMPLE_ROWS, Row, RowError, Table, Unreadable
 
 #: Folders beside a sheet where corpora keep their audio (LJSpeech: wavs, Common Voice: clips).
 AUDIO_FOLDERS = ("wavs", "clips", "audio")
 
 PARQUET_ENDING = ".parquet"
-ENDINGS = (".csv", ".tsv", PARQUET_ENDING)
-
-#: LJSpeech has no header; its third column has numbers and abbreviations written out.
-LJSPEECH = ("id", "text", "normalized_text")
+#: `.list`, `.lst` and `.txt` are file lists of VITS and GPT-SoVITS; one that begins with `{` is read as JSONL.
+_LISTS = (".list", ".lst", ".txt", ".psv")
+ENDINGS = (".csv", ".tsv", *_LISTS, PARQUET_ENDING)
 
 _PARQUET_ROWS = 64
-_DELIMITERS = {".tsv": "\t"}
+_SHORT = "fewer cells than columns"
 
 
 def open_table(path: Path, where: str) -> Table:
-    """A `.csv`, `.tsv` or `.parquet` file as a table.
+    """A table of separated cells (by its ending, and see `ENDINGS`) or a `.parquet` file.
 
     Raises:
         BadInput: it is missing or cannot be read as what its name says.
     """
     if path.suffix.lower() == PARQUET_ENDING:
         return open_parquet([path], where)
-    jsonl.check_text_file(path, where)
-    delimiter, columns, header = _layout(path, where)
-    preferred: Mapping[str, tuple[str, ...]] = {}
-    if not header:  # LJSpeech
-        preferred = {"audio": ("id",), "text": ("normalized_text",)}
+    lines.check(path, where, "one row a line")
+    if path.suffix.lower() in _LISTS and _first_character(path) in "{[":
+        return jsonl.open_table(path, where)
+    form = dialect.find(path, where, _folders(path), KNOWN)
+    columns = [name or f"column_{n}" for n, name in enumerate(form.header or [""] * form.width, start=1)]
+
+    @cache
+    def sample() -> list[Mapping[str, Any]]:
+        spread = lines.Spread(SAMPLE_ROWS)
+        for row in _read(path, where, form, columns):
+            if isinstance(row, Row):
+                spread.add(row.values)
+        return spread.kept
+
     return Table(
         name=path.name,
         where=where,
         columns=columns,
-        read=lambda: _read(path, delimiter, columns, header),
+        read=lambda: _read(path, where, form, columns),
         folders=_folders(path),
-        preferred=preferred,
+        sample=sample,
+        header=form.header is not None,
     )
 
 
@@ -59,17 +69,28 @@ def open_parquet(paths: list[Path], where: str) -> Table:
     import pyarrow.parquet as parquet
 
     columns: list[str] = []
+    plain: list[str] = []
     total = 0
     for path in paths:
         try:
             with parquet.ParquetFile(path) as opened:
-                names, rows = list(opened.schema_arrow.names), opened.metadata.num_rows
+                schema, rows = opened.schema_arrow, opened.metadata.num_rows
         except (OSError, pa.ArrowException) as error:
             reason = "no such file" if isinstance(error, FileNotFoundError) else "not a Parquet file"
             raise BadInput(f"{where}: {path.name} cannot be read: {reason}") from None
+        names = list(schema.names)
         if columns and set(names) != set(columns):
             raise BadInput(f"{where}: {path.name} has other columns than {paths[0].name}; they must have the same")
         columns, total = columns or names, total + rows
+        plain = plain or [field.name for field in schema if _is_plain(field.type)]
+
+    @cache
+    def sample() -> list[Mapping[str, Any]]:
+        spread = lines.Spread(SAMPLE_ROWS)
+        for row in _read_parquet(paths, plain) if plain else ():
+            spread.add(row.values)
+        return spread.kept
+
     return Table(
         name=paths[0].name if len(paths) == 1 else paths[0].parent.name,
         where=where,
@@ -77,70 +98,99 @@ def open_parquet(paths: list[Path], where: str) -> Table:
         read=lambda: _read_parquet(paths),
         folders=_folders(paths[0]),
         total=total,
+        sample=sample,
     )
+
+
+def _is_plain(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer))
 
 
 def _folders(path: Path) -> list[Path]:
     return [path.parent, *(path.parent / name for name in AUDIO_FOLDERS), path.parent.parent, Path.cwd()]
 
 
-def _layout(path: Path, where: str) -> tuple[str, list[str], bool]:
-    """Delimiter, columns, and whether the first row is a header."""
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
-        line = handle.readline()
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        raise BadInput(f"{where}: its first line is not UTF-8; save it as UTF-8") from None
-    if not line.strip():
-        raise BadInput(f"{where}: the file is empty")
-    known = {name for names in NAMES.values() for name in names}
-    for delimiter in dict.fromkeys((_DELIMITERS.get(path.suffix.lower(), ","), "|", ";", "\t", ",")):
-        cells = next(_cells([line], delimiter), [])
-        if known & {cell.strip().lower() for cell in cells} and len(cells) > 1:
-            return delimiter, [cell.strip() for cell in cells], True
-    if line.count("|") in (1, 2):
-        return "|", list(LJSPEECH[: line.count("|") + 1]), False
-    delimiter = _DELIMITERS.get(path.suffix.lower(), ",")
-    return delimiter, [cell.strip() for cell in next(_cells([line], delimiter), [])], True
+def _first_character(path: Path) -> str:
+    return next((line.strip()[0] for _, line in lines.read(path) if line.strip()), " ")
 
 
-def _cells(lines: Any, delimiter: str) -> Iterator[list[str]]:
-    # Quotes mean something in comma-separated files only: LJSpeech and Common Voice leave them as they are.
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if delimiter in ",;" else csv.QUOTE_NONE
-    csv.field_size_limit(1 << 24)
-    return csv.reader(lines, delimiter=delimiter, quoting=quoting)
+def _read(path: Path, where: str, form: Dialect, columns: list[str]) -> Iterator[Row | Unreadable]:
+    """The rows, each numbered by its line in the file; every line is a row, left out, blank, or the header.
+
+    Raises:
+        BadInput: a line is none of these: one that was read over would be missing in silence.
+    """
+    total = accounted = 0
+
+    def counted() -> Iterator[tuple[int, str]]:
+        nonlocal total
+        for number, line in lines.read(path):
+            total = number
+            yield number, line
+
+    held: Row | Unreadable | None = None
+    cut = False
+    for record in form.reader().read(counted()):
+        if record.number != accounted + 1:
+            break
+        accounted += record.lines
+        if record.number <= form.skipped or record.number == form.first:
+            continue
+        row = _row(record, form, columns)
+        if row is None:
+            continue
+        piece = form.is_piece(record.literal, record.cells or [])
+        if piece and isinstance(held, Row) and form.sound_column != form.width - 1:
+            held = _cut(held.number, row.number)
+        elif cut and isinstance(row, Row) and form.sound_column != 0:
+            row = _cut(row.number, record.number - 1)
+        cut = piece
+        if held is not None:
+            yield held
+        held = row
+    if held is not None:
+        yield held
+    if accounted != total:
+        raise BadInput(f"{where} row {accounted + 1}: the row cannot be told from those around it; check its quotes")
 
 
-def _read(path: Path, delimiter: str, columns: list[str], header: bool) -> Iterator[Row | Unreadable]:
-    number = 0
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as handle:
-        reader = _cells(handle, delimiter)
-        for number in itertools.count(1):
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield Unreadable(number, RowError("not a row of the table", str(error)))
-                continue
-            if (number == 1 and header) or not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) > len(columns):
-                detail = f"{len(cells)} cells for {len(columns)} columns"
-                yield Unreadable(number, RowError("more cells than columns", detail))
-                continue
-            values: dict[str, Any] = dict(zip(columns, (cell or None for cell in cells), strict=False))
-            yield Row(number, values)
+def _cut(number: int, piece: int) -> Unreadable:
+    detail = f"row {piece} is a part of a row, perhaps of this one; put sentences of several lines in quotes"
+    return Unreadable(number, RowError("a line break may be inside the sentence", detail))
 
 
-def _read_parquet(paths: list[Path]) -> Iterator[Row | Unreadable]:
+def _row(record: Record, form: Dialect, columns: list[str]) -> Row | Unreadable | None:
+    """A record as a row of the table; None for a blank line."""
+    if record.error is not None:
+        return Unreadable(record.number, record.error)
+    if record.cells is None:
+        return None
+    cells = record.cells
+    while len(cells) > len(columns) and not cells[-1].strip():
+        cells = cells[:-1]  # a separator at the end of the row
+    if len(cells) != len(columns):
+        kind = "more cells than columns" if len(cells) > len(columns) else _SHORT
+        detail = (
+            f"{len(cells)} cells for {len(columns)} columns; is there a separator inside a sentence, or one missing?"
+        )
+        return Unreadable(record.number, RowError(kind, detail))
+    if form.doubtful(record.literal):
+        detail = (
+            f"it is followed by a space, which it is not in other rows: {record.literal[:80]!r}; quote the sentence"
+        )
+        return Unreadable(record.number, RowError("a separator may be part of the sentence", detail))
+    return Row(record.number, dict(zip(columns, (cell if cell.strip() else None for cell in cells), strict=True)))
+
+
+def _read_parquet(paths: list[Path], columns: list[str] | None = None) -> Iterator[Row]:
     import pyarrow.parquet as parquet
 
     number = 0
     for path in paths:
         with parquet.ParquetFile(path) as opened:
-            for batch in opened.iter_batches(batch_size=_PARQUET_ROWS):
+            for batch in opened.iter_batches(batch_size=_PARQUET_ROWS, columns=columns):
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(number, values)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+#: How many rows, spread over a source, are looked at to tell its columns by what they hold.
+SAMPLE_ROWS = 500
+
 
 class RowError(Exception):
     """Why one row is left out. `kind` groups rows in the summary, `detail` is about this one.
@@ -44,8 +47,10 @@ class Table:
     `name` goes into the manifest's `source` and into made-up ids, `where` into messages (it names the variable),
     `columns` are all the columns there are, in order of appearance. `read` starts over each time it is called.
     `folders` are where relative paths are looked for, in that order; `remote` opens what is not on this machine.
-    `audio_types` are columns that the source itself declares to be audio, and `preferred` overrides the usual order of
-    names for a field. `total` is the number of rows, if known. Below `tree`, files are looked for by their name, too.
+    `audio_types` are columns that the source itself declares to be audio. `total` is the number of rows, if known.
+    Below `tree`, files are looked for by their name, too.
+    `sample` gives the plain values (no lists, no bytes) of rows spread over the source, none where looking is not free.
+    `header=False` says that the columns have no names but column_1, column_2 and so on, and can be named by position.
     """
 
     name: str
@@ -55,6 +60,7 @@ class Table:
     folders: list[Path] = field(default_factory=list)
     remote: Callable[[str], bytes | Path] | None = None
     audio_types: list[str] = field(default_factory=list)
-    preferred: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     total: int | None = None
     tree: Path | None = None
+    sample: Callable[[], list[Mapping[str, Any]]] = list
+    header: bool = True

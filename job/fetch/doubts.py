@@ -1,0 +1,105 @@
+"""Choosing the text and the audio by what columns hold, and refusing where two readings fit about alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from job.errors import BadInput
+from job.fetch import guess
+from job.fetch.guess import Profile
+from job.fetch.table import Table
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The text's columns, the first that a row has winning; `pair` when two hold the same sentences."""
+
+    columns: tuple[str, ...]
+    pair: tuple[str, str] | None
+    why: str
+
+
+def named_text(
+    where: str, named: tuple[str, ...], held: Mapping[str, Profile], others: Sequence[Profile]
+) -> tuple[str, ...]:
+    """The columns that are called like a text, without those that hold none; `others` are not used for anything else.
+
+    Raises:
+        BadInput: the first of them holds no sentences, and another column plainly does.
+    """
+    first = held.get(named[0])
+    nothing = first.says_nothing if first is not None else None
+    plain = [p for p in others if p.column != named[0] and p.is_plainly_text]
+    if first is not None and nothing is not None and plain:
+        best = max(plain, key=lambda p: p.score)
+        raise BadInput(
+            f"{where}: column {named[0]} holds {nothing} ({first.examples}) and column {best.column} sentences "
+            f"({best.examples}); set TEXT_COLUMN={best.column}, or TEXT_COLUMN={named[0]} if that is what is said"
+        )
+    if first is not None and first.sound >= 0.9 and first.filled >= 10:
+        raise BadInput(
+            f"{where}: column {named[0]} holds names of recordings ({first.examples}), not what is said in them; "
+            "name the column of the transcripts with TEXT_COLUMN"
+        )
+    return (named[0], *(c for c in named[1:] if c not in held or held[c].says_nothing is None))
+
+
+def text_by_values(table: Table, rows: Sequence[Mapping[str, Any]], others: Sequence[Profile]) -> Chosen:
+    """The text among columns whose names say nothing. Every other column must be something else, or a few labels.
+
+    Raises:
+        BadInput: two columns can be the text, or the only one with letters in a table with a header may be something
+            else.
+    """
+    able = sorted((p for p in others if p.says_nothing is None and p.letters > 0), key=lambda p: -p.score)
+    if not able:
+        return Chosen((), None, "")
+    best, rest = able[0], able[1:]
+    pair = None
+    for other in rest:
+        pair = guess.written_out(rows, *sorted((best.column, other.column), key=table.columns.index))
+        if pair is not None:
+            rest = [p for p in rest if p is not other]
+            break
+    unexplained = [p for p in rest if not p.is_label or p.score > 0.5 * best.score]
+    silent = [p for p in others if p.says_nothing is not None and not p.is_sound and not p.language]
+    if unexplained or (not best.is_plainly_text and (rest or silent or table.header)):
+        if table.header and not best.is_plainly_text:
+            return Chosen((), None, "")
+        listed = " or ".join(f"{p.column} ({p.examples})" for p in [best, *(unexplained or rest or silent)][:3])
+        raise BadInput(
+            f"{table.where}: the text may be {listed}; say which with TEXT_COLUMN={best.column}, for example"
+        )
+    if pair is not None:
+        return Chosen(pair, pair, f"the same sentences as {pair[1]}, numbers and abbreviations written out")
+    return Chosen((best.column,), None, f"it holds sentences: {best.examples}")
+
+
+def audio_by_values(table: Table, others: Sequence[Profile]) -> tuple[tuple[str, ...], str]:
+    """The audio's column among those whose names say nothing; none in a table with a header unless its files are there.
+
+    Raises:
+        BadInput: two columns name recordings.
+    """
+    sound = [p for p in others if p.is_sound]
+    why = "it holds names of recordings"
+    if table.header:
+        sound = [p for p in sound if any(guess.is_file(label, table.folders) for label in p.labels[:20])]
+    if not sound:
+        sound = [p for p in others if p.names >= guess.MOSTLY]
+        why = "it holds names of recordings, without their ending"
+    if not sound and not table.header:
+        sound = [p for p in others if p.codes >= 0.9 and p.distinct >= 0.9 and p.numbers < guess.MOSTLY][:1]
+        why = "it holds ids, as of recordings"
+    if not sound:
+        return (), ""
+    best = max(sound, key=lambda p: p.distinct)
+    alike = [p for p in sound if p.distinct > 0.5 * best.distinct]
+    if len(alike) > 1:
+        listed = " or ".join(f"{p.column} ({p.examples})" for p in alike[:3])
+        raise BadInput(
+            f"{table.where}: the audio may be {listed}; say which with AUDIO_COLUMN={alike[0].column}, for example"
+        )
+    return (best.column,), why

@@ -1,0 +1,217 @@
+"""Which column of a table holds the sentences, the recordings, a language: told by looking at values, not at names."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from job.fetch.store import READABLE, UNREADABLE
+
+#: Endings of names of recordings.
+SOUNDS = (*READABLE, *UNREADABLE)
+#: How many cells of a column are looked for on the disk, which may be a slow one.
+_LOOKED_FOR = 40
+#: Share of a column's cells that must be of a kind for the column to be of that kind.
+MOSTLY = 0.5
+_NUMBER = re.compile(r"[+-]?\d+([.,:/-]\d+)*([eE][+-]?\d+)?%?")
+_CODE = re.compile(r"(?=[!-~]*[\d_/\\])[!-~]+")
+_SHORTENED = re.compile(r"\d|\b[^\W\d]{1,5}\.(?=\s)|[$£€¥₹%&@#+=°§×/]")
+_MORE_LANGUAGES = {"yue", "cmn", "auto", "all"}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a column holds. All but `labels`, `filled` and the means are shares from 0 to 1 of its cells that are not
+    empty: `sound` are names of recordings, `codes` ids and paths, `sentences` what reads as one; `names` are files that
+    are there when the ending of a recording is added. `distinct` is the share of different values.
+    """
+
+    column: str
+    filled: int
+    labels: tuple[str, ...]
+    distinct: float
+    sound: float
+    names: float
+    numbers: float
+    codes: float
+    sentences: float
+    letters: float
+    language: bool
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it holds names of recordings."""
+        return self.sound >= MOSTLY
+
+    @property
+    def is_label(self) -> bool:
+        """Whether it holds a few values again and again, such as speakers."""
+        return self.filled > 1 and self.distinct <= 0.7 and not self.is_sound
+
+    @property
+    def says_nothing(self) -> str | None:
+        """Why this can be nobody's sentences; None when it can."""
+        if self.is_sound:
+            return "names of recordings"
+        if self.numbers >= 0.9:
+            return "numbers"
+        if self.language:
+            return "languages"
+        if self.codes >= 0.9:
+            return "ids or paths"
+        if self.filled >= 5 and self.distinct <= 1 / self.filled:
+            return "the same value in every row"
+        return "a few labels" if self.filled >= 20 and self.distinct <= 0.1 else None
+
+    @property
+    def is_plainly_text(self) -> bool:
+        """Whether it can be nothing but sentences."""
+        return self.says_nothing is None and self.sentences >= MOSTLY and (self.distinct >= 0.3 or self.filled < 3)
+
+    @property
+    def score(self) -> float:
+        """How much it looks like sentences, to compare columns by."""
+        return self.distinct * min(self.letters, 60.0) * (1 - 0.8 * self.codes)
+
+    @property
+    def examples(self) -> str:
+        """Two values, for a message."""
+        return ", ".join(repr(label if len(label) <= 30 else label[:29] + "…") for label in self.labels[:2])
+
+
+def profiles(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], folders: list[Path]) -> dict[str, Profile]:
+    """Look at a sample of rows; columns that hold nothing plain in it (or only bytes) are not among the result."""
+    return {c: p for c in columns if (p := profile(c, [row.get(c) for row in rows], folders)) is not None}
+
+
+def profile(column: str, values: Sequence[Any], folders: list[Path]) -> Profile | None:
+    """What one column holds; None when it has no plain values."""
+    cells = [cell for v in values if isinstance(v, str | int | float) and (cell := str(v).strip())]
+    if not cells:
+        return None
+    some = cells[:: -(-len(cells) // _LOOKED_FOR)]
+    labels = tuple(dict.fromkeys(cells))
+    sound = _share(is_sound(cell, folders) for cell in some)
+
+    def of(test: Callable[[str], Any]) -> float:
+        return _share(bool(test(cell)) for cell in cells)
+
+    return Profile(
+        column=column,
+        filled=len(cells),
+        labels=labels,
+        distinct=len(labels) / len(cells),
+        sound=sound,
+        names=_share(bool(with_ending(cell, folders)) for cell in some) if sound < MOSTLY else 0.0,
+        numbers=of(_NUMBER.fullmatch),
+        codes=of(_CODE.fullmatch),
+        sentences=of(reads_as_sentence),
+        letters=sum(sum(map(str.isalpha, cell)) for cell in cells) / len(cells),
+        language=len(labels) <= 10 and all(map(is_language, labels)),
+    )
+
+
+def is_sound(cell: str, folders: list[Path]) -> bool:
+    """Whether a cell is the name of a recording: by its ending, or because it is a file."""
+    return cell.lower().endswith(SOUNDS) or is_file(cell, folders)
+
+
+def is_file(cell: str, folders: list[Path]) -> bool:
+    """Whether a cell names a file in one of the folders (or anywhere, by an absolute path)."""
+    if not 0 < len(cell) < 300 or "\n" in cell:
+        return False
+    try:
+        return any((folder / name).is_file() for name in {cell, cell.replace("\\", "/")} for folder in folders)
+    except (OSError, ValueError):
+        return False
+
+
+def with_ending(cell: str, folders: list[Path]) -> str | None:
+    """A recording's name with the ending of the file that is there: LJSpeech has `LJ001-0001` for `LJ001-0001.wav`."""
+    if not 0 < len(cell) < 200 or "\n" in cell or cell.lower().endswith(SOUNDS):
+        return None
+    named = (cell + ending for kind in READABLE for ending in (kind, kind.upper()))
+    return next((name for name in named if is_file(name, folders)), None)
+
+
+def reads_as_sentence(cell: str) -> bool:
+    """Several words, or letters of a script that sets no spaces, or a word with the mark that ends a sentence."""
+    letters = sum(map(str.isalpha, cell))
+    if len(cell.split()) >= 3 and letters >= 5:
+        return True
+    if sum(_sets_no_spaces(character) for character in cell) >= 4:
+        return True
+    return letters >= 2 and not _CODE.fullmatch(cell) and cell.rstrip("\"'»”’ ")[-1:] in tuple(".!?…。！？؟।։")
+
+
+def _sets_no_spaces(character: str) -> bool:
+    """Whether a letter is of Chinese, Japanese, Thai, Lao, Khmer, Burmese or Tibetan."""
+    code = ord(character)
+    return unicodedata.category(character)[0] in "LM" and (
+        0x0E00 <= code <= 0x109F or 0x1780 <= code <= 0x17FF or 0x2E80 <= code <= 0xABFF or code >= 0x20000
+    )
+
+
+@cache
+def is_language(cell: str) -> bool:
+    """Whether a cell is a language: an ISO 639-1 code (with a region or not), or a name in any language.
+
+    Codes of three letters are not asked about: `tom`, `max` and `kim` are such.
+    """
+    import langcodes
+
+    if cell.lower() in _MORE_LANGUAGES:
+        return True
+    if re.fullmatch(r"[A-Za-z]{2}([-_][A-Za-z]{2})?", cell):
+        return langcodes.tag_is_valid(cell.replace("_", "-"))
+    try:
+        return len(cell) <= 30 and len(str(langcodes.find(cell).language)) == 2
+    except (LookupError, UnicodeError):
+        return False
+
+
+def same_sentence(raw: str, other: str) -> bool:
+    """Whether two texts differ in nothing but what is written out in one: numbers, abbreviations, capitals, marks."""
+    one, two = _folded(raw), _folded(other)
+    if one == two:
+        return True
+    shortened = _SHORTENED.search(raw) or _SHORTENED.search(other)
+    enough = 0.7 if min(len(one), len(two)) > 20 else 0.6
+    return bool(shortened) and SequenceMatcher(None, one, two, autojunk=False).ratio() >= enough
+
+
+def may_be_same(raw: str, other: str) -> bool:
+    """Whether two texts can be one sentence, by a looser measure: False only for plainly different ones."""
+    one, two = _folded(raw), _folded(other)
+    if max(len(one), len(two)) < 4 or _SHORTENED.search(raw) or same_sentence(raw, other):
+        return True
+    return SequenceMatcher(None, one, two, autojunk=False).ratio() >= 0.7
+
+
+def written_out(rows: Sequence[Mapping[str, Any]], first: str, second: str) -> tuple[str, str] | None:
+    """Of two columns with the same sentences, the one with numbers and abbreviations written out, then the other.
+
+    None when they are different texts (a translation, phonemes).
+    """
+    both = [(str(row[first]), str(row[second])) for row in rows if row.get(first) and row.get(second)]
+    both = [pair for pair in both if max(map(len, pair)) >= 4]
+    some = both[:: max(1, len(both) // _LOOKED_FOR)]
+    if not some or _share(same_sentence(*pair) for pair in some) < 0.8:
+        return None
+    counts = [sum(len(_SHORTENED.findall(pair[n])) for pair in both) for n in (0, 1)]
+    return (first, second) if counts[0] < counts[1] else (second, first)
+
+
+def _folded(text: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold()))
+
+
+def _share(hits: Iterable[bool]) -> float:
+    found = list(hits)
+    return sum(found) / len(found) if found else 0.0

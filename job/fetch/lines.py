@@ -1,0 +1,123 @@
+"""The lines of a text file from outside: whatever its encoding and line ends, each with its number in the file."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from job.errors import BadInput
+
+#: How much of a file is looked at to tell text from something else.
+HEAD_BYTES = 1 << 16
+
+#: What an encoding is told by: the mark that its files begin with. UTF-32's begins with UTF-16's, so it comes first.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def _undecodable(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "\udcff", error.end  # becomes the byte FF, which is no UTF-8: the row is left out as such
+
+
+codecs.register_error("job-undecodable", _undecodable)
+
+
+def encoding_of(head: bytes) -> str:
+    """`utf-16` or `utf-32` when a file begins with their mark, else `utf-8`: nothing else can be told for certain."""
+    return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), "utf-8")
+
+
+def raw(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Each line's number, from 1, and its UTF-8 bytes without the line end; never raises for what a file holds.
+
+    Lines end with LF or CRLF; with a lone CR only in a file that has no LF, as old Mac programs write them.
+    """
+    with open(path, "rb") as handle:
+        head = handle.read(HEAD_BYTES)
+    encoding = encoding_of(head)
+    shown = head if encoding == "utf-8" else head.decode(encoding, "ignore").encode("utf-8", "ignore")
+    old_mac = b"\r" in shown and b"\n" not in shown
+    number = 0
+    for number, line in enumerate(_split(path, encoding, old_mac), start=1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        yield number, line
+
+
+def _split(path: Path, encoding: str, old_mac: bool) -> Iterator[bytes]:
+    if encoding != "utf-8":
+        end = "\r" if old_mac else "\n"
+        with open(path, encoding=encoding, errors="job-undecodable", newline=end) as text:
+            for decoded in text:
+                encoded = decoded.removesuffix(end).encode("utf-8", "surrogateescape")
+                yield encoded if old_mac else encoded.removesuffix(b"\r")
+    elif old_mac:
+        lines = path.read_bytes().split(b"\r")
+        yield from lines[:-1] if not lines[-1] else lines
+    else:
+        with open(path, "rb") as handle:
+            for line in handle:
+                yield line.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def read(path: Path) -> Iterator[tuple[int, str]]:
+    """Like `raw`, as strings; bytes that are no UTF-8 become lone surrogates, which no row may keep."""
+    for number, line in raw(path):
+        yield number, line.decode("utf-8", "surrogateescape")
+
+
+class Spread:
+    """Keeps a sample that is spread over all that it is shown, without knowing how much will come: every n-th."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.kept: list[Any] = []
+        self._step = 1
+        self.seen = 0
+
+    def add(self, item: Any) -> None:
+        """Show it the next item."""
+        if self.seen % self._step == 0:
+            self.kept.append(item)
+            if len(self.kept) > self.most:
+                self.kept = self.kept[::2]
+                self._step *= 2
+        self.seen += 1
+
+
+def check(path: Path, where: str, form: str) -> None:
+    """Refuse what cannot be read as text at all. `form` says what the file must hold, for the message.
+
+    Raises:
+        BadInput: it is missing, a folder, unreadable, UTF-16 that does not say so, or binary.
+    """
+    if path.is_dir():
+        raise BadInput(f"{where} is a folder; name the file in it, or set DATA_DIR to the folder")
+    if not path.exists():
+        raise BadInput(f"{where}: no such file")
+    if not path.is_file():
+        raise BadInput(f"{where} is not a regular file")
+    try:
+        with open(path, "rb") as handle:
+            head = handle.read(HEAD_BYTES)
+    except OSError as error:
+        raise BadInput(f"{where}: {error.strerror}") from None
+    if encoding_of(head) != "utf-8" or b"\0" not in head:
+        return
+    halves = (head[::2], head[1::2])
+    if len(head) >= 8 and any(half.count(0) > 0.8 * len(half) for half in halves):
+        raise BadInput(f"{where} looks like UTF-16 without its mark; save it as UTF-8")
+    if head.count(0) > 1 + len(head) // 1000 or not _mostly_text(head):
+        raise BadInput(f"{where} is a binary file; it must be text with {form}")
+
+
+def _mostly_text(head: bytes) -> bool:
+    controls = sum(head.count(bytes([byte])) for byte in range(1, 32) if byte not in b"\t\n\r")
+    return controls == 0 and b"\n" in head.replace(b"\r", b"\n")
