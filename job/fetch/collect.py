@@ -7,17 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from job import console, names
+from job import console, models, names
 from job.errors import BadInput
 from job.fetch import store, values
 from job.fetch.columns import Columns, choose, hint_about_speakers
 from job.fetch.references import References
 from job.fetch.store import Store
 from job.fetch.table import Row, RowError, Table, Unreadable
+from job.languages import Languages, UnclearLanguage
 from job.settings import Settings
 
 #: Seconds of a frame of codes (1920 samples at 24 kHz): for rows that come encoded and without audio.
 FRAME_SECONDS = 0.08
+
+#: What is known of a language, besides a question about it; and how many rows' languages may be known to nobody.
+KNOWN, NEW = "known", "new"
+MOST_UNKNOWN_LANGUAGES = 100
 
 #: How many rows `first_good` tries before it calls a source unusable.
 PEEK_ROWS = 20
@@ -34,6 +39,7 @@ class Collector:
         self.used_audio: set[str] = set()
         self.speakers: set[str] = set()
         self._ids: set[str] = set()
+        self._languages: dict[str, str] = {}
 
     def rows(self, split: str, table: Table) -> Iterator[dict[str, Any]]:
         """Yield the manifest rows of a split, as many as MAX_TRAIN_SAMPLES, MAX_EVAL_SAMPLES and MAX_HOURS allow.
@@ -101,6 +107,8 @@ class Collector:
         }
         for field in ("speaker", "language", "instruct"):
             built[field] = values.optional_text(get(field, row.values), field)
+        if built["language"]:
+            self._check_language(built["language"], f"{table.where} row {row.number}")
         if built["speaker"]:
             built["speaker"] = names.lookup_key(built["speaker"])
         reference = get("ref_audio", row.values)
@@ -111,6 +119,35 @@ class Collector:
         if codes is not None:
             built["audio_codes"] = codes
         return built
+
+    def _check_language(self, name: str, where: str) -> None:
+        """Whether a row's language is one, or a new one that is not likely to be a misspelling.
+
+        Raises:
+            RowError: it looks like a misspelling; the base model itself is asked first.
+            BadInput: there are too many that nobody knows to be names of languages.
+        """
+        if name not in self._languages:
+            try:
+                self._languages[name] = self._understand(name)
+            except UnclearLanguage as question:
+                self._languages[name] = str(question)
+            unknown = sum(meant != KNOWN for meant in self._languages.values())
+            if unknown > MOST_UNKNOWN_LANGUAGES:
+                raise BadInput(
+                    f"{where}: language {name[:80]!r} and {MOST_UNKNOWN_LANGUAGES} others are not known; name the "
+                    "column of the language with LANGUAGE_COLUMN"
+                )
+        if (meant := self._languages[name]) not in (KNOWN, NEW):
+            raise RowError(f"language {meant}")
+
+    def _understand(self, name: str) -> str:
+        """`KNOWN` for a language that has a code or that the base model knows, else `NEW`."""
+        try:
+            known = Languages().find(name)
+        except UnclearLanguage:
+            known = Languages(models.known_languages(self.settings)).find(name)
+        return KNOWN if known.known or known.code else NEW
 
     def _audio(self, table: Table, columns: Columns, row: Row, missing_ok: bool) -> str | None:
         value = columns.value("audio", row.values)
