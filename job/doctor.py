@@ -8,10 +8,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from job import driver, languages, models, names, optimizers, surroundings
-from job.console import say, warn
+from job import driver, languages, models, names, optimizers
+from job.console import say
 from job.errors import BadInput
-from job.settings import Settings, environment
+from job.settings import Settings
 
 #: Room for logs, samples, manifests and the like, besides weights and data.
 SPARE_BYTES = 64 << 20
@@ -34,8 +34,6 @@ def run(settings: Settings) -> dict[str, Any]:
     from job.publish import push, validate
 
     _supported(settings)
-    for line in surroundings.check(environment(), settings):
-        warn("doctor", line)
     driver.check(settings.device)
     _data_is_named(settings)
     _resume(settings)

@@ -10,7 +10,7 @@ import os
 import re
 import ssl
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,12 +70,15 @@ def settle(env: dict[str, str]) -> list[str]:
     return []
 
 
-def check(env: Mapping[str, str], settings: Settings) -> list[str]:
+def check(env: Mapping[str, str], settings: Settings, stages: Collection[str] = ("doctor",)) -> list[str]:
     """Refuse what would make a later stage fail: switches, directories, addresses, certificates, GPUs, W&B.
+
+    It is done at the start of every run, also of one whose doctor has nothing to do: the machine may be another.
 
     Args:
         env: the environment (`job.settings.environment()`).
         settings: tell what of it will be needed.
+        stages: names of those to be run; doctor looks ahead to all.
 
     Returns:
         Lines to be said: what is not wrong, and may still not be meant.
@@ -90,7 +93,7 @@ def check(env: Mapping[str, str], settings: Settings) -> list[str]:
     _directories(env, offline)
     _certificates(env)
     _endpoint(env)
-    wanted = _needs_the_hub(settings)
+    wanted = _needs_the_hub(settings, stages)
     if offline and wanted:
         raise BadInput(f"{offline}={env[offline]}: {wanted[0]} needs the Hub; unset {offline}, or {wanted[1]}")
     from job.train import trackers
@@ -115,17 +118,18 @@ def _offline(env: Mapping[str, str]) -> str | None:
     return None
 
 
-def _needs_the_hub(settings: Settings) -> tuple[str, str] | None:
+def _needs_the_hub(settings: Settings, stages: Collection[str]) -> tuple[str, str] | None:
     """What cannot be done without the Hub, and how to do without it; None when nothing is such."""
     from job.publish import targets
 
-    if settings.prepare_only is False and targets.skipped(settings) is None:
+    if {"doctor", "push"} & set(stages) and not settings.prepare_only and targets.skipped(settings) is None:
         repos = ", ".join(target.repo for target in targets.targets(settings))
         return f"publishing to {repos}", "set UPLOAD_TO_HUB=false"
     name, train = settings.dataset_name, settings.train_jsonl
     here = settings.data_mode != "direct" and (settings.data_dir or (train and train.expanduser().exists()))
     fetched = settings.paths.manifest("train").is_file()  # a rerun takes the dataset for unchanged
-    if name and settings.data_mode != "none" and not here and not fetched:
+    reads = {"doctor", "fetch"} & set(stages) and settings.data_mode != "none"
+    if name and reads and not here and not fetched:
         return f"DATASET_NAME={name}", "name data that is here with TRAIN_JSONL or DATA_DIR"
     return None
 

@@ -23,11 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.functional_validators import BeforeValidator
 from pydantic_core import PydanticCustomError
 
+from job import quoting
 from job import settings as variables
 from job.errors import BadInput
 from job.pipeline import NAMES, stage
 from job.publish.redact import MASK, redact
-from job.quoting import plain
 from job.settings import Settings
 
 #: Longest value of one variable. Linux refuses to start a program with a longer one (128 KiB).
@@ -257,7 +257,7 @@ def _digest(settings: Settings) -> str:
 
 def _default(environ: Mapping[str, str], name: str) -> SecretStr | None:
     """A credential of the endpoint itself, set as a RunPod secret."""
-    value = plain(name, environ.get(name, ""))
+    value = quoting.plain(name, environ.get(name, ""))
     return SecretStr(value) if value else None
 
 
