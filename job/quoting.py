@@ -92,6 +92,13 @@ def plain(name: str, raw: str, notes: Notes | None = None) -> str:
     return text
 
 
+def quoted(name: str, value: str) -> str:
+    """A text that `plain` reads as exactly `value` (spaces around it aside): the value itself where it does."""
+    if is_settled(name, value.strip()) and not value.lstrip().startswith("#"):
+        return value
+    return '"' + re.sub(r'([\\"])', r"\\\1", value.strip()) + '"'
+
+
 def is_settled(name: str, value: str) -> bool:
     """Whether a value means itself: read once more, by a child process, it stays what it is."""
     try:

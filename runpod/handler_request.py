@@ -205,7 +205,9 @@ def _resolve(
     apart = fields | {"work_dir", "output_dir"}
     defaults = {n: environ[n] for n, v in known.items() if n in environ and v.name not in RESERVED}
     defaults = {n: value for n, value in defaults.items() if known[n].field not in apart}
-    merged = {**defaults, **given, "ENV_FILE": str(empty_file)}
+    # JSON says exactly what is meant; in the environment a quotation mark or a # would not always be itself.
+    exact = {name: quoting.quoted(name, value) for name, value in given.items()}
+    merged = {**defaults, **exact, "ENV_FILE": str(empty_file)}
     settings = variables.load(merged)  # the job's own complaints come first
     unknown = [name for name in given if name not in known]
     if unknown:
