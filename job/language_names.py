@@ -63,10 +63,10 @@ def english_name(code: str) -> str:
 
 
 def normal(name: str) -> str:
-    """A name as the tries hold it."""
+    """A name as the tries hold it. They cannot be asked about control characters and halves of surrogate pairs."""
     from language_data.names import normalize_name
 
-    return str(normalize_name(name))
+    return str(normalize_name("".join(c for c in name if unicodedata.category(c) not in ("Cc", "Cs"))))
 
 
 def _folded(name: str) -> str:

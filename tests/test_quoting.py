@@ -138,7 +138,9 @@ def test_tokens_lose_their_marks_and_are_not_shown(tmp_path, mark, capsys):
 
 
 def test_what_was_mended_is_said_once_without_values(capsys):
-    variables.load({**NAMED, "SPEAKER_NAME": '"kari"', "LICENSE": "'mit'", "BATCH_SIZE": "2 # two", "REF_TEXT": "No # 1"})
+    variables.load(
+        {**NAMED, "SPEAKER_NAME": '"kari"', "LICENSE": "'mit'", "BATCH_SIZE": "2 # two", "REF_TEXT": "No # 1"}
+    )
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and "kari" not in "".join(lines)
     assert "LICENSE" in lines[0] and "SPEAKER_NAME" in lines[0] and "BATCH_SIZE" in lines[1] and "REF_TEXT" in lines[2]

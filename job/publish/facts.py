@@ -101,11 +101,17 @@ def _languages(settings: Settings) -> dict[str, str | None]:
     for name, entry in given.items():
         told = isinstance(entry, dict) and "code" in entry  # older data does not tell
         found[names.lookup_key(name)] = entry["code"] if told else iso_code(name)
+    if names.lookup_key(settings.language).removeprefix(names.NEW).strip() in found:
+        return _named_ones(found)  # `new:` that the data has by now
     try:
         meant = Languages(given).find(settings.language)
         found.setdefault(meant.key, meant.code)
     except UnclearLanguage:  # doctor has refused it where it would be used
         found.setdefault(names.lookup_key(settings.language), None)
+    return _named_ones(found)
+
+
+def _named_ones(found: dict[str, str | None]) -> dict[str, str | None]:
     return {name: code for name, code in found.items() if name not in names.NO_LANGUAGE}
 
 
