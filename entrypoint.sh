@@ -18,12 +18,26 @@ for candidate in "$here/.venv/bin/python" /opt/venv/bin/python; do
   fi
 done
 
+unquoted() { # a value without quotation marks around it and without a comment behind it, as the job reads it
+  local value=$1
+  if [[ $value =~ ^[[:space:]]*\"([^\"]*)\"[[:space:]]*(#.*)?$ || $value =~ ^[[:space:]]*\'([^\']*)\'[[:space:]]*(#.*)?$ ]]; then
+    value=${BASH_REMATCH[1]}
+  else
+    value=${value%%[[:space:]]#*}
+  fi
+  printf '%s' "$value"
+}
+if [[ -n ${TMPDIR-} ]]; then
+  TMPDIR=$(unquoted "$TMPDIR")
+  export TMPDIR
+fi
+
 # Variables may also come from a .env file, so the job's own reader is asked. When it refuses them, the job itself says
 # what is wrong; until then the log goes to its usual place.
 ask='from job.settings import load
 s = load()
 print(s.upload_logs, s.node_rank, s.console_log, sep="\n")'
-answer=$("$python" -c "$ask" 2>/dev/null) || answer=$(printf '%s\n' False 0 "${CONSOLE_LOG:-/tmp/console_log.txt}")
+answer=$("$python" -c "$ask" 2>/dev/null) || answer=$(printf '%s\n' False 0 "$(unquoted "${CONSOLE_LOG:-/tmp/console_log.txt}")")
 {
   read -r upload_logs
   read -r node_rank

@@ -104,15 +104,15 @@ def upload_log() -> None:
     """Upload the console log, secrets redacted, when UPLOAD_LOGS is true."""
     from job.publish.push import upload_log as upload
 
-    loaded = _settings()
+    loaded = _settings(quiet=True)  # the run itself has said what there was to say
     if loaded.upload_logs:
         upload(loaded)
 
 
-def _settings() -> Any:
+def _settings(*, quiet: bool = False) -> Any:
     from job import settings as variables
 
-    loaded = variables.load()
+    loaded = variables.load(quiet=quiet)
     stopping.set_grace(loaded.grace_seconds)
     return loaded
 

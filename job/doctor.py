@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from job import driver, models, optimizers
+from job import driver, languages, models, names, optimizers
 from job.console import say
 from job.errors import BadInput
 from job.settings import Settings
@@ -119,15 +119,28 @@ def _base(settings: Settings, base: Path) -> int:
             f"INIT_MODEL_PATH={settings.init_model_path}: its x-vectors have {vector} values and its talker {width}; "
             "they must be equal"
         )
-    start = (settings.language_init or "auto").lower()
-    if start != "auto" and start not in config.languages:
-        raise BadInput(f"LANGUAGE_INIT={settings.language_init}: the base knows {', '.join(sorted(config.languages))}")
+    _languages(settings, config.languages)
     layers = config.talker["num_hidden_layers"]
     if settings.train_mode == "layers" and settings.replace_last_n_layers > layers:
         raise BadInput(f"REPLACE_LAST_N_LAYERS={settings.replace_last_n_layers}: the talker has {layers} layers")
     progressive.parse(settings.progressive_stages)
     trackers.check(settings)
     return sum(path.stat().st_size for path in base.rglob("*") if path.is_file())
+
+
+def _languages(settings: Settings, known: dict[str, int]) -> None:
+    """Check LANGUAGE and LANGUAGE_INIT against the base's languages, and say what they are taken for."""
+    languages.start_of_new(settings, known)
+    try:
+        meant = languages.Languages(known).find(settings.language)
+    except languages.UnclearLanguage as question:
+        raise BadInput(f"LANGUAGE={settings.language}: {question}") from None
+    if not meant.known:
+        code = f"ISO 639 code {meant.code}" if meant.code else "without an ISO 639 code, so that the card names none"
+        learnt = f"learnt as a new one, {meant.key} ({code})"
+        say("doctor", f"LANGUAGE={settings.language}: the base does not know {meant.name}; it is {learnt}")
+    elif meant.key != settings.language.strip().lower() and meant.key != names.AUTO:
+        say("doctor", f"LANGUAGE={settings.language} is {meant.key}")
 
 
 def _disk(settings: Settings, base_bytes: int) -> int:

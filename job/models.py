@@ -83,6 +83,20 @@ def base_directory(settings: Settings) -> Path:
     return directory
 
 
+def known_languages(settings: Settings) -> tuple[str, ...]:
+    """The languages of INIT_MODEL_PATH; of a Hub repo its configuration alone is read. Empty when it cannot be."""
+    from huggingface_hub import hf_hub_download
+
+    name = settings.init_model_path
+    try:
+        if name == "demo" or Path(name).expanduser().is_dir():
+            return tuple(read_config(base_directory(settings)).languages)
+        config = hf_hub_download(name, "config.json", token=settings.token)
+        return tuple(ModelConfig(files.read_json(Path(config))).languages)
+    except (BadInput, OSError, ValueError, KeyError):  # said by doctor
+        return ()
+
+
 def speech_tokenizer_directory(settings: Settings) -> Path:
     """The directory of the speech tokenizer: TOKENIZER_PATH, or the base model's own."""
     name = settings.tokenizer_path

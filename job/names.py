@@ -11,8 +11,14 @@ from job.errors import BadInput
 #: Shorter names are too like other programs' variables to be taken for a misspelling.
 SHORTEST = 5
 
-#: What people write where a language is not known: none of these is one.
-NO_LANGUAGE = ("", "auto", "none", "unknown", "und")
+#: Language of rows that name none: the model finds out by itself.
+AUTO = "auto"
+#: What people write where a language is not known, or where there are several: none of these is one.
+NO_LANGUAGE = ("", AUTO, "none", "null", "unknown", "undetermined", "und", "mul", "multilingual", "mis", "zxx")
+#: Before a language's name: it really is a new one, however much it looks like another's.
+NEW = "new:"
+
+_LOCALE = re.compile(r"([a-z]{2,3}(?:_[A-Z]{2})?)(\.[\w-]+)?(@\w+)?")
 
 
 def check(source: Mapping[str, str], groups: Sequence[tuple[str, ...]]) -> None:
@@ -61,6 +67,20 @@ def lookup_key(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip().lower())
 
 
-def is_locale(value: str) -> bool:
-    """Whether `LANGUAGE` holds locales (gettext's variable, `en_GB:en`) instead of a language's name or code."""
-    return value == "C" or bool(re.match(r"[a-z]{2,3}(_[A-Z]{2}|[.:@])", value))
+def is_locale(value: str, environ: Mapping[str, str]) -> bool:
+    """Whether `LANGUAGE` is the system's (gettext's variable of that name) and not the language of the recordings.
+
+    It is when it is a list (`en_GB:en`), has an encoding or a variant (`en_US.UTF-8`, `ca@valencia`), is `C` or
+    `POSIX`, or is a locale (`nb_NO`) that the system itself is set to by LC_ALL, LC_MESSAGES or LANG.
+    """
+    if value.startswith(NEW):
+        return False
+    if re.match(r"(C|POSIX)(\.|:|$)", value):
+        return True
+    found = [_LOCALE.fullmatch(part) for part in value.split(":") if part]
+    if not found or not all(found):
+        return False
+    if ":" in value or any(match and (match[2] or match[3]) for match in found):
+        return True
+    of_system = next((environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if environ.get(name)), "")
+    return "_" in value and value == re.sub(r"[.@].*", "", of_system)

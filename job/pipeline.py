@@ -20,13 +20,13 @@ from typing import Any
 
 from pydantic_settings import BaseSettings
 
-from job import files, state, variables
-from job.console import say
+from job import files, state, surroundings, variables
+from job.console import say, warn
 from job.errors import BadInput, SpeechFailed
 from job.lock import WorkLock
 from job.paths import Paths
 from job.ranks import ALONE, Ranks
-from job.settings import Settings
+from job.settings import Settings, environment
 
 
 @dataclass(frozen=True)
@@ -209,6 +209,7 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks:
     if settings.prepare_only:
         say("run", "PREPARE_ONLY: stopping after prepare")
     failed: SpeechFailed | None = None
+    ranks.first_does(lambda: _check_surroundings(settings, stages))
     with _locked(settings, ranks):
         for one in stages:
             try:
@@ -217,6 +218,11 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks:
                 failed = error  # the report is what shows it best
     if failed is not None:
         raise failed
+
+
+def _check_surroundings(settings: Settings, stages: tuple[Stage, ...]) -> None:
+    for line in surroundings.check(environment(), settings, [one.name for one in stages]):
+        warn("run", line)
 
 
 @contextmanager

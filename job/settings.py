@@ -15,11 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dotenv import dotenv_values
 from pydantic import AliasChoices, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from job import names
+from job import names, quoting, surroundings
 from job.console import warn
 from job.errors import BadInput
 from job.paths import Paths
@@ -152,7 +151,7 @@ def _token_alone(text: str, name: str) -> str | None:
     Raises:
         BadInput: there are spaces, line ends or other than ASCII characters inside.
     """
-    text = text.strip()
+    text = re.sub(r"""^(["'])(.*)\1$""", r"\2", text.strip()).strip()  # a secret that was copied out of a `.env`
     if text and not re.fullmatch(r"[\x21-\x7e]+", text):
         raise BadInput(f"{name} must hold the token alone, on one line without spaces")
     return text or None
@@ -210,29 +209,62 @@ _NAMED = {
 }
 
 
-def load(environ: Mapping[str, str] | None = None, preset: str | None = None) -> Settings:
+def load(environ: Mapping[str, str] | None = None, preset: str | None = None, *, quiet: bool = False) -> Settings:
     """Read and validate all variables. `preset` is the one to take when PRESET names none.
 
+    Quotation marks and comments are read by the rule of `job.quoting`, wherever a variable comes from. Of the process's
+    own environment (`environ` is None) the mended values are written back: libraries and child processes read it too.
+    `quiet` leaves out the lines that say what was mended.
+
     Raises:
-        BadInput: a value has the wrong type, a name is one typo from a known one, two aliases disagree, or the file
-            named by ENV_FILE is missing.
+        BadInput: a value has the wrong type, a name is one typo from a known one, two aliases disagree, a quotation
+            mark is not closed, the file named by ENV_FILE is missing, or a library would fail on a variable of its own.
     """
-    env = dict(os.environ if environ is None else environ)
+    notes, groups = quoting.Notes(), [(v.name, *v.aliases) for v in variables()]
+    env = quoting.mended(
+        os.environ if environ is None else environ, (name for group in groups for name in group), notes
+    )
+    said = surroundings.settle(env)
+    if environ is None:
+        _write_back(env)
     env_file = Path(env.get("ENV_FILE") or ".env").expanduser()
-    from_file = {k: v for k, v in dotenv_values(env_file).items() if v is not None} if env_file.is_file() else {}
     if env.get("ENV_FILE") and not env_file.is_file():
         raise BadInput(f"ENV_FILE={env_file}: no such file")
-    if names.is_locale(env.get("LANGUAGE", "")):
-        locale = env.pop("LANGUAGE")  # the desktop's own variable of that name, for example en_GB:en
-        if re.fullmatch(r"[a-z]+_[A-Z]+", locale):  # what somebody may have meant
-            warn("settings", f"LANGUAGE={locale} is taken for the system's and left aside; write the speech's by name")
+    from_file = quoting.read_env_file(env_file, notes) if env_file.is_file() else {}
+    said += [*notes.lines(), *_about_the_locale(env)]
     for source in (env, from_file):
-        names.check(source, [(v.name, *v.aliases) for v in variables()])
+        names.check(source, groups)
     merged = _merge(env, from_file, preset)
+    for line in [] if quiet else said:
+        warn("settings", line)
     try:
         return Settings(**merged)
     except ValidationError as error:
         raise BadInput("; ".join(_explain(e) for e in error.errors())) from None
+
+
+def environment() -> dict[str, str]:
+    """The process's environment, for checks of what libraries read there (`job.surroundings`)."""
+    return dict(os.environ)
+
+
+def _write_back(env: Mapping[str, str]) -> None:
+    """Give the process and its children the mended values. One that would be mended once more stays as it was."""
+    for name in [name for name in os.environ if name not in env]:
+        del os.environ[name]
+    for name, value in env.items():
+        if os.environ.get(name) != value and quoting.is_settled(name, value):
+            os.environ[name] = value
+
+
+def _about_the_locale(env: dict[str, str]) -> list[str]:
+    """Take the system's LANGUAGE (gettext's, for example `en_GB:en`) out of `env`; a line where it could be either."""
+    given = env.get("LANGUAGE", "")
+    alone = re.fullmatch(r"[a-z]{2,3}_[A-Z]{2}", given)
+    if names.is_locale(given, env):
+        del env["LANGUAGE"]
+        return [f"LANGUAGE={given} is the system's locale and left aside; write the speech's by name"] if alone else []
+    return [f"LANGUAGE={given} is taken for the language of the recordings"] if alone else []
 
 
 def _merge(env: Mapping[str, str], from_file: Mapping[str, str], fallback: str | None) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.functional_validators import BeforeValidator
 from pydantic_core import PydanticCustomError
 
+from job import quoting
 from job import settings as variables
 from job.errors import BadInput
 from job.pipeline import NAMES, stage
@@ -204,7 +205,9 @@ def _resolve(
     apart = fields | {"work_dir", "output_dir"}
     defaults = {n: environ[n] for n, v in known.items() if n in environ and v.name not in RESERVED}
     defaults = {n: value for n, value in defaults.items() if known[n].field not in apart}
-    merged = {**defaults, **given, "ENV_FILE": str(empty_file)}
+    # JSON says exactly what is meant; in the environment a quotation mark or a # would not always be itself.
+    exact = {name: quoting.quoted(name, value) for name, value in given.items()}
+    merged = {**defaults, **exact, "ENV_FILE": str(empty_file)}
     settings = variables.load(merged)  # the job's own complaints come first
     unknown = [name for name in given if name not in known]
     if unknown:
@@ -256,7 +259,7 @@ def _digest(settings: Settings) -> str:
 
 def _default(environ: Mapping[str, str], name: str) -> SecretStr | None:
     """A credential of the endpoint itself, set as a RunPod secret."""
-    value = environ.get(name, "").strip()
+    value = quoting.plain(name, environ.get(name, ""))
     return SecretStr(value) if value else None
 
 

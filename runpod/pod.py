@@ -22,8 +22,9 @@ TOP = Path(__file__).resolve().parents[1]
 sys.path.append(str(TOP))  # last, so that this folder's name does not hide the SDK
 
 import runpod  # noqa: E402
-from job.errors import BAD_INPUT, STOPPED_BY_SIGNAL  # noqa: E402
+from job.errors import BAD_INPUT, STOPPED_BY_SIGNAL, BadInput  # noqa: E402
 from job.publish.redact import one_line  # noqa: E402
+from job.quoting import plain  # noqa: E402
 
 ACTIONS = {"stop": runpod.stop_pod, "terminate": runpod.terminate_pod, "keep": None}
 #: Attempts at ending the Pod, and seconds before the second; every wait doubles the last.
@@ -34,7 +35,7 @@ PAUSE = 0.5
 
 def main() -> int:
     """Run the job, then end the Pod. Returns the job's exit code where there is no Pod to end."""
-    after = os.environ.get("POD_AFTER", "stop")
+    after = plain("POD_AFTER", os.environ.get("POD_AFTER", "stop"))
     if after not in ACTIONS:
         print(f"error: POD_AFTER={after}: must be one of {', '.join(ACTIONS)}", file=sys.stderr, flush=True)
         return BAD_INPUT
@@ -73,7 +74,9 @@ class Signals:
 def run(arguments: list[str], signals: Signals) -> int:
     """Run entrypoint.sh without RunPod's keys. Returns its exit code."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RUNPOD_")}
-    environment.setdefault("CONSOLE_LOG", str(Path(environment.get("WORK_DIR") or "work") / "console_log.txt"))
+    environment.setdefault(
+        "CONSOLE_LOG", str(Path(plain("WORK_DIR", environment.get("WORK_DIR", "")) or "work") / "console_log.txt")
+    )
     if signals.seen:
         return STOPPED_BY_SIGNAL
     job = signals.job = subprocess.Popen(
@@ -105,4 +108,8 @@ def end(action: str, pod: str, key: str, signals: Signals) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(BAD_INPUT)

@@ -95,15 +95,30 @@ def test_nothing_named_is_the_demo():
     assert variables.load({"SPEAKER_NAME": "me"}).init_model_path.startswith("Qwen/")
 
 
-def test_gettext_language_is_not_ours(capsys):
-    """Desktops set LANGUAGE=en_GB:en; that is not the language of the recordings. One locale alone may be meant so."""
-    assert variables.load({**NAMED, "LANGUAGE": "en_GB:en"}).language == "Auto"
-    assert variables.load({**NAMED, "LANGUAGE": "nb_NO.UTF-8"}).language == "Auto"
+@pytest.mark.parametrize(
+    "value", ["en_GB:en", "nb_NO.UTF-8", "C", "C.UTF-8", "POSIX", "ca@valencia", "de_AT:de:en", "pt:"]
+)
+def test_gettext_language_is_not_ours(capsys, value):
+    """Desktops set LANGUAGE=en_GB:en; that is not the language of the recordings."""
+    assert variables.load({**NAMED, "LANGUAGE": value}).language == "Auto"
     assert not capsys.readouterr().err
-    assert variables.load({**NAMED, "LANGUAGE": "nb_NO"}).language == "Auto"
-    assert "LANGUAGE=nb_NO" in capsys.readouterr().err
-    for ours in ("Hausa", "de", "no"):
-        assert variables.load({**NAMED, "LANGUAGE": ours}).language == ours
+
+
+@pytest.mark.parametrize("variable", ["LANG", "LC_ALL", "LC_MESSAGES"])
+@pytest.mark.parametrize("value", ["nb_NO", "sw_KE"])
+def test_one_locale_is_the_systems_where_the_system_is_set_to_it(capsys, value, variable):
+    """Alone it may be either: taken for the speech's, unless the system says the same; and said, both times."""
+    assert variables.load({**NAMED, "LANGUAGE": value, variable: f"{value}.UTF-8"}).language == "Auto"
+    assert f"LANGUAGE={value}" in capsys.readouterr().err
+    assert variables.load({**NAMED, "LANGUAGE": value, variable: "C.UTF-8"}).language == value
+    assert f"LANGUAGE={value} is taken for the language of the recordings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["Hausa", "de", "no", "new:My Own Tongue", "new:ab"])
+def test_a_language_is_no_locale(capsys, value):
+    """Names, codes, and names that are insisted on (whose colon makes them no list)."""
+    assert variables.load({**NAMED, "LANGUAGE": value, "LANG": "de_DE.UTF-8"}).language == value
+    assert not capsys.readouterr().err
 
 
 @given(st.sampled_from([n for n in ALL_NAMES if len(n) >= 6]), st.data())

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from job.errors import BadInput
+from job.languages import Languages, UnclearLanguage
 from job.models import ModelConfig
+from job.names import AUTO, NEW
 from job.settings import Settings
 
 Row = dict[str, Any]
@@ -60,7 +62,13 @@ def speakers_of(config: ModelConfig, directory: Path) -> list[str]:
 
 def spoken_language(config: ModelConfig, language: str | None) -> str:
     """`language` when the checkpoint has a row for it, else `Auto`: the same choice that training makes."""
-    return language.lower() if language and language.lower() in config.languages else "Auto"
+    if not language or language.lower() in config.languages:
+        return language.lower() if language else "Auto"
+    try:
+        meant = Languages(config.languages).find(language.strip().removeprefix(NEW))
+    except UnclearLanguage:
+        return "Auto"
+    return meant.key if meant.known and meant.key != AUTO else "Auto"
 
 
 def texts_file(value: str) -> Path | None:

@@ -13,6 +13,7 @@ from job.fetch import segments, store, values
 from job.fetch.claims import Claims
 from job.fetch.columns import Columns, choose, notes
 from job.fetch.references import References
+from job.fetch.row_languages import RowLanguages
 from job.fetch.store import Store
 from job.fetch.table import Row, RowError, Table, Unreadable
 from job.fetch.transcripts import Mended
@@ -38,6 +39,7 @@ class Collector:
         self.speakers: set[str] = set()
         self._ids: set[str] = set()
         self._mended = Mended()
+        self._languages = RowLanguages(settings)
 
     def rows(self, split: str, table: Table) -> Iterator[dict[str, Any]]:
         """Yield the manifest rows of a split, as many as MAX_TRAIN_SAMPLES, MAX_EVAL_SAMPLES and MAX_HOURS allow.
@@ -108,6 +110,8 @@ class Collector:
         }
         for field in ("speaker", "language", "instruct"):
             built[field] = values.optional_text(get(field, row.values), field)
+        if built["language"]:
+            self._languages.check(built["language"], f"{table.where} row {row.number}")
         if built["speaker"]:
             built["speaker"] = names.lookup_key(built["speaker"])
         reference = get("ref_audio", row.values)

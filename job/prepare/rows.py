@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from job import files, names
+from job.errors import BadInput
+from job.languages import Languages, UnclearLanguage
+from job.names import AUTO as AUTO
 from job.settings import Settings
-
-#: ISO 639 codes of the languages that the released base models know.
-ISO_CODES: Mapping[str, str] = {
-    "zh": "chinese",
-    "en": "english",
-    "de": "german",
-    "it": "italian",
-    "pt": "portuguese",
-    "es": "spanish",
-    "ja": "japanese",
-    "ko": "korean",
-    "fr": "french",
-    "ru": "russian",
-}
-
-#: Language of rows that name none: the model finds out by itself.
-AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +38,10 @@ class Row:
     end: float | None = None
 
 
-def read_rows(path: Path, split: str, settings: Settings, known: Mapping[str, int]) -> Iterator[Row]:
+def read_rows(path: Path, split: str, settings: Settings, language: Callable[[str], str]) -> Iterator[Row]:
     """Stream a manifest that fetch wrote; nothing when it does not exist.
 
-    `known` are the base model's languages.
+    `language` makes the name that a row gives its language the one that the model knows it by.
     """
     if not path.is_file():
         return
@@ -69,7 +55,7 @@ def read_rows(path: Path, split: str, settings: Settings, known: Mapping[str, in
             audio=_path(raw.get("audio")),
             ref_audio=_path(raw.get("ref_audio")),
             speaker=speaker_key(raw.get("speaker") or "") or speaker_key(settings.speaker_name),
-            language=language_key(raw.get("language") or settings.language, known),
+            language=language(str(raw.get("language") or settings.language)),
             instruct=str(raw["instruct"]).strip() or None if raw.get("instruct") else None,
             codes=raw.get("audio_codes"),
             position=line - 1,
@@ -83,18 +69,20 @@ def speaker_key(name: str) -> str:
     return names.lookup_key(str(name))
 
 
-def language_key(name: str, known: Mapping[str, int]) -> str:
-    """A language's name in lower case; an ISO code (`en`, `pt-BR`) of a language that the base knows becomes its name.
+def language_key(name: str, known: Iterable[str]) -> str:
+    """The name that the model knows a language by: the base's (`en`, `pt_BR` and `Deutsch` have one), or a new one.
 
-    Languages that the base does not know are kept as they are given.
+    Args:
+        name: as a row or LANGUAGE gives it.
+        known: the base model's languages.
+
+    Raises:
+        BadInput: it looks like a misspelling of a known one.
     """
-    key = names.lookup_key(str(name))
-    if key in known:
-        return key
-    if key in names.NO_LANGUAGE:
-        return AUTO
-    named = ISO_CODES.get(key.replace("_", "-").split("-")[0], "")
-    return named if named in known else key
+    try:
+        return Languages(known).find(str(name)).key
+    except UnclearLanguage as question:
+        raise BadInput(f"language {question}") from None
 
 
 def _path(value: Any) -> Path | None:

@@ -188,6 +188,7 @@ def _summary(work: Work, tally: Tally, about: dict[str, Any], copies: dict[str, 
     languages = tally.by(list(tally.languages), tally["language"], 3)
     for name, entry in languages.items():
         entry["known"] = name == AUTO or name in work.manifest.known
+        entry["code"] = work.manifest.codes.get(name)
     return {
         "splits": splits,
         "books": codec.books,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from job import console, files, models, voices
+from job import console, files, models, names, voices
 from job.errors import BadInput, MachineFault
+from job.languages import Languages, UnclearLanguage
 from job.prepare import augment, shards, speakers
 from job.prepare.codec import load_codec
 from job.prepare.dataset import SPLITS
 from job.prepare.encode import Item, encode_stream, read_items
-from job.prepare.rows import Row, read_rows
+from job.prepare.rows import AUTO, Row, read_rows
 from job.prepare.shards import Shard, Shards
 from job.settings import Settings
 
@@ -30,27 +31,52 @@ _LIBRARIES = ("torch", "transformers", "qwen-tts", "soundfile", "soxr")
 
 
 class Manifest:
-    """The raw rows, read as a stream as often as they are needed; the first reading surveys speakers and languages."""
+    """The raw rows, read as a stream as often as they are needed; the first reading surveys speakers and languages.
+
+    Raises:
+        BadInput: the name of a row's language looks like a misspelling, or two speakers' references disagree.
+    """
 
     def __init__(self, settings: Settings, known: dict[str, int]) -> None:
         self._settings = settings
         self.known = known
         self.rows = dict.fromkeys(SPLITS, 0)
-        self.languages: set[str] = set()
-        self.speakers = speakers.survey(self._counted())
+        self._keys: dict[str, str] = {}
+        #: Name of a language as rows give it -> the first such row.
+        first: dict[str, str] = {}
+        self.speakers = speakers.survey(self._counted(first))
         self.rows[COPIES] = self.rows["train"]
+        self.languages, self.codes = self._understood(first)
 
     def read(self, split: str) -> Iterator[Row]:
         """The rows of a split, in order."""
-        split = "train" if split == COPIES else split
-        return read_rows(self._settings.paths.manifest(split), split, self._settings, self.known)
+        return self._rows(split, self._keys.__getitem__)
 
-    def _counted(self) -> Iterator[Row]:
+    def _rows(self, split: str, language: Callable[[str], str]) -> Iterator[Row]:
+        split = "train" if split == COPIES else split
+        return read_rows(self._settings.paths.manifest(split), split, self._settings, language)
+
+    def _counted(self, first: dict[str, str]) -> Iterator[Row]:
         for split in SPLITS:
-            for row in self.read(split):
+            for row in self._rows(split, str):
                 self.rows[split] += 1
-                self.languages.add(row.language)
+                first.setdefault(row.language, f"{row.source} row {row.number}")
                 yield row
+
+    def _understood(self, first: dict[str, str]) -> tuple[set[str], dict[str, str | None]]:
+        """What the rows' languages are called by the model, and their ISO codes; other spellings are said, once."""
+        languages, codes = Languages(self.known, first), dict[str, str | None]()
+        for name, where in first.items():
+            try:
+                meant = languages.find(name)
+            except UnclearLanguage as question:
+                variable = f" (LANGUAGE={name})" if name == self._settings.language else ""
+                raise BadInput(f"{where}: language {question}{variable}") from None
+            self._keys[name] = meant.key
+            codes[meant.key] = meant.code
+            if meant.key != AUTO and names.lookup_key(name) != meant.key:
+                console.say(STAGE, f"language {name!r} is {meant.key}")
+        return set(codes), codes
 
 
 class Work:

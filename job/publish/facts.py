@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from job import files, names
 from job.errors import BadInput
-from job.publish import languages
+from job.languages import Languages, UnclearLanguage, iso_code
 from job.settings import Settings
 
 #: A repo's full name.
@@ -87,14 +86,33 @@ def speakers(settings: Settings) -> list[str]:
 
 def language_codes(settings: Settings) -> list[str]:
     """ISO 639 codes of the languages in the data and of LANGUAGE, sorted, without those that are not known."""
-    return sorted({code for name in language_names(settings) if (code := languages.code(name))})
+    return sorted({code for code in _languages(settings).values() if code})
 
 
 def language_names(settings: Settings) -> list[str]:
-    """Names of the languages in the data and of LANGUAGE, as they are written there, `auto` left out."""
-    given = summary(settings).get("languages") or {}
-    found: Iterable[Any] = [*given, settings.language]
-    return sorted({names.lookup_key(str(name)) for name in found} - set(names.NO_LANGUAGE))
+    """Names of the languages in the data and of LANGUAGE, as the model knows them by, `auto` left out."""
+    return sorted(_languages(settings))
+
+
+def _languages(settings: Settings) -> dict[str, str | None]:
+    """Languages of the data and of LANGUAGE -> their ISO codes. What prepare wrote down of them counts."""
+    given: dict[str, Any] = summary(settings).get("languages") or {}
+    found: dict[str, str | None] = {}
+    for name, entry in given.items():
+        told = isinstance(entry, dict) and "code" in entry  # older data does not tell
+        found[names.lookup_key(name)] = entry["code"] if told else iso_code(name)
+    if names.lookup_key(settings.language).removeprefix(names.NEW).strip() in found:
+        return _named_ones(found)  # `new:` that the data has by now
+    try:
+        meant = Languages(given).find(settings.language)
+        found.setdefault(meant.key, meant.code)
+    except UnclearLanguage:  # doctor has refused it where it would be used
+        found.setdefault(names.lookup_key(settings.language), None)
+    return _named_ones(found)
+
+
+def _named_ones(found: dict[str, str | None]) -> dict[str, str | None]:
+    return {name: code for name, code in found.items() if name not in names.NO_LANGUAGE}
 
 
 def losses(settings: Settings) -> Losses:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from job.errors import BadInput
+from job import languages
 from job.settings import Settings
 
 
@@ -20,16 +20,14 @@ def initialise(model: Any, rows: dict[str, int], settings: Settings) -> None:
         return
     known = model.config.talker_config.codec_language_id or {}
     table = model.talker.model.codec_embedding.weight
-    name = (settings.language_init or "auto").lower()
-    if name != "auto" and name not in known:
-        raise BadInput(f"LANGUAGE_INIT={settings.language_init}: the base knows {', '.join(sorted(known))}")
-    source = [known[name]] if name != "auto" else list(known.values())
+    start = languages.start_of_new(settings, known)
+    source = list(known.values()) if start is None else [known[start]]
     if not source:
         source = [model.config.talker_config.codec_nothink_id]
     with torch.no_grad():
-        start = table[source].float().mean(0).to(table.dtype)
+        mean = table[source].float().mean(0).to(table.dtype)
         for row in rows.values():
-            table[row] = start
+            table[row] = mean
 
 
 def train_only(table: torch.nn.Parameter, rows: list[int]) -> None:

@@ -265,3 +265,12 @@ def wait_for(path: Path) -> str:
             return path.read_text()
         time.sleep(0.05)
     raise TimeoutError(path)
+
+
+@pytest.mark.parametrize("form", ['"{}"', "'{}' # mine"])
+def test_a_quoted_log_is_the_file_that_was_meant(house: House, form: str) -> None:
+    """Quotation marks that docker hands over are no part of the log's name, also when the settings are refused."""
+    done = house.run("where", CONSOLE_LOG=form.format(house.log), BATCH_SIZE="two")
+    assert done.returncode == 0, done.stdout
+    assert str(house.cwd) in house.log.read_text()
+    assert not list(house.cwd.iterdir())
