@@ -24,8 +24,9 @@ FEWEST = 20
 ANYBODY = (1.0, 32.0)
 SURE_SECONDS = 4.0
 
-#: Extra letters that are tried for what a clip takes besides its letters; the first is taken where all do as well.
-_EXTRA = (3.0, 0.0, 1.0, 2.0, 4.0, 6.0, 9.0, 13.0, 18.0, 25.0)
+#: Extra letters that are tried for what a clip takes besides its letters: what is usual first, and others where they
+#: bring the rows closer together by more than chance does. Rows that came encoded have silence in them.
+_EXTRA, _CLOSER = (3.0, 1.0, 5.0, 9.0, 15.0), 0.96
 #: What is expected of one speaker: a rate that varies by so much (as a share), sounds that are drawn out or a pause of
 #: so many seconds, and so many letters that are not sounds, or the other way round.
 _RATE, _PAUSE, _SPELLING = 0.12, 0.09, 1.2
@@ -38,7 +39,7 @@ _DEVIATIONS = 2.8
 #: (pauses, drawn-out words) and not other texts: the bound moves out by steps, to `_WIDEST` of where it was. They thin
 #: out if how far they are over it has a standard deviation of at least `_THINNING` of its mean (1 for an exponential
 #: tail, 0.6 for texts of twice or half the length), or is on average less than `_CLOSE` of the bound.
-_TAIL, _THINNING, _CLOSE, _STEP, _WIDEST = 0.002, 0.8, 0.2, 1.05, 2.5
+_TAIL, _THINNING, _CLOSE, _STEP, _WIDEST = 0.002, 0.85, 0.2, 1.05, 2.5
 #: A speaker's own rate is known as well as by so many rows of the others, and differs from theirs by no more than this
 #: (natural logarithm: a factor of 1.5).
 _SPEAKER_ROWS, _SPEAKER_MOST = 8, 0.4
@@ -76,11 +77,11 @@ def extra_letters(letters: Floats, heard: Floats) -> float:
     logs = np.log(heard)
     best, least = _EXTRA[0], np.inf
     for extra in _EXTRA:
-        off = logs - np.log(letters + max(extra, 0.1))
+        off = logs - np.log(letters + extra)
         spread = float(np.median(np.abs(off - np.median(off))))
-        if spread < least * 0.999:
+        if spread < least * _CLOSER:
             best, least = extra, spread
-    return max(best, 0.1)
+    return best
 
 
 def _compared(letters: Floats, heard: Floats, speaker: Numbers) -> tuple[Floats, Floats]:
@@ -124,7 +125,7 @@ def _bound(deviations: Floats) -> float:
             sigma = min(float(np.sqrt(np.mean(within**2))) / 0.974, 1.5 * first)
     weight = len(upwards) / (len(upwards) + _EXPECTED_ROWS)
     sigma = max(_EVENEST, np.sqrt(weight * sigma**2 + (1 - weight)))
-    bound = widest = float(_DEVIATIONS * sigma * (1 + 3 / count))
+    bound = widest = float(_DEVIATIONS * sigma * (1 + 6 / count))
     widest *= _WIDEST
     while bound < widest:
         over = upwards[np.searchsorted(upwards, bound, side="right") :] - bound
