@@ -49,15 +49,15 @@ def rates(make: Callable[[int], Corpus], factor: float, seeds: range) -> tuple[f
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("factor", [2.0, 0.5])
 def test_a_text_of_twice_or_half_the_length_is_found_at_3_seconds(script: str, factor: float) -> None:
-    """In each script, of one speaker whose rate varies by 10 %. Measured: 99.8 % found, 0.1 % of the others lost."""
+    """In each script, one speaker, rate spread 10 %. Measured: 100 % and 99 % found, 0.3 % of the others lost."""
     found, lost = rates(lambda seed: corpus(seed, 500, script, spread=0.10), factor, range(4))
     assert found >= 0.95 and lost <= 0.01
 
 
 @pytest.mark.parametrize("factor", [2.0, 0.5])
 def test_it_is_found_for_a_livelier_speaker_too(factor: float) -> None:
-    """Over all scripts. Measured at a spread of the rate of 12 %: twice the length 99 %, half of it 98 %; at 15 %
-    (18 % with what spelling and pauses add) twice 97 %, half 80 %: nearer rows cannot be told from a slow sentence.
+    """Over all scripts. Measured at a spread of the rate of 12 %: twice the length 99 %, half of it 97 %; at 15 %
+    (18 % with what spelling and pauses add) twice 96 %, half 79 %: nearer rows cannot be told from a slow sentence.
     """
     for spread, least in ((0.12, 0.95), (0.15, 0.93 if factor > 1 else 0.7)):
         shares = [
@@ -102,7 +102,7 @@ def three(random: np.random.Generator, rows: int) -> np.ndarray:
     ids=str,
 )
 def test_clean_rows_are_kept(how: dict[str, Any]) -> None:
-    """Steady, expressive and spontaneous speech, many voices, single words: measured 0.0 to 0.5 % lost."""
+    """Steady, lively, spontaneous, many voices, words: measured 0.0 to 0.6 % lost, of 30 noisy rows up to 1.1 %."""
     for rows in (30, 150, 1000):
         seeds = range(2 if rows == 1000 else 10)
         lost = [out(corpus(seed, rows, **how)).mean() for seed in seeds]
@@ -110,7 +110,7 @@ def test_clean_rows_are_kept(how: dict[str, Any]) -> None:
 
 
 def test_many_voices_are_each_measured_by_their_own_rate() -> None:
-    """Of 30 speakers, some twice as fast as others. Measured: 96 % found, 0.4 % lost."""
+    """Of 30 speakers, some twice as fast as others. Measured: all found, 0.4 % lost."""
     found, lost = rates(lambda seed: corpus(seed, 3000, speakers=30, voices=0.2, spread=0.1), 2.0, range(3))
     assert found >= 0.95 and lost <= 0.01
 
