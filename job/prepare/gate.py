@@ -51,6 +51,7 @@ def problems(tally: Tally) -> list[str]:
             f"{duplicates} of {kept} rows repeat the codes of another row (over {DUPLICATE_SHARE:.0%}): check that "
             "each row names its own recording"
         )
+    found += tally.mispaired
     rejected = tally.refused
     total = kept + rejected
     if total and rejected / total > REJECTED_SHARE:

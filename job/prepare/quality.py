@@ -68,6 +68,7 @@ class Tally:
         used: (books, codebook_size) which codes occur.
         warnings: category -> number of rows and ids of the first ones.
         refused: number of rows left out; `first_refused` has the first ones.
+        mispaired: sources whose texts are shifted or shuffled against their recordings, one line each.
     """
 
     def __init__(self, books: int, codebook_size: int, frame_rate: float, seed: int) -> None:
@@ -80,6 +81,7 @@ class Tally:
         self.warnings: dict[str, tuple[int, list[str]]] = {}
         self.refused = 0
         self.first_refused: list[dict[str, Any]] = []
+        self.mispaired: list[str] = []
         self._seed = seed
         self._first_frame: NDArray[np.int16] | None = None
         self._reasons: Counter[str] = Counter()

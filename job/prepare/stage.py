@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from job import console, files
 from job.errors import DataRefused
 from job.prepare import augment, gate, page, quality, speakers
+from job.prepare.admitted import Admitted
 from job.prepare.dataset import SPLITS, read_summary, schema, write_cache
 from job.prepare.quality import Tally
 from job.prepare.rows import AUTO, speaker_key
@@ -55,12 +56,13 @@ def merge(work: Work) -> dict[str, Any]:
 
     # 1. Codes of all rows: which of them are validated on is known when the bad ones are out.
     work.encode(SPLITS)
-    tally, used = _gather(work)
+    admitted = Admitted(work)
+    tally = _gather(work, admitted)
     _hold_out(tally, work)
 
     # 2. The gate, with its figures on disk either way.
     found = gate.problems(tally)
-    _write_figures(work, tally, used, found)
+    _write_figures(work, tally, admitted, found)
     _report_rows(tally)
     gate.refuse_nothing_left(tally)
     gate.enforce(found, work.settings.quality_gate)
@@ -69,49 +71,24 @@ def merge(work: Work) -> dict[str, Any]:
     work.encode((COPIES,))
     summary: dict[str, Any] = {}
     files.replace_directory(paths.prepared, lambda directory: summary.update(_fill(directory, work, tally)))
-    _write_figures(work, tally, used, found, summary.pop("copies"))
+    _write_figures(work, tally, admitted, found, summary.pop("copies"))
     write_cache(paths)
     shutil.rmtree(paths.encoding, ignore_errors=True)
     return _announce(summary, tally, work.settings)
 
 
-def _gather(work: Work) -> tuple[Tally, dict[str, int]]:
-    """Count the encoded rows, as far as MAX_HOURS and MAX_EVAL_SAMPLES let them in.
-
-    Returns:
-        The counts, and how many lines of each split's manifest they are of.
-    """
-    settings, codec = work.settings, work.codec
-    tally = Tally(codec.books, codec.codebook_size, codec.frame_rate, settings.seed)
-    for row in _refused_by_fetch(settings):
+def _gather(work: Work, admitted: Admitted) -> Tally:
+    """Count the rows that are used and those that are left out."""
+    codec = work.codec
+    tally = Tally(codec.books, codec.codebook_size, codec.frame_rate, work.settings.seed)
+    tally.mispaired = admitted.problems
+    for row in _refused_by_fetch(work.settings):
         tally.refuse(row)
-    used = dict.fromkeys(SPLITS, 0)
     for split in SPLITS:
-        most_frames, most_rows = work.limits(split)
-        frames = rows = 0
-        for table in work.shards.tables(split, work.manifest.rows[split]):
-            kept = table["reason"].is_null().to_numpy()
-            all_frames = frames + np.cumsum(pc.list_value_length(table["codes"]).to_numpy())
-            all_rows = rows + np.cumsum(kept)
-            over = np.zeros(len(table), dtype=bool)
-            if most_frames is not None:
-                over |= kept & (all_frames > most_frames)
-            if most_rows is not None:
-                over |= all_rows - kept >= most_rows
-            count = int(over.argmax()) if over.any() else len(table)
-            tally.add(split, table.slice(0, count))
-            used[split] += count
-            if count < len(table):
-                if most_frames is not None:
-                    reached = int(all_rows[count] - 1)
-                    hours = settings.max_hours
-                    console.say(STAGE, f"MAX_HOURS={hours:g} reached after {reached} rows; the rest is not used")
-                break
-            frames, rows = int(all_frames[-1]), int(all_rows[-1])
-            if most_rows is not None and rows >= most_rows:
-                break  # the shards after this one need not be there
+        for table in admitted.tables(split):
+            tally.add(split, table)
     tally.close()
-    return tally, used
+    return tally
 
 
 def _hold_out(tally: Tally, work: Work) -> None:
@@ -213,16 +190,15 @@ def _refused_by_fetch(settings: Settings) -> Iterator[dict[str, Any]]:
         yield from files.read_jsonl(settings.paths.fetch_rejected)
 
 
-def _write_figures(work: Work, tally: Tally, used: dict[str, int], found: list[str], copies: int = 0) -> None:
+def _write_figures(work: Work, tally: Tally, admitted: Admitted, found: list[str], copies: int = 0) -> None:
     """quality.json, quality.html and rejected.jsonl; they are there when the gate refuses, too."""
     paths = work.settings.paths
 
     def refused() -> Iterator[dict[str, Any]]:
         yield from _refused_by_fetch(work.settings)
-        for split, lines in used.items():
-            for table in work.shards.tables(split, lines):
-                left_out = pc.and_(table["reason"].is_valid(), pc.less(table["position"], lines))
-                yield from quality.refused_rows(split, table.filter(left_out))
+        for split in SPLITS:
+            for table in admitted.tables(split):
+                yield from quality.refused_rows(split, table.filter(table["reason"].is_valid()))
 
     figures = quality.figures_of(tally, found, copies)
     files.write_jsonl(paths.rejected, refused())

@@ -15,6 +15,7 @@ from job import files
 from job.prepare.codec import Codec
 from job.prepare.dataset import schema
 from job.prepare.encode import Item
+from job.prepare.mismatch import measures
 
 #: Rows of a Parquet file.
 SHARD_ROWS = 2000
@@ -33,6 +34,8 @@ _BESIDES: tuple[tuple[str, pa.DataType], ...] = (
     ("detail", pa.string()),
     ("warnings", pa.list_(pa.string())),
     ("characters", pa.int32()),
+    ("letters", pa.float32()),
+    ("heard", pa.float32()),
     ("digest", pa.uint64()),
     ("rms", pa.float64()),
     ("peak", pa.float64()),
@@ -69,6 +72,9 @@ def shard_table(items: Sequence[Item], codec: Codec) -> pa.Table:
         values[name] = [None if item.unusable is None else getattr(item.unusable, name) for item in items]
     values["warnings"] = [item.warnings(codec.frame_rate) for item in items]
     values["characters"] = [len(item.row.text) for item in items]
+    lengths = [measures(item, codec.frame_rate) for item in items]
+    for name in ("letters", "heard"):
+        values[name] = [one[name] for one in lengths]
     values["digest"] = [item.digest() for item in items]
     for name in _MEASURED:
         values[name] = [None if item.figures is None else getattr(item.figures, name) for item in items]

@@ -1,0 +1,70 @@
+"""The encoded rows that are used: as far as the limits let them in, without those that do not fit their text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from job import console
+from job.prepare.dataset import SPLITS
+from job.prepare.mismatch import Lengths
+from job.prepare.work import STAGE, Work
+
+
+class Admitted:
+    """The shards of a run, when all that are needed are encoded.
+
+    MAX_HOURS and MAX_EVAL_SAMPLES count rows that turn out not to fit their text, too: what is left is at most what
+    they say, and which shards must be encoded does not depend on what is in those after them.
+
+    Attributes:
+        lines: split -> how many lines of its manifest are used.
+        problems: what is wrong with texts and recordings of whole sources, one line each.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self.lines = dict.fromkeys(SPLITS, 0)
+        lengths = Lengths()
+        for split in SPLITS:
+            for table in self._within_limits(split):
+                self.lines[split] += len(table)
+                lengths.add(split, table)
+        self._mismatches = lengths.compare()
+        self.problems = self._mismatches.problems
+
+    def tables(self, split: str) -> Iterator[pa.Table]:
+        """The used lines of a split, in order; `reason` and `detail` are set for all rows that are left out."""
+        left = self.lines[split]
+        for table in self._work.shards.tables(split, left):
+            yield self._mismatches.mark(split, table.slice(0, left), self._work.settings.quality_gate)
+            left -= min(left, len(table))
+
+    def _within_limits(self, split: str) -> Iterator[pa.Table]:
+        """The shards of a split up to the row that would pass a limit. Says when MAX_HOURS is reached."""
+        work = self._work
+        most_frames, most_rows = work.limits(split)
+        frames = rows = 0
+        for table in work.shards.tables(split, work.manifest.rows[split]):
+            kept = table["reason"].is_null().to_numpy()
+            all_frames = frames + np.cumsum(pc.list_value_length(table["codes"]).to_numpy())
+            all_rows = rows + np.cumsum(kept)
+            over = np.zeros(len(table), dtype=bool)
+            if most_frames is not None:
+                over |= kept & (all_frames > most_frames)
+            if most_rows is not None:
+                over |= all_rows - kept >= most_rows
+            count = int(over.argmax()) if over.any() else len(table)
+            yield table.slice(0, count)
+            if count < len(table):
+                if most_frames is not None:
+                    reached = int(all_rows[count] - 1)
+                    hours = work.settings.max_hours
+                    console.say(STAGE, f"MAX_HOURS={hours:g} reached after {reached} rows; the rest is not used")
+                return
+            frames, rows = int(all_frames[-1]), int(all_rows[-1])
+            if most_rows is not None and rows >= most_rows:
+                return  # the shards after this one need not be there

@@ -1,0 +1,138 @@
+"""Which texts are too long or too short for their recordings, by what the other rows of the corpus show.
+
+Each row says its text at some rate. Within one language the rates lie close together; a row far off them has the text
+of another recording, or two sentences where one was said, or half of what was said.
+
+The model, all in logarithms: seconds of sound = (letters + some) / rate. The `some` letters are what every clip takes
+however short it is. How far a row may be off follows from how far the others are, and is wider for short clips, where
+one drawn-out vowel is half of the sound. Everything is made of medians, so that wrong rows do not move the measure
+that they are judged by.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Numbers = NDArray[np.int32]
+
+#: Fewer rows of a language cannot be compared with each other.
+FEWEST = 20
+#: Letters a second outside of which nobody speaks, in any language: the bounds where too few rows can be compared. The
+#: lower one is for more than `SURE_SECONDS` of sound: a word may be drawn out, and a pause may be long.
+ANYBODY = (1.0, 32.0)
+SURE_SECONDS = 4.0
+
+#: Extra letters that are tried for what a clip takes besides its letters: what is usual first, and others where they
+#: bring the rows closer together by more than chance does. Rows that came encoded have silence in them.
+_EXTRA, _CLOSER = (3.0, 1.0, 5.0, 9.0, 15.0), 0.96
+#: What is expected of one speaker: a rate that varies by so much (as a share), sounds that are drawn out or a pause of
+#: so many seconds, and so many letters that are not sounds, or the other way round.
+_RATE, _PAUSE, _SPELLING = 0.12, 0.09, 1.2
+#: A corpus is never taken to be more even than this share of what is expected, and counts as so many rows that are as
+#: expected besides its own.
+_EVENEST, _EXPECTED_ROWS = 0.9, 10
+#: How many standard deviations a row may be off.
+_DEVIATIONS = 2.8
+#: Where more than `_TAIL` of the rows are over the bound and thin out from it, they are the tail of what is said
+#: (pauses, drawn-out words) and not other texts: the bound moves out by steps, to `_WIDEST` of where it was. They thin
+#: out if how far they are over it has a standard deviation of at least `_THINNING` of its mean (1 for an exponential
+#: tail, 0.6 for texts of twice or half the length), or is on average less than `_CLOSE` of the bound.
+_TAIL, _THINNING, _CLOSE, _STEP, _WIDEST = 0.002, 0.85, 0.2, 1.05, 2.5
+#: A speaker's own rate is known as well as by so many rows of the others, and differs from theirs by no more than this
+#: (natural logarithm: a factor of 1.5).
+_SPEAKER_ROWS, _SPEAKER_MOST = 8, 0.4
+
+
+def bounds(letters: Floats, heard: Floats, language: Numbers, speaker: Numbers) -> tuple[Floats, Floats]:
+    """The letters a second that each row may be said at.
+
+    Args:
+        letters: (n,) how long the texts are (`letters.letters`).
+        heard: (n,) seconds of sound without silence at the ends, over 0.
+        language: (n,) numbers: rows of one number are compared with each other.
+        speaker: (n,) numbers.
+
+    Returns:
+        the lowest and the highest rate of each row, (n,) each. Rows outside of them do not fit their text.
+    """
+    low = np.where(heard > SURE_SECONDS, ANYBODY[0], 0.0)
+    high = ANYBODY[1] * (heard + 0.3) / heard
+    for rows in groups(language):
+        if len(rows) >= FEWEST:
+            low[rows], high[rows] = _compared(letters[rows], heard[rows], speaker[rows])
+    return low, high
+
+
+def groups(numbers: NDArray[np.integer]) -> list[NDArray[np.int64]]:
+    """(n,) numbers -> for each different one its places, in order."""
+    order = np.argsort(numbers, kind="stable")
+    starts = np.flatnonzero(np.diff(numbers[order], prepend=numbers[order[:1]] - 1))
+    return np.split(order, starts[1:]) if len(order) else []
+
+
+def extra_letters(letters: Floats, heard: Floats) -> float:
+    """What a clip takes besides its letters, counted in letters: that with which the rates lie closest together."""
+    logs = np.log(heard)
+    best, least = _EXTRA[0], np.inf
+    for extra in _EXTRA:
+        off = logs - np.log(letters + extra)
+        spread = float(np.median(np.abs(off - np.median(off))))
+        if spread < least * _CLOSER:
+            best, least = extra, spread
+    return best
+
+
+def _compared(letters: Floats, heard: Floats, speaker: Numbers) -> tuple[Floats, Floats]:
+    """Bounds (n,) of the rows of one language, from how far they are off each other."""
+    padded = letters + extra_letters(letters, heard)
+    off = np.log(heard) - np.log(padded)
+    expected = np.median(off) + np.zeros(len(off))
+    expected += _speakers(off - expected, speaker)
+    seconds = padded * np.exp(expected)
+    width = np.sqrt(_RATE**2 + (_PAUSE / seconds) ** 2 + (_SPELLING / (letters + 1.0)) ** 2)
+    deviations = (off - expected) / width
+    slow, fast = _bound(deviations), _bound(-deviations)
+    return letters / (seconds * np.exp(slow * width)), letters / (seconds * np.exp(-fast * width))
+
+
+def _speakers(off: Floats, speaker: Numbers) -> Floats:
+    """(n,) how much slower (or faster, negative) each row's speaker is than the others; less sure for few rows."""
+    slower = np.zeros(len(off))
+    order = np.lexsort((off, speaker))
+    starts = np.flatnonzero(np.diff(speaker[order], prepend=-1))
+    if len(starts) < 2:
+        return slower
+    counts = np.diff(starts, append=len(order))
+    middle = off[order[starts + counts // 2]] / 2 + off[order[starts + (counts - 1) // 2]] / 2
+    middle = np.clip(middle * counts / (counts + _SPEAKER_ROWS), -_SPEAKER_MOST, _SPEAKER_MOST)
+    slower[order] = np.repeat(middle, counts)
+    return slower
+
+
+def _bound(deviations: Floats) -> float:
+    """How far up a row may be off, in units of what is expected.
+
+    From the rows that are off upwards: their median gives a first measure, those within its bound a better one.
+    """
+    count = len(deviations)
+    upwards = np.sort(deviations[deviations > 0])
+    sigma = first = float(np.median(upwards)) / 0.6745 if len(upwards) else 0.0
+    for _ in range(5):
+        within = upwards[: np.searchsorted(upwards, _DEVIATIONS * max(sigma, 1e-9))]
+        if len(within):
+            sigma = min(float(np.sqrt(np.mean(within**2))) / 0.974, 1.5 * first)
+    weight = len(upwards) / (len(upwards) + _EXPECTED_ROWS)
+    sigma = max(_EVENEST, np.sqrt(weight * sigma**2 + (1 - weight)))
+    bound = widest = float(_DEVIATIONS * sigma * (1 + 6 / count))
+    widest *= _WIDEST
+    while bound < widest:
+        over = upwards[np.searchsorted(upwards, bound, side="right") :] - bound
+        if len(over) <= _TAIL * count:
+            break
+        mean = float(over.mean())
+        if mean >= _CLOSE * bound and float(over.std()) < _THINNING * mean:
+            break
+        bound *= _STEP
+    return bound

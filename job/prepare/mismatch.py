@@ -1,0 +1,195 @@
+"""Rows whose text is not what is said in their recording: found by their lengths, left out or refused.
+
+While shards pass by, a `Lengths` notes how long each text and each recording is. Then `Lengths.compare` looks whether
+texts and recordings are moved against each other (`job.prepare.shifted`), and which rows do not fit the others
+(`job.prepare.fit`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from job.prepare import fit, shifted
+from job.prepare.dataset import SPLITS
+from job.prepare.encode import Item
+from job.prepare.letters import letters, script
+from job.prepare.rows import AUTO
+
+#: Reason of rows that are left out, and warning of rows that are kept though they do not fit.
+REASON = "text_mismatch"
+#: Sources that are named where several are shifted or shuffled.
+NAMED = 3
+#: Less sound than this (seconds) is not told apart from none.
+_LEAST_SOUND = 0.05
+
+#: What is noted of a usable row, 45 bytes. `language` and `source` are numbers into the lists of names.
+_NOTED: dict[str, type[Any]] = {
+    "split": np.uint8,
+    "position": np.int64,
+    "number": np.int64,
+    "source": np.int32,
+    "language": np.int32,
+    "speaker": np.int32,
+    "letters": np.float64,
+    "heard": np.float64,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatches:
+    """What was found: `problems` of whole sources, one line each, and the rows that do not fit, (rows,) each."""
+
+    problems: list[str]
+    split: NDArray[np.uint8]
+    position: NDArray[np.int64]
+    details: list[str] = field(repr=False)
+
+    def mark(self, split: str, table: pa.Table, gate: str) -> pa.Table:
+        """A shard in which rows that do not fit are left out; with QUALITY_GATE=off they are kept with a warning."""
+        mine = np.flatnonzero(self.split == SPLITS.index(split))
+        if not len(mine) or not len(table):
+            return table
+        positions = table["position"].to_numpy()
+        places = np.searchsorted(self.position[mine], positions).clip(max=len(mine) - 1)
+        hit = np.flatnonzero(self.position[mine][places] == positions)
+        if not len(hit):
+            return table
+        if gate == "off":
+            warnings = table["warnings"].to_pylist()
+            for row in hit:
+                warnings[row] = [*(one for one in warnings[row] if one != REASON), REASON]
+            return _with(table, "warnings", warnings)
+        reasons, details = table["reason"].to_pylist(), table["detail"].to_pylist()
+        for row in hit:
+            reasons[row], details[row] = REASON, self.details[mine[places[row]]]
+        return _with(_with(table, "reason", reasons), "detail", details)
+
+
+class Lengths:
+    """How long the texts and the recordings of all usable rows are."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, dict[Any, int]] = {"source": {}, "language": {}, "speaker": {}}
+        self._parts: dict[str, list[NDArray[Any]]] = {name: [np.zeros(0, kind)] for name, kind in _NOTED.items()}
+        self._impossible: list[NDArray[np.bool_]] = [np.zeros(0, bool)]
+
+    def add(self, split: str, table: pa.Table) -> None:
+        """Note the usable rows of a shard (`store.shard_schema`)."""
+        table = table.filter(table["reason"].is_null())
+        sources = [(split, source) for source in table["source"].to_pylist()]
+        values = {
+            "split": np.full(len(table), SPLITS.index(split)),
+            "source": self._numbers("source", sources),
+            "language": self._numbers("language", list(map(_language, *_lists(table, "language", "text")))),
+            "speaker": self._numbers("speaker", table["speaker"].to_pylist()),
+        }
+        for name, kind in _NOTED.items():
+            given = values[name] if name in values else table[name].to_numpy()
+            self._parts[name].append(np.asarray(given, dtype=kind))
+        self._impossible.append(np.asarray([REASON in found for found in table["warnings"].to_pylist()], dtype=bool))
+
+    def compare(self) -> Mismatches:
+        """What does not fit. Where whole sources do not, nothing can be said of single rows but what is impossible."""
+        noted = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+        impossible = np.concatenate(self._impossible)
+        said, heard = noted["letters"], noted["heard"]
+        problems = self._problems(noted)
+        low, high = fit.bounds(said, heard, noted["language"], noted["speaker"])
+        rates = said / heard
+        out = impossible if problems else impossible | (rates < low) | (rates > high)
+        rows = np.flatnonzero(out)
+        sizes = np.bincount(noted["language"], minlength=len(self._names["language"]))
+        names = list(self._names["language"])
+        details = []
+        for row in rows:
+            language = noted["language"][row]
+            known = names[language] if sizes[language] >= fit.FEWEST else ""
+            details.append(_detail(said[row], heard[row], (low[row], high[row]), known))
+        return Mismatches(problems, noted["split"][rows], noted["position"][rows], details)
+
+    def _numbers(self, column: str, values: list[Any]) -> list[int]:
+        known = self._names[column]
+        return [known.setdefault(value, len(known)) for value in values]
+
+    def _problems(self, noted: dict[str, NDArray[Any]]) -> list[str]:
+        """Sources with shifted or shuffled texts; where there are none, languages with shuffled ones."""
+        said, heard = noted["letters"], noted["heard"]
+        found: list[str] = []
+        sources = list(self._names["source"])
+        for rows in fit.groups(noted["source"]):
+            _, source = sources[noted["source"][rows[0]]]
+            shift = shifted.find_shift(said[rows], heard[rows], noted["number"][rows])
+            if shift:
+                found.append(_shifted(shift, source))
+            elif (together := shifted.unrelated(said[rows], heard[rows])) is not None:
+                found.append(_shuffled(f"the {len(rows)} rows of {source}", together))
+        languages = list(self._names["language"])
+        for rows in [] if found else fit.groups(noted["language"]):
+            if (together := shifted.unrelated(said[rows], heard[rows])) is not None:
+                found.append(_shuffled(f"{len(rows)} rows of {languages[noted['language'][rows[0]]]}", together))
+        more = len(found) - NAMED
+        return found if more <= 0 else [*found[:NAMED], f"{more} more sources are like this"]
+
+
+def measures(item: Item, frame_rate: float) -> dict[str, float]:
+    """What a shard keeps for the comparison: `letters` of the text, and seconds `heard` without silence at the ends.
+
+    A row that came encoded is taken as it is, since nothing is known of its silence.
+    """
+    sound = 0.0 if item.codes is None else len(item.codes) / frame_rate
+    if item.figures is not None:
+        sound = item.figures.seconds - item.figures.lead - item.figures.trail
+    return {"letters": letters(item.row.text), "heard": max(sound, _LEAST_SOUND)}
+
+
+def _language(language: str, text: str) -> str:
+    """What a row is compared with: rows of its language or, where that is left to the model, of its script."""
+    return f"{script(text) or 'no'} script" if language == AUTO else language
+
+
+def _lists(table: pa.Table, *names: str) -> list[list[Any]]:
+    return [table[name].to_pylist() for name in names]
+
+
+def _with(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
+    index = table.schema.get_field_index(name)
+    return table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))
+
+
+def _detail(said: float, heard: float, bounds: tuple[float, float], language: str) -> str:
+    """One line for rejected.jsonl; `language` is "" where too few rows could be compared."""
+    rate = said / heard
+    others = f"rows of {language} say" if language else "people say"
+    expected = f"{others} {bounds[0]:.1f} to {bounds[1]:.1f} a second"
+    if bounds[0] <= rate <= bounds[1]:
+        expected = "nobody speaks like that"
+    elif not bounds[0]:
+        expected = f"{others} at most {bounds[1]:.1f} a second"
+    return (
+        f"text as long as {said:.0f} letters in {heard:.1f} s of sound, {rate:.1f} a second; {expected}: "
+        "give the row the words that are said in its recording, all of them and no others"
+    )
+
+
+def _shifted(shift: shifted.Shift, source: str) -> str:
+    rows = "one row" if abs(shift.by) == 1 else f"{abs(shift.by)} rows"
+    where = "before" if shift.by < 0 else "after"
+    until = "on" if shift.to_the_end else f"to row {shift.last}"
+    return (
+        f"from row {shift.first} {until} each text is about the recording {rows} {where} it ({source}): texts and "
+        f"recordings are shifted against each other; look for what is missing or there twice just before row "
+        f"{shift.first}, and pair the rows anew"
+    )
+
+
+def _shuffled(rows: str, together: float) -> str:
+    return (
+        f"{rows} have texts that do not belong to their recordings: long texts are not with long recordings (their "
+        f"lengths have a rank correlation of {together:.2f}, where matching ones have 0.7 and more); pair texts and "
+        "recordings anew, by the names of the files and not by the order of two lists"
+    )

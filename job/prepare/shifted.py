@@ -1,0 +1,156 @@
+"""Texts that are all beside their recordings: moved by a row or more, or shuffled.
+
+A sheet of texts that lost one row, or an export that begins to count at 0 in one column and at 1 in the other, leaves
+every text with the recording of its neighbour. Each row alone looks well; but long texts are then with short
+recordings, and fit the recording a row further on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from job.prepare.fit import Floats
+
+#: Rows that texts may be moved by.
+SHIFTS = (-1, 1, -2, 2, -3, 3, -4, 4, -5, 5)
+#: Fewer rows are not looked at: by chance they fit anything.
+FEWEST_SHIFTED, FEWEST_SHUFFLED = 25, 50
+#: Two lengths are told apart if one is longer by at least this (natural logarithm: a fifth).
+_TOLD_APART = 0.2
+#: How well lengths are known (logarithm), and the most that one pair of rows can say for or against a shift.
+_SIGMA, _MOST = 0.2, 3.0
+#: Share of the rows that can tell a shift which must be for it, and for the neighbour being longer as well as for it
+#: being shorter: where lengths only grow from row to row, every text fits its neighbour.
+_FOR, _EITHER_WAY = 0.75, 0.15
+#: Rank correlation of lengths with text and recording moved together that a shift must have.
+_TOGETHER = 0.5
+#: Spread (logarithm) of the lengths of texts and of recordings from which they must go together, and the rank
+#: correlation that lengths which do go together have at least.
+_VARIED, _UNRELATED = 0.25, 0.4
+#: Letters that a clip takes besides its own.
+_EXTRA = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """Texts of a source's rows number `first` to `last` are about the recording `by` rows further on (before: < 0)."""
+
+    first: int
+    last: int
+    by: int
+    to_the_end: bool
+
+
+def find_shift(letters: Floats, heard: Floats, number: NDArray[np.int64]) -> Shift | None:
+    """Whether texts and recordings of one source are moved against each other, from some row to some row.
+
+    Args:
+        letters: (n,) how long the texts are, of one language or put on a common footing (`centred`).
+        heard: (n,) seconds of sound.
+        number: (n,) the rows' numbers in their source; rows that were left out before may be missing.
+
+    Returns:
+        None where no shift fits better, or the lengths cannot tell.
+    """
+    if len(number) < FEWEST_SHIFTED:
+        return None
+    order = np.argsort(number, kind="stable")
+    number = number[order]
+    said, sound = centred(letters, heard)
+    said, sound = said[order], sound[order]
+    found: tuple[float, Shift] | None = None
+    for by in SHIFTS:
+        here, there = _pairs(number, by)
+        if len(here) < FEWEST_SHIFTED:
+            continue
+        gain = (_misfit(said[here], sound[here]) - _misfit(said[here], sound[there])) / (2 * _SIGMA**2)
+        first, last, score = _best_stretch(np.clip(gain, -_MOST, _MOST))
+        if (found is None or score > found[0]) and _is_sure(said, sound, here[first:last], there[first:last]):
+            to_the_end = last >= len(here) - 2 * abs(by)
+            found = score, Shift(int(number[here[first]]), int(number[here[last - 1]]), by, to_the_end)
+    return found[1] if found else None
+
+
+def unrelated(letters: Floats, heard: Floats) -> float | None:
+    """The rank correlation of lengths of texts and recordings, if it shows that they are shuffled; None otherwise.
+
+    That is: there are many of them, they vary, and long texts do not go with long recordings.
+    """
+    if len(letters) < FEWEST_SHUFFLED:
+        return None
+    said, sound = centred(letters, heard)
+    if min(_spread(said), _spread(sound)) < _VARIED:
+        return None
+    together = _rank_correlation(said, sound)
+    return together if together + 2 / np.sqrt(len(said)) < _UNRELATED else None
+
+
+def centred(letters: Floats, heard: Floats) -> tuple[Floats, Floats]:
+    """Logarithms of the lengths, each less their median: 0 is an average text, and an average recording."""
+    said, sound = np.log(letters + _EXTRA), np.log(heard)
+    return said - np.median(said), sound - np.median(sound)
+
+
+def _pairs(number: NDArray[np.int64], by: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Places of all rows n (of ascending numbers) that have a row n + `by`, and the places of those."""
+    there = np.searchsorted(number, number + by)
+    there[there == len(number)] = 0
+    here = np.flatnonzero(number[there] == number + by)
+    return here, there[here]
+
+
+def _misfit(said: Floats, sound: Floats) -> Floats:
+    return (said - sound) ** 2
+
+
+def _best_stretch(gain: Floats) -> tuple[int, int, float]:
+    """The consecutive rows `first` to `last` (exclusive) with the largest sum of `gain`, and that sum."""
+    sums = np.concatenate([[0.0], np.cumsum(gain)])
+    lowest = np.minimum.accumulate(sums)
+    last = int(np.argmax(sums - lowest))
+    first = int(np.argmin(sums[: last + 1]))
+    return first, last, float(sums[last] - sums[first])
+
+
+def _is_sure(said: Floats, sound: Floats, here: NDArray[np.int64], there: NDArray[np.int64]) -> bool:
+    """Whether the rows that can tell are for the shift, by far more than chance would have it anywhere in the source.
+
+    A row can tell if the two recordings differ in length, and one of them fits the text clearly better.
+    """
+    if len(here) < FEWEST_SHIFTED:
+        return False
+    stays, moves = np.abs(said[here] - sound[here]), np.abs(said[here] - sound[there])
+    tells = np.flatnonzero(np.abs(stays - moves) > _TOLD_APART)
+    if not len(tells):
+        return False
+    longer = float((sound[there[tells]] > sound[here[tells]]).mean())
+    votes = float(np.sign(stays - moves)[tells].sum())
+    surely = np.sqrt(6 + 2 * np.log(len(said) * len(SHIFTS)))
+    return bool(
+        _EITHER_WAY <= longer <= 1 - _EITHER_WAY
+        and votes >= (2 * _FOR - 1) * len(tells)
+        and votes >= surely * np.sqrt(len(tells))
+        and _rank_correlation(said[here[tells]], sound[there[tells]]) >= _TOGETHER
+        and np.median(moves) < np.median(stays)
+    )
+
+
+def _rank_correlation(a: Floats, b: Floats) -> float:
+    """Spearman's: 1 where the order is the same, 0 where there is none; equal values share their rank."""
+    ranks = [_ranks(a), _ranks(b)]
+    deviations = [one - one.mean() for one in ranks]
+    norm = float(np.sqrt((deviations[0] ** 2).sum() * (deviations[1] ** 2).sum()))
+    return float((deviations[0] * deviations[1]).sum()) / norm if norm else 0.0
+
+
+def _ranks(values: Floats) -> Floats:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[inverse], dtype=np.float64)
+
+
+def _spread(values: Floats) -> float:
+    """A standard deviation that a few outliers do not change."""
+    return float(np.median(np.abs(values - np.median(values)))) * 1.4826
