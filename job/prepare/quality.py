@@ -19,7 +19,7 @@ DURATION_EDGES = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 10.0, 15.0, 20.0, 30.0)
 #: Row ids kept as examples of each warning.
 EXAMPLES = 5
 
-#: What is remembered of a kept row, about 75 bytes: millions of rows must fit the memory. `source` is a number into
+#: What is remembered of a kept row, about 90 bytes: millions of rows must fit the memory. `source` is a number into
 #: SPLITS: the manifest that the row's `position` is in. Measurements are NaN (0) for rows that came encoded.
 _COLUMNS: dict[str, type[Any]] = {
     "source": np.uint8,
@@ -36,6 +36,8 @@ _COLUMNS: dict[str, type[Any]] = {
     "clipped": np.float64,
     "rate": np.int32,
     "channels": np.int32,
+    "speech": np.float64,
+    "pause": np.float64,
 }
 
 
@@ -188,6 +190,8 @@ def figures_of(tally: Tally, problems: Sequence[str], copies: int = 0) -> dict[s
         "peak_dbfs": _spread(tally["peak"][measured]),
         "snr_db": _spread(tally["snr"][measured]),
         "clipped_share": _spread(tally["clipped"][measured]),
+        "speech_share": _spread(tally["speech"][measured]),
+        "longest_pause": _spread(tally["pause"][measured]),
         "sample_rates": _counts(tally["rate"][measured]),
         "channels": _counts(tally["channels"][measured]),
         "rejected": tally.rejected_by_reason(),

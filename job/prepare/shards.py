@@ -28,7 +28,7 @@ from job.prepare.store import shard_table
 #: Manifest lines of a shard: what a kill costs at most, a few seconds of a GPU or a few minutes of a CPU.
 LINES = 256
 #: Raised when the columns of a shard or their meaning change.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ STAGE = "prepare"
 #: The shards of altered copies (AUGMENT_*) of the training manifest's rows.
 COPIES = "copies"
 #: Packages that the codes follow from.
-_LIBRARIES = ("torch", "transformers", "qwen-tts", "soundfile", "soxr")
+_LIBRARIES = ("torch", "transformers", "qwen-tts", "soundfile", "soxr", "silero-vad", "onnxruntime")
 
 
 class Manifest:
@@ -90,7 +90,11 @@ class Work:
             "device": self.device.type,
             "versions": [version(name) for name in _LIBRARIES],
         }
-        encoded = {"codec": codec, "seconds": [settings.min_seconds, settings.max_seconds]}
+        encoded = {
+            "codec": codec,
+            "seconds": [settings.min_seconds, settings.max_seconds],
+            "judged": settings.quality_gate != "off",
+        }
         altered = {**encoded, "seed": settings.seed, "changes": list(augment.changes(settings))}
         identities = {**dict.fromkeys(SPLITS, encoded), COPIES: altered}
         manifests = [files.digest_file(path) for s in SPLITS if (path := settings.paths.manifest(s)).is_file()]
