@@ -1,9 +1,9 @@
 """Is it one voice that stands under a speaker's name? Judged by how far apart the x-vectors of its clips are.
 
-What is near and what is far differs between speaker encoders, so the recordings say it themselves: the two halves of one
-clip are the same voice for sure. Where nearly all pairs of clips are farther apart than the halves of nearly all clips,
-the name stands for many voices. One voice with two microphones, rooms or moods does not get there: half of its pairs
-are as near as the halves are.
+What is near and what is far differs between speaker encoders, so the recordings say it themselves: the two halves of
+one clip are the same voice for sure. Where nearly all pairs of clips are farther apart than the halves of nearly all
+clips, the name stands for many voices. One voice with two microphones, rooms or moods does not get there: half of its
+pairs are as near as the halves are.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from job import console
 from job.prepare.audio import Samples
+from job.prepare.clips import ranked
+from job.prepare.codec import Codec
+from job.prepare.dataset import SPLITS
+from job.prepare.quality import EXAMPLES, Tally
+from job.prepare.rows import speaker_key
+from job.prepare.shards import Shards
+from job.prepare.speakers import KEPT, SpeakerEncoder, clip_of
 
 if TYPE_CHECKING:
-    from job.prepare.codec import Codec
-    from job.prepare.quality import Tally
-    from job.prepare.shards import Shards
-    from job.prepare.speakers import SpeakerEncoder
+    from job.prepare.work import Work
 
 #: Speaker names looked at: those with the most rows.
 MOST_NAMES = 20
@@ -33,9 +38,9 @@ SHORTEST, LONGEST = 2.0, 8.0
 CANDIDATES = 8
 #: Halves of a clip at this percentile are as far apart as one voice gets.
 ONE_VOICE_PERCENTILE = 90.0
-#: Share of pairs of clips farther apart than that: of many voices, and of perhaps several. Measured with people's voices
-#: and a trained encoder: one voice to 0.5, with half of the clips by telephone, in a hall, noisy or pitched 0.77; three
-#: voices 0.73 to 0.84, eight 0.91, seventeen 0.98.
+#: Share of pairs of clips farther apart than that: of many voices, and of perhaps several. Measured with people's
+#: voices and a trained encoder: one voice to 0.5, with half of the clips by telephone, in a hall, noisy or pitched
+#: 0.77; three voices 0.73 to 0.84, eight 0.91, seventeen 0.98.
 MANY_SHARE, SEVERAL_SHARE = 0.85, 0.6
 #: And as many times the typical distance of halves must the typical distance of clips be: one voice to 1.7, voices
 #: from 1.9.
@@ -142,8 +147,6 @@ def judge(
     Returns:
         Speaker -> its spread, and the rows (numbers of kept rows) of other voices.
     """
-    from job.prepare.speakers import clip_of, ranked
-
     found: dict[str, tuple[Spread, list[int]]] = {}
     if encoder is None:
         return found
@@ -161,11 +164,38 @@ def judge(
     return found
 
 
-def problem(name: str, measured: Spread) -> str:
-    """One line that says that a name is not one voice, with the figures."""
+def problems(work: Work, tally: Tally) -> list[str]:
+    """Judge the new speakers; keep the figures and the rows of other voices in the tally, and say what is doubtful.
+
+    Returns:
+        What the data must be refused for: one line for a name that many voices go by, where the user named neither
+        SPEAKER_NAME nor a column of speakers, and so cannot have meant them to be one.
+    """
+    settings = work.settings
+    names = {name: n for n, name in enumerate(tally.speakers) if work.plans[name].strategy != KEPT}
+    found = []
+    for name, (measured, others) in judge(names, tally, work.shards, work.codec, work.encoder).items():
+        tally.voices[name] = measured.figures()
+        tally.other_voices += others
+        if measured.voices == "one":
+            continue
+        unnamed = "speaker_name" not in settings.model_fields_set and name == speaker_key(settings.speaker_name)
+        fix = "name the column of the speakers (SPEAKER_COLUMN=...)"
+        if unnamed and measured.voices == "many":
+            found.append(f"{_described(name, measured)}: {fix}, or set SPEAKER_NAME=... to make one voice of them")
+        else:
+            console.warn("prepare", f"{_described(name, measured)}; if they are different people, {fix}")
+    if tally.other_voices:
+        first = tally.other_voices[:EXAMPLES]
+        rows = [work.shards.row(SPLITS[tally["source"][n]], int(tally["position"][n])) for n in first]
+        tally.warnings["other_voice"] = len(tally.other_voices), [str(row["id"]) for row in rows]
+    return found
+
+
+def _described(name: str, measured: Spread) -> str:
     count = "many voices" if measured.voices == "many" else "several voices, or one recorded in very different ways"
     return (
-        f"speaker {name!r} sounds like {count}: of {measured.clips} clips, {measured.apart:.0%} of the pairs are farther "
-        f"apart than the halves of one clip (similarity {1 - measured.between:.2f} between clips, "
+        f"speaker {name!r} sounds like {count}: of {measured.clips} clips, {measured.apart:.0%} of the pairs are "
+        f"farther apart than the halves of one clip (similarity {1 - measured.between:.2f} between clips, "
         f"{1 - measured.halves:.2f} within)"
     )

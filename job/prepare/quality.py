@@ -70,6 +70,8 @@ class Tally:
         used: (books, codebook_size) which codes occur.
         warnings: category -> number of rows and ids of the first ones.
         refused: number of rows left out; `first_refused` has the first ones.
+        voices: speaker -> how far apart its clips sound, for quality.json.
+        other_voices: rows (numbers of kept rows) that sound like somebody else than their speaker.
     """
 
     def __init__(self, books: int, codebook_size: int, frame_rate: float, seed: int) -> None:
@@ -82,6 +84,8 @@ class Tally:
         self.warnings: dict[str, tuple[int, list[str]]] = {}
         self.refused = 0
         self.first_refused: list[dict[str, Any]] = []
+        self.voices: dict[str, dict[str, Any]] = {}
+        self.other_voices: list[int] = []
         self._seed = seed
         self._first_frame: NDArray[np.int16] | None = None
         self._reasons: Counter[str] = Counter()
@@ -183,6 +187,7 @@ def figures_of(tally: Tally, problems: Sequence[str], copies: int = 0) -> dict[s
         "augmented_rows": copies,
         "splits": tally.by(SPLITS, tally.validation.astype(np.int64), 2),
         "speakers": tally.by(list(tally.speakers), tally["speaker"], 2),
+        "voices": tally.voices,
         "languages": tally.by(list(tally.languages), tally["language"], 2),
         "durations": _histogram(seconds),
         "seconds": _spread(seconds),

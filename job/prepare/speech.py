@@ -1,8 +1,8 @@
 """Is there speech in a recording? Judged by Silero VAD (voice activity detection), whose weights are in its package.
 
-It gives the probability of speech for each window of 32 ms. Measured on recordings of people and machines in some twenty
-languages, also whispered, by telephone, at 0 dB of noise, and cut to 0.3 s: thresholds that all but none of them fall
-under, and that noise, hum, tones and most music do.
+It gives the probability of speech for each window of 32 ms. The thresholds are measured on recordings of people and
+machines in some twenty languages, also whispered, by telephone, at 0 dB of noise, and cut to 0.3 s: hardly any of them
+falls under (4 of 1150 single letters and words, no sentence), and noise, hum, tones and most music do.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ LEVEL = 0.05
 SPEECH = 0.5
 #: Pauses are counted between (smoothed) windows at or over this one: what may be speech is no pause.
 PERHAPS = 0.25
-#: (seconds, highest smoothed probability that there must be), with a line between them: a word of half a second is often
-#: heard with doubt, a whole sentence never.
+#: (seconds, highest smoothed probability that there must be), with a line between them: a word of half a second is
+#: often heard with doubt, a whole sentence never.
 LEAST_SURE = ((1.0, 0.25), (3.0, 0.5))
 #: From the second of these lengths on, seconds that must at least perhaps be speech.
 LEAST_PERHAPS = 0.15
