@@ -48,6 +48,8 @@ FARTHER = 1.8
 #: A clip whose typical distance from the others is so many times that of one voice, and of the other clips, is another
 #: voice's.
 OTHER_VOICE, OTHER_CLIP = 1.4, 1.6
+#: Were more than this share of the clips other voices, none of them would be an exception.
+MOST_OTHERS = 0.2
 #: Distances (1 - cosine) under this are equal: a synthetic sound's halves may be the same to the last digit.
 NO_DISTANCE = 0.01
 
@@ -107,7 +109,8 @@ def spread(vectors: NDArray[np.float32]) -> Spread:
     if found.voices == "one":
         from_others = np.array([np.median(np.delete(row, n)) for n, row in enumerate(distances)])
         limit = max(OTHER_VOICE * farthest, OTHER_CLIP * float(np.median(from_others)))
-        found.others = [int(n) for n in np.flatnonzero(from_others > limit)]
+        others = np.flatnonzero(from_others > limit)
+        found.others = others.tolist() if len(others) <= MOST_OTHERS * len(unit) else []
     return found
 
 

@@ -21,6 +21,7 @@ from job.prepare.dataset import SPLITS
 from job.prepare.quality import Tally
 from job.prepare.rows import Row, speaker_key
 from job.prepare.shards import Shards
+from job.prepare.speech import detector
 from job.settings import Settings
 from job.voices import ENCODER_FILE
 
@@ -144,14 +145,20 @@ def plan_references(
     return plans
 
 
-def check_files(plans: Mapping[str, Plan], rate: int) -> None:
-    """Decode every reference file once.
+def check_files(plans: Mapping[str, Plan], rate: int, judged: bool = True) -> None:
+    """Decode every reference file once, and, where it is `judged`, listen for speech in it.
 
     Raises:
-        BadInput: one is unreadable or silent.
+        BadInput: one is unreadable or silent, or holds no speech.
     """
     for path in sorted({plan.path for plan in plans.values() if plan.path is not None}):
-        _load_reference(path, rate, next(p.strategy for p in plans.values() if p.path == path))
+        strategy = next(p.strategy for p in plans.values() if p.path == path)
+        heard = detector().listen(_load_reference(path, rate, strategy), rate)
+        if judged and heard.fault == "no_speech":
+            raise BadInput(
+                f"{_variable(strategy)}: {path}: no speech in it; give a recording of 3 to 10 s of the speaker, "
+                "or set QUALITY_GATE=off if it is speech"
+            )
 
 
 def x_vectors(
@@ -249,13 +256,16 @@ def _only_reference(name: str, entry: SpeakerRows) -> Path:
     return first
 
 
+def _variable(strategy: str) -> str:
+    return "REF_AUDIO_PATH" if strategy == "file" else "ref_audio"
+
+
 def _load_reference(path: Path, rate: int, strategy: str) -> Samples:
-    variable = "REF_AUDIO_PATH" if strategy == "file" else "ref_audio"
     try:
         return load(path, rate, max_seconds=LONGEST_REFERENCE).samples
     except Unusable as error:
         detail = f"{path}: longer than {LONGEST_REFERENCE:.0f} s" if error.reason == "too_long" else error.detail
-        raise BadInput(f"{variable}: {detail}; give a recording of 3 to 10 s of the speaker") from error
+        raise BadInput(f"{_variable(strategy)}: {detail}; give a recording of 3 to 10 s of the speaker") from error
 
 
 def clip_of(number: int, tally: Tally, shards: Shards, codec: Codec, rate: int) -> tuple[str, Samples]:

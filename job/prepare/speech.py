@@ -107,6 +107,8 @@ class Detector:
     def probabilities(self, samples: Samples, rate: int) -> NDArray[np.float32]:
         """Probability of speech in each 32 ms of mono samples (n,) at `rate` Hz, and `LEAD` windows before them."""
         heard = resample(samples, rate, RATE)
+        if not len(heard):  # a sample or two of a high rate
+            heard = np.zeros(1, np.float32)
         heard = heard - heard.mean(dtype=np.float64).astype(np.float32)
         rms, peak = float(np.sqrt(np.mean(np.square(heard, dtype=np.float64)))), float(np.abs(heard).max())
         if peak > 0:
@@ -124,7 +126,7 @@ class Detector:
         return Heard(
             seconds=len(samples) / rate,
             speech=float((probabilities[LEAD:] >= SPEECH).mean()),
-            pause=float(max(0, np.diff(maybe).max() - 1) * step) if len(maybe) > 1 else 0.0,
+            pause=float((np.diff(maybe).max() - 1) * step) if len(maybe) > 1 else 0.0,
             surest=min(1.0, float(smooth.max())),
             perhaps=len(maybe) * step,
         )

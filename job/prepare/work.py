@@ -77,7 +77,7 @@ class Work:
         # Needed last, for voices that the base does not have; that it is there is seen before encoding.
         new = any(plan.strategy != speakers.KEPT for plan in self.plans.values())
         self.encoder = speakers.SpeakerEncoder(self.base, self.device) if new else None
-        speakers.check_files(self.plans, self.codec.sample_rate)
+        speakers.check_files(self.plans, self.codec.sample_rate, settings.quality_gate != "off")
         self.shards = self._shards()
         self._begun: set[str] = set()
 
