@@ -45,6 +45,9 @@ MANY_SHARE, SEVERAL_SHARE = 0.85, 0.6
 #: And as many times the typical distance of halves must the typical distance of clips be: one voice to 1.7, voices
 #: from 1.9.
 FARTHER = 1.8
+#: And as many times that must be, for many voices, the distance that a quarter of the pairs are within: of one voice in
+#: two rooms, half are the same room's.
+NEAR_PERCENTILE, NEAR = 25.0, 1.6
 #: A clip whose typical distance from the others is so many times that of one voice, and of the other clips, is another
 #: voice's.
 OTHER_VOICE, OTHER_CLIP = 1.4, 1.6
@@ -63,6 +66,7 @@ class Spread:
         halves: typical (median) distance between the halves of a clip.
         farthest_halves: their 90th percentile.
         between: typical distance between clips.
+        near: distance that the nearest quarter of the pairs of clips are within.
         apart: share of pairs of clips farther apart than `farthest_halves`.
         others: which clips (numbers from 0) are another voice's.
     """
@@ -71,15 +75,17 @@ class Spread:
     halves: float
     farthest_halves: float
     between: float
+    near: float
     apart: float
     others: list[int] = field(default_factory=list)
 
     @property
     def voices(self) -> str:
         """`one`, `several` (or one that was recorded in very different ways), or `many`."""
-        if self.between < FARTHER * max(self.halves, NO_DISTANCE):
+        halves = max(self.halves, NO_DISTANCE)
+        if self.between < FARTHER * halves or self.apart < SEVERAL_SHARE:
             return "one"
-        return "many" if self.apart >= MANY_SHARE else "several" if self.apart >= SEVERAL_SHARE else "one"
+        return "many" if self.apart >= MANY_SHARE and self.near >= NEAR * halves else "several"
 
     def figures(self) -> dict[str, Any]:
         """For quality.json: similarities (cosine) rather than distances."""
@@ -104,6 +110,7 @@ def spread(vectors: NDArray[np.float32]) -> Spread:
         halves=float(np.median(halves)),
         farthest_halves=farthest,
         between=float(np.median(pairs)),
+        near=float(np.percentile(pairs, NEAR_PERCENTILE)),
         apart=float((pairs > farthest).mean()),
     )
     if found.voices == "one":
