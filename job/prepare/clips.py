@@ -22,8 +22,8 @@ def ranked(rows: NDArray[np.int64], tally: Tally, most: int = BEST_CLIPS) -> NDA
     own = np.flatnonzero(~np.isin(rows, tally.other_voices))
     own = own if len(own) else np.arange(len(rows))
     chosen = rows[own]
-    names = ("snr", "clipped", "rate", "speech", "pause")
-    return own[best_clips(tally.seconds[chosen], *(tally[name][chosen] for name in names), most=most)]
+    snr, clipped, rate, speech, pause = (tally[name][chosen] for name in ("snr", "clipped", "rate", "speech", "pause"))
+    return np.asarray(own[best_clips(tally.seconds[chosen], snr, clipped, rate, speech, pause, most)])
 
 
 def best_clips(

@@ -61,7 +61,8 @@ class Heard:
     @property
     def fault(self) -> str | None:
         """Why it must not be trained on: `no_speech` or `long_pause`; None when it may."""
-        least = np.interp(self.seconds, *zip(*LEAST_SURE, strict=True))
+        (short, doubtful), (long, sure) = LEAST_SURE
+        least = float(np.interp(self.seconds, [short, long], [doubtful, sure]))
         sentence = self.seconds >= LEAST_SURE[-1][0]
         if self.surest < least or (sentence and self.perhaps < LEAST_PERHAPS):
             return "no_speech"
