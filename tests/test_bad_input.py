@@ -15,17 +15,14 @@ import pytest
 import soundfile
 
 from tests.commands import run_job
+from tests.speech import spoken
 
 RATE = 24_000
 
 
-def tone(path, seconds=1.0, pitch=220.0, level=0.3, seed=0):
-    """A vowel-like sound whose codes change over time."""
-    t = np.arange(int(seconds * RATE)) / RATE
-    noise = np.random.default_rng(seed).normal(0, 0.02, len(t))
-    wobble = pitch * (1 + 0.3 * np.sin(2 * np.pi * 1.7 * t))
-    wave = np.sin(2 * np.pi * np.cumsum(wobble) / RATE) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * t))
-    soundfile.write(path, (level * wave + level * noise).astype(np.float32), RATE)
+def talk(path, seconds=1.0, seed=0):
+    """A recording of somebody speaking, another one for each seed."""
+    soundfile.write(path, spoken(seconds, RATE, seed), RATE)
     return path
 
 
@@ -33,7 +30,7 @@ def tone(path, seconds=1.0, pitch=220.0, level=0.3, seed=0):
 def data(tmp_path):
     """Three good clips and a function that writes a JSONL of rows."""
     for number in range(3):
-        tone(tmp_path / f"{number}.wav", 0.8 + 0.3 * number, 180 + 60 * number, seed=number)
+        talk(tmp_path / f"{number}.wav", 0.8 + 0.3 * number, seed=number)
 
     def write(rows):
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
@@ -210,7 +207,7 @@ def test_bad_rows_are_listed_and_good_ones_kept(capsys, variables, data, tmp_pat
     (tmp_path / "garbage.wav").write_bytes(b"not audio at all" * 50)
     soundfile.write(tmp_path / "silent.wav", np.zeros(RATE, dtype=np.float32), RATE)
     for number in range(3, 8):
-        tone(tmp_path / f"{number}.wav", 1.0, 150 + 25 * number, seed=number)
+        talk(tmp_path / f"{number}.wav", 1.0, seed=number)
     rows = [
         *GOOD,
         {"audio": "missing.wav", "text": "Not there."},

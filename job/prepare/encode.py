@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from job.prepare import speech
 from job.prepare.audio import Clip, Figures, Samples, Unusable, load, text_mismatch
 from job.prepare.codec import Codec, Codes
 from job.prepare.rows import Row
@@ -48,6 +49,7 @@ class Item:
     row: Row
     samples: Samples | None = None
     figures: Figures | None = None
+    heard: speech.Heard | None = None
     codes: Codes | None = None
     unusable: Unusable | None = None
     proof: Proof | None = None
@@ -57,6 +59,7 @@ class Item:
         if self.codes is None:
             return []
         found = self.figures.warnings() if self.figures else []
+        found += self.heard.warnings() if self.heard else []
         seconds = self.figures.seconds if self.figures else len(self.codes) / frame_rate
         return [*found, "text_mismatch"] if text_mismatch(self.row.text, seconds) else found
 
@@ -119,6 +122,7 @@ def encode_singly(
 
 def read_items(rows: Iterable[Row], settings: Settings, codec: Codec) -> Iterator[Item]:
     """Decode (or, for rows that arrive encoded, check) each row, NUM_WORKERS at a time, in order."""
+    speech.detector()  # before there are threads that would each load it
 
     def read(row: Row) -> Item:
         try:
@@ -196,7 +200,10 @@ def _read(row: Row, settings: Settings, codec: Codec) -> Item:
         min_seconds=settings.min_seconds,
         max_seconds=settings.max_seconds,
     )
-    return Item(row, samples=clip.samples, figures=clip.figures)
+    heard = speech.detector().listen(clip.samples, clip.rate)
+    if settings.quality_gate != "off":
+        heard.refuse(str(row.audio))
+    return Item(row, samples=clip.samples, figures=clip.figures, heard=heard)
 
 
 class _Proven:

@@ -19,7 +19,7 @@ DURATION_EDGES = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 10.0, 15.0, 20.0, 30.0)
 #: Row ids kept as examples of each warning.
 EXAMPLES = 5
 
-#: What is remembered of a kept row, about 75 bytes: millions of rows must fit the memory. `source` is a number into
+#: What is remembered of a kept row, about 90 bytes: millions of rows must fit the memory. `source` is a number into
 #: SPLITS: the manifest that the row's `position` is in. Measurements are NaN (0) for rows that came encoded.
 _COLUMNS: dict[str, type[Any]] = {
     "source": np.uint8,
@@ -36,6 +36,8 @@ _COLUMNS: dict[str, type[Any]] = {
     "clipped": np.float64,
     "rate": np.int32,
     "channels": np.int32,
+    "speech": np.float64,
+    "pause": np.float64,
 }
 
 
@@ -69,6 +71,8 @@ class Tally:
         warnings: category -> number of rows and ids of the first ones.
         refused: number of rows left out; `first_refused` has the first ones.
         mispaired: sources whose texts are shifted or shuffled against their recordings, one line each.
+        voices: speaker -> how far apart its clips sound, for quality.json.
+        other_voices: rows (numbers of kept rows) that sound like somebody else than their speaker.
     """
 
     def __init__(self, books: int, codebook_size: int, frame_rate: float, seed: int) -> None:
@@ -82,6 +86,8 @@ class Tally:
         self.refused = 0
         self.first_refused: list[dict[str, Any]] = []
         self.mispaired: list[str] = []
+        self.voices: dict[str, dict[str, Any]] = {}
+        self.other_voices: list[int] = []
         self._seed = seed
         self._first_frame: NDArray[np.int16] | None = None
         self._reasons: Counter[str] = Counter()
@@ -183,6 +189,7 @@ def figures_of(tally: Tally, problems: Sequence[str], copies: int = 0) -> dict[s
         "augmented_rows": copies,
         "splits": tally.by(SPLITS, tally.validation.astype(np.int64), 2),
         "speakers": tally.by(list(tally.speakers), tally["speaker"], 2),
+        "voices": tally.voices,
         "languages": tally.by(list(tally.languages), tally["language"], 2),
         "durations": _histogram(seconds),
         "seconds": _spread(seconds),
@@ -190,6 +197,8 @@ def figures_of(tally: Tally, problems: Sequence[str], copies: int = 0) -> dict[s
         "peak_dbfs": _spread(tally["peak"][measured]),
         "snr_db": _spread(tally["snr"][measured]),
         "clipped_share": _spread(tally["clipped"][measured]),
+        "speech_share": _spread(tally["speech"][measured]),
+        "longest_pause": _spread(tally["pause"][measured]),
         "sample_rates": _counts(tally["rate"][measured]),
         "channels": _counts(tally["channels"][measured]),
         "rejected": tally.rejected_by_reason(),

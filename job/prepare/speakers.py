@@ -10,27 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from job import files
 from job.errors import BadInput
 from job.models import by_lookup_key
-from job.prepare.audio import CLIPPED_SHARE, LOW_RATE, Samples, Unusable, load, resample
+from job.prepare.audio import Samples, Unusable, load, resample
+from job.prepare.clips import ranked
 from job.prepare.codec import Codec, reproducible
 from job.prepare.dataset import SPLITS
 from job.prepare.quality import Tally
 from job.prepare.rows import Row, speaker_key
 from job.prepare.shards import Shards
+from job.prepare.speech import detector
 from job.settings import Settings
 from job.voices import ENCODER_FILE
 
 if TYPE_CHECKING:
     import torch
 
-#: Clips of this many seconds suit an x-vector best.
-PREFERRED_SECONDS = (3.0, 10.0)
-#: Clips whose x-vectors are averaged by strategy `best`.
-BEST_CLIPS = 5
 #: Longest reference that is read, in seconds.
 LONGEST_REFERENCE = 600.0
 #: Shorter references are repeated up to this length: the encoder's reflection padding needs some frames.
@@ -148,14 +145,20 @@ def plan_references(
     return plans
 
 
-def check_files(plans: Mapping[str, Plan], rate: int) -> None:
-    """Decode every reference file once.
+def check_files(plans: Mapping[str, Plan], rate: int, judged: bool = True) -> None:
+    """Decode every reference file once, and, where it is `judged`, listen for speech in it.
 
     Raises:
-        BadInput: one is unreadable or silent.
+        BadInput: one is unreadable or silent, or holds no speech.
     """
     for path in sorted({plan.path for plan in plans.values() if plan.path is not None}):
-        _load_reference(path, rate, next(p.strategy for p in plans.values() if p.path == path))
+        strategy = next(p.strategy for p in plans.values() if p.path == path)
+        heard = detector().listen(_load_reference(path, rate, strategy), rate)
+        if judged and heard.fault == "no_speech":
+            raise BadInput(
+                f"{_variable(strategy)}: {path}: no speech in it; give a recording of 3 to 10 s of the speaker, "
+                "or set QUALITY_GATE=off if it is speech"
+            )
 
 
 def x_vectors(
@@ -196,9 +199,8 @@ def x_vectors(
         else:
             chosen = rows[:1]
             if plan.strategy == "best":
-                measured = (tally[name][rows] for name in ("snr", "clipped", "rate"))
-                chosen = rows[best_clips(tally.seconds[rows], *measured)]
-            clips = [_clip(int(row), tally, shards, codec, encoder.sample_rate) for row in chosen]
+                chosen = rows[ranked(rows, tally)]
+            clips = [clip_of(int(row), tally, shards, codec, encoder.sample_rate) for row in chosen]
         stacked = torch.stack([encoder.embed(samples, encoder.sample_rate) for _, samples in clips])
         vector = stacked.to(torch.float32).mean(dim=0)
         if not bool(torch.isfinite(vector).all()):
@@ -228,34 +230,6 @@ def _existing_vector(base: Path, name: str) -> torch.Tensor:
     raise BadInput(f"INIT_MODEL_PATH={base}: {key} is in none of its weight files; download the whole repo")
 
 
-def best_clips(
-    seconds: NDArray[np.float64], snr: NDArray[np.float64], clipped: NDArray[np.float64], rate: NDArray[np.int32]
-) -> NDArray[np.int64]:
-    """The cleanest clips of a speaker: 3 to 10 s, unclipped, most speech over noise; otherwise the longest.
-
-    Telephone recordings stand back: without high frequencies they have little noise, and not the whole voice either.
-
-    Args:
-        seconds: (n,) lengths.
-        snr: (n,) speech over noise in dB; NaN where it was not measured.
-        clipped: (n,) share of clipped samples; NaN where it was not measured.
-        rate: (n,) sample rate of the recording, Hz; 0 where it was not measured.
-
-    Returns:
-        numbers of at most `BEST_CLIPS` clips, the best first.
-    """
-    unclipped = ~(clipped > CLIPPED_SHARE)
-    wide = unclipped & ((rate == 0) | (rate >= LOW_RATE))
-    clean = np.flatnonzero(wide if wide.any() else unclipped)
-    low, high = PREFERRED_SECONDS
-    preferred = clean[(seconds[clean] >= low) & (seconds[clean] <= high)]
-    if len(preferred):
-        order = np.argsort(-np.nan_to_num(snr[preferred]), kind="stable")
-        return np.asarray(preferred[order][:BEST_CLIPS])
-    others = clean if len(clean) else np.arange(len(seconds))
-    return np.asarray(others[np.argsort(-seconds[others], kind="stable")][:BEST_CLIPS])
-
-
 def _owner(speakers: Mapping[str, SpeakerRows], settings: Settings) -> str:
     """The speaker that REF_AUDIO_PATH belongs to."""
     if len(speakers) == 1:
@@ -282,16 +256,19 @@ def _only_reference(name: str, entry: SpeakerRows) -> Path:
     return first
 
 
+def _variable(strategy: str) -> str:
+    return "REF_AUDIO_PATH" if strategy == "file" else "ref_audio"
+
+
 def _load_reference(path: Path, rate: int, strategy: str) -> Samples:
-    variable = "REF_AUDIO_PATH" if strategy == "file" else "ref_audio"
     try:
         return load(path, rate, max_seconds=LONGEST_REFERENCE).samples
     except Unusable as error:
         detail = f"{path}: longer than {LONGEST_REFERENCE:.0f} s" if error.reason == "too_long" else error.detail
-        raise BadInput(f"{variable}: {detail}; give a recording of 3 to 10 s of the speaker") from error
+        raise BadInput(f"{_variable(strategy)}: {detail}; give a recording of 3 to 10 s of the speaker") from error
 
 
-def _clip(number: int, tally: Tally, shards: Shards, codec: Codec, rate: int) -> tuple[str, Samples]:
+def clip_of(number: int, tally: Tally, shards: Shards, codec: Codec, rate: int) -> tuple[str, Samples]:
     """Label and samples at `rate` of a kept row's recording, its `ref_audio`, or what its codes decode to."""
     split, position = SPLITS[tally["source"][number]], int(tally["position"][number])
     row = shards.row(split, position)

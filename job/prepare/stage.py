@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from job import console, files
 from job.errors import DataRefused
-from job.prepare import augment, gate, page, quality, speakers
+from job.prepare import augment, gate, one_voice, page, quality, speakers
 from job.prepare.admitted import Admitted
 from job.prepare.dataset import SPLITS, read_summary, schema, write_cache
 from job.prepare.quality import Tally
@@ -61,7 +61,7 @@ def merge(work: Work) -> dict[str, Any]:
     _hold_out(tally, work)
 
     # 2. The gate, with its figures on disk either way.
-    found = gate.problems(tally)
+    found = [*gate.problems(tally), *one_voice.problems(work, tally)]
     _write_figures(work, tally, admitted, found)
     _report_rows(tally)
     gate.refuse_nothing_left(tally)

@@ -21,7 +21,7 @@ from job.prepare.mismatch import measures
 SHARD_ROWS = 2000
 
 #: What is known of a row besides its prepared columns. `reason` and `detail` are set for rows that are left out, the
-#: last six for rows whose recording was measured.
+#: last eight for rows whose recording was measured.
 _BESIDES: tuple[tuple[str, pa.DataType], ...] = (
     ("position", pa.int64()),
     ("number", pa.int64()),
@@ -43,8 +43,11 @@ _BESIDES: tuple[tuple[str, pa.DataType], ...] = (
     ("clipped", pa.float64()),
     ("rate", pa.int32()),
     ("channels", pa.int32()),
+    ("speech", pa.float64()),
+    ("pause", pa.float64()),
 )
-_MEASURED = [name for name, _ in _BESIDES[-6:]]
+_MEASURED = [name for name, _ in _BESIDES[-8:-2]]
+_HEARD = [name for name, _ in _BESIDES[-2:]]
 
 
 def shard_schema(books: int) -> pa.Schema:
@@ -78,6 +81,8 @@ def shard_table(items: Sequence[Item], codec: Codec) -> pa.Table:
     values["digest"] = [item.digest() for item in items]
     for name in _MEASURED:
         values[name] = [None if item.figures is None else getattr(item.figures, name) for item in items]
+    for name in _HEARD:
+        values[name] = [None if item.heard is None else getattr(item.heard, name) for item in items]
     arrays = [
         pa.ListArray.from_arrays(pa.array(offsets), frames, type=field.type)
         if field.name == "codes"

@@ -27,7 +27,7 @@ STAGE = "prepare"
 #: The shards of altered copies (AUGMENT_*) of the training manifest's rows.
 COPIES = "copies"
 #: Packages that the codes follow from.
-_LIBRARIES = ("torch", "transformers", "qwen-tts", "soundfile", "soxr")
+_LIBRARIES = ("torch", "transformers", "qwen-tts", "soundfile", "soxr", "silero-vad", "onnxruntime")
 
 
 class Manifest:
@@ -104,7 +104,7 @@ class Work:
         # Needed last, for voices that the base does not have; that it is there is seen before encoding.
         new = any(plan.strategy != speakers.KEPT for plan in self.plans.values())
         self.encoder = speakers.SpeakerEncoder(self.base, self.device) if new else None
-        speakers.check_files(self.plans, self.codec.sample_rate)
+        speakers.check_files(self.plans, self.codec.sample_rate, settings.quality_gate != "off")
         self.shards = self._shards()
         self._begun: set[str] = set()
 
@@ -117,7 +117,11 @@ class Work:
             "device": self.device.type,
             "versions": [version(name) for name in _LIBRARIES],
         }
-        encoded = {"codec": codec, "seconds": [settings.min_seconds, settings.max_seconds]}
+        encoded = {
+            "codec": codec,
+            "seconds": [settings.min_seconds, settings.max_seconds],
+            "judged": settings.quality_gate != "off",
+        }
         altered = {**encoded, "seed": settings.seed, "changes": list(augment.changes(settings))}
         identities = {**dict.fromkeys(SPLITS, encoded), COPIES: altered}
         manifests = [files.digest_file(path) for s in SPLITS if (path := settings.paths.manifest(s)).is_file()]

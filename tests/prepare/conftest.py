@@ -13,19 +13,13 @@ import soundfile
 from job import files
 from job.demo import manifest as demo_manifest
 from job.settings import Settings
+from tests.speech import spoken
 
 Make = Callable[..., Settings]
 
 
-def voice(seconds: float, rate: int = 24_000, seed: int = 0, level: float = 0.3) -> np.ndarray:
-    """A harmonic, syllable-like signal, different for each seed; float32 (samples,)."""
-    random = np.random.default_rng(seed)
-    time = np.arange(round(seconds * rate)) / rate
-    pitch = 110.0 + 60.0 * random.random()
-    wave = sum(np.sin(2 * np.pi * pitch * k * time + random.random() * 6) / k for k in range(1, 12))
-    syllables = 0.55 + 0.45 * np.sin(2 * np.pi * (3 + random.random()) * time + random.random() * 6)
-    wave = wave * syllables + 0.002 * random.standard_normal(len(time))
-    return (level * wave / np.abs(wave).max()).astype(np.float32)
+#: Speech of one voice: `voice(seconds, rate, seed, level)`, float32 (samples,), different for each seed.
+voice = spoken
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ from job import doctor, files, models
 from job.errors import BadInput
 from job.prepare import speakers
 from job.prepare.audio import load
+from job.prepare.clips import best_clips
 from job.prepare.dataset import read_speakers, read_summary
-from job.prepare.speakers import SpeakerEncoder, best_clips
+from job.prepare.speakers import SpeakerEncoder
 from job.prepare.stage import prepare
 from tests.prepare.conftest import Make, voice
 
