@@ -15,7 +15,7 @@ from job.models import base_directory
 from job.settings import Settings
 
 if TYPE_CHECKING:
-    from job.prepare.speakers import SpeakerEncoder
+    from job.prepare.speaker_encoder import SpeakerEncoder
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def load_similarity(settings: Settings, device: str) -> Similarity | None:
     import torch
 
     from job.prepare.dataset import read_speakers
-    from job.prepare.speakers import SpeakerEncoder
+    from job.prepare.speaker_encoder import SpeakerEncoder
 
     try:
         encoder = SpeakerEncoder(base_directory(settings), torch.device(device))

@@ -23,7 +23,8 @@ from job.prepare.dataset import SPLITS
 from job.prepare.quality import EXAMPLES, Tally
 from job.prepare.rows import speaker_key
 from job.prepare.shards import Shards
-from job.prepare.speakers import KEPT, SpeakerEncoder, clip_of
+from job.prepare.speaker_encoder import SpeakerEncoder
+from job.prepare.speakers import KEPT, clip_of
 
 if TYPE_CHECKING:
     from job.prepare.work import Work

@@ -17,6 +17,7 @@ from job.prepare.dataset import SPLITS
 from job.prepare.encode import Item, encode_stream, read_items
 from job.prepare.rows import AUTO, Row, read_rows
 from job.prepare.shards import Shard, Shards
+from job.prepare.speaker_encoder import SpeakerEncoder
 from job.settings import Settings
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Work:
         self.codec = load_codec(settings, config.books, self.device)
         # Needed last, for voices that the base does not have; that it is there is seen before encoding.
         new = any(plan.strategy != speakers.KEPT for plan in self.plans.values())
-        self.encoder = speakers.SpeakerEncoder(self.base, self.device) if new else None
+        self.encoder = SpeakerEncoder(self.base, self.device) if new else None
         speakers.check_files(self.plans, self.codec.sample_rate, settings.quality_gate != "off")
         self.shards = self._shards()
         self._begun: set[str] = set()

@@ -139,7 +139,7 @@ def test_models_that_listen_are_asked(talking: Talking, tiny_base: Path, recogni
     from safetensors.torch import save_file
 
     from job.evaluate.similarity import load_similarity
-    from job.prepare.speakers import SpeakerEncoder
+    from job.prepare.speaker_encoder import SpeakerEncoder
 
     work = install(talking[0], tmp_path)
     values = {"init_model_path": str(tiny_base), "asr_model": str(recogniser), "greedy": True, "synth_gate": "off"}

@@ -24,7 +24,7 @@ from job.prepare.audio import load, pad_to_frames
 from job.prepare.codec import Codec, load_codec, reproducible
 from job.prepare.dataset import read_split, row_codes
 from job.prepare.encode import Item, encode_items, encode_singly
-from job.prepare.speakers import SpeakerEncoder
+from job.prepare.speaker_encoder import SpeakerEncoder
 from job.prepare.stage import merge
 from job.prepare.work import COPIES, Work
 from job.settings import Settings

@@ -19,7 +19,7 @@ from job.prepare import speakers
 from job.prepare.audio import load
 from job.prepare.clips import best_clips
 from job.prepare.dataset import read_speakers, read_summary
-from job.prepare.speakers import SpeakerEncoder
+from job.prepare.speaker_encoder import SpeakerEncoder
 from job.prepare.stage import prepare
 from tests.prepare.conftest import Make, voice
 
