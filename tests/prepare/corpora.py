@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -86,3 +87,8 @@ def _pick(random: np.random.Generator, choices: str) -> str:
 
 def _end(random: np.random.Generator) -> str:
     return _pick(random, "n r t s nd") if random.random() < 0.5 else ""
+
+
+def name_of(how: dict[str, Any]) -> str:
+    """How a corpus is made, as a test's name: the same in every process, which a function's own text is not."""
+    return ",".join(f"{key}={getattr(value, '__name__', value)}" for key, value in how.items()) or "plain"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from job.prepare import fit
-from tests.prepare.corpora import SCRIPTS, Corpus, corpus
+from tests.prepare.corpora import SCRIPTS, Corpus, corpus, name_of
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 
@@ -99,7 +99,7 @@ def three(random: np.random.Generator, rows: int) -> np.ndarray:
         {"script": "japanese", "pauses": 0.2},
         {"script": "german", "seconds": half_short},
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_clean_rows_are_kept(how: dict[str, Any]) -> None:
     """Steady, lively, spontaneous, many voices, words: measured 0.0 to 0.6 % lost, of 30 noisy rows up to 1.1 %."""

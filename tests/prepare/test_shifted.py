@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from job.prepare import shifted
-from tests.prepare.corpora import SCRIPTS, Corpus, corpus
+from tests.prepare.corpora import SCRIPTS, Corpus, corpus, name_of
 from tests.prepare.test_fit import commands, half_short, three
 
 CORPORA: list[dict[str, Any]] = [
@@ -31,7 +31,7 @@ def moved(letters: np.ndarray, by: int, first: int) -> np.ndarray:
     return texts
 
 
-@pytest.mark.parametrize("how", CORPORA, ids=str)
+@pytest.mark.parametrize("how", CORPORA, ids=name_of)
 @pytest.mark.parametrize("by", [-3, -1, 1, 2])
 def test_texts_moved_from_some_row_on_are_found_with_the_row(how: dict[str, Any], by: int) -> None:
     """A tenth of the rows was left out before, so that numbers are missing. Measured: 99 % found; the row is right to
@@ -59,7 +59,7 @@ def test_a_stretch_in_the_middle_is_found_with_its_end() -> None:
     assert abs(found.first - 201) <= 4 and abs(found.last - 300) <= 4
 
 
-@pytest.mark.parametrize("how", [*CORPORA, {"seconds": commands}, {"seconds": three}], ids=str)
+@pytest.mark.parametrize("how", [*CORPORA, {"seconds": commands}, {"seconds": three}], ids=name_of)
 @pytest.mark.parametrize("rows", [3, 40, 150, 600])
 def test_clean_and_sorted_rows_are_not_taken_for_moved_or_shuffled(how: dict[str, Any], rows: int) -> None:
     """In their order, sorted by length, in blocks sorted by length, with wrong rows among them, doubled: no claim."""
