@@ -24,9 +24,10 @@ KINDS = sorted(set(damage.KINDS))
 
 
 def make(folder: Path, kind: tuple[str, str], rate: int, seconds: float, channels: int = 1) -> tuple[Path, np.ndarray]:
-    """A recording of one kind, and all of its samples, mono, decoded in one go."""
+    """A recording of one kind, and all of its samples, mono, decoded in one go; no part of it is silent."""
     path = folder / f"{'-'.join(kind)}-{rate}.{kind[0].lower()}"
-    samples = np.tile(voice(seconds, rate)[:, None], (1, channels))
+    room = 0.02 * np.random.default_rng(0).standard_normal(round(seconds * rate))
+    samples = np.tile((0.9 * voice(seconds, rate) + room).astype(np.float32)[:, None], (1, channels))
     path.write_bytes(damage.encoded(samples, rate, kind))
     return path, load(path, rate).samples
 
