@@ -12,6 +12,7 @@ from job import console
 from job.prepare.conflicts import Recordings
 from job.prepare.dataset import SPLITS
 from job.prepare.mismatch import Lengths
+from job.prepare.repeated import Texts
 from job.prepare.work import STAGE, Work
 
 
@@ -29,15 +30,17 @@ class Admitted:
     def __init__(self, work: Work) -> None:
         self._work = work
         self.lines = dict.fromkeys(SPLITS, 0)
-        lengths, recordings = Lengths(), Recordings()
+        lengths, recordings, texts = Lengths(), Recordings(), Texts()
         for split in SPLITS:
             for table in self._within_limits(split):
                 self.lines[split] += len(table)
                 lengths.add(split, table)
                 recordings.add(split, table)
+                texts.add(split, table)
         mismatches = lengths.compare()
         self.problems = mismatches.problems
         self._left_out = (recordings.compare(), mismatches.rows)
+        self._doubtful = texts.compare()
 
     def tables(self, split: str) -> Iterator[pa.Table]:
         """The used lines of a split, in order; `reason` and `detail` are set for all rows that are left out."""
@@ -47,7 +50,7 @@ class Admitted:
             left -= len(table)
             for found in self._left_out:
                 table = found.mark(split, table, self._work.settings.quality_gate)
-            yield table
+            yield self._doubtful.mark(split, table, "off")  # kept with a warning, whatever the gate
 
     def _within_limits(self, split: str) -> Iterator[pa.Table]:
         """The shards of a split up to the row that would pass a limit. Says when MAX_HOURS is reached."""

@@ -52,7 +52,7 @@ class Recordings:
         values = {
             "split": np.full(len(table), SPLITS.index(split)),
             "source": [self._sources.setdefault(one, len(self._sources)) for one in table["source"].to_pylist()],
-            "words": [_words(text) for text in table["text"].to_pylist()],
+            "words": [words_of(text) for text in table["text"].to_pylist()],
         }
         for name, kind in _NOTED.items():
             given = values[name] if name in values else table[name].to_numpy()
@@ -103,7 +103,7 @@ def _changes(table: pa.Table) -> NDArray[np.int64]:
     return np.asarray(sums[ends] - sums[starts], dtype=np.int64)
 
 
-def _words(text: str) -> int:
+def words_of(text: str) -> int:
     """64 bits of a hash of the letters and digits of a text: case, punctuation and spaces make no other words."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     heard = "".join(c for c in folded if unicodedata.category(c)[0] in "LMN")

@@ -154,10 +154,12 @@ def _shifted(shift: shifted.Shift, source: str) -> str:
     rows = "one row" if abs(shift.by) == 1 else f"{abs(shift.by)} rows"
     where = "before" if shift.by < 0 else "after"
     until = "on" if shift.to_the_end else f"to row {shift.last}"
+    place = f"is missing or there twice just before row {shift.first}"
+    if shift.first <= 1 + abs(shift.by):
+        place = "the list of texts or that of recordings has at its beginning and the other has not (a header, a title)"
     return (
         f"from row {shift.first} {until} each text is about the recording {rows} {where} it ({source}): texts and "
-        f"recordings are shifted against each other; look for what is missing or there twice just before row "
-        f"{shift.first}, and pair the rows anew"
+        f"recordings are shifted against each other; look for what {place}, and pair the rows anew"
     )
 
 
