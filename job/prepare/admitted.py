@@ -1,4 +1,4 @@
-"""The encoded rows that are used: as far as the limits let them in, without those that do not fit their text."""
+"""The encoded rows that are used: as far as the limits let them in, without those that others prove wrong."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from job import console
+from job.prepare.conflicts import Recordings
 from job.prepare.dataset import SPLITS
 from job.prepare.mismatch import Lengths
+from job.prepare.repeated import Texts
 from job.prepare.work import STAGE, Work
 
 
 class Admitted:
     """The shards of a run, when all that are needed are encoded.
 
-    MAX_HOURS and MAX_EVAL_SAMPLES count rows that turn out not to fit their text, too: what is left is at most what
-    they say, and which shards must be encoded does not depend on what is in those after them.
+    MAX_HOURS and MAX_EVAL_SAMPLES count rows that are left out by comparison with others, too: what is left is at most
+    what they say, and which shards must be encoded does not depend on what is in those after them.
 
     Attributes:
         lines: split -> how many lines of its manifest are used.
@@ -28,20 +30,27 @@ class Admitted:
     def __init__(self, work: Work) -> None:
         self._work = work
         self.lines = dict.fromkeys(SPLITS, 0)
-        lengths = Lengths()
+        lengths, recordings, texts = Lengths(), Recordings(), Texts()
         for split in SPLITS:
             for table in self._within_limits(split):
                 self.lines[split] += len(table)
                 lengths.add(split, table)
-        self._mismatches = lengths.compare()
-        self.problems = self._mismatches.problems
+                recordings.add(split, table)
+                texts.add(split, table)
+        mismatches = lengths.compare()
+        self.problems = mismatches.problems
+        self._left_out = (recordings.compare(), mismatches.rows)
+        self._doubtful = texts.compare()
 
     def tables(self, split: str) -> Iterator[pa.Table]:
         """The used lines of a split, in order; `reason` and `detail` are set for all rows that are left out."""
         left = self.lines[split]
         for table in self._work.shards.tables(split, left):
-            yield self._mismatches.mark(split, table.slice(0, left), self._work.settings.quality_gate)
-            left -= min(left, len(table))
+            table = table.slice(0, left)
+            left -= len(table)
+            for found in self._left_out:
+                table = found.mark(split, table, self._work.settings.quality_gate)
+            yield self._doubtful.mark(split, table, "off")  # kept with a warning, whatever the gate
 
     def _within_limits(self, split: str) -> Iterator[pa.Table]:
         """The shards of a split up to the row that would pass a limit. Says when MAX_HOURS is reached."""

@@ -7,7 +7,7 @@ texts and recordings are moved against each other (`job.prepare.shifted`), and w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from job.prepare import fit, shifted
 from job.prepare.dataset import SPLITS
 from job.prepare.encode import Item
+from job.prepare.leaving_out import LeftOut
 from job.prepare.letters import letters, script
 from job.prepare.rows import AUTO
 
@@ -42,32 +43,10 @@ _NOTED: dict[str, type[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Mismatches:
-    """What was found: `problems` of whole sources, one line each, and the rows that do not fit, (rows,) each."""
+    """What was found: `problems` of whole sources, one line each, and the rows that do not fit."""
 
     problems: list[str]
-    split: NDArray[np.uint8]
-    position: NDArray[np.int64]
-    details: list[str] = field(repr=False)
-
-    def mark(self, split: str, table: pa.Table, gate: str) -> pa.Table:
-        """A shard in which rows that do not fit are left out; with QUALITY_GATE=off they are kept with a warning."""
-        mine = np.flatnonzero(self.split == SPLITS.index(split))
-        if not len(mine) or not len(table):
-            return table
-        positions = table["position"].to_numpy()
-        places = np.searchsorted(self.position[mine], positions).clip(max=len(mine) - 1)
-        hit = np.flatnonzero(self.position[mine][places] == positions)
-        if not len(hit):
-            return table
-        if gate == "off":
-            warnings = table["warnings"].to_pylist()
-            for row in hit:
-                warnings[row] = [*(one for one in warnings[row] if one != REASON), REASON]
-            return _with(table, "warnings", warnings)
-        reasons, details = table["reason"].to_pylist(), table["detail"].to_pylist()
-        for row in hit:
-            reasons[row], details[row] = REASON, self.details[mine[places[row]]]
-        return _with(_with(table, "reason", reasons), "detail", details)
+    rows: LeftOut
 
 
 class Lengths:
@@ -110,7 +89,7 @@ class Lengths:
             language = noted["language"][row]
             known = names[language] if sizes[language] >= fit.FEWEST else ""
             details.append(_detail(said[row], heard[row], (low[row], high[row]), known))
-        return Mismatches(problems, noted["split"][rows], noted["position"][rows], details)
+        return Mismatches(problems, LeftOut(REASON, noted["split"][rows], noted["position"][rows], details))
 
     def _numbers(self, column: str, values: list[Any]) -> list[int]:
         known = self._names[column]
@@ -156,11 +135,6 @@ def _lists(table: pa.Table, *names: str) -> list[list[Any]]:
     return [table[name].to_pylist() for name in names]
 
 
-def _with(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
-    index = table.schema.get_field_index(name)
-    return table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))
-
-
 def _detail(said: float, heard: float, bounds: tuple[float, float], language: str) -> str:
     """One line for rejected.jsonl; `language` is "" where too few rows could be compared."""
     rate = said / heard
@@ -180,10 +154,12 @@ def _shifted(shift: shifted.Shift, source: str) -> str:
     rows = "one row" if abs(shift.by) == 1 else f"{abs(shift.by)} rows"
     where = "before" if shift.by < 0 else "after"
     until = "on" if shift.to_the_end else f"to row {shift.last}"
+    place = f"is missing or there twice just before row {shift.first}"
+    if shift.first <= 1 + abs(shift.by):
+        place = "the list of texts or that of recordings has at its beginning and the other has not (a header, a title)"
     return (
         f"from row {shift.first} {until} each text is about the recording {rows} {where} it ({source}): texts and "
-        f"recordings are shifted against each other; look for what is missing or there twice just before row "
-        f"{shift.first}, and pair the rows anew"
+        f"recordings are shifted against each other; look for what {place}, and pair the rows anew"
     )
 
 

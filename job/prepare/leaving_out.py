@@ -1,0 +1,59 @@
+"""Rows that are left out after they were encoded, because of what the other rows show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from job.prepare.dataset import SPLITS
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Rows that one `reason` holds for: their splits (numbers into SPLITS), positions and details, (rows,) each.
+
+    Of each split the positions ascend.
+    """
+
+    reason: str
+    split: NDArray[np.uint8]
+    position: NDArray[np.int64]
+    details: list[str] = field(repr=False)
+
+    @classmethod
+    def nothing(cls, reason: str) -> LeftOut:
+        """No row at all."""
+        return cls(reason, np.zeros(0, np.uint8), np.zeros(0, np.int64), [])
+
+    def mark(self, split: str, table: pa.Table, gate: str) -> pa.Table:
+        """A shard in which these rows are left out; with QUALITY_GATE=off they are kept with a warning.
+
+        Rows that are left out already keep the reason that they have.
+        """
+        mine = np.flatnonzero(self.split == SPLITS.index(split))
+        if not len(mine) or not len(table):
+            return table
+        positions = table["position"].to_numpy()
+        places = np.searchsorted(self.position[mine], positions).clip(max=len(mine) - 1)
+        hit = np.flatnonzero(
+            (self.position[mine][places] == positions) & table["reason"].is_null().to_numpy(zero_copy_only=False)
+        )
+        if not len(hit):
+            return table
+        if gate == "off":
+            warnings = table["warnings"].to_pylist()
+            for row in hit:
+                warnings[row] = [*(one for one in warnings[row] if one != self.reason), self.reason]
+            return _with(table, "warnings", warnings)
+        reasons, details = table["reason"].to_pylist(), table["detail"].to_pylist()
+        for row in hit:
+            reasons[row], details[row] = self.reason, self.details[mine[places[row]]]
+        return _with(_with(table, "reason", reasons), "detail", details)
+
+
+def _with(table: pa.Table, name: str, values: list[object]) -> pa.Table:
+    index = table.schema.get_field_index(name)
+    return table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))
