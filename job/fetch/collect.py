@@ -131,6 +131,8 @@ class Collector:
         """The part of the recording that is the row's; None for all of it."""
         if self.store.directory is None and not audio.is_file():
             return None  # a check before a run, of a recording that comes as bytes
+        if not columns.has_times:
+            return None
         length = partial(store.seconds, audio)
         return segments.part(lambda field: columns.value(field, row.values), length, columns.has_ends)
 

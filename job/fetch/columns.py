@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from job.errors import BadInput
@@ -78,6 +79,11 @@ class Columns:
         if len(texts) == 2 and not guess.may_be_same(*texts):
             detail = f"{raw} {texts[0][:40]!r} and {written} {texts[1][:40]!r}; is there a separator inside a sentence?"
             raise RowError("the two texts of the row differ", detail)
+
+    @cached_property
+    def has_times(self) -> bool:
+        """Whether any column says anything of a place in a recording, or of its length."""
+        return any(self.by_field[field] for field in segments.NAMES)
 
     @property
     def used(self) -> list[str]:

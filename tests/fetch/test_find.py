@@ -25,7 +25,7 @@ def test_names_without_an_ending_are_found_under_any_header(
     for number, name in enumerate(("u1", "u.2", "u")):
         noise(tmp_path / "c" / "wavs" / f"{name}{ending}", seed=number)
     audio = "audio" if column == "id" else column
-    write(tmp_path / "c" / "metadata.csv", f"{audio},text\nu1,one\nu.2,two\nu,three\nu.3,none\n")
+    write(tmp_path / "c" / "metadata.csv", f"{audio},text\nu1,one\nu.2,two\nu,three\nu.3,four\n")
     got = fetched(DATA_DIR=tmp_path / "c")
     assert said(got) == {f"u1{ending}": "one", f"u.2{ending}": "two", f"u{ending}": "three"}
     assert [r["reason"] for r in got["rejected"]] == ["audio is missing"]
