@@ -62,7 +62,18 @@ class Finder:
         except (OSError, ValueError):
             near = []
         hint = f"; there is {near[0].name}: name that if it is the recording" if near else ""
+        if not near and (moved := self._moved(value, folders)) is not None:
+            hint = f"; there is {moved}: write names without the folders of another machine if it is the recording"
         return RowError(f"{field} is missing", f"no file {value[:200]!r}{hint}", [str(path) for path in candidates])
+
+    def _moved(self, value: str, folders: list[Path]) -> str | None:
+        """A file of the same name in the table's folders, where the folders in `value` are of another machine."""
+        name = value.replace("\\", "/").rsplit("/", 1)[-1]
+        try:
+            found = _first(candidates_of(name, folders)) if name and name != value else None
+        except (OSError, ValueError):
+            return None
+        return _shown(found, folders[0]) if found is not None else None
 
     def _found(self, value: str, field: str, folders: list[Path], tree: Path | None) -> Path | None:
         own = folders[:1]
