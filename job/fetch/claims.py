@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -67,6 +68,8 @@ def _key(row: dict[str, Any]) -> int:
 
 def _words(text: str) -> str:
     """A text without what does not change its words: case, spaces, punctuation."""
+    if text.isascii():
+        return re.sub(r"[\W_]+", "", text).lower() or text
     plain = unicodedata.normalize("NFKC", text).casefold()
     return "".join(c for c in plain if unicodedata.category(c)[0] in "LMN") or plain
 

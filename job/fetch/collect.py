@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,10 @@ class Collector:
         """The part of the recording that is the row's; None for all of it."""
         if self.store.directory is None and not audio.is_file():
             return None  # a check before a run, of a recording that comes as bytes
-        return segments.part(lambda field: columns.value(field, row.values), lambda: store.seconds(audio))
+        if not columns.has_times:
+            return None
+        length = partial(store.seconds, audio)
+        return segments.part(lambda field: columns.value(field, row.values), length, columns.has_ends)
 
     def _audio(self, table: Table, columns: Columns, row: Row, missing_ok: bool) -> str | None:
         value = columns.value("audio", row.values)

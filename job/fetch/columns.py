@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from job.errors import BadInput
@@ -53,13 +54,14 @@ class Columns:
     """Field -> the columns to try, in order. A field without any is an empty tuple.
 
     `pair` are two text columns with the same sentences, numbers written out in the first. `why` says how text and audio
-    were told.
+    were told. `has_ends` is False where sentences begin within their recordings and no column says where they end.
     """
 
     by_field: dict[str, tuple[str, ...]]
     pair: tuple[str, str] | None = None
     why: str = ""
     likely_speakers: str | None = None
+    has_ends: bool = True
 
     def value(self, field: str, row: Mapping[str, Any]) -> Any:
         """The first value a row has for `field`, else None.
@@ -78,6 +80,11 @@ class Columns:
             detail = f"{raw} {texts[0][:40]!r} and {written} {texts[1][:40]!r}; is there a separator inside a sentence?"
             raise RowError("the two texts of the row differ", detail)
 
+    @cached_property
+    def has_times(self) -> bool:
+        """Whether any column says anything of a place in a recording, or of its length."""
+        return any(self.by_field[field] for field in segments.NAMES)
+
     @property
     def used(self) -> list[str]:
         """All columns that any field needs."""
@@ -94,7 +101,10 @@ def choose(table: Table, settings: Settings) -> Columns:
     rows = table.sample()
     held = guess.profiles(rows, table.columns, table.folders)
     found = {name: _by_name(table, name) for name in NAMES}
+    segments.settle_offset(found, plain_name)
     given = {name: c for name in OVERRIDES if (c := _override(table, settings, name, rows, held)) is not None}
+    for name in NAMES:  # a column called `speaker` that TEXT_COLUMN names is no speaker
+        found[name] = tuple(c for c in found[name] if c not in given.values())
     found.update({name: (column,) for name, column in given.items()})
     why = {name: OVERRIDES[name].upper() for name in given if name in ("text", "audio")}
     if "audio" not in given:
@@ -106,7 +116,9 @@ def choose(table: Table, settings: Settings) -> Columns:
     pair = None
     if "text" not in given:
         if found["text"]:
-            found["text"], why["text"] = doubts.named_text(table.where, found["text"], held, others), "by its name"
+            labels = [held[c] for name in ("speaker", "language", "id") for c in found[name] if c in held]
+            found["text"] = doubts.named_text(table.where, found["text"], held, others, labels, rows)
+            why["text"] = "by its name"
         else:
             chosen = doubts.text_by_values(table, rows, others)
             found["text"], pair, why["text"] = chosen.columns, chosen.pair, chosen.why
@@ -119,6 +131,7 @@ def choose(table: Table, settings: Settings) -> Columns:
         pair,
         "; ".join(f"{name} is {found[name][0]} ({why[name]})" for name in ("text", "audio") if found[name]),
         _likely_speakers(table, found, others),
+        any(found[name] for name in segments.ENDS) or not _begins(rows, found["start"] + found["start_ms"]),
     )
 
 
@@ -145,8 +158,8 @@ def shown(columns: list[str]) -> str:
 
 
 def plain_name(column: str) -> str:
-    """A column's name as it is looked up: in lower case, `_` for spaces and hyphens."""
-    return re.sub(r"[\s-]+", "_", column.strip().lower())
+    """A column's name as it is looked up: `Start Time (s)` and `startTime[s]` are `start_time_s`."""
+    return guess.plain_name(column)
 
 
 def _by_name(table: Table, field: str) -> tuple[str, ...]:
@@ -197,6 +210,12 @@ def _is_bare(audio: tuple[str, ...], held: dict[str, Profile], table: Table) -> 
     if profile is None or profile.is_sound:
         return False
     return profile.names > 0 or not table.header
+
+
+def _begins(rows: list[Mapping[str, Any]], columns: tuple[str, ...]) -> bool:
+    """Whether sentences begin elsewhere than at 0; also where no row could be looked at."""
+    values = [str(value).strip() for row in rows for c in columns if (value := row.get(c)) not in (None, "")]
+    return bool(columns) and (not values or any(not re.fullmatch(r"[0:.,]+s?|nan", value) for value in values))
 
 
 def _likely_speakers(table: Table, found: dict[str, tuple[str, ...]], others: list[Profile]) -> str | None:

@@ -255,7 +255,7 @@ def _usual(counts: Counter[int]) -> int:
 
 
 def _name(cell: str) -> str:
-    return re.sub(r"[\s-]+", "_", cell.strip().lower())
+    return guess.plain_name(cell)
 
 
 def _shape(cell: str) -> str:

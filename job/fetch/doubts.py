@@ -22,16 +22,28 @@ class Chosen:
 
 
 def named_text(
-    where: str, named: tuple[str, ...], held: Mapping[str, Profile], others: Sequence[Profile]
+    where: str,
+    named: tuple[str, ...],
+    held: Mapping[str, Profile],
+    others: Sequence[Profile],
+    labels: Sequence[Profile] = (),
+    rows: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[str, ...]:
-    """The columns that are called like a text, without those that hold none; `others` are not used for anything else.
+    """The columns that are called like a text, without those that hold none.
+
+    `others` are not used for anything else; `labels` are called like a speaker, a language, or an id.
 
     Raises:
-        BadInput: the first of them holds no sentences, and another column plainly does.
+        BadInput: the first of them holds no sentences, and another column plainly does, whatever it is called; or two
+            of them hold different sentences.
     """
     first = held.get(named[0])
     nothing = first.says_nothing if first is not None else None
     plain = [p for p in others if p.column != named[0] and p.is_plainly_text]
+    if first is not None and not first.is_plainly_text:
+        swapped = [p for p in labels if p.filled >= 3 and p.is_plainly_text and p.score > 2 * first.score]
+        nothing = nothing or ("labels" if swapped else None)
+        plain += swapped if nothing is not None else []
     if first is not None and nothing is not None and plain:
         best = max(plain, key=lambda p: p.score)
         raise BadInput(
@@ -43,6 +55,12 @@ def named_text(
             f"{where}: column {named[0]} holds names of recordings ({first.examples}), not what is said in them; "
             "name the column of the transcripts with TEXT_COLUMN"
         )
+    for other in named[1:]:
+        if first is not None and other in held and guess.unrelated(rows, named[0], other):
+            raise BadInput(
+                f"{where}: columns {named[0]} ({first.examples}) and {other} ({held[other].examples}) hold different "
+                f"sentences; say which is said with TEXT_COLUMN={named[0]} or TEXT_COLUMN={other}"
+            )
     return (named[0], *(c for c in named[1:] if c not in held or held[c].says_nothing is None))
 
 

@@ -30,6 +30,7 @@ class Finder:
     def __init__(self) -> None:
         self._folder = lru_cache(maxsize=64)(listing.of_folder)
         self._tree = lru_cache(maxsize=4)(listing.Tree)
+        self._layout = lru_cache(maxsize=4)(_below_the_first)
         self._spelled: dict[str, str] = {}
         self._said = False
 
@@ -61,13 +62,24 @@ class Finder:
         except (OSError, ValueError):
             near = []
         hint = f"; there is {near[0].name}: name that if it is the recording" if near else ""
+        if not near and (moved := self._moved(value, folders)) is not None:
+            hint = f"; there is {moved}: write names without the folders of another machine if it is the recording"
         return RowError(f"{field} is missing", f"no file {value[:200]!r}{hint}", [str(path) for path in candidates])
+
+    def _moved(self, value: str, folders: list[Path]) -> str | None:
+        """A file of the same name in the table's folders, where the folders in `value` are of another machine."""
+        name = value.replace("\\", "/").rsplit("/", 1)[-1]
+        try:
+            found = _first(candidates_of(name, folders)) if name and name != value else None
+        except (OSError, ValueError):
+            return None
+        return _shown(found, folders[0]) if found is not None else None
 
     def _found(self, value: str, field: str, folders: list[Path], tree: Path | None) -> Path | None:
         own = folders[:1]
         if exact := _first(candidates_of(value, own)):
             return _settle([exact], value, field)
-        layout = [folder for folder in folders[1:] if folder.is_relative_to(folders[0])]
+        layout = self._layout(tuple(folders))
         hits = [path for path in candidates_of(value, layout) if path.is_file()] if layout else []
         hits = hits or self._alike(value, [*own, *layout])
         if not hits and tree is not None and (hits := self._tree(tree).named(value)):
@@ -89,8 +101,11 @@ class Finder:
 
     def _alike(self, value: str, folders: list[Path]) -> list[Path]:
         """Files in these folders that `value` names but for the ending or the case of letters."""
-        candidates = (path for path in candidates_of(value, folders) if path.name)
-        return [hit for path in candidates for hit in self._folder(path.parent).spelled_like(path.name)]
+        hits: list[Path] = []
+        for path in candidates_of(value, folders):
+            if path.name:
+                hits += self._folder(path.parent).spelled_like(path.name)
+        return hits
 
     def _check_letters(self, value: str, found: Path) -> None:
         """Refuse a file that two rows call by names that differ in letter case: one of them means another recording."""
@@ -111,6 +126,11 @@ def unreadable(path: Path) -> RowError:
     return RowError(kind, f"{path.name}; convert them to FLAC or WAV: {command}")
 
 
+def _below_the_first(folders: tuple[Path, ...]) -> list[Path]:
+    """Those folders that lie in the first one."""
+    return [folder for folder in folders[1:] if folder.is_relative_to(folders[0])]
+
+
 def _first(paths: Iterable[Path]) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
@@ -127,7 +147,8 @@ def _settle(hits: list[Path], value: str, field: str) -> Path:
     Raises:
         RowError: there is nothing in it, or there are several with different recordings.
     """
-    hits = list({os.path.realpath(path): path for path in reversed(hits)}.values())[::-1]
+    if len(hits) > 1:
+        hits = list({os.path.realpath(path): path for path in reversed(hits)}.values())[::-1]
     full = [path for path in hits if path.stat().st_size > 0]
     if not full:
         raise RowError(f"{field} is empty", hits[0].name, [str(path) for path in hits])
@@ -156,11 +177,11 @@ def candidates_of(value: str, folders: list[Path]) -> Iterator[Path]:
     It is spelled as it is, then with the slashes of a manifest made on Windows; each with letters and their marks as
     they are, composed (as typed) and decomposed (as macOS and its archives name files).
     """
-    spellings = [
-        form
-        for slashed in (value, value.replace("\\", "/"))
-        for form in (slashed, unicodedata.normalize("NFC", slashed), unicodedata.normalize("NFD", slashed))
-    ]
+    spellings = [value, value.replace("\\", "/")]
+    if not value.isascii():
+        spellings = [
+            form for s in spellings for form in (s, unicodedata.normalize("NFC", s), unicodedata.normalize("NFD", s))
+        ]
     for spelling in dict.fromkeys(spellings):
         try:
             os.fsencode(spelling)

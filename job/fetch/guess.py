@@ -117,6 +117,12 @@ def profile(column: str, values: Sequence[Any], folders: list[Path]) -> Profile 
     )
 
 
+def plain_name(column: str) -> str:
+    """A column's name without what people write it in: `Start Time (s)` and `startTime[s]` are `start_time_s`."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", column.strip().strip("()[]{}<>.:;,#*'\""))
+    return re.sub(r"[\s()\[\]{}.:/-]+", "_", words).lower()
+
+
 def is_sound(cell: str, folders: list[Path]) -> bool:
     """Whether a cell is the name of a recording: by its ending, or because it is a file."""
     return cell.lower().endswith(SOUNDS) or is_file(cell, folders)
@@ -192,6 +198,19 @@ def may_be_same(raw: str, other: str) -> bool:
     if max(len(one), len(two)) < 4 or _SHORTENED.search(raw) or same_sentence(raw, other):
         return True
     return SequenceMatcher(None, one, two, autojunk=False).ratio() >= 0.7
+
+
+def unrelated(rows: Sequence[Mapping[str, Any]], first: str, second: str) -> bool:
+    """Whether two columns hold sentences with hardly a word in common: a title and a sentence, a translation."""
+    both = [(_words(str(row[first])), _words(str(row[second]))) for row in rows if row.get(first) and row.get(second)]
+    shares = [len(one & two) / min(len(one), len(two)) for one, two in both if min(len(one), len(two)) >= 3]
+    return bool(shares) and _share(share < 0.34 for share in shares) >= 0.7
+
+
+def _words(text: str) -> set[str]:
+    """The words of a text without digits; its letters where no spaces are set."""
+    words = {word for word in _folded(text).split() if word.isalpha()}
+    return {part for word in words for part in (word if any(map(_sets_no_spaces, word)) else [word])}
 
 
 def written_out(rows: Sequence[Mapping[str, Any]], first: str, second: str) -> tuple[str, str] | None:

@@ -11,6 +11,9 @@ from job.errors import BadInput
 from job.fetch import lines
 from job.fetch.table import SAMPLE_ROWS, Row, RowError, Table, Unreadable
 
+#: What makes lines of a JSON array.
+_COMMAND = " (jq -c '.[]' array.json > lines.jsonl)"
+
 
 def open_table(path: Path, where: str) -> Table:
     """A JSONL file as a table; columns are the keys of all its objects.
@@ -67,15 +70,37 @@ def parse(line: bytes) -> dict[str, Any]:
         RowError: it is not UTF-8, not JSON, or not an object.
     """
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.loads(line.decode("utf-8"), object_pairs_hook=_object)
     except UnicodeDecodeError:
         raise RowError("not UTF-8", "save the file as UTF-8") from None
     except json.JSONDecodeError as error:
-        if line.strip() in (b"[", b"]") or line.rstrip().endswith(b","):
-            raise RowError("not JSON", "a line of a JSON array; write one object a line, without commas") from None
+        bare = line.strip()
+        if bare in (b"[", b"]") or bare.endswith(b","):
+            detail = f"a line of a JSON array; write one object a line, without commas{_COMMAND}"
+            raise RowError("not JSON", detail) from None
+        if bare.endswith((b"{", b"[")):
+            detail = "a JSON document of several lines; write one object with audio and text a line"
+            raise RowError("not JSON", detail) from None
         raise RowError("not JSON", f"{error.msg} at column {error.colno}") from None
     except (ValueError, RecursionError):  # an int of thousands of digits, or thousands of brackets
         raise RowError("not JSON", "too large or too deep") from None
     if not isinstance(value, dict):
-        raise RowError("not a JSON object", f"{type(value).__name__}; write one object a line")
+        raise RowError(
+            "not a JSON object",
+            f"{type(value).__name__}; write one object a line{_COMMAND if isinstance(value, list) else ''}",
+        )
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no name may stand twice: the json module would take the last value in silence.
+
+    Raises:
+        RowError: one does, with different values.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for name, value in pairs:
+            if found[name] != value:
+                raise RowError("a name stands twice in the object", f"{name[:40]!r}, with different values; keep one")
+    return found

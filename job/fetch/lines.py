@@ -115,7 +115,9 @@ def check(path: Path, where: str, form: str) -> None:
     if len(head) >= 8 and any(half.count(0) > 0.8 * len(half) for half in halves):
         raise BadInput(f"{where} looks like UTF-16 without its mark; save it as UTF-8")
     if head.count(0) > 1 + len(head) // 1000 or not _mostly_text(head):
-        raise BadInput(f"{where} is a binary file; it must be text with {form}")
+        sheet = path.suffix.lower() in (".xlsx", ".xls", ".ods", ".numbers") or head.startswith(b"PK\x03\x04")
+        todo = "; save a spreadsheet as CSV (UTF-8) first" if sheet else ""
+        raise BadInput(f"{where} is a binary file; it must be text with {form}{todo}")
 
 
 def _mostly_text(head: bytes) -> bool:

@@ -14,6 +14,8 @@ HIDDEN = (".", "__MACOSX")
 
 def key(name: str) -> str:
     """What two spellings of a name have in common: letter case and the form of marks (NFC, NFD) aside."""
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
@@ -32,12 +34,13 @@ class Names:
         A name with an ending of sound means files with that ending; one without means any: `a.1` is `a.1.wav` and never
         `a.wav`. Of several, those that are spelled alike but for letter case give way to those that are not.
         """
+        alike = self._by_stem.get(key(audio_files.stem(name)))
+        if not alike:
+            return []
         named = audio_files.ending_of(name)
-        found = [
-            path
-            for path in self._by_stem.get(key(audio_files.stem(name)), ())
-            if not named or audio_files.ending_of(path.name) == named
-        ]
+        found = [path for path in alike if not named or audio_files.ending_of(path.name) == named]
+        if len(found) < 2:
+            return found
         plain = unicodedata.normalize("NFC", audio_files.stem(name))
         exact = [p for p in found if unicodedata.normalize("NFC", audio_files.stem(p.name)) == plain]
         return exact or found

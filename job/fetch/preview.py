@@ -35,7 +35,8 @@ def line(row: dict[str, Any], settings: Settings) -> str:
     """One row of a manifest in one line."""
     speaker = row["speaker"] or f"{settings.speaker_name} (SPEAKER_NAME)"
     language = row["language"] or f"{settings.language} (LANGUAGE)"
-    text = row["text"] if len(row["text"]) <= TEXT else f"{row['text'][:TEXT]}…"
+    text = " ".join(row["text"].split())
+    text = text if len(text) <= TEXT else f"{text[:TEXT]}…"
     return f"row {row['row']}: {_file(row)}, {_seconds(row)}, speaker {speaker}, language {language}, text: {text}"
 
 

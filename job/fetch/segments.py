@@ -14,11 +14,14 @@ from job.fetch.table import RowError
 NAMES: dict[str, tuple[str, ...]] = {
     "start": (
         *("start", "offset", "start_time", "begin_time", "begin", "segment_start", "start_sec", "start_secs"),
-        *("start_seconds", "start_s", "offset_sec", "audio_start", "tmin"),
+        *("start_seconds", "start_s", "offset_sec", "audio_start", "tmin", "xmin", "onset", "onset_s", "onset_sec"),
+        *("start_time_s", "start_time_sec", "start_time_seconds", "starttime", "begin_s", "begin_sec", "begin_time_s"),
+        *("begin_time_sec", "seg_start", "clip_start", "start_timestamp"),
     ),
     "end": (
         *("end", "end_time", "segment_end", "end_sec", "end_secs", "end_seconds", "end_s", "audio_end"),
-        *("stop_time", "tmax"),
+        *("stop_time", "tmax", "xmax", "stop", "stop_s", "stop_sec", "end_time_s", "end_time_sec", "end_time_seconds"),
+        *("endtime", "stop_time_s", "finish", "seg_end", "clip_end", "end_timestamp"),
     ),
     "duration": (
         *("duration", "duration_sec", "duration_secs", "duration_seconds", "duration_s", "dur"),
@@ -34,6 +37,23 @@ SLACK_SECONDS = 0.15
 SLACK_SHARE = 0.02
 
 
+#: The fields of which one says where a sentence ends.
+ENDS = ("end", "end_ms", "duration", "duration_ms")
+
+
+def settle_offset(found: dict[str, tuple[str, ...]], plain: Callable[[str], str]) -> None:
+    """Make `offset` the end where there is an `onset`: psychologists' and phoneticians' tables mean it so, NeMo's not.
+
+    Args:
+        found: field -> its columns; changed in place.
+        plain: a column's name as it is looked up.
+    """
+    if any(plain(column).startswith("onset") for column in found["start"]):
+        ends = tuple(column for column in found["start"] if plain(column).startswith("offset"))
+        found["start"] = tuple(column for column in found["start"] if column not in ends)
+        found["end"] += ends
+
+
 @dataclass(frozen=True)
 class Part:
     """Seconds from the beginning of the file: from `start` to `end`, or to its end."""
@@ -42,12 +62,14 @@ class Part:
     end: float | None
 
 
-def part(get: Callable[[str], Any], length: Callable[[], float]) -> Part | None:
+def part(get: Callable[[str], Any], length: Callable[[], float], ends: bool = True) -> Part | None:
     """Which part of its recording a row means; None for all of it.
 
     Args:
         get: the row's value of one of the fields in `NAMES`, None where it has none.
         length: seconds of the recording by its header; asked for only when the row says anything about times.
+        ends: whether the table has a column for the end or the duration; a row without one then goes on to the end of
+            its recording. Without such a column the next sentence may follow in the recording.
 
     Raises:
         RowError: the times are no times, the wrong way round, or cannot be those of this recording.
@@ -68,6 +90,12 @@ def part(get: Callable[[str], Any], length: Callable[[], float]) -> Part | None:
     if end is None:
         if begin >= there:
             raise _beyond(begin, None, there)
+        if not ends:
+            raise RowError(
+                "start without an end",
+                f"the sentence begins at {begin:g} s of {there:.2f} s and no column says where it ends; call that "
+                "column end or duration (seconds), or take the start out if it is all that follows",
+            )
         return None if begin == 0 else Part(begin, None)
     if end <= there + SLACK_SECONDS:
         return None if begin == 0 and end >= there - SLACK_SECONDS else Part(begin, min(end, there))

@@ -76,6 +76,9 @@ class Store:
             raise RowError(f"no {field}")
         if re.match(r"(https?|s3|gs)://", value):
             raise RowError(f"{field} is an address", f"{value[:80]} (download it first and give the file)")
+        if re.match(r"\{\s*[\"'](path|bytes|array|audio)[\"']", value):
+            detail = f"{value[:60]!r}; write the path alone, or save the dataset as Parquet (to_parquet), not as CSV"
+            raise RowError(f"{field} is a printed object", detail)
         folders = [] if "://" in value else folders
         found = self._finder.find(value, field, folders, tree) if folders else None
         if found is not None:

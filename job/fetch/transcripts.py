@@ -29,6 +29,13 @@ _NOT_UNDERSTOOD = re.compile(
     re.IGNORECASE,
 )
 
+#: A whole text that names a sound instead of words, as subtitles do.
+_SOUND_ALONE = re.compile(
+    r"[\[(*♪]+\s*(?:(?:background|soft|loud|upbeat|dramatic)\s+)?(?:music|musikk?|musique|música|musica|applause|laughter"
+    r"|laughs|laughing|noise|cough(?:s|ing)?|sighs?|silence|breath(?:s|ing)?|sound|beep)\s*[\])*♪]+\.?",
+    re.IGNORECASE,
+)
+
 _CLOCK = r"(?:\d{1,2}:)?\d{1,3}:\d{2}(?:[.,]\d{1,3})?"
 _SECONDS = r"\d{1,6}[.,]\d{1,3}"
 _ARROW = r"\s*(?:-{1,2}>|→|–|—|\s-\s)\s*"
@@ -151,6 +158,8 @@ def _refuse_placeholder(text: str) -> None:
     bare = text.strip().strip("\"'“”‘’«»").strip()
     if not bare:
         raise RowError("empty text")
+    if _SOUND_ALONE.fullmatch(bare):
+        raise RowError("no words", f"{bare!r} is a sound and nothing that is said; drop the row, or write the words")
     if bare.casefold() in PLACEHOLDERS or bare in _PLACEHOLDERS_IN_CAPITALS:
         raise RowError(
             "no text", f"{bare!r} stands for an empty cell; if it is what is said, write it with a full stop"

@@ -183,3 +183,59 @@ def test_a_file_list_that_is_json_lines_is_read_as_such(tmp_path: Path, fetched:
     write_audio(tmp_path / "a.wav")
     (tmp_path / "t.txt").write_text(json.dumps({"audio": "a.wav", "text": "one"}) + "\n", encoding="utf-8")
     assert fetched(TRAIN_JSONL=tmp_path / "t.txt")["train"][0]["text"] == "one"
+
+
+_SPOKEN = ["He came home late.", "The dog barked twice.", "It rained all day.", "Nobody knew the way.", "They left."]
+
+
+@pytest.mark.parametrize("called", ["speaker", "language", "id"])
+@pytest.mark.parametrize("label", ["anna", "spk{n}", "{n}", "en"])
+def test_names_of_columns_that_were_swapped_are_refused_and_the_advice_holds(
+    tmp_path: Path, fetched: Any, called: str, label: str
+) -> None:
+    rows = [f"audio,{called},text"]
+    for n, text in enumerate(_SPOKEN):
+        write_audio(tmp_path / f"{n}.wav", seed=n)
+        rows.append(f"{n}.wav,{text},{label.format(n=n % 3)}")
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(BadInput, match=f"column text holds .* and column {called} sentences .*TEXT_COLUMN={called}"):
+        fetched(TRAIN_JSONL=tmp_path / "t.csv")
+    got = fetched(TRAIN_JSONL=tmp_path / "t.csv", TEXT_COLUMN=called)["train"]
+    assert [row["text"] for row in got] == _SPOKEN
+    assert {row[called] for row in got if called != "id"} <= {None}
+
+
+def test_long_names_of_speakers_beside_short_words_are_no_swap(tmp_path: Path, fetched: Any) -> None:
+    rows = ["audio,speaker,text"]
+    for n, text in enumerate(["yes", "no", "stop", "go", "left", "right"]):
+        write_audio(tmp_path / f"{n}.wav", seed=n)
+        rows.append(f"{n}.wav,{('Anna Maria Olsen', 'Jean Paul Dubois')[n % 2]},{text}")
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    got = fetched(TRAIN_JSONL=tmp_path / "t.csv")["train"]
+    assert [row["text"] for row in got] == ["yes", "no", "stop", "go", "left", "right"]
+
+
+@pytest.mark.parametrize(
+    ("others", "refused"),
+    [
+        (["Chapter one of the book", "Chapter two of the book", "A word to the reader", "The end of it all"], True),
+        (["彼は遅く帰った", "犬が二度吠えた", "一日中雨だった", "誰も道を知らない"], True),
+        (["HE CAME HOME LATE", "the dog barked twice", "It rained, all day!", "nobody knew the way"], False),
+        (["He came home at 8.", "The dog barked 2 times.", "It rained all day.", "Nobody knew the way."], False),
+    ],
+)
+def test_two_columns_called_like_texts_must_hold_the_same_sentences(
+    tmp_path: Path, fetched: Any, others: list[str], refused: bool
+) -> None:
+    rows = []
+    for n, (text, other) in enumerate(zip(_SPOKEN, others, strict=False)):
+        write_audio(tmp_path / f"{n}.wav", seed=n)
+        rows.append({"audio": f"{n}.wav", "text": other, "sentence": text})
+    path = write_lines(tmp_path / "t.jsonl", rows)
+    if not refused:
+        assert [row["text"] for row in fetched(TRAIN_JSONL=path)["train"]] == others
+        return
+    with pytest.raises(BadInput, match=r"columns text .* and sentence .* different sentences; .*TEXT_COLUMN=sentence"):
+        fetched(TRAIN_JSONL=path)
+    got = fetched(TRAIN_JSONL=path, TEXT_COLUMN="sentence")["train"]
+    assert [row["text"] for row in got] == _SPOKEN[:4]

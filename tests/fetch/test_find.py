@@ -11,6 +11,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from job.errors import BadInput
 from job.fetch import listing
 from job.fetch.same import same_recording
 from tests.fetch.conftest import write_audio, write_lines
@@ -163,3 +164,20 @@ def test_an_index_gives_the_file_of_a_name_and_of_no_other(name: str, other: str
         assert found.spelled_like(f"{stem}.wav") == [Path("x") / f"{stem}.wav"]
     if listing.key(listing.audio_files.stem(other)) != listing.key(stem):
         assert found.spelled_like(other) == []
+
+
+@pytest.mark.parametrize("folders", ["C:\\\\Users\\\\me\\\\One Drive, AS\\\\", "/data/upload/1/", "old/"])
+def test_a_name_with_the_folders_of_another_machine_is_answered_with_the_file_that_is_here(
+    tmp_path: Path, fetched: Any, folders: str
+) -> None:
+    write_audio(tmp_path / "u1.wav")
+    path = write_lines(tmp_path / "t.jsonl", [{"audio": f"{folders}u1.wav", "text": "one"}])
+    with pytest.raises(BadInput, match=r"audio is missing.*there is u1\.wav: write names without the folders"):
+        fetched(TRAIN_JSONL=path)
+
+
+@pytest.mark.parametrize("printed", ["{'path': 'u1.wav', 'bytes': None}", "{'bytes': b'RIFF', 'path': 'u1.wav'}"])
+def test_an_object_that_was_printed_into_a_table_is_called_that(tmp_path: Path, fetched: Any, printed: str) -> None:
+    path = write_lines(tmp_path / "t.jsonl", [{"audio": printed, "text": "one"}])
+    with pytest.raises(BadInput, match=r"audio is a printed object.*write the path alone"):
+        fetched(TRAIN_JSONL=path)

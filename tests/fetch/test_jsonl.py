@@ -372,3 +372,26 @@ def test_a_text_of_invisible_characters_is_empty(text: str) -> None:
     with pytest.raises(RowError, match="empty text"):
         required_text(text)
     assert required_text(f"{text}مرحبا").text == "مرحبا"
+
+
+def test_a_name_that_stands_twice_in_an_object_leaves_the_row_out(tmp_path: Path, fetched: Any) -> None:
+    """JSON readers take the last value in silence: half of the texts would be others."""
+    write_audio(tmp_path / "a.wav")
+    write_audio(tmp_path / "b.wav")
+    lines = ['{"audio": "a.wav", "text": "one", "text": "two"}', '{"audio": "b.wav", "text": "x", "text": "x"}']
+    got = fetched(TRAIN_JSONL=write_lines(tmp_path / "t.jsonl", lines))
+    assert [row["text"] for row in got["train"]] == ["x"]
+    assert got["rejected"][0]["reason"] == "a name stands twice in the object"
+
+
+@pytest.mark.parametrize("content", ['{"data": [\n', '{\n "a.wav": "one",\n', '{"audio": [\n', "[\n"])
+def test_json_over_several_lines_is_called_that(tmp_path: Path, fetched: Any, content: str) -> None:
+    (tmp_path / "t.json").write_text(content)
+    with pytest.raises(BadInput, match=r"line 1: not JSON: .*(several lines|JSON array); write one object"):
+        fetched(TRAIN_JSONL=tmp_path / "t.json")
+
+
+def test_a_text_of_several_lines_is_shown_in_one(tmp_path: Path, fetched: Any, capsys: Any) -> None:
+    write_audio(tmp_path / "a.wav")
+    fetched(TRAIN_JSONL=write_lines(tmp_path / "t.jsonl", [{"audio": "a.wav", "text": "one\n\ntwo"}]))
+    assert "text: one two" in capsys.readouterr().out

@@ -25,6 +25,12 @@ def parts(rows: list[dict[str, Any]]) -> list[tuple[str, float | None, float | N
         ({"start_ms": 500, "end_ms": 1500}, {"start_ms": 2000, "end_ms": 3500}),
         ({"offset_ms": 500, "duration_ms": 1000}, {"offset_ms": "2000", "duration_ms": "1500"}),
         ({"segment_start": 0.5, "segment_end": 1.5}, {"segment_start": 2.0, "segment_end": 3.5}),
+        ({"start": 0.5, "stop": 1.5}, {"start": 2.0, "stop": 3.5}),
+        ({"onset": 0.5, "offset": 1.5}, {"onset": 2.0, "offset": 3.5}),
+        ({"Start Time (s)": 0.5, "End Time (s)": 1.5}, {"Start Time (s)": 2.0, "End Time (s)": 3.5}),
+        ({"startTime": 0.5, "endTime": 1.5}, {"startTime": 2.0, "endTime": 3.5}),
+        ({"start[ms]": 500, "end[ms]": 1500}, {"start[ms]": 2000, "end[ms]": 3500}),
+        ({"xmin": 0.5, "xmax": 1.5}, {"xmin": 2.0, "xmax": 3.5}),
     ],
 )
 def test_a_part_of_a_file_is_a_part_of_a_file(tmp_path: Path, fetched: Any, one: Any, two: Any) -> None:
@@ -41,6 +47,28 @@ def test_an_end_that_is_not_said_is_the_files(tmp_path: Path, fetched: Any) -> N
     assert parts(fetched(TRAIN_JSONL=write_lines(tmp_path / "t.jsonl", rows))["train"]) == [
         ("a", 0.0, 1.0),
         ("b", 1.0, None),
+    ]
+
+
+@pytest.mark.parametrize("unread", ["length", "til", "end_of_it", None])
+def test_a_start_without_an_end_does_not_take_the_next_sentences_too(tmp_path: Path, fetched: Any, unread: Any) -> None:
+    """The first sentence begins at 0 and would be the whole recording."""
+    write_audio(tmp_path / "talk.wav", seconds=4)
+    rows = [{"audio": "talk.wav", "text": f"sentence {n}", "start": n, unread or "note": n + 1} for n in range(4)]
+    path = write_lines(tmp_path / "t.jsonl", rows)
+    with pytest.raises(BadInput, match=r"row 1: start without an end: .* call that column end or duration"):
+        fetched(TRAIN_JSONL=path)
+
+
+def test_starts_that_are_all_nought_are_the_whole_recordings(tmp_path: Path, fetched: Any) -> None:
+    for name in "abc":
+        write_audio(tmp_path / f"{name}.wav", seconds=1)
+    rows = [
+        {"audio": f"{name}.wav", "text": name, "offset": start}
+        for name, start in zip("abc", (0, 0.0, "0.00"), strict=True)
+    ]
+    assert parts(fetched(TRAIN_JSONL=write_lines(tmp_path / "t.jsonl", rows))["train"]) == [
+        (name, None, None) for name in "abc"
     ]
 
 

@@ -153,3 +153,16 @@ def test_what_was_taken_out_is_said_with_an_example(
     out = capsys.readouterr().out
     assert "tags taken out of 2 texts, first row 1: '<b>One</b>' became 'One'" in out
     assert "invisible characters taken out of 1 text, first row 3" in out
+
+
+@pytest.mark.parametrize(
+    "text", ["[music]", "(laughs)", "♪ music ♪", "[ Applause ]", "(soft music)", "*sighs*", "[Musik]"]
+)
+def test_a_sound_that_is_described_is_no_text(text: str) -> None:
+    with pytest.raises(RowError, match="no words"):
+        clean(text)
+
+
+@pytest.mark.parametrize("text", ["Music.", "music", "(He laughs at me.)", "Laughter is the best medicine."])
+def test_words_about_sounds_are_words(text: str) -> None:
+    assert clean(text).text == text
