@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from job.threads import one_torch_thread
+
 if TYPE_CHECKING:
     import torch
 
@@ -30,13 +32,8 @@ def one_thread() -> Iterator[None]:
     """
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with one_torch_thread(), torch.random.fork_rng(devices=[]), torch.no_grad():
+        yield
 
 
 def generator(seed: int, name: str) -> np.random.Generator:

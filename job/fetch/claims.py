@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from job import words
 from job.fetch.table import RowError
 
 _ROW_BITS = 40
@@ -67,11 +67,8 @@ def _key(row: dict[str, Any]) -> int:
 
 
 def _words(text: str) -> str:
-    """A text without what does not change its words: case, spaces, punctuation."""
-    if text.isascii():
-        return re.sub(r"[\W_]+", "", text).lower() or text
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(c for c in plain if unicodedata.category(c)[0] in "LMN") or plain
+    """A text's words; of one that has none, what it is."""
+    return words.bare(text) or unicodedata.normalize("NFKC", text).casefold()
 
 
 def _digest(text: str) -> int:

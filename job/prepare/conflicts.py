@@ -7,7 +7,6 @@ written twice by an export, or taken for a row whose own was missing.
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from job.prepare.dataset import SPLITS
 from job.prepare.leaving_out import LeftOut
+from job.words import bare
 
 #: Reason of rows that are left out, and warning of rows that are kept all the same.
 REASON = "same_recording"
@@ -105,6 +105,4 @@ def _changes(table: pa.Table) -> NDArray[np.int64]:
 
 def words_of(text: str) -> int:
     """64 bits of a hash of the letters and digits of a text: case, punctuation and spaces make no other words."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    heard = "".join(c for c in folded if unicodedata.category(c)[0] in "LMN")
-    return int.from_bytes(hashlib.sha256(heard.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(bare(text).encode("utf-8", "surrogatepass")).digest()[:8], "big")
