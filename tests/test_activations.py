@@ -104,6 +104,7 @@ def shapes(draw: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=5, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(
     shape=shapes(),

@@ -90,6 +90,7 @@ def spoken(checkpoint, **arguments):
     return waves
 
 
+@pytest.mark.slow
 def test_full_training_in_both_layouts_on_another_base(tmp_path, other_base, recordings):
     """TRAIN_MODE=full, TEXT_LAYOUT=mixed, a named speaker with capitals: output/best says every training sentence, code
     by code, as my_voice, in both text layouts."""
@@ -125,6 +126,7 @@ def test_full_training_in_both_layouts_on_another_base(tmp_path, other_base, rec
     assert np.abs(waves[0]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_lora_gives_a_checkpoint_that_stock_qwen_tts_speaks(tmp_path, other_base, recordings):
     """TRAIN_MODE=lora: merged weights that load with no code of ours, an adapter beside them, the loss has fallen."""
     done = entrypoint(

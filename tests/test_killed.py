@@ -9,9 +9,9 @@ import pytest
 
 from tests.disturbed import RUN, Run, compare, disturb
 
-KILLS = 25
-STOPS = 10
-KILLS_OF_TWO = 6
+KILLS = 13
+STOPS = 6
+KILLS_OF_TWO = 3
 
 
 @pytest.fixture(scope="module")

@@ -244,6 +244,7 @@ def test_default_sub_talker_has_the_talkers_width_and_so_no_projection(model: An
 CACHED = "from job.demo.base import cached_base; print(cached_base())"
 
 
+@pytest.mark.slow
 def test_cached_base_is_built_once_by_racing_processes_and_repaired_when_incomplete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_base: Path
 ) -> None:

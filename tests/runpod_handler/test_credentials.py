@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.hub.server import WRITE, Hub
 from tests.runpod_handler.platform import Platform, deployed
@@ -40,6 +41,7 @@ def private_files() -> set[Path]:
     return {path for place in (Path("/dev/shm"), Path("/tmp")) for path in place.glob("job-*")}
 
 
+@pytest.mark.slow
 def test_the_token_reaches_the_hub_and_no_file_log_process_or_result(sdk: Path, tmp_path: Path) -> None:
     """The real job asks a Hub with it; all the while /proc, and in the end every file, is searched."""
     volume = tmp_path / "volume"

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.runpod_handler.platform import API_KEY, Platform, deployed
 from tests.runpod_handler.worker import TOP, House, gone, lines_of, wait_for
@@ -66,6 +67,7 @@ def test_a_cancelled_job_that_does_not_listen_is_killed(sdk: Path, house: House)
         assert platform.result("next")["output"][-1]["exit_code"] == 0
 
 
+@pytest.mark.slow
 def test_the_job_never_waits_for_a_slow_platform(sdk: Path, house: House) -> None:
     """Streaming may lag behind; training may not. A very long log is cut in what is sent, not on disk."""
     with Platform(slowness=3) as platform, deployed(sdk, house.top, house.volume, platform) as worker:

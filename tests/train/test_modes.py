@@ -52,6 +52,7 @@ def column(log, name):
     return [line[name] for line in log]
 
 
+@pytest.mark.slow
 def test_learning_rate_schedules(prepared, tmp_path):
     """LEARNING_RATE, WARMUP_STEPS, LR_SCHEDULER and MIN_LR_RATIO shape the logged rate."""
     shapes = {}
@@ -104,6 +105,7 @@ def test_accumulated_batches_weigh_as_one(prepared, tmp_path):
         assert two[0][name] == pytest.approx(one[0][name], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_clipping_seed_and_weights(prepared, tmp_path):
     """MAX_GRAD_NORM, SEED, SUB_TALKER_LOSS_WEIGHT and WEIGHT_DECAY each change the run; the same settings do not."""
     base = train(prepared, tmp_path / "a")[1]
@@ -120,6 +122,7 @@ def test_clipping_seed_and_weights(prepared, tmp_path):
     assert weighted[0]["loss"] == pytest.approx(base[0]["talker_loss"] + 0.2 * base[0]["sub_talker_loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_with_less_memory(prepared, tmp_path):
     """GRADIENT_CHECKPOINTING and ATTN_IMPLEMENTATION change where the time goes, not the loss; fused AdamW is AdamW."""
     base = column(train(prepared, tmp_path / "base")[1], "loss")

@@ -68,10 +68,14 @@ def prepared(tmp_path_factory):
     return clean, outcome(work)
 
 
-def disturbed(work, number, moments):
-    """Run training in `work`, signalling after each of `moments` seconds of training, then to the end."""
+def disturbed(work, signals):
+    """Run training in `work`, sending each of `signals` after some seconds of training, then to the end.
+
+    Args:
+        signals: (signal, seconds) in the order they are sent, each to a new run.
+    """
     codes = []
-    for moment in moments:
+    for number, moment in signals:
         process = start({**RUN, "WORK_DIR": str(work)}, ("run", "--until", "train"))
         for line in process.stdout:
             if line.startswith("[train] speakers"):
@@ -80,7 +84,7 @@ def disturbed(work, number, moments):
                 break
         asked = time.monotonic()
         process.communicate(timeout=60)
-        codes.append((process.returncode, time.monotonic() - asked))
+        codes.append((number, process.returncode, time.monotonic() - asked))
         if process.returncode == 0:
             break
     process = start({**RUN, "WORK_DIR": str(work)}, ("run", "--until", "train"))
@@ -89,16 +93,16 @@ def disturbed(work, number, moments):
     return codes, out
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_disturbed_run_ends_as_an_undisturbed_one(prepared, tmp_path, number):
-    """Stopped twice at random moments, then left alone: equal weights to the last bit, no step missing or logged twice,
-    no temporary file; SIGTERM ends within seconds with 143."""
+@pytest.mark.slow
+def test_a_disturbed_run_ends_as_an_undisturbed_one(prepared, tmp_path):
+    """Stopped at one random moment and killed at another, then left alone: equal weights to the last bit, no step missing
+    or logged twice, no temporary file; SIGTERM ends within seconds with 143."""
     clean, expected = prepared
     work = tmp_path / "work"
     shutil.copytree(clean, work)
-    dice = random.Random(int(number))
-    codes, _ = disturbed(work, number, [dice.uniform(0.2, 2.0) for _ in range(2)])
-    for code, seconds in codes:
+    dice = random.Random(15)
+    codes, _ = disturbed(work, [(number, dice.uniform(0.2, 2.0)) for number in (signal.SIGTERM, signal.SIGKILL)])
+    for number, code, seconds in codes:
         # -15: the run was over and the interpreter on its way out, which a shell reports as 143 too
         assert code in ((0, 143, -15) if number == signal.SIGTERM else (0, -9))
         assert seconds < 25
@@ -109,6 +113,7 @@ def test_a_disturbed_run_ends_as_an_undisturbed_one(prepared, tmp_path, number):
     assert not [p for p in work.rglob(".*") if "checkpoint" in p.name or p.name.endswith(".partial")]
 
 
+@pytest.mark.slow
 def test_resuming_from_every_kind_of_state(prepared, tmp_path, capsys):
     """A torn newest checkpoint is left out with a word, the one before it is taken, and the end is the same."""
     clean, expected = prepared
@@ -135,6 +140,7 @@ def test_resuming_from_every_kind_of_state(prepared, tmp_path, capsys):
     assert weights == expected[0]
 
 
+@pytest.mark.slow
 def test_another_runs_checkpoint_is_not_taken(prepared, tmp_path, capsys):
     """Other settings are another run: its steps are not mixed into this one."""
     clean, _ = prepared
@@ -149,6 +155,7 @@ def test_another_runs_checkpoint_is_not_taken(prepared, tmp_path, capsys):
     assert steps == [1, 3, 4]
 
 
+@pytest.mark.slow
 def test_save_total_limit_keeps_the_newest(prepared, tmp_path, capsys):
     """SAVE_STEPS and SAVE_TOTAL_LIMIT: the newest N checkpoints are kept."""
     clean, _ = prepared
@@ -207,6 +214,7 @@ def test_a_second_signal_ends_at_once_and_patience_has_an_end():
         assert ("a second SIGINT" if second else "was not obeyed in time (GRACE_SECONDS=2)") in err
 
 
+@pytest.mark.slow
 def test_resume_never_starts_anew(prepared, tmp_path, capsys):
     """RESUME=never does not look at checkpoints."""
     clean, _ = prepared

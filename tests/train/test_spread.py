@@ -156,6 +156,7 @@ def test_a_lost_process_ends_all_with_one_message(copy):
     assert "going on from checkpoint-" in out
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_met_with_smaller_pieces(copy, capsys, monkeypatch):
     """A batch that does not fit is computed in pieces, with the same result and a word; one sample too much is said."""
     import torch
