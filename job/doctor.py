@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from job import driver, languages, models, names, optimizers
-from job.console import say
+from job.console import say, warn
 from job.errors import BadInput
 from job.settings import Settings
 
@@ -56,7 +56,9 @@ def run(settings: Settings) -> dict[str, Any]:
     optimizers.check(settings, precision)
     models.check_attention(settings, device, precision)
     say("doctor", f"{device}, {precision}; base model {size / 1e9:.2f} GB in {base}")
-    memory = _gpu_memory(settings, device)
+    if device.type == "cuda" and precision == "no" and settings.mixed_precision == "auto":
+        warn("doctor", f"{device} has no bf16 arithmetic: it computes in fp32, slower than a newer GPU in bf16")
+    memory = _gpu_memory(settings.model_copy(update={"mixed_precision": precision}), device)
     if settings.torch_compile:
         from job.train import compiled
 

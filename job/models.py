@@ -160,11 +160,15 @@ def _download(repo: str, settings: Settings, variable: str) -> Path:
 def resolve_device(settings: Settings) -> torch.device:
     """The device to run on; of a GPU always with its number, which `torch.cuda.set_device` and threads ask for.
 
+    Every stage that computes asks for it first, so what torch must not use on any GPU is switched off here.
+
     Raises:
         BadInput: DEVICE names one that is not there.
     """
     import torch
 
+    # torch prefers cuDNN's attention on newer GPUs, which makes a plan for each new length and was seen to give NaNs.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     wanted = settings.device
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
@@ -181,16 +185,34 @@ def resolve_device(settings: Settings) -> torch.device:
 
 
 def resolve_precision(settings: Settings, device: torch.device) -> str:
-    """`bf16`, `fp16` or `no` for accelerate.
+    """`bf16` or `no` for accelerate.
 
     Raises:
-        BadInput: fp16 on a CPU, where accelerate would compute in fp32 without a word.
+        BadInput: bf16 on a GPU that only emulates it, or fp16: on a CPU accelerate would compute in fp32 without a
+            word; on a GPU the sub-talker's gradients are taken before its loss is scaled, so that small ones vanish.
     """
     if settings.mixed_precision == "auto":
-        return "bf16" if device.type == "cuda" else "no"
+        return "bf16" if device.type == "cuda" and has_bf16(device) else "no"
+    if settings.mixed_precision == "bf16" and device.type == "cuda" and not has_bf16(device):
+        raise BadInput(
+            f"MIXED_PRECISION=bf16: {device} has no bf16 arithmetic (compute capability below 8.0), and torch would "
+            "emulate it, slowly; set MIXED_PRECISION=auto, which is fp32 there, or use a newer GPU"
+        )
     if settings.mixed_precision == "fp16" and device.type == "cpu":
         raise BadInput("MIXED_PRECISION=fp16: is for a GPU, and this is a CPU; set MIXED_PRECISION=bf16 or no")
+    if settings.mixed_precision == "fp16":
+        raise BadInput(
+            "MIXED_PRECISION=fp16: values of this model are beyond its range, and small gradients of the sub-talker "
+            "vanish in it; set MIXED_PRECISION=auto, which is bf16 where the GPU has it and fp32 elsewhere"
+        )
     return settings.mixed_precision
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a GPU computes in bf16 itself; `torch.cuda.is_bf16_supported` counts its emulation by older ones."""
+    import torch
+
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def check_attention(settings: Settings, device: torch.device, precision: str) -> None:

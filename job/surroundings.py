@@ -43,6 +43,8 @@ _DIRECTORIES = (
 )
 _CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+#: Torch reads the settings of its allocator from the first of these that is set, when a GPU is first used.
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 _NO_GPU = ("", "-1", "none", "void", "nodevfiles")
 
 
@@ -64,6 +66,9 @@ def settle(env: dict[str, str]) -> list[str]:
             wrong = True
         if wrong:
             raise BadInput(f"{name}={env[name][:100]}: must be a number, such as 30; set one, or unset it")
+    if not any(name in env for name in _ALLOCATOR):
+        # Batches differ in length: without it, memory in pieces of other sizes is there and cannot be used.
+        env[_ALLOCATOR[0]] = "expandable_segments:True"
     if _is_true(env.get(_FAST)) and find_spec("hf_transfer") is None:
         given, env[_FAST] = env[_FAST], "0"
         return [f"{_FAST}={given} is left aside: the package hf_transfer is not installed (transfers work without it)"]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from job import models
 from job.errors import BadInput, first_line
+from job.exhausted import is_out_of_memory
 from job.prepare.audio import Samples, pad_to_frames, resample
 from job.settings import Settings
 from job.threads import one_torch_thread
@@ -84,8 +85,8 @@ class Codec:
         padded = [pad_to_frames(clip, self.samples_per_frame) for clip in clips]
         try:
             return self._encode(padded)
-        except torch.OutOfMemoryError:
-            if len(padded) == 1:
+        except RuntimeError as error:
+            if len(padded) == 1 or not is_out_of_memory(error):
                 raise
         torch.cuda.empty_cache()
         half = len(padded) // 2

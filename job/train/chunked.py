@@ -63,7 +63,8 @@ class _Summed(torch.autograd.Function):
             with torch.enable_grad():
                 part = part.detach().requires_grad_(wanted)
                 loss = loss_of(part, held_against)
-            gradients = torch.autograd.grad(loss, [part, *trained] if wanted else trained, allow_unused=True)
+            with torch.autocast(rows.device.type, enabled=False):  # as around every backward pass
+                gradients = torch.autograd.grad(loss, [part, *trained] if wanted else trained, allow_unused=True)
             losses.append(loss.detach())
             if wanted:
                 by_rows.append(torch.zeros_like(part) if gradients[0] is None else gradients[0])

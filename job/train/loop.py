@@ -16,6 +16,7 @@ import torch
 
 from job.console import progress, say, warn
 from job.errors import FollowedRank, StoppedBySignal, TrainingStopped, first_line
+from job.exhausted import is_out_of_memory
 from job.ranks import ALONE, Ranks
 from job.settings import Settings
 from job.stopping import StopRequest
@@ -54,7 +55,9 @@ def train(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
     ):
         try:
             return _Run(settings, accelerator, ranks, stop, trackers, writer).run()
-        except torch.OutOfMemoryError as error:  # for the model, the optimizer or an evaluation, which cannot be cut up
+        except RuntimeError as error:
+            if not is_out_of_memory(error):  # for the model, the optimizer or an evaluation, which cannot be cut up
+                raise
             raise TrainingStopped(f"out of GPU memory ({first_line(error)}): {LESS_MEMORY}") from error
 
 

@@ -11,6 +11,7 @@ import torch
 
 from job.console import say
 from job.errors import TrainingStopped
+from job.exhausted import is_out_of_memory
 from job.settings import Settings
 from job.stopping import StopRequest
 from job.train.batch import Batch
@@ -119,7 +120,9 @@ class Stepper:
                         self._accelerator.backward(loss)
                     if counts:
                         sums += torch.stack([talker.detach(), sub_talker.detach()])
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             if self._spread.sharded:  # the others are waiting within the pass, and cannot be asked to begin again
                 raise self._out_of_memory(step, "few") from error
             return None

@@ -7,6 +7,7 @@ values lie in memory that stays. Replayed, they are launched all at once.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -76,8 +77,21 @@ def _record(work: Work, inputs: list[torch.Tensor]) -> tuple[torch.cuda.CUDAGrap
             work(*inputs)
     here.wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Another thread may take pinned memory meanwhile, for the next batches.
+    with _uncollected(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         return graph, work(*inputs)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection: freeing what belongs to another graph, or an event, breaks a recording."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 @contextmanager
