@@ -154,7 +154,7 @@ class Probe:
     def _say(self, model: Any, group: list[int], streaming: bool) -> list[Finding]:
         import torch
 
-        from job.evaluate.recorder import GenerationRecorder, quiet_generation
+        from job.generation.recorder import GenerationRecorder, quiet_generation
 
         if not group:
             return []

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 
 from job.console import warn
 from job.errors import first_line
-from job.evaluate.generation import recorded
-from job.evaluate.generation.recorded import Recorded, Work
-from job.evaluate.generation.sampling import Choice
-from job.evaluate.generation.stack import Stack, Unknown, joined
+from job.generation import recorded
+from job.generation.recorded import Recorded, Work
+from job.generation.sampling import Choice
+from job.generation.stack import Stack, Unknown, joined
 
 if TYPE_CHECKING:
     from qwen_tts import Qwen3TTSModel
