@@ -8,8 +8,8 @@ from job import files
 from job.console import say, warn
 from job.errors import BadInput, PublishFailed
 from job.publish import card, contents, facts
-from job.publish.redact import one_line
 from job.publish.targets import skipped
+from job.redact import one_line
 from job.settings import Settings
 
 #: Seconds that the Hub has to answer.
