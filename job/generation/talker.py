@@ -220,8 +220,8 @@ class FastTalker:
 
 
 @contextmanager
-def generating(model: Qwen3TTSModel, fast: FastTalker | None) -> Iterator[None]:
-    """While entered, `generate_*` of `model` draws its frames by `fast`, made of its own talker; by itself if None."""
+def generating(model: Qwen3TTSModel, fast: Any) -> Iterator[None]:
+    """While entered, `generate_*` of `model` draws its frames by `fast.generate`; by its own talker's if None."""
     talker: Any = model.model.talker  # type: ignore[attr-defined]
     if fast is not None:
         talker.generate = fast.generate
