@@ -348,17 +348,3 @@ def test_the_codes_are_those_of_stock_generate(tiny_base, monkeypatch, values):
     for name, p in voice.model.named_parameters():
         before, place, weights = state[name]
         assert p is before and p.data_ptr() == place and torch.equal(p, weights), name
-
-
-def test_what_the_fast_loop_does_not_know_is_said_by_stock_generate(tiny_base, capsys):
-    """One line, once; and what is said then is what stock `generate` says from the same seed."""
-    voice = Voice(tiny_base, train_mode="full")
-    usual = voice.probe()
-    usual._fast = False
-    expected = usual.run(voice.model)
-    said = voice.probe()
-    voice.model.talker.code_predictor.generation_config.eos_token_id = 2047
-    heard = said.run(voice.model)
-    voice.model.talker.code_predictor.generation_config.eos_token_id = None
-    assert heard == expected == said.run(voice.model)
-    assert capsys.readouterr().err.count("by stock `generate`, which takes longer") == 1
