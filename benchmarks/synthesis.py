@@ -21,8 +21,8 @@ from typing import Any
 import common
 import torch
 
-from job.evaluate.generation.talker import FastTalker, generating
-from job.evaluate.recorder import quiet_generation
+from job.generation.recorder import quiet_generation
+from job.generation.talker import FastTalker, generating
 
 BATCH, WIDTHS = 8, (4, 40)  # texts, and the fewest and most tokens of one
 

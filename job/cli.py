@@ -161,7 +161,7 @@ def _answer() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    from job.publish.redact import redact
+    from job.redact import redact
 
     line = redact(" ".join(message.split()))  # a refused value may be an address with a token in it
     if line:  # whatever failed below has said it already

@@ -34,7 +34,7 @@ from handler_request import Request, child_environment, parse, plain  # noqa: E4
 
 import runpod  # noqa: E402
 from job.errors import BadInput, JobError  # noqa: E402
-from job.publish.redact import one_line  # noqa: E402
+from job.redact import one_line  # noqa: E402
 
 #: Seconds between two messages of log lines, and between two progress updates of one stage.
 EVERY, PROGRESS_EVERY = 1.0, 10.0

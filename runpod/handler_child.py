@@ -16,7 +16,7 @@ import psutil
 from handler_request import Credentials
 
 from job import files
-from job.publish.redact import MASK, redact
+from job.redact import MASK, redact
 
 
 def _grace(given: str) -> float:

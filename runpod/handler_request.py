@@ -27,7 +27,7 @@ from job import quoting
 from job import settings as variables
 from job.errors import BadInput
 from job.pipeline import NAMES, stage
-from job.publish.redact import MASK, redact
+from job.redact import MASK, redact
 from job.settings import Settings
 
 #: Longest value of one variable. Linux refuses to start a program with a longer one (128 KiB).

@@ -10,7 +10,7 @@ from handler_request import Request
 
 from job import errors, files
 from job.pipeline import NAMES
-from job.publish.redact import redact
+from job.redact import redact
 
 #: Samples that a result describes one by one.
 MOST_SAMPLES = 50

@@ -198,8 +198,7 @@ def test_rows_are_read_by_the_same_names(capsys, variables, data, tmp_path):  # 
 
 def test_a_language_that_only_a_new_one_is_called_keeps_no_code(capsys, variables, data, tmp_path):  # noqa: F811
     """`new:my` is not Burmese, on the card either."""
-    from job import settings
-    from job.publish import facts
+    from job import facts, settings
 
     values = {**variables, "TRAIN_JSONL": data(GOOD), "QUALITY_GATE": "off", "LANGUAGE": "new:my"}
     assert run_job(capsys, ["run", "--until", "prepare"], values).code == 0

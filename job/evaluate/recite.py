@@ -168,7 +168,7 @@ def print_table(recitals: Sequence[Recital]) -> None:
 def _recite_batch(
     model: Qwen3TTSModel, config: ModelConfig, batch: Sequence[dict[str, Any]], layout: str
 ) -> list[Recital]:
-    from job.evaluate.recorder import GenerationRecorder, quiet_generation
+    from job.generation.recorder import GenerationRecorder, quiet_generation
 
     recorded = [np.asarray(row["codes"]) for row in batch]
     languages = [spoken_language(config, row.get("language")) for row in batch]

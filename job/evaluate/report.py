@@ -20,7 +20,7 @@ from job.errors import BadInput
 from job.evaluate import gate
 from job.evaluate.charts import Line, describe, line_chart, number
 from job.paths import Paths
-from job.publish.redact import redact
+from job.redact import redact
 from job.settings import Settings, variables
 
 STAGE = "report"

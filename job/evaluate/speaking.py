@@ -1,6 +1,6 @@
 """Saying texts with a loaded model, in batches.
 
-Stock `generate_custom_voice` does all but the loop over frames, which is `job.evaluate.generation` where it knows the
+Stock `generate_custom_voice` does all but the loop over frames, which is `job.generation` where it knows the
 model: the same codes in a fraction of the time.
 """
 
@@ -23,7 +23,7 @@ from job.settings import Settings
 if TYPE_CHECKING:
     from qwen_tts import Qwen3TTSModel
 
-    from job.evaluate.generation.talker import FastTalker
+    from job.generation.talker import FastTalker
 
 #: Texts spoken together. A step takes hardly longer for eight than for one; they are padded to the longest.
 BATCH = 8
@@ -79,8 +79,8 @@ def generation_arguments(settings: Settings) -> dict[str, Any]:
 
 def fast_talker(model: Qwen3TTSModel) -> FastTalker | None:
     """Our loop over frames for the model's talker; None, and a line that says why, if it is of another kind."""
-    from job.evaluate.generation.stack import Unknown
-    from job.evaluate.generation.talker import FastTalker
+    from job.generation.stack import Unknown
+    from job.generation.talker import FastTalker
 
     try:
         return FastTalker(model.model.talker)  # type: ignore[attr-defined]
@@ -95,8 +95,8 @@ def _speak_batch(
     """One call of stock `generate_custom_voice`, its frames drawn by `fast` if there is one."""
     import torch
 
-    from job.evaluate.generation.talker import generating
-    from job.evaluate.recorder import GenerationRecorder, quiet_generation
+    from job.generation.recorder import GenerationRecorder, quiet_generation
+    from job.generation.talker import generating
 
     torch.manual_seed(settings.seed)
     started = time.perf_counter()

@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from job import facts
 from job.names import NO_LANGUAGE
-from job.publish import facts
 from job.publish.licenses import LICENSES
 from job.settings import Settings
 

@@ -8,9 +8,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job import files
+from job import facts, files
 from job.models import REQUIRED_FILES, read_config
-from job.publish import facts
 from job.settings import Settings
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from job.console import warn
 from job.errors import causes
-from job.publish.redact import one_line
+from job.redact import one_line
 from job.settings import Settings
 
 if TYPE_CHECKING:

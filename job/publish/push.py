@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from job import facts
 from job.console import say, warn
 from job.errors import BadInput, JobError, PublishFailed, Unreachable, is_outage
-from job.publish import card, contents, facts, hub, rights
-from job.publish.redact import SHORTEST_SECRET, redact
+from job.publish import card, contents, hub, rights
 from job.publish.targets import Target, skipped, targets
+from job.redact import SHORTEST_SECRET, redact
 from job.settings import Settings
 
 if TYPE_CHECKING:

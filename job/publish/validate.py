@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from job import files
+from job import facts, files
 from job.console import say, warn
 from job.errors import BadInput, PublishFailed
-from job.publish import card, contents, facts
-from job.publish.redact import one_line
+from job.publish import card, contents
 from job.publish.targets import skipped
+from job.redact import one_line
 from job.settings import Settings
 
 #: Seconds that the Hub has to answer.

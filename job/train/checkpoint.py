@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from job import files
+from job.facts import base_model
 from job.models import by_lookup_key
-from job.publish.facts import base_model
 from job.settings import Settings
 from job.train import adapt
 from job.train.rows import speaker_rows

@@ -2,7 +2,8 @@
 
 A lower loss does not mean that a voice stops, keeps off silence and does not go round in circles; saying something
 does. The model in memory speaks through stock `generate`, from an x-vector as in cloning, so that no speaker row is
-needed. The codec is not loaded in training: what is judged is the codes.
+needed; its frames are drawn by `job.generation` where that knows the model, in a fraction of the time. The codec is not
+loaded in training: what is judged is the codes.
 
 Speaking is sampled with the values that stock `generate` has by default, from a seed of its own that is the same at
 every evaluation. Sampled, because that is how released checkpoints are spoken with: greedy speech goes round in
@@ -29,6 +30,8 @@ from job.train.probe_rules import MOST_FRAMES, Codes, Finding, Heard, choose, li
 if TYPE_CHECKING:
     import pyarrow as pa
     import torch
+
+    from job.train.saying import Voice
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Probe:
         self._texts = tokenize([text_template(s.text) for s in self.sentences]) if self.sentences else []
         self._instructs = [tokenize([instruct_template(s.instruct)])[0] if s.instruct else None for s in self.sentences]
         self._last = Heard()
+        self._fast = True
         self._broken = False
 
     @classmethod
@@ -137,12 +141,9 @@ class Probe:
         """
         if not self.sentences or self._broken:
             return self._last
-        findings: dict[int, Finding] = {}
         try:
             with undisturbed(model, self._seed, self._languages), autocast():
-                for streaming in (False, True):
-                    group = [i for i, s in enumerate(self.sentences) if s.streaming == streaming]
-                    findings.update(zip(group, self._say(model, group, streaming), strict=True))
+                findings = self._say_all(model)
         except RuntimeError as error:  # out of memory, above all: the probe must not cost the run
             reason = first_line(error)
             warn("train", f"saying sentences at evaluations failed and is left out from now on: {reason}")
@@ -151,20 +152,50 @@ class Probe:
         self._last = Heard(tuple(findings[i] for i in range(len(self.sentences))))
         return self._last
 
-    def _say(self, model: Any, group: list[int], streaming: bool) -> list[Finding]:
+    def _say_all(self, model: Any) -> dict[int, Finding]:
+        """Findings by the sentence's number; fast if possible."""
+        from job.generation.stack import Unknown
+        from job.train.saying import Voice
+
+        if self._fast:
+            try:
+                return self._say_by(model, Voice(model))
+            except (Unknown, AttributeError, RuntimeError) as reason:  # the last, above all: no memory for a copy
+                self._fast = False
+                said = (
+                    f"sentences at evaluations are said by stock `generate`, which takes longer: {first_line(reason)}"
+                )
+                warn("train", said)
+        return self._say_by(model, None)
+
+    def _say_by(self, model: Any, voice: Voice | None) -> dict[int, Finding]:
         import torch
 
-        from job.evaluate.recorder import GenerationRecorder, quiet_generation
+        torch.manual_seed(self._seed)  # whatever was drawn before
+        findings: dict[int, Finding] = {}
+        for streaming in (False, True):
+            group = [i for i, s in enumerate(self.sentences) if s.streaming == streaming]
+            findings.update(zip(group, self._say(model, voice, group, streaming), strict=True))
+        return findings
+
+    def _say(
+        self, model: Any, voice: Voice | None, group: list[int], streaming: bool, **arguments: Any
+    ) -> list[Finding]:
+        import torch
+
+        from job.generation.recorder import GenerationRecorder, quiet_generation
+        from job.generation.talker import generating
 
         if not group:
             return []
+        stock = cast(Any, SimpleNamespace(model=model))
         device = model.talker.device
         sentences = [self.sentences[i] for i in group]
 
         def row(ids: list[int] | None) -> torch.Tensor | None:
             return None if ids is None else torch.tensor([ids], device=device)
 
-        with quiet_generation(), GenerationRecorder(cast(Any, SimpleNamespace(model=model))) as recorder:
+        with quiet_generation(), generating(stock, voice), GenerationRecorder(stock) as recorder:
             model.generate(
                 input_ids=[row(self._texts[i]) for i in group],
                 instruct_ids=[row(self._instructs[i]) for i in group],
@@ -177,6 +208,7 @@ class Probe:
                 },
                 non_streaming_mode=not streaming,
                 max_new_tokens=max(s.limit for s in sentences),
+                **arguments,
             )
         return [
             self._finding(s, heard.codes.numpy(), heard.stopped_by_eos)

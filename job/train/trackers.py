@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from job import files
 from job.console import warn
 from job.errors import BadInput, JobError
-from job.publish.redact import one_line, redact
+from job.redact import one_line, redact
 
 if TYPE_CHECKING:
     from job.settings import Settings

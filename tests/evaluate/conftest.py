@@ -57,7 +57,7 @@ def recordings(directory: Path, sentences: Sequence[str] = SENTENCES, max_new_to
     """What a checkpoint says greedily, one sentence at a time, as rows of a data set it has learned by heart."""
     import torch
 
-    from job.evaluate.recorder import GenerationRecorder, quiet_generation
+    from job.generation.recorder import GenerationRecorder, quiet_generation
     from job.models import load_model
 
     model = load_model(directory, torch.device("cpu"), torch.float32)

@@ -14,11 +14,11 @@ from transformers import GenerationConfig
 
 from job.demo.base import build
 from job.evaluate import speaking
-from job.evaluate.generation import recorded, talker
-from job.evaluate.generation.sampling import Choice
-from job.evaluate.generation.stack import Unknown
-from job.evaluate.generation.talker import FastTalker, generating
-from job.evaluate.recorder import GenerationRecorder, Spoken, quiet_generation
+from job.generation import recorded, talker
+from job.generation.recorder import GenerationRecorder, Spoken, quiet_generation
+from job.generation.sampling import Choice
+from job.generation.stack import Unknown
+from job.generation.talker import FastTalker, generating
 from job.models import load_model
 from tests.evaluate.conftest import custom_voice
 

@@ -11,10 +11,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from job import facts
 from job import settings as variables
 from job.errors import BadInput
 from job.languages import iso_code
-from job.publish import card, facts, licenses, validate
+from job.publish import card, licenses, validate
 from tests.hub import metadata
 
 

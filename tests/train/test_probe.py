@@ -11,7 +11,7 @@ import torch
 
 from job.prepare.dataset import schema
 from job.settings import Settings
-from job.train import layout, probe
+from job.train import layout, probe, saying
 from job.train.adapt import adapt
 from job.train.batch import collate
 from job.train.objective import Objective
@@ -231,21 +231,21 @@ def test_a_model_that_cannot_be_sampled_from_ends_the_probe_and_not_the_run(by_h
     assert capsys.readouterr().err.count("left out from now on") == 1
 
 
-def test_a_model_that_never_stops_costs_a_bounded_number_of_frames(tiny_base):
+def test_a_model_that_never_stops_costs_a_bounded_number_of_frames(tiny_base, monkeypatch):
     rows = [(f"{text} {number}", "english", None, 8 * number) for number in range(1, 8) for text in TEXTS]
     voice = Voice(tiny_base, rows, train_mode="full")
     with torch.no_grad():
         voice.model.talker.codec_head.weight[voice.model.config.talker_config.codec_eos_token_id] = 0.0
         voice.model.talker.codec_head.weight[voice.model.config.talker_config.codec_eos_token_id, 0] = -1e4
-    frames = []
-    handle = voice.model.talker.register_forward_pre_hook(
-        lambda _, args, kwargs: (
-            frames.append(kwargs["input_ids"].shape[0]) if kwargs.get("past_hidden") is not None else None
-        ),
-        with_kwargs=True,
-    )
+    frames, generate = [], saying.Voice.generate
+
+    def counted(self, **arguments):
+        result = generate(self, **arguments)
+        frames.append(result.sequences.numel())
+        return result
+
+    monkeypatch.setattr(saying.Voice, "generate", counted)
     heard = voice.probe(count=4, text_layout="mixed").run(voice.model)
-    handle.remove()
     assert heard.penalty > 0 and len(heard.findings) == 4
     assert 0 < sum(frames) <= MOST_FRAMES
 
@@ -268,13 +268,19 @@ def test_every_kind_of_row_is_said_in_mixed_precision(tiny_base):
     assert len(heard.findings) == 4 and all(f.frames <= limit(f.recorded) for f in heard.findings)
 
 
-def test_rows_are_said_as_they_are_trained(tiny_base):
+def test_rows_are_said_as_they_are_trained(tiny_base, monkeypatch):
     """Language, instruction and text: generation starts from the very embeddings that training feeds."""
     rows = [(TEXTS[0], "hausa", "Speak slowly.", 5)]
     voice = Voice(tiny_base, rows, train_mode="full")
     voice.ids.languages["hausa"] = 2080
     voice.model.eval()
-    fed = []
+    fed, generate = [], saying.Voice.generate
+
+    def noted(self, **arguments):
+        fed.append(arguments["inputs_embeds"])
+        return generate(self, **arguments)
+
+    monkeypatch.setattr(saying.Voice, "generate", noted)
     handle = voice.model.talker.model.register_forward_pre_hook(
         lambda _, args, kwargs: fed.append(kwargs["inputs_embeds"]), with_kwargs=True
     )
@@ -309,3 +315,36 @@ def test_a_model_of_one_book_is_not_said(tiny_base, capsys):
     said = Probe.of(table_of(1, ROWS), lambda texts: [], {}, {}, count=2, text_layout="non_streaming", seed=0)
     assert said.sentences == ()
     assert "one book" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"train_mode": "full"},
+        {"train_mode": "lora", "lora_dropout": 0.2, "lora_sub_talker": True, "lora_heads": True},
+        {"train_mode": "lora", "lora_mlp": True},
+        {"train_mode": "layers", "replace_last_n_layers": 1, "add_new_layers": 1},
+    ],
+    ids=["full", "lora", "plain-lora", "layers"],
+)
+def test_the_codes_are_those_of_stock_generate(tiny_base, monkeypatch, values):
+    """Greedily, of a model that has been trained a little and whose layers are as training has them."""
+    voice = Voice(tiny_base, **values)
+    voice.train(6, 5e-3)
+    said = voice.probe(text_layout="mixed")
+    found = []
+    monkeypatch.setattr(
+        probe, "problems", lambda codes, stopped, recorded: found.append((codes.tolist(), stopped)) or ()
+    )
+    greedy = {"do_sample": False, "subtalker_dosample": False}
+    state = {name: (p, p.data_ptr(), p.detach().clone()) for name, p in voice.model.named_parameters()}
+    with probe.undisturbed(voice.model, 3, voice.ids.languages):
+        fast = saying.Voice(voice.model)
+        for speaker in (fast, None):
+            for number, streaming in enumerate((False, True)):
+                said._say(voice.model, speaker, [number], streaming, **greedy)
+    assert found[:2] == found[2:] and all(codes for codes, _ in found)
+    assert any(book != found[0][0][0][0] for book in found[0][0][0])
+    for name, p in voice.model.named_parameters():
+        before, place, weights = state[name]
+        assert p is before and p.data_ptr() == place and torch.equal(p, weights), name

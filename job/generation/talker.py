@@ -18,10 +18,10 @@ import torch.nn.functional as F
 
 from job.console import warn
 from job.errors import first_line
-from job.evaluate.generation import recorded
-from job.evaluate.generation.recorded import Recorded, Work
-from job.evaluate.generation.sampling import Choice
-from job.evaluate.generation.stack import Stack, Unknown, joined
+from job.generation import recorded
+from job.generation.recorded import Recorded, Work
+from job.generation.sampling import Choice
+from job.generation.stack import Stack, Unknown, joined
 
 if TYPE_CHECKING:
     from qwen_tts import Qwen3TTSModel
@@ -220,8 +220,8 @@ class FastTalker:
 
 
 @contextmanager
-def generating(model: Qwen3TTSModel, fast: FastTalker | None) -> Iterator[None]:
-    """While entered, `generate_*` of `model` draws its frames by `fast`, made of its own talker; by itself if None."""
+def generating(model: Qwen3TTSModel, fast: Any) -> Iterator[None]:
+    """While entered, `generate_*` of `model` draws its frames by `fast.generate`; by its own talker's if None."""
     talker: Any = model.model.talker  # type: ignore[attr-defined]
     if fast is not None:
         talker.generate = fast.generate
