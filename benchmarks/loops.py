@@ -141,12 +141,13 @@ class Ours:
         tokens: TOKENS_PER_BATCH; None for BATCH_SIZE clips.
 
     Attributes:
+        tokens: that of the next epoch.
         epoch: how many have been begun.
         largest: the largest batch so far.
     """
 
     def __init__(self, bench: Bench, fraction: float, mode: str, tokens: int | None) -> None:
-        self._bench, self._fraction, self._tokens = bench, fraction, tokens
+        self._bench, self._fraction, self.tokens = bench, fraction, tokens
         choices = {"train_mode": mode, "sub_talker_frame_fraction": fraction}
         self._settings = bench.settings.model_copy(update=choices)
         groups = adapt.adapt(bench.model, self._settings)
@@ -177,7 +178,7 @@ class Ours:
         self._objective.train()
         self._train_only()
         order = epoch_order(
-            bench.rows, epoch=epoch, seed=0, batch_size=settings.batch_size, tokens_per_batch=self._tokens
+            bench.rows, epoch=epoch, seed=0, batch_size=settings.batch_size, tokens_per_batch=self.tokens
         )
         for numbers, batch in ahead(order, lambda numbers: self._built(numbers, epoch)):
             load = Load(batch.text_index.numel(), batch.target_frames, len(numbers), len(batch.text_rows))

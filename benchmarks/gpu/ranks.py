@@ -1,0 +1,130 @@
+"""Two processes on two GPUs: one that is lost while the other waits for it in NCCL, and one that is out of memory.
+
+Without GPUs the same two runs go over gloo on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import common
+import psutil
+
+from gpu import losses
+from gpu.case import Context, Finding
+from job.demo.base import build
+
+RUN = {
+    **losses.RUN,
+    **losses.MODES["full"],
+    "MIXED_PRECISION": "no",
+    "BATCH_SIZE": "2",
+    "NUM_GPUS": "2",
+    "LEARNING_RATE": "1e-4",
+}
+#: Seconds in which the process that is left must have noticed; of NCCL's own patience there are thirty minutes.
+NOTICED = 60.0
+
+
+def lost_process(context: Context) -> Iterator[Finding]:
+    """The second process stands still, so that the first one waits in a sum of gradients, and is then killed."""
+    finding = Finding("two processes, one killed")
+    work = _work(context, "killed")
+    with _running(context, work, {"MAX_STEPS": "100000", "SAVE_STEPS": "5"}) as process:
+        while not (work / "output/checkpoint-5").exists():
+            assert process.poll() is None, (
+                f"the run ended with {process.returncode}:\n{process.communicate()[0][-2000:]}"
+            )
+            assert time.monotonic() < context.until, "no checkpoint came"
+            time.sleep(0.1)
+        children = psutil.Process(process.pid).children(recursive=True)
+        (second,) = [child for child in children if child.environ().get("LOCAL_RANK") == "1"]
+        second.suspend()
+        time.sleep(3)  # far longer than a step takes: by now the first waits for it
+        second.kill()
+        killed = time.monotonic()
+        try:
+            said = process.communicate(timeout=NOTICED)[0]
+        except subprocess.TimeoutExpired:
+            finding.holds("ended", False, f"the run still hangs {NOTICED:.0f} s after the process was killed")
+            yield finding
+            return
+    finding.figures["seconds to end"] = round(time.monotonic() - killed, 1)
+    finding.holds("exit code 1", process.returncode == 1, f"the exit code is {process.returncode}")
+    finding.holds("said", "killed by SIGKILL" in said, "no line says that a process was killed")
+    finding.holds("no traceback", "Traceback" not in said, "there is a traceback")
+    left = [child.pid for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    finding.holds("nothing left", not left, f"processes {left} are left")
+    context.remember("undisturbed", _losses(work)[:4])
+    yield finding
+
+
+def short_process(context: Context) -> Iterator[Finding]:
+    """In one process a batch does not fit: both compute it in pieces, with the same losses."""
+    finding = Finding("two processes, one out of memory")
+    work = _work(context, "short")
+    with _running(context, work, {"MAX_STEPS": "4", "GPU_CHECK_SHORT_RANK": "1"}) as process:
+        said = process.communicate(timeout=max(1.0, context.until - time.monotonic()))[0]
+    finding.holds("exit code 0", process.returncode == 0, f"the exit code is {process.returncode}: {said[-300:]}")
+    finding.holds("in pieces", "in 2 pieces" in said, "no line says that batches are computed in pieces")
+    expected, found = context.recall("undisturbed"), _losses(work)
+    if expected and len(found) == len(expected):
+        off = max(abs(one - other) / other for one, other in zip(found, expected, strict=True))
+        finding.most("losses off", off, 1e-4)
+    else:
+        finding.figures["losses"] = len(found)
+    yield finding
+
+
+def _work(context: Context, name: str) -> Path:
+    """A work directory with prepared data of its own, for the built-in model."""
+    import shutil
+
+    base = context.work / "built-in"
+    if not base.exists():
+        build(base)
+    work = context.work / "runs" / f"{name}-{time.monotonic_ns()}"
+    shutil.copytree(losses.prepared(context, base) / "work", work)
+    return work
+
+
+@contextmanager
+def _running(context: Context, work: Path, values: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """`python -m job train` in a process group of its own, which is ended with it."""
+    kept = ("PATH", "HOME", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TMPDIR")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    path = os.pathsep.join([str(Path(__file__).parent / "faulty"), str(common.ROOT), os.environ.get("PYTHONPATH", "")])
+    chosen = {
+        **RUN,
+        "DEVICE": context.device.type,
+        "WORK_DIR": str(work),
+        "INIT_MODEL_PATH": str(context.work / "built-in"),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "job", "train"],
+        env={**environment, **chosen, **values, "PYTHONPATH": path.strip(os.pathsep), "PYTHONUNBUFFERED": "1"},
+        cwd=common.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        for child in children:  # torchrun gives each a session of its own
+            if child.is_running():
+                child.kill()
+        process.wait()
+
+
+def _losses(work: Path) -> list[float]:
+    lines = (work / "output/training_log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["loss"] for line in lines]
