@@ -220,11 +220,21 @@ def work_of(model: Any) -> Work:
 
 
 def make(
-    work: Path, size: str, rows: int, settings: Settings, device: torch.device | None = None, *, both: bool = False
+    work: Path,
+    size: str,
+    rows: int,
+    settings: Settings,
+    device: torch.device | None = None,
+    *,
+    both: bool = False,
+    base: Path | None = None,
 ) -> Bench:
-    """The model and data of a case, a model for each loop if `both`; `work` keeps the base directory."""
+    """The model and data of a case, a model for each loop if `both`; `work` keeps the base directory if none is given.
+
+    On a GPU the model is of a released `size` with random weights, else the base's own.
+    """
     device = device or torch.device("cpu")
-    base = base_in(work)
+    base = base or base_in(work)
     if device.type == "cuda":  # one loop after the other, each in a process of its own
         return Bench(base, common.released_model(size, base, device), rows, device, settings)
     models: list[Any] = [load_model(base, device, torch.float32).model for _ in range(2 if both else 1)]

@@ -48,7 +48,7 @@ def against_fp32(mode: str) -> Callable[[Context], Iterator[Finding]]:
     """A case for a TRAIN_MODE."""
 
     def run(context: Context) -> Iterator[Finding]:
-        base, steps = _base(context), SMALL_STEPS if context.small else STEPS
+        base, steps = base_of(context), SMALL_STEPS if context.small else STEPS
         lowered = "bf16" if context.small else "auto"
         exact, found = (
             losses(context, base, f"{mode}-{precision}", {**MODES[mode], "MIXED_PRECISION": precision}, steps)
@@ -119,7 +119,7 @@ def _common(context: Context) -> dict[str, str]:
     return {**RUN, **(SMALL if context.small else {})}
 
 
-def _base(context: Context) -> Path:
+def base_of(context: Context) -> Path:
     """The built-in model on a CPU, else eight layers of 512."""
     from job.demo.base import build
 

@@ -29,6 +29,8 @@ RUN = {
     "BATCH_SIZE": "2",
     "NUM_GPUS": "2",
     "LEARNING_RATE": "1e-4",
+    "WARMUP_STEPS": "0",
+    "LR_SCHEDULER": "constant",  # the two runs are compared, and only one of them comes to its end
 }
 #: Seconds in which the process that is left must have noticed; of NCCL's own patience there are thirty minutes.
 NOTICED = 60.0

@@ -12,9 +12,11 @@ import synthesis
 import torch
 
 from gpu.case import Case, Context, Finding, rounded
+from gpu.losses import base_of
 from job.evaluate.generation import recorded
 from job.evaluate.generation.talker import FastTalker, generating
 from job.evaluate.recorder import quiet_generation
+from job.models import load_model
 
 BATCHES = (8, 1)
 
@@ -72,11 +74,10 @@ def speed(size: str) -> Callable[[Context], Iterator[Finding]]:
 
     def run(context: Context) -> Iterator[Finding]:
         device, frames = context.device, 4 if context.small else 75
+        base = base_of(context)
         if context.small:
-            model = synthesis.models(context.work / "speech", size, device)[0]
+            model: Any = load_model(base, device, torch.float32).model
         else:
-            base = context.work / "base"
-            base = base if base.exists() else common.small_base(base)
             model = common.released_model(size, base, device).bfloat16().eval()
         _never_ends(model)
         fast = FastTalker(model.talker)

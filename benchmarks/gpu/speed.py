@@ -11,6 +11,7 @@ import loops
 import torch
 
 from gpu.case import Context, Finding, NotHere, rounded
+from gpu.losses import base_of
 from gpu.profiled import profiled
 from job.activations import Load
 from job.errors import BadInput
@@ -56,7 +57,7 @@ def of(shape: Shape) -> Callable[[Context], Iterator[Finding]]:
                 raise NotHere(str(reason)) from reason
         rows = SMALL_ROWS if context.small else ROWS
         settings = Settings(torch_compile=shape.compiled, gradient_checkpointing=shape.checkpointing)
-        bench = loops.make(context.work, shape.size, rows, settings, context.device)
+        bench = loops.make(context.work, shape.size, rows, settings, context.device, base=base_of(context))
         loop = bench.ours(settings.sub_talker_frame_fraction, shape.mode, shape.positions[0])
         layers = bench.model.talker.model.layers
         used = all("forward" in vars(layer) for layer in layers)
@@ -79,7 +80,7 @@ def naive(size: str) -> Callable[[Context], Iterator[Finding]]:
 
     def run(context: Context) -> Iterator[Finding]:
         rows = SMALL_ROWS // 2 if context.small else NAIVE_ROWS
-        bench = loops.make(context.work, size, rows, Settings(), context.device)
+        bench = loops.make(context.work, size, rows, Settings(), context.device, base=base_of(context))
         batch = bench.naive_batch_size()
         epoch = bench.naive(batch)
         while not _fits(epoch):

@@ -46,7 +46,7 @@ def serve(options: argparse.Namespace) -> None:
         torch.set_num_threads(1)  # tiny tensors: a second one costs more than it brings
     cases = {case.name: case for case in [*cases_of(small=not on_gpu), *_more(options.cases)]}
     name = torch.cuda.get_device_name(device) if on_gpu else f"cpu, {torch.get_num_threads()} threads"
-    listed = [{"name": c.name, "limit": c.limit, "gpus": c.gpus, "alone": c.alone} for c in cases.values()]
+    listed = [{"name": c.name, "limit": c.limit, "gpus": c.gpus, "alone": c.alone and on_gpu} for c in cases.values()]
     gpus = torch.cuda.device_count() if on_gpu else 0
     tell("ready", device=name, gpus=gpus, torch=torch.__version__, cases=listed)
     for line in sys.stdin:
