@@ -109,9 +109,10 @@ def rounded(value: float) -> float:
 
 
 def apart(found: torch.Tensor, exact: torch.Tensor) -> float:
-    """How far the worst row is from what it should be, as a share of the rows' root mean square norm.
+    """How far the worst row is from what it should be, as a share of its norm, or of the rows' root mean square norm.
 
-    Not of all values together: a row that is wholly wrong among a hundred thousand would not be seen.
+    Not of all values together: a row that is wholly wrong among a hundred thousand would not be seen. Of the larger of
+    the two norms: roundings are a share of a row's own values, and a row of nearly nothing has no digits to speak of.
 
     Args:
         found, exact: (..., D), the last axis being the rows'.
@@ -119,5 +120,6 @@ def apart(found: torch.Tensor, exact: torch.Tensor) -> float:
     found, exact = (t.detach().double().reshape(-1, t.shape[-1]) for t in (found, exact))
     if not bool(torch.isfinite(found).all()):
         return math.inf
-    scale = exact.square().sum(dim=-1).mean().sqrt().clamp(min=1e-300)
-    return float((found - exact).norm(dim=-1).max() / scale)
+    norms = exact.norm(dim=-1)
+    scale = norms.clamp(min=max(1e-300, float(norms.square().mean().sqrt())))
+    return float(((found - exact).norm(dim=-1) / scale).max())
