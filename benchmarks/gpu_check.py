@@ -55,6 +55,8 @@ def check(options: argparse.Namespace, work: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
     # As the job does at its start: libraries that look for models on the Hub would wait for a network.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if options.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     command = driver.command_of(Path(__file__).resolve(), work, options.device, options.cases)
     with (out / "cases.jsonl").open("w", encoding="utf-8") as file, (out / "log.txt").open("w") as log:
 

@@ -72,10 +72,7 @@ def against_cpu(context: Context) -> Iterator[Finding]:
     """In fp32 on the device and on the CPU, which share no kernel: the built-in model, so that the CPU is done soon."""
     if context.small:
         raise NotHere("there is no GPU whose losses could be compared with the CPU's")
-    from job.demo.base import build
-
-    base = build(context.work / "built-in")
-    steps = 20
+    base, steps = built_in(context), 20
     exact, found = (
         losses(context, base, f"full-{device}", {**MODES["full"], "MIXED_PRECISION": "no"}, steps, device)
         for device in ("cpu", str(context.device))
@@ -121,12 +118,18 @@ def _common(context: Context) -> dict[str, str]:
 
 def base_of(context: Context) -> Path:
     """The built-in model on a CPU, else eight layers of 512."""
+    if context.small:
+        return built_in(context)
+    base = context.work / "base"
+    return base if base.exists() else common.small_base(base)
+
+
+def built_in(context: Context) -> Path:
+    """The built-in model."""
     from job.demo.base import build
 
-    base = context.work / ("built-in" if context.small else "base")
-    if not base.exists():
-        (build if context.small else common.small_base)(base)
-    return base
+    base = context.work / "built-in"
+    return base if base.exists() else build(base)
 
 
 CASES = [Case(f"losses, {mode}", against_fp32(mode), 150) for mode in MODES]

@@ -12,7 +12,7 @@ import synthesis
 import torch
 
 from gpu.case import Case, Context, Finding, rounded
-from gpu.losses import base_of
+from gpu.losses import base_of, built_in
 from job.evaluate.generation import recorded
 from job.evaluate.generation.talker import FastTalker, generating
 from job.evaluate.recorder import quiet_generation
@@ -23,9 +23,11 @@ BATCHES = (8, 1)
 
 def same_codes(context: Context) -> Iterator[Finding]:
     """Greedy codes in fp32, and on a GPU drawn ones with and without a CUDA graph."""
-    for shape in ("built-in",) if context.small else ("built-in", "8 layers of 512"):
-        stock, other = synthesis.models(context.work / "speech", shape, context.device)
-        for model in (stock, other):
+    bases = {"built-in": built_in(context)} | ({} if context.small else {"8 layers of 512": base_of(context)})
+    for shape, base in bases.items():
+        models: list[Any] = [load_model(base, context.device, torch.float32).model for _ in range(2)]
+        stock, other = models
+        for model in models:
             _never_ends(model)
         fast = FastTalker(other.talker)
         frames = 6 if context.small else 40
@@ -97,6 +99,8 @@ def speed(size: str) -> Callable[[Context], Iterator[Finding]]:
             finding.figures["ms to decode a frame"] = rounded(1000 * decoding / frames)
             # Of each text by itself, as a listener would take it; the job's own figure is of all texts together.
             finding.figures["real-time factor"] = rounded((drawing + decoding) / (frames / common.FRAME_RATE))
+            if context.on_gpu:
+                finding.holds("CUDA graph", fast._recorded is not None, "frames are not recorded as a CUDA graph")
             finding.holds("all frames said", all(len(one) == frames for one in codes), "texts ended early")
             yield finding
 

@@ -1,22 +1,33 @@
-"""Read by Python at its start where this folder is in PYTHONPATH: makes one process of a run short of memory.
+"""Read by Python at its start where this folder is in PYTHONPATH: lets something happen to one process of a run.
 
-GPU_CHECK_SHORT_RANK is its rank: there a batch of more than one sample does not fit, by an allocation on the device
-that is larger than any memory.
+In the process of rank GPU_CHECK_SHORT_RANK a batch of more than one sample does not fit: on a GPU by asking for more
+memory than any has. That of rank GPU_CHECK_LOST_RANK kills itself in step `LOST_AT`, seconds after the others have
+begun to add up gradients and wait for it.
 """
 
 import importlib.abc
 import importlib.util
 import os
+import signal
 import sys
+import time
 
-TARGET = "job.train.objective"
+LOST_AT = 6
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Changes `TARGET` as it is imported."""
+    """Changes a module as it is imported.
+
+    Args:
+        name: the module's.
+        change: is given it.
+    """
+
+    def __init__(self, name, change):
+        self._name, self._change = name, change
 
     def find_spec(self, name, path=None, target=None):
-        if name != TARGET:
+        if name != self._name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -24,16 +35,17 @@ class _Finder(importlib.abc.MetaPathFinder):
 
         def exec_module(module):
             load(module)
-            _shorten(module)
+            self._change(module)
 
         spec.loader.exec_module = exec_module
         return spec
 
 
-def _shorten(module):
+def _shorten(objective):
+    """`job.train.objective`."""
     import torch
 
-    whole = module.Objective.forward
+    whole = objective.Objective.forward
 
     def forward(self, batch):
         if self.training and len(batch.speakers) > 1:
@@ -42,8 +54,31 @@ def _shorten(module):
             raise torch.OutOfMemoryError("out of memory")
         return whole(self, batch)
 
-    module.Objective.forward = forward
+    objective.Objective.forward = forward
 
 
-if os.environ.get("RANK") and os.environ.get("RANK") == os.environ.get("GPU_CHECK_SHORT_RANK"):
-    sys.meta_path.insert(0, _Finder())
+def _lose(spread):
+    """`job.train.spread`: the votes before a sum are held, and the process is gone where its part of the sum begins."""
+    import torch.distributed as dist
+
+    whole, add, steps = spread.Spread.sum_gradients, dist.all_reduce, []
+
+    def sum_gradients(self, parameters):
+        steps.append(1)
+        whole(self, parameters)
+
+    def all_reduce(tensor, *others, **named):
+        if len(steps) == LOST_AT and named.get("group") is None:
+            time.sleep(3)  # far longer than a step takes: by now the others wait
+            os.kill(os.getpid(), signal.SIGKILL)
+        return add(tensor, *others, **named)
+
+    spread.Spread.sum_gradients = sum_gradients
+    dist.all_reduce = all_reduce
+
+
+RANK = os.environ.get("RANK")
+if RANK and os.environ.get("GPU_CHECK_SHORT_RANK") == RANK:
+    sys.meta_path.insert(0, _Finder("job.train.objective", _shorten))
+if RANK and os.environ.get("GPU_CHECK_LOST_RANK") == RANK:
+    sys.meta_path.insert(0, _Finder("job.train.spread", _lose))
