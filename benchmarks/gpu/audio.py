@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import common
 import numpy as np
 import prepare
+import soundfile
 
 from gpu.case import Context, Finding, rounded
+from job.demo import clips_directory
 
 #: Clips, and of these those whose codes are compared with the public tokenizer's, one at a time.
 CLIPS, SMALL_CLIPS = 512, 4
@@ -19,7 +22,9 @@ COMPARED = 16
 def speed(context: Context) -> Iterator[Finding]:
     """With a codec of random weights whose convolutions have the width of the released one's."""
     filters = 8 if context.small else 64
-    bench = prepare.Bench(context.work / "prepare", SMALL_CLIPS if context.small else CLIPS, filters)
+    clips = SMALL_CLIPS if context.small else CLIPS
+    _write(context.work / "prepare" / "clips", clips)
+    bench = prepare.Bench(context.work / "prepare", clips, filters)
     assert bench.device.type == context.device.type
     codes = bench.ours()  # a first time, which does not count
     taken = []
@@ -33,3 +38,14 @@ def speed(context: Context) -> Iterator[Finding]:
     # They resample otherwise, which moves a few codes of the clips at 44.1 kHz.
     finding.least("codes as the public tokenizer's", float(same.mean()), 0.98)
     yield finding
+
+
+def _write(directory: Path, count: int) -> None:
+    """The files of `prepare.write_clips`, cut from the built-in recordings: made-up sounds take a minute to make."""
+    read = [soundfile.read(path, dtype="float32") for path in sorted(clips_directory().glob("*.flac"))]
+    speech = np.concatenate([samples for samples, _ in read])
+    directory.mkdir(parents=True, exist_ok=True)
+    for number, seconds in enumerate(common.seconds_of_clips(count)):
+        rate = prepare.RATES[number % len(prepare.RATES)]
+        cut = np.resize(np.roll(speech, -7919 * number), int(seconds * rate))
+        soundfile.write(directory / f"{number:04d}.wav", cut, rate)

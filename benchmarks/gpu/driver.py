@@ -68,14 +68,6 @@ class Worker:
         except queue.Empty:
             raise TimeoutError from None
 
-    def ended(self) -> bool:
-        """Whether it has ended, or is about to: it does where a case has left a GPU in no good state."""
-        try:
-            self._process.wait(0.2)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
-
     def end(self) -> int:
         """End it and all that it started; returns its exit code."""
         with contextlib.suppress(ProcessLookupError):
@@ -113,8 +105,7 @@ class Check:
             self._drop()
 
     def _ready(self) -> Worker:
-        if self._worker is None or self._worker.ended():
-            self._drop()
+        if self._worker is None:
             self._worker = Worker(self._command, self._log)
         return self._worker
 
@@ -169,6 +160,8 @@ class Check:
             if event["event"] == "end":
                 if event["error"] or not found:
                     self._add(name, "failed", event["error"] or "it found nothing", now - since)
+                if event["leaves"]:  # the case has left the GPU in no good state
+                    self._drop()
                 return
             found += 1
             result = "not done" if event["undone"] else "failed" if event["wrong"] else "passed"

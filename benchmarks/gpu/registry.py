@@ -39,7 +39,7 @@ def _speeds(sizes: tuple[str, ...], positions: tuple[int, ...]) -> list[Case]:
         Case(f"speed, naive, {large}", naive(large), 120, alone=True),
         _case(Shape(large, "full", positions)),
         *map(_case, kept),
-        Case("prepare", audio.speed, 90),
+        Case("prepare", audio.speed, 120),
         *speech.cases(sizes),
         _case(Shape(large, "full", positions, compiled=True), gpus=1),  # compiling takes a CPU minutes
         _case(Shape(large, "lora", positions)),

@@ -4,7 +4,7 @@ A case may hang, or leave a GPU that fails at everything that follows: so the ca
 reports on them. What the cases themselves print goes to stderr.
 
 Events: `ready` with what there is to do and on what; `finding` for each one; `end` of a case, with `error` if it
-raised.
+raised, and whether the process `leaves` with it.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ def serve(options: argparse.Namespace) -> None:
         asked = json.loads(line)
         error = _run(cases[asked["name"]], asked["seconds"], device, options.work, tell)
         left = _tidied(device) if error is None else 0
-        tell("end", error=error)
-        if (error is not None and on_gpu) or left > LEFT_OVER:
+        leaves = (error is not None and on_gpu) or left > LEFT_OVER
+        tell("end", error=error, leaves=leaves)
+        if leaves:
             return
 
 
