@@ -68,7 +68,7 @@ def check(options: argparse.Namespace, work: Path) -> int:
         found = driver.Check(command, log, 60 * options.minutes, say)
         try:
             found.run(options.only)
-        except (RuntimeError, TimeoutError) as error:
+        except RuntimeError as error:
             print((out / "log.txt").read_text(encoding="utf-8", errors="replace")[-4000:], file=sys.stderr)
             print(f"error: {error}", file=sys.stderr)
             return 1

@@ -39,10 +39,13 @@ class Worker:
         )
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
-        about = self.event(STARTING)
+        try:
+            about = self.event(STARTING)
+        except TimeoutError:
+            about = None
         if about is None or about["event"] != "ready":
             code = self.end()
-            raise RuntimeError(f"the process for the cases did not start (exit code {code}); see the log")
+            raise RuntimeError(f"the process for the cases did not start ({_meaning(code)}); see the log")
         self.about = about
 
     def _read(self) -> None:
@@ -54,8 +57,9 @@ class Worker:
     def ask(self, name: str, seconds: float) -> None:
         """Begin a case."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"name": name, "seconds": seconds}) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(OSError):  # it has ended, as the next event says
+            self._process.stdin.write(json.dumps({"name": name, "seconds": seconds}) + "\n")
+            self._process.stdin.flush()
 
     def event(self, seconds: float) -> dict[str, Any] | None:
         """The next event; None when the process has ended.
@@ -127,8 +131,8 @@ class Check:
             return
         try:
             worker = self._ready()
-        except (RuntimeError, TimeoutError) as error:
-            self._add(name, "failed", f"no process for it could be started ({error})", 0.0)
+        except RuntimeError as error:
+            self._add(name, "failed", str(error), 0.0)
             return
         left = self._until - time.monotonic()
         self._follow(worker, name, case["limit"], left)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -100,7 +99,7 @@ def _work(context: Context, name: str) -> Path:
 
 @contextmanager
 def _running(context: Context, work: Path, values: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """`python -m job train` in a process group of its own, which is ended with it."""
+    """`python -m job train`, ended with the case; its processes end with it (`job.ranks`), in sessions of their own."""
     kept = ("PATH", "HOME", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TMPDIR")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     path = os.pathsep.join([str(Path(__file__).parent / "faulty"), str(common.ROOT), os.environ.get("PYTHONPATH", "")])
@@ -113,17 +112,12 @@ def _running(context: Context, work: Path, values: dict[str, str]) -> Iterator[s
     process = subprocess.Popen(
         [sys.executable, "-m", "job", "train"],
         env={**environment, **chosen, **values, "PYTHONPATH": path.strip(os.pathsep), "PYTHONUNBUFFERED": "1"},
-        cwd=common.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        cwd=common.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
         yield process
     finally:
-        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        for child in children:  # torchrun gives each a session of its own
-            if child.is_running():
-                child.kill()
+        process.kill()
         process.wait()
 
 

@@ -36,7 +36,7 @@ def _speeds(sizes: tuple[str, ...], positions: tuple[int, ...]) -> list[Case]:
     large = sizes[0]
     kept = [Shape(size, "lora", first, checkpointing="selective") for size in sizes]
     found = [
-        Case(f"speed, naive, {large}", naive(large), 120, alone=True),
+        Case(f"speed, naive, {large}", naive(large), 120),
         _case(Shape(large, "full", positions)),
         *map(_case, kept),
         Case("prepare", audio.speed, 120),
@@ -56,5 +56,5 @@ def _speeds(sizes: tuple[str, ...], positions: tuple[int, ...]) -> list[Case]:
 
 
 def _case(shape: Shape, gpus: int = 0) -> Case:
-    """Alone: what others leave of memory, or of compiled code, would show in its figures."""
-    return Case(shape.name, of(shape), 180 if shape.compiled else 90, gpus=gpus, alone=True)
+    """What is compiled stays with a process, so those are in one of their own."""
+    return Case(shape.name, of(shape), 180 if shape.compiled else 90, gpus=gpus, alone=shape.compiled)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 #: Bytes that may be left of a GPU's memory after a case without another process being started for the next.
-LEFT_OVER = 64 << 20
+LEFT_OVER = 256 << 20
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -84,6 +84,7 @@ def _tidied(device: Any) -> int:
     if device.type != "cuda":
         return 0
     torch.cuda.synchronize(device)
+    torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     return int(torch.cuda.memory_reserved(device))
