@@ -32,11 +32,12 @@ def speed(context: Context) -> Iterator[Finding]:
         taken.append(common.seconds_in(bench.ours, bench.device))
     finding = Finding("prepare", {"seconds of audio": round(bench.seconds), "filters": filters})
     finding.figures["times real time"] = rounded(bench.seconds / sorted(taken)[len(taken) // 2])
-    bench.paths = bench.paths[:COMPARED]
-    pairs = zip(codes[:COMPARED], bench.one_by_one(), strict=True)
+    # Those at 24 kHz: the job resamples the others more precisely, which moves codes.
+    chosen = slice(prepare.RATES.index(24000), len(prepare.RATES) * COMPARED, len(prepare.RATES))
+    bench.paths = bench.paths[chosen]
+    pairs = zip(codes[chosen], bench.one_by_one(), strict=True)
     same = np.concatenate([(ours[:-1] == other[: len(ours) - 1]).reshape(-1) for ours, other in pairs])
-    # They resample otherwise, which moves a few codes of the clips at 44.1 kHz.
-    finding.least("codes as the public tokenizer's", float(same.mean()), 0.98)
+    finding.least("codes as the public tokenizer's", float(same.mean()), 0.99)
     yield finding
 
 
