@@ -85,6 +85,7 @@ def test_a_case_that_breaks_fails_and_the_others_go_on(tmp_path: Path):
     assert all(f"\n{name} " in table for name in found.lines)
 
 
+@pytest.mark.slow
 def test_what_there_is_no_time_for_is_listed(tmp_path: Path):
     """And with nothing done, nothing is proven."""
     found = Checked(tmp_path / "out", "--cases", str(BROKEN), "--minutes", "0", "--only", "^broken, d|^sound, a")
