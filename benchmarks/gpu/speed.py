@@ -155,10 +155,11 @@ def _too_much(context: Context, loop: loops.Ours, positions: int) -> str:
 def _fits(epoch: Callable[[], Any]) -> bool:
     try:
         epoch()
+        return True
     except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return False
-    return True
+        pass
+    torch.cuda.empty_cache()  # only now: the error holds on to what was there when it was raised
+    return False
 
 
 def _name(context: Context) -> str:
