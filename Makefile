@@ -1,7 +1,7 @@
 # Each target sets up what it needs. Paths are relative, so the checkout's own path may hold spaces.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-slow walk lint bench soak image check-image sbom lock clean
+.PHONY: help setup setup-dev demo test test-slow walk lint bench gpu-check soak image check-image sbom lock clean
 
 # A Python 3.11 or newer to make .venv with; unset, the first one found. IMAGE is the tag of `make image`.
 PYTHON ?=
@@ -45,6 +45,9 @@ lint: setup-dev ## style, types, shell scripts, Dockerfile, YAML
 
 bench: setup ## speed and memory against the vendor's structure, one JSON line a case, under 10 minutes on 2 cores
 	for name in prepare synthesis train; do $(PY) benchmarks/$$name.py || exit; done
+
+gpu-check: setup ## whether the job computes right on this GPU, and how fast, in 10 minutes; tiny shapes without one
+	@$(PY) benchmarks/gpu_check.py
 
 soak: setup ## the demo, stopped and killed at random moments until it is done, for SOAK_MINUTES (30)
 	@$(PY) scripts/soak.py

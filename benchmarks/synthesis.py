@@ -35,19 +35,22 @@ def models(work: Path, shape: str, device: torch.device) -> list[Any]:
     if shape in common.RELEASED:
         base = common.small_base(work / "base") if not (work / "base").exists() else work / "base"
         return [common.released_model(shape, base, device).bfloat16().eval() for _ in range(2)]
-    base = common.small_base(work / "wide") if shape == "8 layers of 512" else build(work / "demo")
+    wide = shape == "8 layers of 512"
+    base = work / ("wide" if wide else "demo")
+    if not base.exists():
+        (common.small_base if wide else build)(base)
     return [load_model(base, device, torch.float32).model for _ in range(2)]
 
 
-def prompts(model: Any) -> dict[str, Any]:
-    """Arguments of the model's `generate` for texts of different lengths."""
+def prompts(model: Any, batch: int = BATCH) -> dict[str, Any]:
+    """Arguments of the model's `generate` for `batch` texts of different lengths."""
     made = torch.Generator().manual_seed(0)
     talker = model.config.talker_config
     talker.spk_id, talker.spk_is_dialect = {"one": talker.vocab_size - 1}, {"one": False}
     rows = min(1000, talker.text_vocab_size)
-    lengths = torch.linspace(*WIDTHS, BATCH).round().int().tolist()
+    lengths = torch.linspace(*WIDTHS, batch).round().int().tolist()
     ids = [torch.randint(0, rows, (1, 8 + n), generator=made).to(model.device) for n in lengths]
-    return {"input_ids": ids, "languages": ["auto"] * BATCH, "speakers": ["one"] * BATCH, "non_streaming_mode": True}
+    return {"input_ids": ids, "languages": ["auto"] * batch, "speakers": ["one"] * batch, "non_streaming_mode": True}
 
 
 def measure(work: Path, shape: str, options: argparse.Namespace, device: torch.device) -> None:

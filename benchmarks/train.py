@@ -7,6 +7,8 @@ On a CPU: 8 layers of width 512, clips of log-normal lengths from 0.5 to 20 s, B
 default, in fp32 and, where the CPU has instructions for it (AMX), in bf16 autocast, which is what MIXED_PRECISION=auto
 takes on a GPU; both loops in the same. A step is what the training loop does: collate, forward, backward, clip, AdamW.
 Medians over the runs (each over all rows), the loops taking turns; each has a model of its own, of the same weights.
+Each run is another epoch, so that its batches have other shapes: the same ones again would hide what kernels take that
+are planned for a shape.
 With a CUDA device: the shapes of the 1.7B model (`--size`) with random weights in bf16 autocast, batches of 8192
 positions (the naive loop's are halved until they fit), the model FLOP utilization (MFU), also with TORCH_COMPILE, rate
 and peak of LoRA training for both released sizes with each GRADIENT_CHECKPOINTING, and beside every peak what `plan`
@@ -31,194 +33,12 @@ from pathlib import Path
 from typing import Any
 
 import common
-import naive
 import numpy as np
 import torch
+from loops import PEAK_FLOPS, TOKENS_ON_GPU, base_in, make, peak_flops, work_of
 
-from job import activations
-from job.activations import Load
-from job.demo import clips_directory
-from job.flops import Work
-from job.models import resolve_precision
-from job.optimizers import trained_bytes
 from job.settings import Settings
-from job.train import adapt, layout, optimizers, setup
-from job.train.batch import Batch
-from job.train.data import Rows, ahead, epoch_order
-from job.train.objective import Objective
-from job.train.update import Update
-
-#: Dense bf16 FLOP/s of a GPU's data sheet, by a part of its name.
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
-TOKENS_ON_GPU = 8192
-
-
-class Bench:
-    """One model, its rows, and a way to go through all rows once."""
-
-    def __init__(
-        self, base: Path, model: Any, rows: int, device: torch.device, settings: Settings, stock: Any = None
-    ) -> None:
-        """`stock` is what the naive loop trains: the same weights, its layers' code untouched by ours."""
-        self.base, self.model, self.device = base, model, device
-        self.bf16 = resolve_precision(settings, device) == "bf16"
-        self.products = work_of(model)
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        self.stock = model if stock is None else stock
-        width = model.config.talker_config.hidden_size
-        self.speaker = np.zeros(width, dtype=np.float32)
-        self.rows = Rows(
-            common.table_of(rows),
-            layout.SpecialIds.from_config(model.config.to_dict()),
-            common.tokenizer_of(base),
-            {"one": self.speaker},
-            text_layout="non_streaming",
-        )
-        self.frames = int(self.rows.frames.sum())
-        self.settings = settings
-        self.reference = max(clips_directory().glob("*.flac"), key=lambda path: path.stat().st_size)
-
-    def _autocast(self) -> Any:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
-
-    def ours(self, fraction: float, mode: str = "full") -> Callable[[], float]:
-        """Our loop over all rows; returns the last step's loss."""
-        groups = self._adapted(mode)
-        trained = [p for group in groups for _, p in group.parameters]
-        objective = Objective(self.model)
-        optimizer = optimizers.optimizer_of(self.settings, groups)
-        update = Update(optimizer, self.settings.max_grad_norm)
-        tokens = TOKENS_ON_GPU if self.device.type == "cuda" else None
-
-        def epoch() -> float:
-            objective.train()
-            self._train_only(trained)
-            batch_size = self.settings.batch_size
-            order = epoch_order(self.rows, epoch=0, seed=0, batch_size=batch_size, tokens_per_batch=tokens)
-            for _, batch in ahead(order, lambda numbers: self._built(numbers, fraction)):
-                with self._autocast():
-                    losses = objective(batch.to(self.device))
-                    talker = losses.talker / losses.talker_terms
-                    loss = talker + self.settings.sub_talker_loss_weight * losses.sub_talker / losses.sub_talker_terms
-                loss.backward()
-                update(trained, loss.detach())
-                optimizer.zero_grad(set_to_none=True)
-            return float(loss.detach())
-
-        return epoch
-
-    def naive(self, batch_size: int) -> Callable[[], float]:
-        """The naive loop over all rows."""
-        objective = naive.NaiveObjective(self.stock)
-        trained = list(self.stock.parameters())
-        optimizer = torch.optim.AdamW(trained, lr=1e-5)
-
-        def epoch() -> float:
-            objective.train()
-            for batch in naive.loader(self.rows, self.reference, batch_size, seed=0):
-                with self._autocast():
-                    talker, sub_talker = objective({k: v.to(self.device) for k, v in batch.items()})
-                    loss = talker + self.settings.sub_talker_loss_weight * sub_talker
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(trained, self.settings.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            return float(loss.detach())
-
-        return epoch
-
-    def _built(self, numbers: list[int], fraction: float) -> Batch:
-        """As `Stepper.build` makes it, in a thread of its own."""
-        batch = self.rows.batch(numbers, 0, fraction)
-        return batch.pin_memory() if self.device.type == "cuda" else batch
-
-    def naive_batch_size(self) -> int:
-        """As many clips as our batches hold on average."""
-        if self.device.type != "cuda":
-            return self.settings.batch_size
-        lengths = [self.rows.positions(row, 0) for row in range(len(self.rows))]
-        return max(1, round(TOKENS_ON_GPU / float(np.mean(lengths))))
-
-    def _adapted(self, mode: str) -> list[adapt.Group]:
-        settings = self.settings.model_copy(update={"train_mode": mode})
-        groups = adapt.adapt(self.model, settings)
-        setup.arrange(self.model, settings, "bf16" if self.bf16 else "no", self.device, self._autocast)
-        return groups
-
-    def estimate(self, fraction: float, mode: str) -> int:
-        """Bytes that `plan` would say for a loop that was made, without what CUDA takes for itself."""
-        order = epoch_order(self.rows, epoch=0, seed=0, batch_size=1, tokens_per_batch=TOKENS_ON_GPU)
-        batch = max((self.rows.batch(rows, 0) for rows in order), key=lambda batch: batch.text_index.numel())
-        load = Load(batch.text_index.numel(), batch.target_frames, len(batch.lengths or ()), len(batch.text_rows))
-        choices = {"train_mode": mode, "sub_talker_frame_fraction": fraction}
-        settings = self.settings.model_copy(update=choices)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        gradients = sum(p.numel() * p.element_size() for p in trained)
-        # `trained_bytes` counts the weight and its gradient too, which are of the same type.
-        moments = sum(p.numel() for p in trained) * trained_bytes(settings) - 2 * gradients
-        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        working = activations.working(self.shapes, settings, load, gradients)
-        return int(weights + moments) + working.peak + working.in_kernels
-
-    def _train_only(self, trained: list[torch.nn.Parameter]) -> None:
-        """The loops share the model and take turns: what the other one trains is frozen again."""
-        mine = {id(parameter) for parameter in trained}
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(id(parameter) in mine)
-
-    def flops(self, fraction: float) -> float:
-        """FLOPs of going through all rows once with everything trained; see the module's docstring."""
-        total = 0.0
-        for row in range(len(self.rows)):
-            frames = int(self.rows.frames[row])
-            total += self.products.of_sample(self.rows.positions(row, 0), frames, fraction)
-        return total
-
-    def same_loss(self) -> None:
-        """Both loops compute the same quantity, on the same samples.
-
-        Raises:
-            AssertionError: they do not.
-        """
-        numbers = list(range(min(4, len(self.rows))))
-        samples = naive.Samples(self.rows, self.reference)
-        batch = naive.collate([samples[row] for row in numbers])
-        with torch.no_grad():
-            vectors = self.stock.speaker_encoder(batch["mels"].to(self.device)).cpu().numpy()
-            theirs = naive.NaiveObjective(self.stock)({k: v.to(self.device) for k, v in batch.items()})
-        self.speaker[:] = vectors[0]  # the same reference stands for all
-        with torch.no_grad():
-            losses = Objective(self.model)(self.rows.batch(numbers, 0).to(self.device))
-        ours = (losses.talker / losses.talker_terms, losses.sub_talker / losses.sub_talker_terms)
-        for one, other in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=0)
-
-
-def work_of(model: Any) -> Work:
-    """What a forward pass of the model multiplies."""
-    return Work.of({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
-
-
-def make(
-    work: Path, size: str, rows: int, settings: Settings, device: torch.device | None = None, *, both: bool = False
-) -> Bench:
-    """The model and data of a case, a model for each loop if `both`; `work` keeps the base directory."""
-    from job.models import load_model
-
-    device = device or torch.device("cpu")
-    base = base_in(work)
-    if device.type == "cuda":  # one loop after the other, each in a process of its own
-        return Bench(base, common.released_model(size, base, device), rows, device, settings)
-    models: list[Any] = [load_model(base, device, torch.float32).model for _ in range(2 if both else 1)]
-    for model in models:
-        model.speech_tokenizer = None
-    return Bench(base, models[0], rows, device, settings, models[-1])
-
-
-def base_in(work: Path) -> Path:
-    """Any base directory, made in `work` if it is not there."""
-    base = work / "base"
-    return base if base.exists() else common.small_base(base)
+from job.train import layout
 
 
 def alone(work: Path, options: argparse.Namespace) -> None:
@@ -236,10 +56,10 @@ def alone(work: Path, options: argparse.Namespace) -> None:
             found["batch"] //= 2
             epoch = bench.naive(found["batch"])
     else:
-        epoch = bench.ours(options.fraction, options.loop)
-        epoch()
+        epoch = ours = bench.ours(options.fraction, options.loop)
+        ours()
         if device.type == "cuda":
-            found["estimate"] = bench.estimate(options.fraction, options.loop)
+            found["estimate"] = ours.estimate()
     found["bytes"] = peak_of.bytes()
     if options.runs:
         found["seconds"] = common.compare({"loop": epoch}, options.runs, device)["loop"]
@@ -331,7 +151,7 @@ def on_cpu(work: Path, options: argparse.Namespace, precision: str) -> None:
 def on_gpu(work: Path, options: argparse.Namespace) -> None:
     """Rates, model FLOP utilization and peaks; one loop at a time has the GPU for itself."""
     device = torch.cuda.get_device_name()
-    known = next((peak for part, peak in PEAK_FLOPS.items() if part in device), None)
+    known = peak_flops(device)
     theirs = measured(work, "naive", 1.0, options, runs=options.runs)
     todo = [(name, fraction, options.compile) for name, fraction in cases(options).items()]
     if not options.compile:

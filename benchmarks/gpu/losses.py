@@ -1,0 +1,135 @@
+"""The job's own training, in the precision that it takes on the device, against fp32 on the same data.
+
+Both runs are the job's stages on the built-in clips: prepare, and a hundred steps of train. In fp32, kernels that are
+made for lower types are not used, so a mistake in one of them shows as another curve.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import common
+import numpy as np
+
+from gpu.case import Case, Context, Finding, NotHere, rounded
+from job import pipeline
+from job import settings as variables
+
+STEPS, SMALL_STEPS = 100, 4
+RUN = {
+    "PRESET": "demo",
+    "BATCH_SIZE": "8",
+    "LEARNING_RATE": "1e-3",
+    "SUB_TALKER_FRAME_FRACTION": "0.5",
+    "LOGGING_STEPS": "1",
+    "SAVE_STEPS": "100000",
+    "EVAL_STEPS": "100000",
+    "PROBE_SENTENCES": "0",
+    "RESUME": "never",
+    "EXPORT": "merged",
+    "TRACKERS": "",
+}
+#: Of that, what is less where there is no GPU.
+SMALL = {"MAX_TRAIN_SAMPLES": "4", "BATCH_SIZE": "2"}
+MODES = {
+    "full": {"TRAIN_MODE": "full"},
+    "lora": {"TRAIN_MODE": "lora", "LORA_R": "16"},
+    "layers": {"TRAIN_MODE": "layers", "REPLACE_LAST_N_LAYERS": "1", "ADD_NEW_LAYERS": "1"},
+}
+#: How far the losses may be from those in fp32: of all steps in the mean, and of the last tenth together.
+MEAN, END = 0.02, 0.03
+
+
+def against_fp32(mode: str) -> Callable[[Context], Iterator[Finding]]:
+    """A case for a TRAIN_MODE."""
+
+    def run(context: Context) -> Iterator[Finding]:
+        base, steps = base_of(context), SMALL_STEPS if context.small else STEPS
+        lowered = "bf16" if context.small else "auto"
+        exact, found = (
+            losses(context, base, f"{mode}-{precision}", {**MODES[mode], "MIXED_PRECISION": precision}, steps)
+            for precision in ("no", lowered)
+        )
+        tenth = max(1, steps // 10)
+        first, last = (float(part.mean()) for part in (found[:tenth], found[-tenth:]))
+        finding = Finding(f"losses, {mode}, against fp32", {"steps": steps, "first": rounded(first)})
+        off = np.abs(found - exact) / exact
+        finding.most("off in the mean", float(off.mean()), MEAN)
+        finding.most("off at the end", float(abs(last / exact[-tenth:].mean() - 1)), END)
+        finding.figures["last"] = rounded(last)
+        if steps >= 100:  # or what it has learned is less than batches differ by
+            finding.holds("learns", last < first, "the loss has not fallen")
+        yield finding
+
+    return run
+
+
+def against_cpu(context: Context) -> Iterator[Finding]:
+    """In fp32 on the device and on the CPU, which share no kernel: the built-in model, so that the CPU is done soon."""
+    if context.small:
+        raise NotHere("there is no GPU whose losses could be compared with the CPU's")
+    base, steps = built_in(context), 20
+    exact, found = (
+        losses(context, base, f"full-{device}", {**MODES["full"], "MIXED_PRECISION": "no"}, steps, device)
+        for device in ("cpu", str(context.device))
+    )
+    finding = Finding("losses, fp32, against the CPU", {"steps": steps})
+    finding.most("off at most", float((np.abs(found - exact) / exact).max()), 2e-3)
+    yield finding
+
+
+def losses(
+    context: Context, base: Path, name: str, values: dict[str, str], steps: int, device: str | None = None
+) -> np.ndarray:
+    """(steps,) losses that the job's training logs."""
+    work = prepared(context, base, device) / "work"
+    copy = context.work / "runs" / f"{name}-{time.monotonic_ns()}"
+    shutil.copytree(work, copy)
+    chosen = {**_common(context), **values, "MAX_STEPS": str(steps), "DEVICE": device or str(context.device)}
+    settings = variables.load({**chosen, "INIT_MODEL_PATH": str(base), "WORK_DIR": str(copy)})
+    pipeline.run(settings, "train", "train")
+    lines = settings.paths.training_log.read_text(encoding="utf-8").splitlines()
+    shutil.rmtree(copy)
+    found = np.array([json.loads(line)["loss"] for line in lines])
+    assert len(found) == steps, f"{len(found)} losses of {steps} steps"
+    return found
+
+
+def prepared(context: Context, base: Path, device: str | None = None) -> Path:
+    """A directory whose `work` holds the built-in clips as the job has prepared them for `base`; made once."""
+    done = context.work / "prepared" / base.name
+    if not (done / "work").exists():
+        half = done / "half"
+        shutil.rmtree(half, ignore_errors=True)
+        values = {**_common(context), "DEVICE": device or str(context.device), "INIT_MODEL_PATH": str(base)}
+        settings = variables.load({**values, "WORK_DIR": str(half)})
+        pipeline.run(settings, "fetch", "prepare")
+        half.rename(done / "work")
+    return done
+
+
+def _common(context: Context) -> dict[str, str]:
+    return {**RUN, **(SMALL if context.small else {})}
+
+
+def base_of(context: Context) -> Path:
+    """The built-in model on a CPU, else eight layers of 512."""
+    if context.small:
+        return built_in(context)
+    base = context.work / "base"
+    return base if base.exists() else common.small_base(base)
+
+
+def built_in(context: Context) -> Path:
+    """The built-in model."""
+    from job.demo.base import build
+
+    base = context.work / "built-in"
+    return base if base.exists() else build(base)
+
+
+CASES = [Case(f"losses, {mode}", against_fp32(mode), 150) for mode in MODES]
