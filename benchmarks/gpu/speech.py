@@ -13,9 +13,9 @@ import torch
 
 from gpu.case import Case, Context, Finding, rounded
 from gpu.losses import base_of, built_in
-from job.evaluate.generation import recorded
-from job.evaluate.generation.talker import FastTalker, generating
-from job.evaluate.recorder import quiet_generation
+from job.generation import recorded
+from job.generation.recorder import quiet_generation
+from job.generation.talker import FastTalker, generating
 from job.models import load_model
 
 BATCHES = (8, 1)

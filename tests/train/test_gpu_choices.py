@@ -13,8 +13,8 @@ import torch
 from job import settings as variables
 from job import surroundings
 from job.errors import BadInput
-from job.evaluate.generation import recorded
 from job.exhausted import is_out_of_memory
+from job.generation import recorded
 from job.models import resolve_device, resolve_precision
 from job.ranks import ALONE
 from job.train import setup

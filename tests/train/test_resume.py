@@ -95,7 +95,7 @@ def disturbed(work, signals):
 
 @pytest.mark.slow
 def test_a_disturbed_run_ends_as_an_undisturbed_one(prepared, tmp_path):
-    """Stopped at one random moment and killed at another, then left alone: equal weights to the last bit, no step missing
+    """Stopped at a random moment, killed at another, then left alone: equal weights to the last bit, no step missing
     or logged twice, no temporary file; SIGTERM ends within seconds with 143."""
     clean, expected = prepared
     work = tmp_path / "work"
