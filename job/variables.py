@@ -38,7 +38,9 @@ class ModelVariables(BaseSettings):
     device: str = var(
         "auto", "`auto`, `cpu`, `cuda`, `cuda:0`, `mps`.", free=True, pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"
     )
-    mixed_precision: Literal["auto", "bf16", "fp16", "no"] = var("auto", "`auto` is bf16 on CUDA and no elsewhere.")
+    mixed_precision: Literal["auto", "bf16", "fp16", "no"] = var(
+        "auto", "`auto` is bf16 on a GPU that has it (Ampere or newer) and no elsewhere; fp16 is refused."
+    )
     attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = var(
         "auto", "Attention kernels; `auto` is sdpa.", free=True
     )
