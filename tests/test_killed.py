@@ -9,8 +9,8 @@ import pytest
 
 from tests.disturbed import RUN, Run, compare, disturb
 
-KILLS = 13
-STOPS = 6
+KILLS = 10
+STOPS = 5
 KILLS_OF_TWO = 3
 
 

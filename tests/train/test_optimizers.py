@@ -341,7 +341,7 @@ def test_the_plan_counts_what_is_saved(prepared):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("values", [EIGHT_BIT, STOCHASTIC, BOTH], ids=["8bit", "stochastic", "both"])
+@pytest.mark.parametrize("values", [STOCHASTIC, BOTH], ids=["stochastic", "both"])
 def test_each_recites(prepared, tmp_path, values):
     """Trained until it knows its clips by heart: all codes, and it stops where it should."""
     from job.evaluate.recite import recite
