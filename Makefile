@@ -1,7 +1,7 @@
 # Each target sets up what it needs. Paths are relative, so the checkout's own path may hold spaces.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-slow walk lint bench gpu-check soak image check-image sbom lock clean
+.PHONY: help setup setup-dev demo test test-slow test-thorough walk lint bench gpu-check soak image check-image sbom lock clean
 
 # A Python 3.11 or newer to make .venv with; unset, the first one found. IMAGE is the tag of `make image`.
 PYTHON ?=
@@ -10,8 +10,8 @@ export PYTHON
 
 PY := .venv/bin/python
 SHELL_SCRIPTS := entrypoint.sh .ci/run $(wildcard scripts/*.sh k8s/*.sh runpod/*.sh)
-# A process a core, four at the most, since each takes 2 GB; the tests of a file share their fixtures.
-PYTEST := $(PY) -m pytest --timeout 900 --numprocesses auto --maxprocesses 4 --dist loadfile
+# Three processes, since each takes 2 GB and waits now and then; the tests of a file share their fixtures.
+PYTEST := $(PY) -m pytest --timeout 900 --numprocesses 3 --dist loadfile
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -26,11 +26,14 @@ demo: setup ## train the tiny built-in model on the built-in clips until it reci
 	@$(PY) -m job demo
 
 test: setup-dev ## all tests but the slow ones
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not thorough"
 
 test-slow: setup-dev ## the tests that take minutes
-	@code=0; $(PYTEST) -m slow || code=$$?; \
+	@code=0; $(PYTEST) -m "slow and not thorough" || code=$$?; \
 	if [ $$code -eq 5 ]; then echo "no test is marked slow"; code=0; fi; exit $$code
+
+test-thorough: setup-dev ## combinations that the others try in part only; an hour
+	$(PYTEST) -m thorough
 
 walk: ## a stranger's first hour, from a fresh clone: the README's commands with nothing in any cache
 	@bash scripts/walk.sh

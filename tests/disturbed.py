@@ -40,6 +40,7 @@ PLACES = ("start", "doctor", "fetch", "prepare", "train", "validate", "push", "s
 #: How often each is hit for once that `start` is: where there is more to lose, more often.
 WEIGHTS = (1, 1, 1, 4, 8, 2, 1, 3, 1)
 STARTED = re.compile(r"\[(\w+)\] started")
+CHECKPOINT = re.compile(r"output/checkpoint-\d+/\w+\.(json|safetensors)")
 DONE = re.compile(r"\[(\w+)\] done in ([\d.]+) s")
 
 
@@ -109,12 +110,14 @@ class Run:
         found: dict[str, object] = {}
         for path in sorted(p for p in self.work.rglob("*") if p.is_file()):
             name = str(path.relative_to(self.work))
+            if CHECKPOINT.fullmatch(name):
+                continue  # a run that is stopped writes one more, and an older one is deleted for it
             if name.endswith("_log.jsonl"):
                 lines = [json.loads(line) for line in path.read_text().splitlines()]
                 timeless = [{k: v for k, v in line.items() if k not in UNSTABLE} for line in lines]
                 found[name] = timeless
             elif name.endswith((".parquet", ".safetensors", ".wav")) or "/prepared/" in name:
-                found[name] = path.read_bytes() if "checkpoint-" not in name else ""
+                found[name] = path.read_bytes()
             else:
                 found[name] = ""  # times of day, speeds: only that it is there
         return found

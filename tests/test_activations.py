@@ -104,7 +104,7 @@ def shapes(draw: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @hypothesis_settings(max_examples=5, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(
     shape=shapes(),
@@ -118,7 +118,7 @@ def test_it_follows_the_shapes(tiny_base, shape, mode, checkpointed, positions):
     agree(*both(memory.config_of(tiny_base, **shape), lengths(positions), settings))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", ["1.7B", "0.6B"])
 @pytest.mark.parametrize("mode", ["full", "lora"])
 @pytest.mark.parametrize("checkpointed", [False, "selective", True], ids=["all kept", "selective", "checkpointed"])

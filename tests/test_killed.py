@@ -9,9 +9,9 @@ import pytest
 
 from tests.disturbed import RUN, Run, compare, disturb
 
-KILLS = 10
-STOPS = 5
-KILLS_OF_TWO = 3
+KILLS = 6
+STOPS = 4
+KILLS_OF_TWO = 2
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,15 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "hits"), [(signal.SIGKILL, KILLS), (signal.SIGTERM, STOPS)])
+@pytest.mark.parametrize(
+    ("number", "hits"),
+    [
+        (signal.SIGKILL, KILLS),
+        (signal.SIGTERM, STOPS),
+        pytest.param(signal.SIGKILL, 25, marks=pytest.mark.thorough),
+        pytest.param(signal.SIGTERM, 10, marks=pytest.mark.thorough),
+    ],
+)
 def test_a_run_that_is_hit_at_random_instants_ends_as_an_undisturbed_one(undisturbed, tmp_path, number, hits):
     """All stages: same files, to the last bit where they hold no times; no temporary file left, no step logged twice.
     SIGTERM ends a run within GRACE_SECONDS."""

@@ -41,6 +41,7 @@ OTHERS = {
         "HF_HOME",
         "TORCHINDUCTOR_CACHE_DIR",
         "TRITON_CACHE_DIR",
+        "PYTORCH_ALLOC_CONF",
     },
 }
 KNOWN = NAMES.union(*OTHERS.values())

@@ -22,6 +22,8 @@ TARGETS = [
     "demo",
     "test",
     "test-slow",
+    "test-thorough",
+    "gpu-check",
     "walk",
     "lint",
     "bench",
@@ -150,6 +152,13 @@ def test_ci_runs_everything() -> None:
     assert any(step.get("run") == ".ci/run" for step in steps)
     asked = set(re.findall(r"(?:run|start)_step \S+ ([a-z-]+)$", (TOP / ".ci/run").read_text(), re.MULTILINE))
     assert asked == {"setup-dev", "lint", "test", "test-slow", "walk", "check-image"}
+
+
+def test_what_ci_leaves_out_is_run_every_night() -> None:
+    document = yaml.safe_load((TOP / ".github/workflows/ci.yml").read_text())
+    nightly = document["jobs"]["thorough"]
+    assert document[True]["schedule"], "YAML reads the key `on` as true"
+    assert "schedule" in nightly["if"] and nightly["steps"][-1]["run"] == "make test-thorough"
 
 
 def test_workflows_have_the_rights_that_they_need_and_no_more() -> None:

@@ -340,8 +340,8 @@ def test_the_plan_counts_what_is_saved(prepared):
     assert memory.state_bytes(least) == pytest.approx(6.03 * trained + 2 * (count - trained), rel=1e-3)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("values", [STOCHASTIC, BOTH], ids=["stochastic", "both"])
+@pytest.mark.thorough
+@pytest.mark.parametrize("values", [EIGHT_BIT, STOCHASTIC, BOTH], ids=["8bit", "stochastic", "both"])
 def test_each_recites(prepared, tmp_path, values):
     """Trained until it knows its clips by heart: all codes, and it stops where it should."""
     from job.evaluate.recite import recite
@@ -356,7 +356,7 @@ def test_each_recites(prepared, tmp_path, values):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("values", [EIGHT_BIT, BOTH], ids=["8bit", "both"])
+@pytest.mark.parametrize("values", [pytest.param(EIGHT_BIT, marks=pytest.mark.thorough), BOTH], ids=["8bit", "both"])
 def test_two_processes_train_as_one(prepared, tmp_path, capsys, values):
     """The same global batch: the same curve, but for gradients that are summed in another order, in bf16 even."""
     some = {**QUICK, **values, "BATCH_SIZE": "1", "MAX_STEPS": "12", "LOGGING_STEPS": "1"}

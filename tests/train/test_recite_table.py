@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 SCRIPT = Path(__file__).parent.parent.parent / "benchmarks" / "recite_table.py"
 
 
@@ -20,7 +18,8 @@ def benchmark():
     return module
 
 
-@pytest.mark.parametrize("mode", ["full", "lora", "layers"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["full", "lora", pytest.param("layers", marks=pytest.mark.thorough)])
 def test_every_cell_is_recited(benchmark, tmp_path, mode):
     """At least 99 % of the codes over all books and the right stop for every sentence, in (non-streaming, streaming) x
     (Auto, named, new language), two speakers, with and without an instruction."""
