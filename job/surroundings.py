@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from job import cpus
 from job.errors import BadInput, first_line
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ _CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 #: Torch reads the settings of its allocator from the first of these that is set, when a GPU is first used.
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+#: How many threads OpenMP, and so torch, computes with.
+_THREADS = "OMP_NUM_THREADS"
 _NO_GPU = ("", "-1", "none", "void", "nodevfiles")
 
 
@@ -69,6 +72,9 @@ def settle(env: dict[str, str]) -> list[str]:
     if not any(name in env for name in _ALLOCATOR):
         # Batches differ in length: without it, memory in pieces of other sizes is there and cannot be used.
         env[_ALLOCATOR[0]] = "expandable_segments:True"
+    granted = cpus.limit()
+    if granted and not env.get(_THREADS, "").strip():
+        env[_THREADS] = str(granted)  # read when torch is imported
     if _is_true(env.get(_FAST)) and find_spec("hf_transfer") is None:
         given, env[_FAST] = env[_FAST], "0"
         return [f"{_FAST}={given} is left aside: the package hf_transfer is not installed (transfers work without it)"]

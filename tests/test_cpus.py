@@ -1,0 +1,80 @@
+"""A CPU limit is seen, whoever set it: torch would otherwise start a thread for each CPU of the machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from job import cpus, surroundings
+
+#: What is mounted and what /proc/self/cgroup says, as container runtimes and systemd leave them; CPUs that are granted.
+LAYOUTS = {
+    "a container of version 2": ("0::/\n", {"cpu.max": "200000 100000"}, 2),
+    "a share of a CPU is one": ("0::/\n", {"cpu.max": "50000 100000"}, 1),
+    "a CPU and a half are two": ("0::/\n", {"cpu.max": "150000 100000"}, 2),
+    "no limit": ("0::/\n", {"cpu.max": "max 100000"}, None),
+    "more than the machine has": ("0::/\n", {"cpu.max": "9900000 100000"}, None),
+    "the narrowest of all groups counts": (
+        "0::/kubepods.slice/pod.slice/container.scope\n",
+        {
+            "kubepods.slice/cpu.max": "800000 100000",
+            "kubepods.slice/pod.slice/cpu.max": "300000 100000",
+            "kubepods.slice/pod.slice/container.scope/cpu.max": "max 100000",
+        },
+        3,
+    ),
+    "a container of version 1, whose path is the host's": (
+        "12:memory:/docker/abc\n4:cpu,cpuacct:/docker/abc\n",
+        {"cpu,cpuacct/cpu.cfs_quota_us": "400000", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
+        4,
+    ),
+    "version 1 under its other name": (
+        "4:cpuacct,cpu:/\n",
+        {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "50000"},
+        2,
+    ),
+    "version 1 without a limit": (
+        "4:cpu,cpuacct:/\n",
+        {"cpu,cpuacct/cpu.cfs_quota_us": "-1", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
+        None,
+    ),
+    "a group outside of what is mounted": ("0::/../../other\n", {"cpu.max": "200000 100000"}, 2),
+    "nonsense": ("0::/\nx\n", {"cpu.max": "many few"}, None),
+    "no control groups": ("", {}, None),
+}
+
+
+@pytest.mark.parametrize(("own", "mounted", "granted"), LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_limits_are_read(own, mounted, granted, tmp_path, monkeypatch):
+    monkeypatch.setattr(cpus, "available", lambda: 16)
+    (tmp_path / "own").write_text(own)
+    for name, content in mounted.items():
+        file = tmp_path / "mount" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content + "\n")
+    assert cpus.limit(tmp_path / "mount", tmp_path / "own") == granted
+
+
+def test_torch_gets_as_many_threads_as_are_granted_unless_told_otherwise(monkeypatch):
+    monkeypatch.setattr(cpus, "limit", lambda: 3)
+    for env, wanted in (({}, "3"), ({"OMP_NUM_THREADS": "7"}, "7"), ({"OMP_NUM_THREADS": ""}, "3")):
+        surroundings.settle(env)
+        assert env["OMP_NUM_THREADS"] == wanted
+    env = {}
+    monkeypatch.setattr(cpus, "limit", lambda: None)
+    surroundings.settle(env)
+    assert "OMP_NUM_THREADS" not in env
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="binding to CPUs is Linux's")
+def test_cpus_that_a_process_is_bound_to_are_counted():
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from job.cpus import *; print(available())"
+    )
+    top = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=top, check=True)
+    assert done.stdout == "1\n"
