@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -14,6 +15,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from job import cpus  # noqa: E402
+
+cpus.yield_while_waiting(os.environ)  # as the job does, and before torch is imported
 
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402

@@ -48,6 +48,10 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 #: How many threads OpenMP, and so torch, computes with.
 _THREADS = "OMP_NUM_THREADS"
+#: How its threads wait for one another. OpenMP's own 300,000 turns take milliseconds in which nobody else has the core:
+#: two small runs at once on two cores took twenty times as long as one, with 1,000 twice as long.
+_WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+SPINS = "1000"
 _NO_GPU = ("", "-1", "none", "void", "nodevfiles")
 
 
@@ -75,6 +79,8 @@ def settle(env: dict[str, str]) -> list[str]:
     granted = cpus.limit()
     if granted and not env.get(_THREADS, "").strip():
         env[_THREADS] = str(granted)  # read when torch is imported
+    if not any(env.get(name, "").strip() for name in _WAITING):
+        env[_WAITING[0]] = SPINS  # likewise
     if _is_true(env.get(_FAST)) and find_spec("hf_transfer") is None:
         given, env[_FAST] = env[_FAST], "0"
         return [f"{_FAST}={given} is left aside: the package hf_transfer is not installed (transfers work without it)"]

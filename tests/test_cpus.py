@@ -78,3 +78,27 @@ def test_cpus_that_a_process_is_bound_to_are_counted():
     top = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=top, check=True)
     assert done.stdout == "1\n"
+
+
+@pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_threads_that_wait_give_up_their_core_unless_told_otherwise(name):
+    for env, wanted in (({}, surroundings.SPINS), ({"GOMP_SPINCOUNT": ""}, surroundings.SPINS)):
+        surroundings.settle(env)
+        assert env["GOMP_SPINCOUNT"] == wanted
+    env = {name: "77"}
+    surroundings.settle(env)
+    assert {key: value for key, value in env.items() if "OMP_" in key and key != "OMP_NUM_THREADS"} == {name: "77"}
+
+
+def test_how_threads_wait_is_known_before_their_library_is_loaded(tmp_path):
+    """It reads the environment once; a command's settings are loaded before torch is."""
+    code = "import sys; from job import cli; cli._settings(quiet=True); import os; print('torch' in sys.modules)"
+    top = Path(__file__).parent.parent
+    shown = subprocess.run(
+        [sys.executable, "-c", code + "; import torch"],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(top), "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True, text=True, cwd=tmp_path, check=True,
+    )  # fmt: skip
+    if "GOMP_SPINCOUNT" not in shown.stderr:
+        pytest.skip("this torch brings another OpenMP than GNU's")
+    assert shown.stdout == "False\n" and f"GOMP_SPINCOUNT = '{surroundings.SPINS}'" in shown.stderr
