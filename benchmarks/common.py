@@ -16,9 +16,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from job import cpus  # noqa: E402
+from job import surroundings  # noqa: E402
 
-cpus.yield_while_waiting(os.environ)  # as the job does, and before torch is imported
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", surroundings.SPINS)  # as in the job, before torch is imported
 
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402

@@ -24,7 +24,7 @@ import common
 import numpy as np
 import torch
 
-from job.cpus import cpus
+from job.cpus import available, limit
 from job.models import load_speech_tokenizer
 from job.prepare.codec import load_codec
 from job.prepare.encode import encode_stream, read_items
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--peak", choices=("ours", "vendor", "one_by_one"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        torch.set_num_threads(min(2, cpus()))
+        torch.set_num_threads(min(2, limit() or available()))
     if options.peak:
         import qwen_tts  # noqa: F401  # what it takes is no part of the figure
 

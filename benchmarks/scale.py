@@ -25,7 +25,7 @@ import common
 import numpy as np
 
 from job import files
-from job.cpus import cpus
+from job.cpus import available, limit
 from job.settings import Settings
 
 #: Recordings that the rows share, and the shortest and longest of them in seconds.
@@ -112,7 +112,7 @@ def measure(stage: str, settings: Settings) -> dict[str, Any]:
     import qwen_tts  # noqa: F401  # before the stage: what it takes does not depend on the rows
     import torch
 
-    torch.set_num_threads(min(2, cpus()))
+    torch.set_num_threads(min(2, limit() or available()))
     sys.stdout, out = sys.stderr, sys.stdout
     before = common.resident()
     begun, used = time.perf_counter(), time.process_time()

@@ -20,7 +20,7 @@ from typing import Any
 import common
 import torch
 
-from job.cpus import cpus
+from job.cpus import available, limit
 from job.generation.recorder import quiet_generation
 from job.generation.talker import FastTalker, generating
 
@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--frames", type=int, default=40)
-    parser.add_argument("--threads", type=int, default=min(2, cpus()), help="of a CPU")
+    parser.add_argument("--threads", type=int, default=min(2, limit() or available()), help="of a CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     device = torch.device(options.device)
