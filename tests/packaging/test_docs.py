@@ -42,6 +42,8 @@ OTHERS = {
         "TORCHINDUCTOR_CACHE_DIR",
         "TRITON_CACHE_DIR",
         "PYTORCH_ALLOC_CONF",
+        "GOMP_SPINCOUNT",
+        "OMP_WAIT_POLICY",
     },
 }
 KNOWN = NAMES.union(*OTHERS.values())
