@@ -126,7 +126,7 @@ def test_full_training_in_both_layouts_on_another_base(tmp_path, other_base, rec
     assert np.abs(waves[0]).max() > 0.01
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_lora_gives_a_checkpoint_that_stock_qwen_tts_speaks(tmp_path, other_base, recordings):
     """TRAIN_MODE=lora: merged weights that load with no code of ours, an adapter beside them, the loss has fallen."""
     done = entrypoint(

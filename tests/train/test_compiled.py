@@ -163,7 +163,7 @@ def test_compiled_training_is_uncompiled_training(tiny_base, tts, mode, capsys):
     assert graphs() == made
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(tmp_path):
     """To the last bit, in another process, dropout and all."""
     values = {

@@ -355,8 +355,8 @@ def test_each_recites(prepared, tmp_path, values):
     assert all(r.right_stop for r in heard)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("values", [pytest.param(EIGHT_BIT, marks=pytest.mark.thorough), BOTH], ids=["8bit", "both"])
+@pytest.mark.thorough
+@pytest.mark.parametrize("values", [EIGHT_BIT, BOTH], ids=["8bit", "both"])
 def test_two_processes_train_as_one(prepared, tmp_path, capsys, values):
     """The same global batch: the same curve, but for gradients that are summed in another order, in bf16 even."""
     some = {**QUICK, **values, "BATCH_SIZE": "1", "MAX_STEPS": "12", "LOGGING_STEPS": "1"}
