@@ -13,7 +13,7 @@ import pytest
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "scale.py"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_ten_times_the_rows_take_at_most_a_fifth_more_memory(tmp_path: Path) -> None:
     """Through the real stages, each in a process of its own; 3 % of the rows are recordings, the others come encoded.
 

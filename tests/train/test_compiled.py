@@ -142,7 +142,7 @@ def test_the_parts_of_a_layer_are_the_layer_in_half_precision(tiny_base, tts, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["lora", *(pytest.param(m, marks=pytest.mark.thorough) for m in MODES if m != "lora")])
 def test_compiled_training_is_uncompiled_training(tiny_base, tts, mode, capsys):
     """The same losses to 1e-5 and the same gradients, from a few graphs whatever the lengths; speaking makes none."""
     stock, ours = adapted(tiny_base, mode), adapted(tiny_base, mode)
