@@ -14,7 +14,7 @@ SHELL_SCRIPTS := entrypoint.sh .ci/run $(wildcard scripts/*.sh k8s/*.sh runpod/*
 PYTEST := $(PY) -m pytest --timeout 900 --numprocesses 3 --dist loadfile
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: ## .venv with what the job needs, from requirements.lock
 	@sh scripts/setup.sh requirements.lock

@@ -22,11 +22,8 @@ def limit(mount: Path = MOUNT, own: Path = OWN) -> int | None:
     Both versions of Linux's control groups are read (kernel documentation, "cgroup-v2", `cpu.max`, and "sched-bwc",
     `cpu.cfs_quota_us`): a group's limit, and those of the groups that it is in. Elsewhere there is none.
     """
-    granted = [quota for quota in _quotas(mount, own) if quota > 0]
-    if not granted:
-        return None
-    cpus = max(1, math.ceil(min(granted)))
-    return cpus if cpus < available() else None
+    granted = math.ceil(min(_quotas(mount, own), default=0))
+    return granted if 0 < granted < available() else None
 
 
 def available() -> int:
