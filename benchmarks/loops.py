@@ -152,7 +152,7 @@ class Ours:
         self._settings = bench.settings.model_copy(update=choices)
         groups = adapt.adapt(bench.model, self._settings)
         precision = "bf16" if bench.bf16 else "no"
-        setup.arrange(bench.model, self._settings, precision, bench.device, bench.autocast)
+        setup.arrange(bench.model, self._settings, precision, bench.device)
         self._trained = [p for group in groups for _, p in group.parameters]
         self._objective = Objective(bench.model)
         self._optimizer = optimizers.optimizer_of(self._settings, groups)

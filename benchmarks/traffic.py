@@ -15,6 +15,7 @@ import argparse
 import collections
 import json
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -25,7 +26,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from job.settings import Settings
-from job.train import norms
 from tests import memory
 from tests.test_activations import lengths
 
@@ -95,23 +95,23 @@ def _(
     return torch.empty_like(x), torch.empty_like(weight)
 
 
-def fused(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """`norms._fused` as one operation."""
-    kind = torch.promote_types(x.dtype, weight.dtype)
-    return _norm(x.to(kind), weight.to(kind), eps)  # type: ignore[no-any-return]
+class Fused(torch.autograd.Function):
+    """RMS norm as a GPU's kernels compute it: an operation each way, and one that reads all again for the weight."""
 
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        normed, scale = _norm(x, weight, eps)
+        ctx.save_for_backward(x, weight, scale)
+        return normed  # type: ignore[no-any-return]
 
-def fused_backward(
-    gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, wanted: tuple[bool, bool]
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """`norms._fused_backward` as one operation, and another that reads all again for the weight's gradient."""
-    kind = torch.promote_types(x.dtype, weight.dtype)
-    gradient, precise = gradient.to(kind), x.to(kind)
-    by_x, by_weight = _norm_backward(gradient, precise, weight.to(kind), scale)
-    if wanted[1]:
-        _norm(gradient, weight, 0.0)
-        _norm(precise, weight, 0.0)
-    return (by_x.to(x.dtype) if wanted[0] else None), (by_weight.to(weight.dtype) if wanted[1] else None)
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        x, weight, scale = ctx.saved_tensors
+        by_x, by_weight = _norm_backward(gradients[0], x, weight, scale)
+        if ctx.needs_input_grad[1]:
+            _norm(gradients[0], weight, 0.0)
+            _norm(x, weight, 0.0)
+        return by_x if ctx.needs_input_grad[0] else None, by_weight if ctx.needs_input_grad[1] else None, None
 
 
 def count(base: Path, options: argparse.Namespace) -> tuple[Traffic, int]:
@@ -122,10 +122,13 @@ def count(base: Path, options: argparse.Namespace) -> tuple[Traffic, int]:
     frames = lengths(POSITIONS)
     batch, _ = memory.batch_of(config, frames)
     traffic = Traffic()
-    by_kernels = patch.multiple(
-        norms, _by_kernels=lambda *_: not options.single_norms, _fused=fused, _fused_backward=fused_backward
-    )
-    with memory.as_on_cuda(), by_kernels, traffic:
+    single = torch.nn.functional.rms_norm
+    with (
+        memory.as_on_cuda(),
+        patch.object(memory, "FusedNorm", Fused),
+        patch.object(torch.nn.functional, "rms_norm", single) if options.single_norms else nullcontext(),
+        traffic,
+    ):
         memory.measure(model, batch, settings, bf16=True)
     return traffic, sum(frames)
 

@@ -1,6 +1,6 @@
 """What training holds besides weights and optimizer: counted from shapes, settings and the batch, without torch.
 
-A layer keeps for its backward pass, a position, what `job.train.kernels`, linear layers and attention keep there. D is
+A layer keeps for its backward pass, a position, what norms, linear layers, gating and attention keep there. D is
 the stream's width, Q and K those of queries and keys, I the MLP's:
 
 - the inputs of both norms (D each, in the stream's type) and their scales;
@@ -9,15 +9,16 @@ the stream's width, Q and K those of queries and keys, I the MLP's:
   them. A frozen product without an adapter keeps nothing;
 - the inputs of the norms of queries and keys (Q + K), attention's query, key, value and output, and a sum a head.
   torch's variable-length attention is given keys and values repeated to the queries' heads;
-- the MLP's two products (2 I), and their gated product (I) where the last one is trained or adapted.
+- the MLP's two products and the gate's activation (3 I), and their product (I) where the last product is trained or
+  adapted.
 
 Under autocast a weight that is not in bf16 is kept as a bf16 copy as well. The losses are differentiated chunk by chunk
 in the forward pass (`job.train.chunked`): all that the talker keeps is there while a chunk goes through the sub-talker,
 and the gradient of the sub-talker's weights exists twice from the second chunk on. That moment, the first talker
 layer's backward pass or the last one's is the peak: `Working` has all of them.
 
-GRADIENT_CHECKPOINTING=selective (`job.train.recompute`) keeps neither the outputs of norms, nor queries and keys as
-attention takes them and values that are repeated, nor the three of the MLP.
+GRADIENT_CHECKPOINTING=true keeps a layer's input, `selective` (`job.train.recompute`) what attention's products and
+attention itself give as well. All else is made again when the backward pass comes to the layer.
 
 tests/test_activations.py holds this against the storages that exist while the real objective runs.
 """
@@ -135,8 +136,8 @@ class Stack:
             packed=packed,
         )  # fmt: skip
 
-    def layer(self, types: Types, kind: Kind, *, again: bool = False) -> int:
-        """Bytes a position that one layer keeps; `again`: GRADIENT_CHECKPOINTING=selective."""
+    def layer(self, types: Types, kind: Kind) -> int:
+        """Bytes a position that one layer keeps."""
         low, stream = types.compute, self.stream
         products = kind.trained or kind.attention
         kept = 2 * (self.width * stream + 4)
@@ -144,26 +145,27 @@ class Stack:
         kept += (self.queries + self.keys) * low + (self.queries + self.keys) // self.head * 4
         shared = not self.packed or self.queries == self.keys
         kept += (2 * self.queries + 2 * (self.keys if shared else self.queries)) * low + self.queries // self.head * 4
-        kept += self.head * stream if self.packed else 0  # the rotation's sines
+        kept += 2 * self.head * stream if self.packed else 0  # the rotation's cosines and sines
         if kind.attention and kind.dropout:
             kept += self.queries * low  # else the last product takes attention's output itself
         both = kind.trained or kind.mlp
-        kept += types.inputs(2 * both, self.width, kind) + (2 + both) * self.inner * low
+        kept += types.inputs(2 * both, self.width, kind) + (3 + both) * self.inner * low
         kept += kind.dropout * (self.queries * kind.attention + self.inner * kind.mlp)
-        kept += (4 * kind.attention + 3 * kind.mlp) * kind.rank * low
-        return kept - (self.again(types, kind) if again else 0)
+        return kept + (4 * kind.attention + 3 * kind.mlp) * kind.rank * low
 
-    def again(self, types: Types, kind: Kind) -> int:
-        """Bytes a position of what is computed again: not what dropout makes of it."""
-        taken = (kind.trained or kind.attention) and not kind.dropout
-        # Of values that are repeated for queries' heads, those that they are repeated from are kept.
-        turned = 3 * self.queries - self.keys if self.packed else self.queries + self.keys
-        return (taken * self.width + turned) * types.compute + self.mlp_again(types, kind)
+    def checkpointed(self, types: Types, kind: Kind, checkpointing: bool | str) -> int:
+        """Bytes a position that one layer keeps under GRADIENT_CHECKPOINTING: all, its input, or `selective`'s."""
+        if not checkpointing:
+            return self.layer(types, kind)
+        kept = self.width * self.stream
+        if checkpointing == "selective":
+            kept += (2 * self.queries + 2 * self.keys + self.width) * types.compute + self.queries // self.head * 4
+            kept += (4 * kind.attention + 2 * kind.mlp) * kind.rank * types.compute
+        return kept
 
-    def mlp_again(self, types: Types, kind: Kind) -> int:
-        """Of that, the MLP's."""
-        taken = (kind.trained or kind.mlp) and not kind.dropout
-        return (taken * self.width + (2 + taken) * self.inner) * types.compute
+    def made(self, types: Types, kind: Kind, checkpointing: bool | str) -> int:
+        """Bytes a position that a layer makes again before it is differentiated."""
+        return self.layer(types, kind) - self.checkpointed(types, kind, checkpointing) + self.width * self.stream
 
     def backward(self, types: Types, kind: Kind) -> int:
         """Bytes a position that differentiating a layer takes for a moment, on top of what it keeps.
@@ -205,19 +207,13 @@ def working(
     own, frozen = _kinds(settings, talker.layers)
     everything = settings.train_mode != "lora"
     states = max(talker.stream, types.trained if everything else types.frozen)  # bytes of the last norm's output
-    width, checkpointed, again = talker.width, *_checkpointed(settings)
+    width, checkpointing = talker.width, settings.gradient_checkpointing
 
     # ---- the talker
-    layers = own * talker.layer(types, _kind(settings), again=again) + frozen * talker.layer(types, Kind(), again=again)
+    layers = own * talker.checkpointed(types, _kind(settings), checkpointing)
+    layers += frozen * talker.checkpointed(types, Kind(), checkpointing)
     most = max(talker.layer(types, _kind(settings)) if own else 0, talker.layer(types, Kind()) if frozen else 0)
-    a_position = (
-        ((own + frozen) * width * talker.stream if checkpointed else layers)
-        + width * talker.stream
-        + 4
-        + width * states
-        + _INDEX_BYTES
-    )
-    a_position += 3 * talker.head * talker.stream  # the rotation's cosines, for three sections
+    a_position = layers + width * talker.stream + 4 + width * states + _INDEX_BYTES
     kept = load.positions * a_position
     if settings.train_text_projection:
         text_width = shapes["talker.text_projection.linear_fc1.weight"][1]
@@ -225,7 +221,7 @@ def working(
     copied = own * _copied(types, trained=everything) + frozen * _copied(types, trained=False)
     copies = low * talker.entries * copied
     differentiated = talker.backward(types, _kind(settings))
-    made = most if checkpointed else talker.mlp_again(types, _kind(settings)) if again else 0
+    made = talker.made(types, _kind(settings), checkpointing) if checkpointing else 0
     in_backward = load.positions * (differentiated + width * states + made)
 
     # ---- the output head and the sub-talker, chunk by chunk
@@ -248,7 +244,7 @@ def working(
     earlier = 0 if whole else gradients
     held = kept + copies + 2 * by_labels + head_gradients + earlier
     # Under checkpointing each layer makes its own copies anew; those of what is differentiated have gone.
-    in_layers = 0 if checkpointed else low * talker.entries * copied
+    in_layers = 0 if checkpointing else low * talker.entries * copied
     first = kept + in_layers + sets + head_gradients + earlier - load.positions * width * states
     # What is looked up gets its gradients last, those by the sub-talker's inputs have waited for it.
     tables = sum(math.prod(s) for n, s in shapes.items() if ".codec_embedding." in n) * types.trained * everything
@@ -286,8 +282,7 @@ class _SubTalker:
     gradients: int
     projected: int
     heads: int
-    checkpointed: bool
-    again: bool
+    checkpointing: bool | str
 
     @classmethod
     def of(cls, shapes: Shapes, settings: Settings, types: Types, states: int) -> _SubTalker | None:
@@ -321,17 +316,14 @@ class _SubTalker:
             gradients=_gradients(settings, types, own, adapted=settings.lora_sub_talker),
             projected=projected,
             heads=types.inputs(trained, stack.width, _kind(settings)),
-            checkpointed=_checkpointed(settings)[0],
-            again=_checkpointed(settings)[1],
+            checkpointing=settings.gradient_checkpointing,
         )  # fmt: skip
 
     def chunk(self, frames: int) -> int:
         """Bytes that so many frames take when the first of their layers is differentiated."""
         stack, types = self.stack, self.types
-        layer = stack.layer(types, self.kind)
-        made = layer if self.checkpointed else stack.mlp_again(types, self.kind) if self.again else 0
-        kept = stack.width * stack.stream if self.checkpointed else stack.layer(types, self.kind, again=self.again)
-        kept *= stack.layers
+        made = stack.made(types, self.kind, self.checkpointing) if self.checkpointing else 0
+        kept = stack.layers * stack.checkpointed(types, self.kind, self.checkpointing)
         kept += stack.width * stack.stream + 4 + self.projected
         # The heads are let go before the first layer is differentiated.
         heads = (self.books - 1) * (self.heads + 4 * self.codes + self.kind.rank * types.compute) + 8 * self.codes
@@ -357,8 +349,6 @@ class _SubTalker:
         stack, low = self.stack, self.types.compute
         rows = -(-self.books // _FLASH_ROWS) * _FLASH_ROWS
         taken = rows * (stack.queries + stack.queries // stack.head) * 4 + 2 * self.books * stack.queries * low
-        if self.again:  # queries and keys, and what they are products of
-            taken += self.books * (stack.again(self.types, self.kind) - stack.mlp_again(self.types, self.kind))
         gone = stack.backward(self.types, Kind()) + 2 * stack.inner * low
         return frames * max(0, taken - self.books * gone - (self.books - 1) * 4 * self.codes)
 
@@ -372,11 +362,6 @@ def _kind(settings: Settings) -> Kind:
     if settings.train_mode != "lora":
         return Kind(trained=True)
     return Kind(attention=True, mlp=settings.lora_mlp, rank=settings.lora_r, dropout=settings.lora_dropout > 0)
-
-
-def _checkpointed(settings: Settings) -> tuple[bool, bool]:
-    """Whether whole layers are computed again, or parts of them."""
-    return settings.gradient_checkpointing is True, settings.gradient_checkpointing == "selective"
 
 
 def _kinds(settings: Settings, layers: int) -> tuple[int, int]:

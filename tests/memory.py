@@ -12,10 +12,9 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from job.activations import Load
 from job.settings import Settings
-from job.train import adapt, kernels, layout, objective, packing, recompute, setup
+from job.train import adapt, layout, objective, packing, recompute, setup
 from job.train.batch import Batch, collate
 
 
@@ -157,13 +156,26 @@ def shapes_of(model: Any) -> Mapping[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
+class FusedNorm(torch.autograd.Function):
+    """RMS norm as a GPU's kernels compute it: one pass each way, which keep the input and a scale for a row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        ctx.save_for_backward(x, weight, x.new_empty((*x.shape[:-1], 1), dtype=torch.float32))
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        x, weight, _ = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        return torch.empty_like(x) if wanted[0] else None, torch.empty_like(weight) if wanted[1] else None, None
+
+
 @contextmanager
 def as_on_cuda() -> Iterator[None]:
     """The branches of a GPU, on CPU tensors."""
 
     def attend(query: Any, key: Any, value: Any, lengths: list[int], scaling: Any, dropout: float = 0.0) -> Any:
-        if torch.is_autocast_enabled("cpu"):
-            query, key, value = (t.to(torch.bfloat16) for t in (query, key, value))
         bounds = torch.zeros(len(lengths) + 1, dtype=torch.int32)
         repeats = query.shape[1] // key.shape[1]  # what takes most
         return packing._varlen(query, key, value, bounds, max(lengths), scaling, repeats)
@@ -171,16 +183,14 @@ def as_on_cuda() -> Iterator[None]:
     def dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
         return torch.native_dropout(x, p, training)[0] if p and training else x
 
-    rotate = kernels._Rotation.apply
-
-    def lowered(x: Any, cos: Any, sin: Any, kind: Any) -> Any:
-        return rotate(x, cos, sin, kernels._lowered(kind, "cpu"))
+    def rms_norm(x: Any, shape: Any, weight: Any, eps: float) -> Any:
+        return FusedNorm.apply(x, weight, eps)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, "dropout", dropout)
         patch.setattr(packing, "_sample_by_sample", attend)
-        patch.setattr(kernels, "_Rotation", SimpleNamespace(apply=lowered))
-        patch.setattr(kernels, "_precise_on_cpu", lambda query: nullcontext())
+        patch.setattr(torch.nn.functional, "rms_norm", rms_norm)
+        patch.setattr(packing, "_kind", torch.get_autocast_dtype)
         patch.setitem(objective.FRAMES_AT_ONCE, "cpu", objective.FRAMES_AT_ONCE["cuda"])
         yield
 

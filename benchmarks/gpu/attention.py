@@ -40,10 +40,8 @@ def packed(context: Context) -> Iterator[Finding]:
                 lengths: list[int] = lengths,
             ) -> torch.Tensor:
                 module: Any = SimpleNamespace()
-                return packing.attend(
-                    module, query, key, value, None, scaling=heads[2] ** -0.5, sample_bounds=bounds,
-                    sample_lengths=lengths,
-                )[0]  # fmt: skip
+                samples = packing.Samples(bounds, lengths)
+                return packing.attend(module, query, key, value, None, scaling=heads[2] ** -0.5, samples=samples)[0]
 
             if context.on_gpu and kind == BF16:
                 repeats = packing._repeats(*heads, kind, query.device)

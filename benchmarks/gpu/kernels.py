@@ -1,21 +1,19 @@
-"""Kernels against exact arithmetic, at the shapes of a batch of 8192 positions: norms, rotation, gating, adapters."""
+"""Kernels against exact arithmetic, at the shapes of a batch of 8192 positions: norms and adapters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 
 from gpu.case import Context, Finding, apart
-from job.train import adapters, kernels, norms
+from job.train import adapters
 
 BF16, FP32 = torch.bfloat16, torch.float32
 #: Rows and width: heads of queries and of keys, both released widths, and the sub-talker's frames of 16 positions.
 NORMS = ((131072, 128), (65536, 128), (8192, 2048), (8192, 1024), (16384, 1024))
 SMALL_NORMS = ((500, 16), (60, 64))
-#: Types of the input, of the weight, and of the result, as training has them with MIXED_PRECISION=no and bf16, and
-#: with MASTER_WEIGHTS=bf16_stochastic.
-TYPES = ((FP32, FP32, FP32), (FP32, FP32, BF16), (BF16, FP32, FP32), (BF16, BF16, BF16))
 #: How far the worst row may be from exact arithmetic on the same inputs; and the sums over all rows.
 TOLERANCE = {FP32: 1e-5, BF16: 1e-2}
 OF_SUMS = {FP32: 1e-4, BF16: 2e-2}
@@ -62,54 +60,23 @@ def _compare(
 
 
 def norm(context: Context) -> Iterator[Finding]:
-    """The norm that training uses, by torch's fused kernels on a GPU. Figures: shares of what is allowed."""
+    """Torch's norm, on a GPU by its fused kernels. Figures: shares of what is allowed."""
     finding = Finding("kernels, norms")
     made = torch.Generator(context.device).manual_seed(0)
     for rows, width in SMALL_NORMS if context.small else NORMS:
-        for of_x, of_weight, kind in TYPES:
-            x = _draw(made, rows, width).to(of_x)
-            weight = (1 + 0.3 * _draw(made, width)).to(of_weight)
+        for kind in (FP32, BF16):
+            x = _draw(made, rows, width).to(kind)
+            weight = (1 + 0.3 * _draw(made, width)).to(kind)
 
-            def ours(x: torch.Tensor, weight: torch.Tensor, kind: torch.dtype = kind) -> torch.Tensor:
-                return norms.RMSNorm.apply(x, weight, 1e-6, kind)  # type: ignore[no-any-return]
+            def ours(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+                return F.rms_norm(x, weight.shape, weight, 1e-6)
 
             _compare(finding, f"{rows}x{width}", ours, _normed, [x, weight], _draw(made, rows, width), (1,))
-            if context.on_gpu:
-                common = torch.promote_types(of_x, of_weight)
-                used = norms._is_right(width, common, context.device)
-                finding.holds("fused", used, f"torch's fused norm is not used for {width} values in {common}")
     yield finding
 
 
 def _normed(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + 1e-6) * weight
-
-
-def elementwise(context: Context) -> Iterator[Finding]:
-    """Rotation and gating."""
-    finding = Finding("kernels, rotation and gating")
-    made = torch.Generator(context.device).manual_seed(0)
-    positions, heads, width, inner = (90, 2, 16, 48) if context.small else (8192, 16, 128, 6144)
-    angle = torch.rand(1, positions, 1, width // 2, generator=made, device=context.device) * 6.28
-    cos = torch.cat([angle.cos()] * 2, dim=-1)
-    sin = torch.cat([-angle.sin(), angle.sin()], dim=-1)
-    for kind in (FP32, BF16):
-        x = _draw(made, 1, positions, heads, width)
-
-        def rotated(x: torch.Tensor, kind: torch.dtype = kind) -> torch.Tensor:
-            return kernels._Rotation.apply(x, cos, sin, kind)  # type: ignore[no-any-return]
-
-        def exactly(x: torch.Tensor) -> torch.Tensor:
-            return x * cos.double() + x.roll(width // 2, -1) * sin.double()
-
-        _compare(finding, "rotation", rotated, exactly, [x], _draw(made, *x.shape))
-        gate, up = (_draw(made, positions, inner).to(kind) for _ in range(2))
-        _compare(finding, "gating", kernels._Gated.apply, _gated, [gate, up], _draw(made, positions, inner))
-    yield finding
-
-
-def _gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    return gate * torch.sigmoid(gate) * up
 
 
 def adapted(context: Context) -> Iterator[Finding]:

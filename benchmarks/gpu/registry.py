@@ -15,7 +15,6 @@ def cases_of(*, small: bool) -> list[Case]:
     """The cases of a GPU, or those that a CPU does with tiny shapes."""
     correct = [
         Case("kernels, norms", kernels.norm, 60),
-        Case("kernels, rotation and gating", kernels.elementwise, 40),
         Case("kernels, adapters", kernels.adapted, 40),
         Case("attention, packed", attention.packed, 60),
         Case("attention, sub-talker", attention.of_frames, 40),

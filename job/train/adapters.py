@@ -34,7 +34,8 @@ class _Adapted(torch.autograd.Function):
         rows, down, up = x.reshape(-1, x.shape[-1]).to(kind), down.to(kind), up.to(kind)
         result = F.linear(rows, weight.to(kind), None if bias is None else bias.to(kind))
         inner = rows @ down.t()
-        result.addmm_(inner, up.t(), alpha=scale)
+        # Not in place: selective checkpointing keeps the first product as it is.
+        result = torch.addmm(result, inner, up.t(), alpha=scale)
         ctx.save_for_backward(rows, weight, down, up, inner)
         return result.view(*x.shape[:-1], -1)
 

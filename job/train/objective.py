@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from job.train import adapters, kernels, packing
+from job.train import adapters, norms, packing
 from job.train.batch import Batch
 from job.train.books import look_up
 from job.train.chunked import summed
@@ -45,8 +45,8 @@ class Objective(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        packing.use(model.talker.model.config)
-        kernels.use(model.talker)
+        packing.use(model.talker)
+        norms.use(model.talker)
         adapters.use(model.talker)
         self._adapted = adapters.adapted(model.talker)
 

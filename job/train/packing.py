@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from job.console import warn
-from job.train import recompute, trial
+from job.train import trial
 from job.train.batch import Batch
 
 #: Name of `attend` in transformers' registry.
@@ -88,18 +88,40 @@ def pack_in_windows(order: Sequence[int], lengths: NDArray[np.int64], capacity: 
 # ---- attention -------------------------------------------------------------------------------------------------------
 
 
-def use(config: Any) -> None:
-    """Let the layers of `config` attend within samples, where they would have used torch's SDPA.
+class Samples:
+    """Where the samples of a packed row are. (No dataclass: torch.compile would make a graph for each set of lengths.)
+
+    Args:
+        bounds: (S + 1,) int32, on the device: where samples begin, and where the last one ends.
+        lengths: S lengths that add up to T.
+    """
+
+    def __init__(self, bounds: torch.Tensor, lengths: list[int]) -> None:
+        self.bounds, self.lengths = bounds, lengths
+
+
+def use(talker: Any) -> None:
+    """Let the layers of talker and sub-talker attend by `attend`, where they would have used torch's SDPA.
 
     Calls that are not packed, such as `generate`'s, go to SDPA as before. Other implementations that were asked for
     (`eager`, `flash_attention_2`) are kept; `arguments` serves them too.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, _mask)
-    if config._attn_implementation in (None, "sdpa"):
-        config._attn_implementation = {"": NAME}  # this config's layers only, not its sub-configs'
+    if NAME not in ALL_ATTENTION_FUNCTIONS:
+        AttentionInterface.register(NAME, attend)
+        AttentionMaskInterface.register(NAME, _mask)
+    for config in (talker.model.config, talker.code_predictor.model.config):
+        if config._attn_implementation in (None, "sdpa"):
+            config._attn_implementation = {"": NAME}  # this config's layers only, not its sub-configs'
+
+
+def leave_uncompiled() -> None:
+    """Keep attention out of graphs that torch makes of layers: each set of lengths would need one of its own."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, torch.compiler.disable(attend))  # type: ignore[no-untyped-call]
 
 
 def arguments(config: Any, batch: Batch) -> dict[str, Any]:
@@ -109,7 +131,7 @@ def arguments(config: Any, batch: Batch) -> dict[str, Any]:
     kept: dict[str, Any] = {"attention_mask": None, "position_ids": batch.position_ids}
     implementation = config._attn_implementation
     if implementation == NAME:
-        return {**kept, "sample_bounds": batch.bounds, "sample_lengths": batch.lengths}
+        return {**kept, "samples": Samples(batch.bounds, batch.lengths)}
     if implementation.startswith("flash"):
         longest = max(batch.lengths)
         lengths = {"max_length_q": longest, "max_length_k": longest}
@@ -144,22 +166,30 @@ def attend(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
-    sample_bounds: torch.Tensor | None = None,
-    sample_lengths: list[int] | None = None,
+    samples: Samples | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within the samples of a packed row; transformers' signature of attention functions.
 
+    Under autocast a GPU attends in the lower type, whatever the rotation has given; a CPU in fp32: torch's kernel goes
+    backwards several times slower there in bf16.
+
     Args:
         query: (1, heads, T, head_dim).
         key, value: (1, key_value_heads, T, head_dim).
-        sample_bounds: (S + 1,) int32, on the device; None for a call that is not packed.
-        sample_lengths: S lengths that add up to T.
+        samples: of a packed row.
 
     Returns:
         (1, T, heads, head_dim), and None in the place of the weights.
     """
-    if sample_bounds is None or sample_lengths is None:
+    device = query.device.type
+    if torch.is_autocast_enabled(device):
+        query, key, value = (t.to(_kind(device)) for t in (query, key, value))
+        with torch.autocast(device, enabled=False):
+            return attend(
+                module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, samples=samples, **others
+            )
+    if samples is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(  # type: ignore[no-any-return, no-untyped-call]
@@ -168,8 +198,13 @@ def attend(
     lowered = query.dtype in (torch.bfloat16, torch.float16)
     repeats = _repeats_for(query, key) if query.is_cuda and lowered and dropout == 0.0 else 0
     if repeats:
-        return _varlen(query, key, value, sample_bounds, max(sample_lengths), scaling, repeats), None
-    return _sample_by_sample(query, key, value, sample_lengths, scaling, dropout), None
+        return _varlen(query, key, value, samples.bounds, max(samples.lengths), scaling, repeats), None
+    return _sample_by_sample(query, key, value, samples.lengths, scaling, dropout), None
+
+
+def _kind(device: str) -> torch.dtype:
+    """What attention computes in under autocast."""
+    return torch.float32 if device == "cpu" else torch.get_autocast_dtype(device)
 
 
 def _sample_by_sample(
@@ -266,8 +301,7 @@ def _varlen(
     def repeated(t: torch.Tensor) -> torch.Tensor:
         return by_position(t).repeat_interleave(repeats, dim=1) if repeats > 1 else by_position(t)
 
-    key, value = (recompute.derived(repeated, t) for t in (key, value))
-    output = varlen_attn(by_position(query), key, value, bounds, bounds, longest, longest, **extra)
+    output = varlen_attn(by_position(query), repeated(key), repeated(value), bounds, bounds, longest, longest, **extra)
     assert isinstance(output, torch.Tensor)
     return output.unsqueeze(0)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,7 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
     adapter = warm.adapter_of(settings)
     if adapter is not None:
         warm.start_from(model, adapter, rank=settings.lora_r, alpha=settings.lora_alpha)
-    arrange(model, settings, accelerator.mixed_precision, accelerator.device, accelerator.autocast)
+    arrange(model, settings, accelerator.mixed_precision, accelerator.device)
 
     ids = SpecialIds.from_config(config)
     ids.languages.update(new_languages)
@@ -158,19 +158,12 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
     )
 
 
-def arrange(
-    model: Any,
-    settings: Settings,
-    precision: str,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[Any]],
-) -> None:
+def arrange(model: Any, settings: Settings, precision: str, device: torch.device) -> None:
     """Let an adapted model keep and compute what it trains as the settings ask.
 
     Args:
         precision: what MIXED_PRECISION comes to.
         device: where it will be trained; it may still be elsewhere.
-        autocast: context of that precision.
 
     Raises:
         BadInput: MASTER_WEIGHTS and the precision do not go together.
@@ -184,7 +177,7 @@ def arrange(
     elif settings.gradient_checkpointing:
         model.talker.gradient_checkpointing_enable({"use_reentrant": False})
     if settings.torch_compile:
-        compiled.use(model.talker, device, autocast)
+        compiled.use(model.talker, device)
 
 
 def spread_over(training: Training, objective: torch.nn.Module, spread: Spread) -> None:

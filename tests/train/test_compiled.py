@@ -7,14 +7,12 @@ import shutil
 
 import pytest
 import torch
-from torch import nn
 
 from job import settings as variables
 from job.errors import BadInput
 from job.train import adapt, compiled
 from job.train.batch import collate
 from job.train.objective import Objective
-from job.train.setup import lower_weights
 from tests.commands import run_job
 from tests.test_pipeline import start
 from tests.train import adapters
@@ -105,42 +103,6 @@ def said(model):
     return codes[0].tolist()
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_the_parts_of_a_layer_are_the_layer(tiny_base, tts, mode):
-    """What is given to the compiler, run as it is: losses and all gradients of uncompiled training, names untouched."""
-    stock, ours = adapted(tiny_base, mode), adapted(tiny_base, mode)
-    with torch.compiler.set_stance("force_eager"):
-        assert compiled.use(ours.talker, CPU)
-        assert_the_same(tts, Objective(stock).train(), Objective(ours).train())
-        assert said(ours) == said(stock)
-    assert list(ours.state_dict()) == list(stock.state_dict())
-    assert [name for name, _ in ours.named_modules()] == [name for name, _ in stock.named_modules()]
-    if mode == "lora":
-        assert list(dict(adapt.merged_weights(ours))) == list(dict(adapt.merged_weights(stock)))
-        assert list(adapt.adapter_weights(ours)) == list(adapt.adapter_weights(stock))
-
-
-@pytest.mark.parametrize("mode", ["full", "lora"])
-def test_the_parts_of_a_layer_are_the_layer_in_half_precision(tiny_base, tts, mode):
-    """Under autocast, as on a GPU, with frozen weights in bf16: the trial accepts it, and the losses are alike."""
-    stock, ours = adapted(tiny_base, mode), adapted(tiny_base, mode)
-    for model in (stock, ours):
-        if mode != "full":
-            lower_weights(model)
-
-    def autocast():
-        return torch.autocast("cpu", torch.bfloat16)
-
-    with torch.compiler.set_stance("force_eager"):
-        assert compiled.use(ours.talker, CPU, autocast)
-        stock, ours = Objective(stock).train(), Objective(ours).train()
-        for batch in batches(tts):
-            with autocast():
-                one, other = stock(batch), ours(batch)
-            torch.testing.assert_close(other.talker, one.talker, rtol=1e-2, atol=0)
-            torch.testing.assert_close(other.sub_talker, one.sub_talker, rtol=1e-2, atol=0)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["lora", *(pytest.param(m, marks=pytest.mark.thorough) for m in MODES if m != "lora")])
 def test_compiled_training_is_uncompiled_training(tiny_base, tts, mode, capsys):
@@ -151,9 +113,9 @@ def test_compiled_training_is_uncompiled_training(tiny_base, tts, mode, capsys):
     assert "compiled" in capsys.readouterr().out
     stock, ours = Objective(stock).train(), Objective(ours).train()
     assert_the_same(tts, stock, ours)
-    # Two parts of two kinds of layers; of the trained ones of `layers` other graphs than of the frozen ones; and on a
-    # CPU other sums, where weights of norms are trained, for short rows.
-    assert 4 <= graphs() - before <= (4 if mode == "lora" else 12)
+    # Four pieces of two kinds of layers, before and after attention; of the trained ones of `layers` other graphs than
+    # of the frozen ones; and on a CPU other sums, where weights of norms are trained, for short rows.
+    assert 4 <= graphs() - before <= (12 if mode == "lora" else 32)
     made = graphs()
     assert_the_same(tts, stock, ours)
     with torch.no_grad():
@@ -161,6 +123,9 @@ def test_compiled_training_is_uncompiled_training(tiny_base, tts, mode, capsys):
             ours.eval()(batch)
     assert said(ours.model) == said(stock.model)
     assert graphs() == made
+    assert list(ours.state_dict()) == list(stock.state_dict())
+    if mode == "lora":
+        assert list(dict(adapt.merged_weights(ours.model))) == list(dict(adapt.merged_weights(stock.model)))
 
 
 @pytest.mark.thorough
@@ -208,11 +173,11 @@ def test_without_a_compiler_training_goes_on_uncompiled(tiny_base, no_compiler, 
     assert not any("forward" in vars(layer) for layer in model.talker.modules())
 
 
-def test_a_graph_that_cannot_be_made_later_on_costs_speed_only(tiny_base, tts, no_compiler, capsys):
-    """Another phase of training may need one that was not tried: one line a stack of layers, and the same losses."""
+def test_a_graph_that_cannot_be_made_later_on_costs_speed_only(tiny_base, tts, no_compiler, monkeypatch, capsys):
+    """What was tried worked, and a layer does not: one line a stack of layers, and the same losses."""
     stock, ours = adapted(tiny_base, "full"), adapted(tiny_base, "full")
-    with torch.compiler.set_stance("force_eager"):
-        assert compiled.use(ours.talker, CPU)
+    monkeypatch.setattr(compiled, "check", lambda device: None)
+    assert compiled.use(ours.talker, CPU)
     capsys.readouterr()
     assert_the_same(tts, Objective(stock).train(), Objective(ours).train())
     lines = capsys.readouterr().err.splitlines()
@@ -234,35 +199,6 @@ def test_doctor_refuses_to_compile_what_is_cut_up(tmp_path, capsys):
     result = run_job(capsys, ["doctor"], {**values, "WORK_DIR": tmp_path})
     assert result.code == 2
     assert "TORCH_COMPILE" in result.errors[0] and "DISTRIBUTED" in result.errors[0]
-
-
-def test_wrong_values_are_noticed(tiny_base, monkeypatch, capsys):
-    """A compiler's mistake, here in the third digit, costs speed and not the voice."""
-    model = adapted(tiny_base, "full")
-    right = compiled._normed
-
-    def wrong(norm, x):
-        return 1.001 * right(norm, x)
-
-    monkeypatch.setattr(compiled, "_normed", wrong)
-    with torch.compiler.set_stance("force_eager"):
-        assert not compiled.use(model.talker, CPU)
-    assert "other values" in capsys.readouterr().err
-
-
-def test_trying_a_layer_leaves_no_trace(tiny_base):
-    """Neither gradients nor another state of the random generator: a run that goes on draws what it would have."""
-    model = adapted(tiny_base, "lora")
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.1
-    torch.manual_seed(3)
-    expected = torch.rand(4)
-    torch.manual_seed(3)
-    with torch.compiler.set_stance("force_eager"):
-        assert compiled.use(model.talker, CPU)
-    assert torch.equal(torch.rand(4), expected)
-    assert all(p.grad is None for p in model.parameters())
 
 
 @pytest.mark.slow

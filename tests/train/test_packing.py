@@ -136,7 +136,7 @@ def test_attention_of_a_row_is_attention_under_a_mask():
     bounds, total = torch.tensor(np.cumsum([0, *LENGTHS]), dtype=torch.int32), sum(LENGTHS)
 
     def row(q, k, v):
-        return packing.attend(None, q, k, v, None, sample_bounds=bounds, sample_lengths=LENGTHS)[0]
+        return packing.attend(None, q, k, v, None, samples=packing.Samples(bounds, LENGTHS))[0]
 
     tensors = heads(0, total)
     for found, expected in zip(
@@ -151,7 +151,7 @@ def test_varlen_attention_is_attention_under_a_mask():
     bounds = torch.tensor(np.cumsum([0, *LENGTHS]), dtype=torch.int32, device="cuda")
 
     def row(q, k, v):
-        return packing.attend(None, q, k, v, None, sample_bounds=bounds, sample_lengths=LENGTHS)[0]
+        return packing.attend(None, q, k, v, None, samples=packing.Samples(bounds, LENGTHS))[0]
 
     tensors = heads(0, sum(LENGTHS), torch.bfloat16, "cuda")
     expected = attention_and_gradients(masked(bounds, sum(LENGTHS)), tensors)
