@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import importlib
 import math
+import shutil
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from job import memory, pipeline
+from job import files, memory, pipeline
 from job import settings as variables
 from job.errors import BadInput, TrainingStopped
 from job.models import resolve_device
@@ -174,16 +179,77 @@ def test_memory_that_runs_out_between_steps_is_one_line(monkeypatch, tmp_path):
     assert "TRAIN_MODE=lora" in str(stopped.value) and "\n" not in str(stopped.value)
 
 
-def test_training_leaves_no_model_behind(tmp_path):
+FEW = {"PRESET": "demo", "DEVICE": "cpu", "MAX_STEPS": "2", "MAX_TRAIN_SAMPLES": "2", "PROBE_SENTENCES": "0"}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A work directory with prepared data."""
+    directory = tmp_path_factory.mktemp("work")
+    settings = variables.load({**FEW, "WORK_DIR": str(directory)})
+    pipeline.run(settings, "fetch", "prepare")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def larger_base(tiny_base, tmp_path_factory):
+    """The tiny base with more and wider layers, of zeros: (directory, bytes of its weights, in bf16)."""
+    from qwen_tts.core.models import Qwen3TTSConfig, Qwen3TTSForConditionalGeneration
+
+    directory = tmp_path_factory.mktemp("larger") / "base"
+    shutil.copytree(tiny_base, directory)
+    config = files.read_json(directory / "config.json")
+    config["talker_config"].update(hidden_size=512, intermediate_size=3072, num_hidden_layers=7)
+    config["speaker_encoder_config"]["enc_dim"] = 512
+    files.write_json(directory / "config.json", config)
+    with torch.device("meta"):
+        model = Qwen3TTSForConditionalGeneration._from_config(Qwen3TTSConfig(**config))
+    weights = {name: torch.zeros(value.shape, dtype=torch.bfloat16) for name, value in model.state_dict().items()}
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    return directory, sum(value.nbytes for value in weights.values())
+
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: what its driver takes of the host")
+
+
+@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_the_host_never_has_a_copy_of_the_model(work, larger_base, monkeypatch, device, mode):
+    """Not even of what is trained in fp32: at most the mapped file itself, which the system may drop, and a tensor.
+
+    Before, it was three times the file: mapped, and all of it in fp32. Without a GPU, torch's device without memory
+    stands for one.
+    """
+    clear = Path("/proc/self/clear_refs")
+    if not clear.exists():
+        pytest.skip("needs Linux, which forgets a process's peak when asked to")
+    base, size = larger_base
+    settings = variables.load({**FEW, "WORK_DIR": str(work), "INIT_MODEL_PATH": str(base), "TRAIN_MODE": mode})
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from common import Peak
+
+    accelerator = SimpleNamespace(device=torch.device(device), mixed_precision="bf16", autocast=nullcontext)
+    importlib.import_module("peft")
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier tests have left would be filled first
+    clear.write_text("5")
+    peak = Peak(torch.device("cpu"))
+    training = setup.set_up(settings, accelerator)
+    assert peak.bytes() < 1.3 * size
+    assert {parameter.device.type for parameter in training.model.parameters()} == {device}
+    assert {parameter.dtype for _, parameter in training.parameters} == {torch.float32}
+    frozen = {parameter.dtype for parameter in training.model.parameters() if not parameter.requires_grad}
+    assert frozen == {torch.bfloat16 if mode == "lora" else torch.float32}
+
+
+def test_training_leaves_no_model_behind(work):
     """Synthesis follows in the same process, and must not find the GPU full of what Python has not looked for yet."""
-    few = {"PRESET": "demo", "DEVICE": "cpu", "MAX_STEPS": "2", "MAX_TRAIN_SAMPLES": "2", "PROBE_SENTENCES": "0"}
-    settings = variables.load({**few, "WORK_DIR": str(tmp_path)})
+    settings = variables.load({**FEW, "WORK_DIR": str(work)})
 
     def alive():
         # Not `isinstance`, which asks the thing itself: a weak reference whose object has gone raises then.
         return {id(thing): thing for thing in gc.get_objects() if issubclass(type(thing), torch.nn.Parameter)}
 
-    pipeline.run(settings, "fetch", "prepare")
     before = alive()
     gc.disable()
     try:
