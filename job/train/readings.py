@@ -1,4 +1,4 @@
-"""Numbers that a device is still computing, read on the host when they are there."""
+"""What a device has or is still computing, copied to the host: numbers without waiting, tensors by pieces."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def fill(target: torch.Tensor, source: torch.Tensor, piece_bytes: int = 4 << 20)
     # faster still, but torch never gives such memory back and takes powers of two: 20 GB for 1.7B, full, not 16.
     count = piece_bytes // target.element_size()
     under_way: tuple[torch.Tensor, Reading] | None = None
-    for place, piece in zip(target.view(-1).split(count), source.reshape(-1).split(count), strict=True):
+    places, pieces = torch.split(target.view(-1), count), torch.split(source.reshape(-1), count)
+    for place, piece in zip(places, pieces, strict=True):
         reading = Reading(piece.to(target.dtype))
         if under_way is not None:
             under_way[0].copy_(under_way[1].tensor())
