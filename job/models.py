@@ -263,8 +263,8 @@ def load_model(directory: Path, device: torch.device, dtype: torch.dtype, attent
     from qwen_tts import Qwen3TTSModel
 
     attention = "sdpa" if attention == "auto" else attention
-    model = Qwen3TTSModel.from_pretrained(
-        str(directory), dtype=dtype, device_map=str(device), attn_implementation=attention
-    )
+    # Where several processes share a CPU it has a number, which transformers takes for a GPU's.
+    place = "cpu" if device.type == "cpu" else str(device)
+    model = Qwen3TTSModel.from_pretrained(str(directory), dtype=dtype, device_map=place, attn_implementation=attention)
     model.model.eval()
     return model

@@ -82,7 +82,7 @@ def test_a_base_kept_as_it_is_stored_begins_as_one_in_fp32(tiny_base, mode):
     assert stored_type(tiny_base) is torch.bfloat16
     begun = []
     for kind in (torch.float32, torch.bfloat16):
-        loaded = load_model(tiny_base, torch.device("cpu"), kind).model
+        loaded = load_model(tiny_base, torch.device("cpu", 0), kind).model  # with a number, as one of several processes
         torch.manual_seed(5)
         languages.initialise(loaded, {"klingon": 2075}, settings())
         groups = adapt.adapt(loaded, settings(TRAIN_MODE=mode, ADD_NEW_LAYERS="1"), [2075])
