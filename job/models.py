@@ -243,13 +243,28 @@ def load_speech_tokenizer(directory: Path, device: torch.device) -> Qwen3TTSToke
     return tokenizer
 
 
+def stored_type(directory: Path) -> torch.dtype:
+    """The type to load a model in without losing or adding bits: bf16 if all of it is stored so, else fp32."""
+    import torch
+    from safetensors import safe_open
+
+    for path in directory.glob("*.safetensors"):
+        with safe_open(str(path), framework="numpy") as weights:
+            if any(weights.get_slice(name).get_dtype() != "BF16" for name in weights.keys()):  # noqa: SIM118
+                return torch.float32
+    return torch.bfloat16
+
+
 def load_model(directory: Path, device: torch.device, dtype: torch.dtype, attention: str = "auto") -> Qwen3TTSModel:
-    """Stock `Qwen3TTSModel.from_pretrained`, in eval mode."""
+    """Stock `Qwen3TTSModel.from_pretrained`, in eval mode.
+
+    A tensor at a time goes from the file, which is mapped into memory, to `device`, and takes its type there.
+    """
     from qwen_tts import Qwen3TTSModel
 
     attention = "sdpa" if attention == "auto" else attention
-    model = Qwen3TTSModel.from_pretrained(
-        str(directory), dtype=dtype, device_map=str(device), attn_implementation=attention
-    )
+    # Where several processes share a CPU it has a number, which transformers takes for a GPU's.
+    place = "cpu" if device.type == "cpu" else str(device)
+    model = Qwen3TTSModel.from_pretrained(str(directory), dtype=dtype, device_map=place, attn_implementation=attention)
     model.model.eval()
     return model

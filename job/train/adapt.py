@@ -89,7 +89,14 @@ def _inject(model: Any, settings: Settings) -> None:
     """Put adapters into the talker, without a wrapper around the model (it has no causal-LM interface to wrap)."""
     from peft import inject_adapter_in_model
 
-    inject_adapter_in_model(lora_config(model, settings), model, adapter_name=ADAPTER)
+    config = lora_config(model, settings)
+    weights = [model.get_submodule(name).weight for name in config.target_modules]
+    stored = [weight.data for weight in weights]
+    for weight in weights:  # peft draws in fp32, and would round what it has drawn to the type of the weight
+        weight.data = weight.new_empty(1, dtype=torch.float32).expand(weight.shape)
+    inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+    for weight, data in zip(weights, stored, strict=True):
+        weight.data = data
 
 
 def lora_config(model: Any, settings: Settings) -> Any:
@@ -128,11 +135,11 @@ def _change_layers(model: Any, settings: Settings) -> None:
         raise BadInput(f"REPLACE_LAST_N_LAYERS={replaced}: the talker has {len(layers)} layers")
     layers.requires_grad_(not settings.freeze_original_layers)
     kind, config = type(layers[0]), layers[0].self_attn.config
-    like = next(layers.parameters())
+    device = next(layers.parameters()).device
     for index in range(len(layers) - replaced, len(layers)):
-        layers[index] = _fresh(kind, config, index, like)
+        layers[index] = _fresh(kind, config, index, device)
     for _ in range(added):
-        layer = _fresh(kind, config, len(layers), like)
+        layer = _fresh(kind, config, len(layers), device)
         # Both branches of the residual stream start at zero: the model says what it said before the layer was added.
         nn.init.zeros_(layer.self_attn.o_proj.weight)
         nn.init.zeros_(layer.mlp.down_proj.weight)
@@ -142,15 +149,15 @@ def _change_layers(model: Any, settings: Settings) -> None:
     model.config.talker_config.num_hidden_layers = talker.config.num_hidden_layers = len(layers)
 
 
-def _fresh(kind: type[nn.Module], config: Any, index: int, like: torch.Tensor) -> Any:
+def _fresh(kind: type[nn.Module], config: Any, index: int, device: torch.device) -> Any:
     """A decoder layer with weights drawn as the library initialises them: N(0, initializer_range), norms at one."""
-    layer = kind(config, index).to(device=like.device, dtype=like.dtype)
+    layer = kind(config, index)  # in fp32 and on the CPU: the same numbers are drawn for every device
     for module in layer.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=config.initializer_range)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    return layer
+    return layer.to(device)
 
 
 def merged_weights(model: Any, scale: float = 1.0) -> Iterator[tuple[str, torch.Tensor]]:

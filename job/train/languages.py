@@ -24,8 +24,9 @@ def initialise(model: Any, rows: dict[str, int], settings: Settings) -> None:
     source = list(known.values()) if start is None else [known[start]]
     if not source:
         source = [model.config.talker_config.codec_nothink_id]
+    table.data = table.data.float()  # new rows are trained: they begin at the mean, not at what bf16 makes of it
     with torch.no_grad():
-        mean = table[source].float().mean(0).to(table.dtype)
+        mean = table[source].cpu().mean(0)  # the same on every device
         for row in rows.values():
             table[row] = mean
 

@@ -14,7 +14,7 @@ import torch
 from job import files, optimizers, variables, voices
 from job.console import warn
 from job.errors import BadInput
-from job.models import base_directory, check_attention, load_model, resolve_device, resolve_precision
+from job.models import base_directory, check_attention, load_model, resolve_device, resolve_precision, stored_type
 from job.prepare.dataset import read_speakers, read_split
 from job.ranks import Ranks
 from job.settings import Settings
@@ -93,7 +93,9 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
     """
     base = base_directory(settings)
     check_attention(settings, accelerator.device, accelerator.mixed_precision)
-    loaded = load_model(base, torch.device("cpu"), torch.float32, settings.attn_implementation)
+    # Straight to where it is trained, in the type that most of it is kept in: the host never has a copy.
+    kind = stored_type(base) if lowers(settings, accelerator.mixed_precision) else torch.float32
+    loaded = load_model(base, accelerator.device, kind, settings.attn_implementation)
     model: Any = loaded.model
     model.speech_tokenizer = None  # trained on codes; the codec would only take memory
     speakers = read_speakers(settings.paths)
@@ -163,15 +165,14 @@ def arrange(model: Any, settings: Settings, precision: str, device: torch.device
 
     Args:
         precision: what MIXED_PRECISION comes to.
-        device: where it will be trained; it may still be elsewhere.
+        device: where it will be trained.
 
     Raises:
         BadInput: MASTER_WEIGHTS and the precision do not go together.
     """
     optimizers.check(settings, precision)
-    everything = optimizers.in_bf16(settings)
-    if everything or (precision == "bf16" and settings.train_mode != "full"):
-        lower_weights(model, everything)
+    if lowers(settings, precision):
+        lower_weights(model, everything=optimizers.in_bf16(settings))
     if settings.gradient_checkpointing == "selective":
         recompute.use(model.talker)
     elif settings.gradient_checkpointing:
@@ -202,6 +203,11 @@ def scheduler_of(settings: Settings, optimizer: torch.optim.Optimizer, steps: in
     if settings.lr_scheduler == "cosine" and settings.min_lr_ratio > 0:
         name, extra = "cosine_with_min_lr", {"scheduler_specific_kwargs": {"min_lr_rate": settings.min_lr_ratio}}
     return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps, **extra)
+
+
+def lowers(settings: Settings, precision: str) -> bool:
+    """Whether what is not trained is kept in bf16. `full` trains nearly all, and keeps the rest as exact."""
+    return optimizers.in_bf16(settings) or (precision == "bf16" and settings.train_mode != "full")
 
 
 def lower_weights(model: Any, everything: bool = False) -> None:

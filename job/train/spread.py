@@ -16,6 +16,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from job.ranks import Ranks
+from job.train.readings import fill
 
 T = TypeVar("T")
 
@@ -102,9 +103,16 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def copied(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """The whole tensor's values on the CPU, of which training changes nothing."""
+    """The whole tensor's values on the CPU, of which training changes nothing; none in processes that write nothing."""
     tensor = whole(tensor.detach())
-    return torch.empty(tensor.shape, dtype=dtype or tensor.dtype).copy_(tensor)
+    if dist.is_initialized() and dist.get_rank() > 0:  # asked for its piece alone: no checkpoint a process on the host
+        return torch.empty(0, dtype=dtype or tensor.dtype)
+    copy = torch.empty(tensor.shape, dtype=dtype or tensor.dtype)
+    if tensor.is_cuda:
+        fill(copy, tensor)
+    else:
+        copy.copy_(tensor)
+    return copy
 
 
 def number(value: Any) -> float:

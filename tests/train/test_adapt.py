@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from job import settings as variables
 from job.errors import BadInput
-from job.train import adapt
+from job.models import load_model, stored_type
+from job.train import adapt, languages
 from job.train.batch import collate
 from job.train.layout import SpecialIds, build
 from job.train.objective import Objective
@@ -72,6 +74,33 @@ def test_a_sub_talker_whose_loss_counts_for_nothing_is_left_alone(model, mode):
     assert {name for name in weighted if ".code_predictor." in name and "codec_embedding" not in name} == set()
     assert any(".code_predictor.model.codec_embedding." in name for name in weighted) == (mode != "lora")
     assert any(name.startswith("talker.codec_head") for name in weighted)
+
+
+@pytest.mark.parametrize("mode", ["lora", "layers"])
+def test_a_base_kept_as_it_is_stored_begins_as_one_in_fp32(tiny_base, mode):
+    """To the bit: neither what is drawn nor the row of a new language is rounded to the type of frozen weights."""
+    assert stored_type(tiny_base) is torch.bfloat16
+    begun = []
+    for kind in (torch.float32, torch.bfloat16):
+        loaded = load_model(tiny_base, torch.device("cpu", 0), kind).model  # with a number, as one of several processes
+        torch.manual_seed(5)
+        languages.initialise(loaded, {"klingon": 2075}, settings())
+        groups = adapt.adapt(loaded, settings(TRAIN_MODE=mode, ADD_NEW_LAYERS="1"), [2075])
+        assert {parameter.dtype for group in groups for _, parameter in group.parameters} == {torch.float32}
+        begun.append(({name: p.float() for name, p in loaded.named_parameters()}, torch.get_rng_state()))
+    (first, drawn), (second, drawn_again) = begun
+    assert first.keys() == second.keys() and torch.equal(drawn, drawn_again)
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    row = first["talker.model.codec_embedding.weight"][2075]
+    assert not torch.equal(row, row.bfloat16().float()), "a mean that bf16 holds would prove nothing"
+
+
+def test_what_bf16_does_not_hold_is_loaded_in_fp32(tmp_path):
+    """One tensor is enough, in whichever of the files."""
+    save_file({"a": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / "model-00001-of-00002.safetensors")
+    assert stored_type(tmp_path) is torch.bfloat16
+    save_file({"b": torch.ones(2), "c": torch.ones(2).bfloat16()}, tmp_path / "model-00002-of-00002.safetensors")
+    assert stored_type(tmp_path) is torch.float32
 
 
 def perturb(model, groups):

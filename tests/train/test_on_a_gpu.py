@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import importlib
 import math
+import shutil
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from job import memory, pipeline
+from job import files, memory, pipeline
 from job import settings as variables
 from job.errors import BadInput, TrainingStopped
 from job.models import resolve_device
 from job.ranks import ALONE, Ranks
 from job.stopping import StopRequest
 from job.train import adapt, languages, loop, packing, setup
+from job.train.readings import fill
 from job.train.schedule import Planned
-from job.train.spread import Spread
+from job.train.spread import Spread, copied
 from job.train.step import Stepper
 from tests.memory import Live
 
@@ -174,16 +182,102 @@ def test_memory_that_runs_out_between_steps_is_one_line(monkeypatch, tmp_path):
     assert "TRAIN_MODE=lora" in str(stopped.value) and "\n" not in str(stopped.value)
 
 
-def test_training_leaves_no_model_behind(tmp_path):
+FEW = {"PRESET": "demo", "DEVICE": "cpu", "MAX_STEPS": "2", "MAX_TRAIN_SAMPLES": "2", "PROBE_SENTENCES": "0"}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A work directory with prepared data."""
+    directory = tmp_path_factory.mktemp("work")
+    settings = variables.load({**FEW, "WORK_DIR": str(directory)})
+    pipeline.run(settings, "fetch", "prepare")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def larger_base(tiny_base, tmp_path_factory):
+    """The tiny base with more and wider layers, of zeros: (directory, bytes of its weights, in bf16)."""
+    from qwen_tts.core.models import Qwen3TTSConfig, Qwen3TTSForConditionalGeneration
+
+    directory = tmp_path_factory.mktemp("larger") / "base"
+    shutil.copytree(tiny_base, directory)
+    config = files.read_json(directory / "config.json")
+    config["talker_config"].update(hidden_size=512, intermediate_size=3072, num_hidden_layers=7)
+    config["speaker_encoder_config"]["enc_dim"] = 512
+    files.write_json(directory / "config.json", config)
+    with torch.device("meta"):
+        model = Qwen3TTSForConditionalGeneration._from_config(Qwen3TTSConfig(**config))
+    weights = {name: torch.zeros(value.shape, dtype=torch.bfloat16) for name, value in model.state_dict().items()}
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    return directory, sum(value.nbytes for value in weights.values())
+
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: what its driver takes of the host")
+
+
+@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_the_host_never_has_a_copy_of_the_model(work, larger_base, monkeypatch, device, mode):
+    """Not even of what is trained in fp32: the file is mapped, which the system may drop, and read a tensor at a time.
+
+    With a copy in fp32 it is three times the file. Without a GPU, torch's device without memory stands for one: tensors
+    take their type before they are moved there, and what malloc keeps of them is some half of the file.
+    """
+    clear = Path("/proc/self/clear_refs")
+    if not clear.exists():
+        pytest.skip("needs Linux, which forgets a process's peak when asked to")
+    base, size = larger_base
+    settings = variables.load({**FEW, "WORK_DIR": str(work), "INIT_MODEL_PATH": str(base), "TRAIN_MODE": mode})
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from common import Peak
+
+    accelerator = SimpleNamespace(device=torch.device(device), mixed_precision="bf16", autocast=nullcontext)
+    importlib.import_module("peft")
+    torch.ones(1, device=device).add_(1)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier tests have left would be filled first
+    clear.write_text("5")
+    peak = Peak(torch.device("cpu"))
+    training = setup.set_up(settings, accelerator)
+    assert peak.bytes() < 2 * size
+    assert {parameter.device.type for parameter in training.model.parameters()} == {device}
+    assert {parameter.dtype for _, parameter in training.parameters} == {torch.float32}
+    frozen = {parameter.dtype for parameter in training.model.parameters() if not parameter.requires_grad}
+    assert frozen == {torch.bfloat16 if mode == "lora" else torch.float32}
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_a_checkpoint_is_copied_whole_piece_by_piece(device, kind):
+    """Of any shape, in the type it is saved in; what training does to the tensor afterwards does not reach the copy."""
+    for source in (torch.randn(50, 7), torch.randn(64), torch.tensor(2.5), torch.randn(33, 40).t(), torch.empty(0, 3)):
+        expected, source = source.to(kind, copy=True), source.to(device)
+        copy = torch.full(source.shape, math.nan, dtype=kind)
+        fill(copy, source, piece_bytes=256)
+        source.zero_()
+        assert torch.equal(copy, expected)
+        whole = copied(source, kind)
+        assert whole.device.type == "cpu" and whole.dtype is kind and torch.equal(whole, torch.zeros_like(expected))
+
+
+def test_only_the_process_that_writes_a_checkpoint_has_a_copy_of_it():
+    """DISTRIBUTED=fsdp: all take part in putting tensors together, and eight checkpoints are more than a host holds."""
+    dist.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
+    try:
+        assert copied(torch.ones(5), torch.bfloat16).numel() == 0
+    finally:
+        dist.destroy_process_group()
+    assert copied(torch.ones(5)).numel() == 5
+
+
+def test_training_leaves_no_model_behind(work):
     """Synthesis follows in the same process, and must not find the GPU full of what Python has not looked for yet."""
-    few = {"PRESET": "demo", "DEVICE": "cpu", "MAX_STEPS": "2", "MAX_TRAIN_SAMPLES": "2", "PROBE_SENTENCES": "0"}
-    settings = variables.load({**few, "WORK_DIR": str(tmp_path)})
+    settings = variables.load({**FEW, "WORK_DIR": str(work)})
 
     def alive():
         # Not `isinstance`, which asks the thing itself: a weak reference whose object has gone raises then.
         return {id(thing): thing for thing in gc.get_objects() if issubclass(type(thing), torch.nn.Parameter)}
 
-    pipeline.run(settings, "fetch", "prepare")
     before = alive()
     gc.disable()
     try:
