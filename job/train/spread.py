@@ -37,16 +37,27 @@ class Spread:
         self.ranks = ranks
         self.sharded = sharded and ranks.world > 1
 
-    def shard(self, objective: nn.Module, layers: Iterable[nn.Module]) -> None:
-        """Cut the model up: each of `layers` for itself, and what is left together. Parameters become `DTensor`s."""
-        from torch.distributed.fsdp import fully_shard
+    def shard(self, objective: nn.Module, layers: Iterable[nn.Module], low: bool) -> None:
+        """Cut the model up: each of `layers` for itself, and what is left together. Parameters become `DTensor`s.
+
+        Args:
+            objective: with all that is ever trained set to be so; others stay whole, as tables that are only looked up.
+            layers: of it.
+            low: layers are put together in bf16, which autocast would make a copy in; gradients are added up in fp32.
+        """
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         device = next(objective.parameters()).device
         mesh = dist.device_mesh.init_device_mesh(device.type, (self.ranks.world,))
         frozen = {p for p in objective.parameters() if not p.requires_grad}
+        # The stream between layers, and the rotation's angles, keep their type.
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         for layer in layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(objective, mesh=mesh, ignored_params=frozen)  # tables that are only looked up stay whole
+            fully_shard(layer, mesh=mesh, mp_policy=policy if low else MixedPrecisionPolicy())
+        root = cast(Any, fully_shard(objective, mesh=mesh, ignored_params=frozen))
+        # A group adds gradients up in the types of what is trained in its first pass: unless it looks now, in bf16, and
+        # fails then, where PROGRESSIVE_STAGES trains a layer later.
+        root._get_fsdp_state()._lazy_init()
 
     def mine(self, parts: Sequence[T]) -> list[tuple[int, T, bool]]:
         """(number, part, whether it counts) of what this process takes.
