@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,11 @@ class Stepper:
                 yield part, piece, batch, counts, part == mine[-1][0] and piece == len(cuts) - 1
 
     def _batch(self, rows: Part, epoch: int) -> Batch:
-        return self._rows.batch(rows, epoch, self._settings.sub_talker_frame_fraction)
+        batch = self._rows.batch(rows, epoch, self._settings.sub_talker_frame_fraction)
+        if self._spread.sharded and not len(batch.chosen):
+            # Processes add up the same gradients in every pass, or wait for each other: one frame that counts nothing.
+            batch = replace(batch, chosen=batch.chosen.new_zeros(1), chosen_scale=0.0)
+        return batch
 
     def _pinned(self, batch: Batch) -> Batch:
         """Where a GPU copies it from without anyone waiting."""

@@ -13,9 +13,12 @@ from job import settings as variables
 from job.demo.base import build
 from job.models import load_model
 from job.ranks import ALONE, Ranks
+from job.stopping import StopRequest
 from job.train import adapt, progressive, setup
 from job.train.objective import Objective
+from job.train.schedule import Planned
 from job.train.spread import Spread, whole
+from job.train.step import Stepper
 from tests import memory
 from tests.forked import in_two
 
@@ -94,3 +97,20 @@ def test_autocast_copies_no_matrix_of_a_layer(taken):
     precision, (_, alone), (_, cut_up), _ = taken
     assert bool(alone) == (precision == "bf16")
     assert not cut_up
+
+
+def test_a_batch_in_which_no_frame_has_its_turn_gives_zeros(base):
+    """Not nothing: the others add gradients of the sub-talker up in that pass, and would wait."""
+    model: Any = load_model(base, torch.device("cpu"), torch.float32).model
+    batch = memory.batch_of(model.config, [3])[0].turn(1e-9, visit=5)
+    rows = SimpleNamespace(batch=lambda *_: batch)
+    training: Any = SimpleNamespace(train_rows=rows, books=4, parameters=[])
+    accelerator = SimpleNamespace(device=torch.device("cpu"))
+    settings = variables.load({"PRESET": "demo", "DEVICE": "cpu"})
+    stepper = Stepper(settings, accelerator, None, training, Spread(Ranks(0, 2), sharded=True), StopRequest())
+    (built,) = stepper.build(Planned(1, 0, [[0], [0]]))
+    assert len(batch.chosen) == 0 and built is not None
+    losses = Objective(model)(built)
+    (losses.talker + losses.sub_talker).backward()
+    assert float(losses.sub_talker) == 0
+    assert all(head.weight.grad.abs().sum() == 0 for head in model.talker.code_predictor.lm_head)
