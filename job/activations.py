@@ -188,7 +188,14 @@ class Kind:
 
 
 def working(
-    shapes: Shapes, settings: Settings, load: Load, gradients: int, *, types: Types | None = None, whole: bool = True
+    shapes: Shapes,
+    settings: Settings,
+    load: Load,
+    gradients: int,
+    *,
+    types: Types | None = None,
+    whole: bool = True,
+    sharded: bool = False,
 ) -> Working:
     """What a step of such a batch holds on a GPU beside weights and optimizer.
 
@@ -198,6 +205,7 @@ def working(
         gradients: bytes of the gradients of all that is trained.
         types: the sizes of values; by default those of the settings.
         whole: the batch is the whole step; else gradients of others are there while it is computed.
+        sharded: the talker's layers are put together in what they are computed in (`job.train.spread`), not copied.
     """
     from job.train.objective import FRAMES_AT_ONCE, TOKENS_AT_ONCE
 
@@ -219,6 +227,7 @@ def working(
         text_width = shapes["talker.text_projection.linear_fc1.weight"][1]
         kept += 3 * load.texts * text_width * low
     copied = own * _copied(types, trained=everything) + frozen * _copied(types, trained=False)
+    copied = 0 if sharded else copied
     copies = low * talker.entries * copied
     differentiated = talker.backward(types, _kind(settings))
     made = talker.made(types, _kind(settings), checkpointing) if checkpointing else 0

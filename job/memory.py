@@ -70,7 +70,8 @@ def memory_of(
     shared = processes if sharded else 1
     gradients = types.trained * trained // shared
     whole = pieces == 1 and settings.gradient_accumulation_steps == 1
-    working = activations.working(shapes, settings, lengths.part(load, pieces), gradients, types=types, whole=whole)
+    part = lengths.part(load, pieces)
+    working = activations.working(shapes, settings, part, gradients, types=types, whole=whole, sharded=sharded)
     update = 0
     if settings.optimizer == "adamw":
         update = trained * types.trained // shared  # the roots of all second moments at once
@@ -79,16 +80,26 @@ def memory_of(
         update = max(update, MERGED_BYTES * largest - gradients)
     state = state_bytes(settings, shapes) // shared
     if sharded:
-        state += types.trained * _gathered(shapes)
+        state += _gathered(shapes, types)
     return Memory(state, working, gradients, update)
 
 
-def _gathered(shapes: Shapes) -> int:
-    """Weights that each process has whole while it computes under DISTRIBUTED=fsdp: two layers, and all around them."""
+def _gathered(shapes: Shapes, types: Types) -> int:
+    """Bytes that each process has whole while it computes under DISTRIBUTED=fsdp.
+
+    Around the layers: weights, gradients, and the message in which these are added up, in fp32. Of the layers, in what
+    they are computed in: one, the next one as it arrives and as it is laid out, and gradients; and their message.
+    """
+    layers, around = cut_up(shapes)
+    one = sum(math.prod(shapes[name]) for name in layers if name.startswith("talker.model.layers.0."))
+    whole = sum(math.prod(shapes[name]) for name in around)
+    return 3 * types.trained * whole + (4 * min(types.compute, types.trained) + types.trained) * one
+
+
+def cut_up(shapes: Shapes) -> tuple[list[str], list[str]]:
+    """Names of the weights that DISTRIBUTED=fsdp cuts up: in the talker's layers, and around them."""
     layers = [name for name in shapes if name.startswith("talker.model.layers.")]
-    around = [n for n in shapes if n.startswith("talker.") and n not in layers and ".text_embedding." not in n]
-    one = [name for name in layers if name.startswith("talker.model.layers.0.")]
-    return sum(math.prod(shapes[name]) for name in around) + 2 * sum(math.prod(shapes[name]) for name in one)
+    return layers, [n for n in shapes if n.startswith("talker.") and n not in layers and ".text_embedding." not in n]
 
 
 def state_bytes(settings: Settings, shapes: Shapes | None = None) -> int:

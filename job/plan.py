@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from job.activations import Load, Shapes
-from job.console import say
+from job.activations import Load, Shapes, Types
+from job.console import say, warn
 from job.flops import Work
 from job.lengths import Lengths
-from job.memory import CUDA_BYTES, Memory, memory_of, state_bytes
+from job.memory import CUDA_BYTES, Memory, cut_up, memory_of, state_bytes
 from job.parameters import parameter_counts, shapes_of
 from job.prepare.dataset import read_summary
 from job.settings import Settings
@@ -28,6 +28,8 @@ GPUS = {
 }
 #: Shares of that rate that training reaches, from small batches to large ones: what hours are estimated with.
 UTILIZATION = (0.15, 0.40)
+#: Bytes a second between nodes: 100 Gbit/s, as most rented ones have.
+NETWORK = 100e9 / 8
 #: Share of a GPU's memory that is left free, for what the allocator cannot hand out again.
 HEADROOM = 0.05
 
@@ -138,6 +140,22 @@ def hours_on(plan: Plan, gpu: str) -> tuple[float, float]:
     return plan.flops / rate / high / 3600, plan.flops / rate / low / 3600
 
 
+def sent_bytes(settings: Settings, plan: Plan) -> float:
+    """Bytes that each node sends to others in a step, and receives; 0 with one node.
+
+    In a ring of n nodes a sum sends 2 (n - 1) / n of what is added up. DISTRIBUTED=fsdp sends half of that in every
+    pass, of which GRADIENT_ACCUMULATION_STEPS has several; and it puts weights together: layers once forward and once
+    backward in what they are computed in, what is around them once.
+    """
+    nodes, types = settings.num_nodes, Types.of(settings)
+    once, gradients = (nodes - 1) / nodes, types.trained * plan.trained
+    if settings.distributed == "ddp":
+        return 2 * once * gradients
+    layers, around = (sum(math.prod(plan.shapes[name]) for name in names) for names in cut_up(plan.shapes))
+    weights = 2 * min(types.compute, types.trained) * layers + types.trained * around
+    return once * settings.gradient_accumulation_steps * (gradients + weights)
+
+
 def _readable(hours: float) -> str:
     """So many hours in words."""
     if hours >= 1:
@@ -176,6 +194,8 @@ def print_plan(settings: Settings) -> None:
         best, worst = hours_on(plan, gpu)
         cut = "" if pieces == 1 else f"; the largest batches in {pieces} pieces, slower and with the same result"
         say("plan", f"{gpu} {size} GB: {_readable(best)} to {_readable(worst)}{cut}")
+    if settings.num_nodes > 1 and settings.train_mode != "lora":
+        _print_network(settings, plan)
     less = [] if fits else helps(settings, plan.lengths, plan.processes, plan.shapes)
     if less:
         listed = ", ".join(f"{name} {total / 1e9:.1f} GB" for name, total in less)
@@ -194,3 +214,19 @@ def _print_memory(settings: Settings, plan: Plan) -> None:
     say("plan", f"{size(found.on_top)} more at the peak, in the largest batch ({plan.largest.positions:,} positions):")
     say("plan", f"the talker keeps {size(working.kept)}, the sub-talker takes {size(working.chunk)} at a time")
     say("plan", f"{size(found.total)} in all, {size(CUDA_BYTES)} for CUDA itself among it")
+
+
+def _print_network(settings: Settings, plan: Plan) -> None:
+    """What a step sends between nodes, and a warning where that takes longer than computing it."""
+    sent = sent_bytes(settings, plan)
+    seconds = sent / NETWORK
+    best, worst = (hours * 3600 / plan.steps for hours in hours_on(plan, "H100"))
+    said = (
+        f"each of {settings.num_nodes} nodes sends {sent / 1e9:.2f} GB a step: {seconds:.2g} s at "
+        f"{NETWORK * 8 / 1e9:.0f} Gbit/s; computing it takes {best:.2g} to {worst:.2g} s on H100s"
+    )
+    if seconds <= best:
+        say("plan", said)
+        return
+    more = "a larger BATCH_SIZE" if settings.distributed == "fsdp" else "a larger GRADIENT_ACCUMULATION_STEPS"
+    warn("plan", f"{said}: the network decides; TRAIN_MODE=lora sends next to nothing, {more} sends it less often")

@@ -271,8 +271,9 @@ class ScaleVariables(BaseSettings):
     master_port: int = var(29500, "Its port.", ge=1, le=65535, free=True)
     distributed: Literal["ddp", "fsdp"] = var(
         "ddp",
-        "How training is spread: `ddp` keeps the model whole on every GPU and sums gradients after the backward pass "
-        "(not torch's DDP), `fsdp` cuts it up (TRAIN_MODE=full only).",
+        "How training is spread: `ddp` keeps the model whole on every GPU and sums gradients during the last backward "
+        "pass of a step (not torch's DDP), `fsdp` cuts it up (TRAIN_MODE=full only), and sends about as much in every "
+        "pass.",
         free=True,
     )
     rendezvous_timeout: int = var(1800, "Seconds that nodes wait for one another at the start.", ge=1, free=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -152,6 +154,33 @@ def test_memory_is_state_and_what_comes_on_top(work):
     assert accumulated.total == found.total + found.gradients
     sharded = settings.model_copy(update={"distributed": "fsdp"})
     assert memory.memory_of(sharded, small, processes=8).total < memory.memory_of(sharded, small).total
+    low, high = (sharded.model_copy(update={"mixed_precision": precision}) for precision in ("bf16", "no"))
+    one, other = (memory.memory_of(precision, small, processes=8).state for precision in (low, high))
+    layer = [math.prod(s) for n, s in plan.shapes_of(settings).items() if n.startswith("talker.model.layers.0.")]
+    assert other - one == 4 * 2 * sum(layer)  # what is put together is half as large
+
+
+def test_what_nodes_send_each_other_is_said_where_the_network_decides(work, monkeypatch, capsys):
+    """Gradients once there and back in all, in proportion to the nodes; nothing of it with one node or adapters."""
+    settings = variables.load({**QUICK, "WORK_DIR": str(work), "TRAIN_MODE": "full", "NUM_NODES": "2"})
+    found = plan.estimate(settings)
+    assert plan.sent_bytes(settings, found) == found.trained * 4
+    many = settings.model_copy(update={"num_nodes": 1000, "gradient_accumulation_steps": 4})
+    assert plan.sent_bytes(many, found) == pytest.approx(2 * found.trained * 4, rel=0.01)
+    sharded = {"distributed": "fsdp", "mixed_precision": "bf16"}
+    once, often = (plan.sent_bytes(one.model_copy(update=sharded), found) for one in (settings, many))
+    assert once == found.trained * 4 and often == pytest.approx(8 * once, rel=0.01)  # as much, in every pass
+    monkeypatch.setattr(plan, "NETWORK", 1e15)
+    plan.print_plan(settings)
+    said = capsys.readouterr()
+    assert "of 2 nodes sends" in said.out and said.err == ""
+    monkeypatch.setattr(plan, "NETWORK", 1e3)
+    plan.print_plan(settings)
+    assert "the network decides" in capsys.readouterr().err
+    for other in ({"num_nodes": 1}, {"train_mode": "lora"}):
+        plan.print_plan(settings.model_copy(update=other))
+        said = capsys.readouterr()
+        assert "nodes sends" not in said.out + said.err
 
 
 def test_what_does_not_fit_is_cut_up_or_refused(work, monkeypatch, capsys):

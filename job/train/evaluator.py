@@ -57,6 +57,8 @@ class Evaluator:
                     sums[2] += found.talker_terms
                     sums[3] += found.sub_talker_terms
         self._objective.train()
+        if self._spread.sharded:  # what is around the layers is left whole for a backward pass, as it is trained now
+            self._objective.reshard()
         talker, sub_talker, terms, sub_terms = self._spread.ranks.sums(sums).tolist()
         measured = {"talker_loss": talker / terms, "sub_talker_loss": sub_talker / max(1.0, sub_terms)}
         loss = measured["talker_loss"] + self._settings.sub_talker_loss_weight * measured["sub_talker_loss"]

@@ -98,7 +98,7 @@ class _Run:
         self._announce()
 
         objective: Any = Objective(training.model).to(accelerator.device)
-        setup.spread_over(training, objective, self.spread)
+        setup.spread_over(training, objective, self.spread, accelerator.mixed_precision)
         objective.train()
         self.optimizer = optimizer_of(settings, training.groups)
         self.scheduler = setup.scheduler_of(settings, self.optimizer, self.schedule.steps)

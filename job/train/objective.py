@@ -8,8 +8,7 @@ position i+1 predicts book i+1 with head i, as `code_predictor.forward` does ste
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,9 +25,11 @@ TOKENS_AT_ONCE = 4096
 FRAMES_AT_ONCE = {"cuda": 1024, "cpu": 512}
 
 
-@dataclass
-class Losses:
-    """Sums of negative log-probabilities (nats) and how many terms they have."""
+class Losses(NamedTuple):
+    """Sums of negative log-probabilities (nats) and how many terms they have.
+
+    A tuple, in which FSDP finds the tensors whose backward pass it is to begin with.
+    """
 
     talker: torch.Tensor
     talker_terms: int
@@ -39,7 +40,7 @@ class Losses:
 class Objective(nn.Module):
     """A `Qwen3TTSForConditionalGeneration` with a forward pass that returns the loss of a `Batch`.
 
-    It is a module so that autocast, DistributedDataParallel and compilation can wrap it.
+    It is a module so that autocast, FSDP and compilation can wrap it.
     """
 
     def __init__(self, model: Any) -> None:

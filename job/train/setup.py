@@ -181,12 +181,16 @@ def arrange(model: Any, settings: Settings, precision: str, device: torch.device
         compiled.use(model.talker, device)
 
 
-def spread_over(training: Training, objective: torch.nn.Module, spread: Spread) -> None:
-    """Cut the model up under DISTRIBUTED=fsdp. What is trained are other tensors afterwards, under the same names."""
+def spread_over(training: Training, objective: torch.nn.Module, spread: Spread, precision: str) -> None:
+    """Cut the model up under DISTRIBUTED=fsdp. What is trained are other tensors afterwards, under the same names.
+
+    Args:
+        precision: what MIXED_PRECISION comes to.
+    """
     if not spread.sharded:
         return
     # The sub-talker is small and is differentiated chunk by chunk while it is computed: it is whole meanwhile.
-    spread.shard(objective, training.model.talker.model.layers)
+    spread.shard(objective, training.model.talker.model.layers, low=precision == "bf16")
     tensors = dict(training.model.named_parameters())
     for group in training.groups:
         group.parameters = [(name, tensors[name]) for name, _ in group.parameters]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from job.train.batch import Batch
 from job.train.schedule import Part, Planned
 from job.train.seeds import seed_of
 from job.train.setup import Training
-from job.train.spread import Spread
+from job.train.spread import GradientSum, Spread
 
 #: What to do where memory runs out.
 LESS_MEMORY = "set GRADIENT_CHECKPOINTING=true, lower MAX_SECONDS or BATCH_SIZE, or take TRAIN_MODE=lora"
@@ -58,6 +59,7 @@ class Stepper:
         self._all = [parameter for _, parameter in training.parameters]
         self._spread = spread
         self._stop = stop
+        self._sum = GradientSum(spread.ranks, [])
         self.pieces = pieces
         self.stopping = False
 
@@ -87,18 +89,20 @@ class Stepper:
         Raises:
             TrainingStopped: a single sample does not fit the memory.
         """
+        whole = [] if self._spread.sharded else self.parameters  # what is cut up is added up in the passes
+        if list(map(id, whole)) != list(map(id, self._sum.parameters)):
+            self._sum = GradientSum(self._spread.ranks, whole)
         while True:
             sums = self._attempt(planned, built)
-            short, self.stopping = self._spread.ranks.any(sums is None, self._stop.name is not None)
+            short, self.stopping = self._sum.finish(sums is None, self._stop.name is not None)
             if sums is not None and not short:
                 break
             self._halve(planned)
-        self._spread.sum_gradients(self.parameters)
         return self._spread.ranks.sums(sums), self._frames(planned.parts)
 
     def _attempt(self, planned: Planned, built: Sequence[Batch | None]) -> torch.Tensor | None:
         """(2,) fp64 losses of this process's share of the step, their gradients taken; None when memory ran out."""
-        step, epoch, parts = planned
+        step, parts = planned.step, planned.parts
         frames = self._frames(parts)
         talker_terms = frames + sum(len(rows) for rows in parts)  # every frame's first code, and every end
         sub_terms = max(1, frames * (self._books - 1))
@@ -106,20 +110,19 @@ class Stepper:
         device = self._accelerator.device
         sums = torch.zeros(2, dtype=torch.float64, device=device)
         try:
-            for (part, rows, counts), batch in zip(self._spread.mine(parts), built, strict=True):
-                for piece, cut in enumerate(np.array_split(np.asarray(rows), min(self.pieces, len(rows)))):
-                    if batch is None or self.pieces > 1:
-                        batch = self._pinned(self._batch(cut.tolist(), epoch))
-                    torch.manual_seed(seed_of(self._settings.seed, step, part, piece))
-                    with self._accelerator.autocast():
-                        losses = self._objective(batch.to(device))
-                    talker, sub_talker = losses.talker / talker_terms, losses.sub_talker / sub_terms
-                    share = scale if counts else 0.0
-                    loss = share * (talker + weight * sub_talker)
-                    if loss.requires_grad:  # not where only the sub-talker is trained, and no frame has its turn
-                        self._accelerator.backward(loss)
-                    if counts:
-                        sums += torch.stack([talker.detach(), sub_talker.detach()])
+            for part, piece, batch, counts, last in self._pieces(planned, built):
+                torch.manual_seed(seed_of(self._settings.seed, step, part, piece))
+                with self._accelerator.autocast():
+                    losses = self._objective(batch.to(device))
+                talker, sub_talker = losses.talker / talker_terms, losses.sub_talker / sub_terms
+                share = scale if counts else 0.0
+                loss = share * (talker + weight * sub_talker)
+                if last:
+                    self._sum.watch()
+                if loss.requires_grad:  # not where only the sub-talker is trained, and no frame has its turn
+                    self._accelerator.backward(loss)
+                if counts:
+                    sums += torch.stack([talker.detach(), sub_talker.detach()])
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -128,8 +131,22 @@ class Stepper:
             return None
         return sums
 
+    def _pieces(self, planned: Planned, built: Sequence[Batch | None]) -> Iterator[tuple[int, int, Batch, bool, bool]]:
+        """(part, piece of it, batch, whether it counts, whether it is the last) of what this process computes."""
+        mine = self._spread.mine(planned.parts)
+        for (part, rows, counts), batch in zip(mine, built, strict=True):
+            cuts = np.array_split(np.asarray(rows), min(self.pieces, len(rows)))
+            for piece, cut in enumerate(cuts):
+                if batch is None or self.pieces > 1:
+                    batch = self._pinned(self._batch(cut.tolist(), planned.epoch))
+                yield part, piece, batch, counts, part == mine[-1][0] and piece == len(cuts) - 1
+
     def _batch(self, rows: Part, epoch: int) -> Batch:
-        return self._rows.batch(rows, epoch, self._settings.sub_talker_frame_fraction)
+        batch = self._rows.batch(rows, epoch, self._settings.sub_talker_frame_fraction)
+        if self._spread.sharded and not len(batch.chosen):
+            # Processes add up the same gradients in every pass, or wait for each other: one frame that counts nothing.
+            batch = replace(batch, chosen=batch.chosen.new_zeros(1), chosen_scale=0.0)
+        return batch
 
     def _pinned(self, batch: Batch) -> Batch:
         """Where a GPU copies it from without anyone waiting."""

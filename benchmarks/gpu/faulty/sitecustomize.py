@@ -58,14 +58,14 @@ def _shorten(objective):
 
 
 def _lose(spread):
-    """`job.train.spread`: the votes before a sum are held, and the process is gone where its part of the sum begins."""
+    """`job.train.spread`: the process is gone where it would send its first message of a step's sum of gradients."""
     import torch.distributed as dist
 
-    whole, add, steps = spread.Spread.sum_gradients, dist.all_reduce, []
+    watch, add, steps = spread.GradientSum.watch, dist.all_reduce, []
 
-    def sum_gradients(self, parameters):
+    def watched(self):
         steps.append(1)
-        whole(self, parameters)
+        watch(self)
 
     def all_reduce(tensor, *others, **named):
         if len(steps) == LOST_AT and named.get("group") is None:
@@ -73,7 +73,7 @@ def _lose(spread):
             os.kill(os.getpid(), signal.SIGKILL)
         return add(tensor, *others, **named)
 
-    spread.Spread.sum_gradients = sum_gradients
+    spread.GradientSum.watch = watched
     dist.all_reduce = all_reduce
 
 
