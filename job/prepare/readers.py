@@ -10,15 +10,15 @@ from job.settings import Settings
 if TYPE_CHECKING:
     import torch
 
-#: Each reads some 240 s of audio a second. Processes would not do better: two threads wait 2 % of their time for locks.
+#: Each reads some 240 s of audio a second. Threads will do: two wait 2 % of their time for the interpreter's lock.
 MOST_READERS = 8
 
 
 def readers(settings: Settings, device: torch.device, processes: int = 1) -> int:
     """Threads that decode, resample and measure; with 0 the thread that takes the clips does so.
 
-    NUM_WORKERS where it is set. Else, beside a GPU, all cores but one. A CPU that encodes has no core left over: while
-    its threads encode, the main thread reads, which is as fast on two cores, and on more gets help from half of them.
+    NUM_WORKERS where it is set. Else, beside a GPU, all cores but one. A CPU encodes with all its cores while the main
+    thread reads: on two cores readers would only be in the way, on more they are half of them.
 
     Args:
         settings: NUM_WORKERS.
