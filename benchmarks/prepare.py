@@ -1,12 +1,15 @@
 """Preparing: seconds of audio encoded a second, against the vendor's loop and against clips one by one.
 
-    python benchmarks/prepare.py [--runs 5] [--clips 48] [--filters 8]
+    python benchmarks/prepare.py [--runs 5] [--clips 48] [--filters 8] [--workers 0]
 
 The same WAV files of log-normal lengths from 0.5 to 20 s, at 24 kHz and 44.1 kHz, from disk to codes. Ours is the
 stage's own path at default settings. `vendor` is what `finetuning/prepare_data.py` does: paths as they come, 32 at a
 time, to the public tokenizer's `encode`, which reads, resamples and pads them. `one by one` gives it one at a time.
 Medians over the runs, the loops taking turns; the codes are compared first, but for the last frame of a clip, which
 need not be whole. Peak memory is taken in a process of its own for each, as `train.py` does.
+
+`waited` is the share of its time in which the encoder had nothing to encode, so waited for reading (where clips are
+encoded side by side, of all their encoders' time). `--workers` is NUM_WORKERS.
 
 `--filters` is the width of the codec's first convolution: 8 is the tiny codec of `job.demo`, 64 the released one's.
 """
@@ -15,7 +18,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,8 +32,8 @@ import torch
 
 from job.cpus import available, limit
 from job.models import load_speech_tokenizer
-from job.prepare.codec import load_codec
-from job.prepare.encode import encode_stream, read_items
+from job.prepare.codec import Codec, Codes, load_codec
+from job.prepare.encode import MOST_ENCODERS, encode_stream, read_items
 from job.prepare.rows import Row
 from job.settings import Settings
 
@@ -36,10 +42,30 @@ RATES = (24000, 44100)
 VENDOR_BATCH = 32
 
 
-class Bench:
-    """Clips on disk, a codec, and the ways to encode them."""
+class Watched(Codec):
+    """The stage's codec, which adds up the seconds in which it encodes."""
 
-    def __init__(self, work: Path, clips: int, filters: int) -> None:
+    def __init__(self, tokenizer: Any, books: int) -> None:
+        super().__init__(tokenizer, books)
+        self.busy = 0.0
+        self._lock = threading.Lock()
+
+    def _encode(self, padded: list[Any]) -> list[Codes]:
+        start = time.perf_counter()
+        codes = super()._encode(padded)
+        with self._lock:
+            self.busy += time.perf_counter() - start
+        return codes
+
+
+class Bench:
+    """Clips on disk, a codec, and the ways to encode them.
+
+    Attributes:
+        waited: of each call of `ours`, the share of its time in which the encoder had nothing to encode.
+    """
+
+    def __init__(self, work: Path, clips: int, filters: int, workers: int | None = None) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         base = work / f"base-{filters}"
         if not base.exists():
@@ -51,8 +77,11 @@ class Bench:
 
                 write_codec(base / "speech_tokenizer", seed=0, filters=filters, hidden_size=8 * filters)
         # The made sounds are no speech: `off` keeps them, and they are judged all the same.
-        self.settings = Settings(init_model_path=str(base), device=self.device.type, quality_gate="off")
-        self.codec = load_codec(self.settings, 16, self.device)
+        self.settings = Settings(
+            init_model_path=str(base), device=self.device.type, quality_gate="off", num_workers=workers
+        )
+        self.codec = Watched(load_codec(self.settings, 16, self.device).tokenizer, 16)
+        self.waited: list[float] = []
         self.stock = load_speech_tokenizer(base / "speech_tokenizer", self.device)
         self.paths = write_clips(work / "clips", clips)
         self.seconds = float(common.seconds_of_clips(clips).sum())
@@ -66,8 +95,12 @@ class Bench:
             )
             for number, path in enumerate(self.paths)
         ]  # fmt: skip
+        encoders = 1 if self.device.type != "cpu" else min(torch.get_num_threads(), MOST_ENCODERS)
+        start, self.codec.busy = time.perf_counter(), 0.0
         items = encode_stream(read_items(rows, self.settings, self.codec), self.settings, self.codec)
-        return [item.codes for item in items]
+        codes = [item.codes for item in items]
+        self.waited.append(1 - self.codec.busy / encoders / (time.perf_counter() - start))
+        return codes
 
     def vendor(self) -> list[Any]:
         """Codes of all clips, some at a time as they come."""
@@ -111,6 +144,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=1024 if torch.cuda.is_available() else 48)
     parser.add_argument("--work", type=Path, help="keep the files here")
     parser.add_argument("--filters", type=int, default=8, help="width of the codec")
+    parser.add_argument("--workers", type=int, help="NUM_WORKERS")
     parser.add_argument("--peak", choices=("ours", "vendor", "one_by_one"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -120,7 +154,7 @@ def main() -> None:
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         peak = common.Peak(device)
-        getattr(Bench(options.work, options.clips, options.filters), options.peak)()
+        getattr(Bench(options.work, options.clips, options.filters, options.workers), options.peak)()
         print(json.dumps({"bytes": peak.bytes()}))
         return
     with tempfile.TemporaryDirectory() as temporary:
@@ -129,7 +163,7 @@ def main() -> None:
 
 def measure(work: Path, options: argparse.Namespace) -> None:
     """Ours against the others."""
-    bench = Bench(work, options.clips, options.filters)
+    bench = Bench(work, options.clips, options.filters, options.workers)
     loops: dict[str, Callable[[], Any]] = {
         "ours": bench.ours,
         "vendor": bench.vendor,
@@ -137,7 +171,9 @@ def measure(work: Path, options: argparse.Namespace) -> None:
     }
     codes = {name: loop() for name, loop in loops.items()}
     seconds = common.compare(loops, options.runs, bench.device)
+    waited = statistics.median(bench.waited[-options.runs :])
     arguments = ["--clips", str(options.clips), "--filters", str(options.filters), "--work", str(work)]
+    arguments += [] if options.workers is None else ["--workers", str(options.workers)]
     peaks = {name: common.in_a_process(__file__, "--peak", name, *arguments)["bytes"] for name in loops}
     device = torch.cuda.get_device_name() if bench.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     rates = {name: bench.seconds / taken for name, taken in seconds.items()}
@@ -147,7 +183,7 @@ def measure(work: Path, options: argparse.Namespace) -> None:
         common.print_case(
             f"prepare, seconds of audio a second, against {name.replace('_', ' ')}", device, rates["ours"], rates[name],
             peak_memory={"ours": peaks["ours"], "naive": peaks[name]}, filters=options.filters,
-            same_codes=round(float(equal.mean()), 6),
+            same_codes=round(float(equal.mean()), 6), waited=round(waited, 3),
         )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -43,6 +43,26 @@ def in_order(
         while pending:
             yield pending.popleft().result()
     finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def ahead(inputs: Iterator[A], stop: Callable[[], Any], name: str = "ahead") -> Iterator[A]:
+    """The same inputs; a thread takes the next one while the caller works on the last, and none beyond it.
+
+    Args:
+        inputs: taken in that thread; their failures come in their place.
+        stop: called when the caller wants no more; an input that is being made may end early then.
+        name: of the thread.
+    """
+    end = object()
+    pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+    try:
+        coming = pool.submit(next, inputs, end)
+        while (found := coming.result()) is not end:
+            coming = pool.submit(next, inputs, end)
+            yield cast(A, found)
+    finally:
+        stop()
         pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -83,7 +83,9 @@ class DataVariables(BaseSettings):
         False, "Reserved for datasets with a loading script; these are refused, with the command that converts them."
     )
     prepare_batch_size: int = var(16, "Clips encoded together.", ge=1, free=True)
-    num_workers: int = var(0, "Workers that read audio; 0 reads in the main thread.", ge=0, free=True)
+    num_workers: int | None = var(
+        None, "Threads that read audio; 0 reads in the main thread. Default: by the cores.", ge=0, free=True
+    )
     prepare_only: bool = var(False, "Stop after `prepare`.", free=True)
     quality_gate: Switch = var("fail", "What a failed check of the data does; `off` also keeps doubtful rows.")
     augment_speed: bool = var(False, "Also train on copies at 0.9 and 1.1 of the speed.")

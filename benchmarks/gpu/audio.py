@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ def speed(context: Context) -> Iterator[Finding]:
         taken.append(common.seconds_in(bench.ours, bench.device))
     finding = Finding("prepare", {"seconds of audio": round(bench.seconds), "filters": filters})
     finding.figures["times real time"] = rounded(bench.seconds / sorted(taken)[len(taken) // 2])
+    finding.figures["share of the time waited for reading"] = rounded(statistics.median(bench.waited[1:]))
     # Those at 24 kHz: the job resamples the others more precisely, which moves codes.
     chosen = slice(prepare.RATES.index(24000), len(prepare.RATES) * COMPARED, len(prepare.RATES))
     bench.paths = bench.paths[chosen]

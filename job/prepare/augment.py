@@ -13,6 +13,7 @@ import numpy as np
 from job.prepare.audio import Samples, Unusable, load
 from job.prepare.codec import Codec
 from job.prepare.encode import Item
+from job.prepare.readers import readers
 from job.prepare.resampling import resampling
 from job.prepare.rows import Row
 from job.settings import Settings
@@ -44,7 +45,7 @@ def changes(settings: Settings) -> dict[str, Change]:
     return found
 
 
-def read_copies(rows: Iterable[Row], settings: Settings, codec: Codec) -> Iterator[Item]:
+def read_copies(rows: Iterable[Row], settings: Settings, codec: Codec, processes: int = 1) -> Iterator[Item]:
     """Altered copies of the rows' recordings, each row's together; those over MAX_SECONDS are left out.
 
     A copy has the row's text and speaker, and its id with a suffix, for example `17#speed0.9`. Its random numbers
@@ -67,7 +68,7 @@ def read_copies(rows: Iterable[Row], settings: Settings, codec: Codec) -> Iterat
                 made.append(Item(copy, samples=samples))
         return made
 
-    for group in in_order(rows, copies, settings.num_workers):
+    for group in in_order(rows, copies, readers(settings, codec.device, processes)):
         yield from group
 
 

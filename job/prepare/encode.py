@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,15 @@ import numpy as np
 from job.prepare import speech
 from job.prepare.audio import Clip, Figures, Samples, Unusable, load, text_mismatch
 from job.prepare.codec import Codec, Codes
+from job.prepare.readers import readers
 from job.prepare.rows import Row
 from job.settings import Settings
-from job.threads import in_order
+from job.threads import ahead, in_order
 
 #: Batches' worth of clips that are sorted by length together.
 WINDOW_BATCHES = 8
-#: Seconds of audio after which a window is closed whatever its count: at 24 kHz in float32 about 115 MB.
+#: Seconds of audio after which a window is closed whatever its count: at 24 kHz in float32 about 115 MB. While one is
+#: encoded, the next is read.
 WINDOW_SECONDS = 1200.0
 #: Clips that are encoded side by side on a CPU, at most: each takes memory for its activations.
 MOST_ENCODERS = 8
@@ -72,7 +76,7 @@ class Item:
 
 def encode_stream(
     items: Iterable[Item], settings: Settings, codec: Codec, group: Callable[[Item], Any] = lambda item: None
-) -> Iterator[Item]:
+) -> Generator[Item, None, None]:
     """Give items with samples their codes, in order: in batches on a GPU, one by one on a CPU.
 
     There a batch only makes tensors that leave the cache, and single clips can be encoded side by side.
@@ -86,12 +90,12 @@ def encode_stream(
     """
     if codec.device.type == "cpu":
         return encode_singly(items, codec, group)
-    return encode_items(items, codec, settings.prepare_batch_size, group)
+    return encode_items(items, codec, settings.prepare_batch_size, group, read_ahead=settings.num_workers != 0)
 
 
 def encode_singly(
     items: Iterable[Item], codec: Codec, group: Callable[[Item], Any] = lambda item: None
-) -> Iterator[Item]:
+) -> Generator[Item, None, None]:
     """Encode clip by clip, as many side by side as torch has threads; the order is kept, samples are dropped.
 
     Each is encoded by one thread alone, however many there are: see `one_torch_thread`.
@@ -120,8 +124,8 @@ def encode_singly(
         yield from in_order(chosen(), encode, workers, codec.warm_up)
 
 
-def read_items(rows: Iterable[Row], settings: Settings, codec: Codec) -> Iterator[Item]:
-    """Decode (or, for rows that arrive encoded, check) each row, NUM_WORKERS at a time, in order."""
+def read_items(rows: Iterable[Row], settings: Settings, codec: Codec, processes: int = 1) -> Iterator[Item]:
+    """Decode (or, for rows that arrive encoded, check) each row, some at a time (see `readers`), in order."""
     speech.detector()  # before there are threads that would each load it
 
     def read(row: Row) -> Item:
@@ -130,19 +134,27 @@ def read_items(rows: Iterable[Row], settings: Settings, codec: Codec) -> Iterato
         except Unusable as error:
             return Item(row, unusable=error)
 
-    return in_order(rows, read, settings.num_workers)
+    return in_order(rows, read, readers(settings, codec.device, processes))
 
 
 def encode_items(
-    items: Iterable[Item], codec: Codec, batch_size: int, group: Callable[[Item], Any] = lambda item: None
-) -> Iterator[Item]:
+    items: Iterable[Item],
+    codec: Codec,
+    batch_size: int,
+    group: Callable[[Item], Any] = lambda item: None,
+    *,
+    read_ahead: bool = True,
+) -> Generator[Item, None, None]:
     """Give items with samples their codes, in batches of `batch_size`; order is kept, samples are dropped.
 
     Clips are sorted by length within a window of a few batches, so that a batch pads little. A window holds items of
-    one `group`.
+    one `group`. With `read_ahead` a thread takes the items, a window before they are encoded.
     """
     choice = _Proven(group, 1)
-    for window in _windows(items, codec.sample_rate, batch_size, group):
+    enough = threading.Event()
+    wanted = takewhile(lambda _: not enough.is_set(), items)
+    windows = _windows(wanted, codec.sample_rate, batch_size, group)
+    for window in ahead(windows, enough.set) if read_ahead else windows:
         waiting = [item for item in window if item.samples is not None]
         waiting.sort(key=lambda item: len(_samples(item)))
         for start in range(0, len(waiting), batch_size):

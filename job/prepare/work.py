@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from importlib.metadata import version
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from job.prepare.speaker_encoder import SpeakerEncoder
 from job.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Generator, Iterable
     from pathlib import Path
 
 STAGE = "prepare"
@@ -164,25 +165,26 @@ class Work:
                 waiting.append((shard, chunk))
                 yield from chunk
 
-        items = self._encoded(split, rows())
         total = max(1, (self.manifest.rows[split] - shards.LINES * self.shards.present(split)) // world)
         unit = "copies" if split == COPIES else f"{split} rows"
-        shown = console.progress(items, stage=STAGE, total=total * self._items_of_a_row(split), unit=unit)
-        for number, group in groupby(shown, key=_shard_of):
-            while waiting[0][0].number != number:
-                self.shards.write(waiting.popleft()[0], [])
-            shard, chunk = waiting.popleft()
-            self.shards.write(shard, self._proven(split, chunk, list(group)))
+        with closing(self._encoded(split, rows(), world)) as items:  # what is read ahead ends with a failure here
+            shown = console.progress(items, stage=STAGE, total=total * self._items_of_a_row(split), unit=unit)
+            for number, group in groupby(shown, key=_shard_of):
+                while waiting[0][0].number != number:
+                    self.shards.write(waiting.popleft()[0], [])
+                shard, chunk = waiting.popleft()
+                self.shards.write(shard, self._proven(split, chunk, list(group)))
         for shard, _ in waiting:
             self.shards.write(shard, [])
         if left_alone and split not in self._begun:
             console.say(STAGE, f"{left_alone} {unit} were encoded by a run before this one; the others now")
         self._begun.add(split)
 
-    def _encoded(self, split: str, rows: Iterable[Row]) -> Iterator[Item]:
+    def _encoded(self, split: str, rows: Iterable[Row], world: int = 1) -> Generator[Item, None, None]:
         """The rows' items, or those of their altered copies, with codes."""
         reader = augment.read_copies if split == COPIES else read_items
-        return encode_stream(reader(rows, self.settings, self.codec), self.settings, self.codec, _shard_of)
+        items = reader(rows, self.settings, self.codec, -(-world // self.settings.num_nodes))
+        return encode_stream(items, self.settings, self.codec, _shard_of)
 
     def _proven(self, split: str, rows: list[Row], items: list[Item]) -> list[Item]:
         """A shard's `items`, once some of its clips have given the same codes twice.

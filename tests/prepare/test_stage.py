@@ -133,13 +133,14 @@ def test_the_page_is_self_contained_and_says_the_figures(prepared: tuple[Setting
     assert min(figures["distinct_codes_per_book"]) > 1
 
 
+@pytest.mark.parametrize("workers", [0, 3])
 def test_two_runs_give_the_same_bytes_whatever_the_batch_and_the_workers(
-    prepared: tuple[Settings, dict[str, Any]],
+    prepared: tuple[Settings, dict[str, Any]], workers: int
 ) -> None:
     settings, _ = prepared
     before = contents(settings.paths)
     assert {"train/00000.parquet", "speakers.safetensors", "summary.json"} == set(before)
-    prepare.run(settings.model_copy(update={"prepare_batch_size": 1, "num_workers": 2}))
+    prepare.run(settings.model_copy(update={"prepare_batch_size": 1, "num_workers": workers}))
     assert contents(settings.paths) == before
 
 
