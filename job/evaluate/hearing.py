@@ -26,7 +26,7 @@ SPEECH_BAND = (100.0, 8000.0)
 #: Lines of the spectrum that count as a hum, and the window they are measured in, s (2 Hz apart).
 LINES, LINE_SECONDS = 10, 0.5
 #: The band ends where the mean spectrum is this far under its highest point, dB.
-BAND_DB = 70.0
+BAND_DB = 75.0
 #: Mel bands, and their range below the loudest, dB.
 MELS, MEL_RANGE_DB = 32, 50.0
 #: Change of the mel bands is measured over this time, s, in what is slower than this, Hz: speech moves 2 to 8 times a
@@ -40,7 +40,9 @@ PULSE_BANDS = ((1000.0, 4000.0, 400.0), (1500.0, 6000.0, 600.0))
 PITCH, PITCH_SECONDS = (60.0, 500.0), 0.085
 #: A frame is voiced if its autocorrelation at the pitch is at least this, and it is at most this much softer than the
 #: loudest one, dB; the pitch of fewer voiced frames says nothing.
-VOICED, VOICED_DB, FEWEST_VOICED = 0.8, 25.0, 15
+VOICED, VOICED_DB, FEWEST_VOICED = 0.8, 25.0, 10
+#: It must have fallen under the one before it comes back, and a lag is taken if it is this close to the best one.
+FALLEN, NEARLY = 0.5, 0.92
 
 
 @dataclass(frozen=True)
@@ -161,24 +163,34 @@ def _asymmetry(sound: Array, sample_rate: int, low: float, high: float, fastest:
 
 
 def _pitch_spread(sound: Array, sample_rate: int) -> float | None:
-    """Of voiced frames; a median and not a deviation, which single frames an octave off would spoil."""
-    from librosa import yin
-    from librosa.util import frame
+    """Of voiced frames: a percentile and not a deviation, which single frames an octave off would spoil.
+
+    The pitch is the shortest lag at which the autocorrelation, divided by that of the window, comes back up to nearly
+    its highest (Boersma, 1993). librosa's `yin` takes any smooth sound for a high voice in frames without one.
+    """
     from scipy.fft import irfft, next_fast_len, rfft
 
     length, hop = round(PITCH_SECONDS * sample_rate), round(sample_rate / FRAMES_A_SECOND)
     if sound.size < length:
         return None
-    pitch = yin(sound, fmin=PITCH[0], fmax=PITCH[1], sr=sample_rate, frame_length=length, hop_length=hop, center=False)
-    frames = frame(sound, frame_length=length, hop_length=hop)[:, : pitch.size]
+    frames = np.lib.stride_tricks.sliding_window_view(sound, length)[::hop]
     window, size = np.hanning(length), next_fast_len(2 * length)
-    products = irfft(np.abs(rfft(frames * window[:, None], size, axis=0)) ** 2, axis=0)
+    products = irfft(np.abs(rfft(frames * window, size, axis=1)) ** 2, axis=1)
     unity = irfft(np.abs(rfft(window, size)) ** 2)
-    lags = np.clip(np.rint(sample_rate / pitch).astype(np.int64), 1, length - 1)
-    energy = np.maximum(products[0], 1e-20)
-    periodic = products[lags, np.arange(pitch.size)] / energy / (unity[lags] / unity[0])
-    voiced = (periodic >= VOICED) & (energy > energy.max() * 10 ** (-VOICED_DB / 10))
+    energy = products[:, :1]
+    shortest, longest = round(sample_rate / PITCH[1]), round(sample_rate / PITCH[0])
+    periodic = products[:, :longest] / np.maximum(energy, 1e-20) / (unity[:longest] / unity[0])
+    fallen = np.minimum.accumulate(periodic, axis=1) < FALLEN
+    periodic[:, :shortest] = -1.0
+    periodic[~fallen] = -1.0
+    inner = periodic[:, 1:-1]
+    peaks = (inner > periodic[:, :-2]) & (inner >= periodic[:, 2:])
+    peaks &= inner >= np.maximum(VOICED, NEARLY * periodic.max(axis=1, keepdims=True))
+    voiced = peaks.any(axis=1) & (energy[:, 0] > energy.max() * 10 ** (-VOICED_DB / 10))
     if np.count_nonzero(voiced) < FEWEST_VOICED:
         return None
-    semitones = 12 * np.log2(pitch[voiced])
+    at = np.argmax(peaks[voiced], axis=1) + 1
+    before, here, after = (periodic[voiced][np.arange(at.size), at + step] for step in (-1, 0, 1))
+    lags = at + 0.5 * (before - after) / (before - 2 * here + after)
+    semitones = 12 * np.log2(lags)
     return float(np.percentile(np.abs(semitones - np.median(semitones)), 75))

@@ -25,8 +25,8 @@ SIGNS = "%&@+=€$£"
 
 #: Letters a second that nobody exceeds, in any language, and that nobody is slower than.
 FASTEST, SLOWEST = 30.0, 4.0
-#: Time that is granted beyond a proportion, s: a short text may be cut close, or drawn out.
-LESS, MORE = 0.1, 0.3
+#: Time that is granted beyond a proportion, s: a short text may be drawn out.
+MORE = 0.1
 #: The same where only anybody's pace is known.
 MORE_FOR_ANYBODY = 2.0
 #: Recordings from which a voice's pace is known, and most that are looked at.
@@ -34,8 +34,8 @@ FEWEST, MOST = 5, 300
 #: Times as fast or slow as expected that a voice may be, within which its own recordings' spread decides. Below the
 #: upper one half of a text and double speed are still heard.
 LEAST_FACTOR, MOST_FACTOR = 1.5, 1.85
-#: Standard deviations (of the logarithm) that are granted.
-DEVIATIONS = 4.0
+#: Share of the recordings (in per cent) whose deviation is looked at, and how much more is granted (of its logarithm).
+MOST_OF_THEM, MORE_THAN_THEM = 98.0, 1.25
 #: Seconds that a recording of a voice has around its text, where they are not known from texts of different lengths.
 AROUND = 0.3
 
@@ -51,7 +51,7 @@ class Pace:
     def bounds(self, text: str) -> tuple[float, float]:
         """Shortest and longest time for a text, s."""
         expected = self.around + self.per_letter * letters(text)
-        return expected / self.factor - LESS, expected * self.factor + MORE
+        return expected / self.factor, expected * self.factor + MORE
 
 
 def bounds(text: str, pace: Pace | None = None) -> tuple[float, float]:
@@ -83,10 +83,10 @@ def fit(texts: Sequence[str], seconds: Sequence[float]) -> Pace | None:
     if said.max() >= 2 * said.min():
         around = min(max(float(theilslopes(took, said)[1]), 0.0), 1.0)
     per_letter = float(np.median(np.maximum(took - around, 0.1 * took) / said))
-    spread = 1.4826 * float(np.median(np.abs(np.log(took / (around + per_letter * said)))))
+    spread = float(np.percentile(np.abs(np.log(took / (around + per_letter * said))), MOST_OF_THEM))
     if not 1 / FASTEST / 2 <= per_letter <= 2 / SLOWEST:
         return None
-    return Pace(around, per_letter, min(max(math.exp(DEVIATIONS * spread), LEAST_FACTOR), MOST_FACTOR))
+    return Pace(around, per_letter, min(max(math.exp(MORE_THAN_THEM * spread), LEAST_FACTOR), MOST_FACTOR))
 
 
 def letters(text: str) -> float:
