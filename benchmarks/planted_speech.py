@@ -3,9 +3,10 @@
     python benchmarks/planted_speech.py [--each 24] [--recordings DIR]
 
 Needs `espeak-ng` on the PATH, which speaks here as twelve voices in six languages. Each says eight sentences that stand
-for the voice's own recordings, and five others that are the samples. Neither the voices nor the sentences were looked
-at when the thresholds in `job/evaluate/checks.py` were set. Half of the voices are Klatt synthesizers: pulses through
-filters, as in a throat; the others add up sines, whose pulses have no beginning and no end.
+for the voice's own recordings, and five others that are the samples. These voices were not looked at when the
+thresholds in `job/evaluate/checks.py` were set; other voices had said the same sentences before the last changes. Half
+of the voices are Klatt synthesizers: pulses through filters, as in a throat; the others add up sines, whose pulses have
+no beginning and no end.
 
 For each kind of fault: the share of `--each` samples that the gate calls bad, with the voice's own recordings at hand
 (as in a run on prepared data) and without. Then the good samples that are called bad.
@@ -37,17 +38,17 @@ from tests.planted import AGAINST_THE_VOICE, RATE, SOUNDS
 
 #: Voice, pitch and speed as espeak-ng takes them, and the language of its sentences.
 VOICES = (
-    ("de+belinda", 50, 155, "de"), ("de+klatt5", 45, 165, "de"),
-    ("es+miguel", 40, 165, "es"), ("es+klatt6", 55, 160, "es"),
-    ("it+m4", 45, 165, "it"), ("it+klatt5", 50, 160, "it"),
-    ("fr-fr+michel", 45, 155, "fr"), ("fr-fr+klatt6", 50, 165, "fr"),
-    ("sv+caleb", 55, 160, "sv"), ("sv+klatt5", 45, 155, "sv"),
-    ("ru+iven2", 50, 155, "ru"), ("ru+klatt6", 50, 160, "ru"),
+    ("de+f5", 50, 155, "de"), ("de+klatt6", 45, 165, "de"),
+    ("es+linda", 40, 165, "es"), ("es+klatt5", 55, 160, "es"),
+    ("it+steph", 45, 165, "it"), ("it+klatt6", 50, 160, "it"),
+    ("fr-fr+m8", 45, 155, "fr"), ("fr-fr+klatt5", 50, 165, "fr"),
+    ("sv+anika", 55, 160, "sv"), ("sv+klatt6", 45, 155, "sv"),
+    ("ru+belinda", 50, 155, "ru"), ("ru+klatt5", 50, 160, "ru"),
 )  # fmt: skip
 #: Of each language: eight texts for the voice's own recordings, and five to say.
 TEXTS = {
     "de": (
-        "Gute Nacht.|Der Kessel steht auf dem Herd.|Niemand hatte ihm von der Brücke erzählt.|Wir haben bis neun offen.|"
+        "Gute Nacht.|Der Kessel steht auf dem Herd.|Niemand hatte ihm von der Brücke erzählt.|Wir schließen um neun.|"
         "Er trug zwei schwere Kisten in den vierten Stock und setzte sich auf die Treppe.|Wo sind meine Schlüssel?|"
         "Die Fähre zu den Inseln fährt im Winter nicht, weil der Hafen zufriert.|Warten Sie bitte hier.",
         "Hallo.|Komm herein.|Gibt es noch Kaffee?|Meine Schwester arbeitet in einer Bäckerei am Bahnhof.|"

@@ -17,6 +17,8 @@ _LIMITS = {check.name: check.limit for check in (*checks.SILENCE, *checks.CHECKS
 CLIPPED_SHARE, SILENT_SHARE, LONGEST_PAUSE = _LIMITS["clipped"], _LIMITS["nearly_silent"], _LIMITS["pause"]
 #: Silence at either end that is part of a text's time, s.
 EDGE = 0.5
+#: Sounds shorter than this are not compared with the voice's bandwidth, s: a word may have no consonant that is high.
+SHORT = 1.0
 
 
 def problems(
@@ -54,7 +56,8 @@ def figures(stats: AudioStats, heard: Heard, text: str, own: Own) -> dict[str, A
     """All that the table of checks asks for: the sample's figures, and those against its text and its voice."""
     shortest, longest = pace.bounds(text, own.pace)
     spoken = stats.seconds - max(0.0, stats.lead - EDGE) - max(0.0, stats.trail - EDGE)
-    band, own_band = heard.bandwidth, own.bandwidth
+    long_enough = stats.seconds - stats.lead - stats.trail >= SHORT
+    band, own_band = heard.bandwidth if long_enough else None, own.bandwidth
     return {
         **stats.as_dict(),
         **heard.as_dict(),

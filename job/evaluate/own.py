@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 CLIPS, FEWEST, LONGEST = 16, 2, 12.0
 #: A check that this share of the recordings fails says nothing about the voice.
 SHARE = 0.25
+#: Recordings that are less asymmetric than this sound much the same backwards, and nothing can be told.
+FORWARDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,14 @@ def of_recordings(
     """Of some recordings (samples,) at `sample_rate` Hz, and the texts and durations (s) of as many as there are."""
     heard = [figures(one, sample_rate) for one in waveforms]
     fail = {check.name: sum(check.fails(one) for one in heard) for check in CHECKS if check.own}
+    off = {name for name, count in fail.items() if heard and count >= SHARE * len(heard)}
+    skews = [one["asymmetry"] for one in heard if one["asymmetry"] is not None]
+    if skews and np.median(skews) < FORWARDS:
+        off.add("backwards")
     bands = [one["bandwidth"] for one in heard if one["bandwidth"] is not None]
     return Own(
         pace=pace.fit(said, seconds),
-        off=frozenset(name for name, count in fail.items() if heard and count >= SHARE * len(heard)),
+        off=frozenset(off),
         bandwidth=float(np.median(bands)) if bands else None,
     )
 

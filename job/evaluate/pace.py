@@ -73,8 +73,9 @@ def fit(texts: Sequence[str], seconds: Sequence[float]) -> Pace | None:
     """The pace of a voice by its recordings; None for too few of them, or if they have nothing to do with the texts."""
     from scipy.stats import theilslopes
 
-    chosen = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), MOST)).astype(int)) if texts else []
-    pairs = np.array([(letters(texts[n]), seconds[n]) for n in chosen]).reshape(-1, 2)
+    step = max(1, len(texts) // MOST)
+    pairs = np.array([(letters(text), time) for text, time in zip(texts[::step], seconds[::step], strict=True)])
+    pairs = pairs.reshape(-1, 2)
     pairs = pairs[(pairs > 0).all(axis=1)]
     if len(pairs) < FEWEST:
         return None
