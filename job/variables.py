@@ -259,6 +259,9 @@ class SynthesisVariables(BaseSettings):
     asr_model: str | None = var(None, "Speech recogniser for WER and CER.")
     mos_model: str | None = var(None, "Model for MOS.")
     synth_gate: Switch = var("warn", "What failed speech does (exit code 6 with `fail`).")
+    synth_gate_share: float = var(
+        0.25, "Share of the samples that must fail for `SYNTH_GATE` to fail the run.", gt=0, le=1
+    )
 
 
 class ScaleVariables(BaseSettings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +17,10 @@ WINDOW_SECONDS = 0.02
 SILENCE_RMS = 10 ** (-50 / 20)
 #: From this magnitude on a sample counts as clipped: the codec clamps its output to 1, and PCM16 rounds close to it.
 CLIP_LEVEL = 0.999
+#: Beside the edges, sound begins where a window is not silent and at most this much softer than the loudest, dB.
+EDGE_DB = 45.0
+#: A sample this close to the largest magnitude, as a share of it, is at the peak. Speech is there for a moment.
+PEAK_SHARE = 0.98
 #: The codec's `chunked_decode` joins its output every this many frames; a fault there is heard as a pop.
 CODEC_CHUNK_FRAMES = 300
 #: A step between two samples at a joint is a pop when it is this many times the largest one around it.
@@ -36,6 +41,11 @@ class AudioStats:
         silence_fraction: share of 20 ms windows that are silent, 0 to 1 (1 for an empty waveform).
         longest_inner_silence: longest run of silent windows between the first and the last loud one, s.
         dc: mean of the finite samples, linear.
+        lead: silence before the first sound, s (all of it where there is none).
+        trail: silence after the last sound, s (0 where there is none).
+        loudness: RMS of what is between them without its mean, dBFS (-120 for none).
+        flat_tops: share of those samples within 2 % of the largest magnitude, 0 to 1: waveforms that were cut off flat,
+            also where they were made softer afterwards.
         non_finite: number of samples that are NaN or infinite.
         pops: number of codec joints with an audible step (see `pops_at`).
     """
@@ -47,6 +57,10 @@ class AudioStats:
     silence_fraction: float
     longest_inner_silence: float
     dc: float
+    lead: float
+    trail: float
+    loudness: float
+    flat_tops: float
     non_finite: int
     pops: int
 
@@ -75,6 +89,9 @@ def measure(waveform: Waveform, sample_rate: int, samples_per_frame: int | None 
     clean = np.where(finite, samples, 0.0)
     kept = samples[finite]
     silent = silent_windows(clean, sample_rate)
+    mean = float(np.mean(kept)) if kept.size else 0.0
+    first, last = sounding(clean - mean, sample_rate)
+    sound = clean[first:last] - mean
     chunk = CODEC_CHUNK_FRAMES * (samples_per_frame or 0)
     borders = range(chunk, samples.size, chunk) if chunk else range(0)
     return AudioStats(
@@ -84,7 +101,11 @@ def measure(waveform: Waveform, sample_rate: int, samples_per_frame: int | None 
         clipped=float(np.mean(np.abs(clean) >= CLIP_LEVEL)) if samples.size else 0.0,
         silence_fraction=float(np.mean(silent)) if silent.size else 1.0,
         longest_inner_silence=longest_inner_run(silent) * WINDOW_SECONDS,
-        dc=float(np.mean(kept)) if kept.size else 0.0,
+        dc=mean,
+        lead=first / sample_rate,
+        trail=(samples.size - last) / sample_rate,
+        loudness=20 * math.log10(max(rms(sound), 1e-6)),
+        flat_tops=float(np.mean(np.abs(sound) >= PEAK_SHARE * np.abs(sound).max())) if sound.size else 0.0,
         non_finite=int(np.count_nonzero(~finite)),
         pops=sum(pops_at(clean, border, sample_rate) for border in borders),
     )
@@ -95,15 +116,30 @@ def rms(samples: Waveform) -> float:
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if samples.size else 0.0
 
 
+def sounding(samples: Waveform, sample_rate: int) -> tuple[int, int]:
+    """First sample of the first 20 ms with sound in them, and the one after the last; twice the end for none."""
+    level = window_rms(samples, sample_rate)
+    heard = np.flatnonzero(level >= max(SILENCE_RMS, float(level.max(initial=0.0)) * 10 ** (-EDGE_DB / 20)))
+    width = max(1, round(WINDOW_SECONDS * sample_rate))
+    if not heard.size:
+        return samples.size, samples.size
+    return int(heard[0]) * width, min(samples.size, (int(heard[-1]) + 1) * width)
+
+
 def silent_windows(samples: Waveform, sample_rate: int) -> NDArray[np.bool_]:
     """Whether each 20 ms window is silent, shape (windows,); a shorter last window counts as one."""
+    return np.asarray(window_rms(samples, sample_rate) < SILENCE_RMS)
+
+
+def window_rms(samples: Waveform, sample_rate: int) -> NDArray[np.float64]:
+    """RMS of each 20 ms window, shape (windows,); a shorter last window counts as one."""
     width = max(1, round(WINDOW_SECONDS * sample_rate))
     starts = np.arange(0, samples.size, width)
     if not starts.size:
-        return np.zeros(0, dtype=np.bool_)
+        return np.zeros(0)
     energy = np.add.reduceat(np.square(samples, dtype=np.float64), starts)
     lengths = np.diff(np.append(starts, samples.size))
-    return np.asarray(np.sqrt(energy / lengths) < SILENCE_RMS)
+    return np.asarray(np.sqrt(energy / lengths))
 
 
 def longest_inner_run(silent: NDArray[np.bool_]) -> int:

@@ -7,58 +7,70 @@ from typing import Any
 
 from job import console
 from job.errors import SpeechFailed
+from job.evaluate import checks, pace
 from job.evaluate.audio_stats import AudioStats
+from job.evaluate.hearing import Heard
+from job.evaluate.own import Own
 
-#: Below this RMS (-60 dBFS) a whole file is silence.
-SILENT_RMS = 1e-3
-#: From this share of clipped samples on, speech is heard as distorted.
-CLIPPED_SHARE = 0.01
-#: Speech that is this much silence says next to nothing.
-SILENT_SHARE = 0.95
-#: A pause this long inside one text is a voice that lost its place, s.
-LONGEST_PAUSE = 3.0
-#: Letters and digits a second that nobody says, in any script (auctioneers reach 25): what is shorter was cut off.
-MOST_LETTERS_A_SECOND = 40.0
+_LIMITS = {check.name: check.limit for check in (*checks.SILENCE, *checks.CHECKS)}
+#: What the report marks.
+CLIPPED_SHARE, SILENT_SHARE, LONGEST_PAUSE = _LIMITS["clipped"], _LIMITS["nearly_silent"], _LIMITS["pause"]
+#: Silence at either end that is part of a text's time, s.
+EDGE = 0.5
+#: Sounds shorter than this are not compared with the voice's bandwidth, s: a word may have no consonant that is high.
+SHORT = 1.0
 
 
 def problems(
-    stats: AudioStats, text: str, frames: int, stopped_by_eos: bool, samples: int, samples_per_frame: int
+    stats: AudioStats,
+    heard: Heard,
+    text: str,
+    frames: int,
+    stopped_by_eos: bool,
+    samples: int,
+    samples_per_frame: int,
+    own: Own | None = None,
 ) -> list[str]:
     """What is wrong with one sample, in words; nothing for a sample that passes.
 
     Args:
         stats: of the waveform as it came from the codec.
+        heard: of the same.
         text: what was to be said.
         frames: frames that the talker made.
         stopped_by_eos: whether it ended by itself.
         samples: samples that the codec returned.
         samples_per_frame: samples a frame should give.
+        own: what the voice's own recordings are like, where that is known.
     """
     if frames == 0 or samples == 0:
         return ["empty"]
-    found = []
-    if stats.non_finite:
-        found.append(f"{stats.non_finite} samples are not finite")
-    if stats.rms < SILENT_RMS or stats.silence_fraction >= SILENT_SHARE:
-        found.append("silent")
-    if not stopped_by_eos:
-        found.append("never stopped")
-    letters = sum(character.isalnum() for character in text)
-    if letters > MOST_LETTERS_A_SECOND * stats.seconds:
-        found.append(f"{stats.seconds:.2f} s are too short for {letters} letters")
-    if stats.clipped > CLIPPED_SHARE:
-        found.append(f"{stats.clipped:.1%} clipped")
-    if stats.longest_inner_silence > LONGEST_PAUSE:
-        found.append(f"a pause of {stats.longest_inner_silence:.1f} s")
+    found = [] if stopped_by_eos else ["never stopped"]
     if samples != frames * samples_per_frame:
         found.append(f"{samples} samples instead of {frames * samples_per_frame}")
-    if stats.pops:
-        found.append(f"{stats.pops} pops where the codec joins chunks")
-    return found
+    own = own or Own()
+    return found + checks.judge(figures(stats, heard, text, own), own.off)
 
 
-def decide(switch: str, samples: Sequence[dict[str, Any]]) -> None:
-    """Apply SYNTH_GATE to the finished `samples` of stats.json: more than half of them failing is a failure.
+def figures(stats: AudioStats, heard: Heard, text: str, own: Own) -> dict[str, Any]:
+    """All that the table of checks asks for: the sample's figures, and those against its text and its voice."""
+    shortest, longest = pace.bounds(text, own.pace)
+    spoken = stats.seconds - max(0.0, stats.lead - EDGE) - max(0.0, stats.trail - EDGE)
+    long_enough = stats.seconds - stats.lead - stats.trail >= SHORT
+    band, own_band = heard.bandwidth if long_enough else None, own.bandwidth
+    return {
+        **stats.as_dict(),
+        **heard.as_dict(),
+        "dc_magnitude": abs(stats.dc),
+        "letters": pace.letters(text),
+        "of_shortest": spoken / shortest if shortest > 0 else None,
+        "of_longest": spoken / longest,
+        "of_own_bandwidth": band / own_band if band is not None and own_band else None,
+    }
+
+
+def decide(switch: str, samples: Sequence[dict[str, Any]], share: float) -> None:
+    """Apply SYNTH_GATE to the finished `samples` of stats.json: from this share of them on failing is a failure.
 
     Raises:
         SpeechFailed: under `fail`. Under `warn` a warning is printed, under `off` nothing.
@@ -68,6 +80,8 @@ def decide(switch: str, samples: Sequence[dict[str, Any]]) -> None:
         return
     worst = failed[0]
     line = f"{len(failed)} of {len(samples)} samples failed, first {worst['file']} ({', '.join(worst['problems'])})"
-    if switch == "fail" and 2 * len(failed) > len(samples):
-        raise SpeechFailed(f"SYNTH_GATE=fail: {line}; listen to them, train longer, or set SYNTH_GATE=warn")
+    if switch == "fail" and len(failed) >= share * len(samples):
+        raise SpeechFailed(
+            f"SYNTH_GATE=fail: {line}; listen to them, train longer, or set SYNTH_GATE=warn or SYNTH_GATE_SHARE higher"
+        )
     console.warn("synthesize", line)

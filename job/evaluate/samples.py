@@ -14,6 +14,8 @@ import numpy as np
 from job import files
 from job.evaluate import gate, metrics
 from job.evaluate.audio_stats import measure
+from job.evaluate.hearing import listen
+from job.evaluate.own import Own
 from job.evaluate.speaking import Sample
 from job.evaluate.texts import Utterance
 from job.settings import Settings
@@ -49,12 +51,20 @@ def file_name(number: int, utterance: Utterance) -> str:
     return f"{number:02d}-{speaker}.wav"
 
 
-def describe(sample: Sample, name: str, samples_per_frame: int, judges: Judges) -> dict[str, Any]:
-    """One object of stats.json: what was asked for, what came out, and what is wrong with it."""
+def describe(
+    sample: Sample, name: str, samples_per_frame: int, judges: Judges, own: Own | None = None
+) -> dict[str, Any]:
+    """One object of stats.json: what was asked for, what came out, and what is wrong with it.
+
+    `own` is what the voice's own recordings are like.
+    """
     stats = measure(sample.waveform, sample.sample_rate, samples_per_frame)
+    heard = listen(sample.waveform, sample.sample_rate)
     utterance = sample.utterance
     size = sample.waveform.size
-    found = gate.problems(stats, utterance.text, sample.frames, sample.stopped_by_eos, size, samples_per_frame)
+    found = gate.problems(
+        stats, heard, utterance.text, sample.frames, sample.stopped_by_eos, size, samples_per_frame, own
+    )
     return {
         "file": name,
         "text": utterance.text,
@@ -63,7 +73,7 @@ def describe(sample: Sample, name: str, samples_per_frame: int, judges: Judges) 
         "instruct": utterance.instruct,
         "layout": utterance.layout,
         "frames": sample.frames,
-        **{key: _rounded(value) for key, value in stats.as_dict().items()},
+        **{key: _rounded(value) for key, value in {**stats.as_dict(), **heard.as_dict()}.items()},
         "stopped_by_eos": sample.stopped_by_eos,
         "real_time_factor": _rounded(sample.real_time_factor),
         **_heard(sample, judges),

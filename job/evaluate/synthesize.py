@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from job import console
 from job.errors import BadInput, first_line
-from job.evaluate import gate, texts
+from job.evaluate import gate, own, texts
 from job.evaluate.samples import describe, file_name, load_judges, write
 from job.evaluate.speaking import speak
 from job.models import read_config
@@ -19,11 +19,14 @@ from job.paths import Paths
 from job.settings import Settings
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from qwen_tts import Qwen3TTSModel
 
 STAGE = "synthesize"
 #: Rows of a split, evenly from all of it, among which texts are chosen: as Python objects, 0.5 KB each.
 MOST_ROWS = 100_000
+#: Columns of the prepared data that tell what to say.
+TEXTS = ["text", "speaker", "language", "instruct"]
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -34,13 +37,14 @@ def run(settings: Settings) -> dict[str, Any]:
 
     Raises:
         BadInput: there is no checkpoint that can speak, nothing to say, or a model for the metrics cannot be loaded.
-        SpeechFailed: more than half of the samples failed under SYNTH_GATE=fail; the files are written nevertheless.
+        SpeechFailed: SYNTH_GATE_SHARE of the samples failed under SYNTH_GATE=fail; the files are written nevertheless.
     """
     paths = settings.paths
     directory = find_checkpoint(paths)
     config = read_config(directory)
     summary, splits = _prepared(paths)
-    utterances = texts.plan(settings, config, texts.speakers_of(config, directory), splits)
+    rows = [table.select(TEXTS).take(texts.spread(len(table), MOST_ROWS)).to_pylist() for table in splits if len(table)]
+    utterances = texts.plan(settings, config, texts.speakers_of(config, directory), rows)
 
     from job.models import resolve_device
 
@@ -52,15 +56,26 @@ def run(settings: Settings) -> dict[str, Any]:
     samples = list(speak(model, utterances, settings, rate))
 
     samples_per_frame = int(model.model.speech_tokenizer.get_decode_upsample_rate())
+    recordings = own.of_speakers(model, splits, sorted({one.speaker for one in utterances})) if splits else {}
     described = [
-        describe(sample, file_name(number, sample.utterance), samples_per_frame, judges)
+        describe(
+            sample,
+            file_name(number, sample.utterance),
+            samples_per_frame,
+            judges,
+            recordings.get(sample.utterance.speaker),
+        )
         for number, sample in enumerate(samples, start=1)
     ]
     write(paths.samples, samples, described, _used(settings, directory))
     for one in described:
         note = "; ".join(one["problems"]) or "good"
         console.say(STAGE, f"{paths.samples / one['file']}: {one['seconds']:.2f} s, {note}")
-    gate.decide(settings.synth_gate, described)
+    for speaker, one_voice in recordings.items():
+        if one_voice.off:
+            names = ", ".join(sorted(one_voice.off))
+            console.say(STAGE, f"not judged, since {speaker}'s own recordings are so through this codec: {names}")
+    gate.decide(settings.synth_gate, described, settings.synth_gate_share)
     failed = sum(not one["passed"] for one in described)
     seconds = round(sum(one["seconds"] for one in described), 3)
     return {"samples": len(described), "failed": failed, "seconds": seconds}
@@ -117,17 +132,15 @@ def _load(directory: Path, settings: Settings) -> Qwen3TTSModel:
         raise BadInput(f"{directory} cannot be loaded by qwen_tts ({reason}); rerun `python -m job train`") from error
 
 
-def _prepared(paths: Paths) -> tuple[dict[str, Any], list[list[texts.Row]]]:
-    """The summary and the rows of the splits, validation first; nothing when no data was prepared here."""
+def _prepared(paths: Paths) -> tuple[dict[str, Any], list[pa.Table]]:
+    """The summary and the splits, validation first; nothing when no data was prepared here."""
     from job.prepare.dataset import read_split, read_summary
 
     try:
         summary = read_summary(paths)
     except BadInput:
         return {}, []
-    columns = ["text", "speaker", "language", "instruct"]
-    tables = [read_split(paths, split).select(columns) for split in ("validation", "train")]
-    return summary, [t.take(texts.spread(len(t), MOST_ROWS)).to_pylist() if len(t) else [] for t in tables]
+    return summary, [read_split(paths, split) for split in ("validation", "train")]
 
 
 def _used(settings: Settings, directory: Path) -> dict[str, Any]:

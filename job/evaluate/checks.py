@@ -1,0 +1,94 @@
+"""What a sample is judged by: one table of figures, thresholds, and the sentences that people read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the table.
+
+    Attributes:
+        name: of the check; `Own.off` lists those that say nothing about a voice.
+        figure: what is measured: a field of `AudioStats`, of `Heard`, or one that `gate.figures` adds.
+        unit: of the figure and of the limit.
+        limit: the threshold itself passes.
+        bad: the side of it that is bad.
+        sentence: what a person reads; `{names}` are figures.
+        own: whether it is a matter of recordings too: where the voice's own have it, the samples may.
+    """
+
+    name: str
+    figure: str
+    unit: str
+    limit: float
+    bad: Literal["above", "below"]
+    sentence: str
+    own: bool = True
+
+    def fails(self, figures: Mapping[str, Any]) -> bool:
+        """Whether the figure is on the bad side; False where there is none."""
+        value = figures.get(self.figure)
+        if value is None or math.isnan(value):
+            return False
+        return bool(value > self.limit if self.bad == "above" else value < self.limit)
+
+
+#: Silence: nothing else is judged where one of these is found. -60 dBFS is no sound at all.
+SILENCE = (
+    Check("silent", "rms", "of full scale", 1e-3, "below", "silent", own=False),
+    Check("nearly_silent", "silence_fraction", "share of the time", 0.95, "above", "silent", own=False),
+)
+
+#: Everything else. Speech below is recordings of people and speech of synthesizers, in a dozen languages.
+CHECKS = (
+    Check("not_finite", "non_finite", "samples", 0, "above", "{non_finite} samples are not finite", own=False),
+    # By the voice's own pace where that is known (`job.evaluate.pace`).
+    Check("too_short", "of_shortest", "of the shortest time", 1, "below",
+          "{seconds:.2f} s are too short for {letters:.0f} letters: cut off, or too fast", own=False),
+    Check("too_long", "of_longest", "of the longest time", 1, "above",
+          "{seconds:.2f} s are too long for {letters:.0f} letters: said several times, babble, or too slow", own=False),
+    # A share of this many clipped samples is heard as distortion; also where the level was lowered afterwards.
+    Check("clipped", "clipped", "share of the samples", 0.01, "above", "{clipped:.1%} clipped"),
+    # Speech has under 0.001 there, also when it is loud.
+    Check("cut_off_flat", "flat_tops", "share of the samples", 0.005, "above",
+          "{flat_tops:.1%} of the waveform is cut off flat: clipped"),
+    # A pause this long inside one text is a voice that lost its place.
+    Check("pause", "longest_inner_silence", "s", 3.0, "above", "a pause of {longest_inner_silence:.1f} s", own=False),
+    Check("late", "lead", "s", 2.0, "above", "{lead:.1f} s of silence before the first word"),
+    Check("trailing", "trail", "s", 2.0, "above", "{trail:.1f} s of silence after the last word"),
+    Check("soft", "loudness", "dBFS", -40.0, "below", "too soft: {loudness:.0f} dBFS"),
+    Check("offset", "dc_magnitude", "of full scale", 0.03, "above", "a DC offset of {dc:.2f}"),
+    Check("pops", "pops", "joints", 0, "above", "{pops} pops where the codec joins chunks", own=False),
+    # White noise 0.55, pink noise 0.3; speech under 0.01, clipped under 0.06.
+    Check("noise", "flatness", "of a flat spectrum", 0.15, "above", "noise: its spectrum is flat ({flatness:.2f})"),
+    # A hum 1; a word of one long vowel 0.9, other speech under 0.5, music 0.8.
+    Check("hum", "lines", "share of the energy", 0.95, "above", "a hum: {lines:.0%} of it is in a few lines"),
+    # A hum 0.5, noise 1.5, a loop of 50 ms under 1, music 3 to 4; speech over 6.5.
+    Check("drone", "modulation", "dB in 80 ms", 4.5, "below",
+          "it hardly changes ({modulation:.1f} dB in 80 ms; speech has 7 and more): a drone, noise or music"),
+    # Text said three times 0.98 and more, a loop 1; speech under 0.75.
+    Check("repeats", "repetition", "correlation", 0.95, "above",
+          "it repeats itself (a correlation of {repetition:.2f})"),
+    # Telephone 3900 Hz; the poorest recording for speech recognition 7500 Hz.
+    Check("muffled", "bandwidth", "Hz", 5000.0, "below",
+          "nothing above {bandwidth:.0f} Hz: it sounds like a telephone"),
+    Check("duller", "of_own_bandwidth", "of the voice's own bandwidth", 0.8, "below",
+          "nothing above {bandwidth:.0f} Hz, where the voice's own recordings have sound", own=False),
+    # Nearly every vocoder at one pitch is under 0.12; people over 0.7, synthesizers over 0.14.
+    Check("flat_pitch", "pitch_spread", "semitones", 0.13, "below",
+          "a robot: its pitch stays within {pitch_spread:.2f} semitones"),
+    # Recordings of people 0.3 to 5; backwards the same with a minus. Some synthesizers' speech has 0: not to be told.
+    Check("backwards", "asymmetry", "skewness", -0.3, "below", "it runs backwards: sounds swell and end at once"),
+)  # fmt: skip
+
+
+def judge(figures: Mapping[str, Any], off: Collection[str] = ()) -> list[str]:
+    """The sentences of what is wrong, in the table's order; the checks in `off` are left out."""
+    if any(check.fails(figures) for check in SILENCE):
+        return ["silent"]
+    return [check.sentence.format(**figures) for check in CHECKS if check.name not in off and check.fails(figures)]

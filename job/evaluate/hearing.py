@@ -1,0 +1,196 @@
+"""Figures that tell speech from noise, hum, loops, robots and speech that runs backwards; without a model that listens.
+
+Thresholds are in `job.evaluate.checks`. Frames are 43 ms long, one every 10 ms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from job.evaluate.audio_stats import Waveform, sounding
+
+Array = NDArray[np.float64]
+
+#: Frames, s, and how many there are a second.
+FRAME_SECONDS, FRAMES_A_SECOND = 1024 / 24_000, 100
+#: Of a longer sound than the one the beginning is listened to, shorter ones than the other are not judged, s.
+LONGEST, SHORTEST = 30.0, 0.2
+#: Frames this much softer than the loud ones (95th percentile) are pauses, dB.
+PAUSE_DB = 25.0
+#: Band that flatness is measured in, Hz: where speech is.
+SPEECH_BAND = (100.0, 8000.0)
+#: Lines of the spectrum that count as a hum, and the window they are measured in, s (2 Hz apart).
+LINES, LINE_SECONDS = 10, 0.5
+#: The band ends where the mean spectrum is this far under its highest point, dB.
+BAND_DB = 75.0
+#: Mel bands, and their range below the loudest, dB.
+MELS, MEL_RANGE_DB = 32, 50.0
+#: Change of the mel bands is measured over this time, s, in what is slower than this, Hz: speech moves 2 to 8 times a
+#: second.
+MODULATION_SECONDS, MODULATION_HZ = 0.08, 8.0
+#: Repetitions are looked for from this lag on, s, up to half the sound.
+SHORTEST_LOOP = 0.04
+#: (band, fastest change of its envelope) in Hz: where the decay after each pulse of the vocal folds shows.
+PULSE_BANDS = ((1000.0, 4000.0, 400.0), (1500.0, 6000.0, 600.0))
+#: Pitch that is looked for, Hz, in windows of this length, s.
+PITCH, PITCH_SECONDS = (60.0, 500.0), 0.085
+#: A frame is voiced if its autocorrelation at the pitch is at least this, and it is at most this much softer than the
+#: loudest one, dB; the pitch of fewer voiced frames says nothing.
+VOICED, VOICED_DB, FEWEST_VOICED = 0.8, 25.0, 10
+#: It must have fallen under the one before it comes back, and a lag is taken if it is this close to the best one.
+FALLEN, NEARLY = 0.5, 0.92
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What `listen` found; None where there is too little sound to tell.
+
+    Attributes:
+        flatness: spectral flatness (geometric over arithmetic mean of the power spectrum) of the least flat quarter of
+            the frames, 0 to 1; white noise has 0.55, pink noise 0.3, speech under 0.01.
+        lines: share of the energy in the ten strongest lines of the spectrum, 0 to 1; a hum has 1.
+        bandwidth: frequency up to which there is sound, Hz.
+        modulation: how much the mel bands change within 80 ms, dB; steady noise has 1.5, a hum 0.5, speech 7 to 14.
+        repetition: highest correlation of the mel bands with themselves some time later, -1 to 1; a loop has 1.
+        asymmetry: skewness of the slope of the envelope. Recordings have a positive one, since each pulse of the vocal
+            folds begins at once and dies away; backwards it is negative.
+        pitch_spread: semitones from the median within which three quarters of the pitch lie.
+    """
+
+    flatness: float | None = None
+    lines: float | None = None
+    bandwidth: float | None = None
+    modulation: float | None = None
+    repetition: float | None = None
+    asymmetry: float | None = None
+    pitch_spread: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, JSON-ready."""
+        return asdict(self)
+
+
+def listen(waveform: Waveform, sample_rate: int) -> Heard:
+    """All figures of one mono waveform (samples,), samples in [-1, 1]; what is not finite counts as 0."""
+    from scipy.signal import ShortTimeFFT, welch
+
+    samples = np.nan_to_num(np.asarray(waveform, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    samples = samples - samples.mean() if samples.size else samples
+    first, last = sounding(samples, sample_rate)
+    sound = samples[first : min(last, first + round(LONGEST * sample_rate))]
+    if sound.size < SHORTEST * sample_rate:
+        return Heard()
+    window = np.hanning(round(FRAME_SECONDS * sample_rate))
+    stft = ShortTimeFFT(window, round(sample_rate / FRAMES_A_SECOND), sample_rate)
+    power = np.abs(stft.stft(sound, p0=stft.lower_border_end[1], p1=stft.upper_border_begin(sound.size)[1])) ** 2
+    _, fine = welch(sound, sample_rate, nperseg=min(sound.size, round(LINE_SECONDS * sample_rate)))
+    mels = _mels(power, sample_rate)
+    return Heard(
+        flatness=_flatness(power, stft.f),
+        lines=float(np.sort(fine)[-LINES:].sum() / fine.sum()),
+        bandwidth=_bandwidth(power, stft.f),
+        modulation=_modulation(mels),
+        repetition=_repetition(mels),
+        asymmetry=float(np.mean([_asymmetry(sound, sample_rate, *band) for band in PULSE_BANDS])),
+        pitch_spread=_pitch_spread(sound, sample_rate),
+    )
+
+
+def _flatness(power: Array, frequencies: Array) -> float:
+    """Of the frames that are no pauses, the 25th percentile: noise has no frame that is not flat, speech has many."""
+    level = 10 * np.log10(power.sum(axis=0) + 1e-20)
+    loud = level > np.percentile(level, 95) - PAUSE_DB
+    low, high = SPEECH_BAND
+    band = power[(frequencies >= low) & (frequencies <= high)][:, loud] + 1e-12 * power.max()
+    return float(np.percentile(np.exp(np.log(band).mean(axis=0)) / band.mean(axis=0), 25))
+
+
+def _bandwidth(power: Array, frequencies: Array) -> float:
+    smooth = np.convolve(10 * np.log10(power.mean(axis=1) + 1e-30), np.ones(5) / 5, "valid")
+    return float(frequencies[2:-2][np.flatnonzero(smooth > smooth.max() - BAND_DB)[-1]])
+
+
+def _mels(power: Array, sample_rate: int) -> Array:
+    """Mel bands in dB, (bands, frames), those far under the loudest brought up to a floor."""
+    from librosa.filters import mel
+
+    low, high = SPEECH_BAND
+    high = min(high, sample_rate / 2)
+    window = 2 * (power.shape[0] - 1)
+    filters = mel(sr=sample_rate, n_fft=window, n_mels=MELS, fmin=low, fmax=high)
+    bands = filters @ power
+    return np.asarray(10 * np.log10(bands + 10 ** (-MEL_RANGE_DB / 10) * bands.max()), dtype=np.float64)
+
+
+def _modulation(mels: Array) -> float | None:
+    from scipy.signal import butter, sosfiltfilt
+
+    lag = round(MODULATION_SECONDS * FRAMES_A_SECOND)
+    slow = butter(2, MODULATION_HZ, fs=FRAMES_A_SECOND, output="sos")
+    if mels.shape[1] <= 2 * lag:
+        return None
+    smooth = sosfiltfilt(slow, mels, axis=1, padlen=min(9, mels.shape[1] - 1))
+    return float(np.sqrt(np.mean((smooth[:, lag:] - smooth[:, :-lag]) ** 2)))
+
+
+def _repetition(mels: Array) -> float | None:
+    from scipy.signal import correlate
+
+    frames = mels.shape[1]
+    shortest, longest = round(SHORTEST_LOOP * FRAMES_A_SECOND), frames // 2
+    if longest <= shortest:
+        return None
+    centred = mels - mels.mean(axis=1, keepdims=True)
+    products = sum(correlate(band, band, method="fft")[frames - 1 :] for band in centred)
+    energy = np.concatenate([[0.0], np.cumsum((centred**2).sum(axis=0))])
+    lags = np.arange(shortest, longest)
+    norms = np.sqrt((energy[-1] - energy[lags]) * energy[frames - lags])
+    return float(np.max(np.asarray(products)[lags] / np.maximum(norms, 1e-9)))
+
+
+def _asymmetry(sound: Array, sample_rate: int, low: float, high: float, fastest: float) -> float:
+    from scipy.signal import butter, hilbert, sosfiltfilt
+
+    band = butter(3, [low, min(high, 0.475 * sample_rate)], "bandpass", fs=sample_rate, output="sos")
+    envelope = np.abs(hilbert(sosfiltfilt(band, sound)))
+    slope = np.diff(sosfiltfilt(butter(2, fastest, fs=sample_rate, output="sos"), envelope))
+    slope -= slope.mean()
+    return float(np.mean(slope**3) / max(float(np.mean(slope**2)) ** 1.5, 1e-30))
+
+
+def _pitch_spread(sound: Array, sample_rate: int) -> float | None:
+    """Of voiced frames: a percentile and not a deviation, which single frames an octave off would spoil.
+
+    The pitch is the shortest lag at which the autocorrelation, divided by that of the window, comes back up to nearly
+    its highest (Boersma, 1993). librosa's `yin` takes any smooth sound for a high voice in frames without one.
+    """
+    from scipy.fft import irfft, next_fast_len, rfft
+
+    length, hop = round(PITCH_SECONDS * sample_rate), round(sample_rate / FRAMES_A_SECOND)
+    if sound.size < length:
+        return None
+    frames = np.lib.stride_tricks.sliding_window_view(sound, length)[::hop]
+    window, size = np.hanning(length), next_fast_len(2 * length)
+    products = irfft(np.abs(rfft(frames * window, size, axis=1)) ** 2, axis=1)
+    unity = irfft(np.abs(rfft(window, size)) ** 2)
+    energy = products[:, :1]
+    shortest, longest = round(sample_rate / PITCH[1]), round(sample_rate / PITCH[0])
+    periodic = products[:, :longest] / np.maximum(energy, 1e-20) / (unity[:longest] / unity[0])
+    fallen = np.minimum.accumulate(periodic, axis=1) < FALLEN
+    periodic[:, :shortest] = -1.0
+    periodic[~fallen] = -1.0
+    inner = periodic[:, 1:-1]
+    peaks = (inner > periodic[:, :-2]) & (inner >= periodic[:, 2:])
+    peaks &= inner >= np.maximum(VOICED, NEARLY * periodic.max(axis=1, keepdims=True))
+    voiced = peaks.any(axis=1) & (energy[:, 0] > energy.max() * 10 ** (-VOICED_DB / 10))
+    if np.count_nonzero(voiced) < FEWEST_VOICED:
+        return None
+    at = np.argmax(peaks[voiced], axis=1) + 1
+    before, here, after = (periodic[voiced][np.arange(at.size), at + step] for step in (-1, 0, 1))
+    lags = at + 0.5 * (before - after) / (before - 2 * here + after)
+    semitones = 12 * np.log2(lags)
+    return float(np.percentile(np.abs(semitones - np.median(semitones)), 75))

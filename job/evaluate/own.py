@@ -1,0 +1,109 @@
+"""What the voice's own recordings are like, which its samples are measured by.
+
+Prepared data has how long each recording is, and its codes. Some are decoded, so that they and the samples have gone
+through the same codec: what they have too (a hum, an old telephone's band, a whisper) is no fault of the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from job.evaluate import pace, texts
+from job.evaluate.audio_stats import Waveform, measure
+from job.evaluate.checks import CHECKS
+from job.evaluate.hearing import listen
+
+if TYPE_CHECKING:
+    from qwen_tts import Qwen3TTSModel
+
+#: Recordings that are decoded, of all speakers together, fewest of one, and the longest ones that are taken, s.
+CLIPS, FEWEST, LONGEST = 16, 2, 12.0
+#: A check that this share of the recordings fails says nothing about the voice.
+SHARE = 0.25
+#: Recordings that are less asymmetric than this sound much the same backwards, and nothing can be told.
+FORWARDS = 0.2
+
+
+@dataclass(frozen=True)
+class Own:
+    """One voice's.
+
+    Attributes:
+        pace: how fast it speaks; None where there are too few recordings.
+        off: names of the checks that its own recordings fail.
+        bandwidth: up to which its recordings have sound, Hz; None where none was decoded.
+    """
+
+    pace: pace.Pace | None = None
+    off: frozenset[str] = frozenset()
+    bandwidth: float | None = None
+
+
+def of_recordings(
+    waveforms: Sequence[Waveform], sample_rate: int, said: Sequence[str], seconds: Sequence[float]
+) -> Own:
+    """Of some recordings (samples,) at `sample_rate` Hz, and the texts and durations (s) of as many as there are."""
+    heard = [figures(one, sample_rate) for one in waveforms]
+    fail = {check.name: sum(check.fails(one) for one in heard) for check in CHECKS if check.own}
+    off = {name for name, count in fail.items() if heard and count >= SHARE * len(heard)}
+    skews = [one["asymmetry"] for one in heard if one["asymmetry"] is not None]
+    if skews and np.median(skews) < FORWARDS:
+        off.add("backwards")
+    bands = [one["bandwidth"] for one in heard if one["bandwidth"] is not None]
+    return Own(
+        pace=pace.fit(said, seconds),
+        off=frozenset(off),
+        bandwidth=float(np.median(bands)) if bands else None,
+    )
+
+
+def figures(waveform: Waveform, sample_rate: int) -> dict[str, Any]:
+    """All figures of a waveform (samples,) that need nothing else."""
+    stats = measure(waveform, sample_rate).as_dict()
+    return {**stats, **listen(waveform, sample_rate).as_dict(), "dc_magnitude": abs(stats["dc"])}
+
+
+def of_speakers(model: Qwen3TTSModel, splits: Sequence[pa.Table], speakers: Sequence[str]) -> dict[str, Own]:
+    """Speaker -> what its prepared recordings are like; those of all speakers for one that has none.
+
+    Args:
+        model: its speech tokenizer decodes.
+        splits: prepared splits, the preferred one first.
+        speakers: who is asked about.
+    """
+    found = {}
+    each = max(FEWEST, CLIPS // max(1, len(speakers)))
+    for speaker in speakers:
+        mine = [np.flatnonzero(pc.equal(table["speaker"], speaker).to_numpy()) for table in splits]
+        rows = mine if any(map(len, mine)) else [np.arange(len(table)) for table in splits]
+        some = [table.take(_spread(chosen, pace.MOST)) for table, chosen in zip(splits, rows, strict=True)]
+        said, seconds = ([value for table in some for value in table[name].to_pylist()] for name in ("text", "seconds"))
+        waveforms, sample_rate = _decoded(model, some, each)
+        found[speaker] = of_recordings(waveforms, sample_rate, said, seconds)
+    return found
+
+
+def _spread(rows: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
+    return rows[texts.spread(len(rows), wanted)]
+
+
+def _decoded(model: Qwen3TTSModel, tables: Sequence[pa.Table], wanted: int) -> tuple[list[Waveform], int]:
+    """Recordings of the first table that has some which are not too long."""
+    import torch
+
+    from job.prepare.dataset import row_codes
+
+    for table in tables:
+        rows = _spread(np.flatnonzero(pc.less_equal(table["seconds"], LONGEST).to_numpy()), wanted)
+        if len(rows):
+            codes = [{"audio_codes": torch.from_numpy(row_codes(table, int(n)).astype(np.int64))} for n in rows]
+            waveforms, sample_rate = model.model.speech_tokenizer.decode(codes)  # type: ignore[attr-defined]
+            return list(waveforms), int(sample_rate)
+    return [], 1
