@@ -102,7 +102,7 @@ class _Run:
         objective.train()
         self.optimizer = optimizer_of(settings, training.groups)
         self.scheduler = setup.scheduler_of(settings, self.optimizer, self.schedule.steps)
-        self.state = RunState(settings, training, self.schedule, self.optimizer, self.scheduler, accelerator.scaler)
+        self.state = RunState(settings, training, self.schedule, self.optimizer, self.scheduler)
         self.stepper = Stepper(settings, accelerator, objective, training, self.spread, stop, self.start.pieces)
         self.evaluator = Evaluator(settings, accelerator, objective, training, self.spread)
         self.taken: Taken | None = None  # the last step, until its numbers are read
@@ -114,8 +114,7 @@ class _Run:
         """Take the steps."""
         settings, training, schedule, stepper = self.settings, self.training, self.schedule, self.stepper
         step = done = self.state.begin(self.start, self.ranks.first)
-        optimizer = self.accelerator.prepare(self.optimizer)
-        update = Update(optimizer, settings.max_grad_norm or math.inf, self.accelerator)
+        update = Update(self.optimizer, settings.max_grad_norm or math.inf)
         self.trackers.start(resumed_from=done)
 
         steps = ahead(schedule.after(done), stepper.build)  # the next ones' batches are built meanwhile
@@ -128,7 +127,7 @@ class _Run:
                 gradients = sub_talker_gradients(training.model)
                 check_sub_talker(gradients, settings.sub_talker_loss_weight, training.books)
             norm = update(stepper.parameters, sums)
-            optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
             rate = self.scheduler.get_last_lr()[0]
             self.scheduler.step()
             self._settle()

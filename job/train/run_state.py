@@ -86,7 +86,6 @@ class RunState:
         training: what is trained, and the run's key.
         schedule: how many batches a step takes.
         optimizer, scheduler: themselves, not what accelerate wraps around them.
-        scaler: of the loss in fp16; None in other precisions.
 
     Attributes:
         guards: of the whole run.
@@ -101,14 +100,12 @@ class RunState:
         schedule: Schedule,
         optimizer: torch.optim.Optimizer,
         scheduler: Any,
-        scaler: Any,
     ) -> None:
         self._settings = settings
         self._training = training
         self._schedule = schedule
         self._optimizer = optimizer
         self._scheduler = scheduler
-        self._scaler = scaler
         patience = settings.early_stopping_patience
         if patience is None and len(training.eval_rows) > 0:
             patience = DEFAULT_PATIENCE
@@ -130,7 +127,6 @@ class RunState:
             "accumulated": self._settings.gradient_accumulation_steps,
             "pieces": pieces,
             "scheduler": self._scheduler.state_dict(),
-            "scaler": self._scaler.state_dict() if self._scaler is not None else None,
             "guards": self.guards.state(),
             "window": self.window.steps,
             "measured": self.measured,
@@ -161,8 +157,6 @@ class RunState:
         resume.restore(path, self._training.parameters, self._optimizer)
         state = start.state
         resume.restore_rates(self._scheduler, state["scheduler"])
-        if self._scaler is not None and state.get("scaler"):
-            self._scaler.load_state_dict(state["scaler"])
         self.guards.load(state["guards"])
         self.window = Window(state["window"])
         self.measured = state["measured"]

@@ -33,7 +33,7 @@ class Stepper:
 
     Args:
         settings: SEED and the weights of the losses.
-        accelerator: its device, its autocast and its scaler.
+        accelerator: its device and its autocast.
         objective: `job.train.objective.Objective`.
         training: the rows and the parameters, as they are once the model is cut up.
         spread: who computes what.
@@ -120,7 +120,7 @@ class Stepper:
                 if last:
                     self._sum.watch()
                 if loss.requires_grad:  # not where only the sub-talker is trained, and no frame has its turn
-                    self._accelerator.backward(loss)
+                    loss.backward()
                 if counts:
                     sums += torch.stack([talker.detach(), sub_talker.detach()])
         except RuntimeError as error:

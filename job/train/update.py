@@ -2,7 +2,7 @@
 
 Done the plain way, the host waits for the norm to decide, and a pass of its own over all gradients clips them. torch's
 fused AdamW takes both as numbers that stay on the device: it divides gradients as it reads them (`grad_scale`) and
-leaves everything as it is (`found_inf`). They are made for fp16's loss scale, and fp16 is left to the plain way here.
+leaves everything as it is (`found_inf`).
 """
 
 from __future__ import annotations
@@ -21,18 +21,14 @@ class Update:
     """An optimizer's steps.
 
     Args:
-        optimizer: a `torch.optim` one, or accelerate's around it.
+        optimizer: over all that is trained.
         bound: MAX_GRAD_NORM, the most that the Euclidean norm of all gradients together may be; infinite is never clip.
-        accelerator: whose optimizer it is; None if it is nobody's.
     """
 
-    def __init__(self, optimizer: Any, bound: float, accelerator: Any = None) -> None:
-        self._optimizer, self._bound = optimizer, bound
-        self._inner = getattr(optimizer, "optimizer", optimizer)
-        self._scaler = None if accelerator is None else accelerator.scaler
-        self._clip = torch.nn.utils.clip_grad_norm_ if accelerator is None else accelerator.clip_grad_norm_
-        fused = isinstance(self._inner, torch.optim.AdamW) and all(g["fused"] for g in self._inner.param_groups)
-        self._on_device = fused and self._scaler is None
+    def __init__(self, optimizer: torch.optim.Optimizer, bound: float) -> None:
+        self._optimizer: Any = optimizer
+        self._bound = bound
+        self._on_device = isinstance(optimizer, torch.optim.AdamW) and all(g["fused"] for g in optimizer.param_groups)
 
     def __call__(self, parameters: Sequence[torch.nn.Parameter], losses: torch.Tensor) -> torch.Tensor:
         """Take a step, unless a loss or a gradient is not finite; the gradients are left in no defined state.
@@ -46,15 +42,14 @@ class Update:
         """
         gradients = [p.grad for p in parameters if p.grad is not None]
         if not self._on_device or any(isinstance(g, DTensor) for g in gradients):
-            norm = number(self._clip(parameters, self._bound))
-            # With fp16 the scaler skips such a step by itself, and must see it to lower its scale.
-            if self._scaler is not None or (math.isfinite(norm) and math.isfinite(float(losses.sum()))):
+            norm = number(torch.nn.utils.clip_grad_norm_(parameters, self._bound))
+            if math.isfinite(norm) and math.isfinite(float(losses.sum())):
                 self._optimizer.step()
             return losses.new_tensor(norm)
         norm_before = _norm(gradients)
         # The same margin as in `clip_grad_norm_`.
-        self._inner.grad_scale = ((norm_before + 1e-6) / self._bound).clamp(min=1.0)
-        self._inner.found_inf = torch.isfinite(norm_before.double() + losses.sum()).logical_not().float()
+        self._optimizer.grad_scale = ((norm_before + 1e-6) / self._bound).clamp(min=1.0)
+        self._optimizer.found_inf = torch.isfinite(norm_before.double() + losses.sum()).logical_not().float()
         self._optimizer.step()
         return norm_before
 

@@ -326,24 +326,6 @@ def test_what_began_with_a_path_goes_on_after_a_stop(adapted, tiny_base, tmp_pat
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_the_loss_scale_of_fp16_is_gone_on_with(tiny_base, tmp_path, monkeypatch):
-    """From the first scale again, steps would be skipped that the undisturbed run takes."""
-    from accelerate import Accelerator
-
-    begin = Accelerator.__init__
-
-    def scaled(self, *arguments, **named):
-        begin(self, *arguments, **named)
-        self.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=1)  # as fp16 has on a GPU
-
-    monkeypatch.setattr(Accelerator, "__init__", scaled)
-    once = train(tmp_path / "once", INIT_MODEL_PATH=str(tiny_base)).paths.output
-    again = train(tmp_path / "again", INIT_MODEL_PATH=str(tiny_base), RESUME=str(once / "checkpoint-1")).paths.output
-    ours, theirs = (json.loads((run / "checkpoint-2/state.json").read_text())["scaler"] for run in (again, once))
-    assert ours == theirs
-    assert theirs["scale"] == 16
-
-
 def test_a_later_damaged_checkpoint_does_not_push_out_the_one_to_go_on_from(tmp_path):
     """SAVE_TOTAL_LIMIT counts what leads up to the step."""
     one = {"a": torch.zeros(1)}

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -95,14 +94,6 @@ def test_no_number_is_asked_of_the_device():
         assert Update(optimizer_over(parameters, "adamw_fused"), 1.0)(parameters, torch.empty(2)).shape == ()
         with pytest.raises(DataDependentOutputException):  # what asking would do
             Update(optimizer_over(parameters, "adamw"), 1.0)(parameters, torch.empty(2))
-
-
-def test_accelerates_optimizer_is_looked_through():
-    accelerator = Accelerator(cpu=True)
-    parameters = parameters_of(0, 1e3)
-    optimizer = accelerator.prepare(torch.optim.AdamW(parameters, fused=True))
-    norm = Update(optimizer, 1.0, accelerator)(parameters, FINITE)
-    assert float(optimizer.optimizer.grad_scale) == pytest.approx(float(norm), rel=1e-5)
 
 
 def test_nothing_trained_has_no_norm():
