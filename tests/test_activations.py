@@ -83,7 +83,11 @@ def test_the_estimate_is_what_a_step_holds(tiny_base, mode, checkpointed, shape)
     ],
     ids=lambda values: "-".join(str(v) for v in values.values()),
 )
-@pytest.mark.parametrize("checkpointed", [False, "selective", True], ids=["all kept", "selective", "checkpointed"])
+@pytest.mark.parametrize(
+    "checkpointed",
+    [False, *(pytest.param(kind, marks=pytest.mark.thorough) for kind in ("selective", True))],
+    ids=["all kept", "selective", "checkpointed"],
+)
 def test_it_follows_the_settings(tiny_base, values, checkpointed):
     settings = Settings(**values, gradient_checkpointing=checkpointed)
     agree(*both(memory.config_of(tiny_base, **WIDE), lengths(2000), settings))
