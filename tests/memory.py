@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from job.activations import Load
 from job.settings import Settings
-from job.train import adapt, layout, objective, packing, recompute, setup
+from job.train import adapt, attention, layout, objective, recompute, setup
 from job.train.batch import Batch, collate
 
 
@@ -178,7 +178,7 @@ def as_on_cuda() -> Iterator[None]:
     def attend(query: Any, key: Any, value: Any, lengths: list[int], scaling: Any, dropout: float = 0.0) -> Any:
         bounds = torch.zeros(len(lengths) + 1, dtype=torch.int32)
         repeats = query.shape[1] // key.shape[1]  # what takes most
-        return packing._varlen(query, key, value, bounds, max(lengths), scaling, repeats)
+        return attention._varlen(query, key, value, bounds, max(lengths), scaling, repeats)
 
     def dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
         return torch.native_dropout(x, p, training)[0] if p and training else x
@@ -188,9 +188,9 @@ def as_on_cuda() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, "dropout", dropout)
-        patch.setattr(packing, "_sample_by_sample", attend)
+        patch.setattr(attention, "_sample_by_sample", attend)
         patch.setattr(torch.nn.functional, "rms_norm", rms_norm)
-        patch.setattr(packing, "_kind", torch.get_autocast_dtype)
+        patch.setattr(attention, "_kind", torch.get_autocast_dtype)
         patch.setitem(objective.FRAMES_AT_ONCE, "cpu", objective.FRAMES_AT_ONCE["cuda"])
         yield
 

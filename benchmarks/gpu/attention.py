@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gpu.case import Context, Finding, apart
-from job.train import packing
+from job.train import attention
 
 BF16, FP32 = torch.bfloat16, torch.float32
 #: How far the worst row (a head's values at a position) may be: of the output, and of the gradients.
@@ -40,11 +40,11 @@ def packed(context: Context) -> Iterator[Finding]:
                 lengths: list[int] = lengths,
             ) -> torch.Tensor:
                 module: Any = SimpleNamespace()
-                samples = packing.Samples(bounds, lengths)
-                return packing.attend(module, query, key, value, None, scaling=heads[2] ** -0.5, samples=samples)[0]
+                samples = attention.Samples(bounds, lengths)
+                return attention.attend(module, query, key, value, None, scaling=heads[2] ** -0.5, samples=samples)[0]
 
             if context.on_gpu and kind == BF16:
-                repeats = packing._repeats(*heads, kind, query.device)
+                repeats = attention._repeats(*heads, kind, query.device)
                 finding.figures["key heads repeated"] = repeats
                 finding.holds("one kernel", repeats > 0, "torch's variable-length attention is not used")
             _compare(finding, attend, [query, key, value], lengths, made)

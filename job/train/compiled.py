@@ -18,7 +18,7 @@ import torch
 
 from job.console import say, warn
 from job.errors import BadInput, first_line
-from job.train import packing
+from job.train import attention
 
 #: Graphs that torch may make of a piece of a layer: for inputs and weights that are trained or frozen, for every phase
 #: of PROGRESSIVE_STAGES, and on a CPU for a few ranges of lengths, because sums of more than 4096 values are taken
@@ -47,7 +47,7 @@ def use(talker: Any, device: torch.device) -> bool:
     except BadInput as error:
         warn("train", f"training goes on uncompiled: {error}")
         return False
-    packing.leave_uncompiled()
+    attention.leave_uncompiled()
     count = 0
     for decoder in (talker.model, talker.code_predictor.model):
         if decoder.config._attn_implementation == "eager":  # a mask of another size in every batch

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from job.train import adapters, norms, packing
+from job.train import adapters, attention, norms
 from job.train.batch import Batch
 from job.train.books import look_up
 from job.train.chunked import summed
@@ -46,7 +46,7 @@ class Objective(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        packing.use(model.talker)
+        attention.use(model.talker)
         norms.use(model.talker)
         adapters.use(model.talker)
         self._adapted = adapters.adapted(model.talker)
@@ -127,7 +127,7 @@ class Objective(nn.Module):
             inputs_embeds=inputs,
             use_cache=False,
             output_hidden_states=False,
-            **packing.arguments(inner.config, batch),
+            **attention.arguments(inner.config, batch),
         ).last_hidden_state
         return states.reshape(-1, states.shape[-1]), books
 

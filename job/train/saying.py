@@ -14,7 +14,7 @@ import torch
 
 from job.generation.stack import Unknown
 from job.generation.talker import FastTalker
-from job.train import packing
+from job.train import attention
 from job.train.adapt import merged_weights
 
 #: Parts of the talker that the loop does not read: texts come to it embedded.
@@ -72,7 +72,7 @@ def published(model: Any, kind: torch.dtype) -> Any:
             raise Unknown("weights that are not numbers")
         weights[short] = tensor.to(kind)
     config = copy.deepcopy(talker.config)
-    if config._attn_implementation == packing.NAME:
+    if config._attn_implementation == attention.NAME:
         config._attn_implementation = {"": "sdpa"}  # what it is in calls that are not packed
     with torch.device("meta"):  # nothing is drawn, and no memory taken
         stock = type(talker)(config)

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from job.train import adapters, norms, packing
+from job.train import adapters, attention, norms
 from tests.train.test_norms import kept, run
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -31,7 +31,7 @@ def adapted(talker: Any, targets: list[str] = TARGETS, kind: torch.dtype = torch
 
 def as_trained(talker: Any) -> None:
     """What training puts in the place of stock code besides."""
-    packing.use(talker)
+    attention.use(talker)
     norms.use(talker)
 
 

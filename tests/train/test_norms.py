@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from job.train import norms, packing
+from job.train import attention, norms
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def talkers(stock_talker: Any) -> tuple[Any, Any]:
         for weight in (p for name, p in ours.named_parameters() if "norm" in name):
             weight.add_(0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(4)))
     stock.load_state_dict(ours.state_dict())
-    packing.use(ours)
+    attention.use(ours)
     norms.use(ours)
     return stock, ours
 

@@ -27,7 +27,7 @@ from job.errors import BadInput, TrainingStopped
 from job.models import resolve_device
 from job.ranks import ALONE, Ranks
 from job.stopping import StopRequest
-from job.train import adapt, languages, loop, packing, setup
+from job.train import adapt, attention, languages, loop, setup
 from job.train.readings import fill
 from job.train.schedule import Planned
 from job.train.spread import Spread, copied
@@ -75,21 +75,21 @@ def test_comparing_attention_is_no_part_of_a_checkpointed_layer(monkeypatch):
     not, and torch refuses a layer that keeps other tensors the second time."""
 
     def fused(query, key, value, bounds, longest, scaling, repeats):
-        return packing._sample_by_sample(query, key, value, bounds.diff().tolist(), scaling)
+        return attention._sample_by_sample(query, key, value, bounds.diff().tolist(), scaling)
 
-    monkeypatch.setattr(packing, "_varlen", fused)
-    packing._repeats.cache_clear()
+    monkeypatch.setattr(attention, "_varlen", fused)
+    attention._repeats.cache_clear()
     x = torch.randn(3, 4, requires_grad=True)
     compared = []
 
     def layer(x):
-        compared.append(packing._repeats(2, 1, 8, torch.float32, torch.device("cpu")))
+        compared.append(attention._repeats(2, 1, 8, torch.float32, torch.device("cpu")))
         return x.sin() * x
 
     try:
         checkpoint(layer, x, use_reentrant=False).sum().backward()
     finally:
-        packing._repeats.cache_clear()
+        attention._repeats.cache_clear()
     assert compared == [1, 1]
     torch.testing.assert_close(x.grad, (x.cos() * x + x.sin()).detach())
 
@@ -101,17 +101,17 @@ def test_memory_that_runs_out_while_attention_is_compared_says_nothing_about_it(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     def fused(query, key, value, bounds, longest, scaling, repeats):
-        return packing._sample_by_sample(query, key, value, bounds.diff().tolist(), scaling)
+        return attention._sample_by_sample(query, key, value, bounds.diff().tolist(), scaling)
 
-    packing._repeats.cache_clear()
+    attention._repeats.cache_clear()
     try:
-        monkeypatch.setattr(packing, "_varlen", full)
+        monkeypatch.setattr(attention, "_varlen", full)
         with pytest.raises(torch.OutOfMemoryError):
-            packing._repeats(2, 1, 8, torch.float32, torch.device("cpu"))
-        monkeypatch.setattr(packing, "_varlen", fused)
-        assert packing._repeats(2, 1, 8, torch.float32, torch.device("cpu")) == 1
+            attention._repeats(2, 1, 8, torch.float32, torch.device("cpu"))
+        monkeypatch.setattr(attention, "_varlen", fused)
+        assert attention._repeats(2, 1, 8, torch.float32, torch.device("cpu")) == 1
     finally:
-        packing._repeats.cache_clear()
+        attention._repeats.cache_clear()
 
 
 class Copies(TorchDispatchMode):

@@ -8,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.train import packing
+from job.train import attention
+from job.train.attention import block_diagonal
 from job.train.batch import collate
 from job.train.chunked import summed
 from job.train.layout import SpecialIds, build
 from job.train.objective import Objective
-from job.train.packing import block_diagonal, pack, pack_in_windows
+from job.train.packing import pack, pack_in_windows
 from tests.train import adapters
 from tests.train.test_contract import CASES, TEXTS, TOLERANCE, log_probabilities, one_case, spread
 
@@ -94,14 +95,14 @@ def test_other_attention_implementations_stay_within_samples(tts, implementation
     sequences, vectors = three(tts)
     batch, objective = collate(sequences, vectors, packed=True), Objective(tts.model)
     config = tts.model.talker.model.config
-    assert config._attn_implementation == packing.NAME
+    assert config._attn_implementation == attention.NAME
     with torch.no_grad():
         expected = objective(batch)
         config._attn_implementation = {"": implementation}
         try:
             found = objective(batch)
         finally:
-            config._attn_implementation = {"": packing.NAME}
+            config._attn_implementation = {"": attention.NAME}
     torch.testing.assert_close(found.talker, expected.talker, rtol=1e-5, atol=0)
     torch.testing.assert_close(found.sub_talker, expected.sub_talker, rtol=1e-5, atol=0)
 
@@ -136,7 +137,7 @@ def test_attention_of_a_row_is_attention_under_a_mask():
     bounds, total = torch.tensor(np.cumsum([0, *LENGTHS]), dtype=torch.int32), sum(LENGTHS)
 
     def row(q, k, v):
-        return packing.attend(None, q, k, v, None, samples=packing.Samples(bounds, LENGTHS))[0]
+        return attention.attend(None, q, k, v, None, samples=attention.Samples(bounds, LENGTHS))[0]
 
     tensors = heads(0, total)
     for found, expected in zip(
@@ -151,7 +152,7 @@ def test_varlen_attention_is_attention_under_a_mask():
     bounds = torch.tensor(np.cumsum([0, *LENGTHS]), dtype=torch.int32, device="cuda")
 
     def row(q, k, v):
-        return packing.attend(None, q, k, v, None, samples=packing.Samples(bounds, LENGTHS))[0]
+        return attention.attend(None, q, k, v, None, samples=attention.Samples(bounds, LENGTHS))[0]
 
     tensors = heads(0, sum(LENGTHS), torch.bfloat16, "cuda")
     expected = attention_and_gradients(masked(bounds, sum(LENGTHS)), tensors)
@@ -180,7 +181,7 @@ def test_varlen_is_given_the_samples(monkeypatch, repeats):
     monkeypatch.setattr(varlen, "varlen_attn", by_its_documentation)
     bounds, total = torch.tensor(np.cumsum([0, *LENGTHS]), dtype=torch.int32), sum(LENGTHS)
     tensors = heads(0, total)
-    found = packing._varlen(*tensors, bounds, max(LENGTHS), None, repeats)
+    found = attention._varlen(*tensors, bounds, max(LENGTHS), None, repeats)
     torch.testing.assert_close(found, masked(bounds, total)(*tensors), rtol=1e-4, atol=1e-5)
 
 
@@ -330,7 +331,7 @@ def test_a_kernel_that_cannot_run_or_is_wrong_costs_speed_and_not_the_voice(monk
     arguments = (4, 2, 16, torch.float32, torch.device("cpu"))
 
     def right(query, key, value, bounds, longest, scaling, repeats):
-        return packing._sample_by_sample(query, key, value, bounds.diff().tolist(), scaling)
+        return attention._sample_by_sample(query, key, value, bounds.diff().tolist(), scaling)
 
     def right_if_repeated(*others):
         if others[-1] == 1:
@@ -341,12 +342,12 @@ def test_a_kernel_that_cannot_run_or_is_wrong_costs_speed_and_not_the_voice(monk
         raise RuntimeError("no kernel image is available")
 
     def found(kernel):
-        monkeypatch.setattr(packing, "_varlen", kernel)
-        packing._repeats.cache_clear()
+        monkeypatch.setattr(attention, "_varlen", kernel)
+        attention._repeats.cache_clear()
         try:
-            return packing._repeats(*arguments), capsys.readouterr().err
+            return attention._repeats(*arguments), capsys.readouterr().err
         finally:
-            packing._repeats.cache_clear()
+            attention._repeats.cache_clear()
 
     assert found(right) == (1, "")
     assert found(right_if_repeated) == (2, "")

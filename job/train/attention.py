@@ -1,0 +1,280 @@
+"""Attention that stays within the samples of a packed row.
+
+Positions restart with every sample, and a position attends only to those before it in its own sample. That is what
+`varlen_attn` of torch computes in one kernel on a GPU; elsewhere each sample is attended to for itself, which does no
+work between samples either. The stock layers call it through transformers' registry of attention functions.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from job.console import warn
+from job.errors import first_line
+from job.exhausted import is_out_of_memory
+from job.train.batch import Batch
+
+Results = Sequence[torch.Tensor]
+
+#: Name of `attend` in transformers' registry.
+NAME = "packed"
+#: Lengths of samples that the fused kernel is tried on: of one position, of odd ones, and a batch of usual size.
+_TRIED_ON = [5, 40, 1, 130, 1027, 389, 700]
+
+
+class Samples:
+    """Where the samples of a packed row are. (No dataclass: torch.compile would make a graph for each set of lengths.)
+
+    Args:
+        bounds: (S + 1,) int32, on the device: where samples begin, and where the last one ends.
+        lengths: S lengths that add up to T.
+    """
+
+    def __init__(self, bounds: torch.Tensor, lengths: list[int]) -> None:
+        self.bounds, self.lengths = bounds, lengths
+
+
+def use(talker: Any) -> None:
+    """Let the layers of talker and sub-talker attend by `attend`, where they would have used torch's SDPA.
+
+    Calls that are not packed, such as `generate`'s, go to SDPA as before. Other implementations that were asked for
+    (`eager`, `flash_attention_2`) are kept; `arguments` serves them too.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if NAME not in ALL_ATTENTION_FUNCTIONS:
+        AttentionInterface.register(NAME, attend)
+        AttentionMaskInterface.register(NAME, _mask)
+    for config in (talker.model.config, talker.code_predictor.model.config):
+        if config._attn_implementation in (None, "sdpa"):
+            config._attn_implementation = {"": NAME}  # this config's layers only, not its sub-configs'
+
+
+def leave_uncompiled() -> None:
+    """Keep attention out of graphs that torch makes of layers: each set of lengths would need one of its own."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, torch.compiler.disable(attend))  # type: ignore[no-untyped-call]
+
+
+def arguments(config: Any, batch: Batch) -> dict[str, Any]:
+    """What the talker's forward pass needs besides embeddings, for the attention implementation of `config`."""
+    if batch.lengths is None:
+        return {"attention_mask": batch.attention_mask}
+    kept: dict[str, Any] = {"attention_mask": None, "position_ids": batch.position_ids}
+    implementation = config._attn_implementation
+    if implementation == NAME:
+        return {**kept, "samples": Samples(batch.bounds, batch.lengths)}
+    if implementation.startswith("flash"):
+        longest = max(batch.lengths)
+        lengths = {"max_length_q": longest, "max_length_k": longest}
+        return {**kept, "cu_seq_lens_q": batch.bounds, "cu_seq_lens_k": batch.bounds, **lengths}
+    mask = block_diagonal(batch.bounds, batch.position_ids.shape[1])
+    additive = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, torch.finfo(torch.float32).min)
+    return {**kept, "attention_mask": additive}
+
+
+def block_diagonal(bounds: torch.Tensor, total: int) -> torch.Tensor:
+    """Who attends to whom in a packed row, as a mask.
+
+    Args:
+        bounds: (S + 1,) where samples begin, and where the last one ends.
+        total: positions of the row.
+
+    Returns:
+        (1, 1, total, total) true where the position (third axis) attends to another (fourth).
+    """
+    position = torch.arange(total, device=bounds.device)
+    sample = torch.bucketize(position, bounds[1:], right=True)
+    within = (sample[:, None] == sample[None]) & (position[:, None] >= position[None])
+    return within[None, None]
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    samples: Samples | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within the samples of a packed row; transformers' signature of attention functions.
+
+    Under autocast a GPU attends in the lower type, whatever the rotation has given; a CPU in fp32: torch's kernel goes
+    backwards several times slower there in bf16.
+
+    Args:
+        query: (1, heads, T, head_dim).
+        key, value: (1, key_value_heads, T, head_dim).
+        samples: of a packed row.
+
+    Returns:
+        (1, T, heads, head_dim), and None in the place of the weights.
+    """
+    device = query.device.type
+    if torch.is_autocast_enabled(device):
+        query, key, value = (t.to(_kind(device)) for t in (query, key, value))
+        with torch.autocast(device, enabled=False):
+            return attend(
+                module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, samples=samples, **others
+            )
+    if samples is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(  # type: ignore[no-any-return, no-untyped-call]
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **others
+        )
+    lowered = query.dtype in (torch.bfloat16, torch.float16)
+    repeats = _repeats_for(query, key) if query.is_cuda and lowered and dropout == 0.0 else 0
+    if repeats:
+        return _varlen(query, key, value, samples.bounds, max(samples.lengths), scaling, repeats), None
+    return _sample_by_sample(query, key, value, samples.lengths, scaling, dropout), None
+
+
+def _kind(device: str) -> torch.dtype:
+    """What attention computes in under autocast."""
+    return torch.float32 if device == "cpu" else torch.get_autocast_dtype(device)
+
+
+def _sample_by_sample(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    sample_lengths: list[int],
+    scaling: float | None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Torch's SDPA for each sample of the row; shapes as in `attend`."""
+    parts = zip(*(torch.split(t, sample_lengths, dim=2) for t in (query, key, value)), strict=True)
+    shared = query.shape[1] != key.shape[1]
+    outputs = [
+        F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=shared)
+        for q, k, v in parts
+    ]
+    return torch.cat(outputs, dim=2).transpose(1, 2)
+
+
+@cache
+def _repeats(heads: int, key_value_heads: int, width: int, dtype: torch.dtype, device: torch.device) -> int:
+    """How often each key head has to be there for the fused kernel: once where it shares them itself, 0 if it fails.
+
+    It is young, and which kernels it uses depends on the GPU: a wrong or missing one must cost speed, not the voice.
+    """
+    reason = ""
+    for repeats in sorted({1, heads // key_value_heads}):
+        reason = _problem(heads, key_value_heads, width, dtype, device, repeats)
+        if not reason:
+            return repeats
+    warn("train", f"torch's variable-length attention is not used: {reason}; attention is computed sample by sample")
+    return 0
+
+
+def _problem(
+    heads: int, key_value_heads: int, width: int, dtype: torch.dtype, device: torch.device, repeats: int
+) -> str:
+    """Why the fused kernel cannot be used; empty if it gives what attention by its formula gives in fp32, both ways."""
+    lengths = _TRIED_ON
+    total = sum(lengths)
+    bounds = torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    made = torch.Generator(device).manual_seed(0)
+
+    def draw(count: int) -> torch.Tensor:
+        return torch.randn(1, count, total, width, generator=made, device=device).to(dtype).requires_grad_()
+
+    def as_it_is(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+    tensors = (draw(heads), draw(key_value_heads), draw(key_value_heads))
+
+    def differentiated(output: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return output.detach(), *torch.autograd.grad(output.float().square().sum(), tensors)
+
+    def results() -> Any:
+        # A checkpointed layer counts what autograd keeps within it: of hooks, only the innermost pair is called.
+        plain = torch.autocast(device.type, enabled=False)  # it would lower what is compared with
+        with plain, torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(as_it_is, as_it_is):
+            found = differentiated(_varlen(*tensors, bounds, max(lengths), None, repeats))
+            query, key, value = (t.float() for t in tensors)  # gradients come back in the tensors' own type
+            with sdpa_kernel(SDPBackend.MATH):
+                return found, differentiated(_sample_by_sample(query, key, value, lengths, None))
+
+    return _differs(results, 0.02)
+
+
+def _repeats_for(query: torch.Tensor, key: torch.Tensor) -> int:
+    return _repeats(query.shape[1], key.shape[1], query.shape[3], query.dtype, query.device)
+
+
+def _varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    longest: int,
+    scaling: float | None,
+    repeats: int,
+) -> torch.Tensor:
+    """`varlen_attn` over a row: (1, heads, T, head_dim) in, (1, T, heads, head_dim) out.
+
+    Args:
+        repeats: how often each key head is given to it: once, or as often as there are query heads for it.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    # A window of nothing ahead and everything behind is causal attention.
+    extra: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0)}
+    if query.shape[1] != key.shape[1] * repeats and "enable_gqa" in inspect.signature(varlen_attn).parameters:
+        extra["enable_gqa"] = True
+
+    def by_position(t: torch.Tensor) -> torch.Tensor:
+        return t.squeeze(0).transpose(0, 1).contiguous()  # as it was before attention's callers turned it: no copy
+
+    def repeated(t: torch.Tensor) -> torch.Tensor:
+        return by_position(t).repeat_interleave(repeats, dim=1) if repeats > 1 else by_position(t)
+
+    output = varlen_attn(by_position(query), repeated(key), repeated(value), bounds, bounds, longest, longest, **extra)
+    assert isinstance(output, torch.Tensor)
+    return output.unsqueeze(0)
+
+
+def _mask(*, attention_mask: torch.Tensor | None = None, **others: Any) -> torch.Tensor | None:
+    """SDPA's mask for a call that is not packed. One without padding or a cache is causal, or packed: no mask."""
+    from transformers.masking_utils import sdpa_mask
+
+    if attention_mask is None and len(others["cache_position"]) == others["kv_length"]:
+        return None
+    mask: torch.Tensor | None = sdpa_mask(attention_mask=attention_mask, **others)
+    return mask
+
+
+def _differs(results: Callable[[], tuple[Results, Results]], tolerance: float) -> str:
+    """Why a kernel cannot be used; empty if it gives what plain operations give.
+
+    Args:
+        results: the kernel's, and theirs.
+        tolerance: the most that the norm of a difference may be, as a share of the expected norm.
+
+    Raises:
+        RuntimeError: that memory is used up, which says nothing about the kernel; the step is begun again with less.
+    """
+    try:
+        pairs = zip(*results(), strict=True)
+        right = all(bool((a.double() - b.double()).norm() <= tolerance * b.double().norm()) for a, b in pairs)
+    except (RuntimeError, TypeError, ImportError, AttributeError) as error:  # no such kernel, or not for this GPU
+        if is_out_of_memory(error):
+            raise
+        return first_line(error)
+    return "" if right else "its results differ"
