@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -73,6 +74,19 @@ def evaluate() -> None:
     from job import pipeline
 
     pipeline.run(_settings(), "synthesize", "report")
+
+
+@app.command()
+def say(
+    text: Annotated[str, typer.Argument(help="What to say.")],
+    speaker: Annotated[str | None, typer.Option(help="Who says it; by default the checkpoint's first speaker.")] = None,
+    to: Annotated[Path | None, typer.Option(help="The WAV to write; by default said.wav in WORK_DIR.")] = None,
+) -> None:
+    """Say a text with output/best, and play it where there is a player."""
+    from job.evaluate.say import play
+    from job.evaluate.say import say as speak
+
+    play(speak(_settings(), text, speaker, to))
 
 
 @app.command()

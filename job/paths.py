@@ -96,6 +96,11 @@ class Paths:
         return self.work / "samples"
 
     @property
+    def said(self) -> Path:
+        """What `say` said last."""
+        return self.work / "said.wav"
+
+    @property
     def report(self) -> Path:
         """The page about the run."""
         return self.work / "report" / "index.html"

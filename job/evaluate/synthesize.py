@@ -6,6 +6,7 @@ and qwen_tts are imported when `run` is called.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,15 +43,14 @@ def run(settings: Settings) -> dict[str, Any]:
     paths = settings.paths
     directory = find_checkpoint(paths)
     config = read_config(directory)
-    summary, splits = _prepared(paths)
-    rows = [table.select(TEXTS).take(texts.spread(len(table), MOST_ROWS)).to_pylist() for table in splits if len(table)]
-    utterances = texts.plan(settings, config, texts.speakers_of(config, directory), rows)
+    summary, splits = prepared(paths)
+    utterances = texts.plan(settings, config, texts.speakers_of(config, directory), rows_of(splits))
 
     from job.models import resolve_device
 
     device = resolve_device(settings)
     judges = load_judges(settings, str(device))
-    model = _load(_scaled(directory, settings), settings)
+    model = load_voice(directory, settings)
     rate = float(summary.get("frames_per_character") or texts.FRAMES_PER_CHARACTER)
     console.say(STAGE, f"saying {len(utterances)} texts with {directory} on {device}")
     samples = list(speak(model, utterances, settings, rate))
@@ -111,8 +111,8 @@ def _scaled(directory: Path, settings: Settings) -> Path:
     return target
 
 
-def _load(directory: Path, settings: Settings) -> Qwen3TTSModel:
-    """The checkpoint, through stock `from_pretrained`.
+def load_voice(directory: Path, settings: Settings) -> Qwen3TTSModel:
+    """The checkpoint at LORA_SCALE, through stock `from_pretrained`.
 
     Raises:
         BadInput: it cannot be loaded.
@@ -125,6 +125,7 @@ def _load(directory: Path, settings: Settings) -> Qwen3TTSModel:
     device = resolve_device(settings)
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
     dtype = kinds[resolve_precision(settings, device)]
+    directory = _scaled(directory, settings)
     try:
         return load_model(directory, device, dtype, settings.attn_implementation)
     except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
@@ -132,7 +133,7 @@ def _load(directory: Path, settings: Settings) -> Qwen3TTSModel:
         raise BadInput(f"{directory} cannot be loaded by qwen_tts ({reason}); rerun `python -m job train`") from error
 
 
-def _prepared(paths: Paths) -> tuple[dict[str, Any], list[pa.Table]]:
+def prepared(paths: Paths) -> tuple[dict[str, Any], list[pa.Table]]:
     """The summary and the splits, validation first; nothing when no data was prepared here."""
     from job.prepare.dataset import read_split, read_summary
 
@@ -141,6 +142,11 @@ def _prepared(paths: Paths) -> tuple[dict[str, Any], list[pa.Table]]:
     except BadInput:
         return {}, []
     return summary, [read_split(paths, split) for split in ("validation", "train")]
+
+
+def rows_of(splits: Sequence[pa.Table]) -> list[list[texts.Row]]:
+    """Rows of each split that has some, evenly from all of it, as far as they tell what to say."""
+    return [t.select(TEXTS).take(texts.spread(len(t), MOST_ROWS)).to_pylist() for t in splits if len(t)]
 
 
 def _used(settings: Settings, directory: Path) -> dict[str, Any]:

@@ -1,0 +1,86 @@
+"""`python -m job say`: the trained voice says a text, at once, into a WAV that is played where there is a player."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from job import console, files
+from job.errors import BadInput
+from job.evaluate import own, texts
+from job.evaluate.samples import Judges, describe
+from job.evaluate.speaking import speak
+from job.evaluate.synthesize import find_checkpoint, load_voice, prepared, rows_of
+from job.models import read_config
+from job.names import lookup_key
+from job.settings import Settings
+
+#: Programs that play a file and end: found by name, the first one is taken.
+PLAYERS = (
+    ("afplay",),
+    ("paplay",),
+    ("aplay", "-q"),
+    ("ffplay", "-autoexit", "-nodisp", "-loglevel", "error"),
+    ("play", "-q"),
+)
+
+
+def say(settings: Settings, text: str, speaker: str | None = None, target: Path | None = None) -> Path:
+    """Say a text with `output/best` and write it as a WAV.
+
+    Args:
+        settings: as of `synthesize`: sampling, SEED, LORA_SCALE, TEXT_LAYOUT and where the checkpoint is.
+        text: any length; without words it is refused.
+        speaker: one of the checkpoint's; the first one if None.
+        target: the file to write; by default `said.wav` in WORK_DIR.
+
+    Returns:
+        The file.
+
+    Raises:
+        BadInput: there is no checkpoint that can speak, no such speaker, or nothing to say.
+    """
+    if not any(character.isalnum() for character in text):
+        raise BadInput("say: there are no words in the text")
+    directory = find_checkpoint(settings.paths)
+    config = read_config(directory)
+    known = texts.speakers_of(config, directory)
+    chosen = known[0] if speaker is None else lookup_key(speaker)
+    if chosen not in known:
+        raise BadInput(f"--speaker {speaker}: {directory} speaks as {', '.join(known)}")
+    summary, splits = prepared(settings.paths)
+    languages = texts.languages_by_speaker([row for rows in rows_of(splits) for row in rows])
+    language = texts.spoken_language(config, languages.get(chosen, settings.language))
+    layout = texts.LAYOUTS[settings.text_layout][0]
+    model = load_voice(directory, settings)
+    rate = float(summary.get("frames_per_character") or texts.FRAMES_PER_CHARACTER)
+    (sample,) = speak(model, [texts.Utterance(text, chosen, language, layout)], settings, rate)
+
+    path = target or settings.paths.said
+    _write(path, sample.waveform, sample.sample_rate)
+    voice = own.of_speakers(model, splits, [chosen]).get(chosen) if splits else None
+    samples_per_frame = int(model.model.speech_tokenizer.get_decode_upsample_rate())  # type: ignore[attr-defined]
+    found = describe(sample, path.name, samples_per_frame, Judges(), voice)
+    console.say("say", f"{path}: {found['seconds']:.2f} s as {chosen}, {'; '.join(found['problems']) or 'good'}")
+    return path
+
+
+def play(path: Path) -> bool:
+    """Play a file if a person is there to hear it and a player is. Returns whether one did."""
+    found = next((player for player in PLAYERS if shutil.which(player[0])), None)
+    if found is None or not sys.stdout.isatty():
+        return False
+    return subprocess.run([*found, str(path)], stdin=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def _write(path: Path, waveform: np.ndarray, sample_rate: int) -> None:
+    """Replace the file as a whole."""
+    import soundfile
+
+    finite = np.nan_to_num(waveform, nan=0.0, posinf=1.0, neginf=-1.0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_with(path, lambda new: soundfile.write(str(new), finite, sample_rate, subtype="PCM_16", format="WAV"))
