@@ -28,8 +28,7 @@ def use(talker: Any) -> None:
 
 def _norm(self: Any, x: torch.Tensor) -> torch.Tensor:
     """(..., D) -> (..., D), in the type of input and weight together, as the stock norm."""
-    kind = torch.promote_types(x.dtype, self.weight.dtype)
-    return F.rms_norm(x.to(kind), self.weight.shape, self.weight.to(kind), self.variance_epsilon)
+    return _normed(self, x, torch.promote_types(x.dtype, self.weight.dtype))
 
 
 def _lowered_norm(self: Any, x: torch.Tensor) -> torch.Tensor:
@@ -38,7 +37,10 @@ def _lowered_norm(self: Any, x: torch.Tensor) -> torch.Tensor:
     if not torch.is_autocast_enabled(device):
         return _norm(self, x)
     lower = torch.get_autocast_dtype(device)
-    with torch.autocast(device, enabled=False):
-        if x.dtype == lower:  # the kernel sums in fp32
-            return F.rms_norm(x, self.weight.shape, self.weight.to(lower), self.variance_epsilon)
-        return _norm(self, x).to(lower)
+    return _normed(self, x, lower) if x.dtype == lower else _norm(self, x).to(lower)
+
+
+def _normed(self: Any, x: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+    """In the type `kind`, which autocast would change on some devices; the kernel sums in fp32 in any case."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.rms_norm(x.to(kind), self.weight.shape, self.weight.to(kind), self.variance_epsilon)
