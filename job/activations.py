@@ -226,8 +226,7 @@ def working(
     if settings.train_text_projection:
         text_width = shapes["talker.text_projection.linear_fc1.weight"][1]
         kept += 3 * load.texts * text_width * low
-    copied = own * _copied(types, trained=everything) + frozen * _copied(types, trained=False)
-    copied = 0 if sharded else copied
+    copied = 0 if sharded else own * _copied(types, trained=everything) + frozen * _copied(types, trained=False)
     copies = low * talker.entries * copied
     differentiated = talker.backward(types, _kind(settings))
     made = talker.made(types, _kind(settings), checkpointing) if checkpointing else 0

@@ -7,6 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from job.evaluate.audio_stats import AudioStats
+from job.evaluate.hearing import Heard
+
 
 @dataclass(frozen=True)
 class Check:
@@ -85,6 +88,11 @@ CHECKS = (
     # Recordings of people 0.3 to 5; backwards the same with a minus. Some synthesizers' speech has 0: not to be told.
     Check("backwards", "asymmetry", "skewness", -0.3, "below", "it runs backwards: sounds swell and end at once"),
 )  # fmt: skip
+
+
+def measured(stats: AudioStats, heard: Heard) -> dict[str, Any]:
+    """The figures of a waveform that need neither its text nor its voice."""
+    return {**stats.as_dict(), **heard.as_dict(), "dc_magnitude": abs(stats.dc)}
 
 
 def judge(figures: Mapping[str, Any], off: Collection[str] = ()) -> list[str]:

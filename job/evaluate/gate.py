@@ -11,6 +11,7 @@ from job.evaluate import checks, pace
 from job.evaluate.audio_stats import AudioStats
 from job.evaluate.hearing import Heard
 from job.evaluate.own import Own
+from job.letters import letters
 
 _LIMITS = {check.name: check.limit for check in (*checks.SILENCE, *checks.CHECKS)}
 #: What the report marks.
@@ -59,10 +60,8 @@ def figures(stats: AudioStats, heard: Heard, text: str, own: Own) -> dict[str, A
     long_enough = stats.seconds - stats.lead - stats.trail >= SHORT
     band, own_band = heard.bandwidth if long_enough else None, own.bandwidth
     return {
-        **stats.as_dict(),
-        **heard.as_dict(),
-        "dc_magnitude": abs(stats.dc),
-        "letters": pace.letters(text),
+        **checks.measured(stats, heard),
+        "letters": letters(text),
         "of_shortest": spoken / shortest if shortest > 0 else None,
         "of_longest": spoken / longest,
         "of_own_bandwidth": band / own_band if band is not None and own_band else None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from job.evaluate import pace, texts
 from job.evaluate.audio_stats import Waveform, measure
-from job.evaluate.checks import CHECKS
+from job.evaluate.checks import CHECKS, measured
 from job.evaluate.hearing import listen
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def of_recordings(
     waveforms: Sequence[Waveform], sample_rate: int, said: Sequence[str], seconds: Sequence[float]
 ) -> Own:
     """Of some recordings (samples,) at `sample_rate` Hz, and the texts and durations (s) of as many as there are."""
-    heard = [figures(one, sample_rate) for one in waveforms]
+    heard = [measured(measure(one, sample_rate), listen(one, sample_rate)) for one in waveforms]
     fail = {check.name: sum(check.fails(one) for one in heard) for check in CHECKS if check.own}
     off = {name for name, count in fail.items() if heard and count >= SHARE * len(heard)}
     skews = [one["asymmetry"] for one in heard if one["asymmetry"] is not None]
@@ -62,12 +62,6 @@ def of_recordings(
         off=frozenset(off),
         bandwidth=float(np.median(bands)) if bands else None,
     )
-
-
-def figures(waveform: Waveform, sample_rate: int) -> dict[str, Any]:
-    """All figures of a waveform (samples,) that need nothing else."""
-    stats = measure(waveform, sample_rate).as_dict()
-    return {**stats, **listen(waveform, sample_rate).as_dict(), "dc_magnitude": abs(stats["dc"])}
 
 
 def of_speakers(model: Qwen3TTSModel, splits: Sequence[pa.Table], speakers: Sequence[str]) -> dict[str, Own]:

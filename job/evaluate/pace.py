@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-#: Letters of Latin script that take as long to say as one character of another; those that are not here: 1. Half a
-#: third too many or too few does not matter: people's own paces differ more.
-SCRIPTS = {
-    "CJK": 3.3,
-    **dict.fromkeys(("HIRAGANA", "KATAKANA", "ETHIOPIC"), 2.2),
-    **dict.fromkeys(("HANGUL", "YI"), 2.5),
-    **dict.fromkeys(("DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI", "TAMIL", "TELUGU", "KANNADA", "MALAYALAM"), 2.2),
-    **dict.fromkeys(("SINHALA", "MYANMAR", "KHMER"), 2.2),
-    **dict.fromkeys(("THAI", "LAO", "ARABIC", "HEBREW"), 1.6),
-}
-#: A digit or a sign is a word.
-DIGIT, SIGN = 4.0, 4.0
-SIGNS = "%&@+=€$£"
+from job.letters import letters
 
 #: Letters a second that nobody exceeds, in any language, and that nobody is slower than.
 FASTEST, SLOWEST = 30.0, 4.0
@@ -88,17 +75,3 @@ def fit(texts: Sequence[str], seconds: Sequence[float]) -> Pace | None:
     if not 1 / FASTEST / 2 <= per_letter <= 2 / SLOWEST:
         return None
     return Pace(around, per_letter, min(max(math.exp(MORE_THAN_THEM * spread), LEAST_FACTOR), MOST_FACTOR))
-
-
-def letters(text: str) -> float:
-    """How long a text is when it is said, in letters of Latin script."""
-    return float(sum(map(_letters, unicodedata.normalize("NFKC", text))))
-
-
-def _letters(character: str) -> float:
-    kind = unicodedata.category(character)
-    if kind[0] == "N":
-        return DIGIT
-    if kind[0] != "L":
-        return SIGN if character in SIGNS else 0.0
-    return SCRIPTS.get(unicodedata.name(character, "").split(" ")[0], 1.0)

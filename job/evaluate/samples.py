@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from job import files
 from job.evaluate import gate, metrics
@@ -86,16 +87,21 @@ def write(
     directory: Path, samples: Sequence[Sample], described: Sequence[dict[str, Any]], used: dict[str, Any]
 ) -> None:
     """Replace `samples/` as a whole: no file of an earlier run stays among the new ones."""
-    import soundfile
 
     def fill(temporary: Path) -> None:
         for sample, one in zip(samples, described, strict=True):
-            finite = np.nan_to_num(sample.waveform, nan=0.0, posinf=1.0, neginf=-1.0)
-            soundfile.write(str(temporary / one["file"]), finite, sample.sample_rate, subtype="PCM_16")
+            write_wav(temporary / one["file"], sample)
         value = {"samples": list(described), "summary": summarize(described), "settings": used}
         files.write_json(temporary / "stats.json", value)
 
     files.replace_directory(directory, fill)
+
+
+def write_wav(path: Path, sample: Sample) -> None:
+    """What was said, in 16 bits; what is not finite as silence or at full scale."""
+    import soundfile
+
+    soundfile.write(str(path), _finite(sample), sample.sample_rate, subtype="PCM_16", format="WAV")
 
 
 def summarize(described: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -116,7 +122,7 @@ def summarize(described: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _heard(sample: Sample, judges: Judges) -> dict[str, Any]:
     """What the models that were given say about a sample; no key for one that was not."""
     heard: dict[str, Any] = {}
-    finite = np.nan_to_num(sample.waveform, nan=0.0, posinf=1.0, neginf=-1.0)
+    finite = _finite(sample)
     if judges.transcribe is not None:
         transcript = judges.transcribe(finite, sample.sample_rate) if finite.size else ""
         heard["transcript"] = transcript
@@ -127,6 +133,10 @@ def _heard(sample: Sample, judges: Judges) -> dict[str, Any]:
     if judges.similarity is not None:
         heard["similarity"] = _rounded(judges.similarity(sample.utterance.speaker, finite, sample.sample_rate))
     return heard
+
+
+def _finite(sample: Sample) -> NDArray[np.float32]:
+    return np.nan_to_num(sample.waveform, nan=0.0, posinf=1.0, neginf=-1.0)
 
 
 def _rounded(value: Any) -> Any:

@@ -7,12 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from job import console, files
 from job.errors import BadInput
 from job.evaluate import own, texts
-from job.evaluate.samples import Judges, describe
+from job.evaluate.samples import Judges, describe, write_wav
 from job.evaluate.speaking import speak
 from job.evaluate.synthesize import find_checkpoint, load_voice, prepared, rows_of
 from job.models import read_config
@@ -61,7 +59,8 @@ def say(settings: Settings, text: str, speaker: str | None = None, target: Path 
     (sample,) = speak(model, [texts.Utterance(text, chosen, language, layout)], settings, rate)
 
     path = target or settings.paths.said
-    _write(path, sample.waveform, sample.sample_rate)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_with(path, lambda new: write_wav(new, sample))
     voice = own.of_speakers(model, splits, [chosen]).get(chosen) if splits else None
     samples_per_frame = int(model.model.speech_tokenizer.get_decode_upsample_rate())  # type: ignore[attr-defined]
     found = describe(sample, path.name, samples_per_frame, Judges(), voice)
@@ -75,12 +74,3 @@ def play(path: Path) -> bool:
     if found is None or not sys.stdout.isatty():
         return False
     return subprocess.run([*found, str(path)], stdin=subprocess.DEVNULL, check=False).returncode == 0
-
-
-def _write(path: Path, waveform: np.ndarray, sample_rate: int) -> None:
-    """Replace the file as a whole."""
-    import soundfile
-
-    finite = np.nan_to_num(waveform, nan=0.0, posinf=1.0, neginf=-1.0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_with(path, lambda new: soundfile.write(str(new), finite, sample_rate, subtype="PCM_16", format="WAV"))

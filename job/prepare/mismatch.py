@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from job.letters import letters, script
 from job.prepare import fit, shifted
 from job.prepare.dataset import SPLITS
 from job.prepare.encode import Item
 from job.prepare.leaving_out import LeftOut
-from job.prepare.letters import letters, script
 from job.prepare.rows import AUTO
 
 #: Reason of rows that are left out, and warning of rows that are kept though they do not fit.

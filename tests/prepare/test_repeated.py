@@ -18,7 +18,7 @@ LONG = "A sentence of more than twenty letters, number"
 
 def found(rows: list[tuple[str, str, float]], parts: int = 1) -> list[int]:
     """Positions of the rows (speaker, text, seconds) that are warned of."""
-    from job.prepare.letters import letters
+    from job.letters import letters
 
     texts = Texts()
     for places in np.array_split(np.arange(len(rows)), parts):
