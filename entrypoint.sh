@@ -34,7 +34,7 @@ fi
 
 # Variables may also come from a .env file, so the job's own reader is asked. When it refuses them, the job itself says
 # what is wrong; until then the log goes to its usual place.
-ask='from job.settings import load
+ask='from job.config.settings import load
 s = load()
 print(s.upload_logs, s.node_rank, s.console_log, sep="\n")'
 answer=$("$python" -c "$ask" 2>/dev/null) || answer=$(printf '%s\n' False 0 "$(unquoted "${CONSOLE_LOG:-/tmp/console_log.txt}")")

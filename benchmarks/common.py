@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from job import surroundings  # noqa: E402
+from job.config import surroundings  # noqa: E402
 
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", surroundings.SPINS)  # as in the job, before torch is imported

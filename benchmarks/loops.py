@@ -15,13 +15,13 @@ import naive
 import numpy as np
 import torch
 
-from job import activations
-from job.activations import Load
+from job.config.optimizer_choice import trained_bytes
+from job.config.settings import Settings
 from job.demo import clips_directory
-from job.flops import Work
-from job.models import load_model, resolve_precision
-from job.optimizers import trained_bytes
-from job.settings import Settings
+from job.estimate import activations
+from job.estimate.activations import Load
+from job.estimate.flops import Work
+from job.model.loading import load_model, resolve_precision
 from job.train import adapt, layout, optimizers, setup
 from job.train.batch import Batch
 from job.train.data import Rows, ahead, epoch_order
@@ -105,7 +105,7 @@ class Bench:
         return max(1, round(TOKENS_ON_GPU / float(np.mean(lengths))))
 
     def flops(self, fraction: float, numbers: list[int] | None = None, backward: float = 2.0) -> float:
-        """FLOPs of training once on all rows, or on the rows `numbers`, counted as in `job/flops.py`."""
+        """FLOPs of training once on all rows, or on the rows `numbers`, counted as in `job/estimate/flops.py`."""
         total = 0.0
         for row in range(len(self.rows)) if numbers is None else numbers:
             frames = int(self.rows.frames[row])

@@ -31,7 +31,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from job.evaluate import gate, own
+from job.evaluate import own, speech_gate
 from job.evaluate.audio_stats import measure
 from job.evaluate.hearing import listen
 from tests.planted import AGAINST_THE_VOICE, RATE, SOUNDS
@@ -129,7 +129,7 @@ def recorded(folder: Path) -> Iterator[Spoken]:
 def wrong(wave: np.ndarray, text: str, like: own.Own) -> list[list[str]]:
     """What the gate says of a sample with the voice's recordings at hand, and without."""
     stats, heard = measure(wave, RATE), listen(wave, RATE)
-    return [gate.problems(stats, heard, text, wave.size, True, wave.size, 1, one) for one in (like, own.Own())]
+    return [speech_gate.problems(stats, heard, text, wave.size, True, wave.size, 1, one) for one in (like, own.Own())]
 
 
 def report(kind: str, judged: list[list[list[str]]]) -> None:

@@ -30,12 +30,12 @@ import common
 import numpy as np
 import torch
 
-from job.cpus import available, limit
-from job.models import load_speech_tokenizer
+from job.config.settings import Settings
+from job.core.cpus import available, limit
+from job.model.loading import load_speech_tokenizer
 from job.prepare.codec import Codec, Codes, load_codec
 from job.prepare.encode import MOST_ENCODERS, encode_stream, read_items
-from job.prepare.rows import Row
-from job.settings import Settings
+from job.prepare.manifest_rows import Row
 
 RATES = (24000, 44100)
 #: Clips that the vendor's script encodes together.
@@ -73,7 +73,7 @@ class Bench:
 
             build(base)
             if filters != 8:
-                from job.demo.codec import write_codec
+                from job.demo.tiny_codec import write_codec
 
                 write_codec(base / "speech_tokenizer", seed=0, filters=filters, hidden_size=8 * filters)
         # The made sounds are no speech: `off` keeps them, and they are judged all the same.

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from job import demo, pipeline  # noqa: E402
-from job import settings as variables  # noqa: E402
+from job.config import settings as variables  # noqa: E402
 
 MODES = ("full", "lora", "layers")
 LAYOUTS = ("non_streaming", "streaming")
@@ -73,7 +73,7 @@ def run(work: Path, manifest: list[dict[str, Any]], **values: str) -> variables.
 
 def pretrained(work: Path) -> Path:
     """A base that knows how to say other sentences, in both layouts and all three kinds of language."""
-    from job.voices import cloning_model
+    from job.model.voices import cloning_model
 
     target = work / "base"
     if not target.exists():
@@ -94,8 +94,8 @@ def table(work: Path, modes: tuple[str, ...] = MODES, layouts: tuple[str, ...] =
     import numpy as np
     import torch
 
+    from job.dataset.prepared import read_split
     from job.evaluate.recite import recite, total
-    from job.prepare.dataset import read_split
 
     cells = []
     for mode in modes:

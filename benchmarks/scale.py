@@ -24,9 +24,9 @@ from typing import Any
 import common
 import numpy as np
 
-from job import files
-from job.cpus import available, limit
-from job.settings import Settings
+from job.config.settings import Settings
+from job.core import files
+from job.core.cpus import available, limit
 
 #: Recordings that the rows share, and the shortest and longest of them in seconds.
 RECORDINGS = 300
@@ -83,8 +83,8 @@ def prepare(settings: Settings) -> dict[str, Any]:
 
 def train(settings: Settings) -> dict[str, Any]:
     """One epoch of batches, as training lays them out, without the model."""
-    from job.models import base_directory
-    from job.prepare.dataset import read_speakers, read_split
+    from job.dataset.prepared import read_speakers, read_split
+    from job.model.loading import base_directory
     from job.train.data import Rows, ahead, epoch_order
     from job.train.layout import SpecialIds
 

@@ -20,7 +20,7 @@ from typing import Any
 import common
 import torch
 
-from job.cpus import available, limit
+from job.core.cpus import available, limit
 from job.generation.recorder import quiet_generation
 from job.generation.talker import FastTalker, generating
 
@@ -30,7 +30,7 @@ BATCH, WIDTHS = 8, (4, 40)  # texts, and the fewest and most tokens of one
 def models(work: Path, shape: str, device: torch.device) -> list[Any]:
     """The same model twice, as custom-voice checkpoints are loaded, without the codec."""
     from job.demo.base import build
-    from job.models import load_model
+    from job.model.loading import load_model
 
     if shape in common.RELEASED:
         base = common.small_base(work / "base") if not (work / "base").exists() else work / "base"

@@ -25,7 +25,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from job.settings import Settings
+from job.config.settings import Settings
 from tests import memory
 from tests.test_activations import lengths
 

@@ -17,9 +17,9 @@ would have said.
 Peak memory is taken in a process of its own for each figure. CPU: highest resident size of the process less its size
 after the imports, so model, optimizer and activations. CUDA: `torch.cuda.max_memory_allocated`.
 
-FLOPs of a step are counted as in `job/flops.py`, everything trained: three times the forward pass. `--flops` prints
-them for the released shapes, a frame, and the seconds an H100 would take for an hour of speech if it did nothing else:
-the floor.
+FLOPs of a step are counted as in `job/estimate/flops.py`, everything trained: three times the forward pass. `--flops`
+prints them for the released shapes, a frame, and the seconds an H100 would take for an hour of speech if it did nothing
+else: the floor.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import numpy as np
 import torch
 from loops import PEAK_FLOPS, TOKENS_ON_GPU, base_in, make, peak_flops, work_of
 
-from job.settings import Settings
+from job.config.settings import Settings
 from job.train import layout
 
 

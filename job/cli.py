@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from job import errors, stopping
+from job.core import errors, stopping
 
 app = typer.Typer(
     help="Turn recordings into a published, fine-tuned Qwen3-TTS voice. Environment variables drive it; "
@@ -34,7 +34,9 @@ def run(
 
 def _run(first: str, last: str, launcher: int = 0) -> None:
     """Run stages in this process, or in one a GPU; those are told the process id of what has started them."""
-    from job import console, launch, pipeline, ranks
+    from job import launch, pipeline
+    from job.core import console
+    from job.processes import ranks
 
     settings = _settings()
     if launcher:
@@ -92,7 +94,7 @@ def say(
 @app.command()
 def plan() -> None:
     """Estimate steps, memory and hours from the settings and the prepared data."""
-    from job.plan import print_plan
+    from job.estimate.plan import print_plan
 
     print_plan(_settings())
 
@@ -100,7 +102,7 @@ def plan() -> None:
 @app.command()
 def settings() -> None:
     """Print every variable: name, aliases, default, meaning."""
-    from job.settings_table import markdown
+    from job.config.settings_table import markdown
 
     print(markdown(), end="")
 
@@ -108,7 +110,7 @@ def settings() -> None:
 @app.command()
 def demo() -> None:
     """Train the tiny built-in model on the built-in clips until it recites them."""
-    from job.demo.run import run_demo
+    from job.demo_run import run_demo
 
     run_demo()
 
@@ -124,7 +126,7 @@ def upload_log() -> None:
 
 
 def _settings(*, quiet: bool = False) -> Any:
-    from job import settings as variables
+    from job.config import settings as variables
 
     loaded = variables.load(quiet=quiet)
     stopping.set_grace(loaded.grace_seconds)
@@ -136,7 +138,7 @@ def main() -> None:
     try:
         _main()
     except BaseException as error:
-        from job import ranks
+        from job.processes import ranks
 
         ranks.end_at_once(error)
         raise
@@ -175,7 +177,7 @@ def _answer() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    from job.redact import redact
+    from job.core.redact import redact
 
     line = redact(" ".join(message.split()))  # a refused value may be an address with a token in it
     if line:  # whatever failed below has said it already

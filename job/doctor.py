@@ -8,10 +8,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from job import driver, languages, models, names, optimizers
-from job.console import say, warn
-from job.errors import BadInput
-from job.settings import Settings
+from job.config import names, optimizer_choice
+from job.config.settings import Settings
+from job.core import driver
+from job.core.console import say, warn
+from job.core.errors import BadInput
+from job.model import loading
+from job.text import languages
 
 #: Room for logs, samples, manifests and the like, besides weights and data.
 SPARE_BYTES = 64 << 20
@@ -41,7 +44,7 @@ def run(settings: Settings) -> dict[str, Any]:
         _writable(variable, directory)
     source = fetch.check(settings)
     say("doctor", source)
-    base = models.base_directory(settings)
+    base = loading.base_directory(settings)
     size = _base(settings, base)
     need = _disk(settings, size)
     validate.checked_card(settings)
@@ -51,10 +54,10 @@ def run(settings: Settings) -> dict[str, Any]:
     else:
         say("doctor", f"will publish to {', '.join(publishing['repos'])} as {publishing['user']}")
     _texts(settings)
-    device = models.resolve_device(settings)
-    precision = models.resolve_precision(settings, device)
-    optimizers.check(settings, precision)
-    models.check_attention(settings, device, precision)
+    device = loading.resolve_device(settings)
+    precision = loading.resolve_precision(settings, device)
+    optimizer_choice.check(settings, precision)
+    loading.check_attention(settings, device, precision)
     say("doctor", f"{device}, {precision}; base model {size / 1e9:.2f} GB in {base}")
     if device.type == "cuda" and precision == "no" and settings.mixed_precision == "auto":
         warn("doctor", f"{device} has no bf16 arithmetic: it computes in fp32, slower than a newer GPU in bf16")
@@ -78,7 +81,7 @@ def _supported(settings: Settings) -> None:
         raise BadInput("TORCH_COMPILE=true: is for DISTRIBUTED=ddp; unset one of them")
     if settings.gradient_checkpointing == "selective" and settings.torch_compile:
         raise BadInput("GRADIENT_CHECKPOINTING=selective: is for uncompiled layers; take true, or unset TORCH_COMPILE")
-    optimizers.check(settings)
+    optimizer_choice.check(settings)
 
 
 def _data_is_named(settings: Settings) -> None:
@@ -110,10 +113,10 @@ def _writable(variable: str, directory: Path) -> None:
 
 def _base(settings: Settings, base: Path) -> int:
     """Check what only a look into the base model tells; returns the size of its files in bytes."""
-    models.speech_tokenizer_directory(settings)
+    loading.speech_tokenizer_directory(settings)
     from job.train import progressive, trackers
 
-    config = models.read_config(base)
+    config = loading.read_config(base)
     encoder = config.raw.get("speaker_encoder_config") or {}
     width, vector = config.talker.get("hidden_size"), encoder.get("enc_dim", 1024)
     if width != vector and (encoder or config.kind == "base"):  # a CustomVoice model has no encoder
@@ -160,10 +163,10 @@ def _disk(settings: Settings, base_bytes: int) -> int:
 
 
 def _texts(settings: Settings) -> None:
-    from job.evaluate import texts
+    from job.evaluate import spoken_texts
 
     if settings.test_texts:
-        texts.parse_texts(settings.test_texts)
+        spoken_texts.parse_texts(settings.test_texts)
 
 
 def _gpu_memory(settings: Settings, device: Any) -> dict[str, Any]:
@@ -172,7 +175,8 @@ def _gpu_memory(settings: Settings, device: Any) -> dict[str, Any]:
         return {}
     import torch
 
-    from job import launch, memory
+    from job import launch
+    from job.estimate import memory
 
     name = torch.cuda.get_device_name(device)
     unusable = driver.complaint_about_gpu(name, torch.cuda.get_device_capability(device), torch.cuda.get_arch_list())

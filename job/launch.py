@@ -20,11 +20,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from job import errors, files, pipeline, state
-from job.console import say, warn
-from job.errors import BadInput, JobError, StoppedBySignal
-from job.nodes import Gathering
-from job.settings import Settings
+from job import pipeline
+from job.config.settings import Settings
+from job.core import errors, files, state
+from job.core.console import say, warn
+from job.core.errors import BadInput, JobError, StoppedBySignal
+from job.processes.nodes import Gathering
 
 
 class ChildFailed(JobError):

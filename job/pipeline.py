@@ -20,13 +20,14 @@ from typing import Any
 
 from pydantic_settings import BaseSettings
 
-from job import files, state, surroundings, variables
-from job.console import say, warn
-from job.errors import BadInput, SpeechFailed
-from job.lock import WorkLock
-from job.paths import Paths
-from job.ranks import ALONE, Ranks
-from job.settings import Settings, environment
+from job.config import surroundings, variables
+from job.config.paths import Paths
+from job.config.settings import Settings, environment
+from job.core import files, state
+from job.core.console import say, warn
+from job.core.errors import BadInput, SpeechFailed
+from job.core.lock import WorkLock
+from job.processes.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ import handler_results as results  # noqa: E402
 from handler_request import Request, child_environment, parse, plain  # noqa: E402
 
 import runpod  # noqa: E402
-from job.errors import BadInput, JobError  # noqa: E402
-from job.redact import one_line  # noqa: E402
+from job.core.errors import BadInput, JobError  # noqa: E402
+from job.core.redact import one_line  # noqa: E402
 
 #: Seconds between two messages of log lines, and between two progress updates of one stage.
 EVERY, PROGRESS_EVERY = 1.0, 10.0

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import psutil
 from handler_request import Credentials
 
-from job import files
-from job.redact import MASK, redact
+from job.core import files
+from job.core.redact import MASK, redact
 
 
 def _grace(given: str) -> float:

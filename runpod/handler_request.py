@@ -23,12 +23,12 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.functional_validators import BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from job import quoting
-from job import settings as variables
-from job.errors import BadInput
+from job.config import quoting
+from job.config import settings as variables
+from job.config.settings import Settings
+from job.core.errors import BadInput
+from job.core.redact import MASK, redact
 from job.pipeline import NAMES, stage
-from job.redact import MASK, redact
-from job.settings import Settings
 
 #: Longest value of one variable. Linux refuses to start a program with a longer one (128 KiB).
 LONGEST_VALUE = 100_000

@@ -8,9 +8,9 @@ from typing import Any
 
 from handler_request import Request
 
-from job import errors, files
+from job.core import errors, files
+from job.core.redact import redact
 from job.pipeline import NAMES
-from job.redact import redact
 
 #: Samples that a result describes one by one.
 MOST_SAMPLES = 50

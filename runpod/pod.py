@@ -22,9 +22,9 @@ TOP = Path(__file__).resolve().parents[1]
 sys.path.append(str(TOP))  # last, so that this folder's name does not hide the SDK
 
 import runpod  # noqa: E402
-from job.errors import BAD_INPUT, STOPPED_BY_SIGNAL, BadInput  # noqa: E402
-from job.quoting import plain  # noqa: E402
-from job.redact import one_line  # noqa: E402
+from job.config.quoting import plain  # noqa: E402
+from job.core.errors import BAD_INPUT, STOPPED_BY_SIGNAL, BadInput  # noqa: E402
+from job.core.redact import one_line  # noqa: E402
 
 ACTIONS = {"stop": runpod.stop_pod, "terminate": runpod.terminate_pod, "keep": None}
 #: Attempts at ending the Pod, and seconds before the second; every wait doubles the last.

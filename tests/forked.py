@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from job.ranks import Ranks
+from job.processes.ranks import Ranks
 
 
 def in_two(function: Callable[[Ranks], Any], directory: Path) -> list[Any]:

@@ -24,8 +24,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from job.activations import Load
-from job.settings import Settings
+from job.config.settings import Settings
+from job.estimate.activations import Load
 from job.train import adapt, attention, layout, objective, recompute, setup
 from job.train.batch import Batch, collate
 
@@ -136,12 +136,12 @@ def empty_model(config: Any, settings: Settings, bf16: bool) -> Any:
     """The model as training keeps it, on the device that has no memory."""
     from qwen_tts.core.models import Qwen3TTSForConditionalGeneration
 
-    from job import optimizers
+    from job.config import optimizer_choice
 
     with torch.device("meta"):
         model = Qwen3TTSForConditionalGeneration._from_config(config, attn_implementation="sdpa", dtype=torch.float32)
         adapt.adapt(model, settings)
-        everything = optimizers.in_bf16(settings)
+        everything = optimizer_choice.in_bf16(settings)
         if everything or (bf16 and settings.train_mode != "full"):
             setup.lower_weights(model, everything)
         if settings.gradient_checkpointing == "selective":

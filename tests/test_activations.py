@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from job import activations
-from job.activations import Load, Types, Working
-from job.settings import Settings
+from job.config.settings import Settings
+from job.estimate import activations
+from job.estimate.activations import Load, Types, Working
 from tests import memory
 
 #: How far the estimate may be from the measurement.
@@ -140,7 +140,7 @@ def test_it_holds_for_the_released_shapes(tiny_base, monkeypatch, size, mode, ch
 @pytest.mark.parametrize("mode", ["full", "lora"])
 def test_empty_tensors_are_counted_as_real_ones(tiny_base, mode):
     """What is measured on tensors without values is, to the byte, what steps with values hold."""
-    from job.models import load_model
+    from job.model.loading import load_model
     from job.train import adapt
 
     settings = Settings(train_mode=mode)

@@ -15,8 +15,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job import audio_files
-from job.errors import BadInput
+from job.audio import audio_files
+from job.core.errors import BadInput
 from job.prepare.audio import Unusable, load
 from tests.fetch.conftest import write_audio, write_lines
 
@@ -90,7 +90,8 @@ def test_prepare_and_fetch_call_a_file_what_it_is(tmp_path: Path, kind: str) -> 
         load(path, 24000)
     assert "\n" not in caught.value.detail
     if content:
-        from job import fetch, settings
+        from job import fetch
+        from job.config import settings
 
         rows = write_lines(tmp_path / "t.jsonl", [{"audio": path.name, "text": "x"}])
         with pytest.raises(BadInput, match=rf"row 1: audio cannot be read: clip one\.wav: .*{expected}"):

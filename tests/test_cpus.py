@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from job import cpus, surroundings
+from job.config import surroundings
+from job.core import cpus
 
 #: What is mounted and what /proc/self/cgroup says, as container runtimes and systemd leave them; CPUs that are granted.
 LAYOUTS = {
@@ -73,7 +74,8 @@ def test_torch_gets_as_many_threads_as_are_granted_unless_told_otherwise(monkeyp
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="binding to CPUs is Linux's")
 def test_cpus_that_a_process_is_bound_to_are_counted():
     code = (
-        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from job.cpus import *; print(available())"
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from job.core.cpus import available; print(available())"
     )
     top = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=top, check=True)

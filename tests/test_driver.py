@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from job import driver
+from job.core import driver
 
 TOP = Path(__file__).resolve().parents[1]
 CHECK = "from job import driver, errors\ntry:\n  driver.check('{}')\nexcept errors.BadInput as e: print(e, end='')"

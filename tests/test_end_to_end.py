@@ -96,9 +96,9 @@ def test_full_training_in_both_layouts_on_another_base(tmp_path, other_base, rec
     by code, as my_voice, in both text layouts."""
     import torch
 
+    from job.config.paths import Paths
+    from job.dataset.prepared import read_split
     from job.evaluate.recite import recite
-    from job.paths import Paths
-    from job.prepare.dataset import read_split
 
     done = entrypoint(
         tmp_path,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from job import files
+from job.core import files
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from job.demo.base import LANGUAGES
-from job.languages import Language, Languages, UnclearLanguage, iso_code
+from job.text.languages import Language, Languages, UnclearLanguage, iso_code
 from tests.commands import run_job
 from tests.test_bad_input import GOOD, data, refused, variables  # noqa: F401
 
@@ -198,12 +198,13 @@ def test_rows_are_read_by_the_same_names(capsys, variables, data, tmp_path):  # 
 
 def test_a_language_that_only_a_new_one_is_called_keeps_no_code(capsys, variables, data, tmp_path):  # noqa: F811
     """`new:my` is not Burmese, on the card either."""
-    from job import facts, settings
+    from job.config import settings
+    from job.model import card_facts
 
     values = {**variables, "TRAIN_JSONL": data(GOOD), "QUALITY_GATE": "off", "LANGUAGE": "new:my"}
     assert run_job(capsys, ["run", "--until", "prepare"], values).code == 0
     loaded = settings.load({name: str(value) for name, value in values.items()})
-    assert facts.language_codes(loaded) == [] and facts.language_names(loaded) == ["my"]
+    assert card_facts.language_codes(loaded) == [] and card_facts.language_names(loaded) == ["my"]
 
 
 def test_nothing_but_misspelled_rows_is_refused(capsys, variables, data):  # noqa: F811

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from job import launch
-from job.errors import BadInput
-from job.ranks import Ranks
-from job.settings import load
+from job.config.settings import load
+from job.core.errors import BadInput
+from job.processes.ranks import Ranks
 from tests.commands import run_job
 from tests.test_pipeline import ROOT, start
 

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from job import lock
-from job.errors import BadInput
-from job.lock import WorkLock
+from job.core import lock
+from job.core.errors import BadInput
+from job.core.lock import WorkLock
 from tests.commands import run_job
 
 ROOT = Path(__file__).parent.parent
 HOLD = """
 import sys, time
 from pathlib import Path
-from job.lock import WorkLock
+from job.core.lock import WorkLock
 with WorkLock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from job import cli, pipeline, state
+from job import cli, pipeline
+from job.core import state
 from tests.commands import run_job
 
 ROOT = Path(__file__).parent.parent
@@ -28,8 +29,8 @@ def test_help_is_quick():
 def test_the_light_modules_do_not_import_torch():
     """A rerun that has nothing to do, and every refusal of settings, come without torch's seconds."""
     code = (
-        "import sys, job.settings, job.pipeline, job.doctor, job.fetch, job.prepare, job.train, job.publish.push,"
-        " job.publish.validate, job.evaluate.synthesize, job.evaluate.report, job.models;"
+        "import sys, job.config.settings, job.pipeline, job.doctor, job.fetch, job.prepare, job.train,"
+        " job.publish.push, job.publish.validate, job.evaluate.synthesize, job.evaluate.report, job.model.loading;"
         "print([m for m in ('torch', 'transformers', 'qwen_tts', 'datasets', 'librosa') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

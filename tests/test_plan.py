@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
-from job import lengths, memory, pipeline, plan
-from job import settings as variables
-from job.activations import Load
-from job.ranks import ALONE
+from job import pipeline
+from job.config import settings as variables
+from job.estimate import lengths, memory, plan
+from job.estimate.activations import Load
+from job.processes.ranks import ALONE
 from job.train import adapt
 from tests.commands import run_job
 
@@ -42,7 +43,7 @@ def test_trained_parameters_are_counted_as_they_are_trained(work, values):
     """The count from the base's file headers equals the number of values that training would move."""
     from qwen_tts import Qwen3TTSModel
 
-    from job.models import base_directory
+    from job.model.loading import base_directory
 
     settings = variables.load({**QUICK, "WORK_DIR": str(work), **values})
     model = Qwen3TTSModel.from_pretrained(str(base_directory(settings)), dtype=torch.float32).model
@@ -71,8 +72,8 @@ def test_the_arithmetic_is_what_the_real_model_does(work):
     from qwen_tts import Qwen3TTSModel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from job.flops import Work
-    from job.models import base_directory
+    from job.estimate.flops import Work
+    from job.model.loading import base_directory
 
     settings = variables.load({**QUICK, "WORK_DIR": str(work)})
     model = Qwen3TTSModel.from_pretrained(
@@ -121,7 +122,7 @@ def test_hours_go_with_the_work_and_the_gpus(work):
 )
 def test_the_largest_batch_is_that_of_the_order(work, values):
     """No batch of the run is larger than what the plan reckons with, and the largest is not much smaller."""
-    from job.lengths import Lengths
+    from job.estimate.lengths import Lengths
     from job.train import setup
     from job.train.data import epoch_order
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from job import quoting
-from job import settings as variables
-from job.errors import BadInput
+from job.config import quoting
+from job.config import settings as variables
+from job.core.errors import BadInput
 from tests.commands import run_job
 
 TOP = Path(__file__).resolve().parent.parent
@@ -148,9 +148,10 @@ def test_what_was_mended_is_said_once_without_values(capsys):
 
 def test_libraries_and_children_see_the_mended_values():
     """huggingface_hub reads HF_TOKEN and HF_ENDPOINT by itself; a child says nothing any more."""
-    child = "import os; from job.settings import load; s = load(); print(s.speaker_name, os.environ['HF_TOKEN'])"
+    child = "import os; from job.config.settings import load; s = load(); print(s.speaker_name, os.environ['HF_TOKEN'])"
     program = (
-        "import json, os, subprocess, sys\nfrom job.settings import load\nload()\nimport huggingface_hub as hub\n"
+        "import json, os, subprocess, sys\nfrom job.config.settings import load\nload()\n"
+        "import huggingface_hub as hub\n"
         f"child = subprocess.run([sys.executable, '-c', {child!r}], capture_output=True, text=True)\n"
         "print(json.dumps([hub.get_token(), hub.constants.ENDPOINT, child.stdout, child.stderr]))"
     )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.redact import MASK, one_line, redact
+from job.core.redact import MASK, one_line, redact
 
 HEX = "0123456789abcdef0123456789abcdef01234567"
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job import settings as variables
-from job.errors import BadInput
-from job.presets import PRESETS
-from job.settings_table import BEGIN, END, markdown
+from job.config import settings as variables
+from job.config.presets import PRESETS
+from job.config.settings_table import BEGIN, END, markdown
+from job.core.errors import BadInput
 from tests.commands import run_job
 
 NAMED = {"TRAIN_JSONL": "rows.jsonl"}  # so that the embedded demo's preset does not apply

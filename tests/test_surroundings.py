@@ -48,7 +48,7 @@ def test_what_can_be_mended_is_and_is_said(tmp_path):
     """A fast-transfer package that is not there, blank addresses and blank numbers: doctor passes, as without them."""
     given = {"HF_HUB_ENABLE_HF_TRANSFER": "yes", "HF_ENDPOINT": "", "HF_HUB_ETAG_TIMEOUT": " ", "HF_HOME": ""}
     program = (
-        "from job.settings import load; load(); import huggingface_hub.constants as c; import os\n"
+        "from job.config.settings import load; load(); import huggingface_hub.constants as c; import os\n"
         "print(c.HF_HUB_ENABLE_HF_TRANSFER, c.ENDPOINT, c.HF_HUB_ETAG_TIMEOUT, os.path.isabs(c.HF_HOME))"
     )
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(TOP), **given}
@@ -106,7 +106,7 @@ def test_proxies_that_are_none(capsys, demo, name, value):
 
 @pytest.mark.parametrize("value", ["socks5://127.0.0.1:9", "socks5h://me:x@proxy:1080"])
 def test_a_socks_proxy_needs_its_package(capsys, demo, value, monkeypatch):
-    from job import surroundings
+    from job.config import surroundings
 
     monkeypatch.setattr(surroundings, "find_spec", lambda name: None)
     result = run_job(capsys, ["run"], {**demo, "INIT_MODEL_PATH": "someone/base", "ALL_PROXY": value})

@@ -17,7 +17,7 @@ import numpy as np
 
 from gpu.case import Case, Context, Finding, NotHere, rounded
 from job import pipeline
-from job import settings as variables
+from job.config import settings as variables
 
 STEPS, SMALL_STEPS = 100, 4
 RUN = {

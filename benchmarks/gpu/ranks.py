@@ -99,7 +99,7 @@ def _work(context: Context, name: str) -> Path:
 
 @contextmanager
 def _running(context: Context, work: Path, values: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """`python -m job train`, ended with the case; its processes end with it (`job.ranks`), in sessions of their own."""
+    """`python -m job train`, ended with the case; its processes, in sessions of their own, end with it."""
     kept = ("PATH", "HOME", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TMPDIR")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     path = os.pathsep.join([str(Path(__file__).parent / "faulty"), str(common.ROOT), os.environ.get("PYTHONPATH", "")])

@@ -16,7 +16,7 @@ from gpu.losses import base_of, built_in
 from job.generation import recorded
 from job.generation.recorder import quiet_generation
 from job.generation.talker import FastTalker, generating
-from job.models import load_model
+from job.model.loading import load_model
 
 BATCHES = (8, 1)
 
@@ -112,7 +112,7 @@ def _decoder(context: Context) -> Any:
     from qwen_tts.core import Qwen3TTSTokenizerV2Config, Qwen3TTSTokenizerV2Model
 
     if context.small:
-        from job.demo.codec import codec_config
+        from job.demo.tiny_codec import codec_config
 
         config = Qwen3TTSTokenizerV2Config(**codec_config(16, 2048, 8, 32))
     else:

@@ -13,10 +13,10 @@ import torch
 from gpu.case import Context, Finding, NotHere, rounded
 from gpu.losses import base_of
 from gpu.profiled import profiled
-from job.activations import Load
-from job.errors import BadInput
-from job.plan import HEADROOM
-from job.settings import Settings
+from job.config.settings import Settings
+from job.core.errors import BadInput
+from job.estimate.activations import Load
+from job.estimate.plan import HEADROOM
 from job.train import compiled
 
 #: Rows that epochs are drawn from: several batches of the largest size.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from gpu.case import Context, Finding
-from job.settings import Settings
+from job.config.settings import Settings
 from job.train import optimizers
 from job.train.adapt import Group
 from job.train.update import Update

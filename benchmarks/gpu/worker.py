@@ -62,7 +62,7 @@ def serve(options: argparse.Namespace) -> None:
 def _run(case: Any, seconds: float, device: Any, work: Path, tell: Callable[..., None]) -> str | None:
     """Run a case; returns what it raised, in one line, or None."""
     from gpu.case import Context, NotHere
-    from job.errors import first_line
+    from job.core.errors import first_line
 
     until = time.monotonic() + seconds
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from job import files
+from job.core import files
 
 
 def clips_directory() -> Path:

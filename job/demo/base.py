@@ -10,11 +10,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job import files
+from job.core import files
+from job.core.errors import BadInput
 from job.demo import weights
-from job.demo.codec import write_codec
 from job.demo.text import write_tokenizer
-from job.errors import BadInput
+from job.demo.tiny_codec import write_codec
 
 if TYPE_CHECKING:
     import torch

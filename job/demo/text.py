@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from job import files
+from job.core import files
 
 #: Single tokens by contract; first, so that no other merge takes their letters away.
 ROLES = ("assistant", "user", "system")

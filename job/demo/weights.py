@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from job.threads import one_torch_thread
+from job.core.threads import one_torch_thread
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from job.errors import BadInput, first_line
+from job.core.errors import BadInput, first_line
 
 #: (waveform (samples,) float32, sample rate in Hz) -> transcript.
 Transcriber = Callable[[NDArray[np.float32], int], str]

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from job.evaluate import pace, texts
+from job.evaluate import pace, spoken_texts
 from job.evaluate.audio_stats import Waveform, measure
 from job.evaluate.checks import CHECKS, measured
 from job.evaluate.hearing import listen
@@ -85,14 +85,14 @@ def of_speakers(model: Qwen3TTSModel, splits: Sequence[pa.Table], speakers: Sequ
 
 
 def _spread(rows: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
-    return rows[texts.spread(len(rows), wanted)]
+    return rows[spoken_texts.spread(len(rows), wanted)]
 
 
 def _decoded(model: Qwen3TTSModel, tables: Sequence[pa.Table], wanted: int) -> tuple[list[Waveform], int]:
     """Recordings of the first table that has some which are not too long."""
     import torch
 
-    from job.prepare.dataset import row_codes
+    from job.dataset.prepared import row_codes
 
     for table in tables:
         rows = _spread(np.flatnonzero(pc.less_equal(table["seconds"], LONGEST).to_numpy()), wanted)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from job.letters import letters
+from job.text.letters import letters
 
 #: Letters a second that nobody exceeds, in any language, and that nobody is slower than.
 FASTEST, SLOWEST = 30.0, 4.0

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from job.evaluate.texts import spoken_language
-from job.models import ModelConfig, load_model, read_config
+from job.evaluate.spoken_texts import spoken_language
+from job.model.loading import ModelConfig, load_model, read_config
 
 if TYPE_CHECKING:
     import torch

@@ -15,13 +15,14 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from job import __version__, console, files
-from job.errors import BadInput
-from job.evaluate import gate
+from job import __version__
+from job.config.paths import Paths
+from job.config.settings import Settings, variables
+from job.core import console, files
+from job.core.errors import BadInput
+from job.core.redact import redact
+from job.evaluate import speech_gate
 from job.evaluate.charts import Line, describe, line_chart, number
-from job.paths import Paths
-from job.redact import redact
-from job.settings import Settings, variables
 
 STAGE = "report"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -114,9 +115,9 @@ def sample_row(sample: dict[str, Any]) -> dict[str, Any]:
         ("Frames", _shown(sample.get("frames"), 0), "empty" in problems),
         ("RMS", _shown(sample.get("rms"), 4), silent),
         ("Peak", _shown(sample.get("absmax"), 3), bool(sample.get("non_finite"))),
-        ("Clipped", _percent(sample.get("clipped")), clipped > gate.CLIPPED_SHARE),
-        ("Silence", _percent(sample.get("silence_fraction")), silence >= gate.SILENT_SHARE),
-        ("Longest pause (s)", _shown(sample.get("longest_inner_silence"), 2), pause > gate.LONGEST_PAUSE),
+        ("Clipped", _percent(sample.get("clipped")), clipped > speech_gate.CLIPPED_SHARE),
+        ("Silence", _percent(sample.get("silence_fraction")), silence >= speech_gate.SILENT_SHARE),
+        ("Longest pause (s)", _shown(sample.get("longest_inner_silence"), 2), pause > speech_gate.LONGEST_PAUSE),
         ("Stopped by itself", "yes" if sample.get("stopped_by_eos") else "no", not sample.get("stopped_by_eos")),
         ("Real-time factor", _shown(sample.get("real_time_factor"), 2), False),
     ]

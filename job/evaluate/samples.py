@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from job import files
-from job.evaluate import gate, metrics
+from job.config.settings import Settings
+from job.core import files
+from job.evaluate import metrics, speech_gate
 from job.evaluate.audio_stats import measure
 from job.evaluate.hearing import listen
 from job.evaluate.own import Own
 from job.evaluate.speaking import Sample
-from job.evaluate.texts import Utterance
-from job.settings import Settings
+from job.evaluate.spoken_texts import Utterance
 
 if TYPE_CHECKING:
     from job.evaluate.similarity import Similarity
@@ -63,7 +63,7 @@ def describe(
     heard = listen(sample.waveform, sample.sample_rate)
     utterance = sample.utterance
     size = sample.waveform.size
-    found = gate.problems(
+    found = speech_gate.problems(
         stats, heard, utterance.text, sample.frames, sample.stopped_by_eos, size, samples_per_frame, own
     )
     return {

@@ -7,15 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from job import console, files
-from job.errors import BadInput
-from job.evaluate import own, texts
+from job.config.names import lookup_key
+from job.config.settings import Settings
+from job.core import console, files
+from job.core.errors import BadInput
+from job.evaluate import own, spoken_texts
 from job.evaluate.samples import Judges, describe, write_wav
 from job.evaluate.speaking import speak
 from job.evaluate.synthesize import find_checkpoint, load_voice, prepared, rows_of
-from job.models import read_config
-from job.names import lookup_key
-from job.settings import Settings
+from job.model.loading import read_config
 
 #: Programs that play a file and end: found by name, the first one is taken.
 PLAYERS = (
@@ -46,17 +46,17 @@ def say(settings: Settings, text: str, speaker: str | None = None, target: Path 
         raise BadInput("say: there are no words in the text")
     directory = find_checkpoint(settings.paths)
     config = read_config(directory)
-    known = texts.speakers_of(config, directory)
+    known = spoken_texts.speakers_of(config, directory)
     chosen = known[0] if speaker is None else lookup_key(speaker)
     if chosen not in known:
         raise BadInput(f"--speaker {speaker}: {directory} speaks as {', '.join(known)}")
     summary, splits = prepared(settings.paths)
-    languages = texts.languages_by_speaker([row for rows in rows_of(splits) for row in rows])
-    language = texts.spoken_language(config, languages.get(chosen, settings.language))
-    layout = texts.LAYOUTS[settings.text_layout][0]
+    languages = spoken_texts.languages_by_speaker([row for rows in rows_of(splits) for row in rows])
+    language = spoken_texts.spoken_language(config, languages.get(chosen, settings.language))
+    layout = spoken_texts.LAYOUTS[settings.text_layout][0]
     model = load_voice(directory, settings)
-    rate = float(summary.get("frames_per_character") or texts.FRAMES_PER_CHARACTER)
-    (sample,) = speak(model, [texts.Utterance(text, chosen, language, layout)], settings, rate)
+    rate = float(summary.get("frames_per_character") or spoken_texts.FRAMES_PER_CHARACTER)
+    (sample,) = speak(model, [spoken_texts.Utterance(text, chosen, language, layout)], settings, rate)
 
     path = target or settings.paths.said
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from job import console
-from job.errors import BadInput
+from job.config.settings import Settings
+from job.core import console
+from job.core.errors import BadInput
 from job.evaluate.metrics import cosine
-from job.models import base_directory
-from job.settings import Settings
+from job.model.loading import base_directory
 
 if TYPE_CHECKING:
-    from job.prepare.speaker_encoder import SpeakerEncoder
+    from job.model.speaker_encoder import SpeakerEncoder
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def load_similarity(settings: Settings, device: str) -> Similarity | None:
         return None
     import torch
 
-    from job.prepare.dataset import read_speakers
-    from job.prepare.speaker_encoder import SpeakerEncoder
+    from job.dataset.prepared import read_speakers
+    from job.model.speaker_encoder import SpeakerEncoder
 
     try:
         encoder = SpeakerEncoder(base_directory(settings), torch.device(device))

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from job import console
-from job.evaluate import texts
-from job.evaluate.texts import Utterance
-from job.settings import Settings
+from job.config.settings import Settings
+from job.core import console
+from job.evaluate import spoken_texts
+from job.evaluate.spoken_texts import Utterance
 
 if TYPE_CHECKING:
     from qwen_tts import Qwen3TTSModel
@@ -63,7 +63,7 @@ def speak(
     groups = _batches(utterances)
     for group in console.progress(groups, stage="synthesize", total=len(groups), unit="batches"):
         batch = [utterances[index] for index in group]
-        longest = max(texts.budget(settings, one.text, frames_per_character) for one in batch)
+        longest = max(spoken_texts.budget(settings, one.text, frames_per_character) for one in batch)
         done.update(zip(group, _speak_batch(model, fast, batch, settings, longest), strict=True))
     yield from (done[index] for index in range(len(utterances)))
 

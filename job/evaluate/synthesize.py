@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job import console
-from job.errors import BadInput, first_line
-from job.evaluate import gate, own, texts
+from job.config.paths import Paths
+from job.config.settings import Settings
+from job.core import console
+from job.core.errors import BadInput, first_line
+from job.evaluate import own, speech_gate, spoken_texts
 from job.evaluate.samples import describe, file_name, load_judges, write
 from job.evaluate.speaking import speak
-from job.models import read_config
-from job.paths import Paths
-from job.settings import Settings
+from job.model.loading import read_config
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,14 +44,14 @@ def run(settings: Settings) -> dict[str, Any]:
     directory = find_checkpoint(paths)
     config = read_config(directory)
     summary, splits = prepared(paths)
-    utterances = texts.plan(settings, config, texts.speakers_of(config, directory), rows_of(splits))
+    utterances = spoken_texts.plan(settings, config, spoken_texts.speakers_of(config, directory), rows_of(splits))
 
-    from job.models import resolve_device
+    from job.model.loading import resolve_device
 
     device = resolve_device(settings)
     judges = load_judges(settings, str(device))
     model = load_voice(directory, settings)
-    rate = float(summary.get("frames_per_character") or texts.FRAMES_PER_CHARACTER)
+    rate = float(summary.get("frames_per_character") or spoken_texts.FRAMES_PER_CHARACTER)
     console.say(STAGE, f"saying {len(utterances)} texts with {directory} on {device}")
     samples = list(speak(model, utterances, settings, rate))
 
@@ -75,7 +75,7 @@ def run(settings: Settings) -> dict[str, Any]:
         if one_voice.off:
             names = ", ".join(sorted(one_voice.off))
             console.say(STAGE, f"not judged, since {speaker}'s own recordings are so through this codec: {names}")
-    gate.decide(settings.synth_gate, described, settings.synth_gate_share)
+    speech_gate.decide(settings.synth_gate, described, settings.synth_gate_share)
     failed = sum(not one["passed"] for one in described)
     seconds = round(sum(one["seconds"] for one in described), 3)
     return {"samples": len(described), "failed": failed, "seconds": seconds}
@@ -83,7 +83,7 @@ def run(settings: Settings) -> dict[str, Any]:
 
 def texts_file(settings: Settings) -> Path | None:
     """The file that TEST_TEXTS names, if it names one."""
-    return texts.texts_file(settings.test_texts) if settings.test_texts else None
+    return spoken_texts.texts_file(settings.test_texts) if settings.test_texts else None
 
 
 def find_checkpoint(paths: Paths) -> Path:
@@ -104,7 +104,7 @@ def _scaled(directory: Path, settings: Settings) -> Path:
     """The checkpoint, or a copy of it in the work directory with its adapter at LORA_SCALE."""
     if settings.lora_scale == 1.0:
         return directory
-    from job.voices import scaled_model
+    from job.model.voices import scaled_model
 
     target = settings.paths.work / "scaled"
     scaled_model(directory, target, settings.lora_scale)
@@ -120,7 +120,7 @@ def load_voice(directory: Path, settings: Settings) -> Qwen3TTSModel:
     import torch
     from safetensors import SafetensorError
 
-    from job.models import load_model, resolve_device, resolve_precision
+    from job.model.loading import load_model, resolve_device, resolve_precision
 
     device = resolve_device(settings)
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
@@ -135,7 +135,7 @@ def load_voice(directory: Path, settings: Settings) -> Qwen3TTSModel:
 
 def prepared(paths: Paths) -> tuple[dict[str, Any], list[pa.Table]]:
     """The summary and the splits, validation first; nothing when no data was prepared here."""
-    from job.prepare.dataset import read_split, read_summary
+    from job.dataset.prepared import read_split, read_summary
 
     try:
         summary = read_summary(paths)
@@ -144,9 +144,9 @@ def prepared(paths: Paths) -> tuple[dict[str, Any], list[pa.Table]]:
     return summary, [read_split(paths, split) for split in ("validation", "train")]
 
 
-def rows_of(splits: Sequence[pa.Table]) -> list[list[texts.Row]]:
+def rows_of(splits: Sequence[pa.Table]) -> list[list[spoken_texts.Row]]:
     """Rows of each split that has some, evenly from all of it, as far as they tell what to say."""
-    return [t.select(TEXTS).take(texts.spread(len(t), MOST_ROWS)).to_pylist() for t in splits if len(t)]
+    return [t.select(TEXTS).take(spoken_texts.spread(len(t), MOST_ROWS)).to_pylist() for t in splits if len(t)]
 
 
 def _used(settings: Settings, directory: Path) -> dict[str, Any]:

@@ -10,15 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from job import console, files
-from job.errors import BadInput
+from job.config.paths import Paths
+from job.config.settings import Settings
+from job.core import console, files
+from job.core.errors import BadInput
 from job.fetch import preview, references, sources
+from job.fetch.audio_store import Store
 from job.fetch.claims import undisputed
 from job.fetch.collect import Collector, reason_of, summarise
 from job.fetch.columns import choose
-from job.fetch.store import Store
-from job.paths import Paths
-from job.settings import Settings
 
 SPLITS = ("train", "validation")
 

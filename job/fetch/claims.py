@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from job import words
 from job.fetch.table import RowError
+from job.text import words
 
 _ROW_BITS = 40
 

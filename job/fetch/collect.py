@@ -8,17 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from job import console, names
-from job.errors import BadInput
-from job.fetch import segments, store, values
+from job.config import names
+from job.config.settings import Settings
+from job.core import console
+from job.core.errors import BadInput
+from job.fetch import audio_store, segments, values
+from job.fetch.audio_store import Store
 from job.fetch.claims import Claims
 from job.fetch.columns import Columns, choose, notes
 from job.fetch.references import References
 from job.fetch.row_languages import RowLanguages
-from job.fetch.store import Store
 from job.fetch.table import Row, RowError, Table, Unreadable
 from job.fetch.transcripts import Mended
-from job.settings import Settings
 
 #: Seconds of a frame of codes (1920 samples at 24 kHz): for rows that come encoded and without audio.
 FRAME_SECONDS = 0.08
@@ -133,7 +134,7 @@ class Collector:
             return None  # a check before a run, of a recording that comes as bytes
         if not columns.has_times:
             return None
-        length = partial(store.seconds, audio)
+        length = partial(audio_store.seconds, audio)
         return segments.part(lambda field: columns.value(field, row.values), length, columns.has_ends)
 
     def _audio(self, table: Table, columns: Columns, row: Row, missing_ok: bool) -> str | None:
@@ -176,7 +177,7 @@ class Collector:
         if self.store.directory is None and not Path(row["audio"]).is_file():
             return True  # came as bytes, whose header was read then
         try:
-            store.seconds(Path(row["audio"]))
+            audio_store.seconds(Path(row["audio"]))
         except RowError as error:
             self._reject("train", table, item.number, error)
             return False
@@ -253,7 +254,7 @@ class _Budget:
 def _seconds(row: dict[str, Any]) -> float:
     if "audio_codes" in row:
         return len(row["audio_codes"]) * FRAME_SECONDS
-    end = row["end"] if row.get("end") is not None else store.seconds(Path(row["audio"]))
+    end = row["end"] if row.get("end") is not None else audio_store.seconds(Path(row["audio"]))
     return float(end) - float(row.get("start") or 0.0)
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from job.errors import BadInput
+from job.config.settings import Settings
+from job.core.errors import BadInput
 from job.fetch import doubts, guess, segments
 from job.fetch.guess import Profile
 from job.fetch.table import RowError, Table
-from job.settings import Settings
 
 #: Field -> the names it goes by, the first that a row has winning. `speaker_id` and the like are left out on purpose:
 #: a corpus of a hundred readers becomes a hundred voices only when SPEAKER_COLUMN asks for it.

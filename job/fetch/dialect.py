@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from job.errors import BadInput
-from job.fetch import guess, lines, quoting, records
+from job.core.errors import BadInput
+from job.fetch import cell_quotes, guess, lines, records
 from job.fetch.table import SAMPLE_ROWS
 
 SEPARATORS = (",", "\t", "|", ";")
@@ -103,7 +103,7 @@ def find(path: Path, where: str, folders: list[Path], known: Iterable[str]) -> D
         raise BadInput(f"{where}: the file is empty")
     rows: list[str] = spread.kept
     separator = forced or _separator(path, first[1], rows, folders, set(known))
-    quoted = quoting.of(path, separator, skipped) if quotes else False
+    quoted = cell_quotes.of(path, separator, skipped) if quotes else False
     header = _header(first[1], rows, separator, folders, set(known))
     if header is not None:
         _check_header(header, where, first[0])

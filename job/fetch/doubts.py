@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from job.errors import BadInput
+from job.core.errors import BadInput
 from job.fetch import guess
 from job.fetch.guess import Profile
 from job.fetch.table import Table

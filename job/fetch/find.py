@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from job import audio_files, console
+from job.audio import audio_files
+from job.core import console
 from job.fetch import listing
 from job.fetch.same import rate_of, same_recording
 from job.fetch.table import RowError

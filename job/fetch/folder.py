@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from job.errors import BadInput
+from job.config.settings import Settings
+from job.core.errors import BadInput
 from job.fetch import jsonl, kaldi, recordings, sheets, tables
 from job.fetch.listing import Names
 from job.fetch.references import reference_of
 from job.fetch.table import Row, Table, Unreadable
-from job.settings import Settings
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from job.audio_files import READABLE, UNREADABLE
+from job.audio.audio_files import READABLE, UNREADABLE
 
 #: Endings of names of recordings.
 SOUNDS = (*READABLE, *UNREADABLE)

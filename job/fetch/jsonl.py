@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from job.errors import BadInput
+from job.core.errors import BadInput
 from job.fetch import lines
 from job.fetch.table import SAMPLE_ROWS, Row, RowError, Table, Unreadable
 

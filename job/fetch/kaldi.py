@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from job import console
-from job.errors import BadInput
+from job.config.settings import Settings
+from job.core import console
+from job.core.errors import BadInput
 from job.fetch.table import Row, RowError, Table, Unreadable
-from job.settings import Settings
 
 
 def is_data_directory(folder: Path) -> bool:

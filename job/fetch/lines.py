@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from job.errors import BadInput
+from job.core.errors import BadInput
 
 #: How much of a file is looked at to tell text from something else.
 HEAD_BYTES = 1 << 16

@@ -6,7 +6,8 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from job import audio_files, files
+from job.audio import audio_files
+from job.core import files
 
 #: Folders that hold no recordings of anybody, by the beginning of their name.
 HIDDEN = (".", "__MACOSX")

@@ -6,10 +6,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from job import console, files
-from job.fetch import store
+from job.config.settings import Settings
+from job.core import console, files
+from job.fetch import audio_store
 from job.fetch.table import RowError
-from job.settings import Settings
 
 #: How many rows are shown: the first, one from the middle, the last.
 ROWS = 3
@@ -50,7 +50,7 @@ def _seconds(row: dict[str, Any]) -> str:
     if "audio_codes" in row:
         return f"{len(row['audio_codes'])} frames"
     try:
-        there = store.seconds(Path(row["audio"]))
+        there = audio_store.seconds(Path(row["audio"]))
     except RowError as error:  # prepare says so for every row
         return error.kind
     if "start" not in row:

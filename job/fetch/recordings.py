@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from job import audio_files, console, files
-from job.fetch import find, sidecars, texts
+from job.audio import audio_files
+from job.config.settings import Settings
+from job.core import console, files
+from job.fetch import find, sidecars, text_files
 from job.fetch.listing import HIDDEN
 from job.fetch.references import REFERENCE_TEXT, REFERENCES, reference_of
 from job.fetch.table import Row, RowError, Table, Unreadable
-from job.settings import Settings
 
 
 def list_files(root: Path) -> tuple[list[Path], list[Path]]:
@@ -24,7 +25,7 @@ def list_files(root: Path) -> tuple[list[Path], list[Path]]:
             continue
         if audio_files.ending_of(path.name):
             audio.append(path)
-        elif path.name.lower().endswith((*texts.ENDINGS, ".trans.tsv")):
+        elif path.name.lower().endswith((*text_files.ENDINGS, ".trans.tsv")):
             others.append(path)
     return sorted(p for p in audio if p.is_file()), sorted(others)
 

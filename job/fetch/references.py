@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from job import files, names
-from job.errors import BadInput
-from job.settings import Settings
+from job.config import names
+from job.config.settings import Settings
+from job.core import files
+from job.core.errors import BadInput
 
 _REFERENCES = ("ref.wav", "ref.flac", "ref.mp3", "ref.ogg")
 #: What a folder's reference recording and its transcript are called.

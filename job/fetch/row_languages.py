@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from job import models
-from job.errors import BadInput
+from job.config.settings import Settings
+from job.core.errors import BadInput
 from job.fetch.table import RowError
-from job.languages import Languages, UnclearLanguage
-from job.settings import Settings
+from job.model import loading
+from job.text.languages import Languages, UnclearLanguage
 
 #: What is known of a language, besides a question about it; and how many rows' languages may be known to nobody.
 KNOWN, NEW = "known", "new"
@@ -46,5 +46,5 @@ class RowLanguages:
         try:
             known = Languages().find(name)
         except UnclearLanguage:
-            known = Languages(models.known_languages(self._settings)).find(name)
+            known = Languages(loading.known_languages(self._settings)).find(name)
         return KNOWN if known.known or known.code else NEW

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from job import files
+from job.core import files
 
 #: How much of two recordings is compared, in seconds.
 COMPARED = 20.0

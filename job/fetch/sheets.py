@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from job.errors import BadInput
+from job.core.errors import BadInput
 from job.fetch import dialect, jsonl, lines
 from job.fetch.columns import KNOWN
 from job.fetch.dialect import Dialect

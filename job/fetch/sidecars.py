@@ -19,8 +19,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from job import audio_files
-from job.fetch import texts
+from job.audio import audio_files
+from job.fetch import text_files
 from job.fetch.listing import key
 from job.fetch.table import RowError
 
@@ -52,11 +52,11 @@ class Sidecars:
         for path in others:
             if path.name.lower().endswith(_TABLES):
                 self._tables.setdefault(path.parent, []).append(path)
-            elif path.suffix.lower() in texts.ENDINGS:
+            elif path.suffix.lower() in text_files.ENDINGS:
                 self._beside.setdefault((path.parent, key(path.name)), []).append(path)
                 if path.suffix.lower() in (".txt", ".lab"):
                     self._parallel.setdefault(key(path.stem), []).append(path)
-        self._lines = lru_cache(maxsize=8)(texts.lines_by_name)
+        self._lines = lru_cache(maxsize=8)(text_files.lines_by_name)
 
     def find(self, audio: Path) -> Source | None:
         """Where the text of a recording is; None when it has none.
@@ -83,13 +83,13 @@ class Sidecars:
             RowError: what is there is no text, or no UTF-8.
         """
         if source.line is None:
-            return texts.read(source.path, audio)
-        return {"text": texts.of_line(self._lines(source.path), source.line, source.path)}
+            return text_files.read(source.path, audio)
+        return {"text": text_files.of_line(self._lines(source.path), source.line, source.path)}
 
     def none(self, audio: Path) -> RowError:
         """Why a recording without a text is left out: what was looked for, and what is there instead."""
         stem = audio_files.stem(audio.name)
-        for ending in texts.NOT_READ:
+        for ending in text_files.NOT_READ:
             for other in (f"{stem}{ending}", f"{audio.name}{ending}"):
                 if self._beside.get((audio.parent, key(other))):
                     todo = f"{other} is not read: save what is said as {stem}.txt, without times"

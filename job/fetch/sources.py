@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from job.errors import BadInput
+from job.config.settings import Settings
+from job.core.errors import BadInput
 from job.fetch import folder, jsonl, lists, sheets
 from job.fetch.table import Table
-from job.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -89,18 +89,18 @@ def _folder(settings: Settings) -> dict[str, Table]:
 
 def _hub(settings: Settings, note: str | None) -> Source:
     def tables() -> dict[str, Table]:
-        from job.fetch import hub
+        from job.fetch import hub_dataset
 
         validation = settings.validation_jsonl
         own = _validation(settings) if validation is not None and validation.expanduser().exists() else {}
         if validation is not None and not own and settings.train_jsonl is None:
             _validation(settings)  # raises: it was asked for and is not there
-        return {**hub.open_tables(settings, validation=not own), **own}
+        return {**hub_dataset.open_tables(settings, validation=not own), **own}
 
     def revision() -> str | None:
-        from job.fetch import hub
+        from job.fetch import hub_dataset
 
-        return hub.commit(settings)
+        return hub_dataset.commit(settings)
 
     return Source(f"DATASET_NAME={settings.dataset_name}", tables, note, revision)
 

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from job import audio_files, console
-from job.errors import BadInput
+from job.audio import audio_files
+from job.config.settings import Settings
+from job.core import console
+from job.core.errors import BadInput
 from job.fetch import jsonl, lists, sheets
 from job.fetch.columns import choose
 from job.fetch.listing import Names
 from job.fetch.references import REFERENCE_TEXT
 from job.fetch.table import Row, RowError, Table, Unreadable
-from job.settings import Settings
 
 _ENDINGS = (".csv", ".tsv", ".psv", ".txt", ".list", ".lst", ".jsonl", ".text", ".trans")
 #: How many rows of a file are looked at, and what share of them must name audio that is there.

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from job.console import warn
-from job.errors import first_line
+from job.core.console import warn
+from job.core.errors import first_line
 from job.generation import recorded
 from job.generation.recorded import Recorded, Work
 from job.generation.sampling import Choice

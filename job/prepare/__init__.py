@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from job.ranks import ALONE, Ranks
-from job.settings import Settings
+from job.config.settings import Settings
+from job.processes.ranks import ALONE, Ranks
 
 
 def run(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from job import console
+from job.core import console
+from job.dataset.prepared import SPLITS
 from job.prepare.conflicts import Recordings
-from job.prepare.dataset import SPLITS
 from job.prepare.mismatch import Lengths
 from job.prepare.repeated import Texts
 from job.prepare.work import STAGE, Work

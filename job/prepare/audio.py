@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from job import audio_files
+from job.audio import audio_files
 from job.prepare.decode import CANNOT_READ, Frames, Recording, recording_of_parts
 from job.prepare.measure import (
     CLIPPED_SHARE,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from job import models
-from job.errors import BadInput, first_line
-from job.exhausted import is_out_of_memory
+from job.config.settings import Settings
+from job.core.errors import BadInput, first_line
+from job.core.out_of_memory import is_out_of_memory
+from job.core.threads import one_torch_thread
+from job.model import loading
 from job.prepare.audio import Samples, pad_to_frames, resample
-from job.settings import Settings
-from job.threads import one_torch_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,9 +112,9 @@ def load_codec(settings: Settings, books: int, device: torch.device) -> Codec:
     Raises:
         BadInput: it is missing, cannot be loaded, or does not fit the base model.
     """
-    directory = models.speech_tokenizer_directory(settings)
+    directory = loading.speech_tokenizer_directory(settings)
     try:
-        tokenizer = models.load_speech_tokenizer(directory, device)
+        tokenizer = loading.load_speech_tokenizer(directory, device)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = first_line(error)
         raise BadInput(f"speech tokenizer {directory} cannot be loaded ({reason}); download it again") from error

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from job.prepare.dataset import SPLITS
+from job.dataset.prepared import SPLITS
 from job.prepare.leaving_out import LeftOut
-from job.words import bare
+from job.text.words import bare
 
 #: Reason of rows that are left out, and warning of rows that are kept all the same.
 REASON = "same_recording"

@@ -6,8 +6,8 @@ import struct
 from pathlib import Path
 
 from job.prepare.headers import Sound, chunks, sound_of
-from job.prepare.layout import HEADERS, Bytes, Layout, cut_off, joined, too_different, wrong_header
 from job.prepare.mpeg import another_file
+from job.prepare.opening import HEADERS, Bytes, Layout, cut_off, joined, too_different, wrong_header
 from job.prepare.unusable import Unusable
 
 #: What files begin with: where one stands behind the sound, another file follows.

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from job.prepare.layout import cut_off, too_different, wrong_header
+from job.prepare.opening import cut_off, too_different, wrong_header
 from job.prepare.unusable import Unusable
 from job.prepare.whole import check
 

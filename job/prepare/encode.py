@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from job.config.settings import Settings
+from job.core.threads import ahead, in_order
 from job.prepare import speech
 from job.prepare.audio import Clip, Figures, Samples, Unusable, load, text_mismatch
 from job.prepare.codec import Codec, Codes
+from job.prepare.manifest_rows import Row
 from job.prepare.readers import readers
-from job.prepare.rows import Row
-from job.settings import Settings
-from job.threads import ahead, in_order
 
 #: Batches' worth of clips that are sorted by length together.
 WINDOW_BATCHES = 8

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from job.prepare.checksum import crc
-from job.prepare.layout import Bytes, Layout, joined, too_different, wrong_header
 from job.prepare.mpeg import another_file
+from job.prepare.opening import Bytes, Layout, joined, too_different, wrong_header
 from job.prepare.unusable import Unusable
 
 #: Bytes at the end of a file among which its last frame is looked for.

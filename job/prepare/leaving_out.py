@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from job.prepare.dataset import SPLITS
+from job.dataset.prepared import SPLITS
 
 
 @dataclass(frozen=True, slots=True)

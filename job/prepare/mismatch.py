@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from job.letters import letters, script
+from job.dataset.prepared import SPLITS
 from job.prepare import fit, shifted
-from job.prepare.dataset import SPLITS
 from job.prepare.encode import Item
 from job.prepare.leaving_out import LeftOut
-from job.prepare.rows import AUTO
+from job.prepare.manifest_rows import AUTO
+from job.text.letters import letters, script
 
 #: Reason of rows that are left out, and warning of rows that are kept though they do not fit.
 REASON = "text_mismatch"

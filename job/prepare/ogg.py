@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from job.prepare.checksum import crc
-from job.prepare.layout import Bytes, Layout, joined
 from job.prepare.mpeg import another_file
+from job.prepare.opening import Bytes, Layout, joined
 from job.prepare.unusable import Unusable
 
 _CONTINUED, _FIRST, _LAST = 1, 2, 4

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from job import console
+from job.core import console
+from job.dataset.prepared import SPLITS
+from job.model.speaker_encoder import SpeakerEncoder
 from job.prepare.audio import Samples
 from job.prepare.clips import ranked
 from job.prepare.codec import Codec
-from job.prepare.dataset import SPLITS
+from job.prepare.manifest_rows import speaker_key
 from job.prepare.quality import EXAMPLES, Tally
-from job.prepare.rows import speaker_key
 from job.prepare.shards import Shards
-from job.prepare.speaker_encoder import SpeakerEncoder
 from job.prepare.speakers import KEPT, clip_of
 
 if TYPE_CHECKING:

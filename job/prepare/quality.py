@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from job.prepare.dataset import SPLITS
+from job.dataset.prepared import SPLITS
 from job.prepare.page import SHOWN_REJECTED
 from job.prepare.split import rank
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from job import cpus
-from job.settings import Settings
+from job.config.settings import Settings
+from job.core import cpus
 
 if TYPE_CHECKING:
     import torch

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from job.dataset.prepared import SPLITS
 from job.prepare.conflicts import words_of
-from job.prepare.dataset import SPLITS
 from job.prepare.leaving_out import LeftOut
 
 #: Warning of the rows.

@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from job import files
-from job.console import warn
+from job.core import files
+from job.core.console import warn
+from job.dataset.prepared import row_codes
 from job.prepare.codec import Codec, Codes
-from job.prepare.dataset import row_codes
 from job.prepare.encode import Item
-from job.prepare.rows import Row
-from job.prepare.store import shard_table
+from job.prepare.manifest_rows import Row
+from job.prepare.parquet_store import shard_table
 
 #: Manifest lines of a shard: what a kill costs at most, a few seconds of a GPU or a few minutes of a CPU.
 LINES = 256

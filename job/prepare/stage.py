@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
-from job import console, files
-from job.errors import DataRefused
-from job.prepare import augment, gate, one_voice, page, quality, speakers
+from job.config.settings import Settings
+from job.core import console, files
+from job.core.errors import DataRefused
+from job.dataset.prepared import SPLITS, read_summary, schema, write_cache
+from job.prepare import augment, one_voice, page, quality, quality_gate, speakers
 from job.prepare.admitted import Admitted
-from job.prepare.dataset import SPLITS, read_summary, schema, write_cache
+from job.prepare.manifest_rows import AUTO, speaker_key
+from job.prepare.parquet_store import write_shards
 from job.prepare.quality import Tally
-from job.prepare.rows import AUTO, speaker_key
 from job.prepare.split import held_out
-from job.prepare.store import write_shards
 from job.prepare.work import COPIES, STAGE, Work
-from job.ranks import ALONE, Ranks
-from job.settings import Settings
+from job.processes.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,11 +61,11 @@ def merge(work: Work) -> dict[str, Any]:
     _hold_out(tally, work)
 
     # 2. The gate, with its figures on disk either way.
-    found = [*gate.problems(tally), *one_voice.problems(work, tally)]
+    found = [*quality_gate.problems(tally), *one_voice.problems(work, tally)]
     _write_figures(work, tally, admitted, found)
     _report_rows(tally)
-    gate.refuse_nothing_left(tally)
-    gate.enforce(found, work.settings.quality_gate)
+    quality_gate.refuse_nothing_left(tally)
+    quality_gate.enforce(found, work.settings.quality_gate)
 
     # 3. Voices and rows are built beside the old dataset and take its place in one step.
     work.encode((COPIES,))

@@ -9,17 +9,19 @@ from importlib.metadata import version
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from job import console, files, models, names, voices
-from job.errors import BadInput, MachineFault
-from job.languages import Languages, UnclearLanguage
+from job.config import names
+from job.config.settings import Settings
+from job.core import console, files
+from job.core.errors import BadInput, MachineFault
+from job.dataset.prepared import SPLITS
+from job.model import loading, voices
+from job.model.speaker_encoder import SpeakerEncoder
 from job.prepare import augment, shards, speakers
 from job.prepare.codec import load_codec
-from job.prepare.dataset import SPLITS
 from job.prepare.encode import Item, encode_stream, read_items
-from job.prepare.rows import AUTO, Row, read_rows
+from job.prepare.manifest_rows import AUTO, Row, read_rows
 from job.prepare.shards import Shard, Shards
-from job.prepare.speaker_encoder import SpeakerEncoder
-from job.settings import Settings
+from job.text.languages import Languages, UnclearLanguage
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -93,15 +95,15 @@ class Work:
         if not paths.manifest("train").is_file():
             raise BadInput(f"{paths.manifest('train')} is missing; run `python -m job fetch` first (WORK_DIR)")
         self.settings = settings
-        self.base = models.base_directory(settings)
-        config = models.read_config(self.base)
+        self.base = loading.base_directory(settings)
+        config = loading.read_config(self.base)
         known = {name.lower(): row for name, row in config.languages.items()}
         self.manifest = Manifest(settings, known)
         if not settings.prepare_only:
             voices.refuse_adapter_alone(self.manifest.languages, known, settings)
-        existing = models.by_lookup_key(config.talker.get("spk_id"))
+        existing = loading.by_lookup_key(config.talker.get("spk_id"))
         self.plans = speakers.plan_references(self.manifest.speakers, settings, existing)
-        self.device = models.resolve_device(settings)
+        self.device = loading.resolve_device(settings)
         self.codec = load_codec(settings, config.books, self.device)
         # Needed last, for voices that the base does not have; that it is there is seen before encoding.
         new = any(plan.strategy != speakers.KEPT for plan in self.plans.values())
@@ -114,7 +116,7 @@ class Work:
         """The shards as they must be. Which GPU, which process and which batch encodes a row is no part of that."""
         settings = self.settings
         codec = {
-            "weights": _codec_identity(models.speech_tokenizer_directory(settings)),
+            "weights": _codec_identity(loading.speech_tokenizer_directory(settings)),
             "books": self.codec.books,
             "device": self.device.type,
             "versions": [version(name) for name in _LIBRARIES],

@@ -11,10 +11,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from job import facts
-from job.names import NO_LANGUAGE
+from job.config.names import NO_LANGUAGE
+from job.config.settings import Settings
+from job.model import card_facts
 from job.publish.licenses import LICENSES
-from job.settings import Settings
 
 TEMPLATE = Path(__file__).parent / "card.md.jinja"
 
@@ -28,12 +28,12 @@ def front_matter(settings: Settings) -> dict[str, Any]:
     Raises:
         BadInput: BASE_MODEL_ID is not a Hub id.
     """
-    base = facts.base_model(settings)
+    base = card_facts.base_model(settings)
     adapter_only = _adapter_only(settings)
-    dataset = facts.dataset(settings)
+    dataset = card_facts.dataset(settings)
     metadata: dict[str, Any] = {
         "license": settings.license.strip().lower(),
-        "language": facts.language_codes(settings),
+        "language": card_facts.language_codes(settings),
         "library_name": "qwen-tts",
         "pipeline_tag": "text-to-speech",
         "base_model": base,
@@ -53,10 +53,10 @@ def render(settings: Settings) -> str:
     from huggingface_hub import ModelCard, ModelCardData
 
     metadata = front_matter(settings)
-    summary = facts.summary(settings)
+    summary = card_facts.summary(settings)
     splits = {name: split for name, split in (summary.get("splits") or {}).items() if split.get("rows")}
     repo = (settings.hf_repo_id or "").strip()
-    speakers = facts.speakers(settings)
+    speakers = card_facts.speakers(settings)
     card = ModelCard.from_template(
         ModelCardData(**metadata),
         template_path=str(TEMPLATE),
@@ -73,9 +73,9 @@ def render(settings: Settings) -> str:
         adapter_only=_adapter_only(settings),
         has_adapter=settings.train_mode == "lora" and settings.export != "merged",
         layout=settings.text_layout,
-        dataset=facts.dataset(settings),
+        dataset=card_facts.dataset(settings),
         splits=splits,
-        languages=[_plain(name) for name in facts.language_names(settings)],
+        languages=[_plain(name) for name in card_facts.language_names(settings)],
         rows=_training_rows(settings),
         losses=_loss_rows(settings),
         licence=metadata["license"],
@@ -138,7 +138,7 @@ def _wrong_values(data: dict[str, Any]) -> list[str]:
             if item is not None and not isinstance(item, str)
         ]
     for name in _strings(data.get("base_model")):
-        if not facts.REPO_ID.fullmatch(name) and not re.fullmatch(r"[\w.-]{1,96}", name):
+        if not card_facts.REPO_ID.fullmatch(name) and not re.fullmatch(r"[\w.-]{1,96}", name):
             problems.append(f"base_model: {name!r} is not a Hub id (set BASE_MODEL_ID to owner/name)")
     for name in _strings(data.get("license")):
         if name not in LICENSES:
@@ -169,7 +169,7 @@ def _plain(text: str) -> str:
 
 def _language_to_speak(settings: Settings) -> str:
     """What to pass as `language`: the one that every recording was trained with, else Auto."""
-    trained = list(facts.summary(settings).get("languages") or {})
+    trained = list(card_facts.summary(settings).get("languages") or {})
     return str(trained[0]).title() if len(trained) == 1 and trained[0] not in NO_LANGUAGE else "Auto"
 
 
@@ -206,7 +206,7 @@ def _training_rows(settings: Settings) -> list[tuple[str, str]]:
 
 def _loss_rows(settings: Settings) -> list[tuple[str, ...]]:
     """(what, step, loss, talker loss, sub-talker loss), from the logs."""
-    found = facts.losses(settings)
+    found = card_facts.losses(settings)
     split = "validation" if (found.best or {}).get("split", "validation") == "validation" else "training data"
     rows = (("first logged", found.first), ("last logged", found.last), (f"this checkpoint, {split}", found.best))
     return [

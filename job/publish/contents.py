@@ -8,9 +8,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job import facts, files
-from job.models import REQUIRED_FILES, read_config
-from job.settings import Settings
+from job.config.settings import Settings
+from job.core import files
+from job.model import card_facts
+from job.model.loading import REQUIRED_FILES, read_config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,7 +124,7 @@ def _check_voices(directory: Path, settings: Settings) -> Iterator[str]:
             yield f"config.json: speaker {name!r} has capitals, so generate() cannot find it"
         if not isinstance(row, int) or not 0 <= row < size:
             yield f"config.json: speaker {name!r} has row {row!r}, and the codec embedding has {size}"
-    for name in facts.summary(settings).get("speakers") or {}:
+    for name in card_facts.summary(settings).get("speakers") or {}:
         if str(name).lower() not in rows:
             yield f"config.json: speaker {name!r} of the data is not among spk_id"
 

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job import facts
-from job.console import say, warn
-from job.errors import BadInput, JobError, PublishFailed, Unreachable, is_outage
-from job.publish import card, contents, hub, rights
+from job.config.settings import Settings
+from job.core.console import say, warn
+from job.core.errors import BadInput, JobError, PublishFailed, Unreachable, is_outage
+from job.core.redact import SHORTEST_SECRET, redact
+from job.model import card_facts
+from job.publish import card, contents, hub_client, rights
 from job.publish.targets import Target, skipped, targets
-from job.redact import SHORTEST_SECRET, redact
-from job.settings import Settings
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -47,8 +47,8 @@ def check(settings: Settings) -> dict[str, Any]:
     reason = skipped(settings)
     if reason is not None:
         return {"skipped": reason}
-    facts.need_base_model(settings)
-    api = hub.client(settings)
+    card_facts.need_base_model(settings)
+    api = hub_client.client(settings)
 
     def ask() -> dict[str, Any]:
         account = rights.whoami(api)
@@ -56,13 +56,13 @@ def check(settings: Settings) -> dict[str, Any]:
         return {"user": str(account.get("name")), "repos": repos}
 
     try:
-        return hub.retrying("asking the Hub", ask, settings, hub.FEW)
+        return hub_client.retrying("asking the Hub", ask, settings, hub_client.FEW)
     except JobError:
         raise
     except Exception as error:
         raise (Unreachable if is_outage(error) else BadInput)(
-            f"{api.endpoint} cannot be asked whether publishing will work: {hub.explain(error, settings)}; check the "
-            "network and HF_ENDPOINT, or set UPLOAD_TO_HUB=false"
+            f"{api.endpoint} cannot be asked whether publishing will work: {hub_client.explain(error, settings)}; "
+            "check the network and HF_ENDPOINT, or set UPLOAD_TO_HUB=false"
         ) from None
 
 
@@ -85,19 +85,19 @@ def run(settings: Settings) -> dict[str, Any]:
     if reason is not None:
         say("push", f"skipped: {reason}")
         return {"skipped": reason}
-    facts.need_base_model(settings)
+    card_facts.need_base_model(settings)
     wanted = targets(settings)
     for target in wanted:
         _check_local(target, settings)
     kept = f"{' and '.join(str(t.directory) for t in wanted)} kept; rerun `python -m job push`"
     try:
-        api = hub.client(settings)
-        account = hub.retrying("asking for the account", lambda: rights.whoami(api), settings)
+        api = hub_client.client(settings)
+        account = hub_client.retrying("asking for the account", lambda: rights.whoami(api), settings)
         results = [_publish(api, account, target, settings) for target in wanted]
     except JobError as error:
         raise PublishFailed(f"{error}; {kept}") from None
     except Exception as error:  # every other failure of the client or the network is one line as well
-        raise PublishFailed(f"publishing failed: {hub.explain(error, settings)}; {kept}") from None
+        raise PublishFailed(f"publishing failed: {hub_client.explain(error, settings)}; {kept}") from None
     first, *others = results
     return {**first, **({"last": others[0]} if others else {})}
 
@@ -118,7 +118,7 @@ def upload_log(settings: Settings) -> None:
             return
         text = settings.console_log.read_text(encoding="utf-8", errors="replace")
         data = redact(text, settings.secrets).encode()
-        api = hub.client(settings)
+        api = hub_client.client(settings)
 
         def upload() -> str:
             repo = rights.full_name(targets(settings)[0].repo, rights.whoami(api))
@@ -128,10 +128,10 @@ def upload_log(settings: Settings) -> None:
             )
             return repo
 
-        repo = hub.retrying("uploading the log", upload, settings, hub.FEW)
+        repo = hub_client.retrying("uploading the log", upload, settings, hub_client.FEW)
         say("push", f"the log is at {repo}/{LOG_IN_REPO}")
     except Exception as error:
-        warn("push", f"the log could not be uploaded: {hub.explain(error, settings)}")
+        warn("push", f"the log could not be uploaded: {hub_client.explain(error, settings)}")
 
 
 def _check_local(target: Target, settings: Settings) -> None:
@@ -147,8 +147,8 @@ def _check_local(target: Target, settings: Settings) -> None:
         raise BadInput(f"{readme} is missing; run `python -m job validate` first")
     text = readme.read_text(encoding="utf-8", errors="replace")
     problems = card.check_card(text)
-    if facts.base_model(settings) and not re.search(r"^base_model:", text, re.MULTILINE):
-        problems.append(f"it does not name the base model {facts.base_model(settings)}")
+    if card_facts.base_model(settings) and not re.search(r"^base_model:", text, re.MULTILINE):
+        problems.append(f"it does not name the base model {card_facts.base_model(settings)}")
     if problems:
         raise BadInput(f"{readme} cannot be published: {'; '.join(problems)}; then run `python -m job validate`")
 
@@ -159,11 +159,13 @@ def _publish(api: HfApi, account: dict[str, Any], target: Target, settings: Sett
     sizes = {name: (target.directory / name).stat().st_size for name in names}
     _guard(target.directory, names, settings)
     wanted = rights.full_name(target.repo, account)
-    repo = hub.retrying(f"looking at {wanted}", lambda: rights.check_target(api, account, target, settings), settings)
-    hub.retrying(
+    repo = hub_client.retrying(
+        f"looking at {wanted}", lambda: rights.check_target(api, account, target, settings), settings
+    )
+    hub_client.retrying(
         f"creating {repo}", lambda: api.create_repo(repo, private=settings.hub_private, exist_ok=True), settings
     )
-    before = hub.retrying(f"reading {repo}", lambda: api.model_info(repo), settings)
+    before = hub_client.retrying(f"reading {repo}", lambda: api.model_info(repo), settings)
     say("push", f"{len(names)} files, {sum(sizes.values()) / 1e6:.1f} MB, to {repo}")
     stale = [*contents.STALE, *(f"speech_tokenizer/{name}" for name in contents.STALE[:2])]  # the codec's weights too
     upload = partial(
@@ -174,8 +176,8 @@ def _publish(api: HfApi, account: dict[str, Any], target: Target, settings: Sett
         delete_patterns=stale,
         commit_message=commit_message(target, settings),
     )
-    commit = hub.retrying(f"uploading to {repo}", upload, settings)
-    after = hub.retrying(f"checking {repo}", lambda: api.model_info(repo, files_metadata=True), settings)
+    commit = hub_client.retrying(f"uploading to {repo}", upload, settings)
+    after = hub_client.retrying(f"checking {repo}", lambda: api.model_info(repo, files_metadata=True), settings)
     there = {sibling.rfilename: sibling.size for sibling in after.siblings or []}
     wrong = [name for name, size in sizes.items() if there.get(name) != size]
     if wrong:
@@ -215,7 +217,7 @@ def _guard(directory: Path, names: list[str], settings: Settings) -> None:
 
 def commit_message(target: Target, settings: Settings) -> str:
     """One line: which checkpoint, its step and its loss."""
-    found = facts.losses(settings)
+    found = card_facts.losses(settings)
     kind = target.directory.name
     row = (found.best if kind == "best" else found.last) or {}
     parts = [f"{kind} checkpoint"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from job.console import warn
-from job.errors import BadInput
-from job.publish import hub
+from job.config.settings import Settings
+from job.core.console import warn
+from job.core.errors import BadInput
+from job.publish import hub_client
 from job.publish.targets import Target
-from job.settings import Settings
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -26,7 +26,7 @@ def whoami(api: HfApi) -> dict[str, Any]:
     try:
         return dict(api.whoami())
     except Exception as error:
-        if hub.status_of(error) == 401:
+        if hub_client.status_of(error) == 401:
             raise BadInput(
                 f"HF_TOKEN is refused by {api.endpoint}; make one that can write at {api.endpoint}/settings/tokens"
             ) from None
@@ -58,10 +58,10 @@ def check_target(api: HfApi, account: dict[str, Any], target: Target, settings: 
             raise BadInput(f"{target.variable}={repo}: {refusal}") from None
         return repo
     except HFValidationError as error:
-        raise BadInput(f"{target.variable}={repo}: {hub.explain(error, settings)}") from None
+        raise BadInput(f"{target.variable}={repo}: {hub_client.explain(error, settings)}") from None
     except Exception as error:
-        if hub.status_of(error) in (401, 403):
-            words = refusal or hub.explain(error, settings)
+        if hub_client.status_of(error) in (401, 403):
+            words = refusal or hub_client.explain(error, settings)
             raise BadInput(f"{target.variable}={repo}: {words}") from None
         raise
     if settings.hub_private and info.private is False:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from job.errors import BadInput
-from job.settings import Settings
+from job.config.settings import Settings
+from job.core.errors import BadInput
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from job import facts, files
-from job.console import say, warn
-from job.errors import BadInput, PublishFailed
+from job.config.settings import Settings
+from job.core import files
+from job.core.console import say, warn
+from job.core.errors import BadInput, PublishFailed
+from job.core.redact import one_line
+from job.model import card_facts
 from job.publish import card, contents
 from job.publish.targets import skipped
-from job.redact import one_line
-from job.settings import Settings
 
 #: Seconds that the Hub has to answer.
 TIMEOUT = 20
@@ -42,9 +43,9 @@ def run(settings: Settings) -> dict[str, Any]:
         files.write_text(directory / "README.md", text)
     published = contents.published(paths.best)
     size = sum((paths.best / name).stat().st_size for name in published)
-    speakers = facts.speakers(settings)
+    speakers = card_facts.speakers(settings)
     say("validate", f"the card and {len(published)} files ({size / 1e6:.1f} MB) are fit to be published")
-    return {"files": len(published), "bytes": size, "speakers": speakers, "base_model": facts.base_model(settings)}
+    return {"files": len(published), "bytes": size, "speakers": speakers, "base_model": card_facts.base_model(settings)}
 
 
 def checked_card(settings: Settings) -> str:
@@ -54,7 +55,7 @@ def checked_card(settings: Settings) -> str:
         BadInput: the Hub would refuse it, or it is to be published and cannot name its base model.
     """
     if skipped(settings) is None:
-        facts.need_base_model(settings)
+        card_facts.need_base_model(settings)
     text = card.render(settings)
     problems = card.check_card(text)
     if problems:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from job.ranks import ALONE, Ranks
+from job.processes.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
-    from job.settings import Settings
+    from job.config.settings import Settings
 
 
 def run(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from job.errors import BadInput
-from job.settings import Settings
+from job.config.settings import Settings
+from job.core.errors import BadInput
 from job.train import languages
 
 ADAPTER = "default"

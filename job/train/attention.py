@@ -15,9 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from job.console import warn
-from job.errors import first_line
-from job.exhausted import is_out_of_memory
+from job.core.console import warn
+from job.core.errors import first_line
+from job.core.out_of_memory import is_out_of_memory
 from job.train.batch import Batch
 
 Results = Sequence[torch.Tensor]

@@ -9,14 +9,22 @@ from typing import Any
 
 import torch
 
-from job import files
-from job.facts import base_model
-from job.models import by_lookup_key
-from job.settings import Settings
+from job.config.settings import Settings
+from job.core import files
+from job.model.card_facts import base_model
+from job.model.loading import by_lookup_key
+from job.model.voices import (
+    ADAPTER_FOLDER,
+    ENCODER_FILE,
+    NOT_COPIED,
+    copy_model,
+    save_tensors,
+    save_weights,
+    write_json,
+)
 from job.train import adapt
 from job.train.rows import speaker_rows
 from job.train.spread import copied
-from job.voices import ADAPTER_FOLDER, ENCODER_FILE, NOT_COPIED, copy_model, save_tensors, save_weights, write_json
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ class Exporter:
         weights["talker.model.codec_embedding.weight"] = table
         save_weights(weights, target)
         # Stock loading would warn of an encoder among a CustomVoice model's weights. In a file of its own it lets
-        # training go on from this checkpoint, and cloning (see `job.voices.cloning_model`).
+        # training go on from this checkpoint, and cloning (see `job.model.voices.cloning_model`).
         if encoder:
             save_tensors(encoder, target / ENCODER_FILE)
         elif (self.base / ENCODER_FILE).is_file():

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 
-from job.optimizers import BLOCK
+from job.config.optimizer_choice import BLOCK
 
 #: Of an fp32's 23 bits of mantissa, those that `quantized` does not look at.
 _UNSEEN = 14

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from job.console import say, warn
-from job.errors import BadInput, first_line
+from job.core.console import say, warn
+from job.core.errors import BadInput, first_line
 from job.train import attention
 
 #: Graphs that torch may make of a piece of a layer: for inputs and weights that are trained or frozen, for every phase

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from job.threads import in_order
+from job.core.threads import in_order
 from job.train import layout
 from job.train.batch import Batch, collate
 from job.train.columns import Codes, Companions, Tokens, numbered

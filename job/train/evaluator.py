@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from job.settings import Settings
+from job.config.settings import Settings
 from job.train.probe_rules import Heard
 from job.train.setup import Training
 from job.train.spread import Spread

@@ -14,8 +14,8 @@ from copy import deepcopy
 from statistics import median
 from typing import Any, ClassVar
 
-from job.console import warn
-from job.errors import TrainingStopped
+from job.core.console import warn
+from job.core.errors import TrainingStopped
 from job.train.probe_rules import rank
 
 #: So many steps in a row without a finite loss and gradient end the run.

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from job import languages
-from job.settings import Settings
+from job.config.settings import Settings
+from job.text import languages
 
 
 def initialise(model: Any, rows: dict[str, int], settings: Settings) -> None:

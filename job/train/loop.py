@@ -14,12 +14,12 @@ from typing import Any, NoReturn
 
 import torch
 
-from job.console import progress, say, warn
-from job.errors import FollowedRank, StoppedBySignal, TrainingStopped, first_line
-from job.exhausted import is_out_of_memory
-from job.ranks import ALONE, Ranks
-from job.settings import Settings
-from job.stopping import StopRequest
+from job.config.settings import Settings
+from job.core.console import progress, say, warn
+from job.core.errors import FollowedRank, StoppedBySignal, TrainingStopped, first_line
+from job.core.out_of_memory import is_out_of_memory
+from job.core.stopping import StopRequest
+from job.processes.ranks import ALONE, Ranks
 from job.train import logs, progressive, resume, setup
 from job.train.data import ahead
 from job.train.evaluator import Evaluator

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.optim.adamw import adamw
 
-from job.optimizers import BLOCK, SMALLEST, in_bf16
-from job.settings import Settings
+from job.config.optimizer_choice import BLOCK, SMALLEST, in_bf16
+from job.config.settings import Settings
 from job.train import adapt
 from job.train.compact import quantized, restored, rounded
 from job.train.seeds import seed_of

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from job.console import say, warn
-from job.errors import first_line
+from job.core.console import say, warn
+from job.core.errors import first_line
 from job.train.layout import instruct_template, text_template
 from job.train.probe_rules import MOST_FRAMES, Codes, Finding, Heard, choose, limit, problems
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from job.errors import BadInput
+from job.core.errors import BadInput
 
 if TYPE_CHECKING:
     from torch import nn

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from job import files
-from job.console import say, warn
-from job.errors import BadInput
+from job.core import files
+from job.core.console import say, warn
+from job.core.errors import BadInput
 from job.train.spread import copied, like
 
 _NAME = re.compile(r"checkpoint-(\d+)")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from job.errors import BadInput
-from job.models import by_lookup_key
+from job.core.errors import BadInput
+from job.model.loading import by_lookup_key
 
 #: First row of the codec embedding that released checkpoints and the model's own instructions give to new speakers.
 FIRST_SPEAKER_ROW = 3000

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from job.settings import Settings
+from job.config.settings import Settings
 from job.train.data import Order, Rows, admitted, epoch_order
 
 #: A part of a step: numbers of the rows that are computed together.

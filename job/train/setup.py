@@ -11,13 +11,22 @@ from typing import Any
 
 import torch
 
-from job import files, optimizers, variables, voices
-from job.console import warn
-from job.errors import BadInput
-from job.models import base_directory, check_attention, load_model, resolve_device, resolve_precision, stored_type
-from job.prepare.dataset import read_speakers, read_split
-from job.ranks import Ranks
-from job.settings import Settings
+from job.config import optimizer_choice, variables
+from job.config.settings import Settings
+from job.core import files
+from job.core.console import warn
+from job.core.errors import BadInput
+from job.dataset.prepared import read_speakers, read_split
+from job.model import voices
+from job.model.loading import (
+    base_directory,
+    check_attention,
+    load_model,
+    resolve_device,
+    resolve_precision,
+    stored_type,
+)
+from job.processes.ranks import Ranks
 from job.train import adapt, compiled, languages, progressive, recompute, trackers, warm
 from job.train.checkpoint import Exporter
 from job.train.data import Rows
@@ -170,9 +179,9 @@ def arrange(model: Any, settings: Settings, precision: str, device: torch.device
     Raises:
         BadInput: MASTER_WEIGHTS and the precision do not go together.
     """
-    optimizers.check(settings, precision)
+    optimizer_choice.check(settings, precision)
     if lowers(settings, precision):
-        lower_weights(model, everything=optimizers.in_bf16(settings))
+        lower_weights(model, everything=optimizer_choice.in_bf16(settings))
     if settings.gradient_checkpointing == "selective":
         recompute.use(model.talker)
     elif settings.gradient_checkpointing:
@@ -211,7 +220,7 @@ def scheduler_of(settings: Settings, optimizer: torch.optim.Optimizer, steps: in
 
 def lowers(settings: Settings, precision: str) -> bool:
     """Whether what is not trained is kept in bf16. `full` trains nearly all, and keeps the rest as exact."""
-    return optimizers.in_bf16(settings) or (precision == "bf16" and settings.train_mode != "full")
+    return optimizer_choice.in_bf16(settings) or (precision == "bf16" and settings.train_mode != "full")
 
 
 def lower_weights(model: Any, everything: bool = False) -> None:

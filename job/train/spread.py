@@ -17,7 +17,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.hooks import RemovableHandle
 
-from job.ranks import Ranks
+from job.processes.ranks import Ranks
 from job.train.readings import fill
 
 T = TypeVar("T")

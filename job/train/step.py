@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from job.console import say
-from job.errors import TrainingStopped
-from job.exhausted import is_out_of_memory
-from job.settings import Settings
-from job.stopping import StopRequest
+from job.config.settings import Settings
+from job.core.console import say
+from job.core.errors import TrainingStopped
+from job.core.out_of_memory import is_out_of_memory
+from job.core.stopping import StopRequest
 from job.train.batch import Batch
 from job.train.schedule import Part, Planned
 from job.train.seeds import seed_of

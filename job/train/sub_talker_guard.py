@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from job.errors import TrainingStopped
+from job.core.errors import TrainingStopped
 
 
 def sub_talker_gradients(model: Any) -> dict[str, float]:

@@ -14,13 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from job import files
-from job.console import warn
-from job.errors import BadInput, JobError
-from job.redact import one_line, redact
+from job.core import files
+from job.core.console import warn
+from job.core.errors import BadInput, JobError
+from job.core.redact import one_line, redact
 
 if TYPE_CHECKING:
-    from job.settings import Settings
+    from job.config.settings import Settings
 
 #: Tracker -> what `pip install` needs for it. trackio from 0.21 on needs a huggingface_hub that qwen-tts cannot use.
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio<0.21"}

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from job import files
-from job.console import say
-from job.errors import BadInput
-from job.settings import Settings
+from job.config.settings import Settings
+from job.core import files
+from job.core.console import say
+from job.core.errors import BadInput
 
 _WRAPPERS = ("base_model.model.", "base_model.", "model.")
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-from job import files
+from job.core import files
 
 
 class BackgroundWriter:

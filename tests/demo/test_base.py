@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from job import files
+from job.core import files
+from job.core.errors import BadInput
 from job.demo import manifest
 from job.demo.base import CODEC_IDS, FILES, LANGUAGES, build, cached_base, is_complete
-from job.errors import BadInput
 
 if TYPE_CHECKING:
     import torch

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from job import files
-from job.paths import Paths
-from job.prepare.dataset import schema
+from job.config.paths import Paths
+from job.core import files
+from job.dataset.prepared import schema
 
 SPEAKERS = {"my_voice": 3000, "other": 3001}
 SENTENCES = ("Hello there.", "A longer sentence is this.", "Nine.")
@@ -58,7 +58,7 @@ def recordings(directory: Path, sentences: Sequence[str] = SENTENCES, max_new_to
     import torch
 
     from job.generation.recorder import GenerationRecorder, quiet_generation
-    from job.models import load_model
+    from job.model.loading import load_model
 
     model = load_model(directory, torch.device("cpu"), torch.float32)
     rows = []

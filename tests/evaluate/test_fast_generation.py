@@ -19,7 +19,7 @@ from job.generation.recorder import GenerationRecorder, Spoken, quiet_generation
 from job.generation.sampling import Choice
 from job.generation.stack import Unknown
 from job.generation.talker import FastTalker, generating
-from job.models import load_model
+from job.model.loading import load_model
 from tests.evaluate.conftest import custom_voice
 
 CPU = torch.device("cpu")

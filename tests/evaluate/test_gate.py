@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from job.core.errors import SpeechFailed
 from job.demo import manifest
-from job.errors import SpeechFailed
-from job.evaluate import checks, gate, own, pace
+from job.evaluate import checks, own, pace, speech_gate
 from job.evaluate.audio_stats import AudioStats, measure
 from job.evaluate.hearing import Heard, listen
 from tests.planted import AGAINST_THE_VOICE, RATE, SOUNDS, vocoded
@@ -34,7 +34,7 @@ def recordings_of(speaker: str) -> own.Own:
 
 
 def judged(wave: np.ndarray, text: str, like: own.Own | None = None) -> list[str]:
-    return gate.problems(measure(wave, RATE), listen(wave, RATE), text, wave.size, True, wave.size, 1, like)
+    return speech_gate.problems(measure(wave, RATE), listen(wave, RATE), text, wave.size, True, wave.size, 1, like)
 
 
 @pytest.mark.parametrize("kind", [*SOUNDS, *AGAINST_THE_VOICE])
@@ -70,7 +70,7 @@ def test_what_the_voices_own_recordings_have_too_is_no_fault():
 
 def test_every_sentence_of_the_table_can_be_said_and_every_figure_of_it_is_measured():
     wave = clips()["en-06"][1]
-    figures = gate.figures(measure(wave, RATE), listen(wave, RATE), "Hello.", own.Own(bandwidth=11_000.0))
+    figures = speech_gate.figures(measure(wave, RATE), listen(wave, RATE), "Hello.", own.Own(bandwidth=11_000.0))
     for check in (*checks.SILENCE, *checks.CHECKS):
         assert figures[check.figure] is not None, check.name
         assert "{" not in check.sentence.format(**figures)
@@ -102,14 +102,14 @@ def test_no_sound_and_hardly_any_is_not_judged_by_how_it_sounds():
 def test_the_share_decides_between_a_warning_and_a_failure(capsys: pytest.CaptureFixture[str]):
     bad = {"file": "01.wav", "passed": False, "problems": ["silent"]}
     good = {"file": "02.wav", "passed": True, "problems": []}
-    gate.decide("off", [bad], 0.25)
+    speech_gate.decide("off", [bad], 0.25)
     assert capsys.readouterr().err == ""
-    gate.decide("warn", [bad], 0.25)
+    speech_gate.decide("warn", [bad], 0.25)
     assert "1 of 1 samples failed" in capsys.readouterr().err
-    gate.decide("fail", [bad, *[good] * 4], 0.25)
+    speech_gate.decide("fail", [bad, *[good] * 4], 0.25)
     with pytest.raises(SpeechFailed, match="1 of 4 samples failed"):
-        gate.decide("fail", [bad, *[good] * 3], 0.25)
-    gate.decide("fail", [bad, *[good] * 3], 0.5)
+        speech_gate.decide("fail", [bad, *[good] * 3], 0.25)
+    speech_gate.decide("fail", [bad, *[good] * 3], 0.5)
 
 
 def test_what_did_not_come_out_of_the_codec_as_it_should_has_its_problem():
@@ -118,7 +118,9 @@ def test_what_did_not_come_out_of_the_codec_as_it_should_has_its_problem():
     wave = wave[: 1920 * frames]
 
     def found(wave: np.ndarray, frames: int = frames, stopped: bool = True) -> list[str]:
-        return gate.problems(measure(wave, RATE, 1920), listen(wave, RATE), text, frames, stopped, wave.size, 1920)
+        return speech_gate.problems(
+            measure(wave, RATE, 1920), listen(wave, RATE), text, frames, stopped, wave.size, 1920
+        )
 
     assert found(wave) == []
     assert found(wave * 0) == ["silent"]

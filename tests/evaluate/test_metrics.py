@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.errors import BadInput
+from job.core.errors import BadInput
 from job.evaluate import metrics
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "dd"]), max_size=8)

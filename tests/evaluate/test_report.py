@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from job.config.settings import Settings
 from job.evaluate import charts, report
 from job.evaluate.charts import Line
-from job.settings import Settings
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ATTACK = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from job.errors import BadInput, SpeechFailed
+from job.config.settings import Settings
+from job.core.errors import BadInput, SpeechFailed
 from job.evaluate import own, samples, speaking, synthesize
 from job.evaluate.audio_stats import measure
-from job.evaluate.texts import Utterance
-from job.settings import Settings
+from job.evaluate.spoken_texts import Utterance
 from tests.evaluate.conftest import SENTENCES, write_prepared
 from tests.evaluate.test_metrics import recogniser  # noqa: F401 - a fixture
 
@@ -107,8 +107,8 @@ def test_speakers_are_known_by_their_own_rows_and_others_by_all(talking: Talking
     import pyarrow as pa
     import torch
 
-    from job.models import load_model
-    from job.prepare.dataset import schema
+    from job.dataset.prepared import schema
+    from job.model.loading import load_model
 
     model = load_model(talking[0], torch.device("cpu"), torch.float32)
     one = {"language": "auto", "instruct": None, "codes": np.zeros((9, 16), np.int16).tolist()}
@@ -131,7 +131,7 @@ def test_models_that_listen_are_asked(talking: Talking, tiny_base: Path, recogni
     from safetensors.torch import save_file
 
     from job.evaluate.similarity import load_similarity
-    from job.prepare.speaker_encoder import SpeakerEncoder
+    from job.model.speaker_encoder import SpeakerEncoder
 
     work = install(talking[0], tmp_path)
     values = {"init_model_path": str(tiny_base), "asr_model": str(recogniser), "greedy": True, "synth_gate": "off"}

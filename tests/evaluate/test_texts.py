@@ -6,52 +6,52 @@ from pathlib import Path
 
 import pytest
 
-from job.errors import BadInput
-from job.evaluate import texts
-from job.models import ModelConfig
-from job.settings import Settings, load
+from job.config.settings import Settings, load
+from job.core.errors import BadInput
+from job.evaluate import spoken_texts
+from job.model.loading import ModelConfig
 
 CONFIG = ModelConfig({"talker_config": {"codec_language_id": {"english": 2050, "german": 2053}}})
 
 
-def rows(*lengths: int, speaker: str = "a", language: str = "auto") -> list[texts.Row]:
+def rows(*lengths: int, speaker: str = "a", language: str = "auto") -> list[spoken_texts.Row]:
     one = {"speaker": speaker, "language": language, "instruct": None}
     return [{"text": f"{speaker}{'x' * length}", **one} for length in lengths]
 
 
 def test_texts_come_from_the_variable_or_from_the_file_it_names(tmp_path: Path):
-    assert texts.parse_texts("One. | Two?||") == ["One.", "Two?"]
+    assert spoken_texts.parse_texts("One. | Two?||") == ["One.", "Two?"]
     (tmp_path / "say.txt").write_text("\ufeffFirst | line\n\n  Second  \n", encoding="utf-8")
-    assert texts.parse_texts(str(tmp_path / "say.txt")) == ["First | line", "Second"]
-    assert texts.texts_file(str(tmp_path / "say.txt")) == tmp_path / "say.txt"
-    assert texts.texts_file("One.|Two.") is None
+    assert spoken_texts.parse_texts(str(tmp_path / "say.txt")) == ["First | line", "Second"]
+    assert spoken_texts.texts_file(str(tmp_path / "say.txt")) == tmp_path / "say.txt"
+    assert spoken_texts.texts_file("One.|Two.") is None
 
 
 def test_a_text_too_long_for_a_file_name_is_a_text():
-    assert texts.parse_texts("word " * 2000) == [("word " * 2000).strip()]
+    assert spoken_texts.parse_texts("word " * 2000) == [("word " * 2000).strip()]
 
 
 @pytest.mark.parametrize("value", ["missing.txt", "MISSING.TXT", "texts.csv", "/no/such/file", "|", " | "])
 def test_a_misspelled_file_or_nothing_at_all_is_refused(value: str):
     with pytest.raises(BadInput, match="TEST_TEXTS"):
-        texts.parse_texts(value)
+        spoken_texts.parse_texts(value)
 
 
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path):
     (tmp_path / "say.txt").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(BadInput, match="UTF-8"):
-        texts.parse_texts(str(tmp_path / "say.txt"))
+        spoken_texts.parse_texts(str(tmp_path / "say.txt"))
 
 
 def test_by_default_four_texts_of_the_data_from_shortest_to_longest():
-    plan = texts.plan(Settings(), CONFIG, ["a"], [[], rows(*range(1, 100))])
+    plan = spoken_texts.plan(Settings(), CONFIG, ["a"], [[], rows(*range(1, 100))])
     assert [len(one.text) - 1 for one in plan] == [1, 34, 66, 99]
 
 
 def test_validation_texts_are_preferred_and_every_speaker_says_its_own():
     validation = rows(3, speaker="a")
     train = rows(1, 2, speaker="a") + rows(5, 6, speaker="b")
-    plan = texts.plan(Settings(), CONFIG, ["a", "b"], [validation, train])
+    plan = spoken_texts.plan(Settings(), CONFIG, ["a", "b"], [validation, train])
     assert {(one.speaker, one.text) for one in plan} == {("a", "axxx"), ("b", "bxxxxx"), ("b", "bxxxxxx")}
 
 
@@ -60,14 +60,14 @@ def test_validation_texts_are_preferred_and_every_speaker_says_its_own():
 def test_many_speakers_make_eight_files_at_most(speakers: int, layout: str):
     names = [f"s{n}" for n in range(speakers)]
     data = [row for name in names for row in rows(*range(1, 9), speaker=name)]
-    plan = texts.plan(Settings(text_layout=layout), CONFIG, names, [data])
-    assert 4 <= len(plan) <= texts.DEFAULT_FILES
-    assert {one.layout for one in plan} == set(texts.LAYOUTS[layout])
+    plan = spoken_texts.plan(Settings(text_layout=layout), CONFIG, names, [data])
+    assert 4 <= len(plan) <= spoken_texts.DEFAULT_FILES
+    assert {one.layout for one in plan} == set(spoken_texts.LAYOUTS[layout])
     assert len(plan) == len(set(plan))
 
 
 def test_given_texts_are_said_by_every_speaker_in_every_layout():
-    plan = texts.plan(Settings(test_texts="One.|Two.", text_layout="mixed"), CONFIG, ["a", "b"], [])
+    plan = spoken_texts.plan(Settings(test_texts="One.|Two.", text_layout="mixed"), CONFIG, ["a", "b"], [])
     assert {(one.text, one.speaker, one.layout) for one in plan} == {
         (text, speaker, layout)
         for text in ("One.", "Two.")
@@ -79,26 +79,26 @@ def test_given_texts_are_said_by_every_speaker_in_every_layout():
 
 def test_a_language_is_named_only_where_training_named_it():
     data = rows(1, 2, speaker="a", language="german") + rows(3, speaker="b", language="hausa")
-    given = texts.plan(Settings(test_texts="Hi."), CONFIG, ["a", "b", "c"], [data])
+    given = spoken_texts.plan(Settings(test_texts="Hi."), CONFIG, ["a", "b", "c"], [data])
     assert [one.language for one in given] == ["german", "Auto", "Auto"]
-    own = texts.plan(Settings(), CONFIG, ["a", "b"], [data])
+    own = spoken_texts.plan(Settings(), CONFIG, ["a", "b"], [data])
     assert {(one.speaker, one.language) for one in own} == {("a", "german"), ("b", "Auto")}
-    fallback = texts.plan(Settings(test_texts="Hi.", language="English"), CONFIG, ["c"], [data])
+    fallback = spoken_texts.plan(Settings(test_texts="Hi.", language="English"), CONFIG, ["c"], [data])
     assert fallback[0].language == "english"
 
 
 def test_nothing_to_say_names_the_variable():
     with pytest.raises(BadInput, match="TEST_TEXTS"):
-        texts.plan(Settings(), CONFIG, ["a"], [])
+        spoken_texts.plan(Settings(), CONFIG, ["a"], [])
 
 
 def test_the_budget_follows_the_text_unless_it_is_given():
-    assert texts.budget(Settings(), "x" * 100, 2.0) == 625
-    assert texts.budget(Settings(), "Hi", 1.0) == 50
-    assert texts.budget(load({"MAX_NEW_TOKENS": "7"}), "x" * 100, 2.0) == 7
+    assert spoken_texts.budget(Settings(), "x" * 100, 2.0) == 625
+    assert spoken_texts.budget(Settings(), "Hi", 1.0) == 50
+    assert spoken_texts.budget(load({"MAX_NEW_TOKENS": "7"}), "x" * 100, 2.0) == 7
 
 
 def test_a_base_model_cannot_speak():
     base = ModelConfig({"tts_model_type": "base", "talker_config": {"spk_id": {}}})
     with pytest.raises(BadInput, match="no speaker"):
-        texts.speakers_of(base, Path("somewhere"))
+        spoken_texts.speakers_of(base, Path("somewhere"))

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from job import fetch, files, settings
+from job import fetch
+from job.config import settings
+from job.core import files
 
 
 def write_audio(path: Path, seconds: float = 0.5, rate: int = 16000, seed: int = 0) -> Path:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from job import fetch
-from job import settings as variables
-from job.errors import BadInput
+from job.config import settings as variables
+from job.core.errors import BadInput
 from tests.fetch.conftest import write_audio, write_lines
 
 ENGLISH = [

@@ -11,7 +11,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.errors import BadInput
+from job.core.errors import BadInput
 from job.fetch import listing
 from job.fetch.same import same_recording
 from tests.fetch.conftest import write_audio, write_lines

@@ -23,7 +23,7 @@ from tests.hub.server import READ, Hub
 CODE = """
 import json, sys
 from job import fetch, settings
-from job.errors import JobError
+from job.core.errors import JobError
 assert not {"torch", "datasets"} & sys.modules.keys(), "importing fetch is cheap"
 for asked in json.load(sys.stdin):
     try:

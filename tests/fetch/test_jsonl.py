@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from job import fetch
-from job import settings as variables
-from job.errors import BadInput
+from job.config import settings as variables
+from job.core.errors import BadInput
 from job.fetch import jsonl
+from job.fetch.audio_store import Store
 from job.fetch.collect import Collector
-from job.fetch.store import Store
 from job.fetch.table import Row, RowError
 from job.fetch.values import required_text
 from tests.fetch.conftest import write_audio, write_lines

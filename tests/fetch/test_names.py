@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from job.errors import BadInput
+from job.core.errors import BadInput
 from tests.fetch.conftest import write_audio, write_lines
 
 #: Hooked letters of Hausa have no decomposed form, Norwegian å and é have one.

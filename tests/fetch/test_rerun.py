@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from job import files, pipeline
-from job import settings as variables
+from job import pipeline
+from job.config import settings as variables
+from job.core import files
 from tests.fetch.conftest import write_audio, write_lines
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from job.errors import BadInput
+from job.core.errors import BadInput
 from tests.fetch.conftest import write_audio, write_lines
 
 

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
-from job import settings as variables
-from job.errors import BadInput
+from job.config import settings as variables
+from job.core.errors import BadInput
 from job.fetch import sources
+from job.fetch.audio_store import Store
 from job.fetch.collect import Collector
-from job.fetch.store import Store
 from job.fetch.transcripts import clean
 from tests.fetch.conftest import write_audio
 

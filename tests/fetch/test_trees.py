@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from job.errors import BadInput
+from job.core.errors import BadInput
 from tests.fetch.conftest import write_audio, write_lines
 
 
@@ -198,9 +198,9 @@ def test_kaldi_directories_give_segments_speakers_and_refuse_commands(tmp_path: 
         segments="u1 r1 0.0 1.5\nu2 r1 1.5 -1\nu3 r3 0 1\nu4 r4 0 1\nu5 r2 2.0 1.0\nu6 r2 0 1\nu8 gone 0 1\n",
         utt2spk="u1 eva\nu2 eva\nu3 adam\nu4 adam\nu5 adam\n",
     )
+    from job.config.settings import load
     from job.fetch import kaldi as reader
     from job.fetch.table import Row
-    from job.settings import load
 
     table = reader.open_table(data, "DATA_DIR=x", load({"WORK_DIR": str(tmp_path / "w")}))
     rows = [row.values for row in table.read() if isinstance(row, Row)]

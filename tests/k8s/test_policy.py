@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from job import errors
+from job.core import errors
 from tests.k8s.manifests import JOBS, OVERLAYS, TOP, container, job_spec, one, template, variables
 from tests.k8s.pod_security import violations
 
@@ -210,7 +210,7 @@ def outcome(spec: dict[str, Any], code: int, *, disrupted: bool = False) -> str:
 
 
 def test_every_exit_code_of_the_job_has_an_outcome() -> None:
-    """A code that is added to job/errors.py must be given one here and in k8s/base/job.yaml."""
+    """A code that is added to job/core/errors.py must be given one here and in k8s/base/job.yaml."""
     codes = {value for name, value in vars(errors).items() if name.isupper() and isinstance(value, int)}
     assert OUTCOMES.keys() == codes - {errors.OK}
 

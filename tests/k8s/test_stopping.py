@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from job import errors
+from job.core import errors
 from tests.k8s.manifests import JOBS, TOP, template
 
 

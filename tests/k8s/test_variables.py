@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from job import doctor
-from job.errors import BadInput
-from job.settings import load
-from job.settings import variables as known_variables
+from job.config.settings import load
+from job.config.settings import variables as known_variables
+from job.core.errors import BadInput
 from tests.k8s import kubectl as tool
 from tests.k8s.manifests import JOBS, K8S, OVERLAYS, TOP, container, job_spec, one, variables
 

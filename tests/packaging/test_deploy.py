@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from job import errors
-from job.settings import load, variables
+from job.config.settings import load, variables
+from job.core import errors
 
 TOP = Path(__file__).resolve().parents[2]
 UNITS = ("qwen3-tts-job.service", "qwen3-tts-job.timer")

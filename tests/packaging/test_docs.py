@@ -11,8 +11,8 @@ import pytest
 
 from job import doctor
 from job.cli import app
-from job.presets import PRESETS
-from job.settings import load, variables
+from job.config.presets import PRESETS
+from job.config.settings import load, variables
 
 TOP = Path(__file__).resolve().parents[2]
 PAGES = sorted(

@@ -128,7 +128,7 @@ def test_names_in_the_image_are_not_taken_for_misspelled_variables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reader of settings refuses names that are one typo from a known one; the image sets many names."""
-    from job.settings import load
+    from job.config.settings import load
 
     monkeypatch.chdir(tmp_path)  # where no .env is
     block = re.search(r"^ENV (.*?)\n(?!\s)", (TOP / "Dockerfile").read_text(), re.MULTILINE | re.DOTALL)

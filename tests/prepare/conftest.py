@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from job import files
+from job.config.settings import Settings
+from job.core import files
 from job.demo import manifest as demo_manifest
-from job.settings import Settings
 from tests.speech import spoken
 
 Make = Callable[..., Settings]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from job.letters import letters
+from job.text.letters import letters
 
 #: Script -> how one syllable is written (from random numbers), and syllables a second.
 SCRIPTS: dict[str, tuple[Callable[[np.random.Generator], str], float]] = {

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from job import prepare
+from job.config.settings import Settings
+from job.dataset.prepared import read_split, read_summary, row_codes
 from job.prepare.augment import changes
-from job.prepare.dataset import read_split, read_summary, row_codes
-from job.settings import Settings
 from tests.prepare.conftest import Make, voice
 
 RATE = 24_000

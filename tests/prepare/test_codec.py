@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from job import models
-from job.errors import BadInput
+from job.core.errors import BadInput
+from job.model import loading
 from job.prepare import encode
 from job.prepare.audio import Unusable, load, pad_to_frames
 from job.prepare.codec import Codec
@@ -24,7 +24,7 @@ LENGTHS = [0.8, 0.05, 2.31, 0.333, 1.07, 0.61, 3.9, 0.45, 1.93]
 
 @pytest.fixture(scope="session")
 def codec(tiny_base: Path) -> Codec:
-    return Codec(models.load_speech_tokenizer(tiny_base / "speech_tokenizer", torch.device("cpu")), books=16)
+    return Codec(loading.load_speech_tokenizer(tiny_base / "speech_tokenizer", torch.device("cpu")), books=16)
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +56,7 @@ def test_codes_have_one_row_of_int16_a_whole_frame(codec: Codec, waves: list[np.
 
 def test_codes_are_those_of_the_stock_tokenizer(codec: Codec, waves: list[np.ndarray], tiny_base: Path) -> None:
     """Alone and in a batch, short and longer than the transformer's window of ten seconds."""
-    stock = models.load_speech_tokenizer(tiny_base / "speech_tokenizer", torch.device("cpu"))
+    stock = loading.load_speech_tokenizer(tiny_base / "speech_tokenizer", torch.device("cpu"))
     padded = [pad_to_frames(wave, codec.samples_per_frame) for wave in [*waves[:3], voice(21.0, seed=20)]]
     for wave in padded:
         wanted = stock.encode(wave, sr=codec.sample_rate).audio_codes[0]

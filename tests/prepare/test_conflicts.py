@@ -14,10 +14,11 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job import files, prepare
-from job.errors import DataRefused
+from job import prepare
+from job.core import files
+from job.core.errors import DataRefused
+from job.dataset.prepared import read_split
 from job.prepare import conflicts, shards
-from job.prepare.dataset import read_split
 from tests.prepare.conftest import Make, voice
 
 

@@ -16,25 +16,27 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job import files, models, prepare
+from job import prepare
+from job.config.settings import Settings
+from job.core import files
+from job.core.errors import MachineFault
+from job.core.threads import one_torch_thread
+from job.dataset.prepared import read_split, row_codes
 from job.demo import manifest
-from job.errors import MachineFault
+from job.model import loading
+from job.model.speaker_encoder import SpeakerEncoder
 from job.prepare import encode, shards, work
 from job.prepare.audio import load, pad_to_frames
 from job.prepare.codec import Codec, load_codec, reproducible
-from job.prepare.dataset import read_split, row_codes
 from job.prepare.encode import Item, encode_items, encode_singly
-from job.prepare.speaker_encoder import SpeakerEncoder
 from job.prepare.stage import merge
 from job.prepare.work import COPIES, Work
-from job.settings import Settings
-from job.threads import one_torch_thread
 from tests.prepare.conftest import Make, complete, voice
 from tests.prepare.test_shards import everything, leftovers, notes
 
 
 def tokenizer(base: Path) -> Any:
-    return models.load_speech_tokenizer(base / "speech_tokenizer", torch.device("cpu"))
+    return loading.load_speech_tokenizer(base / "speech_tokenizer", torch.device("cpu"))
 
 
 def codebooks(codec: Codec) -> list[Any]:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from job import files, prepare
-from job.errors import DataRefused
-from job.prepare.dataset import read_split
+from job import prepare
+from job.core import files
+from job.core.errors import DataRefused
+from job.dataset.prepared import read_split
 from tests.prepare.conftest import Make, voice
 
 REFERENCE = 3.0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job.letters import letters, script
+from job.text.letters import letters, script
 
 #: The same sentence (Universal Declaration of Human Rights, article 1) in languages of many scripts.
 FREE_AND_EQUAL = {

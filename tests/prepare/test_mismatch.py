@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from job import files, prepare
-from job.errors import DataRefused
+from job import prepare
+from job.config.settings import Settings
+from job.core import files
+from job.core.errors import DataRefused
+from job.dataset.prepared import read_split
 from job.prepare import mismatch, shards, shifted
-from job.prepare.dataset import read_split
 from job.prepare.stage import merge
 from job.prepare.work import Work
-from job.settings import Settings
 from tests.prepare.conftest import Make, voice
 from tests.prepare.corpora import corpus
 

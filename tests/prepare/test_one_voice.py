@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import butter, sosfilt
 
-from job import files, prepare
-from job.errors import DataRefused
+from job import prepare
+from job.core import files
+from job.core.errors import DataRefused
+from job.dataset.prepared import read_summary
 from job.prepare import one_voice
 from job.prepare.clips import best_clips
-from job.prepare.dataset import read_summary
 from job.prepare.one_voice import spread
 from tests.prepare.conftest import Make, voice
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from job import files
+from job.core import files
+from job.dataset.prepared import read_split
 from job.demo import clips_directory
-from job.prepare.dataset import read_split
 from job.prepare.stage import prepare
 from tests.prepare.conftest import Make
 

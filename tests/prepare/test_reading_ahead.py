@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from job import cpus, models
-from job.errors import BadInput
+from job.config.settings import Settings
+from job.core import cpus
+from job.core.errors import BadInput
+from job.model import loading
 from job.prepare import encode
 from job.prepare.codec import Codec
 from job.prepare.encode import Item, encode_items, encode_singly, encode_stream, read_items
+from job.prepare.manifest_rows import Row
 from job.prepare.readers import MOST_READERS, readers
-from job.prepare.rows import Row
-from job.settings import Settings
 from tests.prepare.conftest import voice
 
 #: Seconds that a thread may take before it is taken to be stuck.
@@ -64,7 +65,7 @@ def test_num_workers_is_obeyed_also_when_it_is_0(device: torch.device) -> None:
 
 @pytest.fixture(scope="module")
 def codec(tiny_base: Path) -> Codec:
-    return Codec(models.load_speech_tokenizer(tiny_base / "speech_tokenizer", CPU), books=16)
+    return Codec(loading.load_speech_tokenizer(tiny_base / "speech_tokenizer", CPU), books=16)
 
 
 def rows_of(clips: list[dict[str, Any]], directory: Path) -> list[Row]:

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from job import files, prepare
+from job import prepare
+from job.core import files
 from job.prepare.repeated import Texts
 from tests.prepare.conftest import Make, voice
 
@@ -18,7 +19,7 @@ LONG = "A sentence of more than twenty letters, number"
 
 def found(rows: list[tuple[str, str, float]], parts: int = 1) -> list[int]:
     """Positions of the rows (speaker, text, seconds) that are warned of."""
-    from job.letters import letters
+    from job.text.letters import letters
 
     texts = Texts()
     for places in np.array_split(np.arange(len(rows)), parts):

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import soxr
 
+from job.config.settings import Settings
 from job.prepare import resampling
 from job.prepare.audio import resample
 from job.prepare.augment import changes
-from job.settings import Settings
 from tests.prepare.conftest import voice
 
 #: Fresh processes, each of which resamples eight signals at once and then one by one.

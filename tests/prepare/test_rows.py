@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from job.languages import iso_code
-from job.prepare.rows import language_key
+from job.prepare.manifest_rows import language_key
+from job.text.languages import iso_code
 
 KNOWN = {"english": 2050, "portuguese": 2071}
 

@@ -13,13 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from job import doctor, files, models
-from job.errors import BadInput
+from job import doctor
+from job.core import files
+from job.core.errors import BadInput
+from job.dataset.prepared import read_speakers, read_summary
+from job.model import loading
+from job.model.speaker_encoder import SpeakerEncoder
 from job.prepare import speakers
 from job.prepare.audio import load
 from job.prepare.clips import best_clips
-from job.prepare.dataset import read_speakers, read_summary
-from job.prepare.speaker_encoder import SpeakerEncoder
 from job.prepare.stage import prepare
 from tests.prepare.conftest import Make, voice
 
@@ -39,7 +41,7 @@ def test_the_x_vector_is_what_stock_code_computes(
     tiny_base: Path, encoder: SpeakerEncoder, clips: list[dict[str, Any]]
 ) -> None:
     """`extract_speaker_embedding` of the whole stock model in fp32, for several recordings."""
-    stock = models.load_model(tiny_base, CPU, torch.float32).model
+    stock = loading.load_model(tiny_base, CPU, torch.float32).model
     for row in clips[:4]:
         samples = load(Path(row["audio"]), 24_000).samples
         ours = encoder.embed(samples, 24_000)

@@ -15,15 +15,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from job import files, models, prepare
-from job.errors import BadInput
-from job.paths import Paths
+from job import prepare
+from job.config.paths import Paths
+from job.config.settings import Settings
+from job.core import files
+from job.core.errors import BadInput
+from job.dataset.prepared import read_speakers, read_split, read_summary, row_codes
+from job.model import loading
+from job.prepare import parquet_store
 from job.prepare import shards as shards_of
-from job.prepare import store
 from job.prepare.audio import load
 from job.prepare.codec import Codec
-from job.prepare.dataset import read_speakers, read_split, read_summary, row_codes
-from job.settings import Settings
 from tests.prepare.conftest import Make, complete, voice
 
 
@@ -66,7 +68,7 @@ def test_the_rows_are_as_given_in_their_order_with_the_codes_of_their_recordings
 ) -> None:
     settings, counts = prepared
     table = read_split(settings.paths, "train")
-    codec = Codec(models.load_speech_tokenizer(tiny_base / "speech_tokenizer", torch.device("cpu")), 16)
+    codec = Codec(loading.load_speech_tokenizer(tiny_base / "speech_tokenizer", torch.device("cpu")), 16)
     assert table.column("id").to_pylist() == [f"train-{n}" for n in range(1, 7)]
     assert table.column("text").to_pylist() == [row["text"] for row in raw(clips)]
     assert table.column("speaker").to_pylist() == ["ada"] * 3 + ["emil"] * 3
@@ -262,7 +264,7 @@ def test_max_hours_stops_before_it_is_passed(make: Make, clips: list[dict[str, A
 def test_many_rows_are_written_in_shards_and_read_back_in_order(
     make: Make, clips: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "SHARD_ROWS", 4)
+    monkeypatch.setattr(parquet_store, "SHARD_ROWS", 4)
     monkeypatch.setattr(shards_of, "LINES", 3)
     random = np.random.default_rng(0)
     codes = [random.integers(0, 2048, (int(random.integers(5, 20)), 16)) for _ in range(23)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from job import files
+from job.core import files
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job import facts
-from job import settings as variables
-from job.errors import BadInput
-from job.languages import iso_code
+from job.config import settings as variables
+from job.core.errors import BadInput
+from job.model import card_facts
 from job.publish import card, licenses, validate
+from job.text.languages import iso_code
 from tests.hub import metadata
 
 
@@ -158,7 +158,7 @@ def test_any_speaker_name_gives_a_valid_card(name: str) -> None:
     block = re.search(r"```python\n(.*?)\n```\n", text, re.DOTALL)
     assert block is not None
     literals = [n.value for n in ast.walk(ast.parse(block.group(1))) if isinstance(n, ast.Constant)]
-    assert facts.speakers(loaded)[0] in literals
+    assert card_facts.speakers(loaded)[0] in literals
 
 
 def test_norwegian_survives_yaml() -> None:

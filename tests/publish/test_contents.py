@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from job import files
-from job import settings as variables
-from job.errors import BadInput, PublishFailed
+from job.config import settings as variables
+from job.core import files
+from job.core.errors import BadInput, PublishFailed
 from job.publish import contents, validate
 
 PUBLISHED = [

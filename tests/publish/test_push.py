@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from job import files
+from job.core import files
 from tests.hub.server import READ, WRITE, Hub
 from tests.hub.store import Token
 from tests.publish.test_contents import PUBLISHED
@@ -25,7 +25,7 @@ from tests.publish.test_contents import PUBLISHED
 DRIVER = """
 import json, sys, time
 from job import settings
-from job.errors import JobError
+from job.core.errors import JobError
 from job.publish import hub, push, validate
 hub.FIRST_WAIT = 0.01
 loaded = settings.load()

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from packaging.requirements import Requirement
 
-from job import settings as variables
+from job.config import settings as variables
 from tests.runpod_handler.published import Endpoint, HubFile, Part, Template, TestsFile
 from tests.runpod_handler.worker import RUNPOD, TOP, LocalServer
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from job import settings as variables
-from job.errors import BadInput
-from job.settings import Settings
+from job.config import settings as variables
+from job.config.settings import Settings
+from job.core.errors import BadInput
 
 TOKEN = "hf_" + "Zq7" * 12
 PATHS = sorted(f for f, info in Settings.model_fields.items() if "Path" in str(info.annotation))

@@ -26,7 +26,7 @@ import os, signal, subprocess, sys, time
 from pathlib import Path
 
 from job import settings as variables
-from job.errors import BadInput
+from job.core.errors import BadInput
 
 command, *rest = sys.argv[1:]
 try:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from job.demo.base import build
-from job.models import load_model
+from job.model.loading import load_model
 
 
 @pytest.fixture(scope="module")

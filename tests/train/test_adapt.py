@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from job import settings as variables
-from job.errors import BadInput
-from job.models import load_model, stored_type
+from job.config import settings as variables
+from job.core.errors import BadInput
+from job.model.loading import load_model, stored_type
 from job.train import adapt, languages
 from job.train.batch import collate
 from job.train.layout import SpecialIds, build

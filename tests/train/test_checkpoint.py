@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from job import pipeline
-from job import settings as variables
-from job.errors import BadInput, StoppedBySignal
+from job.config import settings as variables
+from job.core.errors import BadInput, StoppedBySignal
+from job.model.voices import cloning_model, scaled_model
 from job.train import resume, warm
 from job.train.rows import language_rows, speaker_rows, taken_rows
 from job.train.step import Stepper
-from job.voices import cloning_model, scaled_model
 
 RUN = {
     "PRESET": "demo",

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from job import demo, pipeline
-from job import settings as variables
-from job.models import load_model
-from job.prepare.dataset import read_speakers, read_split
+from job.config import settings as variables
+from job.dataset.prepared import read_speakers, read_split
+from job.model.loading import load_model
+from job.model.voices import cloning_model
 from job.train import layout
 from job.train.batch import collate
 from job.train.layout import Reference, SpecialIds, build
 from job.train.objective import Objective
-from job.voices import cloning_model
 
 pytestmark = pytest.mark.slow
 

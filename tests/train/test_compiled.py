@@ -8,8 +8,8 @@ import shutil
 import pytest
 import torch
 
-from job import settings as variables
-from job.errors import BadInput
+from job.config import settings as variables
+from job.core.errors import BadInput
 from job.train import adapt, compiled
 from job.train.batch import collate
 from job.train.objective import Objective

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from job import settings as variables
+from job.config import settings as variables
+from job.core.stopping import StopRequest
 from job.demo.base import build
-from job.models import load_model
-from job.ranks import ALONE, Ranks
-from job.stopping import StopRequest
+from job.model.loading import load_model
+from job.processes.ranks import ALONE, Ranks
 from job.train import adapt, progressive, setup
 from job.train.objective import Objective
 from job.train.schedule import Planned

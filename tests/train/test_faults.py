@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from job import state
+from job.core import state
 from tests.commands import run_job
 from tests.test_pipeline import start
 

@@ -10,13 +10,13 @@ import sys
 import pytest
 import torch
 
-from job import settings as variables
-from job import surroundings
-from job.errors import BadInput
-from job.exhausted import is_out_of_memory
+from job.config import settings as variables
+from job.config import surroundings
+from job.core.errors import BadInput
+from job.core.out_of_memory import is_out_of_memory
 from job.generation import recorded
-from job.models import resolve_device, resolve_precision
-from job.ranks import ALONE
+from job.model.loading import resolve_device, resolve_precision
+from job.processes.ranks import ALONE
 from job.train import setup
 from job.train.chunked import summed
 

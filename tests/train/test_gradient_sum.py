@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from job import settings as variables
-from job.ranks import ALONE, Ranks
-from job.stopping import StopRequest
+from job.config import settings as variables
+from job.core.stopping import StopRequest
+from job.processes.ranks import ALONE, Ranks
 from job.train import spread
 from job.train.objective import Losses
 from job.train.schedule import Planned

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from job.errors import TrainingStopped
+from job.core.errors import TrainingStopped
 from job.train import guards
 from job.train.guards import (
     FiniteGuard,

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from job import pipeline
-from job import settings as variables
-from job.errors import BadInput
-from job.prepare.dataset import read_split
+from job.config import settings as variables
+from job.core.errors import BadInput
+from job.dataset.prepared import read_split
 from job.train import progressive
 from job.train.data import Rows, admitted
 from job.train.layout import SpecialIds
@@ -74,7 +74,7 @@ def test_learning_rate_schedules(prepared, tmp_path):
 
 def test_a_run_that_diverges_ends_after_a_few_steps_and_says_why(prepared, tmp_path, capsys):
     """Whatever is read late, or only for a line of the log: no step is taken for a loss that is not a number."""
-    from job.errors import TrainingStopped
+    from job.core.errors import TrainingStopped
 
     with pytest.raises(TrainingStopped, match=r"loss is nan at step 6 \(5 in a row\): lower LEARNING_RATE"):
         train(prepared, tmp_path, LEARNING_RATE="1e30", LR_SCHEDULER="constant", MAX_STEPS="50", LOGGING_STEPS="50")

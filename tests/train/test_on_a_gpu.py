@@ -21,12 +21,14 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from job import files, memory, pipeline
-from job import settings as variables
-from job.errors import BadInput, TrainingStopped
-from job.models import resolve_device
-from job.ranks import ALONE, Ranks
-from job.stopping import StopRequest
+from job import pipeline
+from job.config import settings as variables
+from job.core import files
+from job.core.errors import BadInput, TrainingStopped
+from job.core.stopping import StopRequest
+from job.estimate import memory
+from job.model.loading import resolve_device
+from job.processes.ranks import ALONE, Ranks
 from job.train import adapt, attention, languages, loop, setup
 from job.train.readings import fill
 from job.train.schedule import Planned
@@ -141,7 +143,7 @@ def test_which_rows_are_trained_is_told_the_device_once():
 
 def test_merging_adapters_takes_what_plan_says(tiny_base):
     """Not a second model, on a GPU that may just hold the first."""
-    from job.models import load_model
+    from job.model.loading import load_model
 
     model: Any = load_model(tiny_base, torch.device("cpu"), torch.float32).model
     groups = adapt.adapt(model, variables.load({**BASE, "TRAIN_MODE": "lora", "LORA_R": "2"}))

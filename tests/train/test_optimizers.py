@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from job import memory, pipeline
-from job import optimizers as rules
-from job import settings as variables
-from job.parameters import parameter_counts
+from job import pipeline
+from job.config import optimizer_choice as rules
+from job.config import settings as variables
+from job.estimate import memory
+from job.estimate.parameters import parameter_counts
 from job.train import resume
 from job.train.compact import dynamic_map, quantized, restored, rounded
 from job.train.optimizers import CompactAdamW, optimizer_of
@@ -344,8 +345,8 @@ def test_the_plan_counts_what_is_saved(prepared):
 @pytest.mark.parametrize("values", [EIGHT_BIT, STOCHASTIC, BOTH], ids=["8bit", "stochastic", "both"])
 def test_each_recites(prepared, tmp_path, values):
     """Trained until it knows its clips by heart: all codes, and it stops where it should."""
+    from job.dataset.prepared import read_split
     from job.evaluate.recite import recite
-    from job.prepare.dataset import read_split
 
     settings, _, _ = train(prepared, tmp_path, {"MAX_STEPS": "300"}, values)
     said = read_split(settings.paths, "train").to_pylist()

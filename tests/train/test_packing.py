@@ -275,7 +275,7 @@ def test_a_loss_in_chunks_is_the_loss(trained, chunk):
 @pytest.mark.parametrize("mode", ["full", "lora"])
 def test_every_trained_weight_gets_the_gradient_of_the_plain_loss(tiny_base, mode, monkeypatch):
     """The chunked objective's gradients equal plain autograd's, for every trained tensor of talker and sub-talker."""
-    from job.settings import Settings
+    from job.config.settings import Settings
     from job.train import objective as module
     from job.train.adapt import adapt
 

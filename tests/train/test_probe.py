@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from job.prepare.dataset import schema
-from job.settings import Settings
+from job.config.settings import Settings
+from job.dataset.prepared import schema
 from job.train import layout, probe, saying
 from job.train.adapt import adapt
 from job.train.batch import collate

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from job import settings as variables
-from job.errors import BadInput
+from job.config import settings as variables
+from job.core.errors import BadInput
 from job.train import adapt, recompute
 from job.train.objective import Objective
 from tests import memory
@@ -23,7 +23,7 @@ MODES = {
 
 def step(base, mode, again, bf16):
     """Losses, gradients, and the bytes that autograd keeps of the forward pass."""
-    from job.models import load_model
+    from job.model.loading import load_model
 
     settings = variables.load({"PRESET": "demo", "DEVICE": "cpu", **MODES[mode]})
     model = load_model(base, torch.device("cpu"), torch.float32).model

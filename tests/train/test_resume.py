@@ -13,7 +13,7 @@ import time
 import pytest
 import torch
 
-from job import settings as variables
+from job.config import settings as variables
 from job.train import resume
 from tests.commands import run_job
 from tests.test_pipeline import start

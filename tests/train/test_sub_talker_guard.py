@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from job.errors import TrainingStopped
+from job.core.errors import TrainingStopped
 from job.train.sub_talker_guard import check_sub_talker, sub_talker_gradients
 
 
@@ -75,7 +75,7 @@ def test_a_frozen_sub_talker_is_no_fault(base_and_batch):
 
 def test_adapters_of_a_sub_talker_that_is_trained_pass_the_first_step(tiny_base, base_and_batch):
     """An adapter's A has a zero gradient while its B is zero; that alone is no fault."""
-    from job.settings import Settings
+    from job.config.settings import Settings
     from job.train.adapt import adapt
 
     objective, _ = objective_of(tiny_base)

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from job.errors import BadInput
-from job.settings import Settings
+from job.config.settings import Settings
+from job.core.errors import BadInput
 from job.train import trackers
 
 TOP = Path(__file__).resolve().parents[2]
@@ -266,7 +266,7 @@ def test_an_offline_wandb_run_holds_the_logs_and_no_secret(tmp_path):
 CHECK = """
 import sys
 from pathlib import Path
-from job.errors import BadInput
+from job.core.errors import BadInput
 from job.train import trackers
 from tests.train.test_trackers import settings_for
 try:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from job.settings import Settings
+from job.config.settings import Settings
 from job.train import adapt
 from job.train.batch import collate
 from job.train.objective import Objective

@@ -1,0 +1,1 @@
+"""Audio files: which are sound, and what the others are."""

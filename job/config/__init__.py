@@ -1,0 +1,1 @@
+"""Settings: the variables, how they are read, presets, and where files lie."""

@@ -1,0 +1,155 @@
+"""What a variable's text means: quotation marks around it and comments behind it, by one rule for every source.
+
+A shell and python-dotenv take quotation marks off; `docker --env-file`, Kubernetes and web forms hand them over as
+part of the value, and a comment as well. The rule, for the environment and for the `.env` file alike:
+
+- A value that stands wholly in one pair of `"` or `'` is what is between them, as python-dotenv reads it (with escapes
+  such as `\\n` in double quotes). A comment behind the pair is left out.
+- In other values ` #` (a space first) begins a comment, which is left out; in those of `FREE_TEXT` it is text.
+- A quotation mark at one end that has no partner is refused. An apostrophe in a word is none (`it's`), and at the ends
+  of free text neither (`'tis`). Marks in pairs that do not enclose the whole are part of the value (`He said "no"`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dotenv.main import resolve_variables
+from dotenv.parser import decode_escapes, parse_stream
+
+from job.core.errors import BadInput
+
+#: Variables that hold sentences, in which a `#` and an apostrophe are what they are.
+FREE_TEXT = frozenset({"TEST_TEXTS", "REF_TEXT"})
+
+#: Variables of the libraries and the system that are read by the same rule: a run ends late by a wrong one of these.
+OF_LIBRARIES = re.compile(
+    r"(HF|HUGGING_?FACE|TRANSFORMERS|DATASETS|WANDB|TRACKIO|XDG|CUDA|NCCL|TORCH\w*|PYTORCH|OMP|MKL)_\w+"
+    r"|TMPDIR|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(https?|all|no)_proxy|(HTTPS?|ALL|NO)_PROXY"
+)
+
+_QUOTED = {
+    '"': (re.compile(r'"((?:[^"\\]|\\.)*)"\s*(#.*)?', re.DOTALL), re.compile(r"\\[\\'\"abfnrtv]")),
+    "'": (re.compile(r"'((?:[^'\\]|\\.)*)'\s*(#.*)?", re.DOTALL), re.compile(r"\\[\\']")),
+}
+_MARKS = {'"': re.compile('"'), "'": re.compile(r"(?<!\w)'|'(?!\w)")}  # an apostrophe within a word is no mark
+_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?'?([\w.-]+)'?[^\S\n]*=(.*)", re.DOTALL)
+
+
+@dataclass
+class Notes:
+    """What was mended, and in which variables, so that it can be said once."""
+
+    unquoted: list[str] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """One line a kind, without any value."""
+        said = (
+            (self.unquoted, "the quotation marks around the value are no part of it and were taken off"),
+            (self.cut, "what follows ' #' was taken for a comment and left out; in quotation marks it is kept"),
+            (self.kept, "' #' is taken for a part of the text, not for a comment"),
+            (self.unread, "is not NAME=value and was left out"),
+        )
+        return [f"{', '.join(dict.fromkeys(names))}: {what}" for names, what in said if names]
+
+
+def plain(name: str, raw: str, notes: Notes | None = None) -> str:
+    """The value that `raw`, the text behind `NAME=`, stands for; see the rule above.
+
+    Raises:
+        BadInput: there is a quotation mark at one end only. The value is not repeated: it may be a secret.
+    """
+    notes = notes if notes is not None else Notes()
+    text, free = raw.strip(), name in FREE_TEXT
+    if text[:1] in _QUOTED:
+        whole, escapes = _QUOTED[text[0]]
+        if match := whole.fullmatch(text):
+            notes.unquoted.append(name)
+            return str(decode_escapes(escapes, match[1])).strip()
+    only_comment = text.startswith("#") and raw[:1].isspace()
+    if only_comment or re.search(r"\s#", text):
+        (notes.kept if free else notes.cut).append(name)
+        if not free:
+            text = "" if only_comment else re.sub(r"\s+#.*", "", text, flags=re.DOTALL)
+    for mark, pattern in _MARKS.items():
+        if not (text.startswith(mark) or text.endswith(mark)):
+            continue
+        count = len(pattern.findall(text))
+        if count == 2 and len(text) > 1 and text[0] == text[-1] == mark:  # apostrophes between them: 'It's me'
+            notes.unquoted.append(name)
+            return text[1:-1].strip()
+        if count % 2 and not (free and mark == "'"):
+            raise BadInput(
+                f"{name}: there is a quotation mark ({mark}) at one end of the value and none at the other; put it "
+                "in a pair of them, or in none"
+            )
+    return text
+
+
+def quoted(name: str, value: str) -> str:
+    """A text that `plain` reads as exactly `value` (spaces around it aside): the value itself where it does."""
+    if is_settled(name, value.strip()) and not value.lstrip().startswith("#"):
+        return value
+    return '"' + re.sub(r'([\\"])', r"\\\1", value.strip()) + '"'
+
+
+def is_settled(name: str, value: str) -> bool:
+    """Whether a value means itself: read once more, by a child process, it stays what it is."""
+    try:
+        return plain(name, value) == value
+    except BadInput:
+        return False
+
+
+def mended(environ: Mapping[str, str], names: Iterable[str], notes: Notes) -> dict[str, str]:
+    """The environment with the values of `names`, and of the libraries' variables, as `plain` reads them.
+
+    Raises:
+        BadInput: naming the variable.
+    """
+    ours = set(names)
+    return {
+        name: plain(name, value, notes) if name in ours or OF_LIBRARIES.fullmatch(name) else value
+        for name, value in environ.items()
+    }
+
+
+def read_env_file(path: Path, notes: Notes) -> dict[str, str]:
+    """The variables of a `.env` file. python-dotenv finds the statements and fills in `${NAME}`.
+
+    Raises:
+        BadInput: it cannot be read or is not UTF-8, or a value has a quotation mark at one end only.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as handle:
+            statements = list(parse_stream(handle))
+    except UnicodeDecodeError:
+        raise BadInput(f"ENV_FILE={path}: is not UTF-8 text; save it as such") from None
+    except OSError as error:
+        raise BadInput(f"ENV_FILE={path}: {error.strerror}") from error
+    quiet = Notes()  # quotation marks and comments belong to such a file
+    pairs: list[tuple[str, str | None]] = []
+    for statement in statements:
+        text = statement.original.string
+        # What python-dotenv cannot read, an unpaired quotation mark above all, may have taken the next lines with it.
+        for number, line in enumerate(text.splitlines() if statement.error else [text], start=statement.original.line):
+            match = _ASSIGNMENT.fullmatch(line.rstrip("\r\n"))
+            if match is None:
+                if statement.error and line.strip() and not line.lstrip().startswith("#"):
+                    notes.unread.append(f"{path} line {number}")
+                continue
+            name, raw = match[1], match[2]
+            if swallowed := re.search(r"\n\s*(?:export\s+)?([A-Z][A-Z0-9_]+)=", raw):
+                raise BadInput(
+                    f"ENV_FILE={path}: the quotation mark of {name} (line {number}) is closed only after "
+                    f"{swallowed[1]}=; close it on its own line"
+                )
+            pairs.append((name, plain(name, raw, quiet)))
+    notes.kept += quiet.kept
+    return {name: value for name, value in resolve_variables(pairs, override=True).items() if value is not None}

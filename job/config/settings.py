@@ -1,0 +1,297 @@
+"""The variables' values: read, merged and validated.
+
+They are declared in `job.config.variables`. Nothing else reads the environment. `load()` merges, from strongest to
+weakest, the environment, the `.env` file (`ENV_FILE`) and the preset (`PRESET`), and turns every mistake into one
+`BadInput` line that names the variable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import AliasChoices, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from job.config import names, quoting, surroundings
+from job.config.paths import Paths
+from job.config.presets import PRESETS
+from job.config.variables import (
+    GROUPS,
+    DataVariables,
+    JobVariables,
+    ModelVariables,
+    PublishVariables,
+    ScaleVariables,
+    SynthesisVariables,
+    TrainingVariables,
+    VoiceVariables,
+)
+from job.core.console import warn
+from job.core.errors import BadInput
+
+#: Bytes of one part of a path, on Linux and elsewhere.
+LONGEST_NAME = 255
+#: Characters of a refused value that its refusal repeats.
+SHOWN = 200
+
+
+class Settings(
+    ModelVariables,
+    DataVariables,
+    VoiceVariables,
+    TrainingVariables,
+    PublishVariables,
+    SynthesisVariables,
+    ScaleVariables,
+    JobVariables,
+):
+    """All variables, validated. Immutable; passed to whoever needs it."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only arguments: `load` has merged environment, file and preset already, and said what is wrong with them."""
+        return (init_settings,)
+
+    @field_validator("speaker_name")
+    @classmethod
+    def _speaker_is_speakable(cls, value: str) -> str:
+        """`generate` looks speakers up by their lower-case name, so that is how one is saved."""
+        value = value.strip()
+        if not value:
+            raise ValueError("must not be empty")
+        return value
+
+    @field_validator("hf_repo_id", "hf_last_repo_id")
+    @classmethod
+    def _repo_is_owner_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value):
+            raise ValueError("must look like owner/name")
+        return value
+
+    @field_validator(
+        *("init_model_path", "tokenizer_path", "resume", "work_dir", "output_dir", "console_log", "hf_token_file"),
+        *("train_jsonl", "validation_jsonl", "data_dir", "ref_audio_path"),
+    )
+    @classmethod
+    def _can_be_a_name(cls, value: Path | str | None) -> Path | str | None:
+        """Rows instead of the file that holds them, and the like: the system would refuse to look for such a file."""
+        if value is not None and any(len(os.fsencode(part)) > LONGEST_NAME for part in Path(value).parts):
+            raise ValueError("too long for the name of a file; give its path")
+        return value
+
+    @field_validator("console_log", "hf_token_file")
+    @classmethod
+    def _home_is_found(cls, value: Path | None) -> Path | None:
+        """No shell has read what stands in a `.env`: `~` is still there."""
+        try:
+            return value and value.expanduser()
+        except RuntimeError:
+            raise ValueError("there is no such user; write the whole path") from None
+
+    @cached_property
+    def paths(self) -> Paths:
+        """Where this run's files are."""
+        work = self.work_dir.expanduser().absolute()
+        output = self.output_dir.expanduser().absolute() if self.output_dir else work / "output"
+        return Paths(work=work, output=output)
+
+    @property
+    def token(self) -> str | None:
+        """The Hub token, from HF_TOKEN or HF_TOKEN_FILE.
+
+        Raises:
+            BadInput: HF_TOKEN_FILE cannot be read, or there is more in it than a token.
+        """
+        if self.hf_token is not None:
+            return _token_alone(self.hf_token.get_secret_value(), "HF_TOKEN")
+        if self.hf_token_file is None:
+            return None
+        name = f"HF_TOKEN_FILE={self.hf_token_file}"
+        try:
+            return _token_alone(self.hf_token_file.read_text(encoding="utf-8"), name)
+        except OSError as error:
+            raise BadInput(f"{name}: {error.strerror}") from error
+        except UnicodeDecodeError:
+            raise BadInput(f"{name}: is not a text file") from None
+
+    @property
+    def secrets(self) -> list[str]:
+        """What must never be shown: tokens and keys, as far as they can be read."""
+        keys = [self.wandb_api_key.get_secret_value()] if self.wandb_api_key else []
+        return [*keys, *([self.token] if self.token else [])]
+
+    def public(self) -> dict[str, Any]:
+        """All values by canonical name, JSON-ready, secrets masked."""
+        return {key.upper(): value for key, value in self.model_dump(mode="json").items()}
+
+    def fingerprint_values(self) -> dict[str, Any]:
+        """The values that can change a result: no secrets, nothing marked free."""
+        dumped = self.model_dump(mode="json")
+        return {v.name: dumped[v.field] for v in variables() if not v.free}
+
+
+def _token_alone(text: str, name: str) -> str | None:
+    """The token without what surrounds it; what cannot stand in a header would be shown by whoever refuses it there.
+
+    Raises:
+        BadInput: there are spaces, line ends or other than ASCII characters inside.
+    """
+    text = re.sub(r"""^(["'])(.*)\1$""", r"\2", text.strip()).strip()  # a secret that was copied out of a `.env`
+    if text and not re.fullmatch(r"[\x21-\x7e]+", text):
+        raise BadInput(f"{name} must hold the token alone, on one line without spaces")
+    return text or None
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One row of the table that `python -m job settings` prints."""
+
+    group: str
+    field: str
+    name: str
+    aliases: tuple[str, ...]
+    default: Any
+    about: str
+    free: bool
+
+
+def names_of(field: str) -> tuple[str, ...]:
+    """Canonical name first, then the aliases."""
+    choices = Settings.model_fields[field.lower()].validation_alias
+    return tuple(str(c) for c in choices.choices) if isinstance(choices, AliasChoices) else (field.upper(),)
+
+
+def variables() -> Iterator[Variable]:
+    """Every variable, in the order of the table."""
+    for group in GROUPS:
+        for field, info in group.model_fields.items():
+            name, *aliases = names_of(field)
+            extra = info.json_schema_extra
+            free = bool(extra.get("free")) if isinstance(extra, dict) else False
+            yield Variable(
+                group=(group.__doc__ or "").rstrip("."),
+                field=field,
+                name=name,
+                aliases=tuple(aliases),
+                default=info.default,
+                about=info.description or "",
+                free=free,
+            )
+
+
+#: Variables any of which means that a run of one's own is wanted, and not the embedded demo.
+_NAMED = {
+    "init_model_path",
+    "tokenizer_path",
+    "dataset_name",
+    "train_jsonl",
+    "data_dir",
+    "data_mode",
+    "speaker_name",
+    "ref_audio_path",
+    "hf_repo_id",
+    "hf_last_repo_id",
+}
+
+
+def load(environ: Mapping[str, str] | None = None, preset: str | None = None, *, quiet: bool = False) -> Settings:
+    """Read and validate all variables. `preset` is the one to take when PRESET names none.
+
+    Quotation marks and comments are read by the rule of `job.config.quoting`, wherever a variable comes from. Of the
+    process's own environment (`environ` is None) the mended values are written back: libraries and child processes read
+    it too. `quiet` leaves out the lines that say what was mended.
+
+    Raises:
+        BadInput: a value has the wrong type, a name is one typo from a known one, two aliases disagree, a quotation
+            mark is not closed, the file named by ENV_FILE is missing, or a library would fail on a variable of its own.
+    """
+    notes, groups = quoting.Notes(), [(v.name, *v.aliases) for v in variables()]
+    env = quoting.mended(
+        os.environ if environ is None else environ, (name for group in groups for name in group), notes
+    )
+    said = surroundings.settle(env)
+    if environ is None:
+        _write_back(env)
+    env_file = Path(env.get("ENV_FILE") or ".env").expanduser()
+    if env.get("ENV_FILE") and not env_file.is_file():
+        raise BadInput(f"ENV_FILE={env_file}: no such file")
+    from_file = quoting.read_env_file(env_file, notes) if env_file.is_file() else {}
+    said += [*notes.lines(), *_about_the_locale(env)]
+    for source in (env, from_file):
+        names.check(source, groups)
+    merged = _merge(env, from_file, preset)
+    for line in [] if quiet else said:
+        warn("settings", line)
+    try:
+        return Settings(**merged)
+    except ValidationError as error:
+        raise BadInput("; ".join(_explain(e) for e in error.errors())) from None
+
+
+def environment() -> dict[str, str]:
+    """The process's environment, for checks of what libraries read there (`job.config.surroundings`)."""
+    return dict(os.environ)
+
+
+def _write_back(env: Mapping[str, str]) -> None:
+    """Give the process and its children the mended values. One that would be mended once more stays as it was."""
+    for name in [name for name in os.environ if name not in env]:
+        del os.environ[name]
+    for name, value in env.items():
+        if os.environ.get(name) != value and quoting.is_settled(name, value):
+            os.environ[name] = value
+
+
+def _about_the_locale(env: dict[str, str]) -> list[str]:
+    """Take the system's LANGUAGE (gettext's, for example `en_GB:en`) out of `env`; a line where it could be either."""
+    given = env.get("LANGUAGE", "")
+    alone = re.fullmatch(r"[a-z]{2,3}_[A-Z]{2}", given)
+    if names.is_locale(given, env):
+        del env["LANGUAGE"]
+        return [f"LANGUAGE={given} is the system's locale and left aside; write the speech's by name"] if alone else []
+    return [f"LANGUAGE={given} is taken for the language of the recordings"] if alone else []
+
+
+def _merge(env: Mapping[str, str], from_file: Mapping[str, str], fallback: str | None) -> dict[str, Any]:
+    """Field -> value for the variables that are set, the preset's included; a blank value is the same as none."""
+    merged: dict[str, Any] = {}
+    for variable in variables():
+        for source in (env, from_file):
+            value = next((source[n] for n in (variable.name, *variable.aliases) if source.get(n, "").strip()), None)
+            if value is not None:
+                merged[variable.field] = value.strip()
+                break
+    preset = merged.get("preset", fallback)
+    if preset is None and not merged.keys() & _NAMED:
+        preset = "demo"  # nothing is named, neither data nor model nor repo: the embedded default
+    if preset is None:
+        return merged
+    if preset not in PRESETS:
+        raise BadInput(f"PRESET={preset!r} is not known; it is one of {', '.join(sorted(PRESETS))}")
+    return {**PRESETS[preset], "preset": preset, **merged}
+
+
+def _explain(error: Any) -> str:
+    """One clause for one of pydantic's errors, without the value of a secret."""
+    field = str(error["loc"][0])
+    name = names_of(field)[0] if field.lower() in Settings.model_fields else field.upper()
+    message = str(error["msg"]).removeprefix("Value error, ")
+    value = repr(error.get("input"))
+    value = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
+    shown = "" if name in ("HF_TOKEN", "WANDB_API_KEY") else f"={value}"
+    return f"{name}{shown}: {message[:1].lower()}{message[1:]}"

@@ -1,0 +1,1 @@
+"""What everything else stands on: messages, errors, files, locks, signals, threads."""

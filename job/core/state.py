@@ -1,0 +1,85 @@
+"""What a finished stage leaves behind, and whether it can be left alone on a rerun."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from job import __version__
+from job.core import files
+
+#: Raised when the meaning of a stage's outputs changes: work of an older format is then redone.
+FORMAT = 2
+
+
+def fingerprint(stage: str, values: dict[str, Any], inputs: Any, upstream: dict[str, str]) -> str:
+    """Hash of everything that a stage's result follows from.
+
+    Args:
+        stage: its name.
+        values: the variables it uses.
+        inputs: identities of the files it reads from outside (`files.identity`).
+        upstream: digest of the state file of every stage it builds on; a redone stage has a new one.
+    """
+    everything = {"format": FORMAT, "stage": stage, "values": values, "inputs": inputs, "upstream": upstream}
+    return files.digest_bytes(json.dumps(everything, sort_keys=True, default=str).encode())
+
+
+def read(directory: Path, stage: str) -> dict[str, Any] | None:
+    """The state of a stage, or None when it never finished (or its file is broken, which is the same)."""
+    try:
+        state = files.read_json(directory / f"{stage}.json")
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) else None
+
+
+def digest(directory: Path, stage: str) -> str:
+    """Digest of a stage's state file, `none` when there is none."""
+    path = directory / f"{stage}.json"
+    return files.digest_file(path) if path.exists() else "none"
+
+
+def write(
+    directory: Path,
+    stage: str,
+    *,
+    fingerprint: str,
+    outputs: list[Path],
+    counts: dict[str, Any],
+    values: dict[str, Any],
+    started: float,
+) -> None:
+    """Record that a stage has finished. Written last, so that a state file means that the outputs are complete.
+
+    `started` is `time.monotonic()` of the stage's start.
+    """
+    files.write_json(
+        directory / f"{stage}.json",
+        {
+            "stage": stage,
+            "fingerprint": fingerprint,
+            "outputs": [str(path) for path in outputs],
+            "counts": counts,
+            "seconds": round(time.monotonic() - started, 3),
+            "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
+            "variables": values,
+            "versions": _versions(),
+        },
+    )
+
+
+def _versions() -> dict[str, str]:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"job": __version__, "python": platform.python_version()}
+    for package in ("torch", "qwen-tts", "transformers", "accelerate", "peft", "datasets", "huggingface_hub"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "missing"
+    return found

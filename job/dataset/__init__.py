@@ -1,0 +1,1 @@
+"""The prepared dataset: what `prepare` writes, and training and evaluation read."""

@@ -1,0 +1,182 @@
+"""Reading the prepared dataset: what train and evaluate use.
+
+The layout is plain Parquet, so `datasets.load_dataset("parquet", data_files=...)` reads it too.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from job.config.paths import Paths
+from job.core import files
+from job.core.errors import BadInput
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+#: The splits that prepare writes; `validation` only when it has rows.
+SPLITS = ("train", "validation")
+
+#: Rows that are mapped as one piece.
+_CACHE_ROWS = 2000
+#: Which Parquet files an Arrow file was made from, in its schema.
+_MARKS = b"parquet"
+#: Bytes at the end of a Parquet file that are compared.
+_END = 1 << 16
+
+
+def schema(books: int) -> pa.Schema:
+    """Columns of a prepared split. `codes` is a list of frames, each a list of `books` int16 codes."""
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("text", pa.string(), nullable=False),
+            pa.field("speaker", pa.string(), nullable=False),
+            pa.field("language", pa.string(), nullable=False),
+            pa.field("instruct", pa.string()),
+            pa.field("seconds", pa.float32(), nullable=False),
+            pa.field("codes", pa.list_(pa.list_(pa.int16(), books)), nullable=False),
+        ]
+    )
+
+
+def read_summary(paths: Paths) -> dict[str, Any]:
+    """The prepared dataset's `summary.json`: splits, sizes, speakers, languages.
+
+    Raises:
+        BadInput: there is no prepared dataset.
+    """
+    path = paths.prepared / "summary.json"
+    try:
+        summary: dict[str, Any] = files.read_json(path)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read; run `python -m job prepare` first (WORK_DIR)") from error
+    return summary
+
+
+def read_split(paths: Paths, split: str) -> pa.Table:
+    """All rows of a split in order, mapped from disk into memory; no rows when there is no such split.
+
+    Parquet is compressed, so what is mapped is the same rows as an Arrow file: the one that prepare left in the cache,
+    or, where the dataset came from elsewhere, one that is made now and goes with the process.
+
+    Raises:
+        BadInput: there is no prepared dataset, or one of its files is damaged.
+    """
+    summary = read_summary(paths)
+    expected = schema(int(summary["books"]))
+    shards = _parquet_files(paths, split)
+    if not shards:
+        return expected.empty_table()
+    cached = _cached(paths, split, shards)
+    if cached is not None:
+        return cached.replace_schema_metadata(None)
+    here = paths.prepared.parent
+    try:
+        with tempfile.TemporaryFile(dir=here if os.access(here, os.W_OK) else None) as file:
+            _write_arrow(file, shards, expected)
+            file.flush()
+            return _map(file).replace_schema_metadata(None)
+    except pa.ArrowException as error:
+        raise _damaged(paths, split) from error
+    except OSError as error:
+        if error.errno is not None:  # of the disk, not of what is on it
+            raise
+        raise _damaged(paths, split) from error
+
+
+def write_cache(paths: Paths) -> None:
+    """Write the prepared splits as Arrow files, for `read_split` to map."""
+    expected = schema(int(read_summary(paths)["books"]))
+    for split in SPLITS:
+        shards = _parquet_files(paths, split)
+        path = _cache_file(paths, split)
+        if not shards:
+            path.unlink(missing_ok=True)
+            continue
+
+        def write(temporary: Path, shards: list[Path] = shards) -> None:
+            with open(temporary, "wb") as file:
+                _write_arrow(file, shards, expected)
+
+        files.write_with(path, write)
+
+
+def _damaged(paths: Paths, split: str) -> BadInput:
+    return BadInput(f"{paths.prepared / split} is damaged; run `python -m job prepare` with FORCE=true")
+
+
+def _cache_file(paths: Paths, split: str) -> Path:
+    return paths.cache / f"{split}.arrow"
+
+
+def _parquet_files(paths: Paths, split: str) -> list[Path]:
+    return sorted((paths.prepared / split).glob("*.parquet"))
+
+
+def _marks(shards: list[Path]) -> bytes:
+    """What tells Parquet files from others without reading them: sizes, and the ends, which say what is where."""
+    ends = []
+    for path in shards:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _END))
+            ends.append((path.name, size, files.digest_bytes(file.read())))
+    return repr(ends).encode()
+
+
+def _write_arrow(file: IO[bytes], shards: list[Path], expected: pa.Schema) -> None:
+    """Copy Parquet files into one Arrow file, some rows at a time."""
+    noted = expected.with_metadata({_MARKS: _marks(shards)})
+    with pa.ipc.new_file(file, noted) as writer:
+        for shard in shards:
+            with pq.ParquetFile(shard) as parquet:
+                for batch in parquet.iter_batches(_CACHE_ROWS):
+                    writer.write_batch(batch.cast(expected))
+
+
+def _cached(paths: Paths, split: str, shards: list[Path]) -> pa.Table | None:
+    """The split as prepare left it in the cache; None when it is of other or older files, or torn."""
+    try:
+        with open(_cache_file(paths, split), "rb") as file:
+            if os.fstat(file.fileno()).st_mtime_ns < max(path.stat().st_mtime_ns for path in shards):
+                return None
+            mapped = _map(file)
+            return mapped if (mapped.schema.metadata or {}).get(_MARKS) == _marks(shards) else None
+    except (OSError, ValueError, pa.ArrowException):
+        return None
+
+
+def _map(file: IO[bytes]) -> pa.Table:
+    """An Arrow file as a table whose columns stay on disk; the file may be closed and removed."""
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
+
+
+def read_speakers(paths: Paths) -> dict[str, torch.Tensor]:
+    """Speaker name (lower case) -> x-vector, fp32, shape (enc_dim,).
+
+    Raises:
+        BadInput: there is no prepared dataset.
+    """
+    from safetensors.torch import load_file
+
+    if not paths.speakers.is_file():
+        raise BadInput(f"{paths.speakers} is missing; run `python -m job prepare` first (WORK_DIR)")
+    return load_file(paths.speakers)
+
+
+def row_codes(table: pa.Table, index: int) -> NDArray[np.int16]:
+    """Codes of one row as an array of shape (frames, books), without going through Python lists."""
+    frames = table.column("codes")[index].values
+    books = table.schema.field("codes").type.value_type.list_size
+    return np.asarray(frames.flatten().to_numpy(zero_copy_only=False), dtype=np.int16).reshape(-1, books)

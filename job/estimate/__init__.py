@@ -1,0 +1,1 @@
+"""What a run will take (steps, memory, disk, arithmetic), computed without torch."""

@@ -1,0 +1,232 @@
+"""What a run will take: steps, memory and disk, from the settings and the prepared data, before anything is rented."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from job.config.settings import Settings
+from job.core.console import say, warn
+from job.dataset.prepared import read_summary
+from job.estimate.activations import Load, Shapes, Types
+from job.estimate.flops import Work
+from job.estimate.lengths import Lengths
+from job.estimate.memory import CUDA_BYTES, Memory, cut_up, memory_of, state_bytes
+from job.estimate.parameters import parameter_counts, shapes_of
+
+#: Bytes of a parameter in a bf16 checkpoint.
+SAVED_BYTES = 2
+#: GPUs that are rented: memory in GB, and dense bf16 FLOP/s of NVIDIA's data sheets.
+GPUS = {
+    "H200": (141, 989e12),
+    "H100": (80, 989e12),
+    "A100": (80, 312e12),
+    "L40S": (48, 362e12),
+    "RTX 4090": (24, 165e12),
+    "L4": (24, 121e12),
+}
+#: Shares of that rate that training reaches, from small batches to large ones: what hours are estimated with.
+UTILIZATION = (0.15, 0.40)
+#: Bytes a second between nodes: 100 Gbit/s, as most rented ones have.
+NETWORK = 100e9 / 8
+#: Share of a GPU's memory that is left free, for what the allocator cannot hand out again.
+HEADROOM = 0.05
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Figures of a run: `state_bytes` of weights, gradients and optimizer, `memory` of a GPU in the largest batch."""
+
+    rows: int
+    hours: float
+    processes: int
+    steps_per_epoch: int
+    steps: int
+    parameters: int
+    trained: int
+    state_bytes: int
+    shapes: Shapes
+    lengths: Lengths
+    largest: Load
+    memory: Memory
+    checkpoint_bytes: int
+    flops: float
+
+
+def estimate(settings: Settings) -> Plan:
+    """Work the figures out.
+
+    Raises:
+        BadInput: there is no prepared data yet, or no base model.
+    """
+    train = read_summary(settings.paths)["splits"]["train"]
+    measured = Lengths.of(settings)
+    processes = processes_of(settings)
+    batches = math.ceil(train["rows"] / settings.batch_size)
+    if settings.tokens_per_batch:
+        batches = math.ceil(int(measured.positions.sum()) / settings.tokens_per_batch)
+    per_epoch = max(1, math.ceil(batches / (settings.gradient_accumulation_steps * processes)))
+    steps = settings.max_steps or settings.num_epochs * per_epoch
+    shapes, largest = shapes_of(settings), measured.largest(settings)
+    parameters, trained = parameter_counts(settings, shapes)
+    return Plan(
+        rows=train["rows"],
+        hours=train["seconds"] / 3600,
+        processes=processes,
+        steps_per_epoch=per_epoch,
+        steps=steps,
+        parameters=parameters,
+        trained=trained,
+        state_bytes=state_bytes(settings, shapes),
+        shapes=shapes,
+        lengths=measured,
+        largest=largest,
+        memory=memory_of(settings, largest, processes, shapes=shapes),
+        checkpoint_bytes=parameters * SAVED_BYTES,
+        flops=steps / per_epoch * _epoch_flops(settings, shapes, measured),
+    )
+
+
+def processes_of(settings: Settings) -> int:
+    """GPUs that train together, as far as the settings tell."""
+    return settings.num_nodes * (1 if settings.num_gpus == "auto" else max(1, int(settings.num_gpus)))
+
+
+def pieces_on(settings: Settings, load: Load, processes: int, gpu: str, shapes: Shapes | None = None) -> int:
+    """Into how many pieces a batch must be cut for that kind of GPU; 0 where even a single sample is too much."""
+    usable = (1 - HEADROOM) * GPUS[gpu][0] * 1e9
+    shapes = shapes_of(settings) if shapes is None else shapes
+    pieces = 1
+    while memory_of(settings, load, processes, pieces=pieces, shapes=shapes).total > usable:
+        if pieces >= load.samples or settings.distributed == "fsdp":
+            return 0
+        pieces = min(2 * pieces, load.samples)
+    return pieces
+
+
+def helps(settings: Settings, measured: Lengths, processes: int, shapes: Shapes | None = None) -> list[tuple[str, int]]:
+    """(variable=value, total bytes) of what would take less memory, the most first."""
+    changes: dict[str, dict[str, Any]] = {}
+    if settings.tokens_per_batch:
+        half = settings.tokens_per_batch // 2
+        changes[f"TOKENS_PER_BATCH={half}"] = {"tokens_per_batch": half}
+    elif settings.batch_size > 1:
+        changes[f"BATCH_SIZE={settings.batch_size // 2}"] = {"batch_size": settings.batch_size // 2}
+    if not settings.gradient_checkpointing and not settings.torch_compile:
+        changes["GRADIENT_CHECKPOINTING=selective"] = {"gradient_checkpointing": "selective"}
+    if settings.gradient_checkpointing is not True:
+        changes["GRADIENT_CHECKPOINTING=true"] = {"gradient_checkpointing": True}
+    if settings.train_mode != "lora":
+        changes["TRAIN_MODE=lora"] = {"train_mode": "lora", "distributed": "ddp"}
+        if settings.gradient_checkpointing is not True:
+            both = {"train_mode": "lora", "distributed": "ddp", "gradient_checkpointing": True}
+            changes["TRAIN_MODE=lora GRADIENT_CHECKPOINTING=true"] = both
+    shapes = shapes_of(settings) if shapes is None else shapes
+    found = []
+    now = memory_of(settings, measured.largest(settings), processes, shapes=shapes).total
+    for name, values in changes.items():
+        other = settings.model_copy(update=values)
+        total = memory_of(other, measured.largest(other), processes, shapes=shapes).total
+        if total < now:
+            found.append((name, total))
+    return sorted(found, key=lambda one: -one[1])
+
+
+def hours_on(plan: Plan, gpu: str) -> tuple[float, float]:
+    """Hours of training on that kind of GPU, from `UTILIZATION`'s better end to its worse."""
+    rate = GPUS[gpu][1] * plan.processes
+    low, high = UTILIZATION
+    return plan.flops / rate / high / 3600, plan.flops / rate / low / 3600
+
+
+def sent_bytes(settings: Settings, plan: Plan) -> float:
+    """Bytes that each node sends to others in a step, and receives; 0 with one node.
+
+    In a ring of n nodes a sum sends 2 (n - 1) / n of what is added up. DISTRIBUTED=fsdp sends half of that in every
+    pass, of which GRADIENT_ACCUMULATION_STEPS has several; and it puts weights together: layers once forward and once
+    backward in what they are computed in, what is around them once.
+    """
+    nodes, types = settings.num_nodes, Types.of(settings)
+    once, gradients = (nodes - 1) / nodes, types.trained * plan.trained
+    if settings.distributed == "ddp":
+        return 2 * once * gradients
+    layers, around = (sum(math.prod(plan.shapes[name]) for name in names) for names in cut_up(plan.shapes))
+    weights = 2 * min(types.compute, types.trained) * layers + types.trained * around
+    return once * settings.gradient_accumulation_steps * (gradients + weights)
+
+
+def _readable(hours: float) -> str:
+    """So many hours in words."""
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{60 * hours:.0f} min" if hours >= 1 / 60 else "under a minute"
+
+
+def _epoch_flops(settings: Settings, shapes: Shapes, measured: Lengths) -> float:
+    """FLOPs of going through the data once, its samples taken to be of the same length."""
+    work = Work.of(shapes)
+    rows, mean = len(measured.frames), float(measured.frames.mean())
+    # Through frozen weights gradients only pass; an adapter's own products are few.
+    backward = 1.0 if settings.train_mode == "lora" else 2.0
+    return rows * work.of_sample(measured.mean, mean, settings.sub_talker_frame_fraction, backward)
+
+
+def print_plan(settings: Settings) -> None:
+    """Print the estimate."""
+    plan = estimate(settings)
+    say("plan", f"{plan.rows} rows, {plan.hours:.2f} h; {plan.steps_per_epoch} steps an epoch, {plan.steps} in all")
+    if plan.processes > 1:
+        say("plan", f"on {plan.processes} GPUs together")
+    share = 100 * plan.trained / plan.parameters
+    say("plan", f"{plan.parameters / 1e6:,.1f} M parameters, {plan.trained / 1e6:,.2f} M trained ({share:.1f} %)")
+    _print_memory(settings, plan)
+    say("plan", f"{plan.checkpoint_bytes / 1e9:.2f} GB a bf16 checkpoint; best, last and one in writing at a time")
+    low, high = UTILIZATION
+    say("plan", f"{plan.flops:.2g} FLOPs; training where {high:.0%} to {low:.0%} of the data sheet's rate is reached:")
+    fits = True
+    for gpu, (size, _) in GPUS.items():
+        pieces = pieces_on(settings, plan.largest, plan.processes, gpu, plan.shapes)
+        fits = fits and pieces == 1
+        if not pieces:
+            say("plan", f"{gpu} {size} GB: too small")
+            continue
+        best, worst = hours_on(plan, gpu)
+        cut = "" if pieces == 1 else f"; the largest batches in {pieces} pieces, slower and with the same result"
+        say("plan", f"{gpu} {size} GB: {_readable(best)} to {_readable(worst)}{cut}")
+    if settings.num_nodes > 1 and settings.train_mode != "lora":
+        _print_network(settings, plan)
+    less = [] if fits else helps(settings, plan.lengths, plan.processes, plan.shapes)
+    if less:
+        listed = ", ".join(f"{name} {total / 1e9:.1f} GB" for name, total in less)
+        say("plan", f"what would take less: {listed}")
+
+
+def _print_memory(settings: Settings, plan: Plan) -> None:
+    """What a GPU holds, part by part."""
+    found, working = plan.memory, plan.memory.working
+
+    def size(count: float) -> str:
+        return f"{count / 1e9:.2f} GB"
+
+    share = " (a GPU's share)" if settings.distributed == "fsdp" and plan.processes > 1 else ""
+    say("plan", f"{size(found.state)} for weights, gradients and optimizer{share}")
+    say("plan", f"{size(found.on_top)} more at the peak, in the largest batch ({plan.largest.positions:,} positions):")
+    say("plan", f"the talker keeps {size(working.kept)}, the sub-talker takes {size(working.chunk)} at a time")
+    say("plan", f"{size(found.total)} in all, {size(CUDA_BYTES)} for CUDA itself among it")
+
+
+def _print_network(settings: Settings, plan: Plan) -> None:
+    """What a step sends between nodes, and a warning where that takes longer than computing it."""
+    sent = sent_bytes(settings, plan)
+    seconds = sent / NETWORK
+    best, worst = (hours * 3600 / plan.steps for hours in hours_on(plan, "H100"))
+    said = (
+        f"each of {settings.num_nodes} nodes sends {sent / 1e9:.2f} GB a step: {seconds:.2g} s at "
+        f"{NETWORK * 8 / 1e9:.0f} Gbit/s; computing it takes {best:.2g} to {worst:.2g} s on H100s"
+    )
+    if seconds <= best:
+        say("plan", said)
+        return
+    more = "a larger BATCH_SIZE" if settings.distributed == "fsdp" else "a larger GRADIENT_ACCUMULATION_STEPS"
+    warn("plan", f"{said}: the network decides; TRAIN_MODE=lora sends next to nothing, {more} sends it less often")

@@ -1,0 +1,184 @@
+"""What to say, by whom, in which language and text layout."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from job.config.names import AUTO, NEW
+from job.config.settings import Settings
+from job.core.errors import BadInput
+from job.model.loading import ModelConfig
+from job.text.languages import Languages, UnclearLanguage
+
+Row = dict[str, Any]
+
+#: Texts of the data's own that a speaker says, and files in all, when TEST_TEXTS is not set.
+DEFAULT_TEXTS = 4
+DEFAULT_FILES = 8
+#: Layouts that TEXT_LAYOUT trains, and so the ones to speak in.
+LAYOUTS = {
+    "non_streaming": ("non_streaming",),
+    "streaming": ("streaming",),
+    "mixed": ("non_streaming", "streaming"),
+}
+#: Frames a character when the data does not tell: 12.5 frames a second and slow speech of about 6 characters a second.
+FRAMES_PER_CHARACTER = 2.0
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One file to make.
+
+    Attributes:
+        text: what is said.
+        speaker: a name of the checkpoint's `spk_id`.
+        language: a name of its `codec_language_id`, or `Auto`.
+        layout: `non_streaming` or `streaming`.
+        instruct: style instruction, or None.
+    """
+
+    text: str
+    speaker: str
+    language: str = "Auto"
+    layout: str = "non_streaming"
+    instruct: str | None = None
+
+
+def speakers_of(config: ModelConfig, directory: Path) -> list[str]:
+    """Names that the checkpoint can speak as, in the order of its rows.
+
+    Raises:
+        BadInput: it is not a custom-voice checkpoint, or has no speaker.
+    """
+    rows: dict[str, int] = dict(config.talker.get("spk_id") or {})
+    if config.kind != "custom_voice" or not rows:
+        raise BadInput(f"{directory}: a {config.kind} checkpoint with no speaker of its own; run `python -m job train`")
+    return sorted(rows, key=lambda name: rows[name])
+
+
+def spoken_language(config: ModelConfig, language: str | None) -> str:
+    """`language` when the checkpoint has a row for it, else `Auto`: the same choice that training makes."""
+    if not language or language.lower() in config.languages:
+        return language.lower() if language else "Auto"
+    try:
+        meant = Languages(config.languages).find(language.strip().removeprefix(NEW))
+    except UnclearLanguage:
+        return "Auto"
+    return meant.key if meant.known and meant.key != AUTO else "Auto"
+
+
+def texts_file(value: str) -> Path | None:
+    """The file that TEST_TEXTS names; None when it is the texts themselves."""
+    try:
+        path = Path(value).expanduser()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):
+        return None  # too long for a file name, or a `~` that is no user's home: it is text
+
+
+def parse_texts(value: str) -> list[str]:
+    """TEST_TEXTS: the lines of the file of that name, or else its `|`-separated parts; blank ones are left out.
+
+    Raises:
+        BadInput: nothing is left, or the file cannot be read.
+    """
+    path = texts_file(value)
+    if path is None and _looks_like_a_file(value):
+        raise BadInput(f"TEST_TEXTS={value}: no such file")
+    try:
+        parts = path.read_text(encoding="utf-8-sig").splitlines() if path else value.split("|")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"TEST_TEXTS={value}: not UTF-8; save it as UTF-8, one text a line") from error
+    except OSError as error:
+        raise BadInput(f"TEST_TEXTS={value}: {error.strerror}") from error
+    texts = [part.strip() for part in parts if part.strip()]
+    if not texts:
+        raise BadInput(f"TEST_TEXTS={value}: no text in it; give texts separated by | or a file with one a line")
+    return texts
+
+
+def plan(
+    settings: Settings, config: ModelConfig, speakers: Sequence[str], splits: Sequence[Sequence[Row]]
+) -> list[Utterance]:
+    """All files to make, in order.
+
+    TEST_TEXTS are said by every speaker. Otherwise each speaker says up to `DEFAULT_TEXTS` texts of the data, its own
+    where it has any, `DEFAULT_FILES` files in all. With TEXT_LAYOUT=mixed every one is said in both layouts.
+
+    Args:
+        settings: TEST_TEXTS, TEXT_LAYOUT, LANGUAGE.
+        config: the checkpoint's.
+        speakers: who speaks.
+        splits: rows (text, speaker, language, instruct) of the prepared splits, the preferred one first.
+
+    Raises:
+        BadInput: there is nothing to say.
+    """
+    layouts = LAYOUTS[settings.text_layout]
+    if settings.test_texts:
+        texts = parse_texts(settings.test_texts)
+        languages = languages_by_speaker([row for rows in splits for row in rows])
+        said = [
+            Utterance(text, speaker, spoken_language(config, languages.get(speaker, settings.language)))
+            for speaker in speakers
+            for text in texts
+        ]
+    else:
+        said = _own_texts(config, speakers, splits, DEFAULT_FILES // len(layouts))
+    if not said:
+        raise BadInput("TEST_TEXTS is not set and there are no prepared texts to say; set it to texts separated by |")
+    return [replace(one, layout=layout) for one in said for layout in layouts]
+
+
+def languages_by_speaker(rows: Sequence[Row]) -> dict[str, str]:
+    """Speaker -> the language of most of its rows: the one that it was trained to be told."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        counts[row["speaker"]][row["language"]] += 1
+    return {speaker: count.most_common(1)[0][0] for speaker, count in counts.items()}
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` different positions among `count`, evenly from first to last."""
+    if count <= wanted:
+        return list(range(count))
+    if wanted == 1:
+        return [count // 2]
+    return [round(i * (count - 1) / (wanted - 1)) for i in range(wanted)]
+
+
+def budget(settings: Settings, text: str, frames_per_character: float) -> int:
+    """Longest speech for a text: MAX_NEW_TOKENS, or three times what the text needs and two seconds, in frames.
+
+    Without a limit near the text's own length, one voice that never stops would hold up the whole run.
+    """
+    if settings.max_new_tokens is not None:
+        return settings.max_new_tokens
+    return max(50, round(3 * len(text) * frames_per_character) + 25)
+
+
+def _own_texts(
+    config: ModelConfig, speakers: Sequence[str], splits: Sequence[Sequence[Row]], limit: int
+) -> list[Utterance]:
+    """Texts of the data, spread over lengths within each speaker; speakers beyond `limit` say nothing."""
+    each = max(1, min(DEFAULT_TEXTS, limit // len(speakers)))
+    said: list[Utterance] = []
+    for speaker in speakers[:limit]:
+        own = ([row for row in rows if row["speaker"] == speaker] for rows in splits)
+        rows = next((some for some in (*own, *splits) if some), [])
+        texts = sorted({row["text"]: row for row in rows}.values(), key=lambda row: (len(row["text"]), row["text"]))
+        for position in spread(len(texts), each):
+            row = texts[position]
+            language = spoken_language(config, row["language"])
+            said.append(Utterance(row["text"], speaker, language, instruct=row.get("instruct") or None))
+    return said
+
+
+def _looks_like_a_file(value: str) -> bool:
+    """Whether a value that names no file was meant to: a misspelled path must not be read aloud."""
+    listed = value.lower().endswith((".txt", ".csv", ".tsv", ".jsonl"))
+    return "|" not in value and (listed or value.startswith(("/", "./", "../", "~/")))

@@ -1,0 +1,162 @@
+"""From what a row says about its audio to a file on this machine."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from job.audio import audio_files
+from job.audio.audio_files import READABLE, UNREADABLE
+from job.core import files
+from job.fetch.find import Finder, unreadable
+from job.fetch.table import RowError
+
+_MAGIC = ((b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3", ".mp3"), (b"FORM", ".aiff"))
+
+
+class Store:
+    """Finds audio files, and keeps in `directory` the audio that comes as bytes or arrays.
+
+    Files are named by the SHA-256 of their contents, so that a rerun finds what it had and equal clips are kept once.
+    With `directory=None` nothing is written (for checks before a run): bytes are looked at and a made-up path is
+    returned.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self.directory = directory
+        self._finder = Finder()
+
+    def locate(
+        self,
+        value: Any,
+        field: str,
+        folders: list[Path],
+        remote: Callable[[str], bytes | Path] | None = None,
+        rate: Any = None,
+        tree: Path | None = None,
+    ) -> Path:
+        """The absolute path of a row's audio.
+
+        `value` is a path (looked for in `folders`, or as it is when it is absolute; then by its name in all folders
+        below `tree`; then asked of `remote`; without `folders` nothing on this machine is opened), bytes of an audio
+        file, a `{"bytes", "path"}` or `{"array", "sampling_rate"}` object as the Hub's datasets have them, or the
+        samples themselves, mono, -1 to 1, at `rate` Hz. What else finds a path, `job.fetch.find` says.
+
+        Raises:
+            RowError: there is no such file, there are several, or it is nothing that could be audio.
+        """
+        if isinstance(value, dict):
+            if isinstance(value.get("bytes"), bytes):
+                return self._keep_bytes(value["bytes"], field, str(value.get("path") or ""))
+            if value.get("array") is not None:
+                return self._keep_samples(value["array"], field, value.get("sampling_rate") or rate)
+            value = value.get("path")
+        if isinstance(value, bytes):
+            return self._keep_bytes(value, field, "")
+        if isinstance(value, list):
+            return self._keep_samples(value, field, rate)
+        if value is None:
+            raise RowError(f"no {field}")
+        if not isinstance(value, str):
+            raise RowError(f"{field} is not a path", type(value).__name__)
+        return self._find(value, field, folders, remote, tree)
+
+    def _find(
+        self,
+        value: str,
+        field: str,
+        folders: list[Path],
+        remote: Callable[[str], bytes | Path] | None,
+        tree: Path | None,
+    ) -> Path:
+        value = value.strip()
+        if not value:
+            raise RowError(f"no {field}")
+        if re.match(r"(https?|s3|gs)://", value):
+            raise RowError(f"{field} is an address", f"{value[:80]} (download it first and give the file)")
+        if re.match(r"\{\s*[\"'](path|bytes|array|audio)[\"']", value):
+            detail = f"{value[:60]!r}; write the path alone, or save the dataset as Parquet (to_parquet), not as CSV"
+            raise RowError(f"{field} is a printed object", detail)
+        folders = [] if "://" in value else folders
+        found = self._finder.find(value, field, folders, tree) if folders else None
+        if found is not None:
+            return found
+        if remote is None:
+            raise self._finder.missing(value, field, folders)
+        if audio_files.ending_of(value) in UNREADABLE:
+            raise unreadable(Path(value))  # before it is downloaded
+        got = remote(value)
+        return self._keep_bytes(got, field, value) if isinstance(got, bytes) else got
+
+    def _keep_bytes(self, data: bytes, field: str, name: str) -> Path:
+        if not data:
+            raise RowError(f"{field} is empty", name[:200])
+        other = audio_files.what_it_is(data)
+        if other is not None:
+            raise RowError(f"{field} cannot be read", f"{name[:200]}: {other}" if name else other)
+        path = (self.directory or Path("/")) / f"{files.digest_bytes(data)[:32]}{_ending(data, name)}"
+        if self.directory is None:
+            seconds(io.BytesIO(data))
+        elif not path.is_file():
+            files.write_with(path, lambda temporary: temporary.write_bytes(data))
+        return path
+
+    def _keep_samples(self, values: Any, field: str, rate: Any) -> Path:
+        import numpy as np
+        import soundfile
+
+        if not isinstance(rate, int | float) or isinstance(rate, bool) or not 1000 <= rate <= 768_000:
+            raise RowError(f"{field} is samples without a sampling rate", f"sampling_rate is {rate!r}")
+        try:
+            samples = np.asarray(values, dtype=np.float32)
+        except (ValueError, TypeError):
+            raise RowError(f"{field} is not samples") from None
+        if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
+            samples = samples.T  # channels first, as torchaudio has it; soundfile wants frames first
+        if samples.ndim not in (1, 2) or samples.size == 0:
+            raise RowError(f"{field} is not samples", f"shape {samples.shape}")
+        if not np.isfinite(samples).all():
+            raise RowError(f"{field} holds NaN or infinite samples")
+        buffer = io.BytesIO()
+        soundfile.write(buffer, samples, int(rate), format="WAV", subtype="FLOAT")
+        return self._keep_bytes(buffer.getvalue(), field, "samples.wav")
+
+    def prune(self, used: set[str]) -> int:
+        """Remove files that no manifest names (left by an earlier source). Returns how many."""
+        if self.directory is None or not self.directory.is_dir():
+            return 0
+        unused = [p for p in self.directory.iterdir() if p.is_file() and str(p) not in used]
+        for path in unused:
+            path.unlink()
+        return len(unused)
+
+
+def seconds(source: Path | io.BytesIO) -> float:
+    """Duration by the file's header, in seconds.
+
+    Raises:
+        RowError: soundfile cannot read it.
+    """
+    import soundfile
+
+    try:
+        info = soundfile.info(str(source) if isinstance(source, Path) else source)
+    except (soundfile.SoundFileError, RuntimeError, TypeError):
+        name = f"{source.name}: " if isinstance(source, Path) else ""
+        reason = audio_files.why_unreadable(source if isinstance(source, Path) else source.getvalue())
+        raise RowError("audio cannot be read", name + reason) from None
+    return float(info.frames) / float(info.samplerate)
+
+
+def _ending(data: bytes, name: str) -> str:
+    """The name ending of audio bytes, from what they begin with, else from the name they came with."""
+    for magic, ending in _MAGIC:
+        if data.startswith(magic):
+            return ending
+    if len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0:
+        return ".mp3"  # an MPEG frame header: eleven set bits
+    ending = Path(name.split("::")[0]).suffix.lower()
+    return ending if ending in (*READABLE, *UNREADABLE) else ".bin"

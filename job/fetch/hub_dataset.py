@@ -1,0 +1,288 @@
+"""A Hub dataset by name.
+
+Tables are read in Arrow format: the bytes of the audio files come out as they were uploaded, and nothing decodes (or
+re-encodes) them, which `datasets` could do only with torchcodec.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from job.config.settings import Settings
+from job.core import console
+from job.core.errors import NO_CONNECTION, BadInput, Unreachable, causes, is_outage, kinds_of, status_of
+from job.fetch.columns import choose
+from job.fetch.table import Row, RowError, Table, Unreadable
+
+#: Seconds that the Hub may take to name a commit.
+INFO_SECONDS = 30.0
+#: Rows read from Arrow at a time: audio is held in memory for so many.
+BATCH_ROWS = 16
+
+
+def open_tables(settings: Settings, validation: bool = True) -> dict[str, Table]:
+    """The splits that TRAIN_SPLIT and VALIDATION_SPLIT name, their columns known and no audio downloaded yet.
+
+    `validation=False` leaves VALIDATION_SPLIT aside.
+
+    Raises:
+        BadInput: the dataset, its configuration or a split is not there, access is denied, the Hub cannot be reached,
+            or the dataset is a script.
+    """
+    return HubDataset(settings).tables(validation)
+
+
+def commit(settings: Settings) -> str | None:
+    """The commit that DATASET_REVISION of DATASET_NAME is at; None when the Hub does not say (now)."""
+    try:
+        return _commit(settings)
+    except Exception:  # what is wrong is said where the dataset is read, if it is read at all
+        return None
+
+
+def _commit(settings: Settings) -> str | None:
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        return settings.dataset_revision
+    info = HfApi().dataset_info(
+        str(settings.dataset_name), revision=settings.dataset_revision, token=settings.token, timeout=INFO_SECONDS
+    )
+    return info.sha or settings.dataset_revision
+
+
+class HubDataset:
+    """One dataset on the Hub, through the `datasets` client."""
+
+    def __init__(self, settings: Settings) -> None:
+        assert settings.dataset_name is not None
+        self.settings = settings
+        self.name = settings.dataset_name
+        self.where = f"DATASET_NAME={self.name}"
+        _check_name(self.name, self.where)
+        quiet()
+        import datasets
+
+        with _Explained(settings):
+            # All of a fetch is of one commit, also when another one arrives meanwhile.
+            self.commit = _commit(settings)
+            self.builder = datasets.load_dataset_builder(
+                self.name, settings.dataset_config, revision=self.commit, token=settings.token
+            )
+            self.streams = self.builder.as_streaming_dataset()
+
+    def tables(self, validation: bool) -> dict[str, Table]:
+        """See `open_tables`."""
+        tables = {"train": self.table(self.settings.train_split, "TRAIN_SPLIT")}
+        if validation and self.settings.validation_split is not None:
+            tables["validation"] = self.table(self.settings.validation_split, "VALIDATION_SPLIT")
+        return tables
+
+    def table(self, split: str, variable: str) -> Table:
+        """One split as a table. `variable` is what named it."""
+        base = re.split(r"[\[+]", split)[0].strip()  # of train[:10%] or train+other, the part to look up
+        if base not in self.streams:
+            raise BadInput(f"{variable}={split}: {self.name} has no such split; it has {', '.join(self.streams)}")
+        stream = self.streams[base]
+        with _Explained(self.settings):
+            features = stream.features
+            columns = list(features) if features else _columns_of_first_row(stream)
+        import datasets
+
+        bounded = variable == "TRAIN_SPLIT" and (self.settings.max_train_samples or self.settings.max_hours)
+        bounded = bounded or (variable == "VALIDATION_SPLIT" and self.settings.max_eval_samples)
+        sliced = split != base
+        # Builders that yield single examples (audiofolder, webdataset) encode audio with torchcodec when they write
+        # their cache; streamed, they hand over what the files hold.
+        single = isinstance(self.builder, datasets.GeneratorBasedBuilder)
+        if sliced and single:
+            raise BadInput(f"{variable}={split}: this dataset can only be streamed; name a whole split")
+        whole = sliced or not (self.settings.data_mode == "direct" or bounded or single)
+        names = {c: f.names for c, f in (features or {}).items() if isinstance(f, datasets.ClassLabel)}
+        audio = [c for c, f in (features or {}).items() if isinstance(f, datasets.Audio)]
+        declared = self.builder.info.splits or {}
+        total = declared[base].num_examples if base in declared and not sliced else None
+
+        def read() -> Iterator[Row | Unreadable]:
+            wanted = [c for c in choose(opened, self.settings).used if c in columns]
+            with _Explained(self.settings):
+                rows = self._whole(split) if whole else stream
+                for number, values in enumerate(_rows(rows.select_columns(wanted)), start=1):
+                    for column, labels in names.items():
+                        if isinstance(values.get(column), int):
+                            values[column] = labels[values[column]] if values[column] >= 0 else None
+                    yield Row(number, values)
+
+        opened = Table(
+            name=self.name,
+            where=f"{self.where} split {split}",
+            columns=columns,
+            read=read,
+            remote=self._opener(),
+            audio_types=audio,
+            total=total or None,
+        )
+        return opened
+
+    def _whole(self, split: str) -> Any:
+        console.say("fetch", f"downloading {self.name} ({split})")
+        self.builder.download_and_prepare()
+        return self.builder.as_dataset(split=split)
+
+    def _opener(self) -> Callable[[str], bytes | Path]:
+        """A function that gets a file of the dataset by the path that a row has for it."""
+        listing: list[str] = []
+
+        def get(path: str) -> bytes | Path:
+            from huggingface_hub.errors import EntryNotFoundError
+
+            with _Explained(self.settings):
+                try:
+                    return fetch(path)
+                except (EntryNotFoundError, FileNotFoundError):
+                    raise RowError("audio is missing", f"{path[:200]!r} is not in the dataset's repo") from None
+
+        def fetch(path: str) -> bytes | Path:
+            from huggingface_hub import HfApi, hf_hub_download
+
+            revision = self.commit or self.settings.dataset_revision
+            if "::" in path:
+                return self._read_in_archive(path)
+            inside = re.match(r"hf://datasets/[^/]+(?:/[^/@]+)?(?:@(?P<revision>[^/]+))?/(?P<path>.+)", path)
+            if inside:
+                path, revision = inside["path"], inside["revision"] or revision
+            else:
+                if not listing:
+                    listing.extend(
+                        HfApi().list_repo_files(
+                            self.name, repo_type="dataset", revision=revision, token=self.settings.token
+                        )
+                    )
+                path = _match(path, listing)
+            return Path(
+                hf_hub_download(self.name, path, repo_type="dataset", revision=revision, token=self.settings.token)
+            )
+
+        return get
+
+    def _read_in_archive(self, path: str) -> bytes:
+        """A file in an archive of this repo, as `datasets` names it (`zip://a.wav::hf://datasets/owner/name@…/a.zip`)."""
+        import fsspec
+
+        # Rows are written by strangers: no other repo, address or local file may be opened with the user's token.
+        if not re.fullmatch(rf"\w+://[^:]*::hf://datasets/{re.escape(self.name)}[@/][^:]*", path):
+            raise RowError("audio is missing", f"{path[:200]!r} is not in the dataset's repo")
+        with fsspec.open(path, "rb", hf={"token": self.settings.token}) as handle:
+            return bytes(handle.read())
+
+
+def quiet() -> None:
+    """Keep `datasets` from drawing bars into a log file."""
+    import sys
+
+    import datasets
+
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+
+
+def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
+    for batch in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
+        yield from batch.to_pylist()
+
+
+def _columns_of_first_row(stream: Any) -> list[str]:
+    """Columns of a dataset that declares none (CSV and JSON files)."""
+    for batch in stream.with_format("arrow").iter(batch_size=1):
+        return list(batch.column_names)
+    return []
+
+
+def _match(path: str, listing: list[str]) -> str:
+    """The file in the repo that a row's path means: itself, else the only one whose path ends in it.
+
+    Raises:
+        RowError: there is none, or there are several.
+    """
+    wanted = path.replace("\\", "/").removeprefix("./")
+    if wanted in listing:
+        return wanted
+    found = [name for name in listing if name.endswith("/" + wanted.lstrip("/"))]
+    if len(found) != 1:
+        what = "is not in the dataset's repo" if not found else f"is {len(found)} times in the dataset's repo"
+        raise RowError("audio is missing", f"{wanted[:200]!r} {what}")
+    return found[0]
+
+
+def _check_name(name: str, where: str) -> None:
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        fix = "set DATA_DIR for a folder" if Path(name).expanduser().exists() else "write owner/name"
+        raise BadInput(f"{where} is not the name of a Hub dataset; {fix}")
+    if Path(name).exists():
+        raise BadInput(f"{where}: there is a file or folder of that name here; set DATA_DIR=./{name} to use it")
+
+
+class _Explained:
+    """Turns what the Hub's clients raise into one `BadInput` line."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
+        from job.core.errors import JobError
+
+        if error is None or not isinstance(error, Exception) or isinstance(error, JobError | RowError):
+            return
+        raise (Unreachable if is_outage(error) else BadInput)(explain(error, self.settings)) from None
+
+
+def explain(error: BaseException, settings: Settings) -> str:
+    """One line about a failure of `datasets` or `huggingface_hub`: the variable, what is wrong, what to do."""
+    where = f"DATASET_NAME={settings.dataset_name}"
+    chain = causes(error)
+    status, kinds = status_of(chain), kinds_of(chain)
+    text = " ".join(" ".join(str(e).split()) for e in chain)
+    if settings.token:
+        text = text.replace(settings.token, "***")
+    hint = "check HF_TOKEN" if settings.token else "set HF_TOKEN if it is private or gated"
+    if any(getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for e in chain):
+        return f"{where}: no space left for the download; make room, or point HF_HOME and WORK_DIR to a larger disk"
+    if "scripts are no longer supported" in text:
+        return _about_script(settings, where)
+    if "GatedRepoError" in kinds or "gated" in text[:300]:
+        return f"{where} is gated: accept its terms on the Hub with the account of HF_TOKEN ({hint})"
+    if "RevisionNotFoundError" in kinds or (settings.dataset_revision and "revision" in text.lower()):
+        return f"DATASET_REVISION={settings.dataset_revision or 'main'}: {settings.dataset_name} has no such revision"
+    if status in (401, 403) or "RepositoryNotFoundError" in kinds or "DatasetNotFoundError" in kinds or status == 404:
+        return f"{where}: no such dataset on the Hub, or no access to it; check the name, or {hint}"
+    if "DataFilesNotFoundError" in kinds or "EmptyDatasetError" in kinds:
+        return f"{where}: no data files in it that can be read (Parquet, JSONL, CSV, or audio with metadata)"
+    if (found := re.search(r"Config name is missing.*?\[(.*?)\]", text)) is not None:
+        return f"{where} has several configurations: set DATASET_CONFIG to one of {_plain(found[1])}"
+    if (found := re.search(r"BuilderConfig .*? not found\. Available: \[(.*?)\]", text)) is not None:
+        return f"DATASET_CONFIG={settings.dataset_config}: {settings.dataset_name} has only {_plain(found[1])}"
+    if kinds & {*NO_CONNECTION, "OfflineModeIsEnabled"}:
+        return f"{where}: the Hub cannot be reached or broke off; check the network, then run the same command again"
+    if status is not None and (status >= 500 or status == 429):
+        return f"{where}: the Hub answers {status}; run the same command again later"
+    return f"{where} cannot be read: {type(chain[-1]).__name__}: {text[:300]}"
+
+
+def _about_script(settings: Settings, where: str) -> str:
+    return (
+        f"{where} is a loading script, which datasets >= 4 does not run and this job neither; if you trust it, "
+        f'convert it once with uv run --with "datasets==3.6.0" datasets-cli convert_to_parquet '
+        f"{settings.dataset_name} --trust_remote_code, then set DATASET_REVISION to the pull request that it opens "
+        "(refs/pr/1, say)"
+    )
+
+
+def _plain(listed: str) -> str:
+    return listed.replace("'", "").replace('"', "")

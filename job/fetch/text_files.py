@@ -1,0 +1,157 @@
+"""Reading one transcript: a text file, an HTK label file's plain kin, a JSON object, a line of a LibriSpeech table.
+
+What is in such a file is what the voice learns to say: a git-LFS pointer, a subtitle file with its times, or a list of
+phonemes is refused, each by what it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+from job.audio import audio_files
+from job.fetch.columns import NAMES
+from job.fetch.table import RowError
+
+#: Files beside a recording that say in words what is said, but with times or markup.
+NOT_READ = (
+    ".textgrid",
+    ".srt",
+    ".vtt",
+    ".lrc",
+    ".ass",
+    ".ssa",
+    ".sbv",
+    ".eaf",
+    ".ctm",
+    ".stm",
+    ".rttm",
+    ".cha",
+    ".trs",
+)
+ENDINGS = (".txt", ".lab", ".json", *NOT_READ)
+
+#: How much longer or shorter than its JSON says a recording may be: a share, and seconds.
+_LENGTH_SHARE, _LENGTH_SECONDS = 0.1, 0.5
+
+_TIME = r"\d+(?:[.,]\d+)?"
+#: `0 2500000 sil` (HTK), `0.5 1.25 hello` (Audacity), `2500000 121 sil` (festival).
+_TIMED_LINE = re.compile(rf"{_TIME}\s+-?{_TIME}(?:\s+\S|\s*$)")
+_SUBTITLE = re.compile(r"\d+:\d\d[:.,]\d\d.*-->|^WEBVTT|^\[\d+:\d\d[.:]\d\d", re.MULTILINE)
+_FULL_CONTEXT = re.compile(r"\S*\^\S*-\S*\+\S*=")
+_SILENCES = {"sil", "pau", "sp", "spn", "#", "h#", "<sil>", "<p:>"}
+_POINTERS = ("version https://git-lfs.", "version https://hawser.", "/annex/objects/", "-----BEGIN PGP ", "Salted__")
+
+
+def read(path: Path, audio: Path) -> dict[str, Any]:
+    """`text` of the file that belongs to a recording; of a JSON object also its `speaker` and `language`.
+
+    Raises:
+        RowError: it is not UTF-8, holds no text but something else, or tells of a recording of another length.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RowError("text is not UTF-8", f"{path.name}; save it as UTF-8") from None
+    except OSError as error:
+        raise RowError("text cannot be read", f"{path.name}: {error.strerror}") from None
+    if path.suffix.lower() == ".json":
+        return _of_json(text, path, audio)
+    check(text, path.name)
+    return {"text": text}
+
+
+def check(text: str, name: str) -> None:
+    """Refuse a transcript that is something else.
+
+    Raises:
+        RowError: it is a pointer or a page, or it has times, or phonemes instead of words.
+    """
+    beginning = text.lstrip()[:1024]
+    if beginning.startswith(_POINTERS) or audio_files.is_page(beginning) or re.match(r'\{\s*"', beginning):
+        what = audio_files.what_it_is(beginning.encode()) or "it is no text"
+        raise RowError("text is something else", f"{name}: {what.replace('the recording', 'the text')}")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return
+    # One sentence may well begin with two numbers; not every line of several does, nor one with tabs.
+    label = len(lines) > 1 or "\t" in lines[0] or name.lower().endswith(".lab")
+    if label and all(map(_TIMED_LINE.match, lines)) and any(re.search(r"[^\W\d]", line) for line in lines):
+        raise RowError("text has times", f"{name} is a label file; give what is said, without times, as a .txt")
+    if _SUBTITLE.search(text):
+        raise RowError("text has times", f"{name} is a subtitle file; give what is said, without times, as a .txt")
+    tokens = {line.lower() for line in lines}
+    if all(_FULL_CONTEXT.search(line) for line in lines) or (
+        len(lines) > 3 and all(" " not in line for line in lines) and tokens & _SILENCES
+    ):
+        raise RowError("text is phonemes", f"{name} lists phonemes; give what is said, in words, as a .txt")
+
+
+def _of_json(text: str, path: Path, audio: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise RowError("text is something else", f"{path.name} is not JSON; write the text as a .txt") from None
+    if not isinstance(found, dict):
+        raise RowError("text is something else", f"{path.name} is not one JSON object with a text in it")
+    values = {
+        field: next((found[name] for name in NAMES[field] if found.get(name) is not None), None)
+        for field in ("text", "speaker", "language")
+    }
+    if values["text"] is None:
+        raise RowError("no text", f"{path.name} has none of {', '.join(NAMES['text'][:4])}")
+    if isinstance(values["text"], str):
+        check(values["text"], path.name)
+    _check_length(found.get("duration"), path, audio)
+    return {field: value for field, value in values.items() if value is not None}
+
+
+def _check_length(duration: Any, path: Path, audio: Path) -> None:
+    """Half a recording, or another one, is not as long as the file that came with it says."""
+    from job.fetch import audio_store
+
+    if isinstance(duration, bool) or not isinstance(duration, int | float) or not duration > 0:
+        return
+    try:
+        seconds = audio_store.seconds(audio)
+    except RowError:
+        return  # said when it is decoded
+    if abs(seconds - duration) > max(_LENGTH_SECONDS, _LENGTH_SHARE * duration):
+        detail = f"{audio.name} has {seconds:.1f} s and {path.name} says {duration:.1f} s; get both again"
+        raise RowError("recording and text are not of one length", detail)
+
+
+def lines_by_name(path: Path) -> dict[str, str | None]:
+    """The texts of a table with a recording's name and its text a line; None where two lines of a name differ.
+
+    The name ends at the first space or tab; LibriTTS has the text twice, tab-separated, the second time written out.
+    """
+    found: dict[str, str | None] = {}
+    try:
+        content = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        return found
+    for line in content.splitlines():
+        name, _, rest = line.strip().partition("\t" if path.suffix.lower() == ".tsv" else " ")
+        if "\t" in name:
+            name, _, rest = line.strip().partition("\t")
+        text = rest.strip().split("\t")[-1].strip()
+        name = unicodedata.normalize("NFC", audio_files.stem(name))
+        if name and text:
+            found[name] = text if found.get(name, text) == text else None
+    return found
+
+
+def of_line(lines: dict[str, str | None], name: str, path: Path) -> str:
+    """The text of one recording in such a table.
+
+    Raises:
+        RowError: two of its lines differ.
+    """
+    text = lines[name]
+    if text is None:
+        raise RowError("several texts for one recording", f"{path.name} has two for {name}; keep the one that is said")
+    return text

@@ -1,0 +1,149 @@
+"""What the card says, gathered from the settings and from what the stages wrote (before they ran: what is known)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from job.config import names
+from job.config.settings import Settings
+from job.core import files
+from job.core.errors import BadInput
+from job.text.languages import Languages, UnclearLanguage, iso_code
+
+#: A repo's full name.
+REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
+#: Where the clients' cache keeps a downloaded model: `models--owner--name/snapshots/<commit>`.
+_CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/[0-9a-f]{7,}/?$")
+
+
+@dataclass(frozen=True)
+class Losses:
+    """First and last logged training loss, and the validation that `output/best` was chosen by."""
+
+    first: dict[str, Any] | None
+    last: dict[str, Any] | None
+    best: dict[str, Any] | None
+
+
+def base_model(settings: Settings) -> str | None:
+    """The Hub id of the model that was fine-tuned, for the card's `base_model`. Never empty: None is left out.
+
+    BASE_MODEL_ID; else INIT_MODEL_PATH where it is a Hub id or a snapshot in the clients' cache. None for the built-in
+    demo model, which has no page on the Hub, and for any other directory, whose origin cannot be known.
+
+    Raises:
+        BadInput: BASE_MODEL_ID is not a Hub id.
+    """
+    given = (settings.base_model_id or "").strip()
+    if given:
+        if not REPO_ID.fullmatch(given):
+            raise BadInput(f"BASE_MODEL_ID={given}: must be the base model's Hub id (owner/name)")
+        return given
+    path = settings.init_model_path.strip()
+    if path == "demo":
+        return None
+    if not Path(path).expanduser().exists() and REPO_ID.fullmatch(path):
+        return path
+    cached = _CACHED.search(Path(path).expanduser().as_posix())
+    return f"{cached.group(1)}/{cached.group(2)}" if cached else None
+
+
+def need_base_model(settings: Settings) -> None:
+    """Refuse to publish a card that cannot say what it was fine-tuned from.
+
+    Raises:
+        BadInput: INIT_MODEL_PATH is a directory and BASE_MODEL_ID is not set.
+    """
+    if base_model(settings) is None and settings.init_model_path != "demo":
+        raise BadInput(
+            f"BASE_MODEL_ID is not set and INIT_MODEL_PATH={settings.init_model_path} is a directory: the card needs "
+            "the base model's Hub id, for example BASE_MODEL_ID=Qwen/Qwen3-TTS-12Hz-1.7B-Base"
+        )
+
+
+def dataset(settings: Settings) -> str | None:
+    """The Hub id of the training data, or None when it is not on the Hub."""
+    name = (settings.dataset_name or "").strip()
+    return name if REPO_ID.fullmatch(name) and not Path(name).exists() else None
+
+
+def summary(settings: Settings) -> dict[str, Any]:
+    """Prepared data's summary.json; empty before prepare."""
+    return _read(settings.paths.prepared / "summary.json")
+
+
+def speakers(settings: Settings) -> list[str]:
+    """Names that the checkpoint speaks as: those of output/best, else of the prepared data, else SPEAKER_NAME."""
+    config = _read(settings.paths.best / "config.json")
+    rows = (config.get("talker_config") or {}).get("spk_id") or {}
+    trained = [str(name).lower() for name in summary(settings).get("speakers") or {}]
+    if config.get("tts_model_type") == "custom_voice" and rows:
+        return sorted(name for name in rows if name in trained) or sorted(rows)
+    return sorted(trained) or [names.lookup_key(settings.speaker_name)]
+
+
+def language_codes(settings: Settings) -> list[str]:
+    """ISO 639 codes of the languages in the data and of LANGUAGE, sorted, without those that are not known."""
+    return sorted({code for code in _languages(settings).values() if code})
+
+
+def language_names(settings: Settings) -> list[str]:
+    """Names of the languages in the data and of LANGUAGE, as the model knows them by, `auto` left out."""
+    return sorted(_languages(settings))
+
+
+def _languages(settings: Settings) -> dict[str, str | None]:
+    """Languages of the data and of LANGUAGE -> their ISO codes. What prepare wrote down of them counts."""
+    given: dict[str, Any] = summary(settings).get("languages") or {}
+    found: dict[str, str | None] = {}
+    for name, entry in given.items():
+        told = isinstance(entry, dict) and "code" in entry  # older data does not tell
+        found[names.lookup_key(name)] = entry["code"] if told else iso_code(name)
+    if names.lookup_key(settings.language).removeprefix(names.NEW).strip() in found:
+        return _named_ones(found)  # `new:` that the data has by now
+    try:
+        meant = Languages(given).find(settings.language)
+        found.setdefault(meant.key, meant.code)
+    except UnclearLanguage:  # doctor has refused it where it would be used
+        found.setdefault(names.lookup_key(settings.language), None)
+    return _named_ones(found)
+
+
+def _named_ones(found: dict[str, str | None]) -> dict[str, str | None]:
+    return {name: code for name, code in found.items() if name not in names.NO_LANGUAGE}
+
+
+def losses(settings: Settings) -> Losses:
+    """From `training_log.jsonl` and `validation_log.jsonl`; lines that a kill cut short are passed over."""
+    trained = _read_lines(settings.paths.training_log)
+    validated = [row for row in _read_lines(settings.paths.validation_log) if isinstance(row.get("loss"), float | int)]
+    kept = _read(settings.paths.best / "training_state.json")
+    best = kept if "loss" in kept else min(validated, key=lambda row: float(row["loss"]), default=None)
+    return Losses(first=trained[0] if trained else None, last=trained[-1] if trained else None, best=best)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = files.read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    import json
+
+    rows: list[dict[str, Any]] = []
+    if not path.is_file():
+        return rows
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows

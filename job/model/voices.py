@@ -1,0 +1,148 @@
+"""Other forms of a finished checkpoint: as a Base model for cloning, or with its adapter turned up or down."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Container, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from job.core import files
+from job.core.errors import BadInput
+
+if TYPE_CHECKING:
+    import torch
+
+    from job.config.settings import Settings
+
+#: Where the adapter lies when a checkpoint also holds merged weights.
+ADAPTER_FOLDER = "adapter"
+#: The base's speaker encoder, which a CustomVoice model's own weights do not hold.
+ENCODER_FILE = "speaker_encoder.safetensors"
+#: At the top of a model directory, what is not copied into one that is made from it.
+NOT_COPIED = ("README.md", "training_state.json", ADAPTER_FOLDER, ".*", "*.safetensors*", "*.bin", "*.pt", "*.lock")
+
+
+def refuse_adapter_alone(languages: Iterable[str], known: Container[str], settings: Settings) -> None:
+    """Refuse EXPORT=adapter where what is learnt would not be in it.
+
+    Args:
+        languages: lower-case names of the data's languages, or `auto`.
+        known: those of the base.
+        settings: TRAIN_MODE and EXPORT are looked at.
+
+    Raises:
+        BadInput: one of them is new to the base.
+    """
+    new = sorted(name for name in languages if name != "auto" and name not in known)
+    if new and settings.train_mode == "lora" and settings.export == "adapter":
+        raise BadInput(
+            f"EXPORT=adapter: {new[0]} is new to the base, and what is learnt of a new language stands in the codec "
+            "embedding, which an adapter does not hold; set EXPORT=both or merged"
+        )
+
+
+def cloning_model(checkpoint: Path, target: Path) -> None:
+    """Make a Base model of a merged checkpoint: the same talker with its speaker encoder, for `generate_voice_clone`.
+
+    Args:
+        checkpoint: a merged checkpoint that this job wrote.
+        target: directory to write, replaced as a whole.
+
+    Raises:
+        BadInput: it lacks merged weights or the speaker encoder.
+    """
+    if not (checkpoint / ENCODER_FILE).is_file() or not any(checkpoint.glob("model*.safetensors")):
+        raise BadInput(f"{checkpoint} lacks merged weights or {ENCODER_FILE}; train with EXPORT=merged or both")
+
+    def fill(directory: Path) -> None:
+        copy_model(checkpoint, directory)
+        save_weights(load_tensors([*merged_files(checkpoint), checkpoint / ENCODER_FILE]), directory)
+        config = files.read_json(directory / "config.json")
+        write_json(directory / "config.json", {**config, "tts_model_type": "base"})
+
+    files.replace_directory(target, fill)
+
+
+def scaled_model(checkpoint: Path, target: Path, scale: float) -> None:
+    """Make a checkpoint that speaks with `scale` times its adapter: W' = W + (scale - 1) * (alpha / r) * B A.
+
+    Args:
+        checkpoint: one that holds both merged weights W and, in `adapter/`, the adapter that is in them.
+        target: directory to write, replaced as a whole.
+        scale: 1 is the checkpoint itself, 0 the base model's layers.
+
+    Raises:
+        BadInput: it does not hold both.
+    """
+    adapter = checkpoint / ADAPTER_FOLDER
+    if not (adapter / "adapter_config.json").is_file():
+        raise BadInput(
+            f"LORA_SCALE={scale:g}: {checkpoint} holds no adapter beside its weights; train with EXPORT=both"
+        )
+
+    def fill(directory: Path) -> None:
+        copy_model(checkpoint, directory)
+        weights = load_tensors(merged_files(checkpoint))
+        config = files.read_json(adapter / "adapter_config.json")
+        factor = (scale - 1.0) * config["lora_alpha"] / config["r"]
+        tensors = load_tensors([adapter / "adapter_model.safetensors"])
+        for name, a in tensors.items():
+            if name.endswith(".lora_A.weight"):
+                stem = name.removesuffix(".lora_A.weight")
+                layer = f"{stem.removeprefix('base_model.model.')}.weight"
+                delta = tensors[f"{stem}.lora_B.weight"].float() @ a.float()
+                weights[layer] = (weights[layer].float() + factor * delta).to(weights[layer].dtype)
+        save_weights(weights, directory)
+
+    files.replace_directory(target, fill)
+
+
+def merged_files(directory: Path) -> list[Path]:
+    """The files of a model's own weights."""
+    return sorted(directory.glob("model*.safetensors"))
+
+
+def copy_model(source: Path, target: Path, leave_out: tuple[str, ...] = NOT_COPIED) -> None:
+    """Copy a model directory's tokenizer, configuration and speech tokenizer, but not its own weights."""
+    here, below = shutil.ignore_patterns(*leave_out), shutil.ignore_patterns(".*", "*.lock")
+
+    def ignore(directory: str, names: list[str]) -> set[str]:
+        return (here if Path(directory) == source else below)(directory, names)
+
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=ignore)
+
+
+def load_tensors(paths: list[Path]) -> dict[str, torch.Tensor]:
+    """All tensors of some safetensors files."""
+    from safetensors.torch import load_file
+
+    return {name: tensor for path in paths for name, tensor in load_file(path).items()}
+
+
+def save_weights(weights: dict[str, torch.Tensor], directory: Path) -> None:
+    """Write a model's weights as `from_pretrained` reads them, in several files when they are large."""
+    from huggingface_hub import save_torch_state_dict
+
+    save_torch_state_dict(weights, directory, max_shard_size="5GB", metadata={"format": "pt"})
+    make_readable(directory)
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write one safetensors file."""
+    from safetensors.torch import save_file
+
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, str(path), metadata={"format": "pt"})
+    make_readable(path.parent)
+
+
+def make_readable(directory: Path) -> None:
+    """safetensors makes its files readable for this user only, and work directories are shared."""
+    for path in directory.glob("*.safetensors"):
+        path.chmod(0o644)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file into a directory that is being filled (`files.write_json` is for places that are read)."""
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,90 @@
+"""Rows of the raw manifest, with speaker and language in the form that the model looks them up by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from job.config import names
+from job.config.names import AUTO as AUTO
+from job.config.settings import Settings
+from job.core import files
+from job.core.errors import BadInput
+from job.text.languages import Languages, UnclearLanguage
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the raw manifest.
+
+    `number` is its row in the source, `position` its line in the manifest (from 0). `codes` is set for rows that arrive
+    encoded: [[one int a codebook] a frame]. `start` and `end` are seconds into the recording, for rows that are a part.
+    """
+
+    id: str
+    split: str
+    number: int
+    source: str
+    text: str
+    audio: Path | None
+    ref_audio: Path | None
+    speaker: str
+    language: str
+    instruct: str | None
+    codes: Any = None
+    position: int = 0
+    start: float | None = None
+    end: float | None = None
+
+
+def read_rows(path: Path, split: str, settings: Settings, language: Callable[[str], str]) -> Iterator[Row]:
+    """Stream a manifest that fetch wrote; nothing when it does not exist.
+
+    `language` makes the name that a row gives its language the one that the model knows it by.
+    """
+    if not path.is_file():
+        return
+    for line, raw in enumerate(files.read_jsonl(path), start=1):
+        yield Row(
+            id=str(raw["id"]),
+            split=split,
+            number=int(raw.get("row") or line),
+            source=str(raw.get("source") or path.name),
+            text=str(raw.get("text") or "").strip(),
+            audio=_path(raw.get("audio")),
+            ref_audio=_path(raw.get("ref_audio")),
+            speaker=speaker_key(raw.get("speaker") or "") or speaker_key(settings.speaker_name),
+            language=language(str(raw.get("language") or settings.language)),
+            instruct=str(raw["instruct"]).strip() or None if raw.get("instruct") else None,
+            codes=raw.get("audio_codes"),
+            position=line - 1,
+            start=raw.get("start"),
+            end=raw.get("end"),
+        )
+
+
+def speaker_key(name: str) -> str:
+    """The name that `generate_custom_voice` looks a speaker up by: lower case, composed."""
+    return names.lookup_key(str(name))
+
+
+def language_key(name: str, known: Iterable[str]) -> str:
+    """The name that the model knows a language by: the base's (`en`, `pt_BR` and `Deutsch` have one), or a new one.
+
+    Args:
+        name: as a row or LANGUAGE gives it.
+        known: the base model's languages.
+
+    Raises:
+        BadInput: it looks like a misspelling of a known one.
+    """
+    try:
+        return Languages(known).find(str(name)).key
+    except UnclearLanguage as question:
+        raise BadInput(f"language {question}") from None
+
+
+def _path(value: Any) -> Path | None:
+    return Path(str(value)) if value else None

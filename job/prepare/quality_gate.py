@@ -1,0 +1,76 @@
+"""The quality gate: data that cannot make a voice is refused before anything is paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from job.core import console
+from job.core.errors import DataRefused
+from job.prepare.quality import Tally
+
+#: Share of rows with codes that another row has, from which the data is taken for broken.
+DUPLICATE_SHARE = 0.5
+#: Share of rows left out from which the source is taken for broken.
+REJECTED_SHARE = 0.5
+
+
+def refuse_nothing_left(tally: Tally) -> None:
+    """Stop when no training row is left; no setting can let that pass.
+
+    Raises:
+        DataRefused: with the reasons for which the rows were left out.
+    """
+    if not tally.validation.all():
+        return
+    reasons = tally.rejected_by_reason()
+    if not tally.refused:
+        raise DataRefused("no training rows at all: check the source of the data (TRAIN_JSONL, DATA_DIR, DATASET_NAME)")
+    if set(reasons) == {"silent"}:
+        raise DataRefused(f"all {tally.refused} recordings are silent (under -60 dBFS): check how they were exported")
+    first = tally.first_refused[0]
+    listed = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+    raise DataRefused(
+        f"no training row is left of {tally.refused}: {listed}; the first: "
+        f"{first.get('detail') or first.get('reason')}; see data/rejected.jsonl"
+    )
+
+
+def problems(tally: Tally) -> list[str]:
+    """What is wrong with the data as a whole: one line each, with figures and what to do."""
+    found = []
+    kept, duplicates = tally.kept, tally.duplicates
+    if not tally.distinct_frames and int(tally["frames"].sum()) > 1:
+        found.append(
+            f"every frame of all {kept} rows has the same codes: the speech tokenizer's weights or the audio are "
+            "broken; check TOKENIZER_PATH and listen to a recording"
+        )
+    elif kept >= 2 and duplicates == kept - 1:
+        found.append(f"all {kept} rows share the same codes: the rows name the same recording; check the audio column")
+    elif kept >= 2 and duplicates / kept > DUPLICATE_SHARE:
+        found.append(
+            f"{duplicates} of {kept} rows repeat the codes of another row (over {DUPLICATE_SHARE:.0%}): check that "
+            "each row names its own recording"
+        )
+    found += tally.mispaired
+    rejected = tally.refused
+    total = kept + rejected
+    if total and rejected / total > REJECTED_SHARE:
+        listed = ", ".join(f"{reason} {count}" for reason, count in tally.rejected_by_reason().items())
+        found.append(
+            f"{rejected} of {total} rows are unusable ({listed}): see data/rejected.jsonl and repair the source"
+        )
+    return found
+
+
+def enforce(found: Sequence[str], gate: str) -> None:
+    """Do what QUALITY_GATE says about the problems: `fail`, `warn`, or nothing.
+
+    Raises:
+        DataRefused: there is a problem and the gate is `fail`.
+    """
+    if gate == "off":
+        return
+    if gate == "fail" and found:
+        raise DataRefused("; ".join(found) + " (QUALITY_GATE=warn goes on regardless)")
+    for problem in found:
+        console.warn("prepare", problem)

@@ -1,0 +1,131 @@
+"""Talking to the Hub: retries, and errors in one line that names the fix."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from job.config.settings import Settings
+from job.core.console import warn
+from job.core.errors import causes
+from job.core.redact import one_line
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+T = TypeVar("T")
+
+#: Attempts before giving up (fewer where a person waits), and seconds before the second; every wait doubles the last.
+ATTEMPTS = 6
+FEW = 3
+FIRST_WAIT = 2.0
+LONGEST_WAIT = 60.0
+#: Answers to be tried again besides 5xx: timed out, conflicting commit, somebody committed in between, too many.
+PASSING = (408, 409, 412, 429)
+
+
+def client(settings: Settings) -> HfApi:
+    """The Hub at HF_ENDPOINT, with HF_TOKEN."""
+    from huggingface_hub import HfApi
+
+    return HfApi(token=settings.token, library_name="qwen3-tts-job")
+
+
+def retrying(what: str, call: Callable[[], T], settings: Settings, attempts: int = ATTEMPTS) -> T:
+    """Call until it succeeds, waiting longer each time, as long as the failure may pass by itself.
+
+    Raises:
+        Exception: the last failure, or the first that will not pass (bad token, no right, bad metadata).
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            return call()
+        except Exception as error:
+            if attempt == attempts or not may_pass(error):
+                raise
+            wait = min(LONGEST_WAIT, _asked_wait(error) or FIRST_WAIT * 2 ** (attempt - 1))
+            reason = explain(error, settings)
+            warn("push", f"{what}: {reason}; trying again in {wait:g} s ({attempt} of {attempts - 1})")
+            time.sleep(wait)
+    raise AssertionError("unreachable")
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether trying again can help: it does after 5xx, 408, 409, 412, 429 and connections that break."""
+    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+
+    for cause in _causes(error):
+        if _expired(cause):
+            return True
+        if isinstance(cause, OfflineModeIsEnabled | HFValidationError | FileNotFoundError | PermissionError):
+            return False
+        status = _status(cause)
+        if status is not None:
+            return status >= 500 or status in PASSING
+    # Xet and the LFS upload wrap what broke a transfer in RuntimeError; ValueError is a refusal (card, settings).
+    return isinstance(error, OSError | RuntimeError)
+
+
+def explain(error: BaseException, settings: Settings) -> str:
+    """What the Hub or the network said, on one line without secrets."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    secrets = [settings.token]
+    for cause in _causes(error):
+        status = _status(cause)
+        if status is not None:
+            said = cause.server_message if isinstance(cause, HfHubHTTPError) else None
+            return one_line(f"{said or _first_line(cause)} (status {status})", secrets)
+    last = _causes(error)[-1]
+    if _is_connection(error):
+        return one_line(f"no connection to the Hub ({type(last).__name__}: {_first_line(last)})", secrets)
+    return one_line(f"{_first_line(error)}", secrets)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    # a refused card says what is wrong with it on the lines after the first
+    return " ".join(lines) if isinstance(error, ValueError) else (lines[0] if lines else type(error).__name__)
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status behind an exception, or None."""
+    return next((s for cause in _causes(error) if (s := _status(cause)) is not None), None)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    return causes(error, handled=False)
+
+
+def _response(error: BaseException) -> Any:
+    import requests
+
+    return error.response if isinstance(error, requests.HTTPError) else None
+
+
+def _status(error: BaseException) -> int | None:
+    response = _response(error)
+    return int(response.status_code) if response is not None else None
+
+
+def _expired(error: BaseException) -> bool:
+    """Whether the store behind the Hub refused an upload: its signed addresses run out, and a retry gets new ones."""
+    response = _response(error)
+    return response is not None and response.status_code in (400, 403) and response.request.method == "PUT"
+
+
+def _asked_wait(error: BaseException) -> float | None:
+    """Seconds that the Hub asks to wait (`Retry-After`)."""
+    for cause in _causes(error):
+        response = _response(cause)
+        value = response.headers.get("Retry-After", "") if response is not None else ""
+        if value.strip().isdigit():
+            return float(value)
+    return None
+
+
+def _is_connection(error: BaseException) -> bool:
+    import requests
+
+    return any(isinstance(c, requests.ConnectionError | requests.Timeout | ConnectionError) for c in _causes(error))

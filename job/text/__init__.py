@@ -1,0 +1,1 @@
+"""Languages and their names, and how much speech a text is."""
