@@ -42,6 +42,8 @@ lint: setup-dev ## style, types, shell scripts, Dockerfile, YAML
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	.venv/bin/lint-imports --no-cache --no-logo
+	.venv/bin/lint-imports --no-cache --no-logo
 	.venv/bin/shellcheck $(SHELL_SCRIPTS)
 	.venv/bin/hadolint Dockerfile runpod/Dockerfile
 	$(PY) -m yamllint --strict .

@@ -175,15 +175,15 @@ def _gpu_memory(settings: Settings, device: Any) -> dict[str, Any]:
         return {}
     import torch
 
-    from job import launch
     from job.estimate import memory
+    from job.processes.per_node import processes_per_node
 
     name = torch.cuda.get_device_name(device)
     unusable = driver.complaint_about_gpu(name, torch.cuda.get_device_capability(device), torch.cuda.get_arch_list())
     if unusable:
         raise BadInput(unusable)
     free, total = torch.cuda.mem_get_info(device)
-    need = memory.least_bytes(settings, launch.processes_per_node(settings) * settings.num_nodes)
+    need = memory.least_bytes(settings, processes_per_node(settings) * settings.num_nodes)
     if free < need:
         raise BadInput(
             f"DEVICE={device}: {free / 1e9:.1f} GB of {total / 1e9:.1f} GB free, and TRAIN_MODE={settings.train_mode} "

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,12 +19,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from job import pipeline
+from job import pipeline, stages
 from job.config.settings import Settings
 from job.core import errors, files, state
 from job.core.console import say, warn
 from job.core.errors import BadInput, JobError, StoppedBySignal
 from job.processes.nodes import Gathering
+from job.processes.per_node import processes_per_node
 
 
 class ChildFailed(JobError):
@@ -36,30 +36,9 @@ class ChildFailed(JobError):
         self.exit_code = exit_code
 
 
-def processes_per_node(settings: Settings) -> int:
-    """NUM_GPUS, or as many GPUs as are visible; one process where there is none.
-
-    Raises:
-        BadInput: there are fewer GPUs than NUM_GPUS, or DEVICE names one.
-    """
-    on_gpus = settings.device in ("auto", "cuda")
-    visible = _visible_gpus() if on_gpus else 0
-    if settings.num_gpus == "auto":
-        return max(1, visible)
-    wanted = max(1, int(settings.num_gpus))
-    if wanted > 1 and settings.device.startswith("cuda:"):
-        raise BadInput(
-            f"NUM_GPUS={wanted}: DEVICE={settings.device} is one GPU; set DEVICE=cuda, and which ones by "
-            "CUDA_VISIBLE_DEVICES"
-        )
-    if on_gpus and wanted > max(1, visible) and (visible or settings.device == "cuda"):
-        raise BadInput(f"NUM_GPUS={wanted}: {visible} GPUs are visible; lower it, or see CUDA_VISIBLE_DEVICES")
-    return wanted
-
-
 def is_spread(settings: Settings, first: str, last: str) -> bool:
     """Whether stages `first` to `last` are to run in several processes."""
-    wanted = any(stage.spread for stage in pipeline.between(settings, first, last))
+    wanted = any(stage.spread for stage in stages.between(settings, first, last))
     return wanted and (settings.num_nodes > 1 or processes_per_node(settings) > 1)
 
 
@@ -73,8 +52,8 @@ def run(settings: Settings, first: str, last: str) -> None:
     """
     if settings.node_rank >= settings.num_nodes:
         raise BadInput(f"NODE_RANK={settings.node_rank}: nodes are numbered from 0, and NUM_NODES={settings.num_nodes}")
-    stages = pipeline.between(settings, first, last)
-    names, spread = [stage.name for stage in stages], [stage.name for stage in stages if stage.spread]
+    wanted = stages.between(settings, first, last)
+    names, spread = [stage.name for stage in wanted], [stage.name for stage in wanted if stage.spread]
     begin = names.index(spread[0])  # those that are spread follow one another
     before, after = names[:begin], names[begin + len(spread) :]
     if settings.node_rank > 0:
@@ -142,8 +121,8 @@ def _torchrun(settings: Settings, first: str, last: str) -> None:
         local_addr="localhost" if one_node else None,
         max_restarts=0,  # a restart is the whole command's: it finds a new place for lost nodes
     )
-    stages = first if first == last else f"{first} to {last}"
-    say("run", f"{stages}: {count} processes on each of {settings.num_nodes} nodes")
+    part = first if first == last else f"{first} to {last}"
+    say("run", f"{part}: {count} processes on each of {settings.num_nodes} nodes")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         stages_of = ("-m", "job", "run", "--from", first, "--until", last, "--launcher", str(os.getpid()))
@@ -186,14 +165,6 @@ def _check(code: int) -> None:
         code = 1
     if code:
         raise ChildFailed(code)
-
-
-def _visible_gpus() -> int:
-    if not (shutil.which("nvidia-smi") or any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/dxg"))):
-        return 0  # and torch, which takes seconds to import, is not asked
-    import torch
-
-    return torch.cuda.device_count()
 
 
 # ---- going on alone --------------------------------------------------------------------------------------------------

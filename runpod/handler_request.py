@@ -28,7 +28,7 @@ from job.config import settings as variables
 from job.config.settings import Settings
 from job.core.errors import BadInput
 from job.core.redact import MASK, redact
-from job.pipeline import NAMES, stage
+from job.stages import NAMES, stage
 
 #: Longest value of one variable. Linux refuses to start a program with a longer one (128 KiB).
 LONGEST_VALUE = 100_000

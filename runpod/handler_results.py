@@ -10,7 +10,7 @@ from handler_request import Request
 
 from job.core import errors, files
 from job.core.redact import redact
-from job.pipeline import NAMES
+from job.stages import NAMES
 
 #: Samples that a result describes one by one.
 MOST_SAMPLES = 50

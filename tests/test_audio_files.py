@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from job.audio import audio_files
+from job.audio.clip import Unusable, load
 from job.core.errors import BadInput
-from job.prepare.audio import Unusable, load
 from tests.fetch.conftest import write_audio, write_lines
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 132300\n"

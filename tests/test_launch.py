@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from job import launch
 from job.config.settings import load
 from job.core.errors import BadInput
+from job.processes import per_node
 from job.processes.ranks import Ranks
 from tests.commands import run_job
 from tests.test_pipeline import ROOT, start
@@ -55,18 +56,18 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     ],
 )
 def test_processes_a_node(variables, count):
-    assert launch.processes_per_node(load({"PRESET": "demo", **variables})) == count
+    assert per_node.processes_per_node(load({"PRESET": "demo", **variables})) == count
 
 
 def test_more_gpus_than_there_are_is_bad_input():
     with pytest.raises(BadInput, match=r"NUM_GPUS=64: .* GPUs are visible"):
-        launch.processes_per_node(load({"PRESET": "demo", "DEVICE": "cuda", "NUM_GPUS": "64"}))
+        per_node.processes_per_node(load({"PRESET": "demo", "DEVICE": "cuda", "NUM_GPUS": "64"}))
 
 
 def test_one_gpu_by_its_number_is_not_several():
     """All processes would train on it, and exchange its tensors by the CPU."""
     with pytest.raises(BadInput, match=r"NUM_GPUS=2: DEVICE=cuda:1 is one GPU; .*CUDA_VISIBLE_DEVICES"):
-        launch.processes_per_node(load({"PRESET": "demo", "DEVICE": "cuda:1", "NUM_GPUS": "2"}))
+        per_node.processes_per_node(load({"PRESET": "demo", "DEVICE": "cuda:1", "NUM_GPUS": "2"}))
 
 
 def test_only_what_is_worth_it_is_spread():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from job import cli, pipeline
+from job import cli, stages
 from job.core import state
 from tests.commands import run_job
 
@@ -39,9 +39,9 @@ def test_the_light_modules_do_not_import_torch():
 
 def test_commands_have_the_stages_names(capsys):
     """Every stage is a command, and `run` goes through them in the documented order."""
-    assert pipeline.NAMES == ("doctor", "fetch", "prepare", "train", "validate", "push", "synthesize", "report")
+    assert stages.NAMES == ("doctor", "fetch", "prepare", "train", "validate", "push", "synthesize", "report")
     shown = run_job(capsys, ["--help"], {}).out
-    for name in (*pipeline.NAMES, "run", "plan", "settings", "demo", "evaluate"):
+    for name in (*stages.NAMES, "run", "plan", "settings", "demo", "evaluate"):
         assert f"\n  {name}" in shown
 
 
@@ -80,7 +80,7 @@ def start(variables, arguments=("run",)):
 def test_every_stage_leaves_its_state(finished):
     """state/<stage>.json holds fingerprint, outputs, counts, seconds and versions."""
     work, _, _ = finished
-    for name in pipeline.NAMES:
+    for name in stages.NAMES:
         saved = json.loads((work / "state" / f"{name}.json").read_text())
         assert {"fingerprint", "outputs", "counts", "seconds", "versions", "variables"} <= set(saved)
         assert saved["versions"]["torch"] != "missing"
@@ -95,7 +95,7 @@ def test_a_second_run_does_nothing_and_says_so(finished):
     out, err = done.communicate(timeout=60)
     assert done.returncode == 0, err
     assert time.monotonic() - started < 15
-    for name in pipeline.NAMES:
+    for name in stages.NAMES:
         assert f"[{name}] nothing to do" in out
     assert {p: p.stat().st_mtime_ns for p in work.rglob("*") if p.is_file()} == before
 

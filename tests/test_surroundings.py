@@ -106,9 +106,9 @@ def test_proxies_that_are_none(capsys, demo, name, value):
 
 @pytest.mark.parametrize("value", ["socks5://127.0.0.1:9", "socks5h://me:x@proxy:1080"])
 def test_a_socks_proxy_needs_its_package(capsys, demo, value, monkeypatch):
-    from job.config import surroundings
+    from job import environment_check
 
-    monkeypatch.setattr(surroundings, "find_spec", lambda name: None)
+    monkeypatch.setattr(environment_check, "find_spec", lambda name: None)
     result = run_job(capsys, ["run"], {**demo, "INIT_MODEL_PATH": "someone/base", "ALL_PROXY": value})
     refused(result, "ALL_PROXY", "PySocks")
 

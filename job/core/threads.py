@@ -85,3 +85,18 @@ def one_torch_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def reproducible() -> Iterator[None]:
+    """Full fp32 convolutions, fixed algorithms, sums in one order: codes are an argmin, so small noise changes them."""
+    import torch
+
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        with flags, one_torch_thread():
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from job.audio.clip import Samples, resample
 from job.core import files
 from job.core.errors import BadInput
+from job.core.threads import reproducible
 from job.model.voices import ENCODER_FILE
-from job.prepare.audio import Samples, resample
-from job.prepare.codec import reproducible
 
 if TYPE_CHECKING:
     import torch

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from job.audio.clip import Samples, Unusable, load
+from job.audio.resampling import resampling
 from job.config.settings import Settings
 from job.core.threads import in_order
-from job.prepare.audio import Samples, Unusable, load
 from job.prepare.codec import Codec
 from job.prepare.encode import Item
 from job.prepare.manifest_rows import Row
 from job.prepare.readers import readers
-from job.prepare.resampling import resampling
 
 if TYPE_CHECKING:
     Change = Callable[[Samples, int, np.random.Generator], Samples]

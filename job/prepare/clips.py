@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from job.prepare.audio import CLIPPED_SHARE, LOW_RATE
+from job.audio.clip import CLIPPED_SHARE, LOW_RATE
+from job.audio.speech import LITTLE, LONG_PAUSE
 from job.prepare.quality import Tally
-from job.prepare.speech import LITTLE, LONG_PAUSE
 
 #: Clips of this many seconds suit an x-vector best.
 PREFERRED_SECONDS = (3.0, 10.0)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from job.audio.clip import Samples, pad_to_frames, resample
 from job.config.settings import Settings
 from job.core.errors import BadInput, first_line
 from job.core.out_of_memory import is_out_of_memory
-from job.core.threads import one_torch_thread
+from job.core.threads import one_torch_thread, reproducible
 from job.model import loading
-from job.prepare.audio import Samples, pad_to_frames, resample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
     from qwen_tts import Qwen3TTSTokenizer
 
@@ -119,21 +116,6 @@ def load_codec(settings: Settings, books: int, device: torch.device) -> Codec:
         reason = first_line(error)
         raise BadInput(f"speech tokenizer {directory} cannot be loaded ({reason}); download it again") from error
     return Codec(tokenizer, books)
-
-
-@contextmanager
-def reproducible() -> Iterator[None]:
-    """Full fp32 convolutions, fixed algorithms, sums in one order: codes are an argmin, so small noise changes them."""
-    import torch
-
-    matmul = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-        with flags, one_torch_thread():
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul
 
 
 def make_tables(tokenizer: Qwen3TTSTokenizer) -> None:

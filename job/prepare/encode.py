@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from job.audio import speech
+from job.audio.clip import Clip, Figures, Samples, Unusable, load, text_mismatch
 from job.config.settings import Settings
 from job.core.threads import ahead, in_order
-from job.prepare import speech
-from job.prepare.audio import Clip, Figures, Samples, Unusable, load, text_mismatch
 from job.prepare.codec import Codec, Codes
 from job.prepare.manifest_rows import Row
 from job.prepare.readers import readers

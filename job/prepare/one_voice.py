@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from job.audio.clip import Samples
 from job.core import console
 from job.dataset.prepared import SPLITS
 from job.model.speaker_encoder import SpeakerEncoder
-from job.prepare.audio import Samples
 from job.prepare.clips import ranked
 from job.prepare.codec import Codec
 from job.prepare.manifest_rows import speaker_key

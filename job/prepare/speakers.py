@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from job.audio.clip import Samples, Unusable, load, resample
+from job.audio.speech import detector
 from job.config.settings import Settings
 from job.core import files
 from job.core.errors import BadInput
 from job.dataset.prepared import SPLITS
 from job.model.loading import by_lookup_key
 from job.model.speaker_encoder import SpeakerEncoder
-from job.prepare.audio import Samples, Unusable, load, resample
 from job.prepare.clips import ranked
 from job.prepare.codec import Codec
 from job.prepare.manifest_rows import Row, speaker_key
 from job.prepare.quality import Tally
 from job.prepare.shards import Shards
-from job.prepare.speech import detector
 
 if TYPE_CHECKING:
     import torch

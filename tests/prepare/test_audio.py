@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from job.prepare import audio
-from job.prepare.audio import Unusable, load
+from job.audio import clip
+from job.audio.clip import Unusable, load
 from tests.prepare.conftest import voice
 
 RATE = 24_000
@@ -225,7 +225,7 @@ def test_speech_to_noise_ranks_recordings_by_their_noise(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("length", [0, 1, 1919, 1920, 1921, 5000])
 def test_clips_are_padded_with_zeros_to_whole_frames(length: int) -> None:
-    padded = audio.pad_to_frames(np.ones(length, np.float32), 1920)
+    padded = clip.pad_to_frames(np.ones(length, np.float32), 1920)
     assert len(padded) % 1920 == 0
     assert len(padded) >= 1920
     assert len(padded) - length < 1920 or length == 0
@@ -245,4 +245,4 @@ def test_clips_are_padded_with_zeros_to_whole_frames(length: int) -> None:
     ],
 )
 def test_only_impossible_lengths_of_text_are_reported_in_any_script(text: str, seconds: float, mismatch: bool) -> None:
-    assert audio.text_mismatch(text, seconds) is mismatch
+    assert clip.text_mismatch(text, seconds) is mismatch

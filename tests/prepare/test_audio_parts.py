@@ -14,8 +14,8 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from job.prepare import decode, whole
-from job.prepare.audio import Unusable, load
+from job.audio import decode, whole
+from job.audio.clip import Unusable, load
 from tests.prepare import damage
 from tests.prepare.conftest import voice
 

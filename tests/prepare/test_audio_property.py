@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from job.prepare.audio import Unusable, load
+from job.audio.clip import Unusable, load
 from tests.prepare import damage
 
 REFUSED = {"cut_off", "joined", "wrong_header", "unreadable"}

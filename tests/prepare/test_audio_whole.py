@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from job.prepare import mpeg
-from job.prepare.audio import Figures, Unusable, load
+from job.audio import mpeg
+from job.audio.clip import Figures, Unusable, load
 from tests.prepare import damage
 from tests.prepare.conftest import voice
 

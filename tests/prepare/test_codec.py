@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from job.audio.clip import Unusable, load, pad_to_frames
 from job.core.errors import BadInput
 from job.model import loading
 from job.prepare import encode
-from job.prepare.audio import Unusable, load, pad_to_frames
 from job.prepare.codec import Codec
 from job.prepare.encode import Item, check_codes, encode_items, encode_singly, in_order
 from tests.prepare.conftest import voice

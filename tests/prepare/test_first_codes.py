@@ -17,17 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from job import prepare
+from job.audio.clip import load, pad_to_frames
 from job.config.settings import Settings
 from job.core import files
 from job.core.errors import MachineFault
-from job.core.threads import one_torch_thread
+from job.core.threads import one_torch_thread, reproducible
 from job.dataset.prepared import read_split, row_codes
 from job.demo import manifest
 from job.model import loading
 from job.model.speaker_encoder import SpeakerEncoder
 from job.prepare import encode, shards, work
-from job.prepare.audio import load, pad_to_frames
-from job.prepare.codec import Codec, load_codec, reproducible
+from job.prepare.codec import Codec, load_codec
 from job.prepare.encode import Item, encode_items, encode_singly
 from job.prepare.stage import merge
 from job.prepare.work import COPIES, Work

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import soxr
 
+from job.audio import resampling
+from job.audio.clip import resample
 from job.config.settings import Settings
-from job.prepare import resampling
-from job.prepare.audio import resample
 from job.prepare.augment import changes
 from tests.prepare.conftest import voice
 
@@ -27,7 +27,7 @@ AT_ONCE = """
 import os, sys, threading
 import numpy as np
 from job.prepare import resampling
-from job.prepare.audio import resample
+from job.audio.clip import resample
 
 rates = [8000, 11025, 16000, 22050, 32000, 44100, 48000, 96000]
 draw = np.random.default_rng(0)

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from job import doctor
+from job.audio.clip import load
 from job.core import files
 from job.core.errors import BadInput
 from job.dataset.prepared import read_speakers, read_summary
 from job.model import loading
 from job.model.speaker_encoder import SpeakerEncoder
 from job.prepare import speakers
-from job.prepare.audio import load
 from job.prepare.clips import best_clips
 from job.prepare.stage import prepare
 from tests.prepare.conftest import Make, voice

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from scipy.signal import butter, fftconvolve, sosfilt
 
 from job import prepare
+from job.audio.clip import load
+from job.audio.speech import Detector, Heard, detector
 from job.core import files
 from job.core.errors import BadInput, DataRefused
 from job.dataset.prepared import read_speakers, read_split, read_summary
-from job.prepare.audio import load
-from job.prepare.speech import Detector, Heard, detector
 from tests.prepare.conftest import Make, voice
 from tests.prepare.sounds import RATE, SOUNDS, no_speech
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from job import prepare
+from job.audio.clip import load
 from job.config.paths import Paths
 from job.config.settings import Settings
 from job.core import files
@@ -24,7 +25,6 @@ from job.dataset.prepared import read_speakers, read_split, read_summary, row_co
 from job.model import loading
 from job.prepare import parquet_store
 from job.prepare import shards as shards_of
-from job.prepare.audio import load
 from job.prepare.codec import Codec
 from tests.prepare.conftest import Make, complete, voice
 

@@ -10,8 +10,8 @@ import numpy as np
 import soxr
 
 from job.audio import audio_files
-from job.prepare.decode import CANNOT_READ, Frames, Recording, recording_of_parts
-from job.prepare.measure import (
+from job.audio.decode import CANNOT_READ, Frames, Recording, recording_of_parts
+from job.audio.measure import (
     CLIPPED_SHARE,
     LOW_RATE,
     SILENT_DBFS,
@@ -22,8 +22,8 @@ from job.prepare.measure import (
     mix,
     text_mismatch,
 )
-from job.prepare.resampling import resampling
-from job.prepare.unusable import Unusable
+from job.audio.resampling import resampling
+from job.audio.unusable import Unusable
 
 __all__ = [
     "CLIPPED_SHARE",

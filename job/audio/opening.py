@@ -12,7 +12,7 @@ from typing import IO
 
 import soundfile
 
-from job.prepare.unusable import Unusable
+from job.audio.unusable import Unusable
 
 #: Seconds, and share of the whole, that may be missing or too many: some programs are wrong by some bytes.
 SLACK_SECONDS, SLACK_SHARE = 0.05, 0.01

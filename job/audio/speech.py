@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from job.prepare.audio import Samples, Unusable, resample
+from job.audio.clip import Samples, Unusable, resample
 
 #: Rate that the model hears at, Hz, and the samples of a window.
 RATE, WINDOW = 16_000, 512

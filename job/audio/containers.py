@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from job.prepare.headers import Sound, chunks, sound_of
-from job.prepare.mpeg import another_file
-from job.prepare.opening import HEADERS, Bytes, Layout, cut_off, joined, too_different, wrong_header
-from job.prepare.unusable import Unusable
+from job.audio.headers import Sound, chunks, sound_of
+from job.audio.mpeg import another_file
+from job.audio.opening import HEADERS, Bytes, Layout, cut_off, joined, too_different, wrong_header
+from job.audio.unusable import Unusable
 
 #: What files begin with: where one stands behind the sound, another file follows.
 MAGIC = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"caff", b".snd", b"riff", b"fLaC", b"OggS", b"NIST")

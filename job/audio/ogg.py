@@ -7,10 +7,10 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from job.prepare.checksum import crc
-from job.prepare.mpeg import another_file
-from job.prepare.opening import Bytes, Layout, joined
-from job.prepare.unusable import Unusable
+from job.audio.checksum import crc
+from job.audio.mpeg import another_file
+from job.audio.opening import Bytes, Layout, joined
+from job.audio.unusable import Unusable
 
 _CONTINUED, _FIRST, _LAST = 1, 2, 4
 _PAGE = re.compile(rb"OggS\0")

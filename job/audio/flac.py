@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from job.prepare.checksum import crc
-from job.prepare.mpeg import another_file
-from job.prepare.opening import Bytes, Layout, joined, too_different, wrong_header
-from job.prepare.unusable import Unusable
+from job.audio.checksum import crc
+from job.audio.mpeg import another_file
+from job.audio.opening import Bytes, Layout, joined, too_different, wrong_header
+from job.audio.unusable import Unusable
 
 #: Bytes at the end of a file among which its last frame is looked for.
 _TAIL = 1 << 17

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from job.prepare.opening import HEADERS, Bytes, Layout, cut_off, joined, wrong_header
-from job.prepare.unusable import Unusable
+from job.audio.opening import HEADERS, Bytes, Layout, cut_off, joined, wrong_header
+from job.audio.unusable import Unusable
 
 #: kbit/s by index, for (version 1, layer), and the other versions.
 _BITRATES = {

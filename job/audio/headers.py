@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from job.prepare.opening import Bytes
+from job.audio.opening import Bytes
 
 #: What W64's names of chunks end with; they begin with the name that the chunk has in WAV.
 _W64_NAME = bytes.fromhex("f3acd3118cd100c04f8edb8a")

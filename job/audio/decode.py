@@ -11,9 +11,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from job.prepare.opening import cut_off, too_different, wrong_header
-from job.prepare.unusable import Unusable
-from job.prepare.whole import check
+from job.audio.opening import cut_off, too_different, wrong_header
+from job.audio.unusable import Unusable
+from job.audio.whole import check
 
 #: (samples, channels) at the file's own rate, full scale is 1.
 Frames = NDArray[np.float32]

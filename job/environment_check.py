@@ -1,0 +1,202 @@
+"""Variables of libraries and of the system that would end a run late, with a traceback or far from their name.
+
+`check` is done at the start of every run. What has to be right before a library is imported, in every command, is
+mended by `job.config.surroundings`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import tempfile
+from collections.abc import Collection, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from job.config.settings import Settings
+from job.config.surroundings import TRUE, is_true
+from job.core.errors import BadInput, first_line
+from job.publish import targets
+from job.train import trackers
+
+#: What they take for false; of everything that is neither, they say nothing and take it for false.
+_FALSE = ("0", "off", "no", "false", "")
+_SWITCHES = re.compile(r"HF_HUB_(OFFLINE|DISABLE_\w+|ENABLE_\w+)|TRANSFORMERS_OFFLINE|HF_DATASETS_OFFLINE")
+#: Directories that libraries write to; those of the Hub may be read-only where nothing is fetched from it.
+_OF_THE_HUB = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_XET_CACHE", "TRANSFORMERS_CACHE")
+_DIRECTORIES = (
+    *("HF_ASSETS_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE", "XDG_CACHE_HOME", "TORCH_HOME", "NUMBA_CACHE_DIR"),
+    *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "MPLCONFIGDIR", "TRACKIO_DIR"),
+    *("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"),
+)
+_CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+_NO_GPU = ("", "-1", "none", "void", "nodevfiles")
+
+
+def check(env: Mapping[str, str], settings: Settings, stages: Collection[str] = ("doctor",)) -> list[str]:
+    """Refuse what would make a later stage fail: switches, directories, addresses, certificates, GPUs, W&B.
+
+    It is done at the start of every run, also of one whose doctor has nothing to do: the machine may be another.
+
+    Args:
+        env: the environment (`job.config.settings.environment()`).
+        settings: tell what of it will be needed.
+        stages: names of those to be run; doctor looks ahead to all.
+
+    Returns:
+        Lines to be said: what is not wrong, and may still not be meant.
+
+    Raises:
+        BadInput: naming the variable and the fix.
+    """
+    for name, value in env.items():
+        if _SWITCHES.fullmatch(name) and value.strip().lower() not in (*TRUE, *_FALSE):
+            raise BadInput(f"{name}={value[:100]}: must be 1 or 0; anything else is taken for 0")
+    offline = _offline(env)
+    _directories(env, offline)
+    _certificates(env)
+    _endpoint(env)
+    wanted = _needs_the_hub(settings, stages)
+    if offline and wanted:
+        raise BadInput(f"{offline}={env[offline]}: {wanted[0]} needs the Hub; unset {offline}, or {wanted[1]}")
+    tracked = "wandb" in trackers.names(settings)
+    if wanted or tracked or _downloads(settings):
+        _proxies(env)
+    if tracked:
+        _wandb(env)
+    return _gpus(env, settings)
+
+
+def _offline(env: Mapping[str, str]) -> str | None:
+    """The variable that keeps the Hub's clients from the network; None when none does."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if env.get(name):  # the first that is set decides, whatever it says
+            return name if is_true(env[name]) else None
+    return None
+
+
+def _needs_the_hub(settings: Settings, stages: Collection[str]) -> tuple[str, str] | None:
+    """What cannot be done without the Hub, and how to do without it; None when nothing is such."""
+    if {"doctor", "push"} & set(stages) and not settings.prepare_only and targets.skipped(settings) is None:
+        repos = ", ".join(target.repo for target in targets.targets(settings))
+        return f"publishing to {repos}", "set UPLOAD_TO_HUB=false"
+    name, train = settings.dataset_name, settings.train_jsonl
+    here = settings.data_mode != "direct" and (settings.data_dir or (train and train.expanduser().exists()))
+    fetched = settings.paths.manifest("train").is_file()  # a rerun takes the dataset for unchanged
+    reads = {"doctor", "fetch"} & set(stages) and settings.data_mode != "none"
+    if name and reads and not here and not fetched:
+        return f"DATASET_NAME={name}", "name data that is here with TRAIN_JSONL or DATA_DIR"
+    return None
+
+
+def _downloads(settings: Settings) -> bool:
+    """Whether a model is named by what is no directory here."""
+    named = (settings.init_model_path, settings.tokenizer_path, settings.asr_model)
+    return any(name and name != "demo" and not Path(name).expanduser().exists() for name in named)
+
+
+def _directories(env: Mapping[str, str], offline: str | None) -> None:
+    for name in (*_OF_THE_HUB, *_DIRECTORIES):
+        if name not in env:
+            continue
+        directory = Path(os.path.expandvars(env[name])).expanduser()
+        if offline and name in _OF_THE_HUB and directory.is_dir():
+            continue
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"{name}={directory} cannot be made: {error.strerror}; set it elsewhere") from error
+        _writable(name, directory)
+    if "TMPDIR" in env:  # Python takes another one in silence, the shell fails
+        _writable("TMPDIR", Path(env["TMPDIR"]))
+
+
+def _writable(name: str, directory: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            probe.write(b"\0" * 4096)
+            probe.flush()
+    except OSError as error:
+        raise BadInput(f"{name}={directory} cannot be written to: {error.strerror}; set it elsewhere") from error
+
+
+def _certificates(env: Mapping[str, str]) -> None:
+    for name in _CERTIFICATES:
+        if not env.get(name):
+            continue
+        path = Path(env[name])
+        if path.is_dir() and name != "SSL_CERT_FILE":
+            continue
+        try:
+            ssl.create_default_context(cafile=str(path))
+        except ssl.SSLError:
+            raise BadInput(f"{name}={path}: holds no certificates (PEM); name a file that does, or unset it") from None
+        except OSError as error:
+            raise BadInput(f"{name}={path}: {error.strerror}; name a file of certificates, or unset it") from None
+
+
+def _endpoint(env: Mapping[str, str]) -> None:
+    if "HF_ENDPOINT" in env and _host(env["HF_ENDPOINT"], ("http", "https")) is None:
+        raise BadInput("HF_ENDPOINT: is no address of a Hub, which is like https://huggingface.co; mend or unset it")
+
+
+def _proxies(env: Mapping[str, str]) -> None:
+    for name in _PROXIES:
+        if not env.get(name):
+            continue
+        # The value is not repeated: there may be a password in it.
+        address = env[name] if "://" in env[name] else f"http://{env[name]}"
+        scheme = _host(address, ("http", "https", "socks4", "socks4a", "socks5", "socks5h"))
+        if scheme is None:
+            raise BadInput(f"{name}: is no address of a proxy, which is like http://proxy:3128; mend or unset it")
+        if scheme.startswith("socks") and find_spec("socks") is None:
+            raise BadInput(f"{name}: a SOCKS proxy needs the package PySocks; `pip install PySocks`, or use http://")
+
+
+def _host(address: str, schemes: tuple[str, ...]) -> str | None:
+    """The scheme of an address that has one of `schemes`, a host, and a port that is one, if any; else None."""
+    try:
+        parts = urlsplit(address.strip())
+        whole = parts.hostname and re.fullmatch(r"[\w.:-]+", parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return None
+    return parts.scheme.lower() if whole and parts.scheme.lower() in schemes else None
+
+
+def _wandb(env: Mapping[str, str]) -> None:
+    """W&B checks its variables itself, as it starts."""
+    from pydantic import ValidationError
+
+    if find_spec("wandb") is None:
+        return  # said by whoever checks TRACKERS
+    try:
+        import wandb
+
+        wandb.setup()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = f"WANDB_{str(first['loc'][0]).upper()}" if first["loc"] else "WANDB_*"
+        raise BadInput(f"{name}: W&B refuses it: {first['msg']}; mend or unset it") from None
+    except Exception as error:
+        text = first_line(error)
+        name = next((n for n, value in env.items() if n.startswith("WANDB_") and value and value in text), "WANDB_*")
+        raise BadInput(f"{name}: W&B cannot be started with it ({text[:200]}); mend or unset it") from None
+
+
+def _gpus(env: Mapping[str, str], settings: Settings) -> list[str]:
+    """CUDA takes as many devices as it can read of the list, and says nothing of the others."""
+    name = "CUDA_VISIBLE_DEVICES"
+    given = env.get(name)
+    if given is None or (settings.device != "auto" and not settings.device.startswith("cuda")):
+        return []
+    if given.strip().lower() in _NO_GPU:
+        hidden = Path("/dev/nvidiactl").exists() and settings.device == "auto"
+        return [f"{name}={given} hides this machine's GPUs: the CPU is used; unset it to use them"] if hidden else []
+    devices = [device.strip() for device in given.split(",")]
+    wrong = [device for device in devices if not re.fullmatch(r"\d+|(GPU|MIG)-[\w/-]+", device)]
+    if wrong or len(set(devices)) < len(devices):
+        raise BadInput(f"{name}={given[:100]}: must be numbers of GPUs with commas between, each once, such as 0,1")
+    return []

@@ -1,0 +1,213 @@
+"""The stages in order: what each uses, reads and writes, and when it has nothing to do."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic_settings import BaseSettings
+
+from job.config import variables
+from job.config.paths import Paths
+from job.config.settings import Settings
+from job.core import files, state
+from job.core.errors import BadInput
+from job.processes.ranks import ALONE, Ranks
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: also the command's and the state file's name.
+        function: `module:function`, imported when the stage runs.
+        uses: groups of variables that its result follows from, and single fields of other groups.
+        after: stages whose results it builds on.
+        inputs: identities of what it reads from outside the work directory.
+        outputs: what must still be there for it to have nothing to do.
+        arrived: a file that it could have used, was not there, and is now; None when there is none.
+        left_out: why it has nothing to do with these settings, in a few words; None when it has.
+        spread: whether all processes of a run work on it.
+    """
+
+    name: str
+    function: str
+    uses: tuple[type[BaseSettings] | str, ...]
+    after: tuple[str, ...]
+    inputs: Callable[[Settings], Any]
+    outputs: Callable[[Paths], list[Path]]
+    arrived: Callable[[Paths], Path | None] = lambda paths: None
+    left_out: Callable[[Settings], str | None] = lambda settings: None
+    spread: bool = False
+
+    def run(self, settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
+        """Import the stage and run it."""
+        module, name = self.function.split(":")
+        function = getattr(import_module(module), name)
+        result: dict[str, Any] = function(settings, ranks) if self.spread else function(settings)
+        return result
+
+
+def _identities(*paths: Path | str | None) -> dict[str, Any]:
+    return {str(path): files.identity(Path(path).expanduser()) for path in paths if path}
+
+
+def _sources(settings: Settings) -> Any:
+    from job import fetch
+
+    here = _identities(settings.train_jsonl, settings.validation_jsonl, settings.data_dir)
+    before = (state.read(settings.paths.state, "fetch") or {}).get("counts", {}).get("revision")
+    # When the Hub is away, a rerun that has all it needs takes its dataset for unchanged.
+    return here, fetch.revision(settings) or before
+
+
+def _arrived(paths: Paths) -> Path | None:
+    from job import fetch
+
+    return fetch.arrived(paths)
+
+
+def _recordings(settings: Settings) -> str:
+    """One digest over size and time of every file that the manifests name."""
+    digest = hashlib.sha256(repr(_identities(settings.ref_audio_path)).encode())
+    for split in ("train", "validation"):
+        manifest = settings.paths.manifest(split)
+        if manifest.exists():
+            for row in files.read_jsonl(manifest):
+                stamps = [files.stamp(Path(row[key])) for key in ("audio", "ref_audio") if row.get(key)]
+                digest.update(repr(stamps).encode())
+    return digest.hexdigest()
+
+
+def _base(settings: Settings) -> dict[str, Any]:
+    local = [p for p in (settings.init_model_path, settings.tokenizer_path) if p and Path(p).expanduser().is_dir()]
+    return _identities(*local)
+
+
+def _texts(settings: Settings) -> dict[str, Any]:
+    from job.evaluate.synthesize import texts_file
+
+    return _identities(texts_file(settings))
+
+
+def _repos(settings: Settings) -> list[str]:
+    """Where push would upload to: a token given later must not find the skipped push done."""
+    from job.publish.push import intent
+
+    return intent(settings)
+
+
+def _nothing(settings: Settings) -> None:
+    return None
+
+
+def _prepared_already(settings: Settings) -> str | None:
+    if settings.data_mode != "none":
+        return None
+    prepared = settings.paths.prepared
+    if not (prepared / "summary.json").exists():
+        raise BadInput(f"DATA_MODE=none needs prepared data, and {prepared} has none; run prepare first")
+    return "DATA_MODE=none"
+
+
+def _cannot_speak(settings: Settings) -> str | None:
+    if settings.train_mode == "lora" and settings.export == "adapter":
+        return "EXPORT=adapter makes nothing that speaks by itself; EXPORT=both or merged does"
+    return None
+
+
+_MODEL, _DATA, _VOICE = variables.ModelVariables, variables.DataVariables, variables.VoiceVariables
+_TRAINING, _PUBLISH = variables.TrainingVariables, variables.PublishVariables
+_SYNTHESIS = variables.SynthesisVariables
+
+STAGES: tuple[Stage, ...] = (
+    Stage("doctor", "job.doctor:run", variables.GROUPS, (), lambda s: (_sources(s), _base(s)), lambda p: []),
+    Stage(
+        "fetch",
+        "job.fetch:run",
+        (_DATA, _VOICE),
+        (),
+        _sources,
+        lambda p: [p.manifest("train")],
+        _arrived,
+        left_out=_prepared_already,
+    ),
+    Stage(
+        "prepare",
+        "job.prepare:run",
+        (_MODEL, _DATA, _VOICE),
+        ("fetch",),
+        lambda s: (_recordings(s), _base(s)),
+        lambda p: [p.prepared / "train", p.prepared / "summary.json", p.speakers],
+        left_out=_prepared_already,
+        spread=True,
+    ),
+    Stage(
+        "train",
+        "job.train:run",
+        (_MODEL, _VOICE, _TRAINING, "export", "base_model_id"),
+        ("prepare",),
+        _base,
+        lambda p: [p.best / "training_state.json", p.last / "training_state.json", p.training_log],
+        spread=True,
+    ),
+    Stage(
+        "validate",
+        "job.publish.validate:run",
+        (_MODEL, _DATA, _TRAINING, _PUBLISH),  # what the card tells
+        ("train",),
+        _nothing,
+        lambda p: [p.best / "README.md"],
+    ),
+    Stage("push", "job.publish.push:run", (_PUBLISH,), ("train", "validate"), _repos, lambda p: []),
+    Stage(
+        "synthesize",
+        "job.evaluate.synthesize:run",
+        (_MODEL, _VOICE, _SYNTHESIS),
+        ("train",),
+        _texts,
+        lambda p: [p.samples / "stats.json"],
+        left_out=_cannot_speak,
+    ),
+    Stage(
+        "report",
+        "job.evaluate.report:run",
+        variables.GROUPS,
+        ("doctor", "fetch", "prepare", "train", "validate", "push", "synthesize"),
+        _nothing,
+        lambda p: [p.report],
+    ),
+)
+
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+def stage(name: str) -> Stage:
+    """The stage of that name.
+
+    Raises:
+        BadInput: there is none.
+    """
+    for candidate in STAGES:
+        if candidate.name == name:
+            return candidate
+    raise BadInput(f"{name!r} is not a stage; the stages are {', '.join(NAMES)}")
+
+
+def between(settings: Settings, first: str, last: str) -> tuple[Stage, ...]:
+    """The stages that a run from `first` to `last` goes through; PREPARE_ONLY ends it at prepare.
+
+    Raises:
+        BadInput: the names are unknown or in the wrong order.
+    """
+    start, end = NAMES.index(stage(first).name), NAMES.index(stage(last).name)
+    if start > end:
+        raise BadInput(f"--from {first} comes after --until {last}")
+    if settings.prepare_only:
+        end = min(end, NAMES.index("prepare"))
+    return STAGES[start : end + 1]
