@@ -43,7 +43,6 @@ lint: setup-dev ## style, types, shell scripts, Dockerfile, YAML
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	.venv/bin/lint-imports --no-cache --no-logo
-	.venv/bin/lint-imports --no-cache --no-logo
 	.venv/bin/shellcheck $(SHELL_SCRIPTS)
 	.venv/bin/hadolint Dockerfile runpod/Dockerfile
 	$(PY) -m yamllint --strict .
