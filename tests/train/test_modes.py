@@ -215,7 +215,7 @@ def test_a_stage_that_trains_nothing_is_refused_before_the_first_step(prepared, 
 
 
 def variables_base():
-    from job.demo.base import cached_base
+    from job.demo.cached_base import cached_base
 
     return cached_base()
 
