@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from job.config.settings import Settings
 from job.estimate import activations
 from job.estimate.activations import Load, Types, Working
-from tests import memory
+from tests.support import memory
 
 #: How far the estimate may be from the measurement.
 TOLERANCE = 0.1

@@ -20,7 +20,7 @@ from job.config.settings import load
 from job.core.errors import BadInput
 from job.processes import per_node
 from job.processes.ranks import Ranks
-from tests.commands import run_job
+from tests.support.commands import run_job
 from tests.test_pipeline import ROOT, start
 
 #: A run that ends after prepare, whose doctor and fetch have next to nothing to do.

@@ -13,7 +13,7 @@ from job.core.errors import BadInput
 from job.train import adapt, compiled
 from job.train.batch import collate
 from job.train.objective import Objective
-from tests.commands import run_job
+from tests.support.commands import run_job
 from tests.test_pipeline import start
 from tests.train import adapters
 from tests.train.test_contract import TEXTS, one_case, spread

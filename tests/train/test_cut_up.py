@@ -19,8 +19,8 @@ from job.train.objective import Objective
 from job.train.schedule import Planned
 from job.train.spread import Spread, whole
 from job.train.step import Stepper
-from tests import memory
-from tests.forked import in_two
+from tests.support import memory
+from tests.support.forked import in_two
 
 #: Of what a phase trains, nothing has been trained before but in the last one.
 PHASES = progressive.parse("text_projection:1|sub_talker:1|talker:1|all")

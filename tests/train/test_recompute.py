@@ -9,7 +9,7 @@ from job.config import settings as variables
 from job.core.errors import BadInput
 from job.train import adapt, recompute
 from job.train.objective import Objective
-from tests import memory
+from tests.support import memory
 from tests.train import adapters
 
 MODES = {

@@ -15,7 +15,7 @@ import torch
 
 from job.config import settings as variables
 from job.train import resume
-from tests.commands import run_job
+from tests.support.commands import run_job
 from tests.test_pipeline import start
 
 RUN = {
