@@ -85,7 +85,7 @@ def test_two_containers_of_one_host_name(tmp_path, monkeypatch):
     if subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True).returncode:
         pytest.skip("no new namespace can be made here")
     command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-c"]
-    beating = HOLD.replace("with WorkLock", "from job import lock\nlock.HEARTBEAT = 0.2\nwith WorkLock")
+    beating = HOLD.replace("with WorkLock", "from job.core import lock\nlock.HEARTBEAT = 0.2\nwith WorkLock")
     other = subprocess.Popen([*command, beating, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"

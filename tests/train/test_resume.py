@@ -184,7 +184,7 @@ def test_random_state_comes_back_exactly():
 
 STOPPING = """
 import sys, time
-from job import stopping
+from job.core import stopping
 stopping.install()
 stopping.set_grace(float(sys.argv[1]))
 with stopping.StopRequest() as stop:
