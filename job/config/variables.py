@@ -71,6 +71,11 @@ class DataVariables(BaseSettings):
     language_column: str | None = var(None, "Column of the language.")
     instruct_column: str | None = var(None, "Column of the style instruction.")
     language: str = var("Auto", "Language of rows that name none: a name or code; `new:NAME` for one of its own.")
+    text_normalizer: Literal["auto", "none"] = var(
+        "none",
+        "`auto` writes numbers, signs and abbreviations out in words, in data and test texts; wise where the base does "
+        "not know the language.",
+    )
     max_train_samples: int | None = var(None, "Use at most this many training rows.", ge=1)
     max_eval_samples: int | None = var(None, "Use at most this many validation rows.", ge=1)
     max_hours: float | None = var(None, "Use at most this much audio.", "MAX_HOURS", "NPSC_HOURS", gt=0)

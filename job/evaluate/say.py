@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from job.config.names import lookup_key
@@ -52,11 +53,11 @@ def say(settings: Settings, text: str, speaker: str | None = None, target: Path 
         raise BadInput(f"--speaker {speaker}: {directory} speaks as {', '.join(known)}")
     summary, splits = prepared(settings.paths)
     languages = spoken_texts.languages_by_speaker([row for rows in rows_of(splits) for row in rows])
-    language = spoken_texts.spoken_language(config, languages.get(chosen, settings.language))
-    layout = spoken_texts.LAYOUTS[settings.text_layout][0]
+    wanted = spoken_texts.utterance(settings, config, text, chosen, languages.get(chosen, settings.language))
+    wanted = replace(wanted, layout=spoken_texts.LAYOUTS[settings.text_layout][0])
     model = load_voice(directory, settings)
     rate = float(summary.get("frames_per_character") or spoken_texts.FRAMES_PER_CHARACTER)
-    (sample,) = speak(model, [spoken_texts.Utterance(text, chosen, language, layout)], settings, rate)
+    (sample,) = speak(model, [wanted], settings, rate)
 
     path = target or settings.paths.said
     path.parent.mkdir(parents=True, exist_ok=True)
