@@ -262,7 +262,14 @@ class SynthesisVariables(BaseSettings):
     max_new_tokens: int | None = var(None, "Longest speech in frames. Default: three times what the text needs.", ge=2)
     lora_scale: float = var(1.0, "Scale of the adapter when an adapter is spoken with.", ge=0)
     asr_model: str | None = var(None, "Speech recogniser for WER and CER.")
-    mos_model: str | None = var(None, "Model for MOS.")
+    mos_model: str | None = var(None, "Model for MOS, instead of the one that comes with the job.")
+    similarity_model: str | None = var(
+        None, "Speaker verification model for a similarity that is independent of the base model."
+    )
+    baselines: bool | None = var(
+        None,
+        "Also have the base model clone the voice and say the same texts, to compare. Default: yes on a GPU.",
+    )
     synth_gate: Switch = var("warn", "What failed speech does (exit code 6 with `fail`).")
     synth_gate_share: float = var(
         0.25, "Share of the samples that must fail for `SYNTH_GATE` to fail the run.", gt=0, le=1

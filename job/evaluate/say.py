@@ -13,7 +13,7 @@ from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import BadInput
 from job.evaluate import own, spoken_texts
-from job.evaluate.samples import Judges, describe, write_wav
+from job.evaluate.samples import describe, write_wav
 from job.evaluate.speaking import speak
 from job.evaluate.synthesize import find_checkpoint, load_voice, prepared, rows_of
 from job.model.loading import read_config
@@ -64,7 +64,7 @@ def say(settings: Settings, text: str, speaker: str | None = None, target: Path 
     files.write_with(path, lambda new: write_wav(new, sample))
     voice = own.of_speakers(model, splits, [chosen]).get(chosen) if splits else None
     samples_per_frame = int(model.model.speech_tokenizer.get_decode_upsample_rate())  # type: ignore[attr-defined]
-    found = describe(sample, path.name, samples_per_frame, Judges(), voice)
+    found = describe(sample, path.name, samples_per_frame, voice)
     console.say("say", f"{path}: {found['seconds']:.2f} s as {chosen}, {'; '.join(found['problems']) or 'good'}")
     return path
 
