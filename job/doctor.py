@@ -15,6 +15,7 @@ from job.core.console import say, warn
 from job.core.errors import BadInput
 from job.model import loading
 from job.text import languages
+from job.train.modes import mode_of
 
 #: Room for logs, samples, manifests and the like, besides weights and data.
 SPARE_BYTES = 64 << 20
@@ -75,7 +76,7 @@ def _supported(settings: Settings) -> None:
         value = getattr(settings, field)
         if value != default:
             raise BadInput(f"{field.upper()}={value}: not supported in this version; unset it")
-    if settings.distributed == "fsdp" and settings.train_mode != "full":
+    if settings.distributed == "fsdp" and not mode_of(settings).cut_up:
         raise BadInput(f"DISTRIBUTED=fsdp: is for TRAIN_MODE=full; with TRAIN_MODE={settings.train_mode} use ddp")
     if settings.distributed == "fsdp" and settings.torch_compile:
         raise BadInput("TORCH_COMPILE=true: is for DISTRIBUTED=ddp; unset one of them")
@@ -126,8 +127,7 @@ def _base(settings: Settings, base: Path) -> int:
         )
     _languages(settings, config.languages)
     layers = config.talker["num_hidden_layers"]
-    if settings.train_mode == "layers" and settings.replace_last_n_layers > layers:
-        raise BadInput(f"REPLACE_LAST_N_LAYERS={settings.replace_last_n_layers}: the talker has {layers} layers")
+    mode_of(settings).check(settings, layers)
     progressive.parse(settings.progressive_stages)
     trackers.check(settings)
     return sum(path.stat().st_size for path in base.rglob("*") if path.is_file())

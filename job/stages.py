@@ -17,6 +17,7 @@ from job.config.settings import Settings
 from job.core import files, state
 from job.core.errors import BadInput
 from job.processes.ranks import ALONE, Ranks
+from job.train.modes import mode_of
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _prepared_already(settings: Settings) -> str | None:
 
 
 def _cannot_speak(settings: Settings) -> str | None:
-    if settings.train_mode == "lora" and settings.export == "adapter":
+    if not mode_of(settings).merged(settings):
         return "EXPORT=adapter makes nothing that speaks by itself; EXPORT=both or merged does"
     return None
 

@@ -124,7 +124,7 @@ class VoiceVariables(BaseSettings):
 class TrainingVariables(BaseSettings):
     """Training."""
 
-    train_mode: Literal["lora", "full", "layers"] = var("lora", "What is trained: adapters, all, or some layers.")
+    train_mode: str = var("lora", "What is trained: adapters, all, or some layers.")
     num_epochs: int = var(10, "Passes over the data.", ge=1)
     max_steps: int | None = var(None, "Optimizer steps; overrides NUM_EPOCHS.", ge=1)
     batch_size: int = var(8, "Clips a step and device.", ge=1)

@@ -14,6 +14,7 @@ from job.estimate.flops import Work
 from job.estimate.lengths import Lengths
 from job.estimate.memory import CUDA_BYTES, Memory, cut_up, memory_of, state_bytes
 from job.estimate.parameters import parameter_counts, shapes_of
+from job.train.modes import mode_of
 
 #: Bytes of a parameter in a bf16 checkpoint.
 SAVED_BYTES = 2
@@ -117,7 +118,7 @@ def helps(settings: Settings, measured: Lengths, processes: int, shapes: Shapes 
         changes["GRADIENT_CHECKPOINTING=selective"] = {"gradient_checkpointing": "selective"}
     if settings.gradient_checkpointing is not True:
         changes["GRADIENT_CHECKPOINTING=true"] = {"gradient_checkpointing": True}
-    if settings.train_mode != "lora":
+    if not mode_of(settings).adapters:
         changes["TRAIN_MODE=lora"] = {"train_mode": "lora", "distributed": "ddp"}
         if settings.gradient_checkpointing is not True:
             both = {"train_mode": "lora", "distributed": "ddp", "gradient_checkpointing": True}
@@ -168,7 +169,7 @@ def _epoch_flops(settings: Settings, shapes: Shapes, measured: Lengths) -> float
     work = Work.of(shapes)
     rows, mean = len(measured.frames), float(measured.frames.mean())
     # Through frozen weights gradients only pass; an adapter's own products are few.
-    backward = 1.0 if settings.train_mode == "lora" else 2.0
+    backward = 1.0 if mode_of(settings).adapters else 2.0
     return rows * work.of_sample(measured.mean, mean, settings.sub_talker_frame_fraction, backward)
 
 
@@ -194,7 +195,7 @@ def print_plan(settings: Settings) -> None:
         best, worst = hours_on(plan, gpu)
         cut = "" if pieces == 1 else f"; the largest batches in {pieces} pieces, slower and with the same result"
         say("plan", f"{gpu} {size} GB: {_readable(best)} to {_readable(worst)}{cut}")
-    if settings.num_nodes > 1 and settings.train_mode != "lora":
+    if settings.num_nodes > 1 and not mode_of(settings).adapters:
         _print_network(settings, plan)
     less = [] if fits else helps(settings, plan.lengths, plan.processes, plan.shapes)
     if less:

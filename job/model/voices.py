@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.core import files
 from job.core.errors import BadInput
+from job.train.modes import mode_of
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,7 @@ def refuse_adapter_alone(languages: Iterable[str], known: Container[str], settin
         BadInput: one of them is new to the base.
     """
     new = sorted(name for name in languages if name != "auto" and name not in known)
-    if new and settings.train_mode == "lora" and settings.export == "adapter":
+    if new and not mode_of(settings).merged(settings):
         raise BadInput(
             f"EXPORT=adapter: {new[0]} is new to the base, and what is learnt of a new language stands in the codec "
             "embedding, which an adapter does not hold; set EXPORT=both or merged"

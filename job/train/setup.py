@@ -32,6 +32,7 @@ from job.train.changes import Changes
 from job.train.checkpoint import Exporter
 from job.train.data import Rows
 from job.train.layout import SpecialIds
+from job.train.modes import mode_of
 from job.train.optimizers import matrices, vectors
 from job.train.probe import Probe
 from job.train.rows import language_rows
@@ -123,7 +124,7 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
     progressive.check(phases, groups)
     adapter = warm.adapter_of(settings)
     if adapter is not None:
-        warm.start_from(model, adapter, rank=settings.lora_r, alpha=settings.lora_alpha)
+        mode_of(settings).start_from(model, adapter, settings)
     arrange(model, settings, accelerator.mixed_precision, accelerator.device)
 
     ids = SpecialIds.from_config(config)
@@ -216,7 +217,7 @@ def scheduler_of(settings: Settings, optimizer: torch.optim.Optimizer, steps: in
 
 def lowers(settings: Settings, precision: str) -> bool:
     """Whether what is not trained is kept in bf16. Where nearly all is trained, the rest is kept as exact."""
-    return optimizer_choice.in_bf16(settings) or (precision == "bf16" and settings.train_mode != "full")
+    return optimizer_choice.in_bf16(settings) or (precision == "bf16" and not mode_of(settings).nearly_all)
 
 
 def lower_weights(model: Any, everything: bool = False) -> None:
