@@ -13,7 +13,7 @@ from job.model.loading import load_model, stored_type
 from job.train import adapt, languages
 from job.train.batch import collate
 from job.train.layout import SpecialIds, build
-from tests.train.trained import objective_of
+from tests.train.trained import objective_of, sub_talker_pass, talker_pass
 
 BASE = {"TRAIN_JSONL": "x.jsonl", "LORA_R": "4", "LORA_ALPHA": "8"}
 
@@ -120,8 +120,8 @@ def logits(model, seed=0):
     batch = collate([build(ids, np.arange(20, 34), frames, streaming=False)], [vector])
     objective = objective_of(model)
     with torch.no_grad():
-        talker, hidden, books = objective.talker_pass(batch)
-        heads = objective.sub_talker_pass(hidden[batch.hidden_positions], books[batch.frame_rows])
+        talker, hidden, books = talker_pass(objective, batch)
+        heads = sub_talker_pass(objective, hidden[batch.hidden_positions], books[batch.frame_rows])
         losses = objective(batch)
     return talker, torch.stack(list(heads)), torch.stack([losses.talker, losses.sub_talker])
 
