@@ -54,12 +54,6 @@ class CompactAdamW(torch.optim.Optimizer):
     the rates of fine-tuning an update is far below half a step of bf16, and rounding to the nearest would undo it every
     time. What is random follows from `seed`, the place of the parameter and how often it was updated, so that a resumed
     run and the processes of a run round alike.
-
-    Args:
-        groups: with `lr` and `weight_decay`, as for `torch.optim.AdamW`.
-        eight_bit: moments in blocks of 8 bits (`job.train.compact.quantized`), else in fp32.
-        fused: compute by torch's fused kernel.
-        seed: SEED.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, eight_bit: bool, fused: bool, seed: int) -> None:

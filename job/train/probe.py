@@ -101,13 +101,7 @@ class Probe:
         text_layout: str,
         seed: int,
     ) -> Probe:
-        """Choose sentences of a prepared split.
-
-        Args:
-            table: the validation rows, or the training rows where there are none.
-            count: sentences; 0 for none.
-            text_layout: TEXT_LAYOUT; `mixed` says every second sentence in the other layout.
-        """
+        """Choose sentences of a prepared split; under TEXT_LAYOUT=mixed every second one in the other layout."""
         import pyarrow.compute as pc
 
         frames = pc.list_value_length(table["codes"]).to_pylist()

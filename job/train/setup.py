@@ -174,10 +174,6 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
 def arrange(model: Any, settings: Settings, precision: str, device: torch.device) -> Changes:
     """Let an adapted model keep and compute what it trains as the settings ask. Returns how it is made to compute.
 
-    Args:
-        precision: what MIXED_PRECISION comes to.
-        device: where it will be trained.
-
     Raises:
         BadInput: MASTER_WEIGHTS and the precision do not go together.
     """
@@ -188,11 +184,7 @@ def arrange(model: Any, settings: Settings, precision: str, device: torch.device
 
 
 def spread_over(training: Training, objective: torch.nn.Module, spread: Spread, precision: str) -> None:
-    """Cut the model up under DISTRIBUTED=fsdp. What is trained are other tensors afterwards, under the same names.
-
-    Args:
-        precision: what MIXED_PRECISION comes to.
-    """
+    """Cut the model up under DISTRIBUTED=fsdp. What is trained are other tensors afterwards, under the same names."""
     if not spread.sharded:
         return
     # The sub-talker is small and is differentiated chunk by chunk while it is computed: it is whole meanwhile.
