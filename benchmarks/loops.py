@@ -22,7 +22,7 @@ from job.estimate import activations
 from job.estimate.activations import Load
 from job.estimate.flops import Work
 from job.model.loading import load_model, resolve_precision
-from job.train import adapt, layout, optimizers, setup
+from job.train import adapt, fast, layout, optimizers, setup
 from job.train.batch import Batch
 from job.train.changes import Changes
 from job.train.data import Rows, ahead, epoch_order
@@ -127,6 +127,8 @@ class Bench:
             vectors = self.stock.speaker_encoder(batch["mels"].to(self.device)).cpu().numpy()
             theirs = naive.NaiveObjective(self.stock)({k: v.to(self.device) for k, v in batch.items()})
         self.speaker[:] = vectors[0]  # the same reference stands for all
+        self.changes.undo()
+        self.changes = fast.apply(self.model, self.settings, self.device, "no")
         with torch.no_grad():
             losses = Objective(self.model)(self.rows.batch(numbers, 0).to(self.device))
         ours = (losses.talker / losses.talker_terms, losses.sub_talker / losses.sub_talker_terms)

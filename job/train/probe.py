@@ -61,15 +61,7 @@ class Sentence:
 
 
 class Probe:
-    """Says the same few sentences at every evaluation.
-
-    Args:
-        sentences: what to say.
-        tokenize: texts -> lists of ids, the base model's own tokenizer.
-        speakers: speaker -> (D,) x-vector.
-        languages: name -> row of the codec embedding, new ones included; others are said as Auto, as in training.
-        seed: of the sampling.
-    """
+    """Says the same few sentences at every evaluation; in a language without a row as Auto, as in training."""
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ from job.train.checkpoint import Exporter
 from job.train.data import Rows
 from job.train.layout import SpecialIds
 from job.train.modes import mode_of
-from job.train.optimizers import matrices, vectors
+from job.train.optimizers import decayed_and_not
 from job.train.probe import Probe
 from job.train.rows import language_rows
 from job.train.spread import Spread
@@ -93,7 +93,7 @@ class Training:
     @property
     def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         """(name, tensor) of everything that is trained, in the optimizer's order."""
-        return [pair for group in self.groups for pair in (*matrices(group), *vectors(group))]
+        return [pair for group in self.groups for part in decayed_and_not(group) for pair in part]
 
 
 def set_up(settings: Settings, accelerator: Any) -> Training:

@@ -71,18 +71,7 @@ def check(settings: Settings) -> list[str]:
 
 
 class Trackers:
-    """The trackers of one run, a context manager.
-
-    Example:
-        >>> accelerator = Accelerator(log_with=names(settings), project_dir=directory(settings))
-        >>> with Trackers(settings, accelerator) as trackers:
-        ...     trackers.start(resumed_from=0)
-        ...     trackers.log("train", {"step": 10, "loss": 4.2})
-
-    Args:
-        settings: WANDB_PROJECT, WANDB_RUN_NAME, WANDB_ENTITY, and what is logged as the run's configuration.
-        accelerator: made with `log_with` and `project_dir` as above; with no trackers, nothing here does anything.
-    """
+    """The trackers of one run, a context manager. The accelerator has their `names` and the `directory` for them."""
 
     def __init__(self, settings: Settings, accelerator: Any) -> None:
         self._settings = settings
