@@ -262,7 +262,7 @@ class SynthesisVariables(BaseSettings):
     max_new_tokens: int | None = var(None, "Longest speech in frames. Default: three times what the text needs.", ge=2)
     lora_scale: float = var(1.0, "Scale of the adapter when an adapter is spoken with.", ge=0)
     asr_model: str | None = var(None, "Speech recogniser for WER and CER.")
-    mos_model: str | None = var(None, "Model for MOS, instead of the one that comes with the job.")
+    mos_model: str | None = var(None, "Model for MOS, instead of the one that comes with the job; `none` is none.")
     similarity_model: str | None = var(
         None, "Speaker verification model for a similarity that is independent of the base model."
     )
