@@ -14,6 +14,9 @@ from job.estimate.flops import Work
 from job.estimate.lengths import Lengths
 from job.estimate.memory import CUDA_BYTES, Memory, cut_up, memory_of, state_bytes
 from job.estimate.parameters import parameter_counts, shapes_of
+from job.evaluate import spoken_texts
+from job.evaluate.baselines import RECORDINGS
+from job.evaluate.comparison import BASES
 from job.train.modes import mode_of
 
 #: Bytes of a parameter in a bf16 checkpoint.
@@ -31,6 +34,8 @@ GPUS = {
 UTILIZATION = (0.15, 0.40)
 #: Bytes a second between nodes: 100 Gbit/s, as most rented ones have.
 NETWORK = 100e9 / 8
+#: Seconds that a CPU core takes to judge a clip, its pitch and x-vectors among it.
+JUDGING_SECONDS = 1.0
 #: Share of a GPU's memory that is left free, for what the allocator cannot hand out again.
 HEADROOM = 0.05
 
@@ -197,10 +202,30 @@ def print_plan(settings: Settings) -> None:
         say("plan", f"{gpu} {size} GB: {_readable(best)} to {_readable(worst)}{cut}")
     if settings.num_nodes > 1 and not mode_of(settings).adapters:
         _print_network(settings, plan)
+    _print_judging(settings)
     less = [] if fits else helps(settings, plan.lengths, plan.processes, plan.shapes)
     if less:
         listed = ", ".join(f"{name} {total / 1e9:.1f} GB" for name, total in less)
         say("plan", f"what would take less: {listed}")
+
+
+def judged_clips(settings: Settings) -> tuple[int, int]:
+    """Texts that the voice says after training, and clips of speech that are judged at most, the base's among them."""
+    layouts = len(spoken_texts.LAYOUTS[settings.text_layout])
+    said = spoken_texts.DEFAULT_FILES
+    if settings.test_texts:
+        speakers = read_summary(settings.paths).get("speakers") or {}
+        said = len(spoken_texts.parse_texts(settings.test_texts)) * max(1, len(speakers)) * layouts
+    ways = 1 if settings.baselines is False else 1 + len(BASES)
+    return said, said * ways + 2 * RECORDINGS
+
+
+def _print_judging(settings: Settings) -> None:
+    """What test speech takes after training."""
+    said, clips = judged_clips(settings)
+    base = "" if settings.baselines is False else " (on a GPU the base model says them too, in two ways)"
+    seconds = clips * JUDGING_SECONDS
+    say("plan", f"then {said} texts are said{base}; judging {clips} clips takes some {seconds:.0f} s on a CPU core")
 
 
 def _print_memory(settings: Settings, plan: Plan) -> None:
