@@ -201,6 +201,14 @@ def test_an_index_before_the_sound_does_not_hide_that_the_sound_is_cut_off(tmp_p
     assert outcome(content + content) == "joined"
 
 
+def test_a_hole_in_a_film_is_seen(tmp_path: Path) -> None:
+    """FFmpeg passes over what is damaged and goes on; what was said there would be missing."""
+    path = films.write(tmp_path / "a.mkv", [noisy(6.0)[:, None]], codec="libopus", container="matroska", pictures=True)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3 : len(content) // 2] = b"\x55" * (len(content) // 2 - len(content) // 3)
+    assert outcome(bytes(content)) == "cut_off"
+
+
 def test_films_in_fragments_and_of_unknown_length_are_read_whole(tmp_path: Path) -> None:
     """As browsers and cameras write them while they record."""
     spoken = noisy(SECONDS)[:, None]
