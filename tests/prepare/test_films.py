@@ -13,9 +13,13 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from job import fetch
 from job.audio import decode
 from job.audio.clip import Unusable, load
+from job.config import settings as job_settings
+from job.core import files as job_files
 from job.fetch import audio_store
+from job.fetch.find import Finder
 from job.fetch.same import same_recording
 from job.ffmpeg import sound
 from tests.prepare import films
@@ -267,3 +271,29 @@ def test_a_film_and_the_wav_that_was_made_of_it_are_one_recording(made: tuple, t
     assert same_recording(tmp_path / "a.wav", files["opus.webm"])
     soundfile.write(tmp_path / "a.wav", noisy(SECONDS, 9), RATE)
     assert not same_recording(tmp_path / "a.wav", files["opus.webm"])
+
+
+def test_films_that_come_as_bytes_are_kept_and_checked(made: tuple, tmp_path: Path) -> None:
+    """As in a dataset of the Hub or a Parquet file; before a run only their headers are read."""
+    files, samples = made
+    for name in ("aac.m4a", "opus.webm", "aac.mp4"):
+        value = {"bytes": files[name].read_bytes(), "path": None}
+        kept = audio_store.Store(tmp_path / "audio").locate(value, "audio", [])
+        assert films.shift(load(kept, RATE).samples, samples)[1] > 0.9
+        audio_store.Store(None).locate(value, "audio", [])
+        with pytest.raises(audio_store.RowError, match=r"moov|header cannot be read|cannot be decoded"):
+            audio_store.Store(None).locate({"bytes": value["bytes"][:200], "path": name}, "audio", [])
+
+
+def test_a_recording_goes_before_the_film_of_its_name(made: tuple, tmp_path: Path) -> None:
+    """Films of faces often have no sound, or a worse one."""
+    files, _ = made
+    for name, film in {"a": "aac.mp4", "b": "opus.webm"}.items():
+        (tmp_path / f"{name}{files[film].suffix}").write_bytes(files[film].read_bytes())
+        (tmp_path / f"{name}.txt").write_text(f"words of {name}", encoding="utf-8")
+    soundfile.write(tmp_path / "a.wav", noisy(SECONDS, 7), RATE)
+    loaded = job_settings.load({"DATA_DIR": str(tmp_path), "WORK_DIR": str(tmp_path / "work")})
+    assert fetch.run(loaded)["train"] == 2
+    rows = job_files.read_jsonl(loaded.paths.manifest("train"))
+    assert [Path(row["audio"]).name for row in rows] == ["a.wav", "b.webm"]
+    assert Finder().find("a", "audio", [tmp_path]) == tmp_path / "a.wav"
