@@ -1,7 +1,7 @@
 # Each target sets up what it needs. Paths are relative, so the checkout's own path may hold spaces.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-slow test-thorough walk lint bench gpu-check soak image check-image sbom lock clean
+.PHONY: help setup setup-dev demo test test-slow test-thorough walk lint bench gpu-check soak image check-image sbom lock variables clean
 
 # A Python 3.11 or newer to make .venv with; unset, the first one found. IMAGE is the tag of `make image`.
 PYTHON ?=
@@ -70,6 +70,9 @@ lock: setup-dev ## requirements*.lock anew from requirements*.in; UPGRADE=1 take
 	  $(PY) -m uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --fork-strategy fewest \
 	    --no-emit-index-url --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) \
 	    $$name.in -o $$name.lock || exit; done
+
+variables: setup ## the table in docs/variables.md anew from job/config/variables.py
+	@$(PY) scripts/variables_page.py
 
 clean: ## remove .venv and caches; what runs made (WORK_DIR, OUTPUT_DIR) stays
 	rm -rf .venv runpod/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
