@@ -1,7 +1,7 @@
 # Each target sets up what it needs. Paths are relative, so the checkout's own path may hold spaces.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-slow test-thorough walk lint bench gpu-check soak image check-image sbom lock variables clean
+.PHONY: help setup setup-dev demo test test-slow test-thorough walk lint docs bench gpu-check soak image check-image sbom lock variables clean
 
 # A Python 3.11 or newer to make .venv with; unset, the first one found. IMAGE is the tag of `make image`.
 PYTHON ?=
@@ -47,6 +47,10 @@ lint: setup-dev ## style, types, shell scripts, Dockerfile, YAML
 	.venv/bin/hadolint Dockerfile runpod/Dockerfile
 	$(PY) -m yamllint --strict .
 
+docs: setup-dev ## the site of these pages, into site/; ends with 1 where a link leads nowhere
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	@echo "site/index.html"
+
 bench: setup ## speed and memory against the vendor's structure, one JSON line a case, under 10 minutes on 2 cores
 	for name in prepare synthesis train; do $(PY) benchmarks/$$name.py || exit; done
 
@@ -74,6 +78,6 @@ lock: setup-dev ## requirements*.lock anew from requirements*.in; UPGRADE=1 take
 variables: setup ## the table in docs/variables.md anew from job/config/variables.py
 	@$(PY) scripts/variables_page.py
 
-clean: ## remove .venv and caches; what runs made (WORK_DIR, OUTPUT_DIR) stays
-	rm -rf .venv runpod/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## remove .venv, the site and caches; what runs made (WORK_DIR, OUTPUT_DIR) stays
+	rm -rf .venv site runpod/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
