@@ -1,7 +1,7 @@
 # Each target sets up what it needs. Paths are relative, so the checkout's own path may hold spaces.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-slow test-thorough walk lint docs bench gpu-check soak image check-image sbom lock variables clean
+.PHONY: help setup setup-dev demo test test-slow test-thorough coverage walk lint docs bench gpu-check soak image check-image sbom lock variables clean
 
 # A Python 3.11 or newer to make .venv with; unset, the first one found. IMAGE is the tag of `make image`.
 PYTHON ?=
@@ -34,6 +34,10 @@ test-slow: setup-dev ## the tests that take minutes
 
 test-thorough: setup-dev ## combinations that the others try in part only; an hour
 	$(PYTEST) -m thorough
+
+coverage: setup-dev ## which lines the fast tests run: the total, and pages in coverage/
+	$(PYTEST) -m "not slow and not thorough" --cov --cov-report=html
+	@echo "lines and branches of job/ that the fast tests run: $$($(PY) -m coverage report --format=total) %"
 
 walk: ## a stranger's first hour, from a fresh clone: the README's commands with nothing in any cache
 	@bash scripts/walk.sh
@@ -78,6 +82,6 @@ lock: setup-dev ## requirements*.lock anew from requirements*.in; UPGRADE=1 take
 variables: setup ## the table in docs/variables.md anew from job/config/variables.py
 	@$(PY) scripts/variables_page.py
 
-clean: ## remove .venv, the site and caches; what runs made (WORK_DIR, OUTPUT_DIR) stays
-	rm -rf .venv site runpod/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## remove .venv, the site, coverage and caches; what runs made (WORK_DIR, OUTPUT_DIR) stays
+	rm -rf .venv site coverage .coverage runpod/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

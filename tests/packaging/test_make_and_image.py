@@ -33,7 +33,7 @@ TARGETS = [
     "sbom",
     "lock",
 ]
-TARGETS += ["docs", "variables", "clean", "help"]
+TARGETS += ["coverage", "docs", "variables", "clean", "help"]
 WORKFLOWS = sorted([*(TOP / ".github/workflows").glob("*.yml"), *(TOP / ".github/actions").rglob("action.yml")])
 
 
