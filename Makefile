@@ -51,8 +51,9 @@ lint: setup-dev ## style, types, shell scripts, Dockerfile, YAML
 	.venv/bin/hadolint Dockerfile runpod/Dockerfile
 	$(PY) -m yamllint --strict .
 
-docs: setup-dev ## the site of these pages, into site/; ends with 1 where a link leads nowhere
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+# Not --quiet: mkdocs would then be deaf to the warnings that make a strict build fail.
+docs: setup-dev ## the site of these pages, into site/; fails where a link leads nowhere
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 	@echo "site/index.html"
 
 bench: setup ## speed and memory against the vendor's structure, one JSON line a case, under 10 minutes on 2 cores
