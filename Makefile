@@ -1,7 +1,7 @@
 # Each target sets up what it needs. Paths are relative, so the checkout's own path may hold spaces.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-slow test-thorough walk lint bench gpu-check soak image check-image sbom lock clean
+.PHONY: help setup setup-dev demo test test-slow test-thorough coverage walk lint docs bench gpu-check soak image check-image sbom lock variables clean
 
 # A Python 3.11 or newer to make .venv with; unset, the first one found. IMAGE is the tag of `make image`.
 PYTHON ?=
@@ -35,6 +35,10 @@ test-slow: setup-dev ## the tests that take minutes
 test-thorough: setup-dev ## combinations that the others try in part only; an hour
 	$(PYTEST) -m thorough
 
+coverage: setup-dev ## which lines the fast tests run: the total, and pages in coverage/
+	$(PYTEST) -m "not slow and not thorough" --cov --cov-report=html
+	@echo "lines and branches of job/ that the fast tests run: $$($(PY) -m coverage report --format=total) %"
+
 walk: ## a stranger's first hour, from a fresh clone: the README's commands with nothing in any cache
 	@bash scripts/walk.sh
 
@@ -46,6 +50,11 @@ lint: setup-dev ## style, types, shell scripts, Dockerfile, YAML
 	.venv/bin/shellcheck $(SHELL_SCRIPTS)
 	.venv/bin/hadolint Dockerfile runpod/Dockerfile
 	$(PY) -m yamllint --strict .
+
+# Not --quiet: mkdocs would then be deaf to the warnings that make a strict build fail.
+docs: setup-dev ## the site of these pages, into site/; fails where a link leads nowhere
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
+	@echo "site/index.html"
 
 bench: setup ## speed and memory against the vendor's structure, one JSON line a case, under 10 minutes on 2 cores
 	for name in prepare synthesis train; do $(PY) benchmarks/$$name.py || exit; done
@@ -71,6 +80,9 @@ lock: setup-dev ## requirements*.lock anew from requirements*.in; UPGRADE=1 take
 	    --no-emit-index-url --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) \
 	    $$name.in -o $$name.lock || exit; done
 
-clean: ## remove .venv and caches; what runs made (WORK_DIR, OUTPUT_DIR) stays
-	rm -rf .venv runpod/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+variables: setup ## the table in docs/variables.md anew from job/config/variables.py
+	@$(PY) scripts/variables_page.py
+
+clean: ## remove .venv, the site, coverage and caches; what runs made (WORK_DIR, OUTPUT_DIR) stays
+	rm -rf .venv site coverage .coverage runpod/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

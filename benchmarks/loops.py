@@ -6,7 +6,7 @@ replayed the same shapes would hide what kernels take that are planned, or memor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -171,12 +171,12 @@ class Ours:
             last = loss
         return float(last)
 
-    def endless(self) -> Iterator[tuple[list[int], torch.Tensor]]:
+    def endless(self) -> Generator[tuple[list[int], torch.Tensor], None, None]:
         """Steps of epoch after epoch, each taken when it is asked for: the rows, and the loss on the device."""
         while True:
             yield from self.steps()
 
-    def steps(self) -> Iterator[tuple[list[int], torch.Tensor]]:
+    def steps(self) -> Generator[tuple[list[int], torch.Tensor], None, None]:
         """The steps of a new epoch."""
         bench, settings = self._bench, self._settings
         epoch, self.epoch = self.epoch, self.epoch + 1
