@@ -14,8 +14,8 @@ from job.core import driver
 from job.core.console import say, warn
 from job.core.errors import BadInput
 from job.model import loading
+from job.modes import mode_of
 from job.text import languages
-from job.train.modes import mode_of
 
 #: Room for logs, samples, manifests and the like, besides weights and data.
 SPARE_BYTES = 64 << 20

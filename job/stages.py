@@ -16,8 +16,8 @@ from job.config.paths import Paths
 from job.config.settings import Settings
 from job.core import files, state
 from job.core.errors import BadInput
+from job.modes import mode_of
 from job.processes.ranks import ALONE, Ranks
-from job.train.modes import mode_of
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Settings(
     @classmethod
     def _mode_is_known(cls, value: str) -> str:
         """Whatever is registered can be chosen."""
-        from job.train.modes import known
+        from job.modes import known
 
         if value not in known():
             *others, last = (repr(name) for name in known())

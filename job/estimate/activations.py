@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 from job.config import optimizer_choice
 from job.config.settings import Settings
-from job.train.modes import mode_of
+from job.modes import mode_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 

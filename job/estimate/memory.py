@@ -13,7 +13,7 @@ from job.estimate import activations, lengths
 from job.estimate.activations import Load, Shapes, Types, Working
 from job.estimate.lengths import Lengths
 from job.estimate.parameters import parameter_counts, shapes_of, trained_values
-from job.train.modes import mode_of
+from job.modes import mode_of
 
 #: Bytes that CUDA itself, its libraries' workspaces and loaded kernels take.
 CUDA_BYTES = 1_000_000_000

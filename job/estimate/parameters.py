@@ -8,8 +8,8 @@ from job.config.settings import Settings
 from job.estimate.activations import Shapes
 from job.estimate.flops import Work
 from job.model import loading
-from job.train.modes import mode_of
-from job.train.modes.base import size
+from job.modes import mode_of
+from job.modes.train_mode import size
 
 
 def shapes_of(settings: Settings) -> dict[str, tuple[int, ...]]:

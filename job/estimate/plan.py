@@ -17,7 +17,7 @@ from job.estimate.parameters import parameter_counts, shapes_of
 from job.evaluate import spoken_texts
 from job.evaluate.baselines import RECORDINGS
 from job.evaluate.comparison import BASES
-from job.train.modes import mode_of
+from job.modes import mode_of
 
 #: Bytes of a parameter in a bf16 checkpoint.
 SAVED_BYTES = 2

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.core import files
 from job.core.errors import BadInput
-from job.train.modes import mode_of
+from job.modes import mode_of
 
 if TYPE_CHECKING:
     import torch

@@ -14,8 +14,8 @@ from typing import Any
 from job.config.names import NO_LANGUAGE
 from job.config.settings import Settings
 from job.model import card_facts
+from job.modes import mode_of
 from job.publish.licenses import LICENSES
-from job.train.modes import mode_of
 
 TEMPLATE = Path(__file__).parent / "card.md.jinja"
 

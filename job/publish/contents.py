@@ -12,7 +12,7 @@ from job.config.settings import Settings
 from job.core import files
 from job.model import card_facts
 from job.model.loading import REQUIRED_FILES, read_config
-from job.train.modes import mode_of
+from job.modes import mode_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,4 +1,4 @@
-"""A model made ready to be trained: what TRAIN_MODE says (`job.train.modes`), and what is the same in all modes.
+"""A model made ready to be trained: what TRAIN_MODE says (`job.modes`), and what is the same in all modes.
 
 The text embedding and the speaker encoder stay as they are; `text_projection` has a group and a rate of its own.
 """
@@ -14,9 +14,9 @@ from torch import nn
 
 from job.config.settings import Settings
 from job.core.errors import BadInput
-from job.train import languages
-from job.train.modes import mode_of
-from job.train.modes.lora import ADAPTER
+from job.modes import mode_of
+from job.modes.lora import ADAPTER
+from job.train import added_languages
 
 #: Name of the group that holds the codec embedding when only its rows of new languages are trained.
 LANGUAGE_ROWS = "language_rows"
@@ -66,7 +66,7 @@ def adapt(model: Any, settings: Settings, language_rows: list[int] | None = None
     ]
     table = model.talker.model.codec_embedding.weight
     if language_rows and not table.requires_grad:
-        languages.train_only(table, language_rows)
+        added_languages.train_only(table, language_rows)
         groups.append(Group(LANGUAGE_ROWS, settings.learning_rate, [("talker.model.codec_embedding.weight", table)]))
     groups = [g for g in groups if g.parameters]
     if not groups:

@@ -22,8 +22,8 @@ from job.model.voices import (
     save_weights,
     write_json,
 )
+from job.modes import mode_of
 from job.train import adapt
-from job.train.modes import mode_of
 from job.train.rows import speaker_rows
 from job.train.spread import copied
 

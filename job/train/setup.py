@@ -26,13 +26,13 @@ from job.model.loading import (
     resolve_precision,
     stored_type,
 )
+from job.modes import mode_of
 from job.processes.ranks import Ranks
-from job.train import adapt, fast, languages, progressive, trackers, warm
+from job.train import adapt, added_languages, fast, progressive, trackers, warm
 from job.train.changes import Changes
 from job.train.checkpoint import Exporter
 from job.train.data import Rows
 from job.train.layout import SpecialIds
-from job.train.modes import mode_of
 from job.train.optimizers import decayed_and_not
 from job.train.probe import Probe
 from job.train.rows import language_rows
@@ -117,14 +117,14 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
     spoken = {name for table in tables.values() for name in table["language"].unique().to_pylist()}
     new_languages = language_rows(config, sorted(spoken))
     voices.refuse_adapter_alone(new_languages, (), settings)
-    languages.initialise(model, new_languages, settings)
+    added_languages.initialise(model, new_languages, settings)
 
     groups = adapt.adapt(model, settings, list(new_languages.values()))
     phases = progressive.parse(settings.progressive_stages)
     progressive.check(phases, groups)
     adapter = warm.adapter_of(settings)
     if adapter is not None:
-        mode_of(settings).start_from(model, adapter, settings)
+        warm.start_from(model, adapter, rank=settings.lora_r, alpha=settings.lora_alpha)
     arrange(model, settings, accelerator.mixed_precision, accelerator.device)
 
     ids = SpecialIds.from_config(config)

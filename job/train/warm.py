@@ -15,7 +15,7 @@ from job.config.settings import Settings
 from job.core import files
 from job.core.console import say
 from job.core.errors import BadInput
-from job.train.modes import mode_of
+from job.modes import mode_of
 
 _WRAPPERS = ("base_model.model.", "base_model.", "model.")
 

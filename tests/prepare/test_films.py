@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from job import fetch
 from job.audio import decode
 from job.audio.clip import Unusable, load
+from job.audio.ffmpeg import sound
 from job.config import settings as job_settings
 from job.core import files as job_files
 from job.fetch import audio_store
 from job.fetch.find import Finder
 from job.fetch.same import same_recording
-from job.ffmpeg import sound
 from tests.prepare import films
 from tests.prepare.conftest import voice
 

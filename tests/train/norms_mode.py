@@ -6,7 +6,7 @@ from typing import Any
 
 from job.config.settings import Settings
 from job.core.errors import BadInput
-from job.train.modes.base import Shapes, TrainMode, size
+from job.modes.train_mode import Shapes, TrainMode, size
 
 
 class Norms(TrainMode):

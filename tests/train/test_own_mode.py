@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from job import pipeline
+from job import modes, pipeline
 from job.config import settings as variables
 from job.core.errors import BadInput
 from job.estimate.parameters import parameter_counts
 from job.publish.contents import check
-from job.train import modes, run
+from job.train import run
 from tests.train.norms_mode import Norms
 
 VALUES = {

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job.train.modes.base import Shapes, TrainMode
+from job.modes.train_mode import Shapes, TrainMode
 
 if TYPE_CHECKING:
     import torch
@@ -74,12 +73,6 @@ class Lora(TrainMode):
             target_modules=[name for name, _ in model.named_modules() if pattern.fullmatch(name)],
             bias="none",
         )
-
-    def start_from(self, model: Any, adapter: Path, settings: Settings) -> None:
-        """Copy its weights into the adapters that have been injected."""
-        from job.train import warm
-
-        warm.start_from(model, adapter, rank=settings.lora_r, alpha=settings.lora_alpha)
 
 
 def _targets(settings: Settings) -> re.Pattern[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from job.core.errors import BadInput
-from job.train.modes.base import Shapes, TrainMode, size
+from job.modes.train_mode import Shapes, TrainMode, size
 
 if TYPE_CHECKING:
     from torch import nn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from job.train.modes.base import TrainMode
+from job.modes.train_mode import TrainMode
 
 if TYPE_CHECKING:
     from job.config.settings import Settings

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.audio import audio_files
-from job.ffmpeg.opening import Undecodable, opened, track_of
+from job.audio.ffmpeg.demuxing import Undecodable, opened, track_of
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame

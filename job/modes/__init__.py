@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from job.train.modes.base import TrainMode
-from job.train.modes.full import Full
-from job.train.modes.layers import Layers
-from job.train.modes.lora import Lora
+from job.modes.full import Full
+from job.modes.layers import Layers
+from job.modes.lora import Lora
+from job.modes.train_mode import TrainMode
 
 if TYPE_CHECKING:
     from job.config.settings import Settings

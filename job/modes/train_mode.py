@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from job.core.errors import BadInput
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
     from job.config.settings import Settings
@@ -88,10 +86,6 @@ class TrainMode:
 
     def adapter_config(self, model: Any, settings: Settings) -> Any:
         """The `peft.LoraConfig` that is saved beside them."""
-        raise NotImplementedError
-
-    def start_from(self, model: Any, adapter: Path, settings: Settings) -> None:
-        """Take over an adapter that RESUME names."""
         raise NotImplementedError
 
     def check_adapter(self, settings: Settings) -> None:
