@@ -16,7 +16,7 @@ import pytest
 from job.core import driver
 
 TOP = Path(__file__).resolve().parents[1]
-CHECK = "from job import driver, errors\ntry:\n  driver.check('{}')\nexcept errors.BadInput as e: print(e, end='')"
+CHECK = "from job.core import driver, errors\ntry:\n  driver.check('{}')\nexcept errors.BadInput as e: print(e, end='')"
 
 
 def library(directory: Path, version: int, error: int = 0) -> Path:

@@ -139,7 +139,7 @@ def test_a_failure_of_node_0_ends_the_other(tmp_path):
     port = free_port()
     nodes = [node(rank, port, tmp_path, INIT_MODEL_PATH=str(tmp_path / "nowhere")) for rank in (1, 0)]
     (code_1, out_1, _), (code_0, _, err_0) = map(end, nodes)
-    assert code_0 == 2 and "no data is named" in err_0
+    assert code_0 == 2 and "no training data" in err_0
     assert code_1 == 2 and "node 0 has ended with 2; see its log" in out_1
 
 
@@ -190,7 +190,7 @@ def test_what_is_done_once_is_left_to_node_0(tmp_path, capsys):
     """`push` on every node would publish once a node."""
     variables = {**RUN, "WORK_DIR": tmp_path, "NUM_NODES": "2", "NODE_RANK": "1"}
     result = run_job(capsys, ["push"], variables)
-    assert result.code == 0 and result.out == "[run] node 1: node 0 does this alone\n"
+    assert result.code == 0 and result.out == "[run] node 1: nothing to do here; only node 0 runs this command\n"
     assert not list(tmp_path.iterdir())
 
 

@@ -85,7 +85,7 @@ def test_two_containers_of_one_host_name(tmp_path, monkeypatch):
     if subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True).returncode:
         pytest.skip("no new namespace can be made here")
     command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-c"]
-    beating = HOLD.replace("with WorkLock", "from job import lock\nlock.HEARTBEAT = 0.2\nwith WorkLock")
+    beating = HOLD.replace("with WorkLock", "from job.core import lock\nlock.HEARTBEAT = 0.2\nwith WorkLock")
     other = subprocess.Popen([*command, beating, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
@@ -171,7 +171,7 @@ def test_a_work_directory_that_cannot_be_made_is_said_in_one_line(tmp_path, caps
         done = run_job(capsys, ["run"], variables)
         assert done.code == 2
         assert done.err.splitlines()[-1:] == [
-            f"error: WORK_DIR={place} cannot be written to: Not a directory; set it elsewhere"
+            f"error: WORK_DIR={place} is not writable: Not a directory; set another directory"
         ]
 
 

@@ -132,7 +132,7 @@ def test_wandb_refuses_its_variables_in_one_line(tmp_path, name, value):
     given = {"PRESET": "demo", "WORK_DIR": str(tmp_path), "DEVICE": "cpu", name: value}
     done = of_its_own(["doctor"], **given, TRACKERS="wandb")
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert [line for line in done.stderr.splitlines() if line.startswith(f"error: {name}: W&B refuses it")]
+    assert [line for line in done.stderr.splitlines() if line.startswith(f"error: {name}: W&B rejects it")]
 
 
 @pytest.mark.parametrize("value", ["0;1", "all", "0,0", "gpu0", "0,"])

@@ -24,7 +24,7 @@ from tests.publish.test_contents import PUBLISHED
 #: Runs functions of the package as the command line does, and prints what came of each as JSON on the last line.
 DRIVER = """
 import json, sys, time
-from job import settings
+from job.config import settings
 from job.core.errors import JobError
 from job.publish import hub, push, validate
 hub.FIRST_WAIT = 0.01

@@ -25,7 +25,7 @@ WORK = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
 
-from job import settings as variables
+from job.config import settings as variables
 from job.core.errors import BadInput
 
 command, *rest = sys.argv[1:]

@@ -268,7 +268,7 @@ def test_an_adapter_alone_is_trained_once(tmp_path, tiny_base, capsys):
     settings = train(tmp_path, INIT_MODEL_PATH=str(tiny_base), EXPORT="adapter", MAX_STEPS="1")
     assert "[train] nothing to do" in capsys.readouterr().out
     pipeline.run(settings, "synthesize", "report")
-    assert "[synthesize] left out: EXPORT=adapter" in capsys.readouterr().out
+    assert "[synthesize] skipped: EXPORT=adapter" in capsys.readouterr().out
     assert settings.paths.report.is_file()
 
 
