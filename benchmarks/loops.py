@@ -24,6 +24,7 @@ from job.estimate.flops import Work
 from job.model.loading import load_model, resolve_precision
 from job.train import adapt, layout, optimizers, setup
 from job.train.batch import Batch
+from job.train.changes import Changes
 from job.train.data import Rows, ahead, epoch_order
 from job.train.objective import Objective
 from job.train.update import Update
@@ -66,6 +67,7 @@ class Bench:
         )
         self.frames = int(self.rows.frames.sum())
         self.settings = settings
+        self.changes = Changes()
         self.reference = max(clips_directory().glob("*.flac"), key=lambda path: path.stat().st_size)
 
     def autocast(self) -> Any:
@@ -150,9 +152,10 @@ class Ours:
         self._bench, self._fraction, self.tokens = bench, fraction, tokens
         choices = {"train_mode": mode, "sub_talker_frame_fraction": fraction}
         self._settings = bench.settings.model_copy(update=choices)
+        bench.changes.undo()  # those of the loop before
         groups = adapt.adapt(bench.model, self._settings)
         precision = "bf16" if bench.bf16 else "no"
-        setup.arrange(bench.model, self._settings, precision, bench.device)
+        bench.changes = setup.arrange(bench.model, self._settings, precision, bench.device)
         self._trained = [p for group in groups for _, p in group.parameters]
         self._objective = Objective(bench.model)
         self._optimizer = optimizers.optimizer_of(self._settings, groups)

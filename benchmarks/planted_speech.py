@@ -34,7 +34,7 @@ import soxr
 from job.evaluate import own, speech_gate
 from job.evaluate.audio_stats import measure
 from job.evaluate.hearing import listen
-from tests.planted import AGAINST_THE_VOICE, RATE, SOUNDS
+from tests.support.planted import AGAINST_THE_VOICE, RATE, SOUNDS
 
 #: Voice, pitch and speed as espeak-ng takes them, and the language of its sentences.
 VOICES = (

@@ -2,11 +2,11 @@
 
     python benchmarks/traffic.py [--size 1.7B] [--mode full] [--fraction 0.5] [--operations 10]
 
-The real objective runs forward and backward on tensors that have shapes and no values (`tests/memory.py`), a batch of
-8192 positions in bf16 autocast, with the branches of a GPU. Each operation counts as a kernel that reads its inputs and
-writes its outputs once; views count as nothing. The seconds are what data sheets of an H100 (SXM) allow, 3.35 TB/s and
-989 TFLOP/s: a floor of this sequence of operations, of which real kernels reach perhaps three quarters. What is fused
-by TORCH_COMPILE is not counted here.
+The real objective runs forward and backward on tensors that have shapes and no values (`tests/support/memory.py`), a
+batch of 8192 positions in bf16 autocast, with the branches of a GPU. Each operation counts as a kernel that reads its
+inputs and writes its outputs once; views count as nothing. The seconds are what data sheets of an H100 (SXM) allow,
+3.35 TB/s and 989 TFLOP/s: a floor of this sequence of operations, of which real kernels reach perhaps three quarters.
+What is fused by TORCH_COMPILE is not counted here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from job.config.settings import Settings
-from tests import memory
+from tests.support import memory
 from tests.test_activations import lengths
 
 BYTES_A_SECOND, FLOPS_A_SECOND = 3.35e12, 989e12

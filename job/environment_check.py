@@ -94,8 +94,14 @@ def _needs_the_hub(settings: Settings, stages: Collection[str]) -> tuple[str, st
 
 def _downloads(settings: Settings) -> bool:
     """Whether a model setting names something other than a local directory."""
-    named = (settings.init_model_path, settings.tokenizer_path, settings.asr_model)
-    return any(name and name != "demo" and not Path(name).expanduser().exists() for name in named)
+    named = (
+        settings.init_model_path,
+        settings.tokenizer_path,
+        settings.asr_model,
+        settings.mos_model,
+        settings.similarity_model,
+    )
+    return any(name and name not in ("demo", "none") and not Path(name).expanduser().exists() for name in named)
 
 
 def _directories(env: Mapping[str, str], offline: str | None) -> None:

@@ -48,7 +48,10 @@ RESERVED = {
     **dict.fromkeys(("NUM_NODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"), "a worker is a cluster of one node"),
 }
 #: Text variables that may name a file or a directory. Those that the settings declare as paths are found by themselves.
-MAY_BE_PATHS = ("init_model_path", "tokenizer_path", "dataset_name", "resume", "test_texts", "asr_model", "mos_model")
+MAY_BE_PATHS = (
+    *("init_model_path", "tokenizer_path", "dataset_name", "resume", "test_texts"),
+    *("asr_model", "mos_model", "similarity_model"),
+)
 
 #: What the job inherits from the worker besides its own variables. The worker's environment also holds RunPod's keys,
 #: which are none of the job's business: so this lists what passes, not what does not.

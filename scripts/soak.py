@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.disturbed import RUN, Run, compare, disturb
+from tests.support.disturbed import RUN, Run, compare, disturb
 
 #: Most hits on one run.
 HITS = 20

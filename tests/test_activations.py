@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from job.config.settings import Settings
 from job.estimate import activations
 from job.estimate.activations import Load, Types, Working
-from tests import memory
+from tests.support import memory
 
 #: How far the estimate may be from the measurement.
 TOLERANCE = 0.1
@@ -141,11 +141,12 @@ def test_it_holds_for_the_released_shapes(tiny_base, monkeypatch, size, mode, ch
 def test_empty_tensors_are_counted_as_real_ones(tiny_base, mode):
     """What is measured on tensors without values is, to the byte, what steps with values hold."""
     from job.model.loading import load_model
-    from job.train import adapt
+    from job.train import adapt, fast
 
     settings = Settings(train_mode=mode)
     real = load_model(tiny_base, torch.device("cpu"), torch.float32).model
     adapt.adapt(real, settings)
+    fast.apply(real, settings, torch.device("cpu"), "no")
     batch, _ = memory.batch_of(real.config, [30, 7, 55])
     held = memory.watch(real, batch, settings, bf16=False)
     assert held == memory.measure(memory.empty_model(real.config, settings, bf16=False), batch, settings, bf16=False)
@@ -181,7 +182,7 @@ def test_more_of_anything_takes_more(tiny_base):
 def test_a_gpu_hands_out_what_was_estimated(tiny_base, mode, checkpointed):
     from qwen_tts.core.models import Qwen3TTSForConditionalGeneration
 
-    from job.train import adapt, recompute, setup
+    from job.train import adapt, fast, setup
     from job.train.objective import Objective
 
     settings = Settings(train_mode=mode, gradient_checkpointing=checkpointed)
@@ -192,10 +193,7 @@ def test_a_gpu_hands_out_what_was_estimated(tiny_base, mode, checkpointed):
     adapt.adapt(model, settings)
     if mode == "lora":
         setup.lower_weights(model)
-    if checkpointed == "selective":
-        recompute.use(model.talker)
-    elif checkpointed:
-        model.talker.gradient_checkpointing_enable({"use_reentrant": False})
+    fast.apply(model, settings, device, "bf16")
     objective = Objective(model).train()
     batch, load = memory.batch_of(config, lengths(16000))
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.commands import run_job
-from tests.speech import spoken
+from tests.support.commands import run_job
+from tests.support.speech import spoken
 
 RATE = 24_000
 

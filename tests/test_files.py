@@ -53,7 +53,7 @@ def test_a_kill_between_any_two_steps_of_a_swap_loses_nothing(tmp_path, call):
     code = f"""
 import os, shutil, sys
 from pathlib import Path
-from job import files
+from job.core import files
 calls = 0
 def dying(function):
     def wrapped(*arguments, **named):

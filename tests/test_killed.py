@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.disturbed import RUN, Run, compare, disturb
+from tests.support.disturbed import RUN, Run, compare, disturb
 
 KILLS = 6
 STOPS = 4

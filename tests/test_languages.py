@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from job.demo.base import LANGUAGES
 from job.text.languages import Language, Languages, UnclearLanguage, iso_code
-from tests.commands import run_job
+from tests.support.commands import run_job
 from tests.test_bad_input import GOOD, data, refused, variables  # noqa: F401
 
 BASE = Languages(LANGUAGES)

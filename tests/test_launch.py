@@ -20,7 +20,7 @@ from job.config.settings import load
 from job.core.errors import BadInput
 from job.processes import per_node
 from job.processes.ranks import Ranks
-from tests.commands import run_job
+from tests.support.commands import run_job
 from tests.test_pipeline import ROOT, start
 
 #: A run that ends after prepare, whose doctor and fetch have next to nothing to do.
@@ -167,7 +167,7 @@ def test_a_waiting_node_obeys_a_signal(tmp_path):
 
 def test_nodes_with_work_directories_of_their_own_are_refused(tmp_path):
     """They would train on different data, or wait for shards for ever."""
-    script = "from job import nodes; nodes.VOLUME_SECONDS = 1.0; import job.cli; job.cli.main()"
+    script = "from job.processes import nodes; nodes.VOLUME_SECONDS = 1.0; import job.cli; job.cli.main()"
     port = free_port()
     first = node(0, port, tmp_path / "one")
     kept = {name: os.environ[name] for name in ("PATH", "HOME")}
@@ -204,7 +204,7 @@ def test_a_process_that_fails_alone_waits_for_nothing(end, code, said):
     """NCCL's communicators are let go of by all processes of a node together: its ordinary end would wait for them."""
     script = (
         "import sys, threading, time\n"
-        "from job import cli, ranks\n"
+        "from job import cli\nfrom job.processes import ranks\n"
         f"def fails(): {end}\n"
         "threading.Thread(target=time.sleep, args=(120,)).start()\n"
         "cli._main, ranks._abandoned = fails, True\n"

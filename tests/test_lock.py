@@ -17,7 +17,7 @@ import pytest
 from job.core import lock
 from job.core.errors import BadInput
 from job.core.lock import WorkLock
-from tests.commands import run_job
+from tests.support.commands import run_job
 
 ROOT = Path(__file__).parent.parent
 HOLD = """

@@ -14,7 +14,7 @@ import pytest
 
 from job import cli, stages
 from job.core import state
-from tests.commands import run_job
+from tests.support.commands import run_job
 
 ROOT = Path(__file__).parent.parent
 

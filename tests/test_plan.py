@@ -13,7 +13,7 @@ from job.estimate import lengths, memory, plan
 from job.estimate.activations import Load
 from job.processes.ranks import ALONE
 from job.train import adapt
-from tests.commands import run_job
+from tests.support.commands import run_job
 
 QUICK = {"PRESET": "demo", "DEVICE": "cpu", "MAX_TRAIN_SAMPLES": "5"}
 

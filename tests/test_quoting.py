@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from job.config import quoting
 from job.config import settings as variables
 from job.core.errors import BadInput
-from tests.commands import run_job
+from tests.support.commands import run_job
 
 TOP = Path(__file__).resolve().parent.parent
 NAMED = {"TRAIN_JSONL": "rows.jsonl"}

@@ -13,7 +13,7 @@ from job.config import settings as variables
 from job.config.presets import PRESETS
 from job.config.settings_table import BEGIN, END, markdown
 from job.core.errors import BadInput
-from tests.commands import run_job
+from tests.support.commands import run_job
 
 NAMED = {"TRAIN_JSONL": "rows.jsonl"}  # so that the embedded demo's preset does not apply
 ALL_NAMES = [name for v in variables.variables() for name in (v.name, *v.aliases)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import run_job
+from tests.support.commands import run_job
 
 TOP = Path(__file__).resolve().parent.parent
 

@@ -14,11 +14,16 @@ from pathlib import Path
 
 #: What soundfile reads, by name ending.
 READABLE = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".aif", ".au", ".caf", ".w64")
-#: Sound, and films with sound, that soundfile does not read.
-UNREADABLE = (
-    *(".m4a", ".m4b", ".aac", ".mp4", ".m4v", ".mov", ".3gp", ".wma", ".wmv", ".asf", ".webm", ".mkv", ".mka"),
-    *(".avi", ".flv", ".mpg", ".mpeg", ".amr", ".ape", ".wv", ".tta", ".mpc", ".ra", ".rm", ".aax", ".dsf", ".shn"),
+#: Sound, and films with sound, that FFmpeg's libraries read (`job.ffmpeg`).
+BY_FFMPEG = (
+    *(".m4a", ".m4b", ".aac", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".wma", ".wmv", ".asf", ".webm", ".mkv", ".mka"),
+    *(".avi", ".flv", ".mpg", ".mpeg", ".mts", ".m2ts", ".amr", ".ape", ".wv", ".tta", ".mpc", ".ra", ".rm", ".dsf"),
+    *(".ac3", ".shn"),
 )
+#: Sound under copy protection.
+UNREADABLE = (".aax", ".m4p")
+#: All endings of recordings.
+SOUNDS = (*READABLE, *BY_FFMPEG, *UNREADABLE)
 
 #: How to make a readable file of one that holds sound in another format.
 CONVERT = "convert it: ffmpeg -i IN -vn OUT.flac"
@@ -56,22 +61,7 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"$ANSIBLE_VAULT", "a file that Ansible has encrypted", _DECRYPT),
     (b"AES\x02", "a file that AES Crypt has encrypted", _DECRYPT),
     (b"LUKS\xba\xbe", "an encrypted disk image", _DECRYPT),
-    (b"\x1aE\xdf\xa3", "WebM or Matroska", CONVERT),
-    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media (WMA or WMV)", CONVERT),
-    (b"FLV\x01", "Flash video", CONVERT),
-    (b"\0\0\x01\xba", "MPEG video", CONVERT),
-    (b"\0\0\x01\xb3", "MPEG video", CONVERT),
-    (b"#!AMR", "AMR sound", CONVERT),
-    (b"ADIF", "AAC sound", CONVERT),
-    (b"MAC ", "Monkey's Audio", CONVERT),
-    (b"wvpk", "WavPack sound", CONVERT),
-    (b"TTA1", "True Audio sound", CONVERT),
-    (b"MPCK", "Musepack sound", CONVERT),
-    (b"MP+", "Musepack sound", CONVERT),
-    (b"DSD ", "DSD sound", CONVERT),
-    (b".RMF", "RealMedia", CONVERT),
-    (b".ra\xfd", "RealAudio", CONVERT),
-    (b"ajkg", "Shorten sound", CONVERT),
+    (b"\0\0\x01\xb3", "MPEG video without sound", _NO_SOUND),
     (b"\x89PNG", "a picture", _NO_SOUND),
     (b"\xff\xd8\xff", "a picture", _NO_SOUND),
     (b"GIF8", "a picture", _NO_SOUND),
@@ -88,9 +78,32 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"#EXTM3U", "a playlist", "give the recordings that it names"),
 )
 
+#: (first bytes, what such a file is, the name of FFmpeg's demuxer for it).
+_FILMS: tuple[tuple[bytes, str, str], ...] = (
+    (b"\x1aE\xdf\xa3", "WebM or Matroska", "matroska"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media (WMA or WMV)", "asf"),
+    (b"FLV\x01", "Flash video", "flv"),
+    (b"\0\0\x01\xba", "MPEG video", "mpeg"),
+    (b"#!AMR", "AMR sound", "amr"),
+    (b"ADIF", "AAC sound", "aac"),
+    (b"MAC ", "Monkey's Audio", "ape"),
+    (b"wvpk", "WavPack sound", "wv"),
+    (b"TTA1", "True Audio sound", "tta"),
+    (b"MPCK", "Musepack sound", "mpc8"),
+    (b"MP+", "Musepack sound", "mpc"),
+    (b"DSD ", "DSD sound", "dsf"),
+    (b".RMF", "RealMedia", "rm"),
+    (b".ra\xfd", "RealAudio", "rm"),
+    (b"ajkg", "Shorten sound", "shn"),
+    (b"\x0b\x77", "AC-3 sound", "ac3"),
+)
+
 #: What follows `ftyp` in the family of MPEG-4.
-_BRANDS = {b"M4A": "M4A", b"M4B": "M4A", b"M4P": "M4A", b"qt ": "a QuickTime film", b"3gp": "3GP", b"3g2": "3GP"}
+_BRANDS = {b"M4A": "M4A", b"M4B": "M4A", b"qt ": "a QuickTime film", b"3gp": "3GP", b"3g2": "3GP"}
+#: What a file of that family begins with in older cameras, before or instead of `ftyp`.
+_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _PROTECTED_BRANDS = (b"aax ", b"aaxc", b"M4P ")
+PROTECTED = "it is sound with copy protection (DRM); give a recording without"
 
 #: Codecs of WAV files, by the number in their header, for the message.
 _WAV_CODECS = {
@@ -115,13 +128,25 @@ def lossless_first(path: Path) -> int:
     return 0 if ending in lossless else 1 if ending in READABLE else 2
 
 
+def before_films(paths: list[Path]) -> list[Path]:
+    """Of recordings that lie beside films of the same name, the recordings; films where there is nothing else.
+
+    Films of faces without sound, and the sound beside them, are how many corpora come.
+    """
+    for endings in (("", *READABLE), BY_FFMPEG):
+        found = [path for path in paths if ending_of(path.name) in endings]
+        if found:
+            return found
+    return paths
+
+
 def ending_of(name: str) -> str:
     """The ending of a name, in lower case, if it is one of sound or film; else nothing.
 
     `Path.suffix` would take the `.1` of `a.1` for one.
     """
     ending = Path(name).suffix.lower()
-    return ending if ending in READABLE or ending in UNREADABLE else ""
+    return ending if ending in SOUNDS else ""
 
 
 def stem(name: str) -> str:
@@ -158,13 +183,12 @@ def what_it_is(head: bytes) -> str | None:
     for signature, what, todo in _SIGNATURES:
         if head.startswith(signature):
             return f"it is {what}; {todo}"
-    if head[4:8] == b"ftyp":
-        return _mpeg4(head[8:12])
+    if _is_protected(head):
+        return PROTECTED
+    if film(head) is not None:
+        return None
     if head[:4] == b"RIFF" and head[8:12] not in (b"WAVE", b""):
-        what = {b"AVI ": "an AVI film", b"WEBP": "a picture"}.get(head[8:12], "no WAV inside")
-        return f"it is {what}; {CONVERT if head[8:12] == b'AVI ' else _NO_SOUND}"
-    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # twelve set bits and layer 0
-        return f"it is AAC sound; {CONVERT}"
+        return f"it is {'a picture' if head[8:12] == b'WEBP' else 'no WAV inside'}; {_NO_SOUND}"
     if head[257:262] == b"ustar":
         return f"it is a tar archive; {_UNPACK}"
     if not head.strip(b"\0"):
@@ -172,11 +196,26 @@ def what_it_is(head: bytes) -> str | None:
     return _text(head)
 
 
-def _mpeg4(brand: bytes) -> str:
-    if brand in _PROTECTED_BRANDS:
-        return "it is sound with copy protection (DRM); give a recording without"
-    what = _BRANDS.get(brand[:3], "MP4")
-    return f"it is {what}, whatever its name says; {CONVERT}"
+def _is_protected(head: bytes) -> bool:
+    return head[4:8] == b"ftyp" and head[8:12] in _PROTECTED_BRANDS
+
+
+def film(head: bytes) -> tuple[str, str] | None:
+    """What a file is that FFmpeg reads and soundfile does not, and FFmpeg's demuxer for it; None for all others."""
+    if _is_protected(head):
+        return None
+    for signature, what, demuxer in _FILMS:
+        if head.startswith(signature):
+            return what, demuxer
+    if head[4:8] in _BOXES:
+        return _BRANDS.get(head[8:11], "MP4") if head[4:8] == b"ftyp" else "a QuickTime film", "mov"
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "an AVI film", "avi"
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # twelve set bits and layer 0
+        return "AAC sound", "aac"
+    if any(head[first : first + 3 * size : size] == b"GGG" for first, size in ((0, 188), (4, 192))):
+        return "an MPEG transport stream", "mpegts"
+    return None
 
 
 def is_page(text: str) -> bool:
@@ -212,7 +251,9 @@ def _decoded(head: bytes) -> str | None:
 
 
 def _undecodable(head: bytes) -> str:
-    """Why something that soundfile refuses and that is nothing known may be refused."""
+    """Why something that cannot be decoded and that is nothing else that is known may be refused."""
+    if (found := film(head)) is not None:
+        return f"it is {found[0]}, whatever its name says, and cannot be decoded: cut off or damaged; get it again"
     if head[:4] == b"RIFF":
         at = head.find(b"fmt ")
         codec = int.from_bytes(head[at + 8 : at + 10], "little") if at >= 0 else None

@@ -95,6 +95,7 @@ def load(
         frames.shape[1],
         over_full_scale=loudest > 1.0,
         header_mended=recording.mended,
+        tracks=recording.tracks,
     )
     if figures.rms < SILENT_DBFS:
         raise Unusable("silent", f"{path}: silent ({figures.rms:.0f} dBFS)")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,14 +16,16 @@ from numpy.typing import NDArray
 from job.audio.opening import cut_off, too_different, wrong_header
 from job.audio.unusable import Unusable
 from job.audio.whole import check
+from job.core import console
+from job.ffmpeg import FfmpegFile, Undecodable
 
 #: (samples, channels) at the file's own rate, full scale is 1.
 Frames = NDArray[np.float32]
 
-#: What is raised for files that soundfile or the system cannot read.
+#: What is raised for files that soundfile, FFmpeg or the system cannot read.
 CANNOT_READ = (soundfile.SoundFileError, OSError, RuntimeError, ValueError, TypeError)
 #: Formats whose files say how much sound they hold; of others nobody could tell that they were cut off.
-_TELLING = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "FLAC", "OGG", "MP3", "NIST"}
+_TELLING = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "FLAC", "OGG", "MP3", "NIST", "FFMPEG"}
 #: Codings in which any sample can be sought exactly; in others the decoder must come from the beginning.
 _SEEKABLE = {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
 #: Files of which parts were read that are kept open.
@@ -41,6 +45,7 @@ class Recording:
         rate: samples a second.
         length: samples of each channel.
         mended: whether its header was wrong, and is read as if it were right.
+        tracks: how many tracks of sound the file has.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,11 +58,16 @@ class Recording:
         self._path = path
         self._layout = check(path)
         self.mended = self._layout.mended
-        with self._layout.open(path) as file:
+        with _reasons(path), self._layout.open(path) as file:
             self.rate = int(file.samplerate)
             self.length = int(file.frames)
-            self._seekable = file.subtype in _SEEKABLE
+            self._places = getattr(file, "places", None)
+            self._seekable = file.subtype in _SEEKABLE or (isinstance(file, FfmpegFile) and file.seekable_exactly)
             self._format = file.format
+            self.tracks = getattr(file, "tracks", 1)
+            if isinstance(file, FfmpegFile) and file.tracks > 1 and not _said:
+                _said.append(path)
+                console.say("prepare", f"{path.name}: track {file.track} of its sound is used; others likewise")
         if self._format not in _TELLING:
             detail = f"{path}: {self._format} files do not say how long they are; convert it to WAV or FLAC"
             raise Unusable("unreadable", detail)
@@ -65,8 +75,14 @@ class Recording:
         if seconds is not None and too_different(self.length / self.rate, seconds):
             raise wrong_header(path, self.length / self.rate, seconds)
         self._lock = threading.Lock()
-        self._file: soundfile.SoundFile | None = None
+        self._file: soundfile.SoundFile | FfmpegFile | None = None
         self._next = 0
+
+    def _open(self) -> soundfile.SoundFile | FfmpegFile:
+        file = self._layout.open(self._path)
+        if isinstance(file, FfmpegFile):
+            file.places = self._places
+        return file
 
     def read(self, first: int, last: int) -> Frames:
         """Samples `first` to `last`, fewer where the recording ends, decoded for this call.
@@ -76,7 +92,7 @@ class Recording:
             CANNOT_READ: as above.
         """
         first, last = min(first, self.length), min(last, self.length)
-        with self._layout.open(self._path) as file:
+        with _reasons(self._path), self._open() as file:
             try:
                 frames = self._decode(file, first, last)
             except soundfile.LibsndfileError as error:
@@ -88,12 +104,12 @@ class Recording:
         if self._seekable:
             return self.read(first, last)
         first, last = min(first, self.length), min(last, self.length)
-        with self._lock:
+        with self._lock, _reasons(self._path):
             blocks = [self._block(index) for index in range(first // _BLOCK, max(first, last - 1) // _BLOCK + 1)]
         start = first // _BLOCK * _BLOCK
         return self._checked(np.concatenate(blocks)[first - start : last - start], first, last)
 
-    def _decode(self, file: soundfile.SoundFile, first: int, last: int) -> Frames:
+    def _decode(self, file: soundfile.SoundFile | FfmpegFile, first: int, last: int) -> Frames:
         """Samples of a file that was just opened, in the same pieces as `_block`: MP3's last bit depends on them."""
         if self._seekable:
             file.seek(first)
@@ -106,12 +122,12 @@ class Recording:
         return (pieces[0] if len(pieces) == 1 else np.concatenate(pieces))[first:]
 
     def check_end(self) -> None:
-        """See whether the last sample can be decoded, which FLAC's container does not tell.
+        """See whether the last sample can be decoded, which the containers of FLAC and of films do not tell.
 
         Raises:
             Unusable: `cut_off`.
         """
-        if self._format == "FLAC" and self.length:
+        if self._format in ("FLAC", "FFMPEG") and self._seekable and self.length:
             self.read(self.length - 1, self.length)
 
     def close(self) -> None:
@@ -127,7 +143,7 @@ class Recording:
         if found is not None:
             return found
         if self._file is None or self._next > index:
-            self._file, self._next = self._layout.open(self._path), 0
+            self._file, self._next = self._open(), 0
         while True:
             try:
                 block: Frames = self._file.read(_BLOCK, dtype="float32", always_2d=True)
@@ -156,13 +172,22 @@ class Recording:
     def _decodable(self) -> int:
         """Samples that can be decoded, for the message about a file that cannot be decoded to its end."""
         count = 0
-        with self._layout.open(self._path) as file:
+        with self._open() as file:
             try:
                 while found := len(file.read(1024, dtype="float32", always_2d=True)):
                     count += found
             except soundfile.LibsndfileError:
                 pass
         return count
+
+
+@contextmanager
+def _reasons(path: Path) -> Iterator[None]:
+    """Make what FFmpeg cannot decode a reason to leave a recording out."""
+    try:
+        yield
+    except Undecodable as error:
+        raise Unusable(error.reason, f"{path}: {error}") from error
 
 
 class _Blocks:
@@ -198,6 +223,8 @@ class _Entry:
 
 
 _blocks = _Blocks()
+#: The first film with several tracks.
+_said: list[Path] = []
 _entries: OrderedDict[tuple[str, int, int], _Entry] = OrderedDict()
 _entries_lock = threading.Lock()
 

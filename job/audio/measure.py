@@ -50,6 +50,7 @@ class Figures:
     trail: float
     over_full_scale: bool = False
     header_mended: bool = False
+    tracks: int = 1
 
     def warnings(self) -> list[str]:
         """Short categories of what is wrong but not wrong enough to leave the recording out."""
@@ -60,6 +61,7 @@ class Figures:
             "long_silence": max(self.lead, self.trail) > LONG_SILENCE,
             "over_full_scale": self.over_full_scale,
             "header_mended": self.header_mended,
+            "several_tracks": self.tracks > 1,
         }
         return [name for name, is_so in found.items() if is_so]
 
@@ -98,7 +100,13 @@ def _rms(samples: NDArray[np.float32]) -> float:
 
 
 def measure(
-    mono: Samples, rate: int, channels: int, *, over_full_scale: bool = False, header_mended: bool = False
+    mono: Samples,
+    rate: int,
+    channels: int,
+    *,
+    over_full_scale: bool = False,
+    header_mended: bool = False,
+    tracks: int = 1,
 ) -> Figures:
     """Figures of a mono recording at its own rate, before resampling moves its peaks."""
     centred = mono - mono.mean(dtype=np.float64).astype(np.float32)
@@ -120,6 +128,7 @@ def measure(
         trail=float((len(levels) - 1 - heard[-1]) * step) if len(heard) else len(mono) / rate,
         over_full_scale=over_full_scale,
         header_mended=header_mended,
+        tracks=tracks,
     )
 
 

@@ -13,6 +13,7 @@ from typing import IO
 import soundfile
 
 from job.audio.unusable import Unusable
+from job.ffmpeg import FfmpegFile
 
 #: Seconds, and share of the whole, that may be missing or too many: some programs are wrong by some bytes.
 SLACK_SECONDS, SLACK_SHARE = 0.05, 0.01
@@ -31,7 +32,8 @@ class Layout:
     """How a whole file must be read: the bytes `start` to `stop`, with `patches` in place and `prefix` before them.
 
     `seconds` is what the container says the sound lasts, where it says it; `mended` that its header was wrong;
-    `zeros_from` the second from which a suspicious file holds nothing but zeros.
+    `zeros_from` the second from which a suspicious file holds nothing but zeros. With `demuxer` it is read by FFmpeg,
+    and `counted` says whether the number of samples in its header may be trusted.
     """
 
     start: int = 0
@@ -41,13 +43,18 @@ class Layout:
     seconds: float | None = None
     mended: bool = False
     zeros_from: float | None = None
+    demuxer: str | None = None
+    counted: bool = True
 
-    def open(self, path: Path) -> soundfile.SoundFile:
+    def open(self, path: Path) -> soundfile.SoundFile | FfmpegFile:
         """The file as soundfile shall see it; what must not be changed is opened directly, which is faster.
 
         Raises:
             soundfile.SoundFileError, OSError: as from `soundfile.SoundFile`.
+            Undecodable: FFmpeg cannot read it.
         """
+        if self.demuxer is not None:
+            return FfmpegFile(path, self.demuxer, counted=self.counted)
         if not (self.start or self.prefix or self.patches or self.stop is not None):
             return soundfile.SoundFile(path)
         return soundfile.SoundFile(io.BufferedReader(_Changed(path, self), 1 << 16))

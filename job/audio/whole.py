@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from job.audio import containers, flac, mpeg, ogg
+from job.audio import audio_files, containers, flac, mpeg, ogg
 from job.audio.opening import Bytes, Layout
+from job.prepare import films
 
 _BEGINNINGS = re.compile(rb"RIFF....WAVE|fLaC[\x00\x80]\x00\x00\x22|OggS\x00\x02|FORM....AIF[FC]", re.DOTALL)
 #: Bytes of anything in front of a recording that are passed over: a tag, a server's answer, zeros.
@@ -25,6 +26,8 @@ def check(path: Path) -> Layout:
     with open(path, "rb", buffering=0) as file:
         data = Bytes(file)
         start = _behind_tags(data)
+        if (film := audio_files.film(data.at(start, audio_files.HEAD_BYTES))) is not None:
+            return films.layout(path, data, film[1])
         for place in (start, _behind_junk(data, start)):
             for layout in (containers.layout, flac.layout, ogg.layout, mpeg.layout):
                 found = None if place < 0 else layout(path, data, place)

@@ -96,6 +96,11 @@ class Paths:
         return self.work / "samples"
 
     @property
+    def judged(self) -> Path:
+        """What judges said about clips, so that a killed run need not ask them again."""
+        return self.work / "judged.jsonl"
+
+    @property
     def said(self) -> Path:
         """What `say` said last."""
         return self.work / "said.wav"

@@ -71,6 +71,11 @@ class DataVariables(BaseSettings):
     language_column: str | None = var(None, "Column of the language.")
     instruct_column: str | None = var(None, "Column of the style instruction.")
     language: str = var("Auto", "Language of rows that name none: a name or code; `new:NAME` for one of its own.")
+    text_normalizer: Literal["auto", "none"] = var(
+        "none",
+        "`auto` writes numbers, signs and abbreviations out in words, in data and test texts; wise where the base does "
+        "not know the language.",
+    )
     max_train_samples: int | None = var(None, "Use at most this many training rows.", ge=1)
     max_eval_samples: int | None = var(None, "Use at most this many validation rows.", ge=1)
     max_hours: float | None = var(None, "Use at most this much audio.", "MAX_HOURS", "NPSC_HOURS", gt=0)
@@ -257,7 +262,14 @@ class SynthesisVariables(BaseSettings):
     max_new_tokens: int | None = var(None, "Longest speech in frames. Default: three times what the text needs.", ge=2)
     lora_scale: float = var(1.0, "Scale of the adapter when an adapter is spoken with.", ge=0)
     asr_model: str | None = var(None, "Speech recogniser for WER and CER.")
-    mos_model: str | None = var(None, "Model for MOS.")
+    mos_model: str | None = var(None, "Model for MOS, instead of the one that comes with the job.")
+    similarity_model: str | None = var(
+        None, "Speaker verification model for a similarity that is independent of the base model."
+    )
+    baselines: bool | None = var(
+        None,
+        "Also have the base model clone the voice and say the same texts, to compare. Default: yes on a GPU.",
+    )
     synth_gate: Switch = var("warn", "What failed speech does (exit code 6 with `fail`).")
     synth_gate_share: float = var(
         0.25, "Share of the samples that must fail for `SYNTH_GATE` to fail the run.", gt=0, le=1

@@ -163,7 +163,16 @@ def _asymmetry(sound: Array, sample_rate: int, low: float, high: float, fastest:
 
 
 def _pitch_spread(sound: Array, sample_rate: int) -> float | None:
-    """Of voiced frames: a percentile and not a deviation, which single frames an octave off would spoil.
+    """Of voiced frames: a percentile and not a deviation, which single frames an octave off would spoil."""
+    hertz = pitches(sound, sample_rate)
+    if hertz is None:
+        return None
+    semitones = 12 * np.log2(hertz)
+    return float(np.percentile(np.abs(semitones - np.median(semitones)), 75))
+
+
+def pitches(sound: Array, sample_rate: int) -> Array | None:
+    """Pitch of the voiced frames of a sound (samples,), Hz; None where there are too few to tell.
 
     The pitch is the shortest lag at which the autocorrelation, divided by that of the window, comes back up to nearly
     its highest (Boersma, 1993). librosa's `yin` takes any smooth sound for a high voice in frames without one.
@@ -192,5 +201,4 @@ def _pitch_spread(sound: Array, sample_rate: int) -> float | None:
     at = np.argmax(peaks[voiced], axis=1) + 1
     before, here, after = (periodic[voiced][np.arange(at.size), at + step] for step in (-1, 0, 1))
     lags = at + 0.5 * (before - after) / (before - 2 * here + after)
-    semitones = 12 * np.log2(lags)
-    return float(np.percentile(np.abs(semitones - np.median(semitones)), 75))
+    return np.asarray(sample_rate / lags)

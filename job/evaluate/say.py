@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from job.config.names import lookup_key
@@ -12,7 +13,7 @@ from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import BadInput
 from job.evaluate import own, spoken_texts
-from job.evaluate.samples import Judges, describe, write_wav
+from job.evaluate.samples import describe, write_wav
 from job.evaluate.speaking import speak
 from job.evaluate.synthesize import find_checkpoint, load_voice, prepared, rows_of
 from job.model.loading import read_config
@@ -52,18 +53,18 @@ def say(settings: Settings, text: str, speaker: str | None = None, target: Path 
         raise BadInput(f"--speaker {speaker}: {directory} speaks as {', '.join(known)}")
     summary, splits = prepared(settings.paths)
     languages = spoken_texts.languages_by_speaker([row for rows in rows_of(splits) for row in rows])
-    language = spoken_texts.spoken_language(config, languages.get(chosen, settings.language))
-    layout = spoken_texts.LAYOUTS[settings.text_layout][0]
+    wanted = spoken_texts.utterance(settings, config, text, chosen, languages.get(chosen, settings.language))
+    wanted = replace(wanted, layout=spoken_texts.LAYOUTS[settings.text_layout][0])
     model = load_voice(directory, settings)
     rate = float(summary.get("frames_per_character") or spoken_texts.FRAMES_PER_CHARACTER)
-    (sample,) = speak(model, [spoken_texts.Utterance(text, chosen, language, layout)], settings, rate)
+    (sample,) = speak(model, [wanted], settings, rate)
 
     path = target or settings.paths.said
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_with(path, lambda new: write_wav(new, sample))
     voice = own.of_speakers(model, splits, [chosen]).get(chosen) if splits else None
     samples_per_frame = int(model.model.speech_tokenizer.get_decode_upsample_rate())  # type: ignore[attr-defined]
-    found = describe(sample, path.name, samples_per_frame, Judges(), voice)
+    found = describe(sample, path.name, samples_per_frame, voice)
     console.say("say", f"{path}: {found['seconds']:.2f} s as {chosen}, {'; '.join(found['problems']) or 'good'}")
     return path
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,12 @@ from job.evaluate.spoken_texts import Utterance
 
 if TYPE_CHECKING:
     from qwen_tts import Qwen3TTSModel
+    from qwen_tts.inference.qwen3_tts_model import VoiceClonePromptItem
 
     from job.generation.talker import FastTalker
+
+    #: By the speaker's name, what a base model clones.
+    Prompts = Mapping[str, VoiceClonePromptItem]
 
 #: Texts spoken together. A step takes hardly longer for eight than for one; they are padded to the longest.
 BATCH = 8
@@ -52,11 +56,15 @@ class Sample:
 
 
 def speak(
-    model: Qwen3TTSModel, utterances: Sequence[Utterance], settings: Settings, frames_per_character: float
+    model: Qwen3TTSModel,
+    utterances: Sequence[Utterance],
+    settings: Settings,
+    frames_per_character: float,
+    prompts: Prompts | None = None,
 ) -> Iterator[Sample]:
     """Say all utterances in batches of one layout and similar length; yields them in the order given.
 
-    Every batch starts from SEED, so that a rerun gives the same speech.
+    Every batch starts from SEED, so that a rerun gives the same speech. A base model clones the speakers by `prompts`.
     """
     done: dict[int, Sample] = {}
     fast = fast_talker(model)
@@ -64,7 +72,7 @@ def speak(
     for group in console.progress(groups, stage="synthesize", total=len(groups), unit="batches"):
         batch = [utterances[index] for index in group]
         longest = max(spoken_texts.budget(settings, one.text, frames_per_character) for one in batch)
-        done.update(zip(group, _speak_batch(model, fast, batch, settings, longest), strict=True))
+        done.update(zip(group, _speak_batch(model, fast, batch, settings, longest, prompts), strict=True))
     yield from (done[index] for index in range(len(utterances)))
 
 
@@ -90,9 +98,14 @@ def fast_talker(model: Qwen3TTSModel) -> FastTalker | None:
 
 
 def _speak_batch(
-    model: Qwen3TTSModel, fast: FastTalker | None, batch: Sequence[Utterance], settings: Settings, longest: int
+    model: Qwen3TTSModel,
+    fast: FastTalker | None,
+    batch: Sequence[Utterance],
+    settings: Settings,
+    longest: int,
+    prompts: Prompts | None,
 ) -> list[Sample]:
-    """One call of stock `generate_custom_voice`, its frames drawn by `fast` if there is one."""
+    """One call of stock `generate_custom_voice` or `_voice_clone`, its frames drawn by `fast` if there is one."""
     import torch
 
     from job.generation.recorder import GenerationRecorder, quiet_generation
@@ -101,15 +114,23 @@ def _speak_batch(
     torch.manual_seed(settings.seed)
     started = time.perf_counter()
     with quiet_generation(), generating(model, fast), GenerationRecorder(model) as recorder:
-        waveforms, sample_rate = model.generate_custom_voice(
-            text=[one.text for one in batch],
-            speaker=[one.speaker for one in batch],
-            language=[one.language for one in batch],
-            instruct=[one.instruct or "" for one in batch],
-            non_streaming_mode=batch[0].layout == "non_streaming",
-            max_new_tokens=longest,
+        arguments = {
+            "text": [one.text for one in batch],
+            "language": [one.language for one in batch],
+            "non_streaming_mode": batch[0].layout == "non_streaming",
+            "max_new_tokens": longest,
             **generation_arguments(settings),
-        )
+        }
+        if prompts is None:
+            waveforms, sample_rate = model.generate_custom_voice(
+                speaker=[one.speaker for one in batch],
+                instruct=[one.instruct or "" for one in batch],
+                **arguments,
+            )
+        else:
+            waveforms, sample_rate = model.generate_voice_clone(
+                voice_clone_prompt=[prompts[one.speaker] for one in batch], **arguments
+            )
     took = time.perf_counter() - started
     audio = sum(waveform.size for waveform in waveforms) / sample_rate
     return [

@@ -12,6 +12,7 @@ from job.config.names import AUTO, NEW
 from job.config.settings import Settings
 from job.core.errors import BadInput
 from job.model.loading import ModelConfig
+from job.normalize import Normalizer
 from job.text.languages import Languages, UnclearLanguage
 
 Row = dict[str, Any]
@@ -123,7 +124,7 @@ def plan(
         texts = parse_texts(settings.test_texts)
         languages = languages_by_speaker([row for rows in splits for row in rows])
         said = [
-            Utterance(text, speaker, spoken_language(config, languages.get(speaker, settings.language)))
+            utterance(settings, config, text, speaker, languages.get(speaker, settings.language))
             for speaker in speakers
             for text in texts
         ]
@@ -132,6 +133,12 @@ def plan(
     if not said:
         raise BadInput("TEST_TEXTS is not set and there are no prepared texts to say; set it to texts separated by |")
     return [replace(one, layout=layout) for one in said for layout in layouts]
+
+
+def utterance(settings: Settings, config: ModelConfig, text: str, speaker: str, language: str) -> Utterance:
+    """A text that somebody wrote, put in words as the data's texts were (TEXT_NORMALIZER)."""
+    said = Normalizer(settings.text_normalizer).read(text, language)
+    return Utterance(said.text, speaker, spoken_language(config, language))
 
 
 def languages_by_speaker(rows: Sequence[Row]) -> dict[str, str]:

@@ -7,6 +7,7 @@ and qwen_tts are imported when `run` is called.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,15 @@ from job.config.paths import Paths
 from job.config.settings import Settings
 from job.core import console
 from job.core.errors import BadInput, first_line
-from job.evaluate import own, speech_gate, spoken_texts
-from job.evaluate.samples import describe, file_name, load_judges, write
-from job.evaluate.speaking import speak
-from job.model.loading import read_config
+from job.evaluate import baselines, own, speech_gate, spoken_texts
+from job.evaluate.comparison import compare
+from job.evaluate.judges.judge import Clip, Judge
+from job.evaluate.judges.ratings import Ratings
+from job.evaluate.judges.registry import load_judges
+from job.evaluate.samples import describe, file_name, heard_as, summarize, write
+from job.evaluate.speaking import Sample, speak
+from job.evaluate.verdict import table, verdict
+from job.model.loading import base_directory, read_config
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,37 +54,147 @@ def run(settings: Settings) -> dict[str, Any]:
 
     from job.model.loading import resolve_device
 
-    device = resolve_device(settings)
-    judges = load_judges(settings, str(device))
-    model = load_voice(directory, settings)
-    rate = float(summary.get("frames_per_character") or spoken_texts.FRAMES_PER_CHARACTER)
+    device = str(resolve_device(settings))
+    judges = load_judges(settings, device)
+    no_base = baselines.left_out(settings, device)
     console.say(STAGE, f"saying {len(utterances)} texts with {directory} on {device}")
-    samples = list(speak(model, utterances, settings, rate))
+    spoken = _by_voice(
+        directory,
+        settings,
+        utterances,
+        splits,
+        float(summary.get("frames_per_character") or spoken_texts.FRAMES_PER_CHARACTER),
+    )
+    if no_base is None:
+        no_base = _by_base(settings, spoken)
 
-    samples_per_frame = int(model.model.speech_tokenizer.get_decode_upsample_rate())
-    recordings = own.of_speakers(model, splits, sorted({one.speaker for one in utterances})) if splits else {}
+    samples = spoken.samples["voice"]
     described = [
-        describe(
-            sample,
-            file_name(number, sample.utterance),
-            samples_per_frame,
-            judges,
-            recordings.get(sample.utterance.speaker),
-        )
-        for number, sample in enumerate(samples, start=1)
+        describe(sample, name, spoken.samples_per_frame, spoken.own.get(sample.utterance.speaker))
+        for sample, name in zip(samples, spoken.files("voice"), strict=True)
     ]
-    write(paths.samples, samples, described, _used(settings, directory))
     for one in described:
         note = "; ".join(one["problems"]) or "good"
         console.say(STAGE, f"{paths.samples / one['file']}: {one['seconds']:.2f} s, {note}")
-    for speaker, one_voice in recordings.items():
+    for speaker, one_voice in spoken.own.items():
         if one_voice.off:
             names = ", ".join(sorted(one_voice.off))
-            console.say(STAGE, f"not judged, since {speaker}'s own recordings are so through this codec: {names}")
+            console.say(STAGE, f"not checked, since {speaker}'s own recordings are so through this codec: {names}")
+
+    stats = judged(settings, judges, spoken, described, no_base)
+    write(paths.samples, spoken.sounds(), {**stats, "settings": _used(settings, directory)})
+    for line in (*table(stats["comparison"]), stats["summary"]["verdict"]):
+        console.say(STAGE, line)
     speech_gate.decide(settings.synth_gate, described, settings.synth_gate_share)
     failed = sum(not one["passed"] for one in described)
     seconds = round(sum(one["seconds"] for one in described), 3)
     return {"samples": len(described), "failed": failed, "seconds": seconds}
+
+
+@dataclass
+class Spoken:
+    """All sounds of a run: `samples` of the voice and of the base by source, in the order of the texts; and recordings.
+
+    Attributes:
+        samples: source of `comparison.SOURCES` -> what was said.
+        recorded: source -> recordings.
+        own: speaker -> what its recordings are like.
+        references: recordings that the base may clone from.
+        frames_per_character: of the data.
+        samples_per_frame: of the codec.
+    """
+
+    samples: dict[str, list[Sample]]
+    recorded: dict[str, list[Clip]]
+    own: dict[str, own.Own]
+    references: list[baselines.Recording]
+    frames_per_character: float
+    samples_per_frame: int
+
+    def files(self, source: str) -> list[str]:
+        """Names of a source's files in `samples/`."""
+        names = [file_name(number, one.utterance) for number, one in enumerate(self.samples[source], start=1)]
+        return names if source == "voice" else [f"{source}/{name}" for name in names]
+
+    def sounds(self) -> dict[str, Sample]:
+        """File in `samples/` -> what is in it."""
+        return {
+            name: sample
+            for source, samples in self.samples.items()
+            for name, sample in zip(self.files(source), samples, strict=True)
+        }
+
+
+def _by_voice(
+    directory: Path, settings: Settings, utterances: list[spoken_texts.Utterance], splits: list[pa.Table], rate: float
+) -> Spoken:
+    """What the voice says, and its recordings. The model's memory is free afterwards."""
+    model = load_voice(directory, settings)
+    samples = list(speak(model, utterances, settings, rate))
+    tokenizer: Any = model.model.speech_tokenizer  # type: ignore[attr-defined]
+    names = sorted({one.speaker for one in utterances})
+    chosen = baselines.choose(splits, names)
+    codec = baselines.through_codec(model, chosen)
+    recorded = {"codec": codec} if codec else {}
+    as_recorded = baselines.as_recorded(chosen, settings, codec[0].sample_rate) if codec else []
+    if as_recorded:
+        recorded["recordings"] = as_recorded
+    return Spoken(
+        samples={"voice": samples},
+        recorded=recorded,
+        own=own.of_speakers(model, splits, names) if splits else {},
+        references=baselines.choose(splits, names, each=baselines.REFERENCES),
+        frames_per_character=rate,
+        samples_per_frame=int(tokenizer.get_decode_upsample_rate()),
+    )
+
+
+def _by_base(settings: Settings, spoken: Spoken) -> str | None:
+    """Add what the base model says when it clones the voice; returns why not if it cannot."""
+    utterances = [one.utterance for one in spoken.samples["voice"]]
+    console.say(STAGE, f"saying them with the base model cloning the same speakers ({settings.init_model_path})")
+    try:
+        model = load_voice(base_directory(settings), settings, scaled=False)
+        found = baselines.cloned(settings, model, utterances, spoken.references, spoken.frames_per_character)
+    except Exception as error:  # the voice is judged without it, whatever it was
+        console.warn(STAGE, f"the base model is left out: {first_line(error)}")
+        return first_line(error)
+    spoken.samples.update(found)
+    return None if found else "no x-vector of a speaker"
+
+
+def judged(
+    settings: Settings, judges: Sequence[Judge], spoken: Spoken, described: list[dict[str, Any]], no_base: str | None
+) -> dict[str, Any]:
+    """What judges say about all sounds, as stats.json has it; adds their figures to `described`."""
+    clips = {source: [heard_as(one) for one in samples] for source, samples in spoken.samples.items()}
+    clips.update(spoken.recorded)
+    own_clips = clips.get("recordings") or clips.get("codec") or []
+    ratings = Ratings(judges, settings.paths.judged)
+    said = iter(ratings.of(own_clips, [clip for some in clips.values() for clip in some]))
+    told = {source: [next(said) for _ in some] for source, some in clips.items()}
+    for one, figures in zip(described, told["voice"], strict=True):
+        one.update(figures)
+    rows = compare(told)
+    failed = sum(not one["passed"] for one in described)
+    summary = summarize(described)
+    summary["verdict"] = verdict(rows, failed, len(described), settings.synth_gate_share, no_base)
+    others: dict[str, list[dict[str, Any]]] = {}
+    for source, figures_of in told.items():
+        if source == "voice":
+            continue
+        names = spoken.files(source) if source in spoken.samples else [None] * len(figures_of)
+        others[source] = [
+            {"file": name, "text": clip.text, "speaker": clip.speaker, **figures}
+            for name, clip, figures in zip(names, clips[source], figures_of, strict=True)
+        ]
+    return {
+        "samples": described,
+        "summary": summary,
+        "comparison": rows,
+        "compared": others,
+        "judges": {name: account.as_dict() for name, account in ratings.accounts.items()},
+    }
 
 
 def texts_file(settings: Settings) -> Path | None:
@@ -111,8 +227,8 @@ def _scaled(directory: Path, settings: Settings) -> Path:
     return target
 
 
-def load_voice(directory: Path, settings: Settings) -> Qwen3TTSModel:
-    """The checkpoint at LORA_SCALE, through stock `from_pretrained`.
+def load_voice(directory: Path, settings: Settings, *, scaled: bool = True) -> Qwen3TTSModel:
+    """The checkpoint, with `scaled` at LORA_SCALE, through stock `from_pretrained`.
 
     Raises:
         BadInput: it cannot be loaded.
@@ -125,7 +241,7 @@ def load_voice(directory: Path, settings: Settings) -> Qwen3TTSModel:
     device = resolve_device(settings)
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
     dtype = kinds[resolve_precision(settings, device)]
-    directory = _scaled(directory, settings)
+    directory = _scaled(directory, settings) if scaled else directory
     try:
         return load_model(directory, device, dtype, settings.attn_implementation)
     except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
@@ -161,5 +277,7 @@ def _used(settings: Settings, directory: Path) -> dict[str, Any]:
         "text_layout",
         "asr_model",
         "mos_model",
+        "similarity_model",
+        "baselines",
     )
     return {"checkpoint": str(directory), **{name: getattr(settings, name) for name in names}}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from job.audio import audio_files
-from job.audio.audio_files import READABLE, UNREADABLE
+from job.audio.audio_files import SOUNDS, UNREADABLE
 from job.core import files
 from job.fetch.find import Finder, unreadable
 from job.fetch.table import RowError
@@ -135,17 +135,24 @@ class Store:
 
 
 def seconds(source: Path | io.BytesIO) -> float:
-    """Duration by the file's header, in seconds.
+    """Duration by the file's header, in seconds; of a film, that of its sound.
 
     Raises:
-        RowError: soundfile cannot read it.
+        RowError: it cannot be read.
     """
     import soundfile
 
+    from job.ffmpeg import Undecodable, seconds_of
+
     try:
+        film = seconds_of(source if isinstance(source, Path) else source.getvalue())
+        if film is not None:
+            return film
         info = soundfile.info(str(source) if isinstance(source, Path) else source)
-    except (soundfile.SoundFileError, RuntimeError, TypeError):
+    except (soundfile.SoundFileError, OSError, RuntimeError, TypeError) as error:
         name = f"{source.name}: " if isinstance(source, Path) else ""
+        if isinstance(error, Undecodable):
+            raise RowError("audio cannot be read", f"{name}{error}") from None
         reason = audio_files.why_unreadable(source if isinstance(source, Path) else source.getvalue())
         raise RowError("audio cannot be read", name + reason) from None
     return float(info.frames) / float(info.samplerate)
@@ -159,4 +166,4 @@ def _ending(data: bytes, name: str) -> str:
     if len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0:
         return ".mp3"  # an MPEG frame header: eleven set bits
     ending = Path(name.split("::")[0]).suffix.lower()
-    return ending if ending in (*READABLE, *UNREADABLE) else ".bin"
+    return ending if ending in SOUNDS else ".bin"

@@ -20,6 +20,7 @@ from job.fetch.references import References
 from job.fetch.row_languages import RowLanguages
 from job.fetch.table import Row, RowError, Table, Unreadable
 from job.fetch.transcripts import Mended
+from job.normalize import Normalizer, Told
 
 #: Seconds of a frame of codes (1920 samples at 24 kHz): for rows that come encoded and without audio.
 FRAME_SECONDS = 0.08
@@ -41,6 +42,8 @@ class Collector:
         self.speakers: set[str] = set()
         self._ids: set[str] = set()
         self._mended = Mended()
+        self._normalizer = Normalizer(settings.text_normalizer)
+        self._told = Told()
         self._languages = RowLanguages(settings)
 
     def rows(self, split: str, table: Table) -> Iterator[dict[str, Any]]:
@@ -56,7 +59,7 @@ class Collector:
             console.say("fetch", note)
         budget = _Budget(self.settings, split)
         kept, left_out = 0, len(self.rejected)
-        self._mended = Mended()
+        self._mended, self._told = Mended(), Told()
         for item in console.progress(table.read(), stage="fetch", total=table.total or 0, unit="rows"):
             row = self._try(split, table, columns, item)
             if row is None:
@@ -73,7 +76,7 @@ class Collector:
         rejected = self.rejected[left_out:]
         if kept == 0:
             raise BadInput(_nothing_left(table, rejected))
-        for line in self._mended.lines():
+        for line in (*self._mended.lines(), *self._told.lines()):
             console.say("fetch", f"{split}: {line}")
         summarise(split, table.name, rejected)
 
@@ -126,7 +129,16 @@ class Collector:
         elif part := self._part(columns, row, Path(built["audio"])):
             built |= {"start": part.start, "end": part.end}
         self._mended.add(row.number, str(get("text", row.values)), cleaned)
+        self._normalize(built)
         return built
+
+    def _normalize(self, row: dict[str, Any]) -> None:
+        """Put a row's text in words (TEXT_NORMALIZER); what it was stays in the manifest as `raw_text`."""
+        language = row["language"] or self.settings.language
+        said = self._normalizer.read(row["text"], language)
+        self._told.add(row["text"], said, language)
+        if said.text != row["text"]:
+            row["text"], row["raw_text"] = said.text, row["text"]
 
     def _part(self, columns: Columns, row: Row, audio: Path) -> segments.Part | None:
         """The part of the recording that is the row's; None for all of it."""

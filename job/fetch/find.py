@@ -9,7 +9,6 @@ none is taken: one of them has other words than the row.
 from __future__ import annotations
 
 import os
-import shlex
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -121,10 +120,9 @@ class Finder:
 
 
 def unreadable(path: Path) -> RowError:
-    """Why a row with a film, or sound of a format that is not read, is left out."""
+    """Why a row with sound under copy protection is left out."""
     kind = f"{path.suffix.lower()} files cannot be read"
-    command = f"ffmpeg -i {shlex.quote(path.name)} -vn {shlex.quote(path.stem + '.flac')}"
-    return RowError(kind, f"{path.name}; convert them to FLAC or WAV: {command}")
+    return RowError(kind, f"{path.name}: {audio_files.PROTECTED}")
 
 
 def _below_the_first(folders: tuple[Path, ...]) -> list[Path]:
@@ -153,9 +151,9 @@ def _settle(hits: list[Path], value: str, field: str) -> Path:
     full = [path for path in hits if path.stat().st_size > 0]
     if not full:
         raise RowError(f"{field} is empty", hits[0].name, [str(path) for path in hits])
-    readable = [path for path in full if audio_files.ending_of(path.name) not in audio_files.UNREADABLE]
-    if len(full) == 1 or not readable:
+    if len(full) == 1:
         return full[0]
+    readable = audio_files.before_films(full)
     if len(readable) == 1:
         return readable[0]
     chosen = choose(readable)

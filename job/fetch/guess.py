@@ -11,10 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from job.audio.audio_files import READABLE, UNREADABLE
+from job.audio.audio_files import BY_FFMPEG, READABLE, SOUNDS
 
-#: Endings of names of recordings.
-SOUNDS = (*READABLE, *UNREADABLE)
 #: How many cells of a column are looked for on the disk, which may be a slow one.
 _LOOKED_FOR = 40
 #: Share of a column's cells that must be of a kind for the column to be of that kind.
@@ -142,7 +140,7 @@ def with_ending(cell: str, folders: list[Path]) -> str | None:
     """A recording's name with the ending of the file that is there: LJSpeech has `LJ001-0001` for `LJ001-0001.wav`."""
     if not 0 < len(cell) < 200 or "\n" in cell or cell.lower().endswith(SOUNDS):
         return None
-    named = (cell + ending for kind in READABLE for ending in (kind, kind.upper()))
+    named = (cell + ending for kind in (*READABLE, *BY_FFMPEG) for ending in (kind, kind.upper()))
     return next((name for name in named if is_file(name, folders)), None)
 
 

@@ -108,9 +108,9 @@ class Recordings:
         Raises:
             RowError: they are different recordings, and nothing says whose the text is.
         """
-        paths = [p for p in self._of_text.get(source, ()) if p.suffix.lower() in audio_files.READABLE]
+        paths = audio_files.before_films(self._of_text.get(source, []))
         if len(paths) < 2:
-            return True
+            return not paths or path in paths
         numbers = [sidecars.microphone(p) for p in paths]
         if None not in numbers and len(set(numbers)) == len(numbers):
             chosen: Path | None = min(paths, key=lambda p: sidecars.microphone(p) or 0)

@@ -24,12 +24,14 @@ def same_recording(one: Path, other: Path) -> bool:
     """
     import soundfile
 
+    from job.ffmpeg import open_sound
+
     try:
         if one.stat().st_size == other.stat().st_size and files.digest_file(one) == files.digest_file(other):
             return True
-        infos = [soundfile.info(str(path)) for path in (one, other)]
-        if abs(infos[0].frames / infos[0].samplerate - infos[1].frames / infos[1].samplerate) > SLACK:
-            return False
+        with open_sound(one) as first, open_sound(other) as second:
+            if abs(first.frames / first.samplerate - second.frames / second.samplerate) > SLACK:
+                return False
         return _correlation(one, other) >= ALIKE
     except (OSError, soundfile.SoundFileError, RuntimeError, ValueError, TypeError, ZeroDivisionError):
         return False
@@ -39,8 +41,11 @@ def rate_of(path: Path) -> int:
     """A recording's sampling rate in Hz; 0 when it cannot be read."""
     import soundfile
 
+    from job.ffmpeg import open_sound
+
     try:
-        return int(soundfile.info(str(path)).samplerate)
+        with open_sound(path) as file:
+            return int(file.samplerate)
     except (OSError, soundfile.SoundFileError, RuntimeError, TypeError):
         return 0
 
@@ -59,10 +64,11 @@ def _correlation(one: Path, other: Path) -> float:
 
 def _beginning(path: Path) -> Any:
     """The first `COMPARED` seconds as mono samples (n,) at `RATE` Hz, mean removed."""
-    import soundfile
     import soxr
 
-    with soundfile.SoundFile(path) as file:
+    from job.ffmpeg import open_sound
+
+    with open_sound(path) as file:
         frames = file.read(int(COMPARED * file.samplerate), dtype="float32", always_2d=True)
         mono = soxr.resample(frames.mean(axis=1), file.samplerate, RATE)
     return mono - mono.mean()

@@ -72,7 +72,7 @@ def base_directory(settings: Settings) -> Path:
     """
     name = settings.init_model_path
     if name == "demo":
-        from job.demo.base import cached_base
+        from job.demo.cached_base import cached_base
 
         return cached_base()
     directory = Path(name).expanduser()

@@ -31,7 +31,7 @@ STAGE = "prepare"
 #: The shards of altered copies (AUGMENT_*) of the training manifest's rows.
 COPIES = "copies"
 #: Packages that the codes follow from.
-_LIBRARIES = ("torch", "transformers", "qwen-tts", "soundfile", "soxr", "silero-vad", "onnxruntime")
+_LIBRARIES = ("torch", "transformers", "qwen-tts", "soundfile", "av", "soxr", "silero-vad", "onnxruntime")
 
 
 class Manifest:

@@ -7,12 +7,15 @@ kernels rest on the same formulas.)
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import MethodType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from job.train.changes import Changes
 
 
 class _Adapted(torch.autograd.Function):
@@ -56,40 +59,26 @@ class _Adapted(torch.autograd.Function):
         return by_x, None, None, by_down, by_up, None, None
 
 
-def use(talker: Any) -> None:
+def use(talker: Any, changes: Changes, *, lowers: bool = False, leave: Iterable[nn.Module] = ()) -> None:
     """Let the adapted layers of a talker and its sub-talker compute so, where they are what this is written for.
 
-    Others (with dropout, another kind of adapter, several of them) stay with peft's own code, as do those of compiled
-    layers, where the compiler joins the passes.
+    Others (with dropout, another kind of adapter, several of them) stay with peft's own code.
+
+    Args:
+        lowers: autocast will be on. Then peft's adapters read what it lowered as it is too, not each a copy in fp32
+            that is lowered again.
+        leave: modules whose parts stay with peft's own code.
     """
-    if not adapted(talker):
+    adapted = [module for module in talker.modules() if hasattr(module, "cast_input_dtype_enabled")]  # by peft
+    if not adapted:
         return
     from peft.tuners.lora import Linear
 
-    layers = (*talker.model.layers, *talker.code_predictor.model.layers)
-    compiled = {part for layer in layers if "forward" in vars(layer) for part in layer.modules()}
-    for module in talker.modules():
-        if type(module) is Linear and _is_plain(module) and module not in compiled:
-            module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
-
-
-def adapted(talker: nn.Module) -> list[Any]:
-    """The modules that peft has put adapters on."""
-    return [module for module in talker.modules() if hasattr(module, "cast_input_dtype_enabled")]
-
-
-def share_inputs(modules: list[Any], device: str) -> None:
-    """Let peft's adapters read what autocast lowered as it is, not each a copy in fp32 that is lowered again.
-
-    To be called before a forward pass: whether autocast is on decides.
-
-    Args:
-        modules: from `adapted`.
-        device: its type.
-    """
-    lowers = torch.is_autocast_enabled(device)
-    for module in modules:
-        module.cast_input_dtype_enabled = not lowers
+    left = {part for module in leave for part in module.modules()}
+    for module in adapted:
+        changes.set(module, "cast_input_dtype_enabled", not lowers)
+        if type(module) is Linear and _is_plain(module) and module not in left:
+            changes.set(module, "forward", MethodType(_forward, module))
 
 
 def _is_plain(module: Any) -> bool:

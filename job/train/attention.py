@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from job.core.console import warn
 from job.core.errors import first_line
 from job.core.out_of_memory import is_out_of_memory
 from job.train.batch import Batch
+from job.train.changes import Changes
 
 Results = Sequence[torch.Tensor]
 
@@ -40,7 +41,7 @@ class Samples:
         self.bounds, self.lengths = bounds, lengths
 
 
-def use(talker: Any) -> None:
+def use(talker: Any, changes: Changes) -> None:
     """Let the layers of talker and sub-talker attend by `attend`, where they would have used torch's SDPA.
 
     Calls that are not packed, such as `generate`'s, go to SDPA as before. Other implementations that were asked for
@@ -54,14 +55,17 @@ def use(talker: Any) -> None:
         AttentionMaskInterface.register(NAME, _mask)
     for config in (talker.model.config, talker.code_predictor.model.config):
         if config._attn_implementation in (None, "sdpa"):
-            config._attn_implementation = {"": NAME}  # this config's layers only, not its sub-configs'
+            before = {"": config._attn_implementation}  # this config's layers only, not its sub-configs'
+            changes.also(partial(setattr, config, "_attn_implementation", before))
+            config._attn_implementation = {"": NAME}
 
 
-def leave_uncompiled() -> None:
+def leave_uncompiled(changes: Changes) -> None:
     """Keep attention out of graphs that torch makes of layers: each set of lengths would need one of its own."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, torch.compiler.disable(attend))  # type: ignore[no-untyped-call]
+    changes.also(partial(AttentionInterface.register, NAME, attend))
 
 
 def arguments(config: Any, batch: Batch) -> dict[str, Any]:

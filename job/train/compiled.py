@@ -11,6 +11,7 @@ without gradients or with a cache (evaluation, generation) stock code runs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from job.core.console import say, warn
 from job.core.errors import BadInput, first_line
 from job.train import attention
+from job.train.changes import Changes
 
 #: Graphs that torch may make of a piece of a layer: for inputs and weights that are trained or frozen, for every phase
 #: of PROGRESSIVE_STAGES, and on a CPU for a few ranges of lengths, because sums of more than 4096 values are taken
@@ -26,7 +28,7 @@ from job.train import attention
 MOST_GRAPHS = 32
 
 
-def use(talker: Any, device: torch.device) -> bool:
+def use(talker: Any, device: torch.device, changes: Changes) -> list[torch.nn.Module]:
     """Compile the decoder layers of a talker and its sub-talker for training, each piece when it is first needed.
 
     If nothing can be compiled on this machine, one line says so and the layers stay as they are: it must cost speed,
@@ -37,27 +39,29 @@ def use(talker: Any, device: torch.device) -> bool:
         device: where it will be trained.
 
     Returns:
-        whether layers are compiled now.
+        the layers that are compiled now.
     """
     import torch._dynamo
 
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
+    before = torch._dynamo.config.recompile_limit
+    changes.also(partial(setattr, torch._dynamo.config, "recompile_limit", before))
+    torch._dynamo.config.recompile_limit = max(before, MOST_GRAPHS)
     try:
         check(device)
     except BadInput as error:
         warn("train", f"training goes on uncompiled: {error}")
-        return False
-    attention.leave_uncompiled()
-    count = 0
+        return []
+    attention.leave_uncompiled(changes)
+    layers: list[torch.nn.Module] = []
     for decoder in (talker.model, talker.code_predictor.model):
         if decoder.config._attn_implementation == "eager":  # a mask of another size in every batch
             continue
         forward = _forward(type(decoder.layers[0]).forward)
         for layer in decoder.layers:
-            layer.forward = MethodType(forward, layer)
-            count += 1
-    say("train", f"{count} layers are compiled in the first steps, which take longer")
-    return count > 0
+            changes.set(layer, "forward", MethodType(forward, layer))
+            layers.append(layer)
+    say("train", f"{len(layers)} layers are compiled in the first steps, which take longer")
+    return layers
 
 
 def _forward(stock: Callable[..., Any]) -> Callable[..., Any]:

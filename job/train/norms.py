@@ -12,18 +12,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from job.train.changes import Changes
 
-def use(talker: Any) -> None:
-    """Let the norms of a talker and its sub-talker compute so; modules, weights and names stay what they are.
 
-    TORCH_COMPILE fuses these as it would the stock ones.
-    """
+def use(talker: Any, changes: Changes) -> None:
+    """Let the norms of a talker and its sub-talker compute so. TORCH_COMPILE fuses these as it would the stock ones."""
     from qwen_tts.core.models.modeling_qwen3_tts import Qwen3TTSRMSNorm
 
     for decoder in (talker.model, talker.code_predictor.model):
         for module in decoder.modules():
             if type(module) is Qwen3TTSRMSNorm:
-                module.forward = MethodType(_norm if module is decoder.norm else _lowered_norm, module)  # type: ignore[assignment]
+                forward = _norm if module is decoder.norm else _lowered_norm
+                changes.set(module, "forward", MethodType(forward, module))
 
 
 def _norm(self: Any, x: torch.Tensor) -> torch.Tensor:

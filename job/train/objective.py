@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from job.train import adapters, attention, norms
+from job.train import attention
 from job.train.batch import Batch
 from job.train.books import look_up
 from job.train.chunked import summed
@@ -46,10 +46,6 @@ class Objective(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        attention.use(model.talker)
-        norms.use(model.talker)
-        adapters.use(model.talker)
-        self._adapted = adapters.adapted(model.talker)
 
     @property
     def talker(self) -> Any:
@@ -58,7 +54,6 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> Losses:
         """Loss sums of a batch, of the sub-talker over the frames that it chose, scaled up to all."""
-        adapters.share_inputs(self._adapted, batch.frames.device.type)
         rows, positions = batch.frame_rows[batch.chosen], batch.hidden_positions[batch.chosen]
         hidden, books = self._talker_states(batch, rows)
         head = self.talker.codec_head

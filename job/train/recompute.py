@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from job.train.changes import Changes
+
 _aten = torch.ops.aten
 _PRODUCTS = {_aten.mm.default, _aten.addmm.default}
 #: Attention, whose backward pass wants its result and a sum for each head: on a GPU, on a CPU, and of packed rows.
@@ -29,7 +31,7 @@ _ATTENTION = (
 _FEW_TERMS = 4
 
 
-def use(talker: Any) -> None:
+def use(talker: Any, changes: Changes) -> None:
     """Let the layers of talker and sub-talker keep less, adapters and all that is in them."""
     # With dropout, the random numbers of the forward pass are needed again; to keep their state costs a little.
     draws = any(getattr(m, "attention_dropout", 0) or (isinstance(m, nn.Dropout) and m.p > 0) for m in talker.modules())
@@ -42,8 +44,16 @@ def use(talker: Any) -> None:
             context_fn=partial(create_selective_checkpoint_contexts, rule),
         )
         for layer in decoder.layers:  # transformers' `GradientCheckpointingLayer`
-            layer.gradient_checkpointing = True
-            layer._gradient_checkpointing_func = again
+            changes.set(layer, "gradient_checkpointing", True)
+            changes.set(layer, "_gradient_checkpointing_func", again)
+
+
+def use_whole_layers(talker: Any, changes: Changes) -> None:
+    """Transformers' own checkpointing: of a layer, its input alone is kept (GRADIENT_CHECKPOINTING=true)."""
+    for module in talker.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            changes.keep(module, "gradient_checkpointing", "_gradient_checkpointing_func")
+    talker.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _policy(inner: int, context: Any, operation: Any, *inputs: Any, **named: Any) -> CheckpointPolicy:

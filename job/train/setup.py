@@ -27,7 +27,8 @@ from job.model.loading import (
     stored_type,
 )
 from job.processes.ranks import Ranks
-from job.train import adapt, compiled, languages, progressive, recompute, trackers, warm
+from job.train import adapt, fast, languages, progressive, trackers, warm
+from job.train.changes import Changes
 from job.train.checkpoint import Exporter
 from job.train.data import Rows
 from job.train.layout import SpecialIds
@@ -169,8 +170,8 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
     )
 
 
-def arrange(model: Any, settings: Settings, precision: str, device: torch.device) -> None:
-    """Let an adapted model keep and compute what it trains as the settings ask.
+def arrange(model: Any, settings: Settings, precision: str, device: torch.device) -> Changes:
+    """Let an adapted model keep and compute what it trains as the settings ask. Returns how it is made to compute.
 
     Args:
         precision: what MIXED_PRECISION comes to.
@@ -182,12 +183,7 @@ def arrange(model: Any, settings: Settings, precision: str, device: torch.device
     optimizer_choice.check(settings, precision)
     if lowers(settings, precision):
         lower_weights(model, everything=optimizer_choice.in_bf16(settings))
-    if settings.gradient_checkpointing == "selective":
-        recompute.use(model.talker)
-    elif settings.gradient_checkpointing:
-        model.talker.gradient_checkpointing_enable({"use_reentrant": False})
-    if settings.torch_compile:
-        compiled.use(model.talker, device)
+    return fast.apply(model, settings, device, precision)
 
 
 def spread_over(training: Training, objective: torch.nn.Module, spread: Spread, precision: str) -> None:
@@ -219,7 +215,7 @@ def scheduler_of(settings: Settings, optimizer: torch.optim.Optimizer, steps: in
 
 
 def lowers(settings: Settings, precision: str) -> bool:
-    """Whether what is not trained is kept in bf16. `full` trains nearly all, and keeps the rest as exact."""
+    """Whether what is not trained is kept in bf16. Where nearly all is trained, the rest is kept as exact."""
     return optimizer_choice.in_bf16(settings) or (precision == "bf16" and settings.train_mode != "full")
 
 

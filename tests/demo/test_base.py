@@ -14,7 +14,8 @@ import soundfile
 from job.core import files
 from job.core.errors import BadInput
 from job.demo import manifest
-from job.demo.base import CODEC_IDS, FILES, LANGUAGES, build, cached_base, is_complete
+from job.demo.base import CODEC_IDS, FILES, LANGUAGES, build
+from job.demo.cached_base import cached_base, is_complete
 
 if TYPE_CHECKING:
     import torch
@@ -241,7 +242,7 @@ def test_default_sub_talker_has_the_talkers_width_and_so_no_projection(model: An
 
 
 # The last line is ours: qwen_tts prints a banner when it is imported.
-CACHED = "from job.demo.base import cached_base; print(cached_base())"
+CACHED = "from job.demo.cached_base import cached_base; print(cached_base())"
 
 
 @pytest.mark.slow

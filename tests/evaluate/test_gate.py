@@ -14,7 +14,7 @@ from job.demo import manifest
 from job.evaluate import checks, own, pace, speech_gate
 from job.evaluate.audio_stats import AudioStats, measure
 from job.evaluate.hearing import Heard, listen
-from tests.planted import AGAINST_THE_VOICE, RATE, SOUNDS, vocoded
+from tests.support.planted import AGAINST_THE_VOICE, RATE, SOUNDS, vocoded
 
 #: A clip of each of the two voices, neither the shortest nor the longest.
 JUDGED = ("en-06", "de-04")

@@ -12,9 +12,9 @@ import pytest
 import soundfile
 
 from job.evaluate import say
-from tests.commands import run_job
 from tests.evaluate.conftest import write_prepared
 from tests.evaluate.test_synthesize import install, settings
+from tests.support.commands import run_job
 
 Talking = tuple[Path, list[dict[str, Any]]]
 

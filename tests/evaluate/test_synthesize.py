@@ -128,9 +128,9 @@ def test_speakers_are_known_by_their_own_rows_and_others_by_all(talking: Talking
 def test_models_that_listen_are_asked(talking: Talking, tiny_base: Path, recogniser: Path, tmp_path: Path):  # noqa: F811
     """Similarity to a speaker's x-vector is 1 for the very clip that the x-vector was made from."""
     import torch
+    from job.evaluate.similarity import load_similarity
     from safetensors.torch import save_file
 
-    from job.evaluate.similarity import load_similarity
     from job.model.speaker_encoder import SpeakerEncoder
 
     work = install(talking[0], tmp_path)

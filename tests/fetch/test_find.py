@@ -106,13 +106,22 @@ def test_names_that_differ_in_letter_case_only(tmp_path: Path, fetched: Any) -> 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "MOV", "avi", "webm", "m4a", "wmv"])
 @pytest.mark.parametrize("named", [True, False])
-def test_films_are_left_out_by_row_with_what_to_do(tmp_path: Path, fetched: Any, ending: str, named: bool) -> None:
+def test_films_are_found_like_other_recordings(tmp_path: Path, fetched: Any, ending: str, named: bool) -> None:
     write_audio(tmp_path / "a.wav")
     (tmp_path / f"film.{ending}").write_bytes(b"\0\0\0\x18ftypmp42")
     rows = [{"audio": "a.wav", "text": "one"}, {"audio": f"film.{ending}" if named else "film", "text": "two"}]
     got = fetched(TRAIN_JSONL=write_lines(tmp_path / "t.jsonl", rows))
+    assert said(got) == {"a.wav": "one", f"film.{ending}": "two"}
+
+
+@pytest.mark.parametrize("ending", ["aax", "m4p"])
+def test_files_under_copy_protection_are_left_out_by_row(tmp_path: Path, fetched: Any, ending: str) -> None:
+    write_audio(tmp_path / "a.wav")
+    (tmp_path / f"book.{ending}").write_bytes(b"\0\0\0\x1cftypaax ")
+    rows = [{"audio": "a.wav", "text": "one"}, {"audio": f"book.{ending}", "text": "two"}]
+    got = fetched(TRAIN_JSONL=write_lines(tmp_path / "t.jsonl", rows))
     assert said(got) == {"a.wav": "one"}
-    assert "ffmpeg" in reasons(got)[f".{ending.lower()} files cannot be read"]
+    assert "copy protection (DRM)" in reasons(got)[f".{ending} files cannot be read"]
 
 
 def test_a_recording_without_its_ending_that_comes_late_is_looked_for(tmp_path: Path, fetched: Any) -> None:

@@ -43,7 +43,7 @@ def test_recordings_with_texts_beside_them(tmp_path: Path, fetched: Any, capsys:
         if name not in ("e.wav", "ref.wav"):
             audio.with_suffix(".txt").write_text(f"text of {name}\n", encoding="utf-8")
     (root / "f.txt").write_bytes("é".encode("latin-1"))
-    (root / "g.m4a").write_bytes(b"....ftypM4A ")
+    (root / "g.m4p").write_bytes(b"....ftypM4A ")
     (root / "g.txt").write_text("text", encoding="utf-8")
     got = fetched(DATA_DIR=root)
     assert names(got["train"]) == ["a.flac", "b.wav", "c.mp3", "d.ogg"]
@@ -54,7 +54,7 @@ def test_recordings_with_texts_beside_them(tmp_path: Path, fetched: Any, capsys:
     assert {r["reason"] for r in got["rejected"]} == {
         "audio without text",
         "text is not UTF-8",
-        ".m4a files cannot be read",
+        ".m4p files cannot be read",
     }
     assert "e.wav has no e.txt beside it" in capsys.readouterr().err
 

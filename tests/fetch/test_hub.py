@@ -22,7 +22,8 @@ from tests.hub.server import READ, Hub
 
 CODE = """
 import json, sys
-from job import fetch, settings
+from job import fetch
+from job.config import settings
 from job.core.errors import JobError
 assert not {"torch", "datasets"} & sys.modules.keys(), "importing fetch is cheap"
 for asked in json.load(sys.stdin):
@@ -252,9 +253,10 @@ def test_an_unreachable_hub_is_to_be_tried_again(tmp_path: Path) -> None:
 
 
 BASE = """
-from job import models, settings
+from job.config import settings
+from job.model import loading
 try:
-    models.base_directory(settings.load({"INIT_MODEL_PATH": "alice/base", "SPEAKER_NAME": "x"}))
+    loading.base_directory(settings.load({"INIT_MODEL_PATH": "alice/base", "SPEAKER_NAME": "x"}))
 except Exception as error:
     print(error.exit_code, "INIT_MODEL_PATH=alice/base" in str(error))
 """

@@ -56,7 +56,7 @@ def test_names_in_an_old_encoding_are_listed_and_the_other_rows_kept(
         (b"caf\xe6.wav", None),
         (b"caf\xe7.wav", b"x"),
         (b"caf\xe8.wav", b"\xe9"),
-        (b"caf\xe9.m4a", None),
+        (b"caf\xe9.m4p", None),
     ):
         try:
             shutil.copy(os.fsencode(root / "good.wav"), raw + b"/" + name)
@@ -72,7 +72,7 @@ def test_names_in_an_old_encoding_are_listed_and_the_other_rows_kept(
         "audio without text",
         "audio has a name that is not UTF-8",
         "text is not UTF-8",
-        ".m4a files cannot be read",
+        ".m4p files cannot be read",
     }
     assert "caf\\udce7.wav" in details["audio has a name that is not UTF-8"]
     assert "rename it" in details["audio has a name that is not UTF-8"]

@@ -13,7 +13,7 @@ import soundfile
 from job.config.settings import Settings
 from job.core import files
 from job.demo import manifest as demo_manifest
-from tests.speech import spoken
+from tests.support.speech import spoken
 
 Make = Callable[..., Settings]
 

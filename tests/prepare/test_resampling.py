@@ -26,7 +26,7 @@ from tests.prepare.conftest import voice
 AT_ONCE = """
 import os, sys, threading
 import numpy as np
-from job.prepare import resampling
+from job.audio import resampling
 from job.audio.clip import resample
 
 rates = [8000, 11025, 16000, 22050, 32000, 44100, 48000, 96000]

@@ -26,8 +26,8 @@ DRIVER = """
 import json, sys, time
 from job.config import settings
 from job.core.errors import JobError
-from job.publish import hub, push, validate
-hub.FIRST_WAIT = 0.01
+from job.publish import hub_client, push, validate
+hub_client.FIRST_WAIT = 0.01
 loaded = settings.load()
 outcomes = []
 for name in sys.argv[1:]:

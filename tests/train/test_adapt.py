@@ -13,7 +13,7 @@ from job.model.loading import load_model, stored_type
 from job.train import adapt, languages
 from job.train.batch import collate
 from job.train.layout import SpecialIds, build
-from job.train.objective import Objective
+from tests.train.trained import objective_of
 
 BASE = {"TRAIN_JSONL": "x.jsonl", "LORA_R": "4", "LORA_ALPHA": "8"}
 
@@ -118,7 +118,7 @@ def logits(model, seed=0):
     frames = random.integers(0, 2048, (6, ids.books)).astype(np.int16)
     vector = random.normal(0, 0.1, model.config.talker_config.hidden_size).astype(np.float32)
     batch = collate([build(ids, np.arange(20, 34), frames, streaming=False)], [vector])
-    objective = Objective(model)
+    objective = objective_of(model)
     with torch.no_grad():
         talker, hidden, books = objective.talker_pass(batch)
         heads = objective.sub_talker_pass(hidden[batch.hidden_positions], books[batch.frame_rows])

@@ -16,7 +16,7 @@ from job.model.voices import cloning_model
 from job.train import layout
 from job.train.batch import collate
 from job.train.layout import Reference, SpecialIds, build
-from job.train.objective import Objective
+from tests.train.trained import objective_of
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +57,7 @@ def log_likelihoods(model_directory, table, vectors, row, reference_row):
             ids, tokens(layout.text_template(data[row]["text"])), frames(row), streaming=True, reference=given
         )
         with torch.no_grad():
-            losses = Objective(tts.model)(collate([sequence], [vectors[data[row]["speaker"]].numpy()]))
+            losses = objective_of(tts.model)(collate([sequence], [vectors[data[row]["speaker"]].numpy()]))
         found[name] = -float(losses.talker + losses.sub_talker) / (losses.talker_terms + losses.sub_talker_terms)
     return found
 

@@ -12,12 +12,13 @@ from job.config import settings as variables
 from job.core.errors import BadInput
 from job.train import adapt, compiled
 from job.train.batch import collate
-from job.train.objective import Objective
-from tests.commands import run_job
+from job.train.changes import Changes
+from tests.support.commands import run_job
 from tests.test_pipeline import start
 from tests.train import adapters
 from tests.train.test_contract import TEXTS, one_case, spread
 from tests.train.test_resume import outcome
+from tests.train.trained import objective_of
 
 CPU = torch.device("cpu")
 CASE = {"streaming": False, "language": "Auto", "speaker": True, "instruct": False, "icl": 0}
@@ -49,15 +50,17 @@ def graphs() -> int:
     return counters["stats"]["unique_graphs"]
 
 
+def settings_of(mode, **values):
+    return variables.load({"PRESET": "demo", "DEVICE": "cpu", "TRAIN_MODE": mode, **MODES[mode], **values})
+
+
 def adapted(base, mode):
     """A model adapted as TRAIN_MODE says, always the same; adapters are no longer zero."""
-    settings = variables.load({"PRESET": "demo", "DEVICE": "cpu", "TRAIN_MODE": mode, **MODES[mode]})
+    settings = settings_of(mode)
     model = spread(base).model
     torch.manual_seed(0)
     adapt.adapt(model, settings)
     adapters.move(model)
-    if settings.gradient_checkpointing:
-        model.talker.gradient_checkpointing_enable({"use_reentrant": False})
     return model
 
 
@@ -109,9 +112,9 @@ def test_compiled_training_is_uncompiled_training(tiny_base, tts, mode, capsys):
     """The same losses to 1e-5 and the same gradients, from a few graphs whatever the lengths; speaking makes none."""
     stock, ours = adapted(tiny_base, mode), adapted(tiny_base, mode)
     before = graphs()
-    assert compiled.use(ours.talker, CPU)
+    stock = objective_of(stock, settings_of(mode)).train()
+    ours = objective_of(ours, settings_of(mode, TORCH_COMPILE="true")).train()
     assert "compiled" in capsys.readouterr().out
-    stock, ours = Objective(stock).train(), Objective(ours).train()
     assert_the_same(tts, stock, ours)
     # Four pieces of two kinds of layers, before and after attention; of the trained ones of `layers` other graphs than
     # of the frozen ones; and on a CPU other sums, where weights of norms are trained, for short rows.
@@ -167,7 +170,7 @@ def no_compiler():
 def test_without_a_compiler_training_goes_on_uncompiled(tiny_base, no_compiler, capsys):
     """One line, no traceback, and the layers as they were."""
     model = adapted(tiny_base, "full")
-    assert not compiled.use(model.talker, CPU)
+    assert not compiled.use(model.talker, CPU, Changes())
     (line,) = capsys.readouterr().err.splitlines()
     assert "TORCH_COMPILE" in line and "compiler" in line
     assert not any("forward" in vars(layer) for layer in model.talker.modules())
@@ -177,9 +180,9 @@ def test_a_graph_that_cannot_be_made_later_on_costs_speed_only(tiny_base, tts, n
     """What was tried worked, and a layer does not: one line a stack of layers, and the same losses."""
     stock, ours = adapted(tiny_base, "full"), adapted(tiny_base, "full")
     monkeypatch.setattr(compiled, "check", lambda device: None)
-    assert compiled.use(ours.talker, CPU)
+    ours = objective_of(ours, settings_of("full", TORCH_COMPILE="true")).train()
     capsys.readouterr()
-    assert_the_same(tts, Objective(stock).train(), Objective(ours).train())
+    assert_the_same(tts, objective_of(stock).train(), ours)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and all("TORCH_COMPILE" in line and "compiler" in line for line in lines)
 

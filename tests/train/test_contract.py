@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from job.train import layout
 from job.train.batch import collate
 from job.train.layout import Reference, SpecialIds, build
-from job.train.objective import Objective
 from tests.train.forced import log_probabilities
+from tests.train.trained import objective_of
 
 TEXTS = ["Hello.", "A rather longer sentence, to be read beside the frames.", "Ja?"]
 FRAMES = [2, 3, 6]
@@ -84,7 +84,7 @@ def one_case(tts, number, *, streaming, language, speaker, instruct, icl):
 
 def ours(tts, sequences, vectors):
     """Per-token log-probabilities of a batch from the training objective's own passes."""
-    objective = Objective(tts.model)
+    objective = objective_of(tts.model)
     batch = collate(sequences, vectors)
     with torch.no_grad():
         logits, hidden, books = objective.talker_pass(batch)
@@ -158,15 +158,15 @@ def _talker_differs(batch, objective, expected):
 def test_the_comparison_catches_a_label_shifted_twice(tts):
     """Misalignment 1 (talker learns frame j + 2): logits taken one position early must not pass."""
     batch, expected, _ = _aligned(tts)
-    assert _talker_differs(batch, Objective(tts.model), expected) < TOLERANCE
+    assert _talker_differs(batch, objective_of(tts.model), expected) < TOLERANCE
     batch.label_positions = batch.label_positions - 1
-    assert _talker_differs(batch, Objective(tts.model), expected) > 100 * TOLERANCE
+    assert _talker_differs(batch, objective_of(tts.model), expected) > 100 * TOLERANCE
 
 
 def test_the_comparison_catches_a_leaked_hidden_state(tts):
     """Misalignment 2: the hidden state at the frame's own position, which has consumed its codes, must not pass."""
     batch, _, expected = _aligned(tts)
-    objective = Objective(tts.model)
+    objective = objective_of(tts.model)
     codes = batch.frames[batch.frame_rows]
     differences = []
     for late in (0, 1):
@@ -182,7 +182,7 @@ def test_the_comparison_catches_a_leaked_hidden_state(tts):
 def test_the_comparison_catches_shifted_sub_talker_labels(tts):
     """Misalignment 3: the library's own sub-talker loss trains head i on book i + 2 and must not agree with ours."""
     batch, _, expected = _aligned(tts)
-    objective = Objective(tts.model)
+    objective = objective_of(tts.model)
     codes = batch.frames[batch.frame_rows]
     with torch.no_grad():
         _, hidden, _ = objective.talker_pass(batch)
@@ -199,7 +199,7 @@ def test_the_comparison_catches_shifted_sub_talker_labels(tts):
 def test_vendor_structure_disagrees_with_generation(tts):
     """The talker loss as the public scripts compute it (shift by hand, then again in the library) is another loss."""
     batch, expected, _ = _aligned(tts)
-    objective = Objective(tts.model)
+    objective = objective_of(tts.model)
     with torch.no_grad():
         total = objective(batch).talker / len(expected)
         inner = tts.model.talker.model

@@ -15,12 +15,12 @@ from job.demo.base import build
 from job.model.loading import load_model
 from job.processes.ranks import ALONE, Ranks
 from job.train import adapt, progressive, setup
-from job.train.objective import Objective
 from job.train.schedule import Planned
 from job.train.spread import Spread, whole
 from job.train.step import Stepper
-from tests import memory
-from tests.forked import in_two
+from tests.support import memory
+from tests.support.forked import in_two
+from tests.train.trained import objective_of
 
 #: Of what a phase trains, nothing has been trained before but in the last one.
 PHASES = progressive.parse("text_projection:1|sub_talker:1|talker:1|all")
@@ -49,7 +49,7 @@ def passes(base: Any, ranks: Ranks, precision: str) -> tuple[list[dict[str, torc
     layers = {tuple(p.shape) for p in model.talker.model.layers.parameters() if p.dim() > 1}
     layers -= {tuple(p.shape) for p in model.talker.code_predictor.parameters()}
     groups = adapt.adapt(model, settings)
-    objective: Any = Objective(model)
+    objective: Any = objective_of(model)
     spread = Spread(ranks, sharded=True)
     training: Any = SimpleNamespace(model=model, groups=groups)
     setup.spread_over(training, objective, spread, precision)
@@ -110,7 +110,7 @@ def test_a_batch_in_which_no_frame_has_its_turn_gives_zeros(base):
     stepper = Stepper(settings, accelerator, None, training, Spread(Ranks(0, 2), sharded=True), StopRequest())
     (built,) = stepper.build(Planned(1, 0, [[0], [0]]))
     assert len(batch.chosen) == 0 and built is not None
-    losses = Objective(model)(built)
+    losses = objective_of(model)(built)
     (losses.talker + losses.sub_talker).backward()
     assert float(losses.sub_talker) == 0
     assert all(head.weight.grad.abs().sum() == 0 for head in model.talker.code_predictor.lm_head)

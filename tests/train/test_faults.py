@@ -10,7 +10,7 @@ import time
 import pytest
 
 from job.core import state
-from tests.commands import run_job
+from tests.support.commands import run_job
 from tests.test_pipeline import start
 
 RUN = {

@@ -18,7 +18,7 @@ from job.train import spread
 from job.train.objective import Losses
 from job.train.schedule import Planned
 from job.train.step import Stepper
-from tests.forked import in_two
+from tests.support.forked import in_two
 
 #: step -> parts of rows, and the process whose memory runs out in the backward pass of more than one row.
 STEPS: dict[str, tuple[list[list[int]], int | None]] = {

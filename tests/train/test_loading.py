@@ -7,7 +7,7 @@ import threading
 
 from job.train.data import Rows
 from job.train.objective import Objective
-from tests.commands import run_job
+from tests.support.commands import run_job
 
 RUN = {
     "PRESET": "demo",

@@ -11,6 +11,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from job.train import adapters, attention, norms
+from job.train.changes import Changes
 from tests.train.test_norms import kept, run
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -31,8 +32,8 @@ def adapted(talker: Any, targets: list[str] = TARGETS, kind: torch.dtype = torch
 
 def as_trained(talker: Any) -> None:
     """What training puts in the place of stock code besides."""
-    attention.use(talker)
-    norms.use(talker)
+    attention.use(talker, Changes())
+    norms.use(talker, Changes())
 
 
 def together(talker: Any) -> list[str]:
@@ -51,9 +52,9 @@ def test_values_and_all_gradients_are_pefts(stock_talker: Any, again: bool):
 
     stock, ours = adapted(stock_talker), adapted(stock_talker)
     as_trained(ours)
-    adapters.use(ours)
+    adapters.use(ours, Changes())
     if again:
-        recompute.use(ours)
+        recompute.use(ours, Changes())
     assert len(together(ours)) == 7 * (len(ours.model.layers) + len(ours.code_predictor.model.layers))
     for theirs, mine in ((stock.model, ours.model), (stock.code_predictor.model, ours.code_predictor.model)):
         x = torch.randn(3, 9, theirs.config.hidden_size, generator=torch.Generator().manual_seed(1))
@@ -69,7 +70,7 @@ def test_in_half_precision_it_is_as_close_to_fp32_as_peft(stock_talker: Any):
     """A base in bf16 and adapters in fp32 under autocast, which is how training runs on a GPU."""
     stock, ours = (adapted(stock_talker, kind=torch.bfloat16) for _ in range(2))
     as_trained(ours)
-    adapters.use(ours)
+    adapters.use(ours, Changes())
     x = torch.randn(2, 40, stock.model.config.hidden_size, generator=torch.Generator().manual_seed(2))
     precise = copy.deepcopy(stock).float()
     exact = run(precise.model, x)
@@ -90,17 +91,15 @@ def test_inputs_that_autocast_lowers_are_shared(stock_talker: Any, by_ours: bool
     pefts, ours = (adapted(stock_talker, TARGETS[:-1], torch.bfloat16) for _ in range(2))
     for talker in (pefts, ours):
         as_trained(talker)
-    if by_ours:
-        adapters.use(ours)
+    adapters.use(ours, Changes(), lowers=True, leave=[] if by_ours else [ours])
     with torch.autocast("cpu", torch.bfloat16):
-        adapters.share_inputs(adapters.adapted(ours), "cpu")
         assert kept(ours.model) < 0.95 * kept(pefts.model)
 
 
 def test_a_head_is_adapted_without_its_weight_being_trained(stock_talker: Any):
     """LORA_HEADS, and gradients that nobody asked for are not made."""
     ours = adapted(stock_talker, ["codec_head"])
-    adapters.use(ours)
+    adapters.use(ours, Changes())
     states = torch.randn(5, ours.config.hidden_size)
     ours.codec_head(states).sum().backward()
     head = ours.codec_head
@@ -116,16 +115,14 @@ def test_what_it_is_not_written_for_is_left_to_peft(stock_talker: Any):
     """Dropout, biases, other kinds, layers that are compiled; and a base in a type of its own, outside of autocast."""
     for options in ({"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}):
         talker = adapted(stock_talker, **options)
-        adapters.use(talker)
+        adapters.use(talker, Changes())
         assert not together(talker), options
     talker = adapted(stock_talker)
-    layer = talker.model.layers[0]
-    layer.forward = layer.forward
-    adapters.use(talker)
+    adapters.use(talker, Changes(), leave=[talker.model.layers[0]])
     assert len(together(talker)) == 7 * (len(talker.model.layers) + len(talker.code_predictor.model.layers) - 1)
     talker = adapted(stock_talker, kind=torch.bfloat16)
     plain = talker.model.layers[0].self_attn.q_proj
     x = torch.randn(3, plain.in_features).bfloat16()
     expected = plain(x)
-    adapters.use(talker)
+    adapters.use(talker, Changes())
     assert plain(x).dtype == torch.bfloat16 and torch.equal(plain(x), expected)

@@ -215,7 +215,7 @@ def test_a_stage_that_trains_nothing_is_refused_before_the_first_step(prepared, 
 
 
 def variables_base():
-    from job.demo.base import cached_base
+    from job.demo.cached_base import cached_base
 
     return cached_base()
 
@@ -303,7 +303,7 @@ def test_one_book_and_no_sub_talker(tiny_base):
 
     from job.train.batch import collate
     from job.train.layout import build
-    from job.train.objective import Objective
+    from tests.train.trained import objective_of
 
     raw = json.loads((tiny_base / "config.json").read_text())
     raw["talker_config"]["num_code_groups"] = 1
@@ -313,7 +313,7 @@ def test_one_book_and_no_sub_talker(tiny_base):
     frames = np.arange(7, dtype=np.int16)[:, None]
     text = np.arange(20, 33)
     batch = collate([build(ids, text, frames, streaming=False)], [np.zeros(64, dtype=np.float32)])
-    losses = Objective(model)(batch)
+    losses = objective_of(model)(batch)
     assert losses.talker_terms == 8
     assert losses.sub_talker_terms == 0
     assert float(losses.sub_talker) == 0.0

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from job.train import attention, norms
+from job.train.changes import Changes
 
 
 @pytest.fixture
@@ -21,8 +22,8 @@ def talkers(stock_talker: Any) -> tuple[Any, Any]:
         for weight in (p for name, p in ours.named_parameters() if "norm" in name):
             weight.add_(0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(4)))
     stock.load_state_dict(ours.state_dict())
-    attention.use(ours)
-    norms.use(ours)
+    attention.use(ours, Changes())
+    norms.use(ours, Changes())
     return stock, ours
 
 

@@ -34,7 +34,7 @@ from job.train.readings import fill
 from job.train.schedule import Planned
 from job.train.spread import Spread, copied
 from job.train.step import Stepper
-from tests.memory import Live
+from tests.support.memory import Live
 
 BASE = {"TRAIN_JSONL": "x.jsonl", "MIXED_PRECISION": "no", "TRACKERS": ""}
 

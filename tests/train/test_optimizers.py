@@ -21,7 +21,7 @@ from job.estimate.parameters import parameter_counts
 from job.train import resume
 from job.train.compact import dynamic_map, quantized, restored, rounded
 from job.train.optimizers import CompactAdamW, optimizer_of
-from tests.commands import run_job
+from tests.support.commands import run_job
 from tests.test_pipeline import start
 from tests.train.test_resume import outcome
 

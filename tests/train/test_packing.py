@@ -13,10 +13,10 @@ from job.train.attention import block_diagonal
 from job.train.batch import collate
 from job.train.chunked import summed
 from job.train.layout import SpecialIds, build
-from job.train.objective import Objective
 from job.train.packing import pack, pack_in_windows
 from tests.train import adapters
 from tests.train.test_contract import CASES, TEXTS, TOLERANCE, log_probabilities, one_case, spread
+from tests.train.trained import objective_of
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def losses_and_gradients(model, batch):
     model.talker.requires_grad_(True)
     model.talker.model.text_embedding.requires_grad_(False)
     model.zero_grad(set_to_none=True)
-    losses = Objective(model)(batch)
+    losses = objective_of(model)(batch)
     ((losses.talker + losses.sub_talker) / losses.talker_terms).backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
@@ -46,7 +46,7 @@ def test_packed_is_unpacked(tts, case):
     assert packed.text_index.shape == (1, sum(len(s) for s in arguments[0]))
     assert padded.text_index.numel() > packed.text_index.numel()
     with torch.no_grad():
-        one, other = Objective(tts.model)(padded), Objective(tts.model)(packed)
+        one, other = objective_of(tts.model)(padded), objective_of(tts.model)(packed)
     for part in ("talker", "sub_talker"):
         torch.testing.assert_close(getattr(other, part), getattr(one, part), rtol=1e-5, atol=0)
         assert getattr(other, f"{part}_terms") == getattr(one, f"{part}_terms")
@@ -61,7 +61,7 @@ def test_mixed_layouts_in_one_row(tts):
     ]
     samples = [one_case(tts, number, **case) for number, case in enumerate(cases)]
     batch = collate([s[0] for s in samples], [s[1] for s in samples], packed=True)
-    objective = Objective(tts.model)
+    objective = objective_of(tts.model)
     with torch.no_grad():
         logits, hidden, books = objective.talker_pass(batch)
         heads = objective.sub_talker_pass(hidden[batch.hidden_positions], books[batch.frame_rows])
@@ -93,7 +93,7 @@ def test_packed_trains_as_unpacked(tts):
 def test_other_attention_implementations_stay_within_samples(tts, implementation):
     """ATTN_IMPLEMENTATION=eager, and SDPA with the block-diagonal mask, give what per-sample attention gives."""
     sequences, vectors = three(tts)
-    batch, objective = collate(sequences, vectors, packed=True), Objective(tts.model)
+    batch, objective = collate(sequences, vectors, packed=True), objective_of(tts.model)
     config = tts.model.talker.model.config
     assert config._attn_implementation == attention.NAME
     with torch.no_grad():
@@ -189,7 +189,7 @@ def test_varlen_is_given_the_samples(monkeypatch, repeats):
 def test_the_frames_that_have_their_turn_expect_the_whole_loss(tts, visit):
     """SUB_TALKER_FRAME_FRACTION: the mean over all phases that can be drawn is the loss over all frames."""
     sequences, vectors = three(tts)
-    objective, drawn = Objective(tts.model), []
+    objective, drawn = objective_of(tts.model), []
     with torch.no_grad():
         whole = objective(collate(sequences, vectors, packed=True)).sub_talker
         for phase in np.linspace(0, 1, 40, endpoint=False) + 0.003:
@@ -203,7 +203,7 @@ def test_the_frames_that_have_their_turn_expect_the_whole_loss(tts, visit):
 def test_the_visits_of_a_round_are_the_whole_loss(tts, fraction):
     """Every frame has its turn once in 1 / fraction visits: their mean is the loss over all frames, gradients too."""
     sequences, vectors = three(tts)
-    batch, objective = collate(sequences, vectors, packed=True, phases=[0.1, 0.7, 0.34]), Objective(tts.model)
+    batch, objective = collate(sequences, vectors, packed=True, phases=[0.1, 0.7, 0.34]), objective_of(tts.model)
     heads = list(tts.model.talker.code_predictor.lm_head.parameters())
     visits = [objective(batch.turn(fraction, visit)).sub_talker for visit in range(8, 8 + round(1 / fraction))]
     mean, whole = torch.stack(visits).mean(), objective(batch).sub_talker
@@ -283,7 +283,7 @@ def test_every_trained_weight_gets_the_gradient_of_the_plain_loss(tiny_base, mod
     adapt(tts.model, Settings(train_mode=mode))
     adapters.move(tts.model)
     batch = collate(*three(tts), packed=True)
-    objective = Objective(tts.model)
+    objective = objective_of(tts.model)
     trained = {name: p for name, p in tts.model.named_parameters() if p.requires_grad}
     monkeypatch.setattr(module, "FRAMES_AT_ONCE", {"cpu": 4, "cuda": 4})
     monkeypatch.setattr(module, "TOKENS_AT_ONCE", 5)

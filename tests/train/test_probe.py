@@ -14,9 +14,9 @@ from job.dataset.prepared import schema
 from job.train import layout, probe, saying
 from job.train.adapt import adapt
 from job.train.batch import collate
-from job.train.objective import Objective
 from job.train.probe import Probe
 from job.train.probe_rules import MOST_FRAMES, limit
+from tests.train.trained import objective_of
 
 TEXTS = ("Hello there.", "A longer sentence is this.")
 
@@ -68,7 +68,7 @@ class Voice:
         self.table = table_of(self.ids.books, rows)
         torch.manual_seed(0)  # adapters are drawn
         adapt(self.model, Settings(**values))
-        self.objective = Objective(self.model)
+        self.objective = objective_of(self.model)
 
     def probe(self, **values):
         arguments = {"count": 2, "text_layout": "non_streaming", "seed": 3, **values}

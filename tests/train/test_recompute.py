@@ -7,10 +7,10 @@ import torch
 
 from job.config import settings as variables
 from job.core.errors import BadInput
-from job.train import adapt, recompute
-from job.train.objective import Objective
-from tests import memory
+from job.train import adapt
+from tests.support import memory
 from tests.train import adapters
+from tests.train.trained import objective_of
 
 MODES = {
     "full": {"TRAIN_MODE": "full"},
@@ -25,15 +25,13 @@ def step(base, mode, again, bf16):
     """Losses, gradients, and the bytes that autograd keeps of the forward pass."""
     from job.model.loading import load_model
 
-    settings = variables.load({"PRESET": "demo", "DEVICE": "cpu", **MODES[mode]})
+    settings = variables.load({"PRESET": "demo", "DEVICE": "cpu", **MODES[mode], "GRADIENT_CHECKPOINTING": again})
     model = load_model(base, torch.device("cpu"), torch.float32).model
     torch.manual_seed(0)
     adapt.adapt(model, settings)
     adapters.move(model)
-    if again:
-        recompute.use(model.talker)
     batch, _ = memory.batch_of(model.config, [30, 7, 55])
-    objective = Objective(model).train()
+    objective = objective_of(model, settings, bf16=bf16).train()
     live = memory.Live([*model.parameters(), *model.buffers()])
     torch.manual_seed(1)
     with live:
@@ -50,8 +48,8 @@ def step(base, mode, again, bf16):
 @pytest.mark.parametrize("mode", MODES)
 def test_losses_and_gradients_are_the_same_to_the_bit(tiny_base, mode, bf16):
     """With adapters on the MLP or none, all weights or a layer, dropout's random numbers, and under autocast."""
-    expected, gradients, kept = step(tiny_base, mode, again=False, bf16=bf16)
-    found, others, less = step(tiny_base, mode, again=True, bf16=bf16)
+    expected, gradients, kept = step(tiny_base, mode, again="false", bf16=bf16)
+    found, others, less = step(tiny_base, mode, again="selective", bf16=bf16)
     assert torch.equal(found.talker, expected.talker) and torch.equal(found.sub_talker, expected.sub_talker)
     assert gradients.keys() == others.keys() and any(".mlp." in name for name in gradients) == (mode != "attention")
     for name, gradient in gradients.items():
@@ -62,7 +60,7 @@ def test_losses_and_gradients_are_the_same_to_the_bit(tiny_base, mode, bf16):
 def test_random_numbers_go_on_from_where_they_would(tiny_base):
     """The random numbers after a step are those after a step that keeps everything."""
     states = []
-    for again in (False, True):
+    for again in ("false", "selective"):
         step(tiny_base, "dropout", again, bf16=False)
         states.append(torch.get_rng_state())
     assert torch.equal(*states)

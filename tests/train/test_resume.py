@@ -15,7 +15,7 @@ import torch
 
 from job.config import settings as variables
 from job.train import resume
-from tests.commands import run_job
+from tests.support.commands import run_job
 from tests.test_pipeline import start
 
 RUN = {
@@ -184,7 +184,7 @@ def test_random_state_comes_back_exactly():
 
 STOPPING = """
 import sys, time
-from job import stopping
+from job.core import stopping
 stopping.install()
 stopping.set_grace(float(sys.argv[1]))
 with stopping.StopRequest() as stop:

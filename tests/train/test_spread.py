@@ -11,7 +11,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from tests.commands import run_job
+from tests.support.commands import run_job
 from tests.test_pipeline import start
 
 #: Two batches a step: of one process, or of two with GRAD_ACCUM=1.

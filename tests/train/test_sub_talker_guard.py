@@ -12,11 +12,11 @@ def objective_of(base):
     import torch
     from qwen_tts import Qwen3TTSModel
 
-    from job.train.objective import Objective
+    from tests.train.trained import objective_of
 
     tts = Qwen3TTSModel.from_pretrained(str(base), dtype=torch.float32)
     tts.model.requires_grad_(False)
-    return Objective(tts.model), tts
+    return objective_of(tts.model), tts
 
 
 @pytest.fixture(scope="module")

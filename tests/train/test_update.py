@@ -12,12 +12,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from job.config.settings import Settings
 from job.train import adapt
 from job.train.batch import collate
-from job.train.objective import Objective
 from job.train.optimizers import optimizer_of
 from job.train.readings import Reading
 from job.train.update import Update
 from tests.train.test_contract import spread
 from tests.train.test_packing import three
+from tests.train.trained import objective_of
 
 SHAPES = [(7, 5), (3,), (2, 4, 3), (1,)]
 OPTIMIZERS = ["adamw_fused", "adamw", "adamw_8bit"]
@@ -106,7 +106,7 @@ def test_the_gpu_is_never_waited_for(tiny_base):
     """From a batch on the host to the update, with packed attention in bf16: torch refuses what would wait."""
     tts = spread(tiny_base)
     batch = collate(*three(tts), packed=True).pin_memory()
-    objective = Objective(tts.model.cuda()).train()
+    objective = objective_of(tts.model.cuda()).train()
     parameters = [p for p in tts.model.parameters() if p.requires_grad]
     update = Update(optimizer_over(parameters, "adamw_fused"), 1.0)
     for mode in ("default", "error"):  # the first time, attention is compared with another way to compute it

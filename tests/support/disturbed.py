@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parents[1]
+TOP = Path(__file__).resolve().parents[2]
 #: A run in which every stage has something to do and training keeps state of every kind.
 RUN = {
     "PRESET": "demo",

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from job.config.settings import Settings
 from job.estimate.activations import Load
-from job.train import adapt, attention, layout, objective, recompute, setup
+from job.train import adapt, attention, fast, layout, objective, setup
 from job.train.batch import Batch, collate
 
 
@@ -144,10 +144,7 @@ def empty_model(config: Any, settings: Settings, bf16: bool) -> Any:
         everything = optimizer_choice.in_bf16(settings)
         if everything or (bf16 and settings.train_mode != "full"):
             setup.lower_weights(model, everything)
-        if settings.gradient_checkpointing == "selective":
-            recompute.use(model.talker)
-        elif settings.gradient_checkpointing:
-            model.talker.gradient_checkpointing_enable({"use_reentrant": False})
+        fast.apply(model, settings, torch.device("cpu"), "bf16" if bf16 else "no")
     return model
 
 

@@ -1,0 +1,65 @@
+"""What judges tell: names, units, which way is better, and the marks that a voice can reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+#: What the marks are called, from none reached to all.
+MARKS = ("below the minimum", "minimum", "target", "excellent")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure.
+
+    Attributes:
+        name: in stats.json.
+        label: in tables.
+        unit: `%` of a share from 0 to 1, `s` and the like, or nothing.
+        digits: behind the point, as it is shown.
+        better: whether more is better, or less, or to be near the voice's own recordings.
+        least: a smaller difference is not worth speaking of.
+        short: in a sentence; empty for one that the verdict does not speak of.
+        marks: the minimum, the target, and what is excellent; None where none are agreed on.
+    """
+
+    name: str
+    label: str
+    unit: str
+    digits: int
+    better: Literal["higher", "lower", "near"]
+    least: float
+    short: str = ""
+    marks: tuple[float, float, float] | None = None
+
+    def shown(self, value: float | None, *, sign: bool = False) -> str:
+        """A value, or with `sign` a difference of two, as people read it."""
+        if value is None:
+            return "–"
+        scaled, unit = (100 * value, " %") if self.unit == "%" else (value, f" {self.unit}" if self.unit else "")
+        if sign and self.unit == "%":
+            unit = " points"
+        return f"{scaled:{'+' if sign else ''}.{self.digits}f}{unit}".replace("-", "−")
+
+    def mark(self, value: float) -> int | None:
+        """How many of the three marks a value reaches; None where there are none."""
+        if self.marks is None:
+            return None
+        return sum(value <= mark if self.better == "lower" else value >= mark for mark in self.marks)
+
+
+#: In the order of tables. Marks: those that people who train this model work with; see docs/judging.md.
+FIGURES = (
+    Figure("mos", "Naturalness (MOS)", "", 2, "higher", 0.1, "naturalness", (2.5, 3.5, 4.2)),
+    Figure("similarity", "Similarity", "%", 0, "higher", 0.02, "similarity", (0.5, 0.7, 0.85)),
+    Figure("similarity_independent", "Similarity, independent", "%", 0, "higher", 0.02),
+    Figure("similarity_start", "First 2 s against the rest", "%", 0, "higher", 0.05),
+    Figure("similarity_drift", "End against the beginning", "%", 0, "higher", 0.05),
+    Figure("wer", "Word error rate", "%", 0, "lower", 0.02, "errors of words", (0.4, 0.25, 0.15)),
+    Figure("cer", "Character error rate", "%", 0, "lower", 0.01),
+    Figure("letters_per_second", "Speaking rate", "letters/s", 1, "near", 0.5),
+    Figure("pitch", "Pitch", "Hz", 0, "near", 5.0),
+    Figure("pitch_range", "Range of the pitch", "semitones", 1, "near", 0.5),
+)
+BY_NAME = {figure.name: figure for figure in FIGURES}

@@ -1,0 +1,89 @@
+"""Similarity by a speaker-verification model (SIMILARITY_MODEL) that had no part in training the voice.
+
+The base model's own encoder made the x-vector that the voice was trained with, and so flatters it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from job.config.settings import Settings
+from job.core.files import digest_bytes
+from job.evaluate.judges.judge import Clip, Judge
+from job.evaluate.judges.models import cosine, identity, unusable
+
+#: Recordings of each speaker that it is compared with.
+REFERENCES = 3
+#: What such models are trained at, Hz, and the least they can tell from, s.
+MODEL_RATE, SHORTEST = 16_000, 0.5
+
+
+class Independent(Judge):
+    """Mean cosine between a clip's embedding and those of some recordings of its speaker, itself left out.
+
+    `references` is filled by `know` before anything is rated.
+    """
+
+    name = "independent similarity"
+
+    def __init__(self, by: str, extractor: Any, model: Any, device: str) -> None:
+        """Take the model and its feature extractor."""
+        self.by = by
+        self.extractor = extractor
+        self.model = model
+        self.device = device
+        self.references: dict[str, list[tuple[bytes, NDArray[np.float32]]]] = {}
+
+    def know(self, recordings: Sequence[Clip]) -> None:
+        """Take the first recordings of each speaker for what the voice should be like."""
+        for clip in recordings:
+            known = self.references.setdefault(clip.speaker, [])
+            if len(known) < REFERENCES + 1:
+                known.append((clip.waveform.tobytes(), self.embed(clip)))
+        sounds = b"".join(sound for known in self.references.values() for sound, _ in known)
+        self.by = f"{self.by}, references {digest_bytes(sounds)[:12]}"
+
+    def __call__(self, clip: Clip) -> dict[str, Any]:
+        """`similarity_independent`."""
+        itself = clip.waveform.tobytes()
+        known = [vector for sound, vector in self.references.get(clip.speaker, []) if sound != itself][:REFERENCES]
+        if not known or not clip.waveform.size:
+            return {"similarity_independent": None}
+        vector = self.embed(clip)
+        return {"similarity_independent": float(np.mean([cosine(vector, one) for one in known]))}
+
+    def embed(self, clip: Clip) -> NDArray[np.float32]:
+        """Embedding (dim,) of a clip."""
+        import torch
+        from torchaudio.functional import resample
+
+        samples = resample(torch.from_numpy(np.array(clip.waveform)), clip.sample_rate, MODEL_RATE).numpy()
+        samples = np.resize(samples, max(samples.size, round(SHORTEST * MODEL_RATE)))
+        inputs = self.extractor(samples, sampling_rate=MODEL_RATE, return_tensors="pt")
+        with torch.inference_mode():
+            output = self.model(**{key: value.to(self.device) for key, value in inputs.items()})
+        return np.asarray(output.embeddings[0].float().cpu().numpy())
+
+
+def load(settings: Settings, device: str) -> Independent | None:
+    """SIMILARITY_MODEL (a directory or a Hub repo of transformers' x-vector kind); None where it is not set.
+
+    Raises:
+        BadInput: it cannot be loaded.
+    """
+    name = settings.similarity_model
+    if not name:
+        return None
+    from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
+
+    extract: Any = AutoFeatureExtractor
+    try:
+        model: Any = AutoModelForAudioXVector.from_pretrained(name, token=settings.token).to(device).eval()
+        extractor = extract.from_pretrained(name, token=settings.token)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise unusable("SIMILARITY_MODEL", name, error) from error
+    return Independent(identity(name), extractor, model, device)

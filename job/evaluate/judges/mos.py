@@ -1,0 +1,129 @@
+"""MOS: how natural speech sounds, from 1 (bad) to 5 (excellent), as listeners would say on average.
+
+Predicted by DistillMOS, whose weights are in its package, or by the model that MOS_MODEL names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from job.config.settings import Settings
+from job.core.errors import BadInput
+from job.evaluate.judges.judge import Clip, Judge
+from job.evaluate.judges.models import identity, unusable
+
+#: Rate that MOS predictors are trained at, Hz.
+MODEL_RATE = 16_000
+#: Stretches of 7.7 s of a long clip that are listened to.
+MOST_WINDOWS = 4
+
+
+class Mos(Judge):
+    """Scores by `predict`, which takes float32 (1, samples) at 16 kHz and returns one number as a tensor."""
+
+    name = "mos"
+
+    def __init__(self, by: str, predict: Callable[[Any], Any]) -> None:
+        """Take what predicts, and what it is called."""
+        self.by = by
+        self.predict = predict
+
+    def __call__(self, clip: Clip) -> dict[str, Any]:
+        """`mos`."""
+        import torch
+        from torchaudio.functional import resample
+
+        if not clip.waveform.size:
+            return {"mos": None}
+        samples = resample(torch.from_numpy(np.array(clip.waveform))[None], clip.sample_rate, MODEL_RATE)
+        with torch.inference_mode():
+            result = self.predict(samples)
+        if result.numel() != 1:
+            raise ValueError(f"{self.by} returns {result.numel()} numbers for one clip, not one score")
+        return {"mos": float(result)}
+
+
+def load(settings: Settings, device: str) -> Mos:
+    """DistillMOS; or MOS_MODEL, which is one of two.
+
+    A TorchScript file, called with float32 (1, samples) at 16 kHz and, where its `forward` takes two arguments, with
+    the rate 16000 as well, that returns one number; or a transformers audio-classification model (directory or Hub
+    repo) with a single output, whose logit is the score.
+
+    Raises:
+        BadInput: MOS_MODEL cannot be loaded, or has more outputs than one.
+    """
+    name = settings.mos_model
+    if not name:
+        return Mos(f"distillmos {version('distillmos')}, {MOST_WINDOWS} stretches", _distilled(device))
+    path = Path(name).expanduser()
+    try:
+        predict = _torchscript(path, device) if path.is_file() else _regressor(name, device, settings.token)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise unusable("MOS_MODEL", name, error) from error
+    return Mos(identity(name), predict)
+
+
+def _distilled(device: str) -> Callable[[Any], Any]:
+    from distillmos import ConvTransformerSQAModel
+    from distillmos.sqa import SEQ_LEN
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints where its weights are
+        model = ConvTransformerSQAModel(segmenting_in_forward=False)
+    model = model.to(device).eval()
+
+    def predict(samples: Any) -> Any:
+        return model(windows(samples[0], SEQ_LEN).to(device)).mean()
+
+    return predict
+
+
+def windows(samples: Any, width: int) -> Any:
+    """Up to `MOST_WINDOWS` stretches (windows, width) of samples (n,), evenly from all of it, filled up with silence.
+
+    DistillMOS itself takes one every second, which for speech that does not end would take longer than saying it.
+    """
+    import torch
+
+    count = min(MOST_WINDOWS, math.ceil(samples.numel() / width))
+    starts = [round(n * max(0, samples.numel() - width) / max(1, count - 1)) for n in range(count)]
+    cut = [samples[start : start + width] for start in starts]
+    return torch.stack([torch.nn.functional.pad(one, (0, width - one.numel())) for one in cut])
+
+
+def _torchscript(path: Path, device: str) -> Callable[[Any], Any]:
+    import torch
+
+    load: Any = torch.jit.load
+    module = load(str(path), map_location=device).eval()
+    takes_rate = len(module.forward.schema.arguments) > 2  # self and the waveform
+
+    def predict(samples: Any) -> Any:
+        samples = samples.to(device)
+        return module(samples, MODEL_RATE) if takes_rate else module(samples)
+
+    return predict
+
+
+def _regressor(name: str, device: str, token: str | None) -> Callable[[Any], Any]:
+    from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+
+    extract: Any = AutoFeatureExtractor
+    model: Any = AutoModelForAudioClassification.from_pretrained(name, token=token).to(device).eval()
+    extractor = extract.from_pretrained(name, token=token)
+    if model.config.num_labels != 1:
+        raise BadInput(f"MOS_MODEL={name}: it has {model.config.num_labels} outputs; a MOS predictor has one")
+
+    def predict(samples: Any) -> Any:
+        inputs = extractor(samples[0].numpy(), sampling_rate=MODEL_RATE, return_tensors="pt")
+        return model(**{key: value.to(device) for key, value in inputs.items()}).logits
+
+    return predict

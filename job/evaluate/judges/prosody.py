@@ -1,0 +1,44 @@
+"""Prosody: how fast a voice speaks, how high, and how lively; to be compared with its own recordings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from job.config.settings import Settings
+from job.evaluate.audio_stats import sounding
+from job.evaluate.hearing import LONGEST, pitches
+from job.evaluate.judges.judge import Clip, Judge
+from job.text.letters import letters
+
+#: Less sound tells nothing, s.
+SHORTEST = 0.3
+
+
+class Prosody(Judge):
+    """Measures without a model."""
+
+    name = "prosody"
+    by = "measured, 1"
+
+    def __call__(self, clip: Clip) -> dict[str, Any]:
+        """`letters_per_second` (pauses count), `pitch` in Hz, and `pitch_range` in semitones."""
+        nothing = {"letters_per_second": None, "pitch": None, "pitch_range": None}
+        first, last = sounding(clip.waveform, clip.sample_rate)
+        sound = np.asarray(clip.waveform[first:last], dtype=np.float64)
+        seconds = sound.size / clip.sample_rate
+        if seconds < SHORTEST:
+            return nothing
+        count = letters(clip.text)
+        found: dict[str, Any] = {**nothing, "letters_per_second": count / seconds if count else None}
+        hertz = pitches(sound[: round(LONGEST * clip.sample_rate)], clip.sample_rate)
+        if hertz is not None:
+            low, high = np.percentile(hertz, (10, 90))
+            found |= {"pitch": float(np.median(hertz)), "pitch_range": float(12 * np.log2(high / low))}
+        return found
+
+
+def load(settings: Settings, device: str) -> Prosody:
+    """It needs nothing."""
+    return Prosody()

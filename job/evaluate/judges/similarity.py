@@ -1,0 +1,96 @@
+"""Similarity: how close a voice is to its speaker's, by the base model's own speaker encoder.
+
+Also by windows of two seconds: some voices begin as somebody else, some drift away in a long text. Short windows are
+less alike by themselves, so they are only compared with one another.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from job.config.settings import Settings
+from job.core import console
+from job.core.errors import JobError
+from job.core.files import digest_bytes
+from job.evaluate import spoken_texts
+from job.evaluate.audio_stats import sounding
+from job.evaluate.judges.judge import Clip, Judge
+from job.evaluate.judges.models import cosine, identity
+from job.model.loading import base_directory
+
+if TYPE_CHECKING:
+    from job.model.speaker_encoder import SpeakerEncoder
+
+#: Length of a window, s, and how many of a long text are looked at.
+WINDOW, MOST_WINDOWS = 2.0, 15
+#: Fewest windows that tell how the first one differs from the rest, and whether the voice drifts.
+FEWEST_FOR_START, FEWEST_FOR_DRIFT = 3, 4
+
+
+class Similarity(Judge):
+    """Cosine between a clip's x-vector and the one that its speaker was trained with."""
+
+    name = "similarity"
+
+    def __init__(self, by: str, encoder: SpeakerEncoder, references: dict[str, NDArray[np.floating[Any]]]) -> None:
+        """Take the base model's encoder, and the x-vectors (dim,) by the speakers' names in lower case."""
+        self.by = by
+        self.encoder = encoder
+        self.references = references
+
+    def __call__(self, clip: Clip) -> dict[str, Any]:
+        """`similarity`, `similarity_start` and `similarity_drift`; None for a speaker without a reference."""
+        reference = self.references.get(clip.speaker.lower())
+        nothing = {"similarity": None, "similarity_start": None, "similarity_drift": None}
+        if reference is None or not clip.waveform.size:
+            return nothing
+        whole = cosine(self.encoder.embed(clip.waveform, clip.sample_rate).numpy(), reference)
+        windows = [
+            cosine(self.encoder.embed(window, clip.sample_rate).numpy(), reference)
+            for window in windows_of(clip.waveform, clip.sample_rate)
+        ]
+        return {**nothing, "similarity": whole, **by_window(windows)}
+
+
+def windows_of(waveform: NDArray[np.float32], sample_rate: int) -> list[NDArray[np.float32]]:
+    """Windows (samples,) of the sound from its first to its last word, the first and the last one among them."""
+    first, last = sounding(waveform, sample_rate)
+    sound = waveform[first:last]
+    width = round(WINDOW * sample_rate)
+    count = sound.size // width
+    return [sound[n * width : (n + 1) * width] for n in spoken_texts.spread(count, MOST_WINDOWS)]
+
+
+def by_window(similarities: list[float]) -> dict[str, float]:
+    """What the similarities of the windows of one clip, in their order, tell; nothing for too few of them."""
+    found = {}
+    if len(similarities) >= FEWEST_FOR_START:
+        found["similarity_start"] = similarities[0] - float(np.median(similarities[1:]))
+    if len(similarities) >= FEWEST_FOR_DRIFT:
+        part = len(similarities) // 3 or 1
+        # the first window has a figure of its own
+        found["similarity_drift"] = float(np.mean(similarities[-part:]) - np.mean(similarities[1 : 1 + part]))
+    return found
+
+
+def load(settings: Settings, device: str) -> Similarity | None:
+    """The encoder and the prepared x-vectors; None where there are none, or the base model is not at hand."""
+    if not settings.paths.speakers.is_file():
+        return None
+    import torch
+
+    from job.dataset.prepared import read_speakers
+    from job.model.speaker_encoder import SpeakerEncoder
+
+    try:
+        base = base_directory(settings)
+        encoder = SpeakerEncoder(base, torch.device(device))
+        vectors = {name: vector.float().numpy() for name, vector in read_speakers(settings.paths).items()}
+    except JobError as error:
+        console.warn("synthesize", f"speaker similarity is left out: {error}")
+        return None
+    references = digest_bytes(b"".join(name.encode() + vectors[name].tobytes() for name in sorted(vectors)))[:12]
+    return Similarity(f"speaker encoder of {identity(str(base))}, x-vectors {references}", encoder, vectors)

@@ -1,0 +1,125 @@
+"""The one answer after a run: is this voice good, and is it better than the base model cloning it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from job.evaluate.comparison import SOURCES, as_its_recordings, own
+from job.evaluate.judges.figures import BY_NAME, MARKS
+
+#: The first word, by how many marks the least of the figures reaches.
+WORDS = ("Not good yet", "Usable", "Good", "Excellent")
+#: The same where figures under the target are as good as those of the recordings.
+LIMITED = "As good as its recordings"
+#: The mark that a voice should reach.
+TARGET = 2
+
+Row = Mapping[str, Any]
+
+
+def verdict(rows: Sequence[Row], failed: int, samples: int, share: float, no_base: str | None = None) -> str:
+    """Sentences in words.
+
+    Args:
+        rows: of `comparison.compare`.
+        failed: samples that fail a check.
+        samples: all of them.
+        share: of the samples that must fail for the voice to have failed (SYNTH_GATE_SHARE).
+        no_base: why the base model was not asked.
+    """
+    spoken = [row for row in rows if BY_NAME[row["figure"]].short]
+    sentences = [f"{_word(spoken, failed, samples, share)}: {_checks(failed, samples)}."]
+    if spoken:
+        said = "; ".join(_figure(row) for row in spoken)
+        sentences.append(f"{said[0].upper()}{said[1:]}.")
+    else:
+        sentences.append("No judge could tell more.")
+    sentences.append(_base(spoken, no_base))
+    return " ".join(sentences)
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """The comparison as lines of equal columns, without those that are empty."""
+    sources = [name for name in SOURCES if any(row[name] is not None for row in rows)]
+    against = any(row["against_base"] for row in rows)
+    head = ["", *(SOURCES[name] for name in sources), *(["Against the base"] if against else []), "Mark"]
+    body = [
+        [
+            row["label"],
+            *(BY_NAME[row["figure"]].shown(row[name]) for name in sources),
+            *([difference(row)] if against else []),
+            "–" if row["mark"] is None else MARKS[row["mark"]],
+        ]
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in (head, *body)) for column in range(len(head))]
+    lines = []
+    for label, *cells in (head, *body):
+        shown = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        lines.append("  ".join((label.ljust(widths[0]), *shown)).rstrip())
+    return lines
+
+
+def difference(row: Row) -> str:
+    """The voice less the base, and whether that is more than chance."""
+    if row["against_base"] is None:
+        return "–"
+    word = "no clear difference" if row["against_base"] == "same" else row["against_base"]
+    return f"{BY_NAME[row['figure']].shown(row['delta'], sign=True)}, {word}"
+
+
+def _word(rows: Sequence[Row], failed: int, samples: int, share: float) -> str:
+    if not samples or failed >= max(1.0, share * samples):
+        return WORDS[0]
+    marked = [row for row in rows if row["mark"] is not None]
+    if not marked:
+        return "Not rated"
+    short = [row for row in marked if row["mark"] < TARGET]
+    if short and all(as_its_recordings(BY_NAME[row["figure"]], row) for row in short):
+        return LIMITED
+    return WORDS[min(row["mark"] for row in marked)]
+
+
+def _checks(failed: int, samples: int) -> str:
+    if not failed:
+        return f"all {samples} samples pass the checks" if samples > 1 else "the sample passes the checks"
+    return f"{failed} of {samples} samples fail a check"
+
+
+def _figure(row: Row) -> str:
+    figure = BY_NAME[row["figure"]]
+    mark = f", {MARKS[row['mark']]}" if row["mark"] is not None else ""
+    ceiling = own(row)
+    beside = f"; its recordings {figure.shown(ceiling)}" if ceiling is not None else ""
+    return f"{figure.short} {figure.shown(row['voice'])}{mark} ({_marks(row)}{beside})"
+
+
+def _marks(row: Row) -> str:
+    figure = BY_NAME[row["figure"]]
+    return f"marks {' / '.join(figure.shown(mark) for mark in figure.marks or ())}"
+
+
+def _base(rows: Sequence[Row], reason: str | None) -> str:
+    by: dict[str, list[str]] = {"better": [], "worse": [], "same": []}
+    for row in rows:
+        if row["against_base"]:
+            figure = BY_NAME[row["figure"]]
+            told = figure.short
+            if row["against_base"] != "same":
+                told += f" ({figure.shown(row['delta'], sign=True)})"
+            by[row["against_base"]].append(told)
+    if not any(by.values()):
+        return f"Not compared with the base model: {reason or 'no judge could tell'}."
+    parts = []
+    if by["better"]:
+        parts.append(f"better in {_and(by['better'])}")
+    if by["worse"]:
+        parts.append(f"worse in {_and(by['worse'])}")
+    if by["same"]:
+        parts.append(f"without a clear difference in {_and(by['same'])}")
+    return f"Beside the base model cloning it: {_and(parts)}."
+
+
+def _and(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,0 +1,40 @@
+"""Sound out of films and of formats that soundfile does not read, decoded by FFmpeg's libraries (PyAV)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from job.audio import audio_files
+from job.ffmpeg.opening import Undecodable, head_of
+from job.ffmpeg.sound import FfmpegFile
+
+if TYPE_CHECKING:
+    import soundfile
+
+__all__ = ["FfmpegFile", "Undecodable", "open_sound", "seconds_of"]
+
+
+def open_sound(path: Path) -> soundfile.SoundFile | FfmpegFile:
+    """A recording in any format, to read from; soundfile reads those that it knows.
+
+    Raises:
+        soundfile.SoundFileError, Undecodable, OSError: it cannot be read.
+    """
+    import soundfile
+
+    found = audio_files.film(head_of(path))
+    return soundfile.SoundFile(str(path)) if found is None else FfmpegFile(path, found[1])
+
+
+def seconds_of(source: Path | bytes) -> float | None:
+    """How long a film's sound is, about, by its header where that tells; None for files that soundfile reads.
+
+    Raises:
+        Undecodable, OSError: it cannot be read.
+    """
+    found = audio_files.film(head_of(source))
+    if found is None:
+        return None
+    with FfmpegFile(source, found[1]) as file:
+        return file.seconds

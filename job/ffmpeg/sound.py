@@ -1,0 +1,275 @@
+"""A film's sound, read like a sound file: `read`, `seek`, `frames`, `samplerate` as of `soundfile.SoundFile`."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from job.audio import audio_files
+from job.ffmpeg.opening import Undecodable, opened, track_of
+
+if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
+
+#: (samples, channels) at the file's own rate, full scale is 1.
+Frames = NDArray[np.float32]
+
+#: Containers that say how many samples there are.
+_COUNTED = ("mov", "wv", "tta")
+#: Containers in which a time is found again; in others FFmpeg guesses where it is.
+_SOUGHT = (*_COUNTED, "matroska", "asf", "flv")
+#: Containers whose sound lasts as long as they say, but for `SLACK`.
+_PROMISING = (*_COUNTED, "asf", "ape", "avi", "mpc", "mpc8", "dsf")
+#: Seconds that are decoded before a place that was sought: a decoder needs what came before.
+_BEFORE = 2.5
+#: Seconds between two places of a film that are remembered.
+_APART = 1.0
+#: Seconds that may be missing of what a container promises: an encoder's delay, or a rounded time.
+SLACK = 0.1
+#: Samples that are decoded at once to count them.
+_BLOCK = 1 << 18
+
+
+class FfmpegFile:
+    """One track of a film, or of a sound file in such a format. Its first sample is at 0 s.
+
+    Attributes:
+        samplerate: samples a second.
+        channels: of the track.
+        tracks: how many tracks of sound there are.
+        track: which of them this is, for people (`2 of 3 (nor)`).
+        places: for containers whose clocks are too coarse to tell samples (Matroska's counts milliseconds): the sample
+            at which the frames of some times begin, known once the samples were counted.
+    """
+
+    format, subtype = "FFMPEG", ""
+    samplerate: int
+    channels: int
+    tracks: int
+    track: str
+    _origin: int
+    _time_base: Fraction
+    _pending: Frames
+    _place: int
+    _end: int
+    _noted: int
+
+    def __init__(self, source: Path | bytes, demuxer: str, *, counted: bool = True) -> None:
+        """Open it and decode the first frame, which tells the rate better than the header does.
+
+        Args:
+            source: the file, or its contents.
+            demuxer: FFmpeg's name for its format.
+            counted: whether the container's own number of samples may be trusted, if it has one.
+
+        Raises:
+            Undecodable: FFmpeg cannot read it, or there is no sound in it.
+            OSError: the system cannot read the file.
+        """
+        self._source, self._demuxer = source, demuxer
+        self._counted = counted and demuxer in _COUNTED
+        self._length: int | None = None
+        self.places: dict[int, int] | None = None
+        self.samplerate = self.channels = 0
+        self._open()
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> FfmpegFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._decoded.close()
+        self._container.close()
+        self._file.close()
+
+    @property
+    def seekable_exactly(self) -> bool:
+        """Whether `seek` need not decode all that comes before a sample to find it."""
+        return self._demuxer in _SOUGHT and (self._counted or bool(self.places))
+
+    @property
+    def promised(self) -> float | None:
+        """Seconds that the container says the sound lasts; None where it does not know, or only guesses."""
+        track, container = self._track, self._container
+        if self._demuxer in _PROMISING and track.duration and track.time_base:
+            return float(track.duration * track.time_base)
+        if self._demuxer in ("matroska", "flv") and container.duration and len(container.streams) == 1:
+            return container.duration / 1e6
+        return None
+
+    @property
+    def seconds(self) -> float:
+        """About how long it is, by its header where that says anything."""
+        if (promised := self.promised) is not None:
+            return promised
+        return self._container.duration / 1e6 if self._container.duration else self.frames / self.samplerate
+
+    @property
+    def frames(self) -> int:
+        """Samples of each channel; where the container does not count them, all is decoded once to do so.
+
+        Raises:
+            Undecodable: something cannot be decoded, or less is there than the container promises.
+        """
+        if self._length is None:
+            promised = self.promised
+            if self._counted and promised:
+                self._length = round(promised * self.samplerate)
+            else:
+                self._length = self._count(promised or 0.0)
+        return self._length
+
+    def _count(self, promised: float) -> int:
+        with FfmpegFile(self._source, self._demuxer) as other:
+            other.places = self.places = {}
+            while len(other.read(_BLOCK)):
+                pass
+            seconds = other._place / self.samplerate
+        if seconds < promised - SLACK:
+            raise Undecodable(f"cut off: {seconds:.2f} of {promised:.2f} s are there; copy it again", "cut_off")
+        return other._place
+
+    def read(self, frames: int, dtype: str = "float32", always_2d: bool = True) -> Frames:
+        """The next (frames, channels) samples, fewer at the end.
+
+        Raises:
+            Undecodable: what comes next is damaged or not all there.
+        """
+        pieces, there = [self._pending], len(self._pending)
+        while there < frames and (frame := next(self._decoded, None)) is not None:
+            if frame.pts is not None and self.places is not None and self._end >= self._noted:
+                self.places.setdefault(frame.pts, self._end)
+                self._noted = self._end + round(_APART * self.samplerate)
+            pieces.append(self._floats(frame))
+            there += len(pieces[-1])
+        found = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        self._pending = found[frames:]
+        self._place += len(found[:frames])
+        return found[:frames]
+
+    def seek(self, place: int) -> int:
+        """Go to a sample: exactly, or as exactly as the container's clock tells the time.
+
+        Raises:
+            Undecodable: as of `read`, of what must be decoded to get there.
+        """
+        near = 0 <= place - self._place <= _BEFORE * self.samplerate
+        if not near and not (self.seekable_exactly and self._jump(place)):
+            self._open()
+            self._begin()
+        while self._place < place and len(self.read(min(_BLOCK, place - self._place))):
+            pass
+        return self._place
+
+    def _jump(self, place: int) -> bool:
+        """Let FFmpeg look for a place, and decode from a little before it; False where it lands behind it."""
+        import av
+
+        seconds = place / self.samplerate - _BEFORE
+        if seconds <= 0:
+            return False
+        try:
+            self._container.seek(self._origin + int(seconds / self._time_base), stream=self._track)
+        except av.error.FFmpegError:
+            return False
+        self._decoded = self._decode(lenient=True)
+        for frame in self._decoded:
+            if frame.pts is None:
+                continue
+            if self._counted:
+                found: int | None = round((frame.pts - self._origin) * self._time_base * self.samplerate)
+            else:
+                found = (self.places or {}).get(frame.pts)
+            if found is not None:
+                self._place = self._end = found
+                self._pending = self._floats(frame)
+                return 0 <= found <= place
+        return False
+
+    def _open(self) -> None:
+        if self.samplerate:
+            self.close()
+        self._file, self._container = opened(self._source, self._demuxer)
+        try:
+            self._track = track_of(self._container, self._source)
+        except BaseException:
+            self._container.close()
+            self._file.close()
+            raise
+        self._decoded = self._decode(lenient=self._demuxer == "mpegts")  # what is recorded begins in the middle
+
+    def _begin(self) -> None:
+        """Decode the first frame of a file that was just opened."""
+        tracks = list(self._container.streams.audio)
+        language = self._track.metadata.get("language", "")
+        self.tracks = len(tracks)
+        self.track = f"{tracks.index(self._track) + 1} of {len(tracks)}" + (f" ({language})" if language else "")
+        frame = next(self._decoded, None)
+        if frame is None:
+            raise Undecodable("its sound track holds nothing that can be decoded: cut off or damaged; get it again")
+        self.samplerate, self.channels = frame.sample_rate, frame.layout.nb_channels
+        self._time_base = frame.time_base or self._track.time_base or Fraction(1, self.samplerate)
+        self._origin = frame.pts or 0
+        self._place = self._end = self._noted = 0
+        self._pending = self._floats(frame)
+
+    def _decode(self, lenient: bool) -> Generator[AudioFrame, None, None]:
+        """The track's frames; `lenient` passes over what cannot be decoded before the first one.
+
+        Raises:
+            Undecodable: damaged, or cut off within a packet.
+        """
+        import av
+
+        coded = not self._track.codec_context.name.startswith("pcm_")
+        try:
+            for packet in self._container.demux(self._track):
+                try:
+                    if coded and packet.size and not np.frombuffer(memoryview(packet), np.uint8).any():
+                        raise ValueError("zeros")  # the rest of a download; some decoders make silence of it
+                    frames = packet.decode()
+                    if packet.is_corrupt or any(frame.is_corrupt for frame in frames):
+                        raise ValueError("damaged, or not all there")
+                except (av.error.FFmpegError, ValueError):
+                    if lenient:
+                        continue
+                    raise
+                for frame in frames:
+                    lenient = False
+                    yield frame
+        except IndexError:  # PyAV looks for tracks that turned up late, which are none of ours; the file ends here
+            return
+        except (av.error.FFmpegError, ValueError) as error:
+            where = f" after {self._end / self.samplerate:.2f} s" if self.samplerate else ""
+            detail = f"its sound cannot be decoded{where}: cut off or damaged; get it again"
+            raise Undecodable(detail, "cut_off") from error
+
+    def _floats(self, frame: AudioFrame) -> Frames:
+        """A frame's samples as (samples, channels)."""
+        if (frame.sample_rate, frame.layout.nb_channels) != (self.samplerate, self.channels):
+            detail = f"its sampling rate or channels change after {self._end / self.samplerate:.2f} s"
+            raise Undecodable(f"{detail}; {audio_files.CONVERT}")
+        self._end += frame.samples
+        values: NDArray[Any] = frame.to_ndarray()
+        values = values.T if frame.format.is_planar else values.reshape(-1, self.channels)
+        if values.dtype == np.uint8:
+            return (values.astype(np.float32) - 128.0) / np.float32(128.0)
+        if values.dtype.kind == "i":
+            return (values / float(-np.iinfo(values.dtype).min)).astype(np.float32)
+        return np.ascontiguousarray(values, dtype=np.float32)

@@ -1,0 +1,250 @@
+"""A text with everything in words that is said in words, and what was done to it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from job.normalize import numbers
+from job.normalize.numbers import Left, number
+from job.normalize.tables import LANGUAGES, NOISES, Rules
+from job.text.languages import iso_code
+
+NUMBERS, SHORT, NOISE = "numbers read out", "abbreviations read out", "noises taken out"
+#: Examples that are shown of what was done.
+_EXAMPLES = 3
+
+_BEFORE, _BEHIND = "([{\"'«„“‘¿¡—–", ".,;:!?)]}\"'»”’…—–"
+_BRACKETED = re.compile(r"\[([^\[\]]{1,40})\]|\(([^()]{1,40})\)|<([^<>]{1,40})>|\*([^*]{1,40})\*")
+_SPACES = "[ \u00a0\u202f\u2009]"
+#: Thousands with spaces between them, and not followed by more digits: those may all be a telephone number.
+_MORE = rf"{_SPACES}+[+(]*\d[\d()+/-]*[.,:;!?)\]}}\"'»”’…—–]*(?:\s|$)"
+_GROUPED = re.compile(rf"(?<!\S)(\d{{1,3}})((?:{_SPACES}\d{{3}})+)(?!\d)(?!{_MORE})")
+_ORDINAL = {"en": re.compile(r"(\d+)(?:st|nd|rd|th)"), "nl": re.compile(r"(\d+)(?:e|de|ste)")}
+_ORDINAL["sv"] = re.compile(r"(\d+):[ea]")
+_ROW = re.compile(r"[+(]*\d[\d()+/\u2009-]*")
+#: Abbreviations that sentences end with.
+_CLOSING = {"etc.", "usw.", "osv.", "enz.", "ecc.", "itd.", "т.д.", "т.п."}
+_RIGHT_ENDS = {1: "st", 2: "nd", 3: "rd"}
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """A text in words.
+
+    Attributes:
+        text: what is said.
+        done: what was done, in short phrases.
+        left: what has digits in it and was left, each with its name in `tables.LEFT_ALONE`.
+        unread: whether there is something to read out in a language that there is no table for.
+    """
+
+    text: str
+    done: tuple[str, ...] = ()
+    left: tuple[tuple[str, str], ...] = ()
+    unread: bool = False
+
+
+class Normalizer:
+    """Reads texts out in words by the rules of their languages; does nothing where `TEXT_NORMALIZER` is `none`."""
+
+    def __init__(self, setting: str) -> None:
+        self._on = setting == "auto"
+
+    def read(self, text: str, language: str | None) -> Normalized:
+        """A text in the language of that name (any that people give it)."""
+        if not self._on:
+            return Normalized(text)
+        done = []
+        plain = unicodedata.normalize("NFC", text)
+        quiet = _without_noises(plain)
+        if quiet != plain:
+            done.append(NOISE)
+        code = _code(language or "")
+        rules = LANGUAGES.get(code)
+        has_digits = any(map(str.isdecimal, quiet))
+        if rules is None:
+            return Normalized(quiet if quiet != plain else text, tuple(done), unread=has_digits)
+        words = _Words(quiet, code, rules)
+        spoken = words.read()
+        done += [what for what, is_so in ((NUMBERS, words.numbers), (SHORT, words.short)) if is_so]
+        return Normalized(spoken if done else text, tuple(done), tuple(words.left))
+
+
+@lru_cache(maxsize=256)
+def _code(language: str) -> str:
+    return iso_code(language) or ""
+
+
+def _without_noises(text: str) -> str:
+    """The text without noises in brackets, where words are left."""
+
+    def gone(found: re.Match[str]) -> str:
+        said = re.findall(r"\w+", next(group for group in found.groups() if group is not None).casefold())
+        return " " if said and all(map(NOISES.fullmatch, said)) else found[0]
+
+    plain = _BRACKETED.sub(gone, text)
+    if plain == text or not any(map(str.isalnum, plain)):
+        return text
+    plain = re.sub(r"\s+", " ", plain).strip()
+    return re.sub(r" (?=[.,;:!?…])", "", plain)
+
+
+class _Words:
+    """The words of one text, read from left to right."""
+
+    def __init__(self, text: str, code: str, rules: Rules) -> None:
+        self._code, self._rules = code, rules
+        if " " in rules.group:
+            text = _GROUPED.sub(lambda found: found[1] + re.sub(r"\D", "\u2009", found[2]), text)
+        self._pieces = re.split(r"((?:(?!\u2009)\s)+)", text)
+        self.left: list[tuple[str, str]] = []
+        self.numbers = self.short = 0
+
+    def read(self) -> str:
+        words = self._pieces
+        for at in range(0, len(words), 2):
+            word = words[at]
+            if any(map(str.isdecimal, word)):
+                try:
+                    self._number(at)
+                    self.numbers += 1
+                except Left as reason:
+                    self.left.append((word, str(reason)))
+            elif "." in word:
+                self._abbreviation(at)
+        return "".join(words).replace("\u2009", " ")
+
+    def _abbreviation(self, at: int) -> None:
+        word = self._pieces[at]
+        start = len(word) - len(word.lstrip(_BEFORE))
+        for short, words in self._rules.short.items():
+            rest = word[start + len(short) :]
+            if word.startswith(short, start) and not rest.strip(_BEHIND):
+                following = self._pieces[at + 2] if at + 2 < len(self._pieces) else ""
+                ends = not following or (short in _CLOSING and following.lstrip(_BEFORE)[:1].isupper())
+                self._pieces[at] = word[:start] + words + (rest or ("." if ends else ""))
+                self.short += 1
+                return
+
+    def _number(self, at: int) -> None:
+        """Put the words of a number, and of the unit behind it, in their place.
+
+        Raises:
+            Left: it is not surely one.
+        """
+        word = numbers.plain_digits(self._pieces[at]).replace("\u2009", " ")
+        head = word[: len(word) - len(word.lstrip(_BEFORE))]
+        tail = word[len(word.rstrip(_BEHIND)) :] if word.rstrip(_BEHIND) else ""
+        core = word[len(head) : len(word) - len(tail)]
+        if self._in_a_row(at - 2) or self._in_a_row(at):
+            raise Left("neighbours")
+        if (
+            core.isdigit()
+            and tail[:1] == "."
+            and self._code not in ("en", "fr", "es", "it", "pt")
+            and self._goes_on(at)
+        ):
+            raise Left("date")  # an ordinal, in some case
+        if (ordered := self._ordinal(core)) is not None:
+            self._pieces[at] = head + ordered + tail
+            return
+        if core.endswith("%") or core.startswith("%"):
+            self._pieces[at] = head + self._percent(core.strip("%")) + tail
+            return
+        for sign, names in self._rules.money.items():
+            if core.startswith(sign) or core.endswith(sign):
+                self._pieces[at] = head + self._money(core.strip(sign), names) + tail
+                return
+        behind = self._pieces[at + 2] if at + 2 < len(self._pieces) and not tail else ""
+        sign = behind.rstrip(_BEHIND)
+        after = behind[len(sign) :]
+        if sign in ("%", "٪"):
+            words = self._percent(core)
+        elif sign in self._rules.money:
+            words = self._money(core, self._rules.money[sign])
+        elif sign in self._rules.units:
+            said, one = number(core, self._rules, "unit")
+            words = f"{said} {self._rules.units[sign][not one]}"
+        else:
+            self._pieces[at] = head + number(core, self._rules)[0] + tail
+            return
+        self._pieces[at] = head + words + after
+        self._pieces[at + 1] = self._pieces[at + 2] = ""
+
+    def _in_a_row(self, at: int) -> bool:
+        """Whether this word and the next may be parts of a telephone number: bare digits, and no comma between."""
+        if not 0 <= at < len(self._pieces) - 2:
+            return False
+        first, second = (numbers.plain_digits(self._pieces[place]) for place in (at, at + 2))
+        return bool(_ROW.fullmatch(first) and _ROW.fullmatch(second.rstrip(_BEHIND)))
+
+    def _goes_on(self, at: int) -> bool:
+        """Whether the full stop behind a number makes it an ordinal: the sentence goes on, in German with a noun."""
+        following = self._pieces[at + 2] if at + 2 < len(self._pieces) else ""
+        if self._code in ("en", "fr", "es", "it", "pt", "ru", "uk", "ar"):
+            return False
+        return following[:1].islower() or (self._code == "de" and bool(following))
+
+    def _ordinal(self, core: str) -> str | None:
+        pattern = _ORDINAL.get(self._code)
+        if pattern is None or (found := pattern.fullmatch(core)) is None or len(found[1]) > 4:
+            return None
+        value = int(found[1])
+        if self._code == "en":
+            end = "th" if value // 10 % 10 == 1 else _RIGHT_ENDS.get(value % 10, "th")
+            if not core.endswith(end):
+                return None
+        return numbers.ordinal(value, self._rules)
+
+    def _percent(self, core: str) -> str:
+        if not self._rules.percent:
+            raise Left("inflected")
+        return self._rules.percent.format(number(core, self._rules, "unit")[0])
+
+    def _money(self, core: str, names: tuple[str, str]) -> str:
+        """`five dollars`, `five dollars fifty`."""
+        whole, point, cents = core.partition(self._rules.point[0])
+        if point and not re.fullmatch(r"\d\d", cents):
+            raise Left("separators")
+        said, one = number(whole, self._rules, "unit")
+        words = f"{said} {names[not one]}"
+        return words if not point or cents == "00" else f"{words} {number(cents.lstrip('0'), self._rules, 'unit')[0]}"
+
+
+@dataclass
+class Told:
+    """What was done to the texts of a split, for the log."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    unread: Counter[str] = field(default_factory=Counter)
+
+    def add(self, before: str, after: Normalized, language: str) -> None:
+        """Count a text."""
+        for what in after.done:
+            self.counts[what] += 1
+            if len(shown := self.examples.setdefault(what, [])) < _EXAMPLES:
+                shown.append(f"{before[:60]!r} became {after.text[:80]!r}")
+        for word, _ in after.left:
+            self.counts[_LEFT] += 1
+            if len(shown := self.examples.setdefault(_LEFT, [])) < _EXAMPLES and word not in shown:
+                shown.append(word)
+        self.unread[language] += after.unread
+
+    def lines(self) -> Iterator[str]:
+        """One line a kind, and one a language that there is no table for."""
+        for what, count in self.counts.items():
+            times = f"{count} times" if what == _LEFT else "in 1 text" if count == 1 else f"in {count} texts"
+            yield f"{what} {times}: {'; '.join(self.examples[what])}"
+        for language, count in self.unread.items():
+            if count:
+                texts = "1 text" if count == 1 else f"{count} texts"
+                yield f"TEXT_NORMALIZER has no rules for the language {language}: digits are left in {texts}"
+
+
+_LEFT = "left as written"
