@@ -1,4 +1,4 @@
-"""The table of variables, as `python -m job settings` prints it and the README holds it."""
+"""The table of variables that `python -m job settings` prints and the README contains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ END = "<!-- end of variables -->"
 
 
 def markdown() -> str:
-    """One Markdown table a group."""
+    """One Markdown table per group of variables."""
     parts = []
     for group, rows in groupby(variables(), key=lambda v: v.group):
         parts.append(f"### {group}\n\n| variable | default | meaning |\n| --- | --- | --- |\n")

@@ -340,7 +340,7 @@ def test_an_unknown_language_to_start_from(tmp_path, tiny_base, clips_dir):
     manifest = tmp_path / "rows.jsonl"
     row = {"audio": str(clips_dir / "en-01.flac"), "text": "Sannu.", "language": "hausa"}
     manifest.write_text(json.dumps(row))
-    with pytest.raises(BadInput, match="LANGUAGE_INIT=klingon: the base knows"):
+    with pytest.raises(BadInput, match="LANGUAGE_INIT=klingon: not a language of the base model"):
         train(
             tmp_path / "w", INIT_MODEL_PATH=str(tiny_base), TRAIN_JSONL=str(manifest), SPEAKER_NAME="A",
             LANGUAGE_INIT="klingon",
