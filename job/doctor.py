@@ -10,6 +10,7 @@ from typing import Any
 
 from job.config import names, optimizer_choice
 from job.config.settings import Settings
+from job.config.variables import SOURCE_VARIABLES
 from job.core import driver
 from job.core.console import say, warn
 from job.core.errors import BadInput
@@ -86,9 +87,11 @@ def _supported(settings: Settings) -> None:
 
 def _data_is_named(settings: Settings) -> None:
     """Require data for a real base model: leaving it out is a mistake, not a wish to train on the built-in clips."""
-    named = settings.train_jsonl or settings.data_dir or settings.dataset_name or settings.data_mode == "none"
-    if not named and settings.init_model_path != "demo":
-        raise BadInput("no training data: set TRAIN_JSONL, DATA_DIR or DATASET_NAME (or PRESET=demo to try the job)")
+    from job import fetch
+
+    if settings.init_model_path != "demo" and not fetch.is_named(settings):
+        names = " or ".join((", ".join(SOURCE_VARIABLES[:-1]), SOURCE_VARIABLES[-1]))
+        raise BadInput(f"no training data: set {names} (or PRESET=demo to try the job)")
 
 
 def _resume(settings: Settings) -> None:

@@ -83,12 +83,11 @@ def _needs_the_hub(settings: Settings, stages: Collection[str]) -> tuple[str, st
     if {"doctor", "push"} & set(stages) and not settings.prepare_only and targets.skipped(settings) is None:
         repos = ", ".join(target.repo for target in targets.targets(settings))
         return f"publishing to {repos}", "set UPLOAD_TO_HUB=false"
-    name, train = settings.dataset_name, settings.train_jsonl
-    here = settings.data_mode != "direct" and (settings.data_dir or (train and train.expanduser().exists()))
+    from job import fetch
+
     fetched = settings.paths.manifest("train").is_file()  # a rerun assumes that the dataset is unchanged
-    reads = {"doctor", "fetch"} & set(stages) and settings.data_mode != "none"
-    if name and reads and not here and not fetched:
-        return f"DATASET_NAME={name}", "name data that is here with TRAIN_JSONL or DATA_DIR"
+    if {"doctor", "fetch"} & set(stages) and not fetched and (about := fetch.needs_the_hub(settings)):
+        return about, "set TRAIN_JSONL or DATA_DIR to local data"
     return None
 
 

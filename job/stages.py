@@ -60,7 +60,7 @@ def _identities(*paths: Path | str | None) -> dict[str, Any]:
 def _sources(settings: Settings) -> Any:
     from job import fetch
 
-    here = _identities(settings.train_jsonl, settings.validation_jsonl, settings.data_dir)
+    here = _identities(*fetch.reads(settings))
     before = (state.read(settings.paths.state, "fetch") or {}).get("counts", {}).get("revision")
     # If the Hub cannot be reached, a rerun that has everything it needs assumes that its dataset is unchanged.
     return here, fetch.revision(settings) or before

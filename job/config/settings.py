@@ -22,6 +22,7 @@ from job.config.paths import Paths
 from job.config.presets import PRESETS
 from job.config.variables import (
     GROUPS,
+    SOURCE_VARIABLES,
     DataVariables,
     JobVariables,
     ModelVariables,
@@ -195,11 +196,9 @@ def variables() -> Iterator[Variable]:
 
 #: Variables any of which, if set, means that the user wants a run of their own, not the built-in demo.
 _NAMED = {
+    *(name.lower() for name in SOURCE_VARIABLES),
     "init_model_path",
     "tokenizer_path",
-    "dataset_name",
-    "train_jsonl",
-    "data_dir",
     "data_mode",
     "speaker_name",
     "ref_audio_path",

@@ -340,6 +340,9 @@ class JobVariables(BaseSettings):
     )
 
 
+#: Variables that name training data; `job.fetch.sources` opens what they name.
+SOURCE_VARIABLES = ("TRAIN_JSONL", "DATA_DIR", "DATASET_NAME")
+
 GROUPS: tuple[type[BaseSettings], ...] = (
     ModelVariables,
     DataVariables,

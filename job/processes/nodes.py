@@ -150,8 +150,8 @@ class Gathering:
                 time.sleep(POLL)
         reason = str(problem).strip().splitlines()[0]
         raise NodesMissing(
-            f"{self._address} did not answer within {settings.rendezvous_timeout} s ({reason}): check that node 0 runs and "
-            "can be reached from here (a larger RENDEZVOUS_TIMEOUT waits longer)"
+            f"{self._address} did not answer within {settings.rendezvous_timeout} s ({reason}): check that node 0 runs "
+            "and can be reached from here (a larger RENDEZVOUS_TIMEOUT waits longer)"
         )
 
     def _first_of(self, *keys: str) -> str:

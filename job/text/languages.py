@@ -186,7 +186,8 @@ def start_of_new(settings: Settings, known: Mapping[str, int]) -> str | None:
         raise BadInput(f"LANGUAGE_INIT={settings.language_init}: {question}") from None
     if not start.known:
         raise BadInput(
-            f"LANGUAGE_INIT={settings.language_init}: not a language of the base model; it has {', '.join(sorted(known))}"
+            f"LANGUAGE_INIT={settings.language_init}: not a language of the base model, which has "
+            f"{', '.join(sorted(known))}"
         )
     return None if start.key == AUTO else start.key
 
