@@ -1,4 +1,4 @@
-"""How many values the base model has, and how many of them a run trains, from the headers of the base's files."""
+"""Count the base model's parameters, and how many of them a run trains, from the headers of its weight files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from job.model import loading
 
 
 def shapes_of(settings: Settings) -> dict[str, tuple[int, ...]]:
-    """Shapes of all weights, from the headers of the base's files."""
+    """Shapes of all weights, from the headers of the base model's files."""
     from safetensors import safe_open
 
     shapes: dict[str, tuple[int, ...]] = {}
@@ -24,13 +24,13 @@ def shapes_of(settings: Settings) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_counts(settings: Settings, shapes: Shapes | None = None) -> tuple[int, int]:
-    """Parameters of the base model, and how many values are trained (adapters and added layers included)."""
+    """The number of parameters of the base model, and of trained ones (including adapters and added layers)."""
     shapes = shapes_of(settings) if shapes is None else shapes
     return sum(math.prod(shape) for shape in shapes.values()), trained_values(settings, shapes)
 
 
 def trained_values(settings: Settings, shapes: Shapes) -> int:
-    """How many values are trained, by the rules of `job.train.adapt`."""
+    """The number of trained parameters, by the rules of `job.train.adapt`."""
 
     def size(keep: Any) -> int:
         return sum(math.prod(shape) for name, shape in shapes.items() if keep(name))
@@ -54,7 +54,7 @@ def trained_values(settings: Settings, shapes: Shapes) -> int:
 
 
 def adapted(settings: Settings, shapes: Shapes) -> list[tuple[int, ...]]:
-    """Shapes of the weights that get adapters under TRAIN_MODE=lora."""
+    """Shapes of the weights that get adapters with TRAIN_MODE=lora."""
     parts = ["q_proj", "k_proj", "v_proj", "o_proj"] + (
         ["gate_proj", "up_proj", "down_proj"] if settings.lora_mlp else []
     )
