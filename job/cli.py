@@ -28,12 +28,12 @@ def run(
     last: Annotated[str, typer.Option("--until", help="Last stage.")] = "report",
     launcher: Annotated[int, typer.Option("--launcher", hidden=True)] = 0,
 ) -> None:
-    """Run all stages in order, on all GPUs; what is already done is left alone."""
+    """Run all stages in order, on all GPUs; finished stages are skipped."""
     _run(first, last, launcher)
 
 
 def _run(first: str, last: str, launcher: int = 0) -> None:
-    """Run stages in this process, or in one a GPU; those are told the process id of what has started them."""
+    """Run stages in this process, or in one process per GPU; those processes get their launcher's process id."""
     from job import launch, pipeline
     from job.core import console
     from job.processes import ranks
@@ -45,7 +45,7 @@ def _run(first: str, last: str, launcher: int = 0) -> None:
     elif launch.is_spread(settings, first, last):
         launch.run(settings, first, last)
     elif 0 < settings.node_rank < settings.num_nodes:
-        console.say("run", f"node {settings.node_rank}: node 0 does this alone")
+        console.say("run", f"node {settings.node_rank}: nothing to do here; only node 0 runs this command")
     else:
         pipeline.run(settings, first, last)
 
@@ -59,12 +59,12 @@ def _stage_command(name: str, about: str) -> None:
 
 for _name, _about in {
     "doctor": "Check settings, data, base model, disk, GPU and token before anything is spent.",
-    "fetch": "Sources to raw manifest.",
-    "prepare": "Audio checks, codes, speakers, validation split.",
+    "fetch": "Read the data source and write the raw manifest.",
+    "prepare": "Check the audio, encode it, embed the speakers and split off validation rows.",
     "train": "Train and write output/best and output/last.",
     "validate": "Write and check the model card and the checkpoint's files.",
     "push": "Publish to the Hub.",
-    "synthesize": "Say the test texts and measure the speech.",
+    "synthesize": "Speak the test texts and measure the speech.",
     "report": "Write report/index.html.",
 }.items():
     _stage_command(_name, _about)
@@ -72,7 +72,7 @@ for _name, _about in {
 
 @app.command()
 def evaluate() -> None:
-    """Say the test texts again and rewrite the report."""
+    """Speak the test texts again and rewrite the report."""
     from job import pipeline
 
     pipeline.run(_settings(), "synthesize", "report")
@@ -84,7 +84,7 @@ def say(
     speaker: Annotated[str | None, typer.Option(help="Who says it; by default the checkpoint's first speaker.")] = None,
     to: Annotated[Path | None, typer.Option(help="The WAV to write; by default said.wav in WORK_DIR.")] = None,
 ) -> None:
-    """Say a text with output/best, and play it where there is a player."""
+    """Speak a text with output/best, and play it if a player is installed."""
     from job.evaluate.say import play
     from job.evaluate.say import say as speak
 
@@ -101,7 +101,7 @@ def plan() -> None:
 
 @app.command()
 def settings() -> None:
-    """Print every variable: name, aliases, default, meaning."""
+    """Print a table of all variables: name, aliases, default, meaning."""
     from job.config.settings_table import markdown
 
     print(markdown(), end="")
@@ -120,7 +120,7 @@ def upload_log() -> None:
     """Upload the console log, secrets redacted, when UPLOAD_LOGS is true."""
     from job.publish.push import upload_log as upload
 
-    loaded = _settings(quiet=True)  # the run itself has said what there was to say
+    loaded = _settings(quiet=True)  # the run itself has already printed the warnings
     if loaded.upload_logs:
         upload(loaded)
 
@@ -134,7 +134,7 @@ def _settings(*, quiet: bool = False) -> Any:
 
 
 def main() -> None:
-    """Run the command line and exit with the code that the kind of failure has."""
+    """Run the command line and exit with the exit code for the kind of failure."""
     try:
         _main()
     except BaseException as error:
@@ -157,16 +157,16 @@ def _main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        _fail(f"{error.strerror} ({error.filename}); make room or set WORK_DIR and OUTPUT_DIR", errors.BAD_INPUT)
+        _fail(f"{error.strerror} ({error.filename}); free some space or set WORK_DIR and OUTPUT_DIR", errors.BAD_INPUT)
     except TyperException as error:
         _fail(f"{error}; see python -m job --help", errors.BAD_INPUT)
 
 
 def _answer() -> None:
-    """Run the command. Whatever a library made of a signal's exception is that exception again.
+    """Run the command; a signal's exception that a library turned into another one is restored.
 
     Raises:
-        StoppedBySignal: whichever error came after the signal.
+        StoppedBySignal: for any error after a signal has arrived.
     """
     try:
         app(standalone_mode=False)
@@ -179,7 +179,7 @@ def _answer() -> None:
 def _fail(message: str, code: int) -> NoReturn:
     from job.core.redact import redact
 
-    line = redact(" ".join(message.split()))  # a refused value may be an address with a token in it
-    if line:  # whatever failed below has said it already
+    line = redact(" ".join(message.split()))  # a rejected value may be a URL with a token in it
+    if line:  # empty when the process that failed has already printed the reason
         print(f"error: {line}", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -1,6 +1,6 @@
-"""`make demo`: the whole job on the embedded model and clips, ended by reciting.
+"""`make demo`: run the whole job on the built-in model and clips, then check that the model recites its training data.
 
-A loss that falls proves nothing; a model that says its training sentences, code by code, does.
+A falling loss proves nothing; a model that reproduces its training sentences code by code does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from job.config.settings import Settings
 from job.core.console import say
 from job.core.errors import SpeechFailed
 
-#: What the demo must reach to be a demo: share of codes, and sentences that stop at the right frame.
+#: Thresholds for the demo to pass: share of matching codes, and sentences that stop at the right frame.
 LEAST_MATCH = 0.99
 LEAST_SENTENCES = 8
 
@@ -22,40 +22,42 @@ def run_demo() -> None:
     """Run all stages with PRESET=demo (your variables override it) and recite the training sentences.
 
     Raises:
-        SpeechFailed: fewer codes were recited, or fewer sentences stopped right, than the demo must reach.
+        SpeechFailed: too few codes matched, or too few sentences stopped at the right frame.
     """
     started = time.monotonic()
     settings = variables.load(preset="demo")
     _use_one_thread()
-    say("demo", f"a tiny model of the real architecture, trained on the embedded clips, in {settings.paths.work}")
+    say("demo", f"training a tiny model of the real architecture on the built-in clips, in {settings.paths.work}")
     pipeline.run(settings)
     match, right = recite_training(settings)
     say("demo", f"speech   {settings.paths.samples}")
     say("demo", f"report   {settings.paths.report}")
     say("demo", f"voice    {settings.paths.best}")
     say(
-        "demo", f"recited {100 * match:.2f} % of the codes over all books, {right} sentences stopped at the right frame"
+        "demo",
+        f"recited {100 * match:.2f} % of the codes over all codebooks; {right} sentences stopped at the right frame",
     )
     say("demo", f"finished in {time.monotonic() - started:.0f} s")
     if match < LEAST_MATCH or right < LEAST_SENTENCES:
         raise SpeechFailed(
-            f"the demo recited {100 * match:.2f} % of the codes and {right} right stops; it should reach "
-            f"{100 * LEAST_MATCH:.0f} % and {LEAST_SENTENCES}"
+            f"the demo recited {100 * match:.2f} % of the codes and stopped {right} sentences at the right frame; "
+            f"expected at least {100 * LEAST_MATCH:.0f} % and {LEAST_SENTENCES}"
         )
 
 
 def _use_one_thread() -> None:
-    """Tensors this small are computed faster by one thread, and on a busy machine threads that wait cost many times."""
+    """Compute with one thread: faster for such small tensors, and on a busy machine waiting threads are very costly."""
     import torch
 
     torch.set_num_threads(1)
 
 
 def recite_training(settings: Settings) -> tuple[float, int]:
-    """Say the training rows greedily with the best checkpoint, in the layouts it was trained in, and compare.
+    """Generate the training rows greedily with the best checkpoint, in its training layouts, and compare the codes.
 
     Returns:
-        The share of codes that agree over all books, and the sentences that stopped right, each in the worse layout.
+        The share of matching codes over all codebooks, and the number of sentences that stopped at the right frame;
+        each for the worse layout.
     """
     from job.dataset.prepared import read_split
     from job.evaluate.recite import print_table, recite, total

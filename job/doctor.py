@@ -1,4 +1,4 @@
-"""What would fail in hour ten, in minute one: every check that can be made before anything is spent."""
+"""The checks that run before any money is spent: what would fail in hour ten fails in minute one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from job.config import names, optimizer_choice
 from job.config.settings import Settings
+from job.config.variables import SOURCE_VARIABLES
 from job.core import driver
 from job.core.console import say, warn
 from job.core.errors import BadInput
@@ -17,19 +18,19 @@ from job.model import loading
 from job.modes import mode_of
 from job.text import languages
 
-#: Room for logs, samples, manifests and the like, besides weights and data.
+#: Disk space for logs, samples, manifests and the like, besides weights and data.
 SPARE_BYTES = 64 << 20
-#: Complete checkpoints on disk at the worst moment: best, last, and one being written.
+#: Most complete checkpoints on disk at any moment: best, last, and one being written.
 CHECKPOINTS = 3
 
-#: Variables of the design that this version reads but does not act on. Setting one is refused, not ignored.
+#: Variables that this version reads but does not implement. Setting one is an error instead of being ignored.
 NOT_YET: dict[str, Any] = {
     "dataset_trust_remote_code": False,
 }
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Check everything; the first problem is raised.
+    """Run all checks; the first problem found is raised.
 
     Raises:
         BadInput: naming the variable and the fix.
@@ -51,7 +52,7 @@ def run(settings: Settings) -> dict[str, Any]:
     validate.checked_card(settings)
     publishing = push.check(settings)
     if "skipped" in publishing:
-        say("doctor", f"will not publish: {publishing['skipped']}")
+        say("doctor", f"nothing will be published: {publishing['skipped']}")
     else:
         say("doctor", f"will publish to {', '.join(publishing['repos'])} as {publishing['user']}")
     _texts(settings)
@@ -61,13 +62,13 @@ def run(settings: Settings) -> dict[str, Any]:
     loading.check_attention(settings, device, precision)
     say("doctor", f"{device}, {precision}; base model {size / 1e9:.2f} GB in {base}")
     if device.type == "cuda" and precision == "no" and settings.mixed_precision == "auto":
-        warn("doctor", f"{device} has no bf16 arithmetic: it computes in fp32, slower than a newer GPU in bf16")
+        warn("doctor", f"{device} does not support bf16; using fp32, which is slower than bf16 on a newer GPU")
     memory = _gpu_memory(settings.model_copy(update={"mixed_precision": precision}), device)
     if settings.torch_compile:
         from job.train import compiled
 
         compiled.check(device)
-        say("doctor", f"torch compiles for {device}")
+        say("doctor", f"torch.compile works on {device}")
     return {"source": source, "base_bytes": size, "disk_needed": need, "device": str(device), **memory}
 
 
@@ -79,17 +80,19 @@ def _supported(settings: Settings) -> None:
     if settings.distributed == "fsdp" and not mode_of(settings).cut_up:
         raise BadInput(f"DISTRIBUTED=fsdp: is for TRAIN_MODE=full; with TRAIN_MODE={settings.train_mode} use ddp")
     if settings.distributed == "fsdp" and settings.torch_compile:
-        raise BadInput("TORCH_COMPILE=true: is for DISTRIBUTED=ddp; unset one of them")
+        raise BadInput("TORCH_COMPILE=true: needs DISTRIBUTED=ddp; unset one of them")
     if settings.gradient_checkpointing == "selective" and settings.torch_compile:
-        raise BadInput("GRADIENT_CHECKPOINTING=selective: is for uncompiled layers; take true, or unset TORCH_COMPILE")
+        raise BadInput("GRADIENT_CHECKPOINTING=selective: not with TORCH_COMPILE; use true, or unset TORCH_COMPILE")
     optimizer_choice.check(settings)
 
 
 def _data_is_named(settings: Settings) -> None:
-    """A real base model with no data named is a mistake, not a wish to train on the embedded clips."""
-    named = settings.train_jsonl or settings.data_dir or settings.dataset_name or settings.data_mode == "none"
-    if not named and settings.init_model_path != "demo":
-        raise BadInput("no data is named; set TRAIN_JSONL, DATA_DIR or DATASET_NAME (or PRESET=demo to try the job)")
+    """Require data for a real base model: leaving it out is a mistake, not a wish to train on the built-in clips."""
+    from job import fetch
+
+    if settings.init_model_path != "demo" and not fetch.is_named(settings):
+        names = " or ".join((", ".join(SOURCE_VARIABLES[:-1]), SOURCE_VARIABLES[-1]))
+        raise BadInput(f"no training data: set {names} (or PRESET=demo to try the job)")
 
 
 def _resume(settings: Settings) -> None:
@@ -109,11 +112,11 @@ def _writable(variable: str, directory: Path) -> None:
             probe.flush()
             os.fsync(probe.fileno())
     except OSError as error:
-        raise BadInput(f"{variable}={directory} cannot be written to: {error.strerror}; set it elsewhere") from error
+        raise BadInput(f"{variable}={directory} is not writable: {error.strerror}; set another directory") from error
 
 
 def _base(settings: Settings, base: Path) -> int:
-    """Check what only a look into the base model tells; returns the size of its files in bytes."""
+    """Check the settings that depend on the base model's files; returns their total size in bytes."""
     loading.speech_tokenizer_directory(settings)
     from job.train import progressive, trackers
 
@@ -122,8 +125,8 @@ def _base(settings: Settings, base: Path) -> int:
     width, vector = config.talker.get("hidden_size"), encoder.get("enc_dim", 1024)
     if width != vector and (encoder or config.kind == "base"):  # a CustomVoice model has no encoder
         raise BadInput(
-            f"INIT_MODEL_PATH={settings.init_model_path}: its x-vectors have {vector} values and its talker {width}; "
-            "they must be equal"
+            f"INIT_MODEL_PATH={settings.init_model_path}: its speaker embeddings have {vector} values and its talker "
+            f"{width}; they must be equal"
         )
     _languages(settings, config.languages)
     layers = config.talker["num_hidden_layers"]
@@ -134,31 +137,31 @@ def _base(settings: Settings, base: Path) -> int:
 
 
 def _languages(settings: Settings, known: dict[str, int]) -> None:
-    """Check LANGUAGE and LANGUAGE_INIT against the base's languages, and say what they are taken for."""
+    """Check LANGUAGE and LANGUAGE_INIT against the base model's languages, and log how they are interpreted."""
     languages.start_of_new(settings, known)
     try:
         meant = languages.Languages(known).find(settings.language)
     except languages.UnclearLanguage as question:
         raise BadInput(f"LANGUAGE={settings.language}: {question}") from None
     if not meant.known:
-        code = f"ISO 639 code {meant.code}" if meant.code else "without an ISO 639 code, so that the card names none"
-        learnt = f"learnt as a new one, {meant.key} ({code})"
-        say("doctor", f"LANGUAGE={settings.language}: the base does not know {meant.name}; it is {learnt}")
+        code = f"ISO 639 code {meant.code}" if meant.code else "no ISO 639 code, so the model card names no language"
+        learnt = f"added as the new language {meant.key} ({code})"
+        say("doctor", f"LANGUAGE={settings.language}: the base model does not know {meant.name}; it is {learnt}")
     elif meant.key != settings.language.strip().lower() and meant.key != names.AUTO:
         say("doctor", f"LANGUAGE={settings.language} is {meant.key}")
 
 
 def _disk(settings: Settings, base_bytes: int) -> int:
-    """Refuse to start without room for the checkpoints. Returns the bytes needed."""
+    """Refuse to start without disk space for the checkpoints. Returns the bytes needed."""
     need = CHECKPOINTS * base_bytes + SPARE_BYTES
     free = shutil.disk_usage(settings.paths.output).free
     if free < need:
         raise BadInput(
-            f"OUTPUT_DIR={settings.paths.output} has {free / 1e9:.2f} GB free and the checkpoints need "
-            f"{need / 1e9:.2f} GB; make room or set OUTPUT_DIR elsewhere"
+            f"OUTPUT_DIR={settings.paths.output} has {free / 1e9:.2f} GB free but the checkpoints need "
+            f"{need / 1e9:.2f} GB; free some space or set another OUTPUT_DIR"
         )
     if shutil.disk_usage(settings.paths.work).free < SPARE_BYTES:
-        raise BadInput(f"WORK_DIR={settings.paths.work} has less than {SPARE_BYTES >> 20} MB free; make room")
+        raise BadInput(f"WORK_DIR={settings.paths.work} has less than {SPARE_BYTES >> 20} MB free; free some space")
     return need
 
 
@@ -170,7 +173,7 @@ def _texts(settings: Settings) -> None:
 
 
 def _gpu_memory(settings: Settings, device: Any) -> dict[str, Any]:
-    """Refuse a GPU that cannot even take one sample at a time; larger batches are cut up when memory runs out."""
+    """Refuse a GPU too small for even one sample at a time; larger batches are split when memory runs out."""
     if device.type != "cuda":
         return {}
     import torch
@@ -186,7 +189,7 @@ def _gpu_memory(settings: Settings, device: Any) -> dict[str, Any]:
     need = memory.least_bytes(settings, processes_per_node(settings) * settings.num_nodes)
     if free < need:
         raise BadInput(
-            f"DEVICE={device}: {free / 1e9:.1f} GB of {total / 1e9:.1f} GB free, and TRAIN_MODE={settings.train_mode} "
+            f"DEVICE={device}: {free / 1e9:.1f} GB of {total / 1e9:.1f} GB free, but TRAIN_MODE={settings.train_mode} "
             f"needs at least {need / 1e9:.1f} GB; use TRAIN_MODE=lora, GRADIENT_CHECKPOINTING=true or a larger GPU"
         )
     return {"gpu": name, "gpu_free_bytes": free}

@@ -1,7 +1,7 @@
-"""Variables of libraries and of the system that would end a run late, with a traceback or far from their name.
+"""Check the environment variables of libraries and the system whose errors would otherwise appear late or obscurely.
 
-`check` is done at the start of every run. What has to be right before a library is imported, in every command, is
-mended by `job.config.surroundings`.
+`check` runs at the start of every run. Variables that must be right before a library is imported, in every command, are
+corrected by `job.config.surroundings`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from job.core.errors import BadInput, first_line
 from job.publish import targets
 from job.train import trackers
 
-#: What they take for false; of everything that is neither, they say nothing and take it for false.
+#: Values they read as false; they also read every unknown value as false, silently.
 _FALSE = ("0", "off", "no", "false", "")
 _SWITCHES = re.compile(r"HF_HUB_(OFFLINE|DISABLE_\w+|ENABLE_\w+)|TRANSFORMERS_OFFLINE|HF_DATASETS_OFFLINE")
 #: Directories that libraries write to; those of the Hub may be read-only where nothing is fetched from it.
@@ -37,24 +37,24 @@ _NO_GPU = ("", "-1", "none", "void", "nodevfiles")
 
 
 def check(env: Mapping[str, str], settings: Settings, stages: Collection[str] = ("doctor",)) -> list[str]:
-    """Refuse what would make a later stage fail: switches, directories, addresses, certificates, GPUs, W&B.
+    """Refuse what would make a later stage fail: switches, directories, URLs, certificates, GPUs, W&B.
 
-    It is done at the start of every run, also of one whose doctor has nothing to do: the machine may be another.
+    Runs at the start of every run, even when the doctor stage is already done: the machine may be a different one.
 
     Args:
         env: the environment (`job.config.settings.environment()`).
-        settings: tell what of it will be needed.
-        stages: names of those to be run; doctor looks ahead to all.
+        settings: decide which variables matter.
+        stages: names of the stages to run; doctor looks ahead to all.
 
     Returns:
-        Lines to be said: what is not wrong, and may still not be meant.
+        Warnings: values that are valid but possibly not intended.
 
     Raises:
         BadInput: naming the variable and the fix.
     """
     for name, value in env.items():
         if _SWITCHES.fullmatch(name) and value.strip().lower() not in (*TRUE, *_FALSE):
-            raise BadInput(f"{name}={value[:100]}: must be 1 or 0; anything else is taken for 0")
+            raise BadInput(f"{name}={value[:100]}: must be 1 or 0; the library would read it as 0")
     offline = _offline(env)
     _directories(env, offline)
     _certificates(env)
@@ -71,29 +71,28 @@ def check(env: Mapping[str, str], settings: Settings, stages: Collection[str] = 
 
 
 def _offline(env: Mapping[str, str]) -> str | None:
-    """The variable that keeps the Hub's clients from the network; None when none does."""
+    """The variable that puts the Hub's clients into offline mode; None when none does."""
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        if env.get(name):  # the first that is set decides, whatever it says
+        if env.get(name):  # the first one that is set decides, whatever its value
             return name if is_true(env[name]) else None
     return None
 
 
 def _needs_the_hub(settings: Settings, stages: Collection[str]) -> tuple[str, str] | None:
-    """What cannot be done without the Hub, and how to do without it; None when nothing is such."""
+    """A part of the run that needs the Hub, and the way to run without it; None when nothing needs the Hub."""
     if {"doctor", "push"} & set(stages) and not settings.prepare_only and targets.skipped(settings) is None:
         repos = ", ".join(target.repo for target in targets.targets(settings))
         return f"publishing to {repos}", "set UPLOAD_TO_HUB=false"
-    name, train = settings.dataset_name, settings.train_jsonl
-    here = settings.data_mode != "direct" and (settings.data_dir or (train and train.expanduser().exists()))
-    fetched = settings.paths.manifest("train").is_file()  # a rerun takes the dataset for unchanged
-    reads = {"doctor", "fetch"} & set(stages) and settings.data_mode != "none"
-    if name and reads and not here and not fetched:
-        return f"DATASET_NAME={name}", "name data that is here with TRAIN_JSONL or DATA_DIR"
+    from job import fetch
+
+    fetched = settings.paths.manifest("train").is_file()  # a rerun assumes that the dataset is unchanged
+    if {"doctor", "fetch"} & set(stages) and not fetched and (about := fetch.needs_the_hub(settings)):
+        return about, "set TRAIN_JSONL or DATA_DIR to local data"
     return None
 
 
 def _downloads(settings: Settings) -> bool:
-    """Whether a model is named by what is no directory here."""
+    """Whether a model setting names something other than a local directory."""
     named = (
         settings.init_model_path,
         settings.tokenizer_path,
@@ -114,9 +113,9 @@ def _directories(env: Mapping[str, str], offline: str | None) -> None:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BadInput(f"{name}={directory} cannot be made: {error.strerror}; set it elsewhere") from error
+            raise BadInput(f"{name}={directory} cannot be created: {error.strerror}; set another directory") from error
         _writable(name, directory)
-    if "TMPDIR" in env:  # Python takes another one in silence, the shell fails
+    if "TMPDIR" in env:  # Python silently uses another directory, the shell fails
         _writable("TMPDIR", Path(env["TMPDIR"]))
 
 
@@ -126,7 +125,7 @@ def _writable(name: str, directory: Path) -> None:
             probe.write(b"\0" * 4096)
             probe.flush()
     except OSError as error:
-        raise BadInput(f"{name}={directory} cannot be written to: {error.strerror}; set it elsewhere") from error
+        raise BadInput(f"{name}={directory} is not writable: {error.strerror}; set another directory") from error
 
 
 def _certificates(env: Mapping[str, str]) -> None:
@@ -139,31 +138,31 @@ def _certificates(env: Mapping[str, str]) -> None:
         try:
             ssl.create_default_context(cafile=str(path))
         except ssl.SSLError:
-            raise BadInput(f"{name}={path}: holds no certificates (PEM); name a file that does, or unset it") from None
+            raise BadInput(f"{name}={path}: contains no PEM certificates; set a file that does, or unset it") from None
         except OSError as error:
-            raise BadInput(f"{name}={path}: {error.strerror}; name a file of certificates, or unset it") from None
+            raise BadInput(f"{name}={path}: {error.strerror}; set a certificate file, or unset it") from None
 
 
 def _endpoint(env: Mapping[str, str]) -> None:
     if "HF_ENDPOINT" in env and _host(env["HF_ENDPOINT"], ("http", "https")) is None:
-        raise BadInput("HF_ENDPOINT: is no address of a Hub, which is like https://huggingface.co; mend or unset it")
+        raise BadInput("HF_ENDPOINT: is not the URL of a Hub, such as https://huggingface.co; correct or unset it")
 
 
 def _proxies(env: Mapping[str, str]) -> None:
     for name in _PROXIES:
         if not env.get(name):
             continue
-        # The value is not repeated: there may be a password in it.
+        # The value is not printed: it may contain a password.
         address = env[name] if "://" in env[name] else f"http://{env[name]}"
         scheme = _host(address, ("http", "https", "socks4", "socks4a", "socks5", "socks5h"))
         if scheme is None:
-            raise BadInput(f"{name}: is no address of a proxy, which is like http://proxy:3128; mend or unset it")
+            raise BadInput(f"{name}: is not the URL of a proxy, such as http://proxy:3128; correct or unset it")
         if scheme.startswith("socks") and find_spec("socks") is None:
             raise BadInput(f"{name}: a SOCKS proxy needs the package PySocks; `pip install PySocks`, or use http://")
 
 
 def _host(address: str, schemes: tuple[str, ...]) -> str | None:
-    """The scheme of an address that has one of `schemes`, a host, and a port that is one, if any; else None."""
+    """The scheme of a URL, if it is one of `schemes` and the URL has a host and no invalid port; else None."""
     try:
         parts = urlsplit(address.strip())
         whole = parts.hostname and re.fullmatch(r"[\w.:-]+", parts.hostname) and (parts.port is None or parts.port > 0)
@@ -173,11 +172,11 @@ def _host(address: str, schemes: tuple[str, ...]) -> str | None:
 
 
 def _wandb(env: Mapping[str, str]) -> None:
-    """W&B checks its variables itself, as it starts."""
+    """Have W&B validate its own variables now instead of when training starts."""
     from pydantic import ValidationError
 
     if find_spec("wandb") is None:
-        return  # said by whoever checks TRACKERS
+        return  # reported by the check of TRACKERS
     try:
         import wandb
 
@@ -185,24 +184,24 @@ def _wandb(env: Mapping[str, str]) -> None:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = f"WANDB_{str(first['loc'][0]).upper()}" if first["loc"] else "WANDB_*"
-        raise BadInput(f"{name}: W&B refuses it: {first['msg']}; mend or unset it") from None
+        raise BadInput(f"{name}: W&B rejects it: {first['msg']}; correct or unset it") from None
     except Exception as error:
         text = first_line(error)
         name = next((n for n, value in env.items() if n.startswith("WANDB_") and value and value in text), "WANDB_*")
-        raise BadInput(f"{name}: W&B cannot be started with it ({text[:200]}); mend or unset it") from None
+        raise BadInput(f"{name}: W&B cannot start with it ({text[:200]}); correct or unset it") from None
 
 
 def _gpus(env: Mapping[str, str], settings: Settings) -> list[str]:
-    """CUDA takes as many devices as it can read of the list, and says nothing of the others."""
+    """Check CUDA_VISIBLE_DEVICES and its like: CUDA silently ignores the list from the first entry it cannot read."""
     name = "CUDA_VISIBLE_DEVICES"
     given = env.get(name)
     if given is None or (settings.device != "auto" and not settings.device.startswith("cuda")):
         return []
     if given.strip().lower() in _NO_GPU:
         hidden = Path("/dev/nvidiactl").exists() and settings.device == "auto"
-        return [f"{name}={given} hides this machine's GPUs: the CPU is used; unset it to use them"] if hidden else []
+        return [f"{name}={given} hides this machine's GPUs, so the CPU is used; unset it to use them"] if hidden else []
     devices = [device.strip() for device in given.split(",")]
     wrong = [device for device in devices if not re.fullmatch(r"\d+|(GPU|MIG)-[\w/-]+", device)]
     if wrong or len(set(devices)) < len(devices):
-        raise BadInput(f"{name}={given[:100]}: must be numbers of GPUs with commas between, each once, such as 0,1")
+        raise BadInput(f"{name}={given[:100]}: must be GPU numbers separated by commas, each only once, such as 0,1")
     return []

@@ -1,9 +1,9 @@
-"""A run over several processes: what is spread over all GPUs and nodes, and what is done once, on the first node.
+"""Run stages in several processes: some on all GPUs of all nodes, the others once, on the first node.
 
-    node 0:    doctor, fetch   ->  prepare, train in one process a GPU  ->  validate, push, synthesize, report
-    others:    wait            ->  prepare, train                       ->  done
+    node 0:    doctor, fetch   ->  prepare, train in one process per GPU  ->  validate, push, synthesize, report
+    others:    wait            ->  prepare, train                         ->  done
 
-The processes are torchrun's. WORK_DIR is on a volume that all nodes share.
+torchrun's launcher starts the processes. WORK_DIR is on a volume that all nodes share.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from job.processes.per_node import processes_per_node
 
 
 class ChildFailed(JobError):
-    """A process of the run has failed and has said why; `exit_code` is its own."""
+    """A child process has failed and has printed why; `exit_code` is its exit code."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__("")
@@ -43,18 +43,18 @@ def is_spread(settings: Settings, first: str, last: str) -> bool:
 
 
 def run(settings: Settings, first: str, last: str) -> None:
-    """Run stages `first` to `last`, those that are spread in all processes of all nodes, the rest on node 0.
+    """Run stages `first` to `last`: distributed stages in all processes of all nodes, the others on node 0.
 
     Raises:
-        ChildFailed: with the exit code of what failed.
-        BadInput, NodesMissing: the nodes do not find together.
-        StoppedBySignal: passed on to all processes; the same command goes on.
+        ChildFailed: with the exit code of the process that failed.
+        BadInput, NodesMissing: the nodes could not meet.
+        StoppedBySignal: passed on to all processes; running the same command again resumes.
     """
     if settings.node_rank >= settings.num_nodes:
         raise BadInput(f"NODE_RANK={settings.node_rank}: nodes are numbered from 0, and NUM_NODES={settings.num_nodes}")
     wanted = stages.between(settings, first, last)
     names, spread = [stage.name for stage in wanted], [stage.name for stage in wanted if stage.spread]
-    begin = names.index(spread[0])  # those that are spread follow one another
+    begin = names.index(spread[0])  # the distributed stages are consecutive
     before, after = names[:begin], names[begin + len(spread) :]
     if settings.node_rank > 0:
         with Gathering(settings) as nodes:
@@ -62,7 +62,7 @@ def run(settings: Settings, first: str, last: str) -> None:
             _torchrun(settings, spread[0], spread[-1])
         return
     if _alone_from_here(settings):
-        say("run", "training is done and was the last that all nodes take part in: this node goes on alone")
+        say("run", "all distributed stages are finished; node 0 continues with the rest without the other nodes")
         pipeline.run(settings, first, last)
         _forget_alone(settings)
         return
@@ -82,7 +82,7 @@ def run(settings: Settings, first: str, last: str) -> None:
 
 
 def _child(settings: Settings, first: str, last: str) -> None:
-    """Run stages in a process of their own: this one must not hold memory of a GPU that training needs."""
+    """Run stages in a child process, so that this one does not hold GPU memory that training needs."""
     child = subprocess.Popen([sys.executable, "-m", "job", "run", "--from", first, "--until", last])
     try:
         code = child.wait()
@@ -97,17 +97,17 @@ def _child(settings: Settings, first: str, last: str) -> None:
 
 
 def _torchrun(settings: Settings, first: str, last: str) -> None:
-    """Run stages in all processes, through torchrun's own launcher, which has no exit codes of its own."""
+    """Run stages in all processes, through torchrun's own launcher, which does not pass exit codes on."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in logging.root.manager.loggerDict:
         if name.startswith("torch.distributed"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # our processes say what is wrong, in one line
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # our processes print errors themselves, in one line
     one_node = settings.num_nodes == 1
     count = processes_per_node(settings)
-    logs = tempfile.TemporaryDirectory(prefix="torchrun-")  # it makes one in any case, and leaves it
+    logs = tempfile.TemporaryDirectory(prefix="torchrun-")  # torchrun always creates one and never removes it
     config = LaunchConfig(
         logs_specs=DefaultLogsSpecs(log_dir=logs.name),
         min_nodes=settings.num_nodes,
@@ -115,11 +115,11 @@ def _torchrun(settings: Settings, first: str, last: str) -> None:
         nproc_per_node=count,
         run_id="qwen3-tts-job",
         rdzv_backend="c10d" if one_node else "static",
-        # On one node any free port does, so that two jobs can share a machine.
+        # On one node use any free port, so that two jobs can share a machine.
         rdzv_endpoint="localhost:0" if one_node else f"{settings.master_addr}:{settings.master_port}",
         rdzv_configs={} if one_node else {"rank": settings.node_rank, "timeout": settings.rendezvous_timeout},
         local_addr="localhost" if one_node else None,
-        max_restarts=0,  # a restart is the whole command's: it finds a new place for lost nodes
+        max_restarts=0,  # the scheduler restarts the whole command instead, which can replace lost nodes
     )
     part = first if first == last else f"{first} to {last}"
     say("run", f"{part}: {count} processes on each of {settings.num_nodes} nodes")
@@ -130,7 +130,7 @@ def _torchrun(settings: Settings, first: str, last: str) -> None:
     except ChildFailedError as error:
         _check(_cause([failure.exitcode for failure in error.failures.values()]))
     except SignalException as error:
-        raise StoppedBySignal(f"stopped by {error.sigval.name}; the same command goes on from here") from error
+        raise StoppedBySignal(f"stopped by {error.sigval.name}; run the same command again to continue") from error
     finally:
         logs.cleanup()
         for number, handler in handlers.items():
@@ -138,7 +138,7 @@ def _torchrun(settings: Settings, first: str, last: str) -> None:
 
 
 def _cause(codes: list[int]) -> int:
-    """Of the exit codes of processes that ended one another, the one that says why."""
+    """The exit code that gives the original cause, among those of processes that brought one another down."""
     known = (errors.BAD_INPUT, errors.DATA_REFUSED, errors.TRAINING_STOPPED)
     for likely in (
         [code for code in codes if code in known],
@@ -151,7 +151,7 @@ def _cause(codes: list[int]) -> int:
     return 1
 
 
-#: Ends of a process that was asked to end before it could say so itself.
+#: Exit codes of a process that was asked to stop before its signal handlers were installed.
 _ASKED = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 
 
@@ -160,15 +160,15 @@ def _check(code: int) -> None:
         code = errors.STOPPED_BY_SIGNAL
     elif code < 0:
         name = signal.Signals(-code).name
-        hint = " (its memory may have run out)" if name == "SIGKILL" else ""
-        warn("run", f"a process was killed by {name}{hint}; the same command goes on from the last checkpoint")
+        hint = " (the machine may have run out of memory)" if name == "SIGKILL" else ""
+        warn("run", f"a process was killed by {name}{hint}; run the same command again to resume from a checkpoint")
         code = 1
     if code:
         raise ChildFailed(code)
 
 
-# ---- going on alone --------------------------------------------------------------------------------------------------
-# When publishing fails after training, node 0 is started again and the others, which are done, are not.
+# ---- continuing without the other nodes ------------------------------------------------------------------------------
+# When publishing fails after training, node 0 is restarted and the other nodes, which have finished, are not.
 
 
 def _marker(settings: Settings) -> Path:
@@ -194,7 +194,7 @@ def _forget_alone(settings: Settings) -> None:
 
 
 def _mark_of(settings: Settings) -> str:
-    """Put a mark into WORK_DIR by which other nodes see that theirs is the same volume."""
+    """Write a marker file into WORK_DIR, so that the other nodes can tell whether they share the volume."""
     mark = f"{secrets.token_hex(8)} {time.time_ns()}"
     files.write_text(settings.paths.state / "nodes.mark", mark)
     return mark

@@ -1,4 +1,4 @@
-"""Running the stages: each unless it is done already, its state written when it is.
+"""Run the stages in order, skipping those already done, and record each one that finishes.
 
     doctor -> fetch -> prepare -> train -> validate -> push -> synthesize -> report
 
@@ -25,10 +25,10 @@ from job.stages import NAMES, Stage, between
 
 
 def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks: Ranks = ALONE) -> None:
-    """Run the stages from `first` to `last`, leaving out what is already done.
+    """Run the stages from `first` to `last`, skipping those already done.
 
     Args:
-        ranks: the processes that take part; with several, all stages are of those that are spread.
+        ranks: the processes that take part; with several, all stages must be distributed ones.
 
     Raises:
         BadInput: the names are unknown or in the wrong order.
@@ -44,7 +44,7 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks:
             try:
                 run_stage(settings, one, ranks)
             except SpeechFailed as error:
-                failed = error  # the report is what shows it best
+                failed = error  # raised after the report, which shows it best
     if failed is not None:
         raise failed
 
@@ -56,16 +56,16 @@ def _check_environment(settings: Settings, stages: tuple[Stage, ...]) -> None:
 
 @contextmanager
 def _locked(settings: Settings, ranks: Ranks) -> Iterator[None]:
-    """The work directory is this run's; its first process holds the lock for all."""
+    """Lock the work directory for this run; its first process holds the lock for all."""
     with ExitStack() as held:
         ranks.first_does(lambda: held.enter_context(WorkLock(settings.paths.state)) and None)
         yield
 
 
 def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
-    """Run one stage unless it is done. Returns whether it ran."""
+    """Run one stage unless it is already done. Returns whether it ran."""
     values = stage_values(settings, stage)
-    # Of the inputs as they are before the stage reads them: one that changes meanwhile is read again by the next run.
+    # Taken before the stage reads its inputs: if one changes meanwhile, the next run redoes the stage.
     now = ranks.first_does(lambda: _due(settings, stage, values))
     if now is None:
         return False
@@ -90,19 +90,19 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
 
 
 def _free_memory() -> None:
-    """Free the memory of models that a stage is done with, for the next one's: their modules refer to one another, and
-    torch does not have Python look for what is unused before it says that a GPU's memory is used up."""
+    """Free the memory of the stage's models for the next stage: their modules form reference cycles, and torch does not
+    run Python's garbage collector before it reports that GPU memory is exhausted."""
     gc.collect()
     torch: Any = sys.modules.get("torch")
     if torch is not None:
-        torch.cuda.empty_cache()  # which does nothing where no GPU has been used
+        torch.cuda.empty_cache()  # does nothing if no GPU has been used
 
 
 def _due(settings: Settings, stage: Stage, values: dict[str, Any]) -> str | None:
-    """The stage's fingerprint as things are now; None, and a line that says why, when it has nothing to do."""
+    """The stage's current fingerprint; None, after logging the reason, when the stage need not run."""
     reason = stage.left_out(settings)
     if reason:
-        say(stage.name, f"left out: {reason}")
+        say(stage.name, f"skipped: {reason}")
         return None
     paths = settings.paths
     previous = state.read(paths.state, stage.name)
@@ -111,18 +111,18 @@ def _due(settings: Settings, stage: Stage, values: dict[str, Any]) -> str | None
         missing = [path for path in stage.outputs(paths) if not path.exists()]
         arrived = None if missing else stage.arrived(paths)
         if arrived:
-            say(stage.name, f"{arrived} is there now: doing this stage again")
+            say(stage.name, f"{arrived} has been added since the last run; running this stage again")
         elif not missing:
             when = str(previous.get("finished", ""))[:19]
             say(stage.name, f"nothing to do: done {when} UTC with the same settings and inputs (FORCE=true redoes it)")
             return None
         else:
-            say(stage.name, f"{missing[0]} is gone: doing this stage again")
+            say(stage.name, f"{missing[0]} is gone; running this stage again")
     return now
 
 
 def stage_values(settings: Settings, stage: Stage) -> dict[str, Any]:
-    """The variables, by canonical name, that the stage's result follows from."""
+    """The variables, by canonical name, that the stage's result depends on."""
     names: set[str] = set()
     for used in stage.uses:
         names |= {used.upper()} if isinstance(used, str) else {field.upper() for field in used.model_fields}
@@ -130,6 +130,6 @@ def stage_values(settings: Settings, stage: Stage) -> dict[str, Any]:
 
 
 def fingerprint(settings: Settings, stage: Stage, values: dict[str, Any]) -> str:
-    """The stage's fingerprint as things are now."""
+    """The stage's fingerprint for the current settings and inputs."""
     upstream = {name: state.digest(settings.paths.state, name) for name in stage.after}
     return state.fingerprint(stage.name, values, stage.inputs(settings), upstream)

@@ -1,4 +1,4 @@
-"""The stages in order: what each uses, reads and writes, and when it has nothing to do."""
+"""The stages in order: what each depends on, reads and writes, and when it can be skipped."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Stage:
     """One stage.
 
     Attributes:
-        name: also the command's and the state file's name.
+        name: also the name of the command and of the state file.
         function: `module:function`, imported when the stage runs.
-        uses: groups of variables that its result follows from, and single fields of other groups.
+        uses: groups of variables that its result depends on, and single fields of other groups.
         after: stages whose results it builds on.
         inputs: identities of what it reads from outside the work directory.
-        outputs: what must still be there for it to have nothing to do.
-        arrived: a file that it could have used, was not there, and is now; None when there is none.
-        left_out: why it has nothing to do with these settings, in a few words; None when it has.
-        spread: whether all processes of a run work on it.
+        outputs: files that must still exist for the stage to count as done.
+        arrived: a file that was missing on the last run and exists now; None when there is none.
+        left_out: why these settings skip the stage, in a few words; None when they do not.
+        spread: whether it is distributed: run by all processes of a run.
     """
 
     name: str
@@ -61,9 +61,9 @@ def _identities(*paths: Path | str | None) -> dict[str, Any]:
 def _sources(settings: Settings) -> Any:
     from job import fetch
 
-    here = _identities(settings.train_jsonl, settings.validation_jsonl, settings.data_dir)
+    here = _identities(*fetch.reads(settings))
     before = (state.read(settings.paths.state, "fetch") or {}).get("counts", {}).get("revision")
-    # When the Hub is away, a rerun that has all it needs takes its dataset for unchanged.
+    # If the Hub cannot be reached, a rerun that has everything it needs assumes that its dataset is unchanged.
     return here, fetch.revision(settings) or before
 
 
@@ -74,7 +74,7 @@ def _arrived(paths: Paths) -> Path | None:
 
 
 def _recordings(settings: Settings) -> str:
-    """One digest over size and time of every file that the manifests name."""
+    """One digest over the size and modification time of every file that the manifests name."""
     digest = hashlib.sha256(repr(_identities(settings.ref_audio_path)).encode())
     for split in ("train", "validation"):
         manifest = settings.paths.manifest(split)
@@ -97,7 +97,7 @@ def _texts(settings: Settings) -> dict[str, Any]:
 
 
 def _repos(settings: Settings) -> list[str]:
-    """Where push would upload to: a token given later must not find the skipped push done."""
+    """The repositories that push would upload to: a push skipped without a token must run once there is one."""
     from job.publish.push import intent
 
     return intent(settings)
@@ -112,13 +112,13 @@ def _prepared_already(settings: Settings) -> str | None:
         return None
     prepared = settings.paths.prepared
     if not (prepared / "summary.json").exists():
-        raise BadInput(f"DATA_MODE=none needs prepared data, and {prepared} has none; run prepare first")
+        raise BadInput(f"DATA_MODE=none needs prepared data, but {prepared} has none; run prepare first")
     return "DATA_MODE=none"
 
 
 def _cannot_speak(settings: Settings) -> str | None:
     if not mode_of(settings).merged(settings):
-        return "EXPORT=adapter makes nothing that speaks by itself; EXPORT=both or merged does"
+        return "EXPORT=adapter writes no model that can speak on its own; use EXPORT=both or merged"
     return None
 
 
@@ -160,7 +160,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "validate",
         "job.publish.validate:run",
-        (_MODEL, _DATA, _TRAINING, _PUBLISH),  # what the card tells
+        (_MODEL, _DATA, _TRAINING, _PUBLISH),  # what the model card describes
         ("train",),
         _nothing,
         lambda p: [p.best / "README.md"],
@@ -189,10 +189,10 @@ NAMES = tuple(stage.name for stage in STAGES)
 
 
 def stage(name: str) -> Stage:
-    """The stage of that name.
+    """The stage with this name.
 
     Raises:
-        BadInput: there is none.
+        BadInput: no stage has it.
     """
     for candidate in STAGES:
         if candidate.name == name:

@@ -161,10 +161,10 @@ def test_doctor_says_what_a_language_is_taken_for(capsys, variables, data):  # n
     """A new language is not learnt in silence; a code is said in words; a known name needs no words."""
     path = data(GOOD)
     expected = {
-        "Valdorian": "learnt as a new one, valdorian",
-        "ewe": "learnt as a new one, ewe (ISO 639 code ee",
+        "Valdorian": "added as the new language valdorian",
+        "ewe": "added as the new language ewe (ISO 639 code ee",
         "deu": "LANGUAGE=deu is german",
-        "new:Englsh": "learnt as a new one, englsh",
+        "new:Englsh": "added as the new language englsh",
     }
     for value, said in expected.items():
         result = doctor(capsys, variables, path, LANGUAGE=value)

@@ -66,7 +66,7 @@ def test_more_gpus_than_there_are_is_bad_input():
 
 def test_one_gpu_by_its_number_is_not_several():
     """All processes would train on it, and exchange its tensors by the CPU."""
-    with pytest.raises(BadInput, match=r"NUM_GPUS=2: DEVICE=cuda:1 is one GPU; .*CUDA_VISIBLE_DEVICES"):
+    with pytest.raises(BadInput, match=r"NUM_GPUS=2: DEVICE=cuda:1 is a single GPU; .*CUDA_VISIBLE_DEVICES"):
         per_node.processes_per_node(load({"PRESET": "demo", "DEVICE": "cuda:1", "NUM_GPUS": "2"}))
 
 
@@ -139,14 +139,14 @@ def test_a_failure_of_node_0_ends_the_other(tmp_path):
     port = free_port()
     nodes = [node(rank, port, tmp_path, INIT_MODEL_PATH=str(tmp_path / "nowhere")) for rank in (1, 0)]
     (code_1, out_1, _), (code_0, _, err_0) = map(end, nodes)
-    assert code_0 == 2 and "no data is named" in err_0
-    assert code_1 == 2 and "node 0 has ended with 2; see its log" in out_1
+    assert code_0 == 2 and "no training data" in err_0
+    assert code_1 == 2 and "node 0 exited with code 2; see its log" in out_1
 
 
 def test_a_node_that_does_not_come_is_named(tmp_path):
     code, _, err = end(node(0, free_port(), tmp_path, RENDEZVOUS_TIMEOUT="3"))
     assert code == 1
-    assert "1 of NUM_NODES=2 nodes came in 3 s, without node 1" in err and "RENDEZVOUS_TIMEOUT" in err
+    assert "1 of NUM_NODES=2 nodes connected within 3 s; missing: node 1" in err and "RENDEZVOUS_TIMEOUT" in err
     assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
     port = free_port()
     code, _, err = end(node(1, port, tmp_path, RENDEZVOUS_TIMEOUT="3"))
@@ -156,7 +156,7 @@ def test_a_node_that_does_not_come_is_named(tmp_path):
 
 def test_a_waiting_node_obeys_a_signal(tmp_path):
     process = node(1, free_port(), tmp_path)
-    assert "looking for node 0" in process.stdout.readline()
+    assert "connecting to node 0" in process.stdout.readline()
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
     asked = time.monotonic()
@@ -190,7 +190,7 @@ def test_what_is_done_once_is_left_to_node_0(tmp_path, capsys):
     """`push` on every node would publish once a node."""
     variables = {**RUN, "WORK_DIR": tmp_path, "NUM_NODES": "2", "NODE_RANK": "1"}
     result = run_job(capsys, ["push"], variables)
-    assert result.code == 0 and result.out == "[run] node 1: node 0 does this alone\n"
+    assert result.code == 0 and result.out == "[run] node 1: nothing to do here; only node 0 runs this command\n"
     assert not list(tmp_path.iterdir())
 
 

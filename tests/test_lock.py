@@ -171,7 +171,7 @@ def test_a_work_directory_that_cannot_be_made_is_said_in_one_line(tmp_path, caps
         done = run_job(capsys, ["run"], variables)
         assert done.code == 2
         assert done.err.splitlines()[-1:] == [
-            f"error: WORK_DIR={place} cannot be written to: Not a directory; set it elsewhere"
+            f"error: WORK_DIR={place} is not writable: Not a directory; set another directory"
         ]
 
 

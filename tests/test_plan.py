@@ -182,7 +182,7 @@ def test_what_nodes_send_each_other_is_said_where_the_network_decides(work, monk
     assert "of 2 nodes sends" in said.out and said.err == ""
     monkeypatch.setattr(plan, "NETWORK", 1e3)
     plan.print_plan(settings)
-    assert "the network decides" in capsys.readouterr().err
+    assert "the network is the bottleneck" in capsys.readouterr().err
     for other in ({"num_nodes": 1}, {"train_mode": "lora"}):
         plan.print_plan(settings.model_copy(update=other))
         said = capsys.readouterr()

@@ -111,7 +111,7 @@ def test_one_locale_is_the_systems_where_the_system_is_set_to_it(capsys, value, 
     assert variables.load({**NAMED, "LANGUAGE": value, variable: f"{value}.UTF-8"}).language == "Auto"
     assert f"LANGUAGE={value}" in capsys.readouterr().err
     assert variables.load({**NAMED, "LANGUAGE": value, variable: "C.UTF-8"}).language == value
-    assert f"LANGUAGE={value} is taken for the language of the recordings" in capsys.readouterr().err
+    assert f"LANGUAGE={value} is used as the language of the recordings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["Hausa", "de", "no", "new:My Own Tongue", "new:ab"])

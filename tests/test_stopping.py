@@ -56,7 +56,7 @@ def test_a_signal_that_a_library_wraps_is_still_143(work: str) -> None:
     """While modules are imported, Python makes a RuntimeError of it: that must not count as a crash of the run."""
     done = run(work)
     assert done.returncode == 143, done.stderr
-    assert done.stderr == "error: stopped by SIGTERM; the same command goes on from here\n"
+    assert done.stderr == "error: stopped by SIGTERM; run the same command again to continue\n"
 
 
 def test_an_error_without_a_signal_stays_what_it_is() -> None:

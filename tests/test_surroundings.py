@@ -54,7 +54,7 @@ def test_what_can_be_mended_is_and_is_said(tmp_path):
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(TOP), **given}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=100)
     assert done.stdout.split() == ["False", "https://huggingface.co", "10", "True"], done.stderr
-    assert done.stderr.count("\n") == 1 and "HF_HUB_ENABLE_HF_TRANSFER=yes is left aside" in done.stderr
+    assert done.stderr.count("\n") == 1 and "HF_HUB_ENABLE_HF_TRANSFER=yes is ignored" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_wandb_refuses_its_variables_in_one_line(tmp_path, name, value):
     given = {"PRESET": "demo", "WORK_DIR": str(tmp_path), "DEVICE": "cpu", name: value}
     done = of_its_own(["doctor"], **given, TRACKERS="wandb")
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert [line for line in done.stderr.splitlines() if line.startswith(f"error: {name}: W&B refuses it")]
+    assert [line for line in done.stderr.splitlines() if line.startswith(f"error: {name}: W&B rejects it")]
 
 
 @pytest.mark.parametrize("value", ["0;1", "all", "0,0", "gpu0", "0,"])

@@ -1,4 +1,4 @@
-"""Names as people write them: misspelled variables, aliases that disagree, speakers and languages."""
+"""Checks and normal forms of names: misspelled variables, conflicting aliases, speakers and languages."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from collections.abc import Mapping, Sequence
 
 from job.core.errors import BadInput
 
-#: Shorter names are too like other programs' variables to be taken for a misspelling.
+#: Shorter names are too similar to other programs' variables to count as misspellings.
 SHORTEST = 5
 
-#: Language of rows that name none: the model finds out by itself.
+#: Language of rows without one: the model detects it.
 AUTO = "auto"
-#: What people write where a language is not known, or where there are several: none of these is one.
+#: Placeholders for an unknown language or several languages; none of these is a language.
 NO_LANGUAGE = ("", AUTO, "none", "null", "unknown", "undetermined", "und", "mul", "multilingual", "mis", "zxx")
-#: Before a language's name: it really is a new one, however much it looks like another's.
+#: Prefix of a language name that declares a new language, however similar it looks to a known one.
 NEW = "new:"
 
 _LOCALE = re.compile(r"([a-z]{2,3}(?:_[A-Z]{2})?)(\.[\w-]+)?(@\w+)?")
 
 
 def check(source: Mapping[str, str], groups: Sequence[tuple[str, ...]]) -> None:
-    """Refuse names one typo from a known one, and aliases that disagree.
+    """Refuse names one typo away from a known one, and aliases with different values.
 
     Args:
         source: an environment.
-        groups: names that mean the same, the canonical one first.
+        groups: names of the same variable, the canonical one first.
 
     Raises:
-        BadInput: naming what was written and what was meant.
+        BadInput: naming what was written and what was probably meant.
     """
     known = {name for group in groups for name in group}
     long_enough = sorted(name for name in known if len(name) >= SHORTEST)
@@ -43,7 +43,7 @@ def check(source: Mapping[str, str], groups: Sequence[tuple[str, ...]]) -> None:
         given = {name: source[name].strip() for name in group if source.get(name, "").strip()}
         if len(set(given.values())) > 1:
             pairs = " and ".join(f"{name}={value!r}" for name, value in given.items())
-            raise BadInput(f"{pairs} name the same thing and disagree; keep {group[0]}")
+            raise BadInput(f"{pairs} are names of the same variable with different values; keep only {group[0]}")
 
 
 def one_typo(a: str, b: str) -> bool:
@@ -59,19 +59,19 @@ def one_typo(a: str, b: str) -> bool:
 
 
 def lookup_key(name: str) -> str:
-    """A speaker's or language's name as the model's tables hold it: `generate` looks names up in lower case.
+    """A speaker's or language's name as stored in the model's tables: lower case, as `generate` looks names up.
 
-    In composed form (NFC), which is what keyboards type: names of folders from macOS are decomposed, and would look the
-    same and never be found.
+    In composed form (NFC), which is what keyboards produce: folder names from macOS are decomposed, so they would look
+    the same but never be found.
     """
     return unicodedata.normalize("NFC", name.strip().lower())
 
 
 def is_locale(value: str, environ: Mapping[str, str]) -> bool:
-    """Whether `LANGUAGE` is the system's (gettext's variable of that name) and not the language of the recordings.
+    """Whether `LANGUAGE` is the system's locale (gettext's variable of that name), not the language of the recordings.
 
-    It is when it is a list (`en_GB:en`), has an encoding or a variant (`en_US.UTF-8`, `ca@valencia`), is `C` or
-    `POSIX`, or is a locale (`nb_NO`) that the system itself is set to by LC_ALL, LC_MESSAGES or LANG.
+    True for a list (`en_GB:en`), an encoding or a variant (`en_US.UTF-8`, `ca@valencia`), `C` or `POSIX`, and a locale
+    (`nb_NO`) that LC_ALL, LC_MESSAGES or LANG also has.
     """
     if value.startswith(NEW):
         return False

@@ -1,4 +1,4 @@
-"""What OPTIMIZER and MASTER_WEIGHTS take of memory and what they ask for, without torch."""
+"""Memory and requirements of OPTIMIZER and MASTER_WEIGHTS, without torch."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from job.core.errors import BadInput
 
 #: Values of a moment that share a scale under OPTIMIZER=adamw_8bit.
 BLOCK = 256
-#: Tensors with fewer values (norms, biases) keep their moments in fp32: nothing to save, as bitsandbytes has it.
+#: Tensors with fewer values (norms, biases) keep their moments in fp32, since there is little to save (as in
+#: bitsandbytes).
 SMALLEST = 4096
 
 
 def trained_bytes(settings: Settings) -> float:
-    """Bytes that a trained parameter takes: its weight, its gradient and the two moments of AdamW.
+    """Bytes per trained parameter: its weight, its gradient and AdamW's two moments.
 
-    fp32 is 4 + 4 + 8. bf16 weights have bf16 gradients, 2 + 2. A moment of 8 bits is a byte, and an fp32 scale a block.
+    fp32 takes 4 + 4 + 8. bf16 weights have bf16 gradients: 2 + 2. An 8-bit moment takes one byte, and an fp32 scale per
+    block.
     """
     weight_and_gradient = 4.0 if in_bf16(settings) else 8.0
     moments = 2 * (1 + 4 / BLOCK) if settings.optimizer == "adamw_8bit" else 8.0
@@ -22,15 +24,15 @@ def trained_bytes(settings: Settings) -> float:
 
 
 def in_bf16(settings: Settings) -> bool:
-    """Whether the trained weights are kept in bf16 and nowhere in fp32."""
+    """Whether the trained weights are stored only in bf16, without an fp32 copy."""
     return settings.master_weights == "bf16_stochastic"
 
 
 def check(settings: Settings, precision: str | None = None) -> None:
-    """Refuse what does not go together.
+    """Refuse settings that cannot be combined.
 
     Args:
-        precision: what MIXED_PRECISION comes to, where the device is known.
+        precision: the precision that MIXED_PRECISION resolves to, when the device is known.
 
     Raises:
         BadInput: naming the variable and the fix.
@@ -39,11 +41,11 @@ def check(settings: Settings, precision: str | None = None) -> None:
         for name, value in (("OPTIMIZER", settings.optimizer), ("MASTER_WEIGHTS", settings.master_weights)):
             if value in ("adamw_8bit", "bf16_stochastic"):
                 raise BadInput(
-                    f"{name}={value}: does not go with DISTRIBUTED=fsdp, which cuts weights and moments up; use "
+                    f"{name}={value}: cannot be combined with DISTRIBUTED=fsdp, which shards weights and moments; use "
                     "DISTRIBUTED=ddp, or fp32 with adamw_fused"
                 )
     if in_bf16(settings) and precision not in (None, "bf16"):
         raise BadInput(
-            f"MASTER_WEIGHTS=bf16_stochastic: needs bf16 arithmetic, and MIXED_PRECISION={settings.mixed_precision} "
-            f"comes to {precision} here; set MIXED_PRECISION=bf16, or MASTER_WEIGHTS=fp32"
+            f"MASTER_WEIGHTS=bf16_stochastic: needs bf16 arithmetic, but MIXED_PRECISION={settings.mixed_precision} "
+            f"gives {precision} here; set MIXED_PRECISION=bf16, or MASTER_WEIGHTS=fp32"
         )

@@ -1,4 +1,4 @@
-"""Where everything lies in the work directory: the only place that spells these names."""
+"""The paths of all files in the work directory; no other module spells these names."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Paths:
 
     @property
     def state(self) -> Path:
-        """One JSON file a finished stage."""
+        """Directory with one JSON file per finished stage."""
         return self.work / "state"
 
     @property
     def raw(self) -> Path:
-        """What fetch writes: `<split>.jsonl` and, for sources that hold bytes, `audio/`."""
+        """The output of fetch: `<split>.jsonl` and, for sources that embed audio, `audio/`."""
         return self.work / "data" / "raw"
 
     def manifest(self, split: str) -> Path:
@@ -32,47 +32,47 @@ class Paths:
 
     @property
     def prepared(self) -> Path:
-        """What prepare writes and train reads."""
+        """The prepared dataset, which prepare writes and train reads."""
         return self.work / "data" / "prepared"
 
     @property
     def encoding(self) -> Path:
-        """Shards of codes while prepare is under way; gone when the prepared dataset is in place."""
+        """Shards of codes while prepare is running; removed once the prepared dataset is complete."""
         return self.work / "data" / "encoding"
 
     @property
     def cache(self) -> Path:
-        """The prepared splits once more, as Arrow files that are mapped into memory instead of read."""
+        """A copy of the prepared splits as Arrow files, which are memory-mapped."""
         return self.work / "data" / "cache"
 
     @property
     def speakers(self) -> Path:
-        """fp32 x-vectors, one tensor a speaker name."""
+        """Speaker embeddings (x-vectors) in fp32, one tensor per speaker name."""
         return self.prepared / "speakers.safetensors"
 
     @property
     def quality(self) -> Path:
-        """Figures about the data, for people and the report."""
+        """Statistics of the data, for people and for the report."""
         return self.work / "data" / "quality.json"
 
     @property
     def quality_page(self) -> Path:
-        """The same figures as a page."""
+        """The same statistics as an HTML page."""
         return self.work / "data" / "quality.html"
 
     @property
     def rejected(self) -> Path:
-        """Rows that were left out, with the reason. Fetch writes it first; prepare adds its own."""
+        """Rejected rows with the reason; fetch writes the file and prepare adds to it."""
         return self.work / "data" / "rejected.jsonl"
 
     @property
     def fetch_rejected(self) -> Path:
-        """The rows that fetch left out (prepare merges them into `rejected`)."""
+        """The rows that fetch rejected (prepare merges them into `rejected`)."""
         return self.raw / "rejected.jsonl"
 
     @property
     def best(self) -> Path:
-        """The checkpoint to publish."""
+        """The best checkpoint, which is published."""
         return self.output / "best"
 
     @property
@@ -82,12 +82,12 @@ class Paths:
 
     @property
     def training_log(self) -> Path:
-        """One JSON object a logged optimizer step."""
+        """One JSON object per logged optimizer step."""
         return self.output / "training_log.jsonl"
 
     @property
     def validation_log(self) -> Path:
-        """One JSON object an evaluation."""
+        """One JSON object per validation."""
         return self.output / "validation_log.jsonl"
 
     @property
@@ -102,10 +102,10 @@ class Paths:
 
     @property
     def said(self) -> Path:
-        """What `say` said last."""
+        """The WAV that `say` wrote last."""
         return self.work / "said.wav"
 
     @property
     def report(self) -> Path:
-        """The page about the run."""
+        """The HTML report about the run."""
         return self.work / "report" / "index.html"

@@ -1,4 +1,4 @@
-"""Named sets of variables (`PRESET`). Whatever the user sets overrides them.
+"""Named sets of variables (`PRESET`), which the user's own variables override.
 
 The figures come from what users of this model reported to work; see docs/recipes/.
 """
@@ -26,7 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 3e-3,
         "warmup_steps": 20,
         "sub_talker_loss_weight": 1.0,
-        "sub_talker_frame_fraction": 1.0,  # from random weights to by heart in as few steps as can be
+        "sub_talker_frame_fraction": 1.0,  # from random weights to memorised data in as few steps as possible
         "weight_decay": 0.0,
         "validation_fraction": 0.0,
         "eval_steps": 100,
@@ -49,11 +49,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "prepare_batch_size": 16,
         "mixed_precision": "bf16",
     },
-    # Audiobook voices by number of clips: more data, fewer passes.
+    # Audiobook voices by number of clips: more data, fewer epochs.
     "alexandria-30": {**_ALEXANDRIA, "num_epochs": 12, "learning_rate": 5e-6},
     "alexandria-60": {**_ALEXANDRIA, "num_epochs": 7, "learning_rate": 3e-6},
     "alexandria-120": {**_ALEXANDRIA, "num_epochs": 3, "learning_rate": 2e-6},
-    # A language the base does not have, about a thousand clips.
+    # A language that the base model does not have, about a thousand clips.
     "hausa-recommended": {
         "train_mode": "full",
         "batch_size": 1,

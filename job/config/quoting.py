@@ -1,13 +1,13 @@
-"""What a variable's text means: quotation marks around it and comments behind it, by one rule for every source.
+"""Parse the values of variables: one rule for quotation marks and trailing comments, wherever a value comes from.
 
-A shell and python-dotenv take quotation marks off; `docker --env-file`, Kubernetes and web forms hand them over as
-part of the value, and a comment as well. The rule, for the environment and for the `.env` file alike:
+A shell and python-dotenv remove quotation marks; `docker --env-file`, Kubernetes and web forms pass them on as part of
+the value, and comments too. The rule, for the environment and the `.env` file alike:
 
-- A value that stands wholly in one pair of `"` or `'` is what is between them, as python-dotenv reads it (with escapes
-  such as `\\n` in double quotes). A comment behind the pair is left out.
-- In other values ` #` (a space first) begins a comment, which is left out; in those of `FREE_TEXT` it is text.
-- A quotation mark at one end that has no partner is refused. An apostrophe in a word is none (`it's`), and at the ends
-  of free text neither (`'tis`). Marks in pairs that do not enclose the whole are part of the value (`He said "no"`).
+- A value enclosed in one pair of `"` or `'` is the text between them, as python-dotenv reads it (with escapes such as
+  `\\n` in double quotes). A comment after the pair is dropped.
+- In other values ` #` (with a space) begins a comment, which is dropped; in those of `FREE_TEXT` it is text.
+- An unmatched quotation mark at one end is refused. An apostrophe in a word is none (`it's`), nor is one at the ends of
+  free text (`'tis`). Pairs that do not enclose the whole value are part of it (`He said "no"`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from dotenv.parser import decode_escapes, parse_stream
 
 from job.core.errors import BadInput
 
-#: Variables that hold sentences, in which a `#` and an apostrophe are what they are.
+#: Variables that hold sentences, in which `#` and apostrophes are ordinary characters.
 FREE_TEXT = frozenset({"TEST_TEXTS", "REF_TEXT"})
 
-#: Variables of the libraries and the system that are read by the same rule: a run ends late by a wrong one of these.
+#: Variables of libraries and the system that follow the same rule, since a wrong one makes a run fail late.
 OF_LIBRARIES = re.compile(
     r"(HF|HUGGING_?FACE|TRANSFORMERS|DATASETS|WANDB|TRACKIO|XDG|CUDA|NCCL|TORCH\w*|PYTORCH|OMP|MKL)_\w+"
     r"|TMPDIR|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(https?|all|no)_proxy|(HTTPS?|ALL|NO)_PROXY"
@@ -35,13 +35,13 @@ _QUOTED = {
     '"': (re.compile(r'"((?:[^"\\]|\\.)*)"\s*(#.*)?', re.DOTALL), re.compile(r"\\[\\'\"abfnrtv]")),
     "'": (re.compile(r"'((?:[^'\\]|\\.)*)'\s*(#.*)?", re.DOTALL), re.compile(r"\\[\\']")),
 }
-_MARKS = {'"': re.compile('"'), "'": re.compile(r"(?<!\w)'|'(?!\w)")}  # an apostrophe within a word is no mark
+_MARKS = {'"': re.compile('"'), "'": re.compile(r"(?<!\w)'|'(?!\w)")}  # not an apostrophe within a word
 _ASSIGNMENT = re.compile(r"\s*(?:export\s+)?'?([\w.-]+)'?[^\S\n]*=(.*)", re.DOTALL)
 
 
 @dataclass
 class Notes:
-    """What was mended, and in which variables, so that it can be said once."""
+    """The corrections made to values and the variables affected, to be logged once per kind."""
 
     unquoted: list[str] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
@@ -49,21 +49,21 @@ class Notes:
     unread: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """One line a kind, without any value."""
+        """One line per kind of correction, without any value."""
         said = (
-            (self.unquoted, "the quotation marks around the value are no part of it and were taken off"),
-            (self.cut, "what follows ' #' was taken for a comment and left out; in quotation marks it is kept"),
-            (self.kept, "' #' is taken for a part of the text, not for a comment"),
-            (self.unread, "is not NAME=value and was left out"),
+            (self.unquoted, "removed the quotation marks around the value"),
+            (self.cut, "dropped the text after ' #' as a comment; put the value in quotation marks to keep it"),
+            (self.kept, "' #' is kept as part of the text; it does not begin a comment"),
+            (self.unread, "ignored, since it is not NAME=value"),
         )
         return [f"{', '.join(dict.fromkeys(names))}: {what}" for names, what in said if names]
 
 
 def plain(name: str, raw: str, notes: Notes | None = None) -> str:
-    """The value that `raw`, the text behind `NAME=`, stands for; see the rule above.
+    """The value that `raw`, the text after `NAME=`, stands for; see the rule above.
 
     Raises:
-        BadInput: there is a quotation mark at one end only. The value is not repeated: it may be a secret.
+        BadInput: there is a quotation mark at one end only. The message omits the value, which may be a secret.
     """
     notes = notes if notes is not None else Notes()
     text, free = raw.strip(), name in FREE_TEXT
@@ -93,14 +93,14 @@ def plain(name: str, raw: str, notes: Notes | None = None) -> str:
 
 
 def quoted(name: str, value: str) -> str:
-    """A text that `plain` reads as exactly `value` (spaces around it aside): the value itself where it does."""
+    """A text that `plain` reads as exactly `value` (ignoring surrounding spaces): the value itself if possible."""
     if is_settled(name, value.strip()) and not value.lstrip().startswith("#"):
         return value
     return '"' + re.sub(r'([\\"])', r"\\\1", value.strip()) + '"'
 
 
 def is_settled(name: str, value: str) -> bool:
-    """Whether a value means itself: read once more, by a child process, it stays what it is."""
+    """Whether parsing a value leaves it unchanged, so that a child process reads the same value again."""
     try:
         return plain(name, value) == value
     except BadInput:
@@ -108,7 +108,7 @@ def is_settled(name: str, value: str) -> bool:
 
 
 def mended(environ: Mapping[str, str], names: Iterable[str], notes: Notes) -> dict[str, str]:
-    """The environment with the values of `names`, and of the libraries' variables, as `plain` reads them.
+    """The environment with the values of `names` and of the libraries' variables parsed by `plain`.
 
     Raises:
         BadInput: naming the variable.
@@ -121,7 +121,7 @@ def mended(environ: Mapping[str, str], names: Iterable[str], notes: Notes) -> di
 
 
 def read_env_file(path: Path, notes: Notes) -> dict[str, str]:
-    """The variables of a `.env` file. python-dotenv finds the statements and fills in `${NAME}`.
+    """The variables of a `.env` file. python-dotenv splits it into statements and expands `${NAME}`.
 
     Raises:
         BadInput: it cannot be read or is not UTF-8, or a value has a quotation mark at one end only.
@@ -130,14 +130,14 @@ def read_env_file(path: Path, notes: Notes) -> dict[str, str]:
         with path.open(encoding="utf-8-sig") as handle:
             statements = list(parse_stream(handle))
     except UnicodeDecodeError:
-        raise BadInput(f"ENV_FILE={path}: is not UTF-8 text; save it as such") from None
+        raise BadInput(f"ENV_FILE={path}: is not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
         raise BadInput(f"ENV_FILE={path}: {error.strerror}") from error
-    quiet = Notes()  # quotation marks and comments belong to such a file
+    quiet = Notes()  # quotation marks and comments are normal in such a file
     pairs: list[tuple[str, str | None]] = []
     for statement in statements:
         text = statement.original.string
-        # What python-dotenv cannot read, an unpaired quotation mark above all, may have taken the next lines with it.
+        # A statement that python-dotenv cannot parse (an unmatched quotation mark) may have swallowed later lines.
         for number, line in enumerate(text.splitlines() if statement.error else [text], start=statement.original.line):
             match = _ASSIGNMENT.fullmatch(line.rstrip("\r\n"))
             if match is None:
@@ -147,7 +147,7 @@ def read_env_file(path: Path, notes: Notes) -> dict[str, str]:
             name, raw = match[1], match[2]
             if swallowed := re.search(r"\n\s*(?:export\s+)?([A-Z][A-Z0-9_]+)=", raw):
                 raise BadInput(
-                    f"ENV_FILE={path}: the quotation mark of {name} (line {number}) is closed only after "
+                    f"ENV_FILE={path}: the quotation mark of {name} (line {number}) is only closed after "
                     f"{swallowed[1]}=; close it on its own line"
                 )
             pairs.append((name, plain(name, raw, quiet)))

@@ -1,8 +1,7 @@
-"""The variables' values: read, merged and validated.
+"""Read, merge and validate the variables, which are declared in `job.config.variables`.
 
-They are declared in `job.config.variables`. Nothing else reads the environment. `load()` merges, from strongest to
-weakest, the environment, the `.env` file (`ENV_FILE`) and the preset (`PRESET`), and turns every mistake into one
-`BadInput` line that names the variable.
+Nothing else reads the environment. `load()` merges, in descending priority, the environment, the `.env` file
+(`ENV_FILE`) and the preset (`PRESET`), and reports every mistake as one `BadInput` line that names the variable.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from job.config.paths import Paths
 from job.config.presets import PRESETS
 from job.config.variables import (
     GROUPS,
+    SOURCE_VARIABLES,
     DataVariables,
     JobVariables,
     ModelVariables,
@@ -35,9 +35,9 @@ from job.config.variables import (
 from job.core.console import warn
 from job.core.errors import BadInput
 
-#: Bytes of one part of a path, on Linux and elsewhere.
+#: Longest path component in bytes, on Linux and elsewhere.
 LONGEST_NAME = 255
-#: Characters of a refused value that its refusal repeats.
+#: Characters of an invalid value that its error message repeats.
 SHOWN = 200
 
 
@@ -51,7 +51,7 @@ class Settings(
     ScaleVariables,
     JobVariables,
 ):
-    """All variables, validated. Immutable; passed to whoever needs it."""
+    """All variables, validated. Immutable, and passed explicitly to the code that needs them."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -64,13 +64,13 @@ class Settings(
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only arguments: `load` has merged environment, file and preset already, and said what is wrong with them."""
+        """Use arguments only: `load` has already merged environment, file and preset, and reported their errors."""
         return (init_settings,)
 
     @field_validator("speaker_name")
     @classmethod
     def _speaker_is_speakable(cls, value: str) -> str:
-        """`generate` looks speakers up by their lower-case name, so that is how one is saved."""
+        """Lower the name's case, since `generate` looks speakers up by their lower-case name."""
         value = value.strip()
         if not value:
             raise ValueError("must not be empty")
@@ -100,23 +100,23 @@ class Settings(
     )
     @classmethod
     def _can_be_a_name(cls, value: Path | str | None) -> Path | str | None:
-        """Rows instead of the file that holds them, and the like: the system would refuse to look for such a file."""
+        """Reject data given instead of a file's path: the system raises an error for such a long file name."""
         if value is not None and any(len(os.fsencode(part)) > LONGEST_NAME for part in Path(value).parts):
-            raise ValueError("too long for the name of a file; give its path")
+            raise ValueError("too long for a file name; give the file's path")
         return value
 
     @field_validator("console_log", "hf_token_file")
     @classmethod
     def _home_is_found(cls, value: Path | None) -> Path | None:
-        """No shell has read what stands in a `.env`: `~` is still there."""
+        """Expand `~`, which is still unexpanded in a value from a `.env` file."""
         try:
             return value and value.expanduser()
         except RuntimeError:
-            raise ValueError("there is no such user; write the whole path") from None
+            raise ValueError("there is no such user; write the full path") from None
 
     @cached_property
     def paths(self) -> Paths:
-        """Where this run's files are."""
+        """The paths of this run's files."""
         work = self.work_dir.expanduser().absolute()
         output = self.output_dir.expanduser().absolute() if self.output_dir else work / "output"
         return Paths(work=work, output=output)
@@ -126,7 +126,7 @@ class Settings(
         """The Hub token, from HF_TOKEN or HF_TOKEN_FILE.
 
         Raises:
-            BadInput: HF_TOKEN_FILE cannot be read, or there is more in it than a token.
+            BadInput: HF_TOKEN_FILE cannot be read, or contains more than a token.
         """
         if self.hf_token is not None:
             return _token_alone(self.hf_token.get_secret_value(), "HF_TOKEN")
@@ -142,7 +142,7 @@ class Settings(
 
     @property
     def secrets(self) -> list[str]:
-        """What must never be shown: tokens and keys, as far as they can be read."""
+        """The tokens and keys, which must never be printed; those in unreadable files are left out."""
         keys = [self.wandb_api_key.get_secret_value()] if self.wandb_api_key else []
         return [*keys, *([self.token] if self.token else [])]
 
@@ -151,18 +151,18 @@ class Settings(
         return {key.upper(): value for key, value in self.model_dump(mode="json").items()}
 
     def fingerprint_values(self) -> dict[str, Any]:
-        """The values that can change a result: no secrets, nothing marked free."""
+        """The values that can change a result: neither secrets nor variables marked free."""
         dumped = self.model_dump(mode="json")
         return {v.name: dumped[v.field] for v in variables() if not v.free}
 
 
 def _token_alone(text: str, name: str) -> str | None:
-    """The token without what surrounds it; what cannot stand in a header would be shown by whoever refuses it there.
+    """The token without surrounding text; a token that is invalid in an HTTP header would appear in the client's error.
 
     Raises:
-        BadInput: there are spaces, line ends or other than ASCII characters inside.
+        BadInput: it contains spaces, line ends or non-ASCII characters.
     """
-    text = re.sub(r"""^(["'])(.*)\1$""", r"\2", text.strip()).strip()  # a secret that was copied out of a `.env`
+    text = re.sub(r"""^(["'])(.*)\1$""", r"\2", text.strip()).strip()  # a secret file that was copied from a `.env`
     if text and not re.fullmatch(r"[\x21-\x7e]+", text):
         raise BadInput(f"{name} must hold the token alone, on one line without spaces")
     return text or None
@@ -205,13 +205,11 @@ def variables() -> Iterator[Variable]:
             )
 
 
-#: Variables any of which means that a run of one's own is wanted, and not the embedded demo.
+#: Variables any of which, if set, means that the user wants a run of their own, not the built-in demo.
 _NAMED = {
+    *(name.lower() for name in SOURCE_VARIABLES),
     "init_model_path",
     "tokenizer_path",
-    "dataset_name",
-    "train_jsonl",
-    "data_dir",
     "data_mode",
     "speaker_name",
     "ref_audio_path",
@@ -221,15 +219,15 @@ _NAMED = {
 
 
 def load(environ: Mapping[str, str] | None = None, preset: str | None = None, *, quiet: bool = False) -> Settings:
-    """Read and validate all variables. `preset` is the one to take when PRESET names none.
+    """Read and validate all variables. `preset` is the preset to use when PRESET is not set.
 
-    Quotation marks and comments are read by the rule of `job.config.quoting`, wherever a variable comes from. Of the
-    process's own environment (`environ` is None) the mended values are written back: libraries and child processes read
-    it too. `quiet` leaves out the lines that say what was mended.
+    Quotation marks and comments are handled by `job.config.quoting`, wherever a variable comes from. If `environ` is
+    None, corrected values are written back to the process's environment, which libraries and child processes also read.
+    `quiet` suppresses the log lines about corrections.
 
     Raises:
-        BadInput: a value has the wrong type, a name is one typo from a known one, two aliases disagree, a quotation
-            mark is not closed, the file named by ENV_FILE is missing, or a library would fail on a variable of its own.
+        BadInput: a value has the wrong type, a name is one typo away from a known one, two aliases disagree, a quote is
+            not closed, the file of ENV_FILE is missing, or a library would fail on a variable of its own.
     """
     notes, groups = quoting.Notes(), [(v.name, *v.aliases) for v in variables()]
     env = quoting.mended(
@@ -255,12 +253,12 @@ def load(environ: Mapping[str, str] | None = None, preset: str | None = None, *,
 
 
 def environment() -> dict[str, str]:
-    """The process's environment, for checks of what libraries read there (`job.config.surroundings`)."""
+    """The process's environment, for checks of the variables that libraries read (`job.config.surroundings`)."""
     return dict(os.environ)
 
 
 def _write_back(env: Mapping[str, str]) -> None:
-    """Give the process and its children the mended values. One that would be mended once more stays as it was."""
+    """Write corrected values into the process's environment, except those that parsing again would change."""
     for name in [name for name in os.environ if name not in env]:
         del os.environ[name]
     for name, value in env.items():
@@ -269,17 +267,17 @@ def _write_back(env: Mapping[str, str]) -> None:
 
 
 def _about_the_locale(env: dict[str, str]) -> list[str]:
-    """Take the system's LANGUAGE (gettext's, for example `en_GB:en`) out of `env`; a line where it could be either."""
+    """Remove the system's LANGUAGE (gettext's, such as `en_GB:en`) from `env`; warn when it could be either."""
     given = env.get("LANGUAGE", "")
     alone = re.fullmatch(r"[a-z]{2,3}_[A-Z]{2}", given)
     if names.is_locale(given, env):
         del env["LANGUAGE"]
-        return [f"LANGUAGE={given} is the system's locale and left aside; write the speech's by name"] if alone else []
-    return [f"LANGUAGE={given} is taken for the language of the recordings"] if alone else []
+        return [f"LANGUAGE={given} is ignored: it is the system's locale; write a language by name"] if alone else []
+    return [f"LANGUAGE={given} is used as the language of the recordings"] if alone else []
 
 
 def _merge(env: Mapping[str, str], from_file: Mapping[str, str], fallback: str | None) -> dict[str, Any]:
-    """Field -> value for the variables that are set, the preset's included; a blank value is the same as none."""
+    """Field -> value for the variables that are set, including the preset's; a blank value counts as unset."""
     merged: dict[str, Any] = {}
     for variable in variables():
         for source in (env, from_file):
@@ -289,16 +287,16 @@ def _merge(env: Mapping[str, str], from_file: Mapping[str, str], fallback: str |
                 break
     preset = merged.get("preset", fallback)
     if preset is None and not merged.keys() & _NAMED:
-        preset = "demo"  # nothing is named, neither data nor model nor repo: the embedded default
+        preset = "demo"  # no data, model or repo is set: use the built-in demo
     if preset is None:
         return merged
     if preset not in PRESETS:
-        raise BadInput(f"PRESET={preset!r} is not known; it is one of {', '.join(sorted(PRESETS))}")
+        raise BadInput(f"PRESET={preset!r} does not exist; choose one of {', '.join(sorted(PRESETS))}")
     return {**PRESETS[preset], "preset": preset, **merged}
 
 
 def _explain(error: Any) -> str:
-    """One clause for one of pydantic's errors, without the value of a secret."""
+    """One of pydantic's errors as a clause, without the value of a secret."""
     field = str(error["loc"][0])
     name = names_of(field)[0] if field.lower() in Settings.model_fields else field.upper()
     message = str(error["msg"]).removeprefix("Value error, ")

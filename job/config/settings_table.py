@@ -13,7 +13,7 @@ END = "<!-- end of variables -->"
 
 
 def markdown() -> str:
-    """One Markdown table a group."""
+    """One Markdown table per group of variables."""
     parts = []
     for group, rows in groupby(variables(), key=lambda v: v.group):
         parts.append(f"### {group}\n\n| variable | default | meaning |\n| --- | --- | --- |\n")

@@ -1,7 +1,7 @@
-"""Variables of libraries that are mended before the library is imported, which would fail at them or crawl.
+"""Correct environment variables that would make a library fail, or run very slowly, once it is imported.
 
-`huggingface_hub`, `datasets`, OpenMP and CUDA read the environment by themselves, some of it while they are imported.
-What else of the environment would end a run late is refused by `job.environment_check`.
+`huggingface_hub`, `datasets`, OpenMP and CUDA read the environment themselves, partly while they are imported.
+`job.environment_check` refuses other values that would make a run fail late.
 """
 
 from __future__ import annotations
@@ -12,33 +12,33 @@ from importlib.util import find_spec
 from job.core import cpus
 from job.core.errors import BadInput
 
-#: Read while huggingface_hub or datasets is imported, which fails at any other text.
+#: Numbers that huggingface_hub and datasets parse on import, which fails for any other text.
 _NUMBERS = {
     "HF_HUB_ETAG_TIMEOUT": int,
     "HF_HUB_DOWNLOAD_TIMEOUT": int,
     "HF_HUB_LOCAL_DIR_AUTO_SYMLINK_THRESHOLD": int,
     "HF_DATASETS_IN_MEMORY_MAX_SIZE": float,
 }
-#: A blank one of these is taken for an address, a directory or a number; here it is the same as none, as elsewhere.
+#: Libraries take a blank value of these as a URL, a directory or a number; here it counts as unset, as everywhere.
 _BLANK_IS_NONE = re.compile(r"(HF|HUGGINGFACE|TRANSFORMERS|WANDB)_\w+|XDG_CACHE_HOME|TMPDIR|\w+_CACHE_DIR")
-#: What huggingface_hub and transformers take for true.
+#: Values that huggingface_hub and transformers read as true.
 TRUE = ("1", "on", "yes", "true")
 _FAST = "HF_HUB_ENABLE_HF_TRANSFER"
-#: Torch reads the settings of its allocator from the first of these that is set, when a GPU is first used.
+#: torch reads its allocator's settings from the first of these that is set, when a GPU is first used.
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-#: How many threads OpenMP, and so torch, computes with.
+#: Number of threads that OpenMP, and so torch, uses.
 _THREADS = "OMP_NUM_THREADS"
-#: How its threads wait for one another. OpenMP's own 300,000 turns take milliseconds in which nobody else has the core:
-#: two small runs at once on two cores took twenty times as long as one, with 1,000 twice as long.
+#: Spins of a waiting OpenMP thread. The default of 300,000 blocks the core for milliseconds: two small runs at once on
+#: two cores took twenty times as long as one run; with 1,000, twice as long.
 _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 SPINS = "1000"
 
 
 def settle(env: dict[str, str]) -> list[str]:
-    """Mend in `env` what can be, and refuse what a library fails at while it is imported. Fast: every command does it.
+    """Correct `env` where possible, and refuse values that make an import fail. Fast, since every command runs it.
 
     Returns:
-        Lines that say what was mended.
+        Log lines about the corrections.
 
     Raises:
         BadInput: naming the variable.
@@ -53,7 +53,7 @@ def settle(env: dict[str, str]) -> list[str]:
         if wrong:
             raise BadInput(f"{name}={env[name][:100]}: must be a number, such as 30; set one, or unset it")
     if not any(name in env for name in _ALLOCATOR):
-        # Batches differ in length: without it, memory in pieces of other sizes is there and cannot be used.
+        # Batches differ in length; without this, free memory is fragmented and cannot be used.
         env[_ALLOCATOR[0]] = "expandable_segments:True"
     granted = cpus.limit()
     if granted and not env.get(_THREADS, "").strip():
@@ -62,10 +62,10 @@ def settle(env: dict[str, str]) -> list[str]:
         env[_WAITING[0]] = SPINS  # likewise
     if is_true(env.get(_FAST)) and find_spec("hf_transfer") is None:
         given, env[_FAST] = env[_FAST], "0"
-        return [f"{_FAST}={given} is left aside: the package hf_transfer is not installed (transfers work without it)"]
+        return [f"{_FAST}={given} is ignored: the package hf_transfer is not installed (transfers work without it)"]
     return []
 
 
 def is_true(value: str | None) -> bool:
-    """Whether huggingface_hub and transformers take an environment variable's text for true."""
+    """Whether huggingface_hub and transformers read an environment variable's text as true."""
     return (value or "").strip().lower() in TRUE

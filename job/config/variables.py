@@ -1,4 +1,4 @@
-"""Every variable of the job, once: name, aliases, default, meaning and bounds. `job.config.settings` reads them."""
+"""Declarations of all variables: name, aliases, default, meaning and bounds. `job.config.settings` reads them."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ class ModelVariables(BaseSettings):
         "INIT_MODEL_PATH",
         "MODEL_PATH",
     )
-    tokenizer_path: str | None = var(None, "Speech tokenizer, when it is not the base model's `speech_tokenizer/`.")
+    tokenizer_path: str | None = var(None, "Speech tokenizer, if not the base model's `speech_tokenizer/`.")
     output_dir: Path | None = var(
         None, "Checkpoints and logs. Default: `WORK_DIR/output`.", "OUTPUT_DIR", "OUTPUT_MODEL_PATH"
     )
-    work_dir: Path = var(Path("work"), "Everything else: data, stage states, samples, report.")
+    work_dir: Path = var(Path("work"), "Directory for everything else: data, stage states, samples, report.")
     device: str = var(
         "auto", "`auto`, `cpu`, `cuda`, `cuda:0`, `mps`.", free=True, pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$"
     )
     mixed_precision: Literal["auto", "bf16", "fp16", "no"] = var(
-        "auto", "`auto` is bf16 on a GPU that has it (Ampere or newer) and no elsewhere; fp16 is refused."
+        "auto", "`auto` is `bf16` on a GPU that supports it (Ampere or newer), else `no` (fp32). `fp16` is rejected."
     )
     attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = var(
         "auto", "Attention kernels; `auto` is sdpa.", free=True
     )
-    seed: int = var(42, "Every random choice follows from it.", ge=0, le=2**63 - 1)
+    seed: int = var(42, "Seed of all random choices.", ge=0, le=2**63 - 1)
 
 
 class DataVariables(BaseSettings):
@@ -52,25 +52,29 @@ class DataVariables(BaseSettings):
 
     data_mode: Literal["jsonl", "direct", "none"] = var(
         "jsonl",
-        "`jsonl` copies the source's rows into a manifest first; `direct` streams a Hub dataset into it; "
-        "`none` trains on what is already in `WORK_DIR/data/prepared`.",
+        "`jsonl` downloads the source and writes a manifest; `direct` streams a Hub dataset into one; `none` trains on "
+        "the data already in `WORK_DIR/data/prepared`.",
     )
     dataset_name: str | None = var(None, "Hub dataset (`owner/name`).")
     dataset_config: str | None = var(None, "Its configuration.")
     dataset_revision: str | None = var(None, "Its branch, tag or commit.")
     train_split: str = var("train", "Split to train on.")
-    validation_split: str | None = var(None, "Split to validate on; unset, some training rows are held out.")
+    validation_split: str | None = var(None, "Split to validate on; if unset, some training rows are held out.")
     train_jsonl: Path | None = var(None, "Rows with `audio` and `text` (and `ref_audio`, `speaker`, `language` …).")
     validation_jsonl: Path | None = var(None, "The same, for validation.")
     data_dir: Path | None = var(
         None, "A folder: `metadata.jsonl` + `ref.wav` + `ref_text.txt`, or audio files with `.txt` files beside them."
     )
-    text_column: str | None = var(None, "Column of the transcript, when it is not found; without a header its number.")
-    audio_column: str | None = var(None, "Column of the audio, when it is not found; without a header its number.")
-    speaker_column: str | None = var(None, "Column of the speaker; each speaker becomes a voice.")
-    language_column: str | None = var(None, "Column of the language.")
-    instruct_column: str | None = var(None, "Column of the style instruction.")
-    language: str = var("Auto", "Language of rows that name none: a name or code; `new:NAME` for one of its own.")
+    text_column: str | None = var(
+        None, "Column with the transcript, if it is not detected; its number in a file without a header."
+    )
+    audio_column: str | None = var(
+        None, "Column with the audio, if it is not detected; its number in a file without a header."
+    )
+    speaker_column: str | None = var(None, "Column with the speaker; each speaker becomes a voice.")
+    language_column: str | None = var(None, "Column with the language.")
+    instruct_column: str | None = var(None, "Column with the style instruction.")
+    language: str = var("Auto", "Language of rows without one: a name or code; `new:NAME` adds a new language.")
     text_normalizer: Literal["auto", "none"] = var(
         "none",
         "`auto` writes numbers, signs and abbreviations out in words, in data and test texts; wise where the base does "
@@ -78,45 +82,51 @@ class DataVariables(BaseSettings):
     )
     max_train_samples: int | None = var(None, "Use at most this many training rows.", ge=1)
     max_eval_samples: int | None = var(None, "Use at most this many validation rows.", ge=1)
-    max_hours: float | None = var(None, "Use at most this much audio.", "MAX_HOURS", "NPSC_HOURS", gt=0)
-    min_seconds: float = var(0.3, "Shorter clips are left out.", ge=0)
-    max_seconds: float = var(30.0, "Longer clips are left out.", gt=0)
+    max_hours: float | None = var(None, "Use at most this many hours of audio.", "MAX_HOURS", "NPSC_HOURS", gt=0)
+    min_seconds: float = var(0.3, "Shorter clips are rejected.", ge=0)
+    max_seconds: float = var(30.0, "Longer clips are rejected.", gt=0)
     validation_fraction: float | None = var(
-        None, "Share of training rows to hold out. Default: 0.05 from 50 rows on, none below.", ge=0, lt=1
+        None,
+        "Share of training rows to hold out for validation. Default: 0.05 if there are at least 50 rows, else 0.",
+        ge=0,
+        lt=1,
     )
     dataset_trust_remote_code: bool = var(
-        False, "Reserved for datasets with a loading script; these are refused, with the command that converts them."
+        False, "Reserved: datasets with a loading script are rejected, with the command that converts them."
     )
     prepare_batch_size: int = var(16, "Clips encoded together.", ge=1, free=True)
     num_workers: int | None = var(
-        None, "Threads that read audio; 0 reads in the main thread. Default: by the cores.", ge=0, free=True
+        None,
+        "Threads that read audio; 0 reads in the main thread. Default: depends on the number of cores.",
+        ge=0,
+        free=True,
     )
     prepare_only: bool = var(False, "Stop after `prepare`.", free=True)
-    quality_gate: Switch = var("fail", "What a failed check of the data does; `off` also keeps doubtful rows.")
-    augment_speed: bool = var(False, "Also train on copies at 0.9 and 1.1 of the speed.")
+    quality_gate: Switch = var("fail", "What happens when a check of the data fails; `off` also keeps doubtful rows.")
+    augment_speed: bool = var(False, "Also train on copies at 0.9 and 1.1 times the speed.")
     augment_pitch: bool = var(False, "Also train on copies shifted by two semitones up and down.")
     augment_noise: bool = var(False, "Also train on copies with low background noise.")
     augment_volume: bool = var(False, "Also train on copies 6 dB softer.")
 
 
 class VoiceVariables(BaseSettings):
-    """The voice that comes out."""
+    """The voice to be trained."""
 
-    speaker_name: str = var("speaker", "Name to speak as; saved in lower case.")
+    speaker_name: str = var("speaker", "Name of the voice; saved in lower case.")
     ref_audio_path: Path | None = var(None, "Reference recording of the speaker (3 to 10 s).")
     ref_text: str | None = var(None, "Its transcript.")
     ref_audio_strategy: Literal["file", "first", "same", "best"] | None = var(
         None,
-        "Where a speaker's reference comes from: `file` is REF_AUDIO_PATH, `same` the rows' `ref_audio`, `first` the "
-        "first clip, `best` the cleanest clips. Default: the first of file, same and best that is there.",
+        "A speaker's reference recording: `file` is REF_AUDIO_PATH, `same` the rows' `ref_audio`, `first` the first "
+        "clip, `best` the cleanest clips. Default: the first available of file, same and best.",
     )
     text_layout: Literal["non_streaming", "streaming", "mixed"] = var(
         "non_streaming",
-        "Text layout to train: `generate_custom_voice` speaks non-streaming by default, cloning streaming; `mixed` "
-        "trains both in turn.",
+        "Text layout to train: `generate_custom_voice` uses non-streaming by default, cloning uses streaming; `mixed` "
+        "alternates between both.",
     )
     language_init: str | None = var(
-        None, "Language that a new one starts from; unset, the mean of those the base knows."
+        None, "Language whose embedding a new language starts from. Default: the mean of all the base model has."
     )
     icl_fraction: float = var(0.0, "Share of samples trained as cloning from another clip of the speaker.", ge=0, le=1)
 
@@ -124,32 +134,36 @@ class VoiceVariables(BaseSettings):
 class TrainingVariables(BaseSettings):
     """Training."""
 
-    train_mode: str = var("lora", "What is trained: adapters, all, or some layers.")
-    num_epochs: int = var(10, "Passes over the data.", ge=1)
-    max_steps: int | None = var(None, "Optimizer steps; overrides NUM_EPOCHS.", ge=1)
-    batch_size: int = var(8, "Clips a step and device.", ge=1)
-    tokens_per_batch: int | None = var(None, "Instead of BATCH_SIZE: positions a step and device.", ge=1)
+    train_mode: str = var(
+        "lora", "What to train: LoRA adapters (`lora`), all weights (`full`), or some layers (`layers`)."
+    )
+    num_epochs: int = var(10, "Number of passes over the data.", ge=1)
+    max_steps: int | None = var(None, "Number of optimizer steps; overrides NUM_EPOCHS.", ge=1)
+    batch_size: int = var(8, "Clips per micro-batch and device.", ge=1)
+    tokens_per_batch: int | None = var(None, "Instead of BATCH_SIZE: positions per micro-batch and device.", ge=1)
     gradient_accumulation_steps: int = var(
-        1, "Batches an optimizer step.", "GRADIENT_ACCUMULATION_STEPS", "GRAD_ACCUM", ge=1
+        1, "Micro-batches per optimizer step.", "GRADIENT_ACCUMULATION_STEPS", "GRAD_ACCUM", ge=1
     )
     learning_rate: float = var(
-        1e-5, "Peak rate of the trained weights.", "LEARNING_RATE", "LR", "LORA_LR", gt=0, allow_inf_nan=False
+        1e-5, "Peak learning rate of the trained weights.", "LEARNING_RATE", "LR", "LORA_LR", gt=0, allow_inf_nan=False
     )
     text_projection_lr: float | None = var(
         None,
-        "Peak rate of text_projection; unset, LEARNING_RATE.",
+        "Peak learning rate of text_projection. Default: LEARNING_RATE.",
         "TEXT_PROJECTION_LR",
         "TEXT_PROJ_LR",
         gt=0,
         allow_inf_nan=False,
     )
-    train_text_projection: bool = var(True, "Train text_projection (without it the accent stays the base's).")
+    train_text_projection: bool = var(True, "Train text_projection (otherwise the base model's accent remains).")
     lora_r: int = var(16, "Rank of the adapters.", ge=1)
-    lora_alpha: float = var(32, "Scale of the adapters is LORA_ALPHA / LORA_R.", gt=0, allow_inf_nan=False)
+    lora_alpha: float = var(32, "The adapters are scaled by LORA_ALPHA / LORA_R.", gt=0, allow_inf_nan=False)
     lora_dropout: float = var(0.0, "Dropout in front of the adapters.", ge=0, lt=1)
-    lora_mlp: bool = var(True, "Adapters on the talker's MLP too.", "LORA_MLP", "TRAIN_MLP_LORA")
-    lora_sub_talker: bool = var(True, "Adapters on the sub-talker too.")
-    lora_heads: bool = var(True, "Adapters on the output heads too, so that codes the base rarely says can be said.")
+    lora_mlp: bool = var(True, "Also put adapters on the talker's MLP.", "LORA_MLP", "TRAIN_MLP_LORA")
+    lora_sub_talker: bool = var(True, "Also put adapters on the sub-talker.")
+    lora_heads: bool = var(
+        True, "Also put adapters on the output heads, so that the model can learn codes the base model rarely uses."
+    )
     sub_talker_loss_weight: float = var(
         0.3,
         "Weight of the sub-talker's loss.",
@@ -158,62 +172,69 @@ class TrainingVariables(BaseSettings):
         ge=0,
         allow_inf_nan=False,
     )
-    sub_talker_frame_fraction: float = var(0.5, "Share of frames the sub-talker is trained on a step.", gt=0, le=1)
-    replace_last_n_layers: int = var(2, "TRAIN_MODE=layers: last talker layers to start afresh.", ge=0)
-    add_new_layers: int = var(0, "TRAIN_MODE=layers: talker layers to add.", ge=0)
-    freeze_original_layers: bool = var(True, "TRAIN_MODE=layers: keep the other layers as they are.")
+    sub_talker_frame_fraction: float = var(
+        0.5, "Share of frames per step on which the sub-talker is trained.", gt=0, le=1
+    )
+    replace_last_n_layers: int = var(2, "TRAIN_MODE=layers: number of last talker layers to reinitialise.", ge=0)
+    add_new_layers: int = var(0, "TRAIN_MODE=layers: number of talker layers to add.", ge=0)
+    freeze_original_layers: bool = var(True, "TRAIN_MODE=layers: do not train the other layers.")
     progressive_stages: str | None = var(
-        None, "Parts to train by epochs, e.g. `text_projection:2|talker+text_projection:5|all`."
+        None, "Parts to train and for how many epochs, e.g. `text_projection:2|talker+text_projection:5|all`."
     )
     curriculum: Literal["length", "source"] | None = var(
         None,
-        "Easy rows first: `length` short ones, `source` the ones that stand first in the data (put the clean source "
-        "first). A third in the first quarter of the run, two thirds in the second, then all.",
+        "Easy rows first: `length` sorts by length, `source` keeps the data's order (put the cleanest source first). "
+        "Trains on a third of the rows in the first quarter of the run, two thirds in the second, then all.",
     )
-    warmup_steps: int | None = var(None, "Steps to the peak rate. Default: 5 % of all, at most 100.", ge=0)
-    lr_scheduler: Literal["cosine", "linear", "constant"] = var("cosine", "How the rate falls.")
-    min_lr_ratio: float = var(0.0, "Floor of the cosine, as a share of the peak rate.", ge=0, le=1)
-    weight_decay: float = var(0.01, "AdamW's decay of weight matrices.", ge=0, allow_inf_nan=False)
-    max_grad_norm: float = var(1.0, "Gradients are clipped to this norm; 0 is never.", ge=0)
+    warmup_steps: int | None = var(
+        None, "Steps until the peak learning rate. Default: 5 % of all steps, at most 100.", ge=0
+    )
+    lr_scheduler: Literal["cosine", "linear", "constant"] = var("cosine", "Learning rate schedule after the warm-up.")
+    min_lr_ratio: float = var(0.0, "Lowest learning rate of the cosine schedule, as a share of the peak.", ge=0, le=1)
+    weight_decay: float = var(0.01, "AdamW's weight decay, applied to weight matrices.", ge=0, allow_inf_nan=False)
+    max_grad_norm: float = var(1.0, "Gradients are clipped to this norm; 0 turns clipping off.", ge=0)
     gradient_checkpointing: bool | Literal["selective"] = var(
         False,
-        "Less memory, more time: `true` computes layers again in the backward pass; `selective` only what is cheap of "
-        "them, and two of their seven products.",
+        "Trades time for memory: `true` recomputes whole layers in the backward pass, `selective` only their cheap "
+        "parts and two of their seven matrix products.",
         free=True,
     )
     torch_compile: bool = var(
         False,
-        "Compile the layers: somewhat faster steps after a minute or two at the start. Needs a compiler "
+        "Compile the layers: somewhat faster steps, after a minute or two of compiling. Needs a C compiler "
         "(`WITH_COMPILER` in docs/image.md) and DISTRIBUTED=ddp.",
         free=True,
     )
     optimizer: Literal["adamw", "adamw_fused", "adamw_8bit"] = var(
         "adamw_fused",
-        "AdamW; fused takes a quarter of the time, `adamw_8bit` a quarter of the memory for its moments.",
+        "AdamW variant: `adamw_fused` needs a quarter of the time, `adamw_8bit` a quarter of the moments' memory.",
     )
     master_weights: Literal["fp32", "bf16_stochastic"] = var(
         "fp32",
-        "What trained weights are kept in: `bf16_stochastic` is bf16 alone, updates rounded up or down at random, with "
-        "half the memory for weights and gradients.",
+        "Precision of the stored trained weights: `bf16_stochastic` keeps them only in bf16, rounds updates "
+        "stochastically, and halves the memory for weights and gradients.",
     )
     logging_steps: int = var(10, "Steps between log lines.", ge=1, free=True)
-    eval_steps: int | None = var(None, "Steps between validations. Default: once an epoch.", ge=1)
+    eval_steps: int | None = var(None, "Steps between validations. Default: once per epoch.", ge=1)
     save_steps: int = var(500, "Steps between checkpoints.", ge=1, free=True)
-    save_total_limit: int = var(3, "Checkpoints kept.", ge=1, free=True)
+    save_total_limit: int = var(3, "Number of checkpoints to keep.", ge=1, free=True)
     probe_sentences: int = var(
         2,
-        "Sentences said at every validation: a checkpoint that never stops or repeats itself ranks lower; 0 is none.",
+        "Sentences generated at every validation: a checkpoint that never stops or repeats itself ranks lower; 0 turns "
+        "this off.",
         ge=0,
     )
-    target_loss: float | None = var(None, "Stop when the talker's validation loss is this low.", gt=0)
+    target_loss: float | None = var(None, "Stop when the talker's validation loss reaches this value.", gt=0)
     early_stopping_patience: int | None = var(
-        None, "Stop after this many validations without a better one; 0 is never. Default: 5 with held-out rows.", ge=0
+        None,
+        "Stop after this many validations without improvement; 0: never. Default: 5 if there are validation rows.",
+        ge=0,
     )
-    preset: str | None = var(None, "A named set of variables; yours override it.")
+    preset: str | None = var(None, "A named set of variables; variables that you set override it.")
     resume: str = var(
         "auto",
-        "`auto` goes on from the newest checkpoint of the same run, `never` starts anew; a path is that of a "
-        "checkpoint to go on from, or of an adapter to start from.",
+        "`auto` resumes from the newest checkpoint of the same run, `never` starts from scratch, a path is a "
+        "checkpoint to resume from or an adapter to start from.",
     )
 
 
@@ -221,24 +242,24 @@ class PublishVariables(BaseSettings):
     """Publishing and tracking."""
 
     hf_token: SecretStr | None = var(None, "Hub token.", free=True)
-    hf_token_file: Path | None = var(None, "File that holds it.", free=True)
+    hf_token_file: Path | None = var(None, "File that contains the Hub token.", free=True)
     hf_repo_id: str | None = var(
         None, "Repo for the best checkpoint.", "HF_REPO_ID", "HUB_MODEL_ID_BEST", "HF_BEST_MODEL_REPO"
     )
     hf_last_repo_id: str | None = var(
-        None, "Repo for the last one.", "HF_LAST_REPO_ID", "HUB_MODEL_ID_LAST", "HF_LAST_MODEL_REPO"
+        None, "Repo for the last checkpoint.", "HF_LAST_REPO_ID", "HUB_MODEL_ID_LAST", "HF_LAST_MODEL_REPO"
     )
     upload_to_hub: bool | None = var(
         None,
-        "Publish. Default: yes when there are a token and HF_REPO_ID.",
+        "Publish to the Hub. Default: true if there are a token and HF_REPO_ID.",
         "UPLOAD_TO_HUB",
         "UPLOAD_TO_HF",
     )
-    hub_private: bool = var(True, "Create private repos.")
-    base_model_id: str | None = var(None, "`base_model` of the card, when INIT_MODEL_PATH is a directory.")
-    license: str = var("apache-2.0", "Licence in the card.")
+    hub_private: bool = var(True, "Create repos as private.")
+    base_model_id: str | None = var(None, "`base_model` in the model card, if INIT_MODEL_PATH is a directory.")
+    license: str = var("apache-2.0", "Licence in the model card.")
     export: Literal["merged", "adapter", "both"] = var(
-        "both", "What a LoRA checkpoint holds: merged weights, the adapter, or both."
+        "both", "What a LoRA checkpoint contains: merged weights, the adapter, or both."
     )
     upload_logs: bool = var(False, "Upload the console log, secrets redacted.", free=True)
     trackers: str = var("jsonl", "Comma-separated: jsonl (always), tensorboard, wandb, trackio.", free=True)
@@ -253,24 +274,30 @@ class SynthesisVariables(BaseSettings):
     """Test speech."""
 
     test_texts: str | None = var(
-        None, "Texts to say: a file with one a line, or `|`-separated. Default: a few of the data's own."
+        None, "Texts to speak: a file with one per line, or a list separated by `|`. Default: a few texts of the data."
     )
-    greedy: bool = var(False, "Take the likeliest code every time.")
+    greedy: bool = var(False, "Always take the most likely code instead of sampling.")
     temperature: float = var(0.9, "Sampling temperature.", gt=0, allow_inf_nan=False)
-    top_p: float = var(1.0, "Nucleus sampling.", gt=0, le=1)
-    top_k: int = var(50, "Sample among this many codes.", ge=1)
-    max_new_tokens: int | None = var(None, "Longest speech in frames. Default: three times what the text needs.", ge=2)
-    lora_scale: float = var(1.0, "Scale of the adapter when an adapter is spoken with.", ge=0)
+    top_p: float = var(1.0, "Nucleus sampling: keep the most likely codes up to this total probability.", gt=0, le=1)
+    top_k: int = var(50, "Sample only among this many most likely codes.", ge=1)
+    max_new_tokens: int | None = var(
+        None, "Longest speech in frames. Default: three times the expected length of the text.", ge=2
+    )
+    lora_scale: float = var(1.0, "Scale of the LoRA adapter when speaking.", ge=0)
     asr_model: str | None = var(None, "Speech recogniser for WER and CER.")
-    mos_model: str | None = var(None, "Model for MOS, instead of the one that comes with the job; `none` is none.")
+    mos_model: str | None = var(
+        None, "Model for MOS, instead of the one that is installed with the job; `none` turns MOS off."
+    )
     similarity_model: str | None = var(
-        None, "Speaker verification model for a similarity that is independent of the base model."
+        None, "Speaker verification model, for a speaker similarity that does not depend on the base model."
     )
     baselines: bool | None = var(
         None,
-        "Also have the base model clone the voice and say the same texts, to compare. Default: yes on a GPU.",
+        "Also have the base model clone the voice and speak the same texts, to compare. Default: true on a GPU.",
     )
-    synth_gate: Switch = var("warn", "What failed speech does (exit code 6 with `fail`).")
+    synth_gate: Switch = var(
+        "warn", "What happens when the test speech fails its checks; with `fail` the run ends with exit code 6."
+    )
     synth_gate_share: float = var(
         0.25, "Share of the samples that must fail for `SYNTH_GATE` to fail the run.", gt=0, le=1
     )
@@ -280,38 +307,43 @@ class ScaleVariables(BaseSettings):
     """Several GPUs and nodes."""
 
     num_gpus: str = var(
-        "auto", "GPUs (processes) a node; `auto` is all that are visible.", free=True, pattern=r"^(auto|\d+)$"
+        "auto", "GPUs (processes) per node; `auto` uses all visible ones.", free=True, pattern=r"^(auto|\d+)$"
     )
-    num_nodes: int = var(1, "Nodes; they share WORK_DIR.", ge=1, free=True)
-    node_rank: int = var(0, "This node's rank.", "NODE_RANK", "JOB_COMPLETION_INDEX", ge=0, free=True)
+    num_nodes: int = var(1, "Number of nodes; they share WORK_DIR.", ge=1, free=True)
+    node_rank: int = var(0, "This node's rank, starting at 0.", "NODE_RANK", "JOB_COMPLETION_INDEX", ge=0, free=True)
     master_addr: str = var("127.0.0.1", "Address of node 0.", free=True)
-    master_port: int = var(29500, "Its port.", ge=1, le=65535, free=True)
+    master_port: int = var(29500, "Port on node 0.", ge=1, le=65535, free=True)
     distributed: Literal["ddp", "fsdp"] = var(
         "ddp",
-        "How training is spread: `ddp` keeps the model whole on every GPU and sums gradients during the last backward "
-        "pass of a step (not torch's DDP), `fsdp` cuts it up (TRAIN_MODE=full only), and sends about as much in every "
-        "pass.",
+        "How training is distributed: `ddp` replicates the model on every GPU and sums gradients in the last backward "
+        "pass of a step (not torch's DDP); `fsdp` shards it (TRAIN_MODE=full only) and communicates about as much in "
+        "every pass.",
         free=True,
     )
-    rendezvous_timeout: int = var(1800, "Seconds that nodes wait for one another at the start.", ge=1, free=True)
+    rendezvous_timeout: int = var(1800, "Seconds that the nodes wait for each other at the start.", ge=1, free=True)
 
 
 class JobVariables(BaseSettings):
     """The run itself."""
 
-    force: bool = var(False, "Redo stages that are already done.", free=True)
-    env_file: Path | None = var(None, "File with variables; the environment wins. Default: `.env`.", free=True)
+    force: bool = var(False, "Run stages again that are already done.", free=True)
+    env_file: Path | None = var(
+        None, "File with variables; the environment takes precedence. Default: `.env`.", free=True
+    )
     grace_seconds: float = var(
         25,
-        "Seconds in which a stopped run (SIGTERM, SIGINT) ends, its checkpoint written.",
+        "Seconds that a run has after SIGTERM or SIGINT to write a checkpoint and stop.",
         gt=0,
         allow_inf_nan=False,
         free=True,
     )
     console_log: Path = var(
-        Path("/tmp/console_log.txt"), "Log of the run, emptied by the entrypoint at the start.", free=True
+        Path("/tmp/console_log.txt"), "Log of the run; the entrypoint empties it at the start.", free=True
     )
 
+
+#: Variables that name training data; `job.fetch.sources` opens what they name.
+SOURCE_VARIABLES = ("TRAIN_JSONL", "DATA_DIR", "DATASET_NAME")
 
 GROUPS: tuple[type[BaseSettings], ...] = (
     ModelVariables,

@@ -1,4 +1,4 @@
-"""What a person sees: plain lines, progress bars on a terminal, and no secrets."""
+"""Log lines, warnings and progress bars."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _quiet = False
 
 
 def be_quiet() -> None:
-    """Say nothing any more in this process: of several that do the same, the first one speaks."""
+    """Print nothing more in this process: of several that do the same work, only the first one logs."""
     global _quiet
     _quiet = True
 
 
 def say(stage: str, message: str) -> None:
-    """Print one line about a stage to stdout, at once (logs of a dying container must not sit in a buffer)."""
+    """Print one log line to stdout, unbuffered (the logs of a dying container must not be lost in a buffer)."""
     if not _quiet:
         print(f"[{stage}] {message}", flush=True)
 

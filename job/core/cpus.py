@@ -1,7 +1,7 @@
-"""The CPUs that a process may use: torch knows of those it is bound to, and not of a container's or a Pod's CPU limit.
+"""The number of CPUs that a process may use, from its affinity and from a container's or Pod's CPU limit.
 
-With a limit of two CPUs on a machine of 64, torch would start 64 threads that wait for each other by spinning, and so
-use up what the two CPUs grant. (joblib knows of limits as well, but importing it takes longer than a short command.)
+torch ignores such limits: limited to two CPUs on a machine with 64, it would start 64 threads, which spin while waiting
+for each other and so use up the two CPUs. (joblib reads limits too, but takes longer to import than a short command.)
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ OWN = Path("/proc/self/cgroup")
 
 
 def limit(mount: Path = MOUNT, own: Path = OWN) -> int | None:
-    """Whole CPUs that the CPU limit grants, rounded up; None where no limit is less than the CPUs this may run on.
+    """The CPU limit in whole CPUs, rounded up; None when no limit is below the number of available CPUs.
 
-    Both versions of Linux's control groups are read (kernel documentation, "cgroup-v2", `cpu.max`, and "sched-bwc",
-    `cpu.cfs_quota_us`): a group's limit, and those of the groups that it is in. Elsewhere there is none.
+    Reads both versions of Linux's control groups (kernel documentation, "cgroup-v2", `cpu.max`, and "sched-bwc",
+    `cpu.cfs_quota_us`): the limits of the process's group and of all its parents. Always None on other systems.
     """
     granted = math.ceil(min(_quotas(mount, own), default=0))
     return granted if 0 < granted < available() else None
 
 
 def available() -> int:
-    """CPUs that this process may run on, whatever share of them it is granted."""
+    """The number of CPUs that this process may run on, ignoring limits."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
@@ -35,7 +35,7 @@ def available() -> int:
 
 
 def _quotas(mount: Path, own: Path) -> Iterator[float]:
-    """The limits that apply, in CPUs."""
+    """All limits that apply to this process, in CPUs."""
     for line in _text(own).splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
@@ -50,7 +50,7 @@ def _quotas(mount: Path, own: Path) -> Iterator[float]:
 
 
 def _groups(mount: Path, path: str) -> list[Path]:
-    """A group's directory and those of the groups it is in; in a container the outermost one is all that is mounted."""
+    """The directories of a group and its parents; in a container only the outermost one is mounted."""
     relative = PurePosixPath(path.lstrip("/"))
     if ".." in relative.parts:
         return [mount]
@@ -58,7 +58,7 @@ def _groups(mount: Path, path: str) -> list[Path]:
 
 
 def _quota(quota: str, period: str) -> Iterator[float]:
-    """Microseconds of computing in a period of microseconds, as CPUs; `max` and -1 are no limit."""
+    """Yield a quota (microseconds of CPU time per period) in CPUs; nothing for `max` and -1, which mean no limit."""
     try:
         if int(quota) > 0 and int(period) > 0:
             yield int(quota) / int(period)

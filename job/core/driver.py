@@ -1,7 +1,7 @@
-"""The NVIDIA driver and GPU: whether they are new enough for the CUDA that torch is built for.
+"""Check that the NVIDIA driver and GPU are new enough for the CUDA version that torch was built for.
 
-torch only warns about a driver that is too old and computes on the CPU, which on a rented GPU is hours of nothing. It
-warns about a GPU that is too old as well, and fails at the first computation.
+With a driver that is too old, torch only warns and computes on the CPU, which wastes hours of a rented GPU. With a GPU
+that is too old it also only warns, then fails at the first computation.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 
 from job.core.errors import BadInput
 
-#: The driver's library, as the loader finds it; the container runtime mounts the machine's own.
+#: The driver's library, found by the dynamic loader; the container runtime mounts the host's own.
 LIBRARY = "libcuda.so.1"
-#: Where the kernel module says its version.
+#: Where the kernel module reports its version.
 MODULE = Path("/proc/driver/nvidia/version")
-#: Oldest driver of each CUDA generation (NVIDIA, "CUDA Compatibility", minor version compatibility: all of a generation
-#: run on it).
+#: Oldest driver for each major CUDA version (NVIDIA, "CUDA Compatibility", minor version compatibility: it runs every
+#: minor version).
 OLDEST_DRIVER = {11: "450", 12: "525", 13: "580"}
 
 
@@ -25,10 +25,10 @@ def check(device: str) -> None:
     """Refuse a GPU whose driver is too old. A machine without a driver, and DEVICE=cpu, pass.
 
     Args:
-        device: of the settings (`auto`, `cpu`, `cuda`, `cuda:0`, `mps`).
+        device: DEVICE (`auto`, `cpu`, `cuda`, `cuda:0`, `mps`).
 
     Raises:
-        BadInput: naming both versions and what to do.
+        BadInput: naming both versions and the fix.
     """
     if device != "auto" and not device.startswith("cuda"):
         return
@@ -43,7 +43,7 @@ def check(device: str) -> None:
 
 
 def cuda_of_driver(library: str = LIBRARY) -> tuple[int, int] | None:
-    """The newest CUDA (major, minor) that the driver supports; None without a driver that can be asked."""
+    """The newest CUDA version (major, minor) that the driver supports; None if there is no usable driver."""
     version = ctypes.c_int(0)
     try:
         failed = ctypes.CDLL(library).cuDriverGetVersion(ctypes.byref(version))
@@ -55,7 +55,7 @@ def cuda_of_driver(library: str = LIBRARY) -> tuple[int, int] | None:
 
 
 def driver_version(module: Path = MODULE) -> str | None:
-    """The driver's own version, for example 535.104.05; None where the kernel does not say."""
+    """The driver's own version, for example 535.104.05; None when the kernel does not report it."""
     try:
         first = module.read_text(encoding="utf-8", errors="replace").splitlines()[0]
     except (OSError, IndexError):
@@ -65,12 +65,12 @@ def driver_version(module: Path = MODULE) -> str | None:
 
 
 def complaint(have: tuple[int, int], built_for: str | None, driver: str | None = None) -> str | None:
-    """What is wrong, in one line; None when nothing is. Any driver of a CUDA generation runs all of that generation.
+    """The error message for a driver that is too old, else None. Only the major CUDA version matters.
 
     Args:
-        have: the newest CUDA of the driver.
-        built_for: torch's (`torch.version.cuda`); None is a build without CUDA.
-        driver: its own version, when it is known.
+        have: the newest CUDA version that the driver supports.
+        built_for: torch's CUDA version (`torch.version.cuda`); None for a build without CUDA.
+        driver: the driver's own version, if known.
     """
     if not built_for:
         return None
@@ -80,21 +80,21 @@ def complaint(have: tuple[int, int], built_for: str | None, driver: str | None =
     name = f"the NVIDIA driver {driver}" if driver else "the NVIDIA driver"
     oldest = f" ({OLDEST_DRIVER[need]} or newer)" if need in OLDEST_DRIVER else ""
     return (
-        f"DEVICE: {name} is for CUDA {have[0]}.{have[1]} and torch is built for CUDA {built_for}; use a machine with a "
-        f"newer driver{oldest}, or set DEVICE=cpu to try without the GPU"
+        f"DEVICE: {name} supports CUDA {have[0]}.{have[1]} but torch is built for CUDA {built_for}; use a machine with "
+        f"a newer driver{oldest}, or set DEVICE=cpu to try without the GPU"
     )
 
 
 def complaint_about_gpu(name: str, capability: tuple[int, int], built_for: Sequence[str]) -> str | None:
-    """What is wrong with a GPU, in one line; None when nothing is.
+    """The error message for a GPU that torch has no code for, else None.
 
-    Code for a GPU runs on later ones of its generation (NVIDIA, "CUDA C++ Programming Guide", binary compatibility),
-    and PTX on all later ones.
+    Machine code runs on GPUs with the same major compute capability and an equal or higher minor one (NVIDIA, "CUDA C++
+    Programming Guide", binary compatibility), PTX on all later GPUs.
 
     Args:
-        name: the GPU's.
-        capability: its compute capability.
-        built_for: torch's (`torch.cuda.get_arch_list()`), such as sm_90 and compute_120; empty when it is not known.
+        name: the GPU's name.
+        capability: the GPU's compute capability.
+        built_for: torch's (`torch.cuda.get_arch_list()`), such as sm_90 and compute_120; empty when unknown.
     """
     major, minor = capability
     for arch in built_for:
@@ -106,6 +106,6 @@ def complaint_about_gpu(name: str, capability: tuple[int, int], built_for: Seque
     if not built_for:
         return None
     return (
-        f"DEVICE: torch has no code for {name} (compute capability {major}.{minor}, and it is built for "
+        f"DEVICE: torch has no code for {name} (compute capability {major}.{minor}, but is built for "
         f"{', '.join(built_for)}); use another GPU, or set DEVICE=cpu to try without one"
     )

@@ -1,7 +1,7 @@
-"""Errors a user can cause, each with the exit code that templates and schedulers rely on.
+"""The expected errors, each with the exit code that templates and schedulers rely on.
 
-Every one of them is shown as a single line on stderr that names the variable or the row and the fix; the command line
-(`job/cli.py`) turns them into exit codes and prints no traceback.
+The command line (`job/cli.py`) prints each as one line on stderr that names the variable or the row and the fix,
+without a traceback, and exits with the error's code.
 """
 
 OK = 0
@@ -14,31 +14,31 @@ STOPPED_BY_SIGNAL = 143
 
 
 class JobError(Exception):
-    """Base of all expected failures. `exit_code` is what the process returns."""
+    """Base class of all expected failures; the process exits with `exit_code`."""
 
     exit_code = 1
 
 
 class BadInput(JobError):
-    """Bad settings or bad input; nothing was started. Exit code 2."""
+    """Invalid settings or input. Exit code 2."""
 
     exit_code = BAD_INPUT
 
 
 class Unreachable(BadInput):
-    """What the input names cannot be had now: no network, or the Hub is out of order. Exit code 1: try again later."""
+    """An input cannot be reached now: no network, or the Hub is down. Exit code 1: try again later."""
 
     exit_code = 1
 
 
 class DataRefused(JobError):
-    """The quality gate refused the data. Exit code 3."""
+    """The data failed the quality gate. Exit code 3."""
 
     exit_code = DATA_REFUSED
 
 
 class TrainingStopped(JobError):
-    """Training diverged or a guard refused to go on. Exit code 4."""
+    """Training diverged or a guard stopped it. Exit code 4."""
 
     exit_code = TRAINING_STOPPED
 
@@ -56,23 +56,23 @@ class SpeechFailed(JobError):
 
 
 class StoppedBySignal(BaseException):
-    """SIGTERM or SIGINT arrived; rerunning the same command goes on. Exit code 143.
+    """SIGTERM or SIGINT arrived; running the same command again continues. Exit code 143.
 
-    Not an `Exception`: it may be raised inside any library, and those that catch everything must not swallow it.
+    Not an `Exception`: it may be raised inside any library, and those that catch every `Exception` must not swallow it.
     """
 
     exit_code = STOPPED_BY_SIGNAL
 
 
 class PeerLost(StoppedBySignal):
-    """Another process of a run that is spread over several was lost; rerunning goes on. Exit code 143.
+    """Another process of a distributed run was lost; running the command again continues. Exit code 143.
 
-    It counts as stopped, since that is what has happened to the run as a whole: the lost process's own end tells why.
+    This process counts as stopped, not failed: the exit code of the lost process gives the reason.
     """
 
 
 class FollowedRank(BaseException):
-    """The first process has failed and has said why: this one ends with the same exit code and says nothing."""
+    """The first process has failed and has printed why: this one exits silently with the same exit code."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(f"the first process ended with {exit_code}")
@@ -80,24 +80,24 @@ class FollowedRank(BaseException):
 
 
 class MachineFault(JobError):
-    """This machine gives different results for the same computation. Exit code 1: try again on another one."""
+    """This machine gives different results for the same computation. Exit code 1: try again on another machine."""
 
 
 class NodesMissing(JobError):
-    """Not all nodes have come in time. Exit code 1, which schedulers count and try again."""
+    """Not all nodes started in time. Exit code 1, which schedulers count and retry."""
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, in one line: its first, or its type where it says nothing."""
+    """The first line of an exception's message, or the name of its type when the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-#: Names of the clients' exceptions for a Hub that is not there, or goes away.
+#: Names of the HTTP clients' exceptions for a server that cannot be reached or drops the connection.
 NO_CONNECTION = {"ConnectionError", "Timeout", "TimeoutError", "ConnectError", "ReadError"}
 
 
 def causes(error: BaseException, *, handled: bool = True) -> list[BaseException]:
-    """The exception and what it was raised from, outermost first; with `handled` also while handling what."""
+    """The exception and its causes, outermost first; with `handled` also exceptions it was raised while handling."""
     seen: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in seen:
@@ -107,17 +107,17 @@ def causes(error: BaseException, *, handled: bool = True) -> list[BaseException]
 
 
 def kinds_of(errors: list[BaseException]) -> set[str]:
-    """Names of their classes and of all that those derive from: which client raised them needs no import."""
+    """Names of the exceptions' classes and base classes, to recognise clients' exceptions without importing them."""
     return {base.__name__ for one in errors for base in type(one).__mro__}
 
 
 def status_of(errors: list[BaseException]) -> int | None:
-    """The HTTP status that the first of them with an answer has."""
+    """The HTTP status of the first exception that has a response."""
     return next((s for e in errors if (s := getattr(getattr(e, "response", None), "status_code", None))), None)
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether a failure of the Hub's clients may pass by itself: no connection, or an answer of 429 or 5xx."""
+    """Whether an error of the Hub's clients may be temporary: no connection, or status 429 or 5xx."""
     errors = causes(error)
     kinds, status = kinds_of(errors), status_of(errors)
     if "OfflineModeIsEnabled" in kinds:

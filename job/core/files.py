@@ -1,6 +1,6 @@
-"""Writing so that a kill at any instant leaves either the old file or the new one, and reading what was written.
+"""Atomic writes (a kill at any instant leaves either the old file or the new one), and reading what was written.
 
-Everything the job keeps goes through here: a temporary name in the same directory, fsync, rename, fsync of the
+Every file that the job keeps is written here: a temporary name in the same directory, fsync, rename, fsync of the
 directory.
 """
 
@@ -37,7 +37,7 @@ def sync_file(path: Path) -> None:
 
 
 def write_with(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write(temporary_path)` create a file, then move it to `path` in one step.
+    """Let `write(temporary_path)` create a file, then rename it to `path` atomically.
 
     Raises whatever `write` raises; the temporary file is then removed and `path` is untouched.
     """
@@ -56,7 +56,7 @@ def write_with(path: Path, write: Callable[[Path], Any]) -> None:
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Say which file it was when writing fails: errors of writing to an open file do not."""
+    """Add the file's name to errors: those of writing to an open file lack it."""
     try:
         yield
     except OSError as error:
@@ -76,7 +76,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Atomically replace `path` with one JSON object a line. Returns the number of rows."""
+    """Atomically replace `path` with one JSON object per line. Returns the number of rows."""
     count = 0
 
     def write(temporary: Path) -> None:
@@ -132,7 +132,7 @@ def replace_directory(directory: Path, fill: Callable[[Path], Any]) -> None:
 
 
 def recover_directory(directory: Path) -> None:
-    """Undo a `replace_directory` that was killed half-way: keep the newest complete version, remove the rest."""
+    """Clean up after a `replace_directory` that was killed: keep the newest complete version, remove the rest."""
     temporary, previous = _beside(directory)
     if previous.exists():
         if directory.exists():
@@ -150,7 +150,7 @@ def _beside(directory: Path) -> tuple[Path, Path]:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether there was no room on the disk; safetensors wraps the system's error into one of its own, as text."""
+    """Whether the disk was full; safetensors turns the system's error into one of its own, as text."""
     full = (errno.ENOSPC, errno.EDQUOT)
     if isinstance(error, OSError):
         return error.errno in full
@@ -169,7 +169,7 @@ def digest_file(path: Path) -> str:
 
 
 def stamp(path: Path) -> tuple[str, int, int]:
-    """Path, size and time of a file: what tells cheaply that it was replaced. (-1, -1) when it is missing."""
+    """Path, size and modification time of a file, to detect cheaply that it changed; (-1, -1) when it is missing."""
     try:
         status = path.stat()
     except OSError:
@@ -178,10 +178,10 @@ def stamp(path: Path) -> tuple[str, int, int]:
 
 
 def tree(root: Path, leave_out: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Yield what is in a folder and in those below it, but for folders; links to folders are followed, each one once.
+    """Yield all files below a folder; symbolic links to folders are followed, each folder once.
 
-    Folders whose name begins with one of `leave_out` are left out. Where a folder is there itself and by a link, its
-    files have the paths without the link.
+    Folders whose name begins with one of `leave_out` are skipped. Files that can be reached with and without a link
+    have the path without it.
     """
     seen: set[str] = set()
     for folder, below, names in os.walk(root, followlinks=True):
@@ -196,10 +196,10 @@ def tree(root: Path, leave_out: tuple[str, ...] = ()) -> Iterator[Path]:
 
 
 def identity(path: Path) -> Any:
-    """What makes an input "the same as last time".
+    """A value that changes when an input file or directory changes.
 
-    A small file is its contents (so that a touched or copied one is the same), a large one its stamp, a directory the
-    stamps of the files in it.
+    For a small file it is from its contents (so that touching or copying it changes nothing), for a large one its
+    stamp, for a directory the stamps of its files.
     """
     if path.is_dir():
         return [stamp(p) for p in sorted(tree(path)) if p.is_file()]

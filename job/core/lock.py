@@ -1,9 +1,9 @@
-"""One run a work directory: a second one refuses instead of writing into the first one's files.
+"""The lock of a work directory: a second run stops with an error instead of writing into the first one's files.
 
-The lock is a file that only one process can create, so that it works on network volumes too (no `flock`). Its owner
-touches it as long as it lives. An owner on this machine is looked up by process id and start time; one elsewhere, or in
-another container that has this machine's name, is taken for dead when its file is not touched while we watch, whatever
-the two clocks say.
+The lock is a file that only one process can create, which works on network volumes too (unlike `flock`). Its owner
+touches it as long as it lives. An owner on this machine is looked up by process id and start time. One on another
+machine, or in another container with this machine's name, counts as dead when its file is not touched while we watch;
+this does not depend on the clocks.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from typing import Any
 from job.core.console import say
 from job.core.errors import BadInput
 
-#: Seconds between two touches of the owner.
+#: Seconds between two touches by the owner.
 HEARTBEAT = 5.0
-#: Seconds that a process which was killed may take to be gone.
+#: Seconds that a killed process may take to disappear.
 ENDING = 3.0
-#: Seconds that a lock of another machine is watched for a touch.
+#: Seconds for which another machine's lock is watched for a touch.
 WATCH = 20.0
 
 
 class WorkLock:
-    """Holds `WORK_DIR/state/run.lock` while entered.
+    """Context manager that holds `WORK_DIR/state/run.lock`.
 
     Raises:
-        BadInput: on entering, when another run that lives holds it, or when there can be no such directory.
+        BadInput: on entering, when another live run holds it, or when the directory cannot be created.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -41,19 +41,19 @@ class WorkLock:
         self._stop = threading.Event()
 
     def __enter__(self) -> WorkLock:
-        """Take the lock, over a dead owner's if need be."""
+        """Take the lock, replacing a dead owner's if necessary."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             work = self.path.parent.parent
-            raise BadInput(f"WORK_DIR={work} cannot be written to: {error.strerror}; set it elsewhere") from error
+            raise BadInput(f"WORK_DIR={work} is not writable: {error.strerror}; set another directory") from error
         while not self._create():
             owner = self._owner()
             if owner is not None and self._lives(owner):
                 since = owner.get("started", "")
                 raise BadInput(
                     f"WORK_DIR={self.path.parent.parent} is in use by another run (process {owner.get('process')} on "
-                    f"{owner.get('host')} since {since}); wait for it, or set another WORK_DIR"
+                    f"{owner.get('host')} since {since}); wait for it to finish, or set another WORK_DIR"
                 )
             self._remove(owner)
         threading.Thread(target=self._beat, daemon=True).start()
@@ -62,7 +62,7 @@ class WorkLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give it back."""
+        """Release the lock."""
         self._stop.set()
         self.path.unlink(missing_ok=True)
 
@@ -80,10 +80,10 @@ class WorkLock:
         aside = self._aside()
         aside.write_text(text, encoding="utf-8")
         try:
-            os.link(aside, self.path)  # there with its contents, or not at all
+            os.link(aside, self.path)  # appears with its contents, or not at all
         except FileExistsError:
             return False
-        except OSError:  # a volume without hard links
+        except OSError:  # the volume has no hard links
             return self._create_in_place(text)
         finally:
             aside.unlink(missing_ok=True)
@@ -99,21 +99,21 @@ class WorkLock:
         return True
 
     def _aside(self) -> Path:
-        """A name that is only this thread's."""
+        """A file name that only this thread uses."""
         return self.path.with_name(f".run.lock-{os.getpid()}-{threading.get_ident()}")
 
     def _owner(self, path: Path | None = None) -> dict[str, Any] | None:
-        """Who holds it; None when it has just been given back."""
+        """The lock's owner; None when it has just been released."""
         try:
             text = (path or self.path).read_text(encoding="utf-8")
-            return dict(json.loads(text)) if text.strip() else {"host": "?"}  # being written, or cut short
+            return dict(json.loads(text)) if text.strip() else {"host": "?"}  # still being written, or truncated
         except FileNotFoundError:
             return None
         except ValueError:
             return {"host": "?"}
 
     def _remove(self, owner: dict[str, Any] | None) -> None:
-        """Take a dead owner's lock away, and nobody else's: another run may have done so and be the owner by now."""
+        """Remove a dead owner's lock, and only that one: another run may already have replaced it."""
         aside = self._aside()
         try:
             os.replace(self.path, aside)
@@ -125,7 +125,7 @@ class WorkLock:
         aside.unlink(missing_ok=True)
 
     def _lives(self, owner: dict[str, Any]) -> bool:
-        # A lock of an older version says nothing of a namespace.
+        # A lock of an older version has no namespace.
         here = owner["host"] == socket.gethostname() and owner.get("namespace", _namespace()) == _namespace()
         if here:
             end = time.monotonic() + ENDING
@@ -134,7 +134,7 @@ class WorkLock:
                     return True
                 time.sleep(0.1)
             return False
-        say("run", f"WORK_DIR is held from {owner['host']}: watching for {WATCH:.0f} s whether that run lives")
+        say("run", f"WORK_DIR is held from {owner['host']}: watching for {WATCH:.0f} s whether that run is alive")
         before = self._touched()
         end = time.monotonic() + WATCH
         while time.monotonic() < end:
@@ -154,11 +154,11 @@ class WorkLock:
             try:
                 os.utime(self.path)
             except OSError:
-                return  # given back, or the volume is gone: whoever writes next will say so
+                return  # released, or the volume is gone, which the next write will report
 
 
 def _namespace() -> str:
-    """What process ids are valid in. With `docker run --network host` containers share a host name, but not these."""
+    """The process-id namespace. With `docker run --network host`, containers share a host name but not this."""
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -166,9 +166,9 @@ def _namespace() -> str:
 
 
 def _runs(process: int, created: float) -> bool:
-    """Whether a process is that very one and alive; one that has ended and waits to be noticed is not.
+    """Whether exactly this process is alive (a zombie is not).
 
-    A process id is given out again, in a restarted container above all; its start time is not.
+    Process ids are reused, especially in restarted containers; the start time tells the processes apart.
     """
     import psutil
 

@@ -1,16 +1,16 @@
-"""Whether a failure says that a GPU's memory is used up; torch has an exception of its own for its allocator only."""
+"""Recognise out-of-memory errors of a GPU; torch's own exception covers only its allocator."""
 
 from __future__ import annotations
 
-#: What CUDA, its driver and Triton say, and cuBLAS, cuDNN and the like when they take their workspaces.
+#: The messages of CUDA, its driver and Triton, and of cuBLAS, cuDNN and the like when they allocate workspaces.
 SAYINGS = ("out of memory", "_ALLOC_FAILED", "DEVICE_ALLOCATION_FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the same work may pass with less of a GPU's memory in use.
+    """Whether the same work may succeed if it uses less GPU memory.
 
-    accelerate's `should_reduce_batch_size` knows nothing of cuBLAS, and takes a CPU's memory and unsupported operations
-    for it. What a lost connection says is left to `job.processes.ranks`, whatever it names as the cause.
+    accelerate's `should_reduce_batch_size` does not know cuBLAS's errors, and also matches the CPU's memory and
+    unsupported operations. Errors of a lost connection are left to `job.processes.ranks`, whatever cause they name.
     """
     import torch
     import torch.distributed as dist

@@ -1,4 +1,4 @@
-"""Taking secrets out of text before anybody sees it."""
+"""Replace secrets in text by `***`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 MASK = "***"
 
-#: A shorter string given as a secret is not looked for: masking every "a" of a log hides nothing and ruins it.
+#: Shorter secrets are not searched for: masking every "a" in a log hides nothing and ruins the log.
 SHORTEST_SECRET = 6
 
-#: What looks like a secret wherever it stands. The group `keep`, where there is one, stays in front of the mask.
+#: Patterns that mark a secret anywhere in a text. The group `keep`, if any, stays in front of the mask.
 _PATTERNS = (
-    re.compile(r"\bhf_[A-Za-z0-9]{10,}|hf_[A-Za-z0-9]{30,}"),  # also behind `\n`, `%0A`
+    re.compile(r"\bhf_[A-Za-z0-9]{10,}|hf_[A-Za-z0-9]{30,}"),  # also after `\n`, `%0A`
     re.compile(r"\b(?:api_org|hf_oauth|hf_jwt)_[A-Za-z0-9_.-]{10,}"),
     re.compile(r"\bwandb_v\d+_[A-Za-z0-9_-]{10,}"),
     re.compile(r"\blocal-[0-9a-f]{40}\b"),  # a key of a self-hosted W&B server
@@ -36,7 +36,7 @@ def redact(text: str, secrets: Iterable[str | None] = ()) -> str:
     """`text` with every one of `secrets`, and everything that looks like a token or a key, replaced by `***`.
 
     Hub tokens, W&B keys, other services' well-known formats, `Authorization` values, passwords in addresses, signatures
-    of signed addresses and values assigned to names that end in TOKEN, KEY, SECRET or PASSWORD are recognised by form.
+    of signed addresses and values assigned to names ending in TOKEN, KEY, SECRET or PASSWORD are recognised by form.
     """
     for secret in sorted({s for s in secrets if s and len(s) >= SHORTEST_SECRET}, key=len, reverse=True):
         text = text.replace(secret, MASK)
@@ -54,7 +54,7 @@ def _mask(found: re.Match[str]) -> str:
 
 
 def one_line(error: BaseException | str, secrets: Iterable[str | None] = (), limit: int = 300) -> str:
-    """An exception's words on one line, at most `limit` characters, without secrets."""
+    """An exception's message on one line, at most `limit` characters, without secrets."""
     words = error if isinstance(error, str) else (str(error) or type(error).__name__)
     line = " ".join(redact(words, secrets).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -1,4 +1,4 @@
-"""What a finished stage leaves behind, and whether it can be left alone on a rerun."""
+"""The state files of finished stages, and the fingerprints that tell whether a rerun can skip a stage."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any
 from job import __version__
 from job.core import files
 
-#: Raised when the meaning of a stage's outputs changes: work of an older format is then redone.
+#: Increased when the meaning of a stage's outputs changes, so that results in an older format are redone.
 FORMAT = 2
 
 
 def fingerprint(stage: str, values: dict[str, Any], inputs: Any, upstream: dict[str, str]) -> str:
-    """Hash of everything that a stage's result follows from.
+    """Hash of everything that a stage's result depends on.
 
     Args:
-        stage: its name.
+        stage: the stage's name.
         values: the variables it uses.
-        inputs: identities of the files it reads from outside (`files.identity`).
-        upstream: digest of the state file of every stage it builds on; a redone stage has a new one.
+        inputs: identities of the files it reads from outside the work directory (`files.identity`).
+        upstream: digests of the state files of the stages it builds on, which change when a stage is redone.
     """
     everything = {"format": FORMAT, "stage": stage, "values": values, "inputs": inputs, "upstream": upstream}
     return files.digest_bytes(json.dumps(everything, sort_keys=True, default=str).encode())
 
 
 def read(directory: Path, stage: str) -> dict[str, Any] | None:
-    """The state of a stage, or None when it never finished (or its file is broken, which is the same)."""
+    """The state of a stage; None if it never finished or its state file is unreadable."""
     try:
         state = files.read_json(directory / f"{stage}.json")
     except (OSError, ValueError):
@@ -38,7 +38,7 @@ def read(directory: Path, stage: str) -> dict[str, Any] | None:
 
 
 def digest(directory: Path, stage: str) -> str:
-    """Digest of a stage's state file, `none` when there is none."""
+    """Digest of a stage's state file; `none` if it has none."""
     path = directory / f"{stage}.json"
     return files.digest_file(path) if path.exists() else "none"
 

@@ -1,8 +1,8 @@
-"""Signals: the first asks a run to end within GRACE_SECONDS, the second ends it at once.
+"""Handling of SIGTERM and SIGINT: the first asks a run to stop within GRACE_SECONDS, the second stops it at once.
 
-Python runs a signal's handler between two of its own instructions, and so not while the main thread waits inside a
-library, for another process or a GPU. The patience is therefore kept by a thread of its own, which the interpreter
-tells of signals through a file descriptor.
+Python runs signal handlers only between bytecode instructions, so not while the main thread waits inside a library for
+another process or a GPU. The deadline is therefore kept by a separate thread, which the interpreter notifies of signals
+through a file descriptor.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Any, NoReturn
 from job.core.errors import STOPPED_BY_SIGNAL, StoppedBySignal
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-#: Of GRACE_SECONDS, what is left to the interpreter's own end.
+#: The part of GRACE_SECONDS that is reserved for the interpreter's shutdown.
 MARGIN = 1.0
 
 _watch: _Watch | None = None
-#: What the main thread was interrupted with, in words.
+#: The message of the `StoppedBySignal` that interrupted the main thread.
 _stopped: str | None = None
 
 
 def install() -> None:
-    """Take over SIGTERM and SIGINT: they raise `StoppedBySignal` wherever the main thread is."""
+    """Install handlers for SIGTERM and SIGINT that raise `StoppedBySignal` in the main thread."""
     global _watch, _stopped
     _stopped = None
     if _watch is None:
@@ -38,35 +38,35 @@ def install() -> None:
 
 
 def set_grace(seconds: float) -> None:
-    """Set GRACE_SECONDS, once it is known. Whatever does not end by itself until then is ended."""
+    """Set GRACE_SECONDS once it is known; a process that takes longer to stop is ended by force."""
     if _watch is not None:
         _watch.grace = seconds
 
 
 def stopped() -> str | None:
-    """The words of the `StoppedBySignal` that was raised, if one was.
+    """The message of the `StoppedBySignal` that was raised, if any.
 
-    Not all of them arrive: Python 3.11 makes a RuntimeError of what is raised in `__set_name__`, and lazy imports make
-    another error of that one.
+    The exception itself may get lost: Python 3.11 turns an exception in `__set_name__` into a RuntimeError, and lazy
+    imports turn that one into yet another error.
     """
     return _stopped
 
 
 def _raise(number: int, frame: FrameType | None) -> NoReturn:
     global _stopped
-    _stopped = f"stopped by {signal.Signals(number).name}; the same command goes on from here"
+    _stopped = f"stopped by {signal.Signals(number).name}; run the same command again to continue"
     raise StoppedBySignal(_stopped)
 
 
 class StopRequest:
-    """While entered, the first SIGTERM or SIGINT only sets `name`, for a step to be finished and kept."""
+    """Context manager in which the first SIGTERM or SIGINT only sets `name`, so that a step can finish and be saved."""
 
     def __init__(self) -> None:
         self.name: str | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        """Take over the signals (they can only be taken in the main thread)."""
+        """Install the handlers (only possible in the main thread)."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
@@ -74,7 +74,7 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give them back."""
+        """Restore the previous handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -83,14 +83,14 @@ class StopRequest:
 
 
 class _Watch:
-    """Sees to it that a run that was asked to end does: what is on disk is whole at every instant."""
+    """Ends the process by force when it does not stop in time; safe, since files on disk are always complete."""
 
     def __init__(self) -> None:
         self.grace = 25.0
         self.asked: str | None = None
         ours, interpreters = socket.socketpair()
         interpreters.setblocking(False)
-        self._interpreters = interpreters  # kept open: the interpreter writes to its number
+        self._interpreters = interpreters  # must stay open: the interpreter writes to its file descriptor
         signal.set_wakeup_fd(interpreters.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._read, args=(ours,), name="signals", daemon=True).start()
 
@@ -102,7 +102,7 @@ class _Watch:
 
     def _arrived(self, name: str) -> None:
         if self.asked is not None:
-            _end(f"stopped by a second {name}, at once; the same command goes on from the last checkpoint")
+            _end(f"stopped at once by a second {name}; run the same command again to resume from the last checkpoint")
         self.asked = name
         timer = threading.Timer(max(self.grace - MARGIN, MARGIN), self._out_of_patience)
         timer.daemon = True
@@ -111,8 +111,8 @@ class _Watch:
     def _out_of_patience(self) -> None:
         if self.asked is not None:
             _end(
-                f"{self.asked} was not obeyed in time (GRACE_SECONDS={self.grace:g}); the same command goes on from "
-                "the last checkpoint"
+                f"did not stop in time after {self.asked} (GRACE_SECONDS={self.grace:g}); run the same command again "
+                "to resume from the last checkpoint"
             )
 
 

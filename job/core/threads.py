@@ -1,4 +1,4 @@
-"""Working ahead in threads, and computing so that their number does not change the results."""
+"""Reading ahead in threads, and computing so that the number of threads does not change the results."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def in_order(
     initialize: Callable[[], Any] | None = None,
     name: str = "audio",
 ) -> Iterator[B]:
-    """`map` with `workers` threads and bounded read-ahead; results, and failures, come in the order of the inputs.
+    """`map` with `workers` threads and bounded read-ahead; results and exceptions come in the order of the inputs.
 
-    Threads suffice because decoding, resampling, the codec's arithmetic and NumPy's run outside the interpreter's lock.
+    Threads suffice because decoding, resampling, the codec and NumPy release the interpreter's lock.
 
     Args:
-        inputs: taken in the caller's thread, at most `2 * workers` ahead.
-        function: does not depend on what the caller does meanwhile.
-        workers: threads; with 0 it is `map`.
+        inputs: consumed in the caller's thread, at most `2 * workers` ahead.
+        function: must not depend on what the caller does meanwhile.
+        workers: number of threads; 0 is plain `map`.
         initialize: called first in every thread.
-        name: of the threads.
+        name: name of the threads.
     """
     if workers == 0:
         yield from map(function, inputs)
@@ -47,12 +47,12 @@ def in_order(
 
 
 def ahead(inputs: Iterator[A], stop: Callable[[], Any], name: str = "ahead") -> Iterator[A]:
-    """The same inputs; a thread takes the next one while the caller works on the last, and none beyond it.
+    """Yield the inputs, with a thread preparing the next one (and no more) while the caller works on the current one.
 
     Args:
-        inputs: taken in that thread; their failures come in their place.
-        stop: called when the caller wants no more; an input that is being made may end early then.
-        name: of the thread.
+        inputs: consumed in that thread; their exceptions are raised at their place in the sequence.
+        stop: called when the caller stops iterating, so that an input still being prepared may end early.
+        name: name of the thread.
     """
     end = object()
     pool = ThreadPoolExecutor(1, thread_name_prefix=name)
@@ -68,14 +68,14 @@ def ahead(inputs: Iterator[A], stop: Callable[[], Any], name: str = "ahead") -> 
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Let torch compute in the calling thread alone: a sum that several threads share is rounded differently.
+    """Let torch compute in the calling thread only: the rounding of a sum depends on how many threads share it.
 
-    What is computed so does not depend on the machine's number of cores, or on how many threads work side by side.
+    Results then depend neither on the machine's number of cores nor on how many threads run in parallel.
     """
     import torch
 
-    # The number is a thread's own. It must be asked for before it is set: a new thread takes over the process's number
-    # when it is first asked, whatever was set in it before.
+    # The number is per thread. It must be read before it is set: a new thread adopts the process's number when it is
+    # first read, whatever was set before.
     threads = torch.get_num_threads()
     if threads == 1:
         yield
@@ -89,7 +89,7 @@ def one_torch_thread() -> Iterator[None]:
 
 @contextmanager
 def reproducible() -> Iterator[None]:
-    """Full fp32 convolutions, fixed algorithms, sums in one order: codes are an argmin, so small noise changes them."""
+    """Use full fp32 and deterministic algorithms: codes are an argmin, so tiny numerical noise would change them."""
     import torch
 
     matmul = torch.backends.cuda.matmul.allow_tf32

@@ -1,1 +1,1 @@
-"""The prepared dataset: what `prepare` writes, and training and evaluation read."""
+"""The prepared dataset, which `prepare` writes and training and evaluation read."""

@@ -1,4 +1,4 @@
-"""Reading the prepared dataset: what train and evaluate use.
+"""Read the prepared dataset, for train and evaluate.
 
 The layout is plain Parquet, so `datasets.load_dataset("parquet", data_files=...)` reads it too.
 """
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 #: The splits that prepare writes; `validation` only when it has rows.
 SPLITS = ("train", "validation")
 
-#: Rows that are mapped as one piece.
+#: Rows per record batch of an Arrow file.
 _CACHE_ROWS = 2000
-#: Which Parquet files an Arrow file was made from, in its schema.
+#: Key in an Arrow file's schema that identifies the Parquet files it was made from.
 _MARKS = b"parquet"
 #: Bytes at the end of a Parquet file that are compared.
 _END = 1 << 16
@@ -64,10 +64,10 @@ def read_summary(paths: Paths) -> dict[str, Any]:
 
 
 def read_split(paths: Paths, split: str) -> pa.Table:
-    """All rows of a split in order, mapped from disk into memory; no rows when there is no such split.
+    """All rows of a split in order, memory-mapped; no rows if there is no such split.
 
-    Parquet is compressed, so what is mapped is the same rows as an Arrow file: the one that prepare left in the cache,
-    or, where the dataset came from elsewhere, one that is made now and goes with the process.
+    Parquet is compressed, so an Arrow file with the same rows is mapped: the one that prepare has cached or, if the
+    dataset comes from elsewhere, a temporary one that is made now.
 
     Raises:
         BadInput: there is no prepared dataset, or one of its files is damaged.
@@ -89,7 +89,7 @@ def read_split(paths: Paths, split: str) -> pa.Table:
     except pa.ArrowException as error:
         raise _damaged(paths, split) from error
     except OSError as error:
-        if error.errno is not None:  # of the disk, not of what is on it
+        if error.errno is not None:  # an error of the disk, not of the files
             raise
         raise _damaged(paths, split) from error
 
@@ -124,7 +124,7 @@ def _parquet_files(paths: Paths, split: str) -> list[Path]:
 
 
 def _marks(shards: list[Path]) -> bytes:
-    """What tells Parquet files from others without reading them: sizes, and the ends, which say what is where."""
+    """Identify Parquet files without reading them whole: their sizes and their footers, which contain the layout."""
     ends = []
     for path in shards:
         with open(path, "rb") as file:
@@ -135,7 +135,7 @@ def _marks(shards: list[Path]) -> bytes:
 
 
 def _write_arrow(file: IO[bytes], shards: list[Path], expected: pa.Schema) -> None:
-    """Copy Parquet files into one Arrow file, some rows at a time."""
+    """Copy Parquet files into one Arrow file, batch by batch."""
     noted = expected.with_metadata({_MARKS: _marks(shards)})
     with pa.ipc.new_file(file, noted) as writer:
         for shard in shards:
@@ -145,7 +145,7 @@ def _write_arrow(file: IO[bytes], shards: list[Path], expected: pa.Schema) -> No
 
 
 def _cached(paths: Paths, split: str, shards: list[Path]) -> pa.Table | None:
-    """The split as prepare left it in the cache; None when it is of other or older files, or torn."""
+    """The split from prepare's cache; None if that is damaged or was made from other files."""
     try:
         with open(_cache_file(paths, split), "rb") as file:
             if os.fstat(file.fileno()).st_mtime_ns < max(path.stat().st_mtime_ns for path in shards):
@@ -157,7 +157,7 @@ def _cached(paths: Paths, split: str, shards: list[Path]) -> pa.Table | None:
 
 
 def _map(file: IO[bytes]) -> pa.Table:
-    """An Arrow file as a table whose columns stay on disk; the file may be closed and removed."""
+    """Memory-map an Arrow file as a table; the file may then be closed and removed."""
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
 

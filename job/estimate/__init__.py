@@ -1,1 +1,1 @@
-"""What a run will take (steps, memory, disk, arithmetic), computed without torch."""
+"""Estimates of a run's steps, memory, disk space and FLOPs, computed without torch."""

@@ -1,9 +1,9 @@
-"""What training holds besides weights and optimizer: counted from shapes, settings and the batch, without torch.
+"""Estimate the memory of activations and gradients from shapes, settings and the batch, without torch.
 
-A layer keeps for its backward pass, a position, what norms, linear layers, gating and attention keep there. D is
-the stream's width, Q and K those of queries and keys, I the MLP's:
+For its backward pass a layer keeps, per position, what its norms, linear layers, gating and attention keep. With D the
+width of the residual stream, Q and K the widths of queries and keys, and I that of the MLP:
 
-- the inputs of both norms (D each, in the stream's type) and their scales;
+- the inputs of both norms (D each, in the stream's dtype) and their scales;
 - what the products that are trained or adapted take. Queries, keys and values share a norm's output, gate and up
   another's, which the norms give in autocast's type; in front of adapters, dropout makes a copy and a mask for each of
   them. A frozen product without an adapter keeps nothing;
@@ -36,15 +36,15 @@ from job.modes import mode_of
 Shapes = Mapping[str, tuple[int, ...]]
 
 _TALKER, _SUB_TALKER = "talker.model.", "talker.code_predictor.model."
-#: Flash attention works on blocks of so many rows of a sequence; its fp32 gradient of the queries is padded to them.
+#: Flash attention processes a sequence in blocks of this many rows; its fp32 gradient of the queries is padded to them.
 _FLASH_ROWS = 128
-#: Bytes of a batch's own integers, a position.
+#: Bytes per position of a batch's own integer tensors.
 _INDEX_BYTES = 64
 
 
 @dataclass(frozen=True)
 class Load:
-    """A batch: positions in all, frames among them, samples, and (at most) distinct text ids."""
+    """The size of a batch: positions, how many of them are frames, samples, and (at most) distinct text ids."""
 
     positions: int
     frames: int
@@ -54,15 +54,15 @@ class Load:
 
 @dataclass(frozen=True)
 class Working:
-    """Bytes beside weights and optimizer, gradients included, at each moment that may be the peak.
+    """Bytes besides weights and optimizer (gradients included) at each moment that may be the peak.
 
     Attributes:
-        kept: what autograd keeps of the talker, bf16 copies of weights included.
-        chunk: what the sub-talker's largest chunk takes by itself.
-        forward: at the highest point of the forward pass, in which the losses are differentiated.
-        backward: at the first talker layer that is differentiated.
-        late: at the last one, when all gradients are there.
-        in_kernels: what attention's backward pass takes for itself on a GPU, on top.
+        kept: what autograd keeps of the talker, including bf16 copies of weights.
+        chunk: what the sub-talker's largest chunk takes.
+        forward: the peak of the forward pass, in which the losses are differentiated.
+        backward: the peak at the first talker layer of the backward pass.
+        late: the peak at the last one, when all gradients exist.
+        in_kernels: additional workspace of attention's backward pass on a GPU.
     """
 
     kept: int
@@ -74,13 +74,13 @@ class Working:
 
     @property
     def peak(self) -> int:
-        """The highest of all moments, as tensors; `in_kernels` comes on top."""
+        """The peak over all moments, in tensors; `in_kernels` comes on top."""
         return max(self.forward, self.backward, self.late)
 
 
 @dataclass(frozen=True)
 class Types:
-    """Bytes a value: what is computed in, trained and frozen weights, and the codec embedding's."""
+    """Bytes per value of the computation, of trained and frozen weights, and of the codec embedding."""
 
     compute: int
     trained: int
@@ -89,7 +89,7 @@ class Types:
 
     @classmethod
     def of(cls, settings: Settings, *, new_languages: bool = False) -> Types:
-        """On a GPU. With new languages the codec embedding is trained in every mode (`job.train.adapt`)."""
+        """The types on a GPU. With new languages every mode trains the codec embedding (`job.train.adapt`)."""
         mixed = settings.mixed_precision != "no"
         trained = 2 if optimizer_choice.in_bf16(settings) else 4
         lowered = settings.mixed_precision in ("auto", "bf16") and not mode_of(settings).nearly_all
@@ -98,15 +98,15 @@ class Types:
         return cls(compute=2 if mixed else 4, trained=trained, frozen=frozen, codec=codec)
 
     def inputs(self, products: int, width: int, kind: Kind) -> int:
-        """What `products` that share an input of `width` values keep of it, a position."""
+        """Bytes per position that `products` (linear layers sharing an input of `width` values) keep of it."""
         return width * (products * (self.compute + 1) if kind.dropout else min(1, products) * self.compute)
 
 
 @dataclass(frozen=True)
 class Stack:
-    """The decoder layers of talker or sub-talker: widths, and bytes of the residual stream.
+    """The decoder layers of talker or sub-talker: widths, and bytes per value of the residual stream.
 
-    `packed` is torch's variable-length attention over a row of samples, as the talker's.
+    `packed` is torch's variable-length attention over a row of several samples, as in the talker.
     """
 
     layers: int
@@ -121,7 +121,7 @@ class Stack:
 
     @classmethod
     def of(cls, shapes: Shapes, prefix: str, *, stream: int, packed: bool) -> Stack:
-        """Of the weights under `prefix`; `stream` bytes a value."""
+        """Read the widths from the weights under `prefix`; `stream` is bytes per value."""
         first = f"{prefix}layers.0."
         layer = {name.removeprefix(first): shape for name, shape in shapes.items() if name.startswith(first)}
         queries, width = layer["self_attn.q_proj.weight"]
@@ -138,7 +138,7 @@ class Stack:
         )  # fmt: skip
 
     def layer(self, types: Types, kind: Kind) -> int:
-        """Bytes a position that one layer keeps."""
+        """Bytes per position that one layer keeps."""
         low, stream = types.compute, self.stream
         products = kind.trained or kind.attention
         kept = 2 * (self.width * stream + 4)
@@ -155,7 +155,7 @@ class Stack:
         return kept + (4 * kind.attention + 3 * kind.mlp) * kind.rank * low
 
     def checkpointed(self, types: Types, kind: Kind, checkpointing: bool | str) -> int:
-        """Bytes a position that one layer keeps under GRADIENT_CHECKPOINTING: all, its input, or `selective`'s."""
+        """Bytes per position that one layer keeps with GRADIENT_CHECKPOINTING: all, its input, or `selective`'s."""
         if not checkpointing:
             return self.layer(types, kind)
         kept = self.width * self.stream
@@ -165,13 +165,13 @@ class Stack:
         return kept
 
     def made(self, types: Types, kind: Kind, checkpointing: bool | str) -> int:
-        """Bytes a position that a layer makes again before it is differentiated."""
+        """Bytes per position that a layer recomputes in the backward pass."""
         return self.layer(types, kind) - self.checkpointed(types, kind, checkpointing) + self.width * self.stream
 
     def backward(self, types: Types, kind: Kind) -> int:
-        """Bytes a position that differentiating a layer takes for a moment, on top of what it keeps.
+        """Temporary bytes per position of a layer's backward pass, on top of what it keeps.
 
-        The gradients in and around the MLP; the gated product, where it was kept, has been let go.
+        These are the gradients in and around the MLP; the gated product, if it was kept, has been freed.
         """
         let_go = kind.trained or kind.mlp
         return (3 - let_go) * self.inner * types.compute + self.width * (self.stream + types.compute)
@@ -179,7 +179,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Kind:
-    """How a layer is trained: itself, or by adapters of `rank` on its attention and perhaps its MLP, or not at all."""
+    """How a layer is trained: all its weights, adapters of `rank` on attention and perhaps the MLP, or not at all."""
 
     trained: bool = False
     attention: bool = False
@@ -198,15 +198,15 @@ def working(
     whole: bool = True,
     sharded: bool = False,
 ) -> Working:
-    """What a step of such a batch holds on a GPU beside weights and optimizer.
+    """The GPU memory of a step besides weights and optimizer.
 
     Args:
-        shapes: of the base's weights, by their stock names.
-        load: the largest batch.
-        gradients: bytes of the gradients of all that is trained.
-        types: the sizes of values; by default those of the settings.
-        whole: the batch is the whole step; else gradients of others are there while it is computed.
-        sharded: the talker's layers are put together in what they are computed in (`job.train.spread`), not copied.
+        shapes: shapes of the base model's weights, by their stock names.
+        load: the largest micro-batch.
+        gradients: bytes of the gradients of all trained weights.
+        types: bytes per value; by default those of the settings.
+        whole: the step has one micro-batch; otherwise gradients of earlier ones exist while it is computed.
+        sharded: the talker's layers are gathered in the computation's dtype (`job.train.spread`), not copied.
     """
     from job.train.objective import FRAMES_AT_ONCE, TOKENS_AT_ONCE
 
@@ -252,7 +252,7 @@ def working(
         chunks = sub.chunks(frames, fed, FRAMES_AT_ONCE["cuda"])
     earlier = 0 if whole else gradients
     held = kept + copies + 2 * by_labels + head_gradients + earlier
-    # Under checkpointing each layer makes its own copies anew; those of what is differentiated have gone.
+    # With checkpointing each layer makes its copies again; those of layers already differentiated have been freed.
     in_layers = 0 if checkpointing else low * talker.entries * copied
     first = kept + in_layers + sets + head_gradients + earlier - load.positions * width * states
     # What is looked up gets its gradients last, those by the sub-talker's inputs have waited for it.
@@ -271,7 +271,7 @@ def working(
 
 @dataclass(frozen=True)
 class _Chunks:
-    """The sub-talker's chunks: the highest point beside what is fed, the largest by itself, and what kernels add."""
+    """Memory of the sub-talker's chunks: the peak besides its inputs, the largest chunk alone, and kernel workspace."""
 
     peak: int = 0
     largest: int = 0
@@ -280,7 +280,7 @@ class _Chunks:
 
 @dataclass(frozen=True)
 class _SubTalker:
-    """The sub-talker as it is trained."""
+    """The sub-talker and how it is trained."""
 
     stack: Stack
     types: Types
@@ -295,7 +295,7 @@ class _SubTalker:
 
     @classmethod
     def of(cls, shapes: Shapes, settings: Settings, types: Types, states: int) -> _SubTalker | None:
-        """None where a frame has a single book. `states` are the bytes of a value of the talker's states."""
+        """None if a frame has only one codebook. `states` is bytes per value of the talker's hidden states."""
         heads = [s for name, s in shapes.items() if name.startswith("talker.code_predictor.lm_head.")]
         if not heads:
             return None
@@ -313,7 +313,7 @@ class _SubTalker:
         ]
         adapted = settings.lora_heads and settings.lora_sub_talker
         trained = everything or adapted
-        # Its input is a piece of what is fed: that stays in any case, a copy of another type does not.
+        # Its input is a slice of the sub-talker's input, which is kept anyway; a copy in another dtype is not.
         projected = types.compute * projection[1] if projection and everything and states != types.compute else 0
         return cls(
             stack=stack,
@@ -329,31 +329,31 @@ class _SubTalker:
         )  # fmt: skip
 
     def chunk(self, frames: int) -> int:
-        """Bytes that so many frames take when the first of their layers is differentiated."""
+        """Bytes that this many frames take when the backward pass begins."""
         stack, types = self.stack, self.types
         made = stack.made(types, self.kind, self.checkpointing) if self.checkpointing else 0
         kept = stack.layers * stack.checkpointed(types, self.kind, self.checkpointing)
         kept += stack.width * stack.stream + 4 + self.projected
-        # The heads are let go before the first layer is differentiated.
+        # The heads' tensors are freed before the first layer is differentiated.
         heads = (self.books - 1) * (self.heads + 4 * self.codes + self.kind.rank * types.compute) + 8 * self.codes
         layers = self.books * (stack.backward(types, self.kind) + made)
         return frames * (self.books * kept + max(heads, layers))
 
     def chunks(self, frames: int, fed: int, at_once: int) -> _Chunks:
-        """Of so many frames, whose inputs take `fed` bytes, cut as `job.train.chunked` cuts them."""
+        """The peak for this many frames, whose inputs take `fed` bytes, in the chunks of `job.train.chunked`."""
         count, size = _cut(frames, at_once)
         peak = 2 * fed + min(2, count) * self.gradients  # at the end the gradients by frames are put together
         before = (self.gradients + fed * (count - 1) // count) if count > 1 else 0  # the last one's start
-        # What the chunk keeps is let go as its gradients come to be: they are all there with its last layer only.
+        # What the chunk keeps is freed while its gradients are computed, so all of them exist only at its last layer.
         stack = self.stack
         late = size * self.books * (stack.layer(self.types, self.kind) + stack.backward(self.types, self.kind))
         peak = max(peak, before + max(self.chunk(size), self.gradients + late))
         return _Chunks(peak, self.chunk(size), self.in_kernels(size))
 
     def in_kernels(self, frames: int) -> int:
-        """Bytes beyond `chunk` that flash attention takes to differentiate a layer: a frame is a sequence to it.
+        """Bytes beyond `chunk` in flash attention's backward pass, in which each frame is a sequence.
 
-        The output heads and the layer's MLP have been let go by then.
+        The tensors of the output heads and the layer's MLP have been freed by then.
         """
         stack, low = self.stack, self.types.compute
         rows = -(-self.books // _FLASH_ROWS) * _FLASH_ROWS
@@ -363,7 +363,7 @@ class _SubTalker:
 
 
 def _cut(rows: int, at_once: int) -> tuple[int, int]:
-    """Into how many chunks `job.train.chunked` cuts so many rows, and the largest of them."""
+    """The number of chunks that `job.train.chunked` makes of this many rows, and the size of the largest."""
     return (count := -(-rows // at_once)), -(-rows // count)
 
 
@@ -374,7 +374,7 @@ def _kind(settings: Settings) -> Kind:
 
 
 def _copied(types: Types, *, trained: bool) -> bool:
-    """Whether autocast keeps copies of such weights."""
+    """Whether autocast keeps bf16 copies of weights of this size."""
     return (types.trained if trained else types.frozen) != types.compute
 
 

@@ -1,4 +1,4 @@
-"""How much arithmetic training is, counted from the shapes of a model's weights.
+"""Count the FLOPs of training from the shapes of a model's weights.
 
 A matrix product of (m, k) and (k, n) takes 2mkn. Forward, a position costs 2P in the talker's layers (P their
 matrices), and attention over the p positions up to and with itself 4 A p a layer (A the width of the queries), which
@@ -20,7 +20,7 @@ _SUB_TALKER = "talker.code_predictor.model.layers."
 
 @dataclass(frozen=True)
 class Work:
-    """What a forward pass multiplies: matrix entries, and widths of queries summed over layers."""
+    """The matrix entries that a forward pass multiplies with, and the queries' widths summed over layers."""
 
     layers: int
     queries: int
@@ -33,7 +33,7 @@ class Work:
 
     @classmethod
     def of(cls, shapes: Mapping[str, Sequence[int]]) -> Work:
-        """Of a model's weights by their stock names (`talker.…`)."""
+        """Read them from the shapes of a model's weights, by their stock names (`talker.…`)."""
 
         def entries(prefix: str) -> int:
             return sum(math.prod(s) for name, s in shapes.items() if name.startswith(prefix) and len(s) == 2)
@@ -57,10 +57,10 @@ class Work:
         """FLOPs of training on one sample.
 
         Args:
-            positions: of the sample.
-            frames: of these, all predicted; and the end is.
-            fraction: share of the frames that the sub-talker is run on.
-            backward: the backward pass, in forward passes: 2 where weights are trained, 1 where gradients only pass.
+            positions: the sample's length.
+            frames: how many of them are frames; all are predicted, and so is the end.
+            fraction: share of the frames on which the sub-talker is trained.
+            backward: cost of the backward pass in forward passes: 2 if weights are trained, 1 if gradients only pass.
         """
         talker = 2 * self.layers * positions + 2 * self.queries * positions * (positions + 1)
         talker += 2 * self.head * (frames + 1)

@@ -1,4 +1,4 @@
-"""How long the prepared samples are, and the largest batch that training will make of them; without torch."""
+"""The lengths of the prepared samples and the largest batch that training will form; without torch."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from job.model import loading
 from job.train import layout
 from job.train.flat_columns import LONGEST_REFERENCE
 
-#: Rows whose text is tokenized, the longest of all; the others' tokens are taken to be as many a byte.
+#: Number of longest rows whose text is tokenized; the others are assumed to have as many tokens per byte.
 TOKENIZED = 1000
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Training rows by length: frames, and all positions (texts exact for the longest rows), both (rows,)."""
+    """Lengths of the training rows: frames, and all positions (exact for the longest rows), both of shape (rows,)."""
 
     frames: NDArray[np.int64]
     positions: NDArray[np.int64]
 
     @classmethod
     def of(cls, settings: Settings) -> Lengths:
-        """Of the prepared data, as TEXT_LAYOUT and ICL_FRACTION lay it out at its longest.
+        """Read the prepared data; lengths are those of the longest layout that TEXT_LAYOUT and ICL_FRACTION allow.
 
         Raises:
             BadInput: there is no prepared dataset.
@@ -48,20 +48,20 @@ class Lengths:
         template = layout.ROLE_TOKENS + layout.CLOSING_TOKENS
         around = layout.positions_around(template, streaming=streaming, named_language=True)
         said = np.zeros_like(frames) if streaming else counted[0]
-        if settings.icl_fraction:  # cloning: a reference before the frames, and the text beside them
+        if settings.icl_fraction:  # cloning puts a reference recording before the frames, and its text before the text
             said = np.maximum(said, frames[frames <= LONGEST_REFERENCE].max(initial=0))
         return cls(frames, frames + said + counted[1] + around)
 
     @property
     def mean(self) -> float:
-        """Positions of a sample."""
+        """The mean length of a sample in positions."""
         return float(self.positions.mean())
 
     def largest(self, settings: Settings) -> Load:
-        """The largest batch, or a little more.
+        """The largest micro-batch, or a slight overestimate.
 
-        TOKENS_PER_BATCH fills batches up to it, with as many frames as there are on average; a longer sample is a
-        batch of its own. Of BATCH_SIZE rows of similar length the longest ones may come together.
+        Batches are filled up to TOKENS_PER_BATCH, with the average share of frames; a longer sample is a batch of its
+        own. With BATCH_SIZE, rows of similar length are batched, so the longest ones may be together.
         """
         if settings.tokens_per_batch is None:
             rows = np.argsort(-self.positions, kind="stable")[: settings.batch_size]
@@ -73,13 +73,13 @@ class Lengths:
         return _load(positions, math.ceil(positions * self.frames.sum() / total), math.ceil(positions / self.mean))
 
     def longest(self) -> Load:
-        """The longest sample alone."""
+        """A micro-batch of only the longest sample."""
         row = int(self.positions.argmax())
         return _load(int(self.positions[row]), int(self.frames[row]), 1)
 
 
 def part(load: Load, pieces: int) -> Load:
-    """The largest of so many pieces of a batch of like samples."""
+    """The largest part when a batch of similar samples is split into this many parts."""
     return Load(*(math.ceil(count / pieces) for count in (load.positions, load.frames, load.samples, load.texts)))
 
 
@@ -93,7 +93,7 @@ def _bytes(column: pc.ChunkedArray) -> NDArray[np.int64]:
 
 
 def _tokens(settings: Settings, texts: list[list[str | None]]) -> NDArray[np.int64]:
-    """(2, rows) tokens of texts and instructions, without the templates' own in the former."""
+    """Token counts of texts (without the chat template's tokens) and of instructions, of shape (2, rows)."""
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]

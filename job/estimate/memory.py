@@ -1,4 +1,4 @@
-"""What training takes of a GPU's memory, from the settings and the prepared data; without torch."""
+"""Estimate the GPU memory of training from the settings and the prepared data, without torch."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from job.estimate.lengths import Lengths
 from job.estimate.parameters import parameter_counts, shapes_of, trained_values
 from job.modes import mode_of
 
-#: Bytes that CUDA itself, its libraries' workspaces and loaded kernels take.
+#: Bytes of CUDA's context, its libraries' workspaces and loaded kernels.
 CUDA_BYTES = 1_000_000_000
-#: Bytes a value while adapters are merged, a matrix at a time: their product, it scaled, the weight, and the sum.
+#: Bytes per value while adapters are merged, one matrix at a time: their product, scaled, the weight, and the sum.
 MERGED_BYTES = 16
-#: A batch without data to tell its lengths: a second of speech.
+#: The sample assumed before there is data: one second of speech.
 SECOND = Load(positions=40, frames=13, samples=1, texts=20)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on a GPU at the worst moment of a step, and what they are made of.
+    """Peak bytes on a GPU during a step, and their parts.
 
     Attributes:
-        state: weights, gradients and optimizer, as `state_bytes`; a process's share where they are cut up.
-        working: what computing a batch takes besides, gradients included.
-        gradients: bytes of gradients that are in both.
-        update: temporary copies, in the optimizer's step or while a LoRA checkpoint is merged.
+        state: weights, gradients and optimizer, as in `state_bytes`; one process's share if they are sharded.
+        working: what computing a batch takes besides, including gradients.
+        gradients: bytes of gradients, which are counted in both.
+        update: temporary copies in the optimizer's step or while a LoRA checkpoint is merged.
     """
 
     state: int
@@ -41,26 +41,26 @@ class Memory:
 
     @property
     def on_top(self) -> int:
-        """What comes on top of `state`, which is not all there yet at the peak of the activations."""
+        """The part on top of `state`; not all of `state` exists yet at the peak of the activations."""
         computing = self.working.peak + self.working.in_kernels - self.gradients
         return max(computing, self.update, 0)
 
     @property
     def total(self) -> int:
-        """All, CUDA's own included."""
+        """The total, including CUDA's own memory."""
         return self.state + self.on_top + CUDA_BYTES
 
 
 def memory_of(
     settings: Settings, load: Load, processes: int = 1, *, pieces: int = 1, shapes: Shapes | None = None
 ) -> Memory:
-    """What training on such batches takes of each GPU.
+    """The memory that training on such batches takes on each GPU.
 
     Args:
         load: the largest batch.
-        processes: GPUs together; under DISTRIBUTED=fsdp they share weights, gradients and optimizer.
-        pieces: into how many a batch is cut (as training does when memory runs out).
-        shapes: of the base's weights, where they have been read before: finding the base may ask the Hub.
+        processes: number of GPUs; with DISTRIBUTED=fsdp weights, gradients and optimizer are sharded over them.
+        pieces: number of parts that a batch is split into (as training does when memory runs out).
+        shapes: shapes of the base model's weights, if already read: finding the base model may need the Hub.
 
     Raises:
         BadInput: there is no base model.
@@ -88,10 +88,10 @@ def memory_of(
 
 
 def _gathered(shapes: Shapes, types: Types) -> int:
-    """Bytes that each process has whole while it computes under DISTRIBUTED=fsdp.
+    """Bytes of unsharded tensors in each process while it computes with DISTRIBUTED=fsdp.
 
-    Around the layers: weights, gradients, and the message in which these are added up, in fp32. Of the layers, in what
-    they are computed in: one, the next one as it arrives and as it is laid out, and gradients; and their message.
+    Outside the layers: weights, gradients and the buffer of their all-reduce, in fp32. Of the layers, in the
+    computation's dtype: the current one, the next one (as received and as unpacked), gradients and their buffer.
     """
     layers, around = cut_up(shapes)
     one = sum(math.prod(shapes[name]) for name in layers if name.startswith("talker.model.layers.0."))
@@ -100,15 +100,15 @@ def _gathered(shapes: Shapes, types: Types) -> int:
 
 
 def cut_up(shapes: Shapes) -> tuple[list[str], list[str]]:
-    """Names of the weights that DISTRIBUTED=fsdp cuts up: in the talker's layers, and around them."""
+    """Names of the weights that DISTRIBUTED=fsdp shards: in the talker's layers, and outside them."""
     layers = [name for name in shapes if name.startswith("talker.model.layers.")]
     return layers, [n for n in shapes if n.startswith("talker.") and n not in layers and ".text_embedding." not in n]
 
 
 def state_bytes(settings: Settings, shapes: Shapes | None = None) -> int:
-    """Memory of weights, gradients and optimizer, in bytes.
+    """Bytes of weights, gradients and optimizer.
 
-    Frozen weights are kept in bf16; in fp32 where everything else is trained, or nothing computes in bf16.
+    Frozen weights are stored in bf16; in fp32 if all others are trained or nothing is computed in bf16.
     """
     parameters, trained = parameter_counts(settings, shapes)
     frozen = max(0, parameters - trained) * Types.of(settings).frozen
@@ -116,9 +116,9 @@ def state_bytes(settings: Settings, shapes: Shapes | None = None) -> int:
 
 
 def least_bytes(settings: Settings, processes: int = 1) -> int:
-    """What training needs on a GPU besides CUDA's own, its batches cut into single samples if need be.
+    """The least GPU memory for training, without CUDA's own: with batches split into single samples.
 
-    The longest prepared sample; before there is data, a second of speech.
+    Computed for the longest prepared sample, or for one second of speech before there is data.
     """
     try:
         longest = Lengths.of(settings).longest()
@@ -129,7 +129,7 @@ def least_bytes(settings: Settings, processes: int = 1) -> int:
 
 
 def _new_languages(settings: Settings) -> bool:
-    """Whether prepared rows speak a language that the base has no row for, which then is trained."""
+    """Whether prepared rows have a language new to the base model, whose embedding is then trained."""
     try:
         spoken = read_summary(settings.paths)["languages"]
     except BadInput:

@@ -1,4 +1,4 @@
-"""How many values the base model has, and how many of them a run trains, from the headers of the base's files."""
+"""Count the base model's parameters, and how many of them a run trains, from the headers of its weight files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from job.modes.train_mode import size
 
 
 def shapes_of(settings: Settings) -> dict[str, tuple[int, ...]]:
-    """Shapes of all weights, from the headers of the base's files."""
+    """Shapes of all weights, from the headers of the base model's files."""
     from safetensors import safe_open
 
     shapes: dict[str, tuple[int, ...]] = {}
@@ -25,7 +25,7 @@ def shapes_of(settings: Settings) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_counts(settings: Settings, shapes: Shapes | None = None) -> tuple[int, int]:
-    """Parameters of the base model, and how many values are trained (adapters and added layers included)."""
+    """The number of parameters of the base model, and of trained ones (including adapters and added layers)."""
     shapes = shapes_of(settings) if shapes is None else shapes
     return sum(math.prod(shape) for shape in shapes.values()), trained_values(settings, shapes)
 

@@ -1,4 +1,4 @@
-"""What a run will take: steps, memory and disk, from the settings and the prepared data, before anything is rented."""
+"""Estimate a run's steps, memory, disk space and hours from the settings and the prepared data."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from job.evaluate.baselines import RECORDINGS
 from job.evaluate.comparison import BASES
 from job.modes import mode_of
 
-#: Bytes of a parameter in a bf16 checkpoint.
+#: Bytes per parameter in a bf16 checkpoint.
 SAVED_BYTES = 2
-#: GPUs that are rented: memory in GB, and dense bf16 FLOP/s of NVIDIA's data sheets.
+#: Commonly rented GPUs: memory in GB, and dense bf16 FLOP/s from NVIDIA's data sheets.
 GPUS = {
     "H200": (141, 989e12),
     "H100": (80, 989e12),
@@ -30,19 +30,19 @@ GPUS = {
     "RTX 4090": (24, 165e12),
     "L4": (24, 121e12),
 }
-#: Shares of that rate that training reaches, from small batches to large ones: what hours are estimated with.
+#: Shares of that rate that training reaches, from small to large batches; used to estimate hours.
 UTILIZATION = (0.15, 0.40)
-#: Bytes a second between nodes: 100 Gbit/s, as most rented ones have.
+#: Bytes per second between nodes: 100 Gbit/s, as most rented nodes have.
 NETWORK = 100e9 / 8
 #: Seconds that a CPU core takes to judge a clip, its pitch and x-vectors among it.
 JUDGING_SECONDS = 1.0
-#: Share of a GPU's memory that is left free, for what the allocator cannot hand out again.
+#: Share of a GPU's memory that is left free for fragmentation.
 HEADROOM = 0.05
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Figures of a run: `state_bytes` of weights, gradients and optimizer, `memory` of a GPU in the largest batch."""
+    """The estimates: `state_bytes` of weights, gradients and optimizer, `memory` per GPU for the largest batch."""
 
     rows: int
     hours: float
@@ -61,7 +61,7 @@ class Plan:
 
 
 def estimate(settings: Settings) -> Plan:
-    """Work the figures out.
+    """Compute the estimates.
 
     Raises:
         BadInput: there is no prepared data yet, or no base model.
@@ -95,12 +95,12 @@ def estimate(settings: Settings) -> Plan:
 
 
 def processes_of(settings: Settings) -> int:
-    """GPUs that train together, as far as the settings tell."""
+    """The number of GPUs that train together, as far as the settings tell."""
     return settings.num_nodes * (1 if settings.num_gpus == "auto" else max(1, int(settings.num_gpus)))
 
 
 def pieces_on(settings: Settings, load: Load, processes: int, gpu: str, shapes: Shapes | None = None) -> int:
-    """Into how many pieces a batch must be cut for that kind of GPU; 0 where even a single sample is too much."""
+    """The number of parts that a batch must be split into on a kind of GPU; 0 if even one sample is too large."""
     usable = (1 - HEADROOM) * GPUS[gpu][0] * 1e9
     shapes = shapes_of(settings) if shapes is None else shapes
     pieces = 1
@@ -112,7 +112,7 @@ def pieces_on(settings: Settings, load: Load, processes: int, gpu: str, shapes: 
 
 
 def helps(settings: Settings, measured: Lengths, processes: int, shapes: Shapes | None = None) -> list[tuple[str, int]]:
-    """(variable=value, total bytes) of what would take less memory, the most first."""
+    """Settings that would need less memory, as (variable=value, total bytes), from the most memory to the least."""
     changes: dict[str, dict[str, Any]] = {}
     if settings.tokens_per_batch:
         half = settings.tokens_per_batch // 2
@@ -140,18 +140,18 @@ def helps(settings: Settings, measured: Lengths, processes: int, shapes: Shapes 
 
 
 def hours_on(plan: Plan, gpu: str) -> tuple[float, float]:
-    """Hours of training on that kind of GPU, from `UTILIZATION`'s better end to its worse."""
+    """Hours of training on a kind of GPU, for the best and the worst of `UTILIZATION`."""
     rate = GPUS[gpu][1] * plan.processes
     low, high = UTILIZATION
     return plan.flops / rate / high / 3600, plan.flops / rate / low / 3600
 
 
 def sent_bytes(settings: Settings, plan: Plan) -> float:
-    """Bytes that each node sends to others in a step, and receives; 0 with one node.
+    """Bytes that each node sends and receives per step; 0 with one node.
 
-    In a ring of n nodes a sum sends 2 (n - 1) / n of what is added up. DISTRIBUTED=fsdp sends half of that in every
-    pass, of which GRADIENT_ACCUMULATION_STEPS has several; and it puts weights together: layers once forward and once
-    backward in what they are computed in, what is around them once.
+    A ring all-reduce over n nodes sends 2 (n - 1) / n of the data. DISTRIBUTED=fsdp sends half of that per micro-batch,
+    of which a step has GRADIENT_ACCUMULATION_STEPS, and gathers weights: layers once in the forward and once in the
+    backward pass, in the computation's dtype, all others once.
     """
     nodes, types = settings.num_nodes, Types.of(settings)
     once, gradients = (nodes - 1) / nodes, types.trained * plan.trained
@@ -163,14 +163,14 @@ def sent_bytes(settings: Settings, plan: Plan) -> float:
 
 
 def _readable(hours: float) -> str:
-    """So many hours in words."""
+    """Hours as readable text."""
     if hours >= 1:
         return f"{hours:.1f} h"
     return f"{60 * hours:.0f} min" if hours >= 1 / 60 else "under a minute"
 
 
 def _epoch_flops(settings: Settings, shapes: Shapes, measured: Lengths) -> float:
-    """FLOPs of going through the data once, its samples taken to be of the same length."""
+    """FLOPs of one epoch, assuming that all samples have the same length."""
     work = Work.of(shapes)
     rows, mean = len(measured.frames), float(measured.frames.mean())
     # Through frozen weights gradients only pass; an adapter's own products are few.
@@ -181,15 +181,18 @@ def _epoch_flops(settings: Settings, shapes: Shapes, measured: Lengths) -> float
 def print_plan(settings: Settings) -> None:
     """Print the estimate."""
     plan = estimate(settings)
-    say("plan", f"{plan.rows} rows, {plan.hours:.2f} h; {plan.steps_per_epoch} steps an epoch, {plan.steps} in all")
+    say("plan", f"{plan.rows} rows, {plan.hours:.2f} h; {plan.steps_per_epoch} steps per epoch, {plan.steps} in total")
     if plan.processes > 1:
-        say("plan", f"on {plan.processes} GPUs together")
+        say("plan", f"on {plan.processes} GPUs")
     share = 100 * plan.trained / plan.parameters
     say("plan", f"{plan.parameters / 1e6:,.1f} M parameters, {plan.trained / 1e6:,.2f} M trained ({share:.1f} %)")
     _print_memory(settings, plan)
-    say("plan", f"{plan.checkpoint_bytes / 1e9:.2f} GB a bf16 checkpoint; best, last and one in writing at a time")
+    say(
+        "plan",
+        f"{plan.checkpoint_bytes / 1e9:.2f} GB per bf16 checkpoint; at most three exist: best, last, one unfinished",
+    )
     low, high = UTILIZATION
-    say("plan", f"{plan.flops:.2g} FLOPs; training where {high:.0%} to {low:.0%} of the data sheet's rate is reached:")
+    say("plan", f"{plan.flops:.2g} FLOPs; training time at {high:.0%} to {low:.0%} of the data sheet's rate:")
     fits = True
     for gpu, (size, _) in GPUS.items():
         pieces = pieces_on(settings, plan.largest, plan.processes, gpu, plan.shapes)
@@ -198,7 +201,7 @@ def print_plan(settings: Settings) -> None:
             say("plan", f"{gpu} {size} GB: too small")
             continue
         best, worst = hours_on(plan, gpu)
-        cut = "" if pieces == 1 else f"; the largest batches in {pieces} pieces, slower and with the same result"
+        cut = "" if pieces == 1 else f"; the largest batches split into {pieces} parts: slower, with the same result"
         say("plan", f"{gpu} {size} GB: {_readable(best)} to {_readable(worst)}{cut}")
     if settings.num_nodes > 1 and not mode_of(settings).adapters:
         _print_network(settings, plan)
@@ -206,7 +209,7 @@ def print_plan(settings: Settings) -> None:
     less = [] if fits else helps(settings, plan.lengths, plan.processes, plan.shapes)
     if less:
         listed = ", ".join(f"{name} {total / 1e9:.1f} GB" for name, total in less)
-        say("plan", f"what would take less: {listed}")
+        say("plan", f"to use less: {listed}")
 
 
 def judged_clips(settings: Settings) -> tuple[int, int]:
@@ -229,30 +232,32 @@ def _print_judging(settings: Settings) -> None:
 
 
 def _print_memory(settings: Settings, plan: Plan) -> None:
-    """What a GPU holds, part by part."""
+    """The lines about a GPU's memory and its parts."""
     found, working = plan.memory, plan.memory.working
 
     def size(count: float) -> str:
         return f"{count / 1e9:.2f} GB"
 
-    share = " (a GPU's share)" if settings.distributed == "fsdp" and plan.processes > 1 else ""
+    share = " (sharded, per GPU)" if settings.distributed == "fsdp" and plan.processes > 1 else ""
     say("plan", f"{size(found.state)} for weights, gradients and optimizer{share}")
-    say("plan", f"{size(found.on_top)} more at the peak, in the largest batch ({plan.largest.positions:,} positions):")
+    say("plan", f"{size(found.on_top)} more at the peak, for the largest batch ({plan.largest.positions:,} positions):")
     say("plan", f"the talker keeps {size(working.kept)}, the sub-talker takes {size(working.chunk)} at a time")
-    say("plan", f"{size(found.total)} in all, {size(CUDA_BYTES)} for CUDA itself among it")
+    say("plan", f"{size(found.total)} in total, including {size(CUDA_BYTES)} for CUDA itself")
 
 
 def _print_network(settings: Settings, plan: Plan) -> None:
-    """What a step sends between nodes, and a warning where that takes longer than computing it."""
+    """The line about traffic between nodes, with a warning if it takes longer than the computation."""
     sent = sent_bytes(settings, plan)
     seconds = sent / NETWORK
     best, worst = (hours * 3600 / plan.steps for hours in hours_on(plan, "H100"))
     said = (
-        f"each of {settings.num_nodes} nodes sends {sent / 1e9:.2f} GB a step: {seconds:.2g} s at "
+        f"each of {settings.num_nodes} nodes sends {sent / 1e9:.2f} GB per step: {seconds:.2g} s at "
         f"{NETWORK * 8 / 1e9:.0f} Gbit/s; computing it takes {best:.2g} to {worst:.2g} s on H100s"
     )
     if seconds <= best:
         say("plan", said)
         return
     more = "a larger BATCH_SIZE" if settings.distributed == "fsdp" else "a larger GRADIENT_ACCUMULATION_STEPS"
-    warn("plan", f"{said}: the network decides; TRAIN_MODE=lora sends next to nothing, {more} sends it less often")
+    warn(
+        "plan", f"{said}: the network is the bottleneck; TRAIN_MODE=lora sends almost nothing, {more} sends less often"
+    )

@@ -95,13 +95,38 @@ def _drop_disputed(collector: Collector, counts: dict[str, int], paths: Paths) -
 
 
 def revision(settings: Settings) -> str | None:
-    """What the source is at now, where it is not files here: a Hub dataset's commit. None when nobody can say."""
-    if settings.data_mode == "none":
-        return None
+    """The revision of a source that is not local, such as a Hub dataset's commit; None when it is unknown."""
+    source = _source(settings)
     try:
-        return sources.pick(settings).revision()
+        return source.revision() if source else None
     except BadInput:
-        return None  # said by `run`
+        return None  # reported by `run`
+
+
+def reads(settings: Settings) -> tuple[Path | None, ...]:
+    """The local files and directories that the source reads, of which a change runs fetch again."""
+    source = _source(settings)
+    return source.files if source else ()
+
+
+def is_named(settings: Settings) -> bool:
+    """Whether the settings name data, so that the built-in clips are not used."""
+    source = _source(settings)
+    return source is None or not source.built_in
+
+
+def needs_the_hub(settings: Settings) -> str | None:
+    """What is read from the Hub, in a phrase; None for local data."""
+    source = _source(settings)
+    return source.about if source and source.hub else None
+
+
+def _source(settings: Settings) -> sources.Source | None:
+    """The source; None when nothing is fetched or the settings contradict each other, which `run` reports."""
+    try:
+        return None if settings.data_mode == "none" else sources.pick(settings)
+    except BadInput:
+        return None
 
 
 def arrived(paths: Paths) -> Path | None:

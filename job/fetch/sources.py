@@ -1,4 +1,4 @@
-"""Which source a run takes its rows from."""
+"""The registry of data sources, and which one a run reads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from job.config.settings import Settings
+from job.config.variables import SOURCE_VARIABLES
 from job.core.errors import BadInput
 from job.fetch import folder, jsonl, lists, sheets
 from job.fetch.table import Table
@@ -14,42 +15,90 @@ from job.fetch.table import Table
 
 @dataclass(frozen=True)
 class Source:
-    """A chosen source. `about` says in a phrase what it is, `note` why it was taken when that is not plain.
+    """A data source that the settings name.
 
-    `tables` opens its splits (`train`, and `validation` if there is one); this may need the network. `revision` is what
-    it is at now, of sources that are not files here.
+    Attributes:
+        about: what it is, in a phrase.
+        tables: opens its splits (`train`, and `validation` if there is one); may need the network.
+        files: local files and directories that it reads; when one changes, fetch runs again.
+        note: a log line about why it was chosen, when that is not obvious.
+        revision: the current revision of a source that is not local; None when it is unknown.
+        hub: whether it needs the Hub.
+        built_in: whether it is the demo data, which is used when the settings name no data.
     """
 
     about: str
     tables: Callable[[], dict[str, Table]]
+    files: tuple[Path | None, ...] = ()
     note: str | None = None
     revision: Callable[[], str | None] = lambda: None
+    hub: bool = False
+    built_in: bool = False
 
 
 def pick(settings: Settings) -> Source:
-    """The source: TRAIN_JSONL, else DATA_DIR, else DATASET_NAME, else the built-in clips.
-
-    DATA_MODE=direct takes DATASET_NAME before all others. A TRAIN_JSONL that is not there gives way to DATASET_NAME.
+    """The data source that the settings name: the first match in `SOURCES`.
 
     Raises:
-        BadInput: what the variables name is not there, or DATA_MODE=direct has no DATASET_NAME.
+        BadInput: DATA_MODE=direct without DATASET_NAME.
     """
+    return next(source for offer in SOURCES if (source := offer(settings)) is not None)
+
+
+def _direct(settings: Settings) -> Source | None:
+    """DATA_MODE=direct: DATASET_NAME, whatever else is set."""
+    if settings.data_mode != "direct":
+        return None
+    if settings.dataset_name is None:
+        raise BadInput("DATA_MODE=direct streams a Hub dataset: set DATASET_NAME, or use DATA_MODE=jsonl")
     train = settings.train_jsonl
-    if settings.data_mode == "direct":
-        if settings.dataset_name is None:
-            raise BadInput("DATA_MODE=direct streams a Hub dataset: set DATASET_NAME, or use DATA_MODE=jsonl")
-        note = f"DATA_MODE=direct: TRAIN_JSONL={train} is not read" if train else None
-        return _hub(settings, note)
-    if train is not None:
-        if train.expanduser().exists() or settings.dataset_name is None:
-            return Source(f"TRAIN_JSONL={train}", lambda: _manifests(settings))
-        return _hub(settings, f"TRAIN_JSONL={train} is not there; reading DATASET_NAME={settings.dataset_name} instead")
-    if settings.data_dir is not None:
-        return Source(f"DATA_DIR={settings.data_dir}", lambda: _folder(settings))
-    if settings.dataset_name is not None:
-        return _hub(settings, None)
-    note = "TRAIN_JSONL, DATA_DIR and DATASET_NAME are not set; using the built-in demo clips"
-    return Source("the built-in demo clips", lambda: _demo(settings), note)
+    return _hub(settings, f"DATA_MODE=direct: TRAIN_JSONL={train} is not read" if train else None)
+
+
+def _train_jsonl(settings: Settings) -> Source | None:
+    """TRAIN_JSONL; if that file does not exist, DATASET_NAME."""
+    train = settings.train_jsonl
+    if train is None:
+        return None
+    if train.expanduser().exists() or settings.dataset_name is None:
+        return Source(f"TRAIN_JSONL={train}", lambda: _manifests(settings), (train, settings.validation_jsonl))
+    note = f"TRAIN_JSONL={train} does not exist; reading DATASET_NAME={settings.dataset_name} instead"
+    return _hub(settings, note)
+
+
+def _data_dir(settings: Settings) -> Source | None:
+    """DATA_DIR."""
+    if settings.data_dir is None:
+        return None
+    read = (settings.data_dir, settings.validation_jsonl)
+    return Source(f"DATA_DIR={settings.data_dir}", lambda: _folder(settings), read)
+
+
+def _dataset_name(settings: Settings) -> Source | None:
+    """DATASET_NAME."""
+    return None if settings.dataset_name is None else _hub(settings, None)
+
+
+def _built_in(settings: Settings) -> Source:
+    """The demo clips, when no data is named."""
+    return Source(
+        "the built-in demo clips",
+        lambda: _demo(settings),
+        (settings.validation_jsonl,),
+        f"no data is named ({', '.join(SOURCE_VARIABLES)}); using the built-in demo clips",
+        built_in=True,
+    )
+
+
+#: All data sources, in order of precedence: each returns a `Source` if the settings name it, else None. To add one,
+#: write its `Table` in a file of its own, and add a line here (and its variable to `job.config.variables`).
+SOURCES: tuple[Callable[[Settings], Source | None], ...] = (
+    _direct,
+    _train_jsonl,
+    _data_dir,
+    _dataset_name,
+    _built_in,
+)
 
 
 def _manifests(settings: Settings) -> dict[str, Table]:
@@ -63,7 +112,7 @@ def _validation(settings: Settings) -> dict[str, Table]:
 
 
 def _manifest(path: Path, variable: str) -> Table:
-    """The file that a variable names; what is not a table by its name is taken as JSONL."""
+    """Open the file of a variable; a file without a table format's extension is read as JSONL."""
     where = f"{variable}={path}"
     path = path.expanduser().absolute()
     if path.suffix.lower() in lists.ENDINGS:
@@ -74,7 +123,7 @@ def _manifest(path: Path, variable: str) -> Table:
 
 
 def _is_jsonl(path: Path) -> bool:
-    """Whether a file called `.txt` has objects in it instead of cells; or is none, which is said later."""
+    """Whether a `.txt` file contains JSON objects instead of cells, or cannot be read, which is reported later."""
     try:
         with open(path, "rb") as handle:
             return handle.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[", b"")
@@ -94,7 +143,7 @@ def _hub(settings: Settings, note: str | None) -> Source:
         validation = settings.validation_jsonl
         own = _validation(settings) if validation is not None and validation.expanduser().exists() else {}
         if validation is not None and not own and settings.train_jsonl is None:
-            _validation(settings)  # raises: it was asked for and is not there
+            _validation(settings)  # raises: it is set but does not exist
         return {**hub_dataset.open_tables(settings, validation=not own), **own}
 
     def revision() -> str | None:
@@ -102,7 +151,8 @@ def _hub(settings: Settings, note: str | None) -> Source:
 
         return hub_dataset.commit(settings)
 
-    return Source(f"DATASET_NAME={settings.dataset_name}", tables, note, revision)
+    about = f"DATASET_NAME={settings.dataset_name}"
+    return Source(about, tables, (settings.validation_jsonl,), note, revision, hub=True)
 
 
 def _demo(settings: Settings) -> dict[str, Table]:

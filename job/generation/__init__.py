@@ -1,1 +1,1 @@
-"""Speech from the talker's own modules, frame by frame, without the overhead of transformers' `generate`."""
+"""Fast generation with the talker's own modules, without the overhead of transformers' `generate` per frame."""

@@ -1,8 +1,8 @@
-"""Work of fixed shapes, recorded once as a CUDA graph and replayed.
+"""Record a computation of fixed shapes as a CUDA graph and replay it.
 
-The sub-talker's steps of a frame are over a thousand kernels of a few microseconds each, and the host takes longer to
-launch one than the GPU to run it. They are the same for every frame: nothing in them depends on a value, and keys and
-values lie in memory that stays. Replayed, they are launched all at once.
+The sub-talker's steps for a frame are over a thousand kernels of a few microseconds each, and the host takes longer to
+launch one than the GPU to run it. They are the same for every frame: nothing depends on a value, and keys and values
+stay at the same addresses. A replay launches them all at once.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from contextlib import contextmanager
 
 import torch
 
-#: Runs before recording: libraries choose their kernels and take their memory in the first.
+#: Warm-up runs before recording: libraries choose kernels and allocate memory in the first.
 WARM_UP = 2
 
 Work = Callable[..., tuple[torch.Tensor, ...]]
 
 
 class Unlike(RuntimeError):
-    """What was recorded does not give what the work itself gives."""
+    """Replaying the graph gives a different result from running the work directly."""
 
 
 class Recorded:
-    """`work`, called with tensors of the shapes of `examples`.
+    """`work` as a CUDA graph, called with tensors of the same shapes as `examples`.
 
     Args:
-        work: computes tensors from tensors on one CUDA device, waiting for no value. Random numbers come from the
-            device's own generator, and are those that the work itself would draw.
-        examples: inputs; the work is run on them, and the generator put back.
+        work: computes tensors from tensors on one CUDA device, without synchronising. Random numbers come from the
+            device's default generator, and are the same as without recording.
+        examples: inputs on which the work is run for recording; the generator's state is restored.
 
     Raises:
-        RuntimeError: it cannot be recorded, or gives something else when replayed (`Unlike`).
+        RuntimeError: it cannot be recorded, or gives a different result when replayed (`Unlike`).
     """
 
     def __init__(self, work: Work, *examples: torch.Tensor) -> None:
@@ -44,7 +44,7 @@ class Recorded:
             try:
                 self._graph, self._outputs = _record(work, self._inputs)
             except BaseException:
-                # torch leaves the recording's stream the current one, and the generator as if it were still recorded.
+                # torch leaves the capture stream as the current one, and the generator in capture mode.
                 torch.cuda.set_stream(here)
                 unused = torch.Generator(device).graphsafe_get_state()
                 torch.cuda.default_generators[device.index].graphsafe_set_state(unused)
@@ -58,7 +58,7 @@ class Recorded:
         for one, other in zip(found, expected, strict=True):
             alike = torch.allclose(one, other, rtol=0.02) if one.is_floating_point() else torch.equal(one, other)
             if not alike:
-                raise Unlike("a recorded frame differs from one that was not recorded")
+                raise Unlike("a frame from the CUDA graph differs from one computed directly")
 
     def __call__(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The work's outputs for other inputs."""
@@ -69,7 +69,7 @@ class Recorded:
 
 
 def _record(work: Work, inputs: list[torch.Tensor]) -> tuple[torch.cuda.CUDAGraph, tuple[torch.Tensor, ...]]:
-    """The graph, and the memory that replaying it leaves the outputs in."""
+    """Record the graph; returns it and the tensors that a replay writes its outputs into."""
     here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(here)
     with torch.cuda.stream(aside), _without_waiting():
@@ -77,14 +77,14 @@ def _record(work: Work, inputs: list[torch.Tensor]) -> tuple[torch.cuda.CUDAGrap
             work(*inputs)
     here.wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    # Another thread may take pinned memory meanwhile, for the next batches.
+    # Another thread may allocate pinned memory meanwhile, for the next batches.
     with _uncollected(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         return graph, work(*inputs)
 
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No garbage collection: freeing what belongs to another graph, or an event, breaks a recording."""
+    """Turn off garbage collection: freeing another graph's memory, or an event, would break the recording."""
     before = gc.isenabled()
     gc.disable()
     try:
@@ -96,7 +96,7 @@ def _uncollected() -> Iterator[None]:
 
 @contextmanager
 def _without_waiting() -> Iterator[None]:
-    """An error where the host would wait for a value of the GPU's: a recording that it breaks is harder to leave."""
+    """Make synchronising with the GPU an error, which is easier to recover from than a broken recording."""
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -106,5 +106,5 @@ def _without_waiting() -> Iterator[None]:
 
 
 def recordable(tensor: torch.Tensor) -> bool:
-    """Whether work on its device can be recorded."""
+    """Whether work on this device can be recorded as a CUDA graph."""
     return tensor.is_cuda

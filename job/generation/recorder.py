@@ -1,4 +1,4 @@
-"""Watching stock generation from outside: which codes it made, and whether it stopped by itself."""
+"""Record the codes of stock generation, and whether it stopped by itself."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Spoken:
-    """What one text became.
+    """The codes generated for one text.
 
     Attributes:
         codes: int64 on the CPU, shape (frames, books), without the end.
-        stopped_by_eos: whether the talker chose its end token; False when MAX_NEW_TOKENS cut it off.
+        stopped_by_eos: whether the talker chose its end token; False when MAX_NEW_TOKENS was reached.
     """
 
     codes: torch.Tensor
@@ -29,7 +29,7 @@ class Spoken:
 
 @dataclass
 class GenerationRecorder:
-    """While entered, every `generate_*` call of `model` appends one `Spoken` a text to `spoken`.
+    """Context manager in which every `generate_*` call of `model` appends one `Spoken` per text to `spoken`.
 
     `generate_custom_voice` returns only waveforms. The codes are read from the model's own `generate`, and the end from
     the token sequences of the talker's `generate`: comparing lengths with MAX_NEW_TOKENS would not do, because a text
@@ -46,7 +46,7 @@ class GenerationRecorder:
     spoken: list[Spoken] = field(default_factory=list)
 
     def __enter__(self) -> GenerationRecorder:
-        """Put the two call-throughs in place."""
+        """Wrap the two `generate` methods."""
         core: Any = self.model.model
         talker = core.talker
         stock_generate, stock_talk = core.generate, talker.generate
@@ -70,14 +70,14 @@ class GenerationRecorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the model its own methods back (they are attributes of its class, so removing ours is enough)."""
+        """Restore the model's own methods (they are class attributes, so removing ours is enough)."""
         core: Any = self.model.model
         del core.generate, core.talker.generate
 
 
 @contextmanager
 def quiet_generation() -> Iterator[None]:
-    """Without transformers' warnings about the arguments that stock `qwen_tts` always passes, once a call."""
+    """Suppress transformers' warnings, once per call, about arguments that stock `qwen_tts` always passes."""
     from transformers.utils import logging as noise
 
     before = noise.get_verbosity()

@@ -1,4 +1,4 @@
-"""The next token, chosen from logits as transformers' `generate` chooses it."""
+"""Choose the next token from logits in the same way as transformers' `generate`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from dataclasses import dataclass
 
 import torch
 
-#: Tokens looked at beyond TOP_K: those that are as likely as the last of it are drawn from too.
+#: Number of candidates beyond TOP_K: tokens tied with the last of the TOP_K are sampled from, too.
 TIES = 14
 
 
 @dataclass
 class Choice:
-    """How tokens are drawn: the arguments of `generate` that stock `qwen_tts` passes, with their meaning there.
+    """Sampling settings: the arguments of `generate` that stock `qwen_tts` passes, with the same meaning.
 
     Attributes:
-        do_sample: draw; otherwise take the likeliest, and `temperature`, `top_k` and `top_p` mean nothing.
+        do_sample: sample; otherwise take the most likely token and ignore `temperature`, `top_k` and `top_p`.
         temperature: divides the logits.
-        top_k: only this many of the likeliest are drawn from; 0 for all.
-        top_p: only the likeliest that make up this probability are drawn from.
+        top_k: sample only from this many most likely tokens; 0 for all.
+        top_p: sample only from the most likely tokens that make up this probability.
         repetition_penalty: divides positive logits of tokens that were drawn before, multiplies negative ones.
         suppressed: (V,) true for tokens that are never drawn.
-        end: the token that the first `min_new_tokens` are not; None for none.
+        end: the end token, which is not allowed in the first `min_new_tokens`; None for none.
     """
 
     do_sample: bool
@@ -34,13 +34,13 @@ class Choice:
     min_new_tokens: int = 0
 
     def scores(self, logits: torch.Tensor, drawn: int, seen: torch.Tensor | None) -> torch.Tensor:
-        """Logits (B, V) -> what is chosen by, fp32, the impossible ones at minus infinity; all but `top_k` and `top_p`.
+        """Apply all settings except `top_k` and `top_p` to logits (B, V); fp32, excluded tokens at minus infinity.
 
         The order, here and in `likeliest`, is that of `GenerationMixin._get_logits_processor`.
 
         Args:
-            drawn: tokens that were drawn before, of each sequence.
-            seen: (B, V) which tokens these are; needed with a repetition penalty only.
+            drawn: number of tokens drawn before in each sequence.
+            seen: (B, V) which tokens these are; only needed with a repetition penalty.
         """
         scores = logits.float()
         if self.repetition_penalty != 1.0:
@@ -55,9 +55,9 @@ class Choice:
         return scores / self.temperature if self.do_sample and self.temperature != 1.0 else scores
 
     def likeliest(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores (B, V) -> those that are drawn from (B, n), falling, and their tokens (B, n).
+        """The scores (B, n) to sample from, in descending order, and their tokens (B, n), from scores (B, V).
 
-        Excluded ones among the n are at minus infinity, and come last.
+        Excluded ones among the n are at minus infinity and come last.
         """
         size = scores.shape[-1]
         kept, tokens = scores.topk(min(self.top_k + TIES, size) if self.top_k else size)
@@ -70,22 +70,22 @@ class Choice:
         return kept, tokens
 
     def __call__(self, logits: torch.Tensor, drawn: int = 0, seen: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits (B, V) -> tokens (B,).
+        """Choose tokens (B,) from logits (B, V).
 
-        A token is drawn where the sum of the probabilities, the largest first, reaches a random number. It takes one
-        number for each sequence, where `torch.multinomial` takes one for each token of the vocabulary, and no look at
-        the values, for which a GPU would have to be waited for.
+        Takes the token at which the cumulative probability, largest first, reaches a random number. This needs one
+        random number per sequence, where `torch.multinomial` needs one per token of the vocabulary, and does not
+        synchronise with the GPU.
         """
         scores = self.scores(logits, drawn, seen)
         if not self.do_sample:
             return _largest(scores)
         kept, tokens = self.likeliest(scores)
         reached = kept.softmax(dim=-1).cumsum(dim=-1)
-        # In (0, 1], of the sum that rounding left of 1: what has no probability is never reached.
+        # In (0, 1], times the rounded sum of probabilities: a token with probability 0 is never reached.
         wanted = (1 - torch.rand(len(kept), 1, device=kept.device)) * reached[:, -1:]
         return tokens.gather(1, (reached < wanted).sum(dim=-1, keepdim=True))[:, 0]
 
 
 def _largest(values: torch.Tensor) -> torch.Tensor:
-    """The first place of the largest value in each row (B, V), in a CPU's faster way."""
+    """The first index of the largest value in each row (B, V), in a way that is faster on a CPU."""
     return values.max(dim=-1).indices if values.device.type == "cpu" else values.argmax(dim=-1)

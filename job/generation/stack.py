@@ -1,7 +1,7 @@
-"""Decoder layers that read a few positions at a time, their keys and values kept in memory that is there already.
+"""Decoder layers that read a few positions at a time, with a preallocated key-value cache.
 
-The weights are the modules' own: of each layer, the matrices that are applied to the same input are put into one
-storage, and the modules' parameters become views of it, so that nothing is kept twice and stock code goes on working.
+The weights are the modules' own: in each layer, matrices with the same input are put into one storage and the modules'
+parameters become views of it, so that nothing is stored twice and stock code still works.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-#: For each layer two tensors (B, n, heads, width) with the weights of the norms of query and key in them: the normed x
-#: is rotated to `x * cos + x.roll(width / 2) * sin`.
+#: For each layer, two tensors (B, n, heads, width) that include the weights of the query and key norms: the normalised
+#: x is rotated to `x * cos + x.roll(width / 2) * sin`.
 Rotation = list[tuple[torch.Tensor, torch.Tensor]]
 #: Positions whose places are looked up once: those of a frame, which the sub-talker goes through for every frame.
 FEW = 64
 
 
 class Unknown(Exception):
-    """A model of a kind that this code was not written for; the message says what is unknown."""
+    """The model has a feature that this code does not support; the message names it."""
 
 
 class Norm:
-    """A stock RMS norm over the last axis.
+    """The stock RMS norm over the last axis.
 
-    torch's own is one kernel on a GPU, and eight operations on a CPU, where there is a shorter way.
+    torch's own is one kernel on a GPU but eight operations on a CPU, where a shorter computation is used.
 
     Args:
         weight: (D,), or (heads, D) for `rotated`.
-        eps: is added to the mean square.
+        eps: added to the mean square.
     """
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
@@ -42,13 +42,13 @@ class Norm:
         self._short = weight.device.type == "cpu" and weight.dtype == torch.float32
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Of (..., D)."""
+        """Normalise (..., D)."""
         if not self._short:
             return torch.rms_norm(x, [self._width], self.weight, self._eps)
         return (x * self._by_rms(x)).mul_(self.weight)
 
     def rotated(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """Norm and rotary embedding of (B, n, heads, width), the norm's weight being in `cos` and `sin`."""
+        """Norm and rotary embedding of (B, n, heads, width); `cos` and `sin` include the norm's weight."""
         normed = x if self._short else torch.rms_norm(x, [self._width], None, self._eps)
         turned = torch.addcmul(normed * cos, normed.roll(self._width // 2, -1), sin)
         return turned.mul_(self._by_rms(x)) if self._short else turned
@@ -61,7 +61,7 @@ class Norm:
 
 @dataclass
 class _Layer:
-    """The weights of a decoder layer, and what it remembers."""
+    """The weights of a decoder layer, and its key-value cache."""
 
     before: Norm
     after: Norm
@@ -77,7 +77,7 @@ class _Layer:
     views: dict[tuple[int, int], tuple[torch.Tensor, ...]] = field(default_factory=dict)
 
     def place(self, start: int, end: int) -> tuple[torch.Tensor, ...]:
-        """Where the keys and values of new positions go, and those of all positions up to them."""
+        """Views of the cache for the keys and values of new positions, and of all positions up to them."""
         found = self.views.get((start, end))
         if found is None:
             both = self.keys, self.values
@@ -87,7 +87,7 @@ class _Layer:
         return found
 
     def keep(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Remember in other memory from now on."""
+        """Use other memory for the cache."""
         self.keys, self.values, self.views = keys, values, {}
 
 
@@ -98,7 +98,7 @@ class Stack:
         decoder: `Qwen3TTSTalkerModel` or `Qwen3TTSTalkerCodePredictorModel`.
 
     Raises:
-        Unknown: its layers have something that `step` does not compute, or `step` does not give what they give.
+        Unknown: its layers have a feature that `step` does not support, or `step` gives different results.
     """
 
     def __init__(self, decoder: Any) -> None:
@@ -114,19 +114,19 @@ class Stack:
         self._compare(decoder)
 
     def reserve(self, batch: int, room: int) -> None:
-        """Make place for `room` positions of `batch` sequences; what is remembered of the same sequences is kept."""
+        """Allocate the cache for `room` positions of `batch` sequences; the same sequences keep its contents."""
         for layer in self.layers:
             old = layer.keys, layer.values
             if old[0].shape[0] == batch and old[0].shape[2] >= room:
                 continue
             size = (batch, self.shared, room, self.width)
-            # Zeros: a masked position weighs nothing, but nothing times a number that is not one is not nothing.
+            # Zeros: a masked position has weight 0, but 0 times NaN or infinity is not 0.
             layer.keep(*(layer.qkv.new_zeros(size) for _ in old))
             if old[0].shape[0] == batch:
                 layer.keys[:, :, : old[0].shape[2]], layer.values[:, :, : old[0].shape[2]] = old
 
     def remember(self, past: Any) -> int:
-        """Take over the keys and values of a transformers cache; returns how many positions it holds."""
+        """Copy the keys and values of a transformers cache; returns its number of positions."""
         length = 0
         for layer, other in zip(self.layers, past.layers, strict=True):
             length = other.keys.shape[2]
@@ -136,7 +136,7 @@ class Stack:
     def rotation(self, positions: torch.Tensor) -> Rotation:
         """The rotary embedding of positions (B, n).
 
-        Text and speech have one position, so the three sections of the talker's rotary embedding are alike.
+        Text and speech use the same positions, so the three sections of the talker's rotary embedding are identical.
         """
         sections = positions[None].expand(3, *positions.shape) if _is_talker(self.rotary) else positions
         cos, sin = self.rotary(self.layers[0].qkv, sections)
@@ -154,8 +154,8 @@ class Stack:
         Args:
             x: (B, n, D).
             rotation: of these positions, from `rotation`.
-            mask: additive, (B or 1, 1, G * n or 1, start + n) with G query heads a key head, heads varying slower;
-                None where every position is attended to.
+            mask: additive, (B or 1, 1, G * n or 1, start + n) with G query heads per key head, heads varying slower;
+                None if all positions are attended to.
 
         Returns:
             (B, n, D) after the final norm.
@@ -170,7 +170,7 @@ class Stack:
             new_keys, new_values, keys, values = layer.place(start, end)
             new_keys.copy_(key.transpose(1, 2))
             new_values.copy_(qkv[:, :, both:].transpose(1, 2))
-            # The query heads that share a key head are so many queries of one head: keys are read once for all.
+            # Query heads that share a key head are treated as queries of one head, so that keys are read only once.
             if n == 1:
                 query = query.view(batch, self.shared, groups, self.width)
             else:
@@ -186,7 +186,7 @@ class Stack:
 
     @torch.no_grad()
     def _compare(self, decoder: Any) -> None:
-        """Read made-up positions as the decoder itself does: another release of it may compute something else."""
+        """Compare with the decoder itself on random positions: another release of it may compute something else."""
         like = self.layers[0].qkv
         made = torch.Generator().manual_seed(0)
         x = torch.randn(2, 4, decoder.config.hidden_size, generator=made).to(like)
@@ -202,10 +202,10 @@ class Stack:
         self.forget()
         off = (torch.cat(parts, dim=1) - expected).float().norm() / expected.float().norm()
         if not off < (1e-3 if like.dtype == torch.float32 else 0.05):
-            raise Unknown(f"layers whose results differ by {float(off):.2g}")
+            raise Unknown(f"layers whose results differ from stock code's by {float(off):.2g}")
 
     def forget(self) -> None:
-        """Let go of what is remembered."""
+        """Free the key-value cache."""
         for layer in self.layers:
             layer.keep(*(layer.qkv.new_zeros(0, 0, 0, 0) for _ in range(2)))
 
@@ -215,7 +215,7 @@ def _is_talker(rotary: Any) -> bool:
 
 
 def _check(decoder: Any) -> None:
-    """Refuse what the layers may be configured to do and `Stack` does not."""
+    """Refuse configurations of the layers that `Stack` does not support."""
     from qwen_tts.core.models import modeling_qwen3_tts as stock
 
     for layer in decoder.layers:
@@ -259,7 +259,7 @@ def _layer(layer: Any, both: int) -> _Layer:
 
 
 def joined(parameters: Sequence[nn.Parameter]) -> torch.Tensor:
-    """One tensor of all rows, which the parameters then are parts of."""
+    """Concatenate the rows of parameters into one tensor and make the parameters views of it."""
     whole = torch.cat([p.data for p in parameters])
     for parameter, part in zip(parameters, whole.split([len(p) for p in parameters]), strict=True):  # type: ignore[no-untyped-call]
         parameter.data = part

@@ -1,9 +1,8 @@
-"""The talker's `generate`, for stock `qwen_tts` to call in the place of transformers'.
+"""A fast `generate` for the talker, which stock `qwen_tts` calls in place of transformers'.
 
-Stock code runs `generate` of transformers within `generate`: once a frame it prepares, checks and tears down a whole
-generation for the 15 steps of the sub-talker. Here both are plain loops over the same modules, with memory for keys and
-values that is there from the start. Everything around them (prompts, the cutting at the end token, the codec) stays
-stock code.
+Stock code nests transformers' `generate` calls: for every frame it sets up, checks and tears down a whole generation
+for the 15 steps of the sub-talker. Here both are plain loops over the same modules, with preallocated key-value caches.
+Everything around them (prompts, truncation at the end token, the codec) remains stock code.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ from job.generation.stack import Stack, Unknown, joined
 if TYPE_CHECKING:
     from qwen_tts import Qwen3TTSModel
 
-#: Positions that are made place for at a time.
+#: Number of positions by which the caches grow.
 BLOCK = 256
-#: Settings of a model's `generation_config` that are without effect here.
+#: Settings of a model's `generation_config` that have no effect here.
 HARMLESS = {"_from_model_config", "transformers_version", "bos_token_id", "pad_token_id", "eos_token_id", "use_cache"}
 
 
 class FastTalker:
-    """`generate` of a talker with several books.
+    """`generate` for a talker with several codebooks.
 
     Args:
         talker: `Qwen3TTSTalkerForConditionalGeneration`, in eval mode. Its weights are rearranged in memory; it can
             still be used as before.
 
     Raises:
-        Unknown: it is of a kind that this code was not written for.
+        Unknown: it has a feature that this code does not support.
     """
 
     def __init__(self, talker: Any) -> None:
@@ -62,7 +61,7 @@ class FastTalker:
         self.rows = len(tables[0])
         with torch.no_grad():
             self.tables = joined(tables)
-            # What the sub-talker reads of a code does not depend on anything else.
+            # The sub-talker's input for a code depends only on the code.
             read = predictor.small_to_mtp_projection(self.tables)
             self.read = torch.split(read, self.rows)
             self.read_first = predictor.small_to_mtp_projection(talker.get_input_embeddings().weight)
@@ -100,7 +99,7 @@ class FastTalker:
         output_hidden_states: bool = True,
         return_dict_in_generate: bool = True,
     ) -> Any:
-        """Draw frames until every sequence has ended, or `max_new_tokens` book-0 tokens of each were drawn.
+        """Generate frames until every sequence has ended or has `max_new_tokens` tokens of codebook 0.
 
         Args:
             inputs_embeds: (B, P, D) the prompts, padded on the left.
@@ -155,7 +154,7 @@ class FastTalker:
         return SimpleNamespace(sequences=torch.stack(tokens, dim=1), hidden_states=tuple(states))
 
     def _prompt(self, inputs: torch.Tensor, attention_mask: torch.Tensor, room: int) -> torch.Tensor:
-        """Read the prompts by the stock forward pass; returns the state (B, 1, D) after their last position."""
+        """Process the prompts with the stock forward pass; returns the state (B, 1, D) after their last position."""
         positions, _ = self.talker.get_rope_index(attention_mask)
         read = self.talker.model(
             inputs_embeds=inputs,
@@ -171,32 +170,32 @@ class FastTalker:
         return read.last_hidden_state[:, -1:]  # type: ignore[no-any-return]
 
     def _framing(self, hidden: torch.Tensor, first: torch.Tensor, choose: Choice) -> Work:
-        """`_frame` with this choice for inputs of these shapes, recorded where that is possible."""
+        """`_frame` with these sampling settings for inputs of these shapes, as a CUDA graph if possible."""
 
         def frame(hidden: torch.Tensor, first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return self._frame(hidden, first, choose)
 
         if self._unrecordable or not recorded.recordable(hidden):
             return frame
-        # Of keys and values, which it reads and writes where they were when it was recorded.
+        # Key-value caches, which the graph reads and writes at the addresses they had when it was recorded.
         memory = [tensor for layer in self.sub_stack.layers for tensor in (layer.keys, layer.values)]
         made_for = (choose.do_sample, choose.temperature, choose.top_k, choose.top_p, [id(t) for t in memory])
         if self._recorded is None or self._recorded[0] != made_for:
-            self._recorded = None  # its memory can be used again
+            self._recorded = None  # its memory can be reused
             try:
                 self._recorded = made_for, recorded.Recorded(frame, hidden, first), memory
-            except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
+            except (RuntimeError, AssertionError) as error:  # a torch without CUDA raises the latter
                 self._unrecordable = True
-                warn("synthesize", f"frames are drawn without a CUDA graph, which takes longer: {first_line(error)}")
+                warn("synthesize", f"generating without a CUDA graph, which is slower: {first_line(error)}")
                 return frame
         return self._recorded[1]
 
     def _frame(self, hidden: torch.Tensor, first: torch.Tensor, choose: Choice) -> tuple[torch.Tensor, torch.Tensor]:
-        """The other books of a frame.
+        """Generate the other codebooks of a frame.
 
         Args:
             hidden: (B, 1, D) the talker's state before the frame.
-            first: (B,) its book-0 code.
+            first: (B,) its code of codebook 0.
 
         Returns:
             the frame's codes (B, books), and their embeddings' sum (B, 1, D).
@@ -221,7 +220,7 @@ class FastTalker:
 
 @contextmanager
 def generating(model: Qwen3TTSModel, fast: Any) -> Iterator[None]:
-    """While entered, `generate_*` of `model` draws its frames by `fast.generate`; by its own talker's if None."""
+    """Context manager in which `generate_*` of `model` uses `fast.generate`; the model's own if `fast` is None."""
     talker: Any = model.model.talker  # type: ignore[attr-defined]
     if fast is not None:
         talker.generate = fast.generate
@@ -232,7 +231,7 @@ def generating(model: Qwen3TTSModel, fast: Any) -> Iterator[None]:
 
 
 def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
-    """(B, P) of 0 and 1 -> (B, 1, 1, P) of minus infinity and 0; None where nothing is masked."""
+    """Additive mask (B, 1, 1, P) of minus infinity and 0 from a mask (B, P) of 0 and 1; None if nothing is masked."""
     if bool(mask.all()):
         return None
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask == 0, -torch.inf)[:, None, None]

@@ -1,1 +1,1 @@
-"""The base model and what is made of it: finding, loading, other forms, the speaker encoder."""
+"""Finding and loading the base model, its speaker encoder, and conversions of finished checkpoints."""

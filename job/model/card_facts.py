@@ -1,4 +1,4 @@
-"""What the card says, gathered from the settings and from what the stages wrote (before they ran: what is known)."""
+"""The facts in the model card, from the settings and from the files that stages have written so far."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from job.text.languages import Languages, UnclearLanguage, iso_code
 
 #: A repo's full name.
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}")
-#: Where the clients' cache keeps a downloaded model: `models--owner--name/snapshots/<commit>`.
+#: Path of a downloaded model in the Hub clients' cache: `models--owner--name/snapshots/<commit>`.
 _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/[0-9a-f]{7,}/?$")
 
 
 @dataclass(frozen=True)
 class Losses:
-    """First and last logged training loss, and the validation that `output/best` was chosen by."""
+    """First and last logged training loss, and the validation at which `output/best` was saved."""
 
     first: dict[str, Any] | None
     last: dict[str, Any] | None
@@ -52,15 +52,15 @@ def base_model(settings: Settings) -> str | None:
 
 
 def need_base_model(settings: Settings) -> None:
-    """Refuse to publish a card that cannot say what it was fine-tuned from.
+    """Refuse to publish a model card that does not name the base model.
 
     Raises:
         BadInput: INIT_MODEL_PATH is a directory and BASE_MODEL_ID is not set.
     """
     if base_model(settings) is None and settings.init_model_path != "demo":
         raise BadInput(
-            f"BASE_MODEL_ID is not set and INIT_MODEL_PATH={settings.init_model_path} is a directory: the card needs "
-            "the base model's Hub id, for example BASE_MODEL_ID=Qwen/Qwen3-TTS-12Hz-1.7B-Base"
+            f"BASE_MODEL_ID is not set and INIT_MODEL_PATH={settings.init_model_path} is a directory: the model card "
+            "needs the base model's Hub id, for example BASE_MODEL_ID=Qwen/Qwen3-TTS-12Hz-1.7B-Base"
         )
 
 
@@ -71,12 +71,12 @@ def dataset(settings: Settings) -> str | None:
 
 
 def summary(settings: Settings) -> dict[str, Any]:
-    """Prepared data's summary.json; empty before prepare."""
+    """The prepared data's summary.json; empty before prepare has run."""
     return _read(settings.paths.prepared / "summary.json")
 
 
 def speakers(settings: Settings) -> list[str]:
-    """Names that the checkpoint speaks as: those of output/best, else of the prepared data, else SPEAKER_NAME."""
+    """Names of the checkpoint's speakers: from output/best, else the prepared data, else SPEAKER_NAME."""
     config = _read(settings.paths.best / "config.json")
     rows = (config.get("talker_config") or {}).get("spk_id") or {}
     trained = [str(name).lower() for name in summary(settings).get("speakers") or {}]
@@ -86,28 +86,28 @@ def speakers(settings: Settings) -> list[str]:
 
 
 def language_codes(settings: Settings) -> list[str]:
-    """ISO 639 codes of the languages in the data and of LANGUAGE, sorted, without those that are not known."""
+    """Sorted ISO 639 codes of the languages in the data and of LANGUAGE; unknown ones are left out."""
     return sorted({code for code in _languages(settings).values() if code})
 
 
 def language_names(settings: Settings) -> list[str]:
-    """Names of the languages in the data and of LANGUAGE, as the model knows them by, `auto` left out."""
+    """The model's names of the languages in the data and of LANGUAGE, without `auto`."""
     return sorted(_languages(settings))
 
 
 def _languages(settings: Settings) -> dict[str, str | None]:
-    """Languages of the data and of LANGUAGE -> their ISO codes. What prepare wrote down of them counts."""
+    """Languages of the data and of LANGUAGE -> their ISO codes; those that prepare recorded take precedence."""
     given: dict[str, Any] = summary(settings).get("languages") or {}
     found: dict[str, str | None] = {}
     for name, entry in given.items():
-        told = isinstance(entry, dict) and "code" in entry  # older data does not tell
+        told = isinstance(entry, dict) and "code" in entry  # data prepared by an older version does not record them
         found[names.lookup_key(name)] = entry["code"] if told else iso_code(name)
     if names.lookup_key(settings.language).removeprefix(names.NEW).strip() in found:
-        return _named_ones(found)  # `new:` that the data has by now
+        return _named_ones(found)  # a `new:` language that the data already has
     try:
         meant = Languages(given).find(settings.language)
         found.setdefault(meant.key, meant.code)
-    except UnclearLanguage:  # doctor has refused it where it would be used
+    except UnclearLanguage:  # doctor refuses it if it would be used
         found.setdefault(names.lookup_key(settings.language), None)
     return _named_ones(found)
 
@@ -117,7 +117,7 @@ def _named_ones(found: dict[str, str | None]) -> dict[str, str | None]:
 
 
 def losses(settings: Settings) -> Losses:
-    """From `training_log.jsonl` and `validation_log.jsonl`; lines that a kill cut short are passed over."""
+    """Read `training_log.jsonl` and `validation_log.jsonl`; lines truncated by a kill are skipped."""
     trained = _read_lines(settings.paths.training_log)
     validated = [row for row in _read_lines(settings.paths.validation_log) if isinstance(row.get("loss"), float | int)]
     kept = _read(settings.paths.best / "training_state.json")

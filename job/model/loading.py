@@ -1,4 +1,4 @@
-"""Finding and loading models: the base model, its speech tokenizer, and what their configuration says.
+"""Find and load the base model and its speech tokenizer, and read their configuration.
 
 `base_directory` and `read_config` need no torch; the loaders import it when they are called.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from qwen_tts import Qwen3TTSModel, Qwen3TTSTokenizer
 
-#: What a base directory must hold besides weights for stock `Qwen3TTSModel.from_pretrained` to load it.
+#: Files besides the weights that stock `Qwen3TTSModel.from_pretrained` needs in a base model's directory.
 REQUIRED_FILES = (
     "config.json",
     "generation_config.json",
@@ -31,10 +31,7 @@ REQUIRED_FILES = (
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The parts of a model's config.json that stages before training need.
-
-    `raw` is the whole parsed file.
-    """
+    """The parts of a model's config.json that stages before training need; `raw` is the whole parsed file."""
 
     raw: dict[str, Any]
 
@@ -55,17 +52,17 @@ class ModelConfig:
 
     @property
     def books(self) -> int:
-        """Codebooks a frame."""
+        """The number of codebooks per frame."""
         return int(self.talker["num_code_groups"])
 
 
 def by_lookup_key(table: dict[str, Any] | None) -> dict[str, Any]:
-    """`spk_id` or `spk_is_dialect` with names as `generate` looks them up: other tools keep capitals, never found."""
+    """`spk_id` or `spk_is_dialect` with lower-case names, as `generate` looks them up (some tools keep capitals)."""
     return {names.lookup_key(name): value for name, value in (table or {}).items()}
 
 
 def base_directory(settings: Settings) -> Path:
-    """The directory of INIT_MODEL_PATH, downloaded or built on first use.
+    """The directory of INIT_MODEL_PATH; downloaded, or built for `demo`, on first use.
 
     Raises:
         BadInput: there is no such directory or repo, or it lacks a file that `qwen_tts` needs.
@@ -85,7 +82,7 @@ def base_directory(settings: Settings) -> Path:
 
 
 def known_languages(settings: Settings) -> tuple[str, ...]:
-    """The languages of INIT_MODEL_PATH; of a Hub repo its configuration alone is read. Empty when it cannot be."""
+    """The languages of INIT_MODEL_PATH; of a Hub repo only the configuration is downloaded. Empty if that fails."""
     from huggingface_hub import hf_hub_download
 
     name = settings.init_model_path
@@ -94,7 +91,7 @@ def known_languages(settings: Settings) -> tuple[str, ...]:
             return tuple(read_config(base_directory(settings)).languages)
         config = hf_hub_download(name, "config.json", token=settings.token)
         return tuple(ModelConfig(files.read_json(Path(config))).languages)
-    except (BadInput, OSError, ValueError, KeyError):  # said by doctor
+    except (BadInput, OSError, ValueError, KeyError):  # reported by doctor
         return ()
 
 
@@ -125,10 +122,10 @@ def check_base(directory: Path) -> None:
             raise BadInput(f"INIT_MODEL_PATH={directory}: no *.safetensors in {part.name}/; download the whole repo")
     config = read_config(directory)
     if config.raw.get("model_type") != "qwen3_tts" or "talker_config" not in config.raw:
-        raise BadInput(f"INIT_MODEL_PATH={directory}: config.json is not that of a Qwen3-TTS model")
+        raise BadInput(f"INIT_MODEL_PATH={directory}: its config.json does not belong to a Qwen3-TTS model")
     if config.kind not in ("base", "custom_voice"):
         raise BadInput(
-            f"INIT_MODEL_PATH={directory}: a {config.kind} model cannot be trained here; start from a Base model"
+            f"INIT_MODEL_PATH={directory}: a {config.kind} model cannot be fine-tuned with this job; use a Base model"
         )
 
 
@@ -154,70 +151,72 @@ def _download(repo: str, settings: Settings, variable: str) -> Path:
         kind = Unreachable if is_outage(error) else BadInput
         reason = first_line(error)
         raise kind(
-            f"{variable}={repo}: cannot be downloaded ({reason}); check the name, HF_TOKEN or the network"
+            f"{variable}={repo}: download failed ({reason}); check the name, HF_TOKEN and the network"
         ) from error
 
 
 def resolve_device(settings: Settings) -> torch.device:
-    """The device to run on; of a GPU always with its number, which `torch.cuda.set_device` and threads ask for.
+    """The device to run on; a GPU always with its number, which `torch.cuda.set_device` and threads need.
 
-    Every stage that computes asks for it first, so what torch must not use on any GPU is switched off here.
+    Every stage that computes calls this first, so it also turns off a torch backend that must not be used on GPUs.
 
     Raises:
-        BadInput: DEVICE names one that is not there.
+        BadInput: the device of DEVICE does not exist.
     """
     import torch
 
-    # torch prefers cuDNN's attention on newer GPUs, which makes a plan for each new length and was seen to give NaNs.
+    # torch prefers cuDNN's attention on newer GPUs, which plans anew for each new length and has produced NaNs.
     torch.backends.cuda.enable_cudnn_sdp(False)
     wanted = settings.device
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise BadInput(f"DEVICE={wanted}: no usable GPU here (no driver, or too old a one); DEVICE=cpu uses the CPU")
+        raise BadInput(
+            f"DEVICE={wanted}: no usable GPU found (no driver, or it is too old); set DEVICE=cpu to use the CPU"
+        )
     if wanted == "mps" and not torch.backends.mps.is_available():
-        raise BadInput(f"DEVICE={wanted}: there is none here; DEVICE=cpu uses the CPU")
+        raise BadInput(f"DEVICE={wanted}: not available on this machine; set DEVICE=cpu to use the CPU")
     device = torch.device(wanted)
-    if device.type == "cuda" and device.index is None:  # of several processes, each has set its own
+    if device.type == "cuda" and device.index is None:  # each of several processes has set its own
         return torch.device("cuda", torch.cuda.current_device())
     if device.type == "cuda" and device.index >= torch.cuda.device_count():
-        raise BadInput(f"DEVICE={wanted}: {torch.cuda.device_count()} GPUs are visible; see CUDA_VISIBLE_DEVICES")
+        raise BadInput(f"DEVICE={wanted}: {torch.cuda.device_count()} GPUs are visible; check CUDA_VISIBLE_DEVICES")
     return device
 
 
 def resolve_precision(settings: Settings, device: torch.device) -> str:
-    """`bf16` or `no` for accelerate.
+    """The precision for accelerate: `bf16` or `no`.
 
     Raises:
-        BadInput: bf16 on a GPU that only emulates it, or fp16: on a CPU accelerate would compute in fp32 without a
-            word; on a GPU the sub-talker's gradients are taken before its loss is scaled, so that small ones vanish.
+        BadInput: bf16 on a GPU that only emulates it, or fp16: on a CPU accelerate would silently compute in fp32; on a
+            GPU the sub-talker's gradients are computed before its loss is scaled, so small ones vanish.
     """
     if settings.mixed_precision == "auto":
         return "bf16" if device.type == "cuda" and has_bf16(device) else "no"
     if settings.mixed_precision == "bf16" and device.type == "cuda" and not has_bf16(device):
         raise BadInput(
-            f"MIXED_PRECISION=bf16: {device} has no bf16 arithmetic (compute capability below 8.0), and torch would "
-            "emulate it, slowly; set MIXED_PRECISION=auto, which is fp32 there, or use a newer GPU"
+            f"MIXED_PRECISION=bf16: {device} does not support bf16 (compute capability below 8.0), and torch would "
+            "emulate it slowly; set MIXED_PRECISION=auto, which uses fp32, or use a newer GPU"
         )
     if settings.mixed_precision == "fp16" and device.type == "cpu":
-        raise BadInput("MIXED_PRECISION=fp16: is for a GPU, and this is a CPU; set MIXED_PRECISION=bf16 or no")
+        raise BadInput("MIXED_PRECISION=fp16: not supported on a CPU; set MIXED_PRECISION=bf16 or no")
     if settings.mixed_precision == "fp16":
         raise BadInput(
-            "MIXED_PRECISION=fp16: values of this model are beyond its range, and small gradients of the sub-talker "
-            "vanish in it; set MIXED_PRECISION=auto, which is bf16 where the GPU has it and fp32 elsewhere"
+            "MIXED_PRECISION=fp16: this model's values exceed the range of fp16, and small gradients of the "
+            "sub-talker vanish; set MIXED_PRECISION=auto, which uses bf16 if the GPU supports it, else fp32"
         )
     return settings.mixed_precision
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether a GPU computes in bf16 itself; `torch.cuda.is_bf16_supported` counts its emulation by older ones."""
+    """Whether a GPU supports bf16 natively; `torch.cuda.is_bf16_supported` also counts emulation on older GPUs."""
     import torch
 
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def check_attention(settings: Settings, device: torch.device, precision: str) -> None:
-    """Refuse an ATTN_IMPLEMENTATION that cannot run here.
+    """Refuse an ATTN_IMPLEMENTATION that cannot run on this machine.
 
     Raises:
         BadInput: flash_attention_2 without its package, off a GPU, or in fp32.
@@ -227,14 +226,14 @@ def check_attention(settings: Settings, device: torch.device, precision: str) ->
     if find_spec("flash_attn") is None:
         reason = "the package flash-attn is not installed"
     elif device.type != "cuda" or precision == "no":
-        reason = f"it computes in bf16 or fp16 on a GPU, and this is {device} with MIXED_PRECISION={precision}"
+        reason = f"it needs a GPU and bf16, but this is {device} with MIXED_PRECISION={precision}"
     else:
         return
-    raise BadInput(f"ATTN_IMPLEMENTATION=flash_attention_2: {reason}; ATTN_IMPLEMENTATION=auto needs nothing")
+    raise BadInput(f"ATTN_IMPLEMENTATION=flash_attention_2: {reason}; use ATTN_IMPLEMENTATION=auto")
 
 
 def load_speech_tokenizer(directory: Path, device: torch.device) -> Qwen3TTSTokenizer:
-    """The real codec, in fp32, on `device`."""
+    """Load the speech tokenizer (codec) in fp32 on `device`."""
     import torch
     from qwen_tts import Qwen3TTSTokenizer
 
@@ -245,7 +244,7 @@ def load_speech_tokenizer(directory: Path, device: torch.device) -> Qwen3TTSToke
 
 
 def stored_type(directory: Path) -> torch.dtype:
-    """The type to load a model in without losing or adding bits: bf16 if all of it is stored so, else fp32."""
+    """The dtype that loads a model without loss: bf16 if all of it is stored in bf16, else fp32."""
     import torch
     from safetensors import safe_open
 
@@ -257,14 +256,14 @@ def stored_type(directory: Path) -> torch.dtype:
 
 
 def load_model(directory: Path, device: torch.device, dtype: torch.dtype, attention: str = "auto") -> Qwen3TTSModel:
-    """Stock `Qwen3TTSModel.from_pretrained`, in eval mode.
+    """Load a model with stock `Qwen3TTSModel.from_pretrained`, in eval mode.
 
-    A tensor at a time goes from the file, which is mapped into memory, to `device`, and takes its type there.
+    Tensors go one at a time from the memory-mapped file to `device`, and are converted there.
     """
     from qwen_tts import Qwen3TTSModel
 
     attention = "sdpa" if attention == "auto" else attention
-    # Where several processes share a CPU it has a number, which transformers takes for a GPU's.
+    # With several processes the CPU device has a number, which transformers would take for a GPU's.
     place = "cpu" if device.type == "cpu" else str(device)
     model = Qwen3TTSModel.from_pretrained(str(directory), dtype=dtype, device_map=place, attn_implementation=attention)
     model.model.eval()

@@ -1,4 +1,4 @@
-"""The base model's own speaker encoder: from a recording to the x-vector of its speaker."""
+"""The base model's speaker encoder, which computes a speaker embedding (x-vector) from a recording."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SHORTEST_REFERENCE = 0.5
 
 
 class SpeakerEncoder:
-    """The base model's own speaker encoder, without the talker, in fp32."""
+    """The base model's speaker encoder alone, without the talker, in fp32."""
 
     def __init__(self, base: Path, device: torch.device) -> None:
         """Load the `speaker_encoder.*` tensors of a base directory.
 
         Raises:
-            BadInput: there are none, or they do not fit the configuration.
+            BadInput: there are none, or they do not match the configuration.
         """
         import torch
         from qwen_tts.core.models.configuration_qwen3_tts import Qwen3TTSSpeakerEncoderConfig
@@ -42,15 +42,15 @@ class SpeakerEncoder:
             module.load_state_dict(_speaker_encoder_tensors(base))
         except (RuntimeError, OSError, ValueError) as error:
             raise BadInput(
-                f"INIT_MODEL_PATH={base}: its weights hold no speaker encoder of the configured shape; "
-                "start from a Base model, downloaded whole"
+                f"INIT_MODEL_PATH={base}: its weights contain no speaker encoder of the configured shape; "
+                "use a complete Base model"
             ) from error
         self.speaker_encoder = module.to(device).eval()
 
     def embed(self, samples: Samples, rate: int) -> torch.Tensor:
         """Mono samples (n,) in [-1, 1] at `rate` Hz -> x-vector (enc_dim,), fp32, on the CPU.
 
-        This is stock `extract_speaker_embedding`, run with this object in the place of the whole model.
+        Runs stock `extract_speaker_embedding` with this object in place of the whole model.
         """
         from qwen_tts.core.models.modeling_qwen3_tts import Qwen3TTSForConditionalGeneration
 
@@ -65,7 +65,7 @@ class SpeakerEncoder:
 
 
 def _speaker_encoder_tensors(base: Path) -> dict[str, torch.Tensor]:
-    """Tensors under `speaker_encoder.`, without that prefix, in fp32; only they are read from the weight files."""
+    """Read only the tensors under `speaker_encoder.` from the weight files, in fp32, with the prefix removed."""
     import torch
     from safetensors import safe_open
 

@@ -1,4 +1,4 @@
-"""Other forms of a finished checkpoint: as a Base model for cloning, or with its adapter turned up or down."""
+"""Convert a finished checkpoint: into a Base model for cloning, or with its adapter scaled up or down."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ if TYPE_CHECKING:
 
     from job.config.settings import Settings
 
-#: Where the adapter lies when a checkpoint also holds merged weights.
+#: Directory of the adapter in a checkpoint that also contains merged weights.
 ADAPTER_FOLDER = "adapter"
-#: The base's speaker encoder, which a CustomVoice model's own weights do not hold.
+#: File with the base model's speaker encoder, which a CustomVoice model's own weights do not contain.
 ENCODER_FILE = "speaker_encoder.safetensors"
-#: At the top of a model directory, what is not copied into one that is made from it.
+#: Top-level files of a model directory that are not copied into one derived from it.
 NOT_COPIED = ("README.md", "training_state.json", ADAPTER_FOLDER, ".*", "*.safetensors*", "*.bin", "*.pt", "*.lock")
 
 
 def refuse_adapter_alone(languages: Iterable[str], known: Container[str], settings: Settings) -> None:
-    """Refuse EXPORT=adapter where what is learnt would not be in it.
+    """Refuse EXPORT=adapter when the adapter would not contain all that is trained.
 
     Args:
         languages: lower-case names of the data's languages, or `auto`.
-        known: those of the base.
-        settings: TRAIN_MODE and EXPORT are looked at.
+        known: the base model's languages.
+        settings: TRAIN_MODE and EXPORT are used.
 
     Raises:
-        BadInput: one of them is new to the base.
+        BadInput: one of the languages is new to the base model.
     """
     new = sorted(name for name in languages if name != "auto" and name not in known)
     if new and not mode_of(settings).merged(settings):
         raise BadInput(
-            f"EXPORT=adapter: {new[0]} is new to the base, and what is learnt of a new language stands in the codec "
-            "embedding, which an adapter does not hold; set EXPORT=both or merged"
+            f"EXPORT=adapter: {new[0]} is a new language, which is trained in the codec embedding, and an adapter does "
+            "not contain that; set EXPORT=both or merged"
         )
 
 
 def cloning_model(checkpoint: Path, target: Path) -> None:
-    """Make a Base model of a merged checkpoint: the same talker with its speaker encoder, for `generate_voice_clone`.
+    """Convert a merged checkpoint into a Base model: the talker with a speaker encoder, for `generate_voice_clone`.
 
     Args:
         checkpoint: a merged checkpoint that this job wrote.
         target: directory to write, replaced as a whole.
 
     Raises:
-        BadInput: it lacks merged weights or the speaker encoder.
+        BadInput: the checkpoint lacks merged weights or the speaker encoder.
     """
     if not (checkpoint / ENCODER_FILE).is_file() or not any(checkpoint.glob("model*.safetensors")):
         raise BadInput(f"{checkpoint} lacks merged weights or {ENCODER_FILE}; train with EXPORT=merged or both")
@@ -67,21 +67,19 @@ def cloning_model(checkpoint: Path, target: Path) -> None:
 
 
 def scaled_model(checkpoint: Path, target: Path, scale: float) -> None:
-    """Make a checkpoint that speaks with `scale` times its adapter: W' = W + (scale - 1) * (alpha / r) * B A.
+    """Make a checkpoint with its adapter scaled by `scale`: W' = W + (scale - 1) * (alpha / r) * B A.
 
     Args:
-        checkpoint: one that holds both merged weights W and, in `adapter/`, the adapter that is in them.
+        checkpoint: one with both merged weights W and, in `adapter/`, the adapter that was merged.
         target: directory to write, replaced as a whole.
-        scale: 1 is the checkpoint itself, 0 the base model's layers.
+        scale: 1 gives the checkpoint itself, 0 the base model's layers.
 
     Raises:
-        BadInput: it does not hold both.
+        BadInput: the checkpoint does not contain both.
     """
     adapter = checkpoint / ADAPTER_FOLDER
     if not (adapter / "adapter_config.json").is_file():
-        raise BadInput(
-            f"LORA_SCALE={scale:g}: {checkpoint} holds no adapter beside its weights; train with EXPORT=both"
-        )
+        raise BadInput(f"LORA_SCALE={scale:g}: {checkpoint} has no separate adapter; train with EXPORT=both")
 
     def fill(directory: Path) -> None:
         copy_model(checkpoint, directory)
@@ -139,11 +137,11 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def make_readable(directory: Path) -> None:
-    """safetensors makes its files readable for this user only, and work directories are shared."""
+    """Make a file readable by others: safetensors makes its files private, but work directories are shared."""
     for path in directory.glob("*.safetensors"):
         path.chmod(0o644)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file into a directory that is being filled (`files.write_json` is for places that are read)."""
+    """Write a JSON file into a temporary directory (elsewhere, use the atomic `files.write_json`)."""
     path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

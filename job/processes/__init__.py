@@ -1,1 +1,1 @@
-"""Processes and nodes of one run: who this is, how they agree, and how they find one another."""
+"""The processes and nodes of a distributed run: ranks, communication between them, and rendezvous."""

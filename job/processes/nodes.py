@@ -1,6 +1,6 @@
-"""How the nodes of a run find together: late ones are waited for, lost ones are noticed, and a failure is told to all.
+"""The rendezvous of a run's nodes: wait for late nodes, notice lost ones, and report a failure to all.
 
-Node 0 keeps a store of torch's at MASTER_ADDR:MASTER_PORT from its first second on; the others knock until it is there.
+Node 0 opens a torch store at MASTER_ADDR:MASTER_PORT as soon as it starts; the others retry until they can connect.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from job.core.console import say
 from job.core.errors import BadInput, FollowedRank, NodesMissing, PeerLost
 from job.processes.ranks import exit_code
 
-#: Seconds between two looks.
+#: Polling interval in seconds.
 POLL = 0.5
-#: Seconds that a shared volume may take to show a file that another node has written.
+#: Seconds that a shared volume may take to show a file written by another node.
 VOLUME_SECONDS = 60.0
-#: Seconds that node 0 lets the others read its last word before its store goes with it.
+#: Seconds for which node 0 keeps its store open, so that the others can read its exit code.
 LAST_WORD_SECONDS = 2.0
 
 
 class Gathering:
-    """The nodes of one run, while entered; nothing at all where there is one node."""
+    """Context manager that connects the nodes of a run; does nothing when there is only one node."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -34,10 +34,10 @@ class Gathering:
         self._decided = False
 
     def __enter__(self) -> Gathering:
-        """Open the store, or find it.
+        """Open the store (node 0) or connect to it.
 
         Raises:
-            NodesMissing: node 0 does not answer in RENDEZVOUS_TIMEOUT.
+            NodesMissing: node 0 does not answer within RENDEZVOUS_TIMEOUT.
         """
         if self._settings.num_nodes > 1:
             self._store = self._open() if self._settings.node_rank == 0 else self._knock()
@@ -46,21 +46,21 @@ class Gathering:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Node 0 tells the others of a failure before it goes."""
+        """Close the store; node 0 first reports a failure to the other nodes."""
         if self._store is not None and self._settings.node_rank == 0 and error is not None and not self._decided:
             with contextlib.suppress(Exception):
                 self._store.set("decision", f"end {exit_code(error)}")
                 time.sleep(LAST_WORD_SECONDS)
 
     def gather(self, mark: str) -> None:
-        """Node 0: wait for all, then let them begin.
+        """On node 0: wait for all nodes, then let them start.
 
         Args:
-            mark: what stands in `state/nodes.mark` of the shared WORK_DIR.
+            mark: the contents of `state/nodes.mark` in the shared WORK_DIR.
 
         Raises:
-            NodesMissing: some have not come in RENDEZVOUS_TIMEOUT.
-            BadInput: the WORK_DIR of some is another volume.
+            NodesMissing: some nodes did not connect within RENDEZVOUS_TIMEOUT.
+            BadInput: the WORK_DIR of some nodes is on another volume.
         """
         if self._store is None:
             return
@@ -73,9 +73,9 @@ class Gathering:
         while missing:
             if time.monotonic() > end:
                 raise NodesMissing(
-                    f"{count - len(missing)} of NUM_NODES={count} nodes came in {waited} s, without "
-                    f"{', '.join(missing)}: check NODE_RANK there, and that {self._address} can be reached from there "
-                    "(RENDEZVOUS_TIMEOUT waits longer)"
+                    f"{count - len(missing)} of NUM_NODES={count} nodes connected within {waited} s; missing: "
+                    f"{', '.join(missing)}: check NODE_RANK there and that {self._address} can be reached from there "
+                    "(a larger RENDEZVOUS_TIMEOUT waits longer)"
                 )
             time.sleep(POLL)
             missing = [name for name in missing if not self._store.check([name])]
@@ -86,27 +86,27 @@ class Gathering:
         if blind:
             raise BadInput(
                 f"WORK_DIR={self._settings.paths.work} on {', '.join(blind)} is not the volume that node 0 writes to; "
-                "give all nodes the same one (NFS, EFS, a ReadWriteMany claim)"
+                "mount the same one on all nodes (NFS, EFS, a ReadWriteMany claim)"
             )
         self._store.set("decision", "go")
         self._decided = True
 
     def follow(self) -> None:
-        """Another node: say that it is here, and wait until node 0 begins.
+        """On another node: register with node 0 and wait until it starts.
 
         Raises:
-            FollowedRank: node 0 has failed, or has refused to begin.
-            PeerLost: node 0 is gone.
+            FollowedRank: node 0 has failed, or has refused to start.
+            PeerLost: the connection to node 0 was lost.
         """
         name = f"node {self._settings.node_rank}"
         self._store.set(name, "here")
-        say("run", f"{name} of {self._settings.num_nodes}: waiting for node 0 to begin")
+        say("run", f"{name} of {self._settings.num_nodes}: waiting for node 0 to start")
         if self._first_of("mark", "decision") == "mark":
             self._store.set(f"{name} sees", "yes" if self._sees(self._word("mark")) else "no")
             self._first_of("decision")
         word, _, code = self._word("decision").partition(" ")
         if word == "end":
-            say("run", f"node 0 has ended with {code}; see its log")
+            say("run", f"node 0 exited with code {code}; see its log")
             raise FollowedRank(int(code))
 
     @property
@@ -117,7 +117,7 @@ class Gathering:
         from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
         try:
-            # `multi_tenant`: torchrun, in this process, uses the same one.
+            # `multi_tenant`: torchrun uses the same store in this process.
             return TCPStore(
                 self._settings.master_addr,
                 self._settings.master_port,
@@ -128,19 +128,19 @@ class Gathering:
             )
         except (DistError, RuntimeError) as error:
             raise BadInput(
-                f"{self._address}: cannot be opened on node 0; it must be this node's address and a free MASTER_PORT"
+                f"{self._address}: node 0 cannot listen there; use this node's address and a free MASTER_PORT"
             ) from error
 
     def _knock(self) -> Any:
         from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
         settings = self._settings
-        say("run", f"node {settings.node_rank} of {settings.num_nodes}: looking for node 0 at {self._address}")
+        say("run", f"node {settings.node_rank} of {settings.num_nodes}: connecting to node 0 at {self._address}")
         end = time.monotonic() + settings.rendezvous_timeout
         problem: object = "no answer"
         while time.monotonic() < end:
             try:
-                # Plain sockets first: a name that the DNS does not know yet is no error, and signals are heard.
+                # Plain sockets first: they can be retried until the DNS knows the name, and do not block signals.
                 socket.create_connection((settings.master_addr, settings.master_port), timeout=5).close()
                 return TCPStore(
                     settings.master_addr, settings.master_port, is_master=False, timeout=timedelta(seconds=60)
@@ -150,12 +150,12 @@ class Gathering:
                 time.sleep(POLL)
         reason = str(problem).strip().splitlines()[0]
         raise NodesMissing(
-            f"{self._address} did not answer in {settings.rendezvous_timeout} s ({reason}): check that node 0 runs and "
-            "can be reached from here (RENDEZVOUS_TIMEOUT waits longer)"
+            f"{self._address} did not answer within {settings.rendezvous_timeout} s ({reason}): check that node 0 runs "
+            "and can be reached from here (a larger RENDEZVOUS_TIMEOUT waits longer)"
         )
 
     def _first_of(self, *keys: str) -> str:
-        """Wait until node 0 has set one of the keys; returns the first that is there."""
+        """Wait until node 0 has set one of the keys; returns the first one that is set."""
         from torch.distributed import DistError
 
         try:
@@ -165,13 +165,13 @@ class Gathering:
                         return key
                 time.sleep(POLL)
         except (DistError, RuntimeError) as error:
-            raise PeerLost("node 0 is gone; the same command on all nodes goes on from where it was") from error
+            raise PeerLost("node 0 was lost; run the same command on all nodes again to continue") from error
 
     def _word(self, key: str) -> str:
         return str(self._store.get(key).decode())
 
     def _sees(self, mark: str) -> bool:
-        """Whether WORK_DIR shows what node 0 has written into its own."""
+        """Whether this node's WORK_DIR contains the file that node 0 has written into its own."""
         path = self._settings.paths.state / "nodes.mark"
         end = time.monotonic() + VOLUME_SECONDS
         while time.monotonic() < end:

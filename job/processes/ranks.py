@@ -1,8 +1,8 @@
-"""The processes of one run that is spread over GPUs and nodes: which one this is, and how they agree.
+"""This process's rank in a distributed run, and the collectives by which the processes coordinate.
 
-Started by `job.launch` under torchrun, which tells each process who it is. A run of one process is the same code with
-`ALONE`. Messages of control go over gloo, whatever the tensors of training go over: its sockets notice at once that the
-other end is gone.
+`job.launch` starts the processes through torchrun, which assigns their ranks. A run with a single process uses the same
+code with `ALONE`. Control messages use gloo, whatever backend training uses: its sockets notice at once when the other
+end is lost.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How long a collective may take in which nothing arrives and no end is gone: a checkpoint on a slow volume, at worst.
+#: Timeout of a collective while all processes are alive; the longest wait is for a checkpoint on a slow volume.
 PATIENCE = timedelta(minutes=30)
-#: The same for messages of control, which wait while the first rank works alone.
+#: The same for control messages, which wait while the first rank works alone.
 CONTROL_PATIENCE = timedelta(days=2)
-#: Seconds in which the first process fails as well, if it does.
+#: Seconds to wait whether the first process fails as well.
 FAILURE_SECONDS = 2.0
-#: Seconds between two looks at whether the launcher still lives.
+#: Seconds between two checks whether the launcher is still alive.
 ORPHAN_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all.
+    """The rank of this process, and collectives over all processes.
 
     Attributes:
         rank: 0 to world - 1.
-        world: processes in all.
-        local: number on its node; its GPU's.
+        world: total number of processes.
+        local: rank on its node, which is also its GPU's number.
     """
 
     rank: int = 0
@@ -59,11 +59,11 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether it is the one that writes what is written once."""
+        """Whether this is rank 0, which writes the files that are written once."""
         return self.rank == 0
 
     def share(self, value: T) -> T:
-        """The first rank's `value`, in every rank (picklable)."""
+        """Return the first rank's `value` (picklable) on every rank."""
         if self.world == 1:
             return value
         import torch.distributed as dist
@@ -73,10 +73,10 @@ class Ranks:
         return box[0]
 
     def first_does(self, work: Callable[[], T]) -> T:
-        """Let the first rank work and all have its result, or its failure.
+        """Call `work` on the first rank only and return its result, or its failure, on all.
 
         Raises:
-            FollowedRank: in the others, when the first has failed; it says why.
+            FollowedRank: on the other ranks, when the first has failed, which reports why.
         """
         if self.world == 1:
             return work()
@@ -94,14 +94,14 @@ class Ranks:
         return result
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all ranks have arrived here (a barrier)."""
         if self.world > 1:
             import torch.distributed as dist
 
             dist.barrier(group=self._control)
 
     def any(self, *flags: bool) -> list[bool]:
-        """Each flag, whether it is set in any rank."""
+        """For each flag, whether it is set on any rank."""
         if self.world == 1:
             return list(flags)
         import torch
@@ -125,21 +125,21 @@ ALONE = Ranks()
 
 
 def exit_code(error: BaseException) -> int:
-    """What a process that ends with `error` returns."""
+    """The exit code of a process that ends with `error`."""
     return int(getattr(error, "exit_code", 1))
 
 
 @contextmanager
 def joined(settings: Settings, launcher: int) -> Iterator[Ranks]:
-    """Meet the other processes of the launch; leave together.
+    """Context manager that joins the process group, and leaves it together with the other processes.
 
     Args:
-        settings: DEVICE.
-        launcher: process id of what has started this one, and ends it with itself.
+        settings: DEVICE is used.
+        launcher: process id of the launcher; this process ends when the launcher does.
 
     Raises:
-        PeerLost: another one has gone without a word.
-        FollowedRank: this one fails as the first one does, which says why.
+        PeerLost: another process was lost.
+        FollowedRank: this process fails with the same error as the first one, which reports it.
     """
     import torch
     import torch.distributed as dist
@@ -158,7 +158,7 @@ def joined(settings: Settings, launcher: int) -> Iterator[Ranks]:
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
         ranks = Ranks(rank, world, local, dist.new_group(backend="gloo", timeout=CONTROL_PATIENCE))
-        _abandoned = True  # until all are through
+        _abandoned = True  # wait for all
         yield ranks
         ranks.wait()
         dist.destroy_process_group()
@@ -170,23 +170,23 @@ def joined(settings: Settings, launcher: int) -> Iterator[Ranks]:
     except (dist.DistError, RuntimeError) as error:
         if not _is_connection(error):
             raise
-        if local:  # one message a node is enough
+        if local:  # one message per node is enough
             raise FollowedRank(PeerLost.exit_code) from error
         raise PeerLost(_lost(error)) from error
 
 
-#: Whether this process has others that it has not left together with.
+#: Whether this process is still in a process group with others.
 _abandoned = False
 
 
 def end_at_once(error: BaseException) -> None:
-    """End this process without tidying up, if it fails while others of its run go on; else return.
+    """Exit at once, without cleaning up, if this process fails while others of its run continue; else return.
 
-    NCCL lets go of its communicators only with all processes of a node, as a process does at its ordinary end: one that
-    fails would wait for the others, which wait for it. Its sockets, closed with it, tell them.
+    NCCL releases its communicators at a normal exit, and only together with all processes of a node: a failed
+    process would wait for the others, which wait for it. Its sockets, closed when it exits, notify them.
 
     Args:
-        error: what it ends with; anything but a `SystemExit` is printed.
+        error: the exception that ends the process; anything but a `SystemExit` is printed.
     """
     if not _abandoned:
         return
@@ -200,8 +200,8 @@ def end_at_once(error: BaseException) -> None:
 
 
 def _said_by_first(store: Any, rank: int, message: str) -> bool:
-    """Whether the first process fails with the same message; it is given a moment."""
-    with contextlib.suppress(RuntimeError):  # the store may be gone with the first process
+    """Whether the first process fails with the same message within a few seconds."""
+    with contextlib.suppress(RuntimeError):  # the store may have been lost with the first process
         if rank == 0:
             store.set("failure", message)
             return False
@@ -213,7 +213,7 @@ def _said_by_first(store: Any, rank: int, message: str) -> bool:
 
 
 def _is_connection(error: BaseException) -> bool:
-    """Whether an exception is what gloo, NCCL and the store say when the other end is gone or silent."""
+    """Whether an exception is how gloo, NCCL and the store report that a peer was lost or does not answer."""
     import torch.distributed as dist
 
     if isinstance(error, dist.DistError):
@@ -225,13 +225,13 @@ def _is_connection(error: BaseException) -> bool:
 def _lost(error: BaseException) -> str:
     reason = first_line(error)
     return (
-        f"another process of the run is gone or silent ({reason[:120]}); "
-        "the same command on all nodes goes on from the last checkpoint"
+        f"another process of the run was lost or does not answer ({reason[:120]}); "
+        "run the same command on all nodes again to resume from the last checkpoint"
     )
 
 
 def _end_with(launcher: int) -> None:
-    """A launcher that was killed cannot stop what it started: Linux does, and elsewhere a thread that looks."""
+    """Make this process end with its launcher even if that is killed: through Linux, elsewhere through a thread."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
@@ -240,6 +240,6 @@ def _end_with(launcher: int) -> None:
             time.sleep(ORPHAN_SECONDS)
         os._exit(PeerLost.exit_code)
 
-    if os.getppid() != launcher:  # it has ended before this one had begun
+    if os.getppid() != launcher:  # the launcher ended before this process was ready
         os._exit(PeerLost.exit_code)
     threading.Thread(target=watch, daemon=True).start()

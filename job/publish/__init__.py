@@ -1,1 +1,1 @@
-"""Publishing: the model card, the check of what will be published, and the upload."""
+"""Publishing: the model card, the checks before publication, and the upload to the Hub."""

@@ -1,7 +1,7 @@
-"""The README.md of the published model: metadata for the Hub, text for people.
+"""The model card (README.md) of the published model: metadata for the Hub, text for people.
 
-Usable before training, on the card that will be written, and after, on the finished run. `huggingface_hub`'s
-`ModelCard` renders it from `card.md.jinja`.
+It can be rendered before training, to check it, and after. `huggingface_hub`'s `ModelCard` renders it from
+`card.md.jinja`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from job.publish.licenses import LICENSES
 
 TEMPLATE = Path(__file__).parent / "card.md.jinja"
 
-#: Text in a name that would end a code span or a table cell.
+#: Characters in a name that would end a code span or a table cell.
 _UNSAFE = re.compile(r"[`|<>\r\n]")
 
 
 def front_matter(settings: Settings) -> dict[str, Any]:
-    """The card's metadata; keys without a value are left out, so that nothing is null or empty.
+    """The card's metadata; keys without a value are omitted, so that nothing is null or empty.
 
     Raises:
         BadInput: BASE_MODEL_ID is not a Hub id.
@@ -46,7 +46,7 @@ def front_matter(settings: Settings) -> dict[str, Any]:
 
 
 def render(settings: Settings) -> str:
-    """The whole README.md.
+    """The complete README.md.
 
     Raises:
         BadInput: BASE_MODEL_ID is not a Hub id.
@@ -65,7 +65,7 @@ def render(settings: Settings) -> str:
         base=metadata.get("base_model"),
         demo=settings.init_model_path == "demo",
         speakers=[_plain(name) for name in speakers],
-        # as Python literals: the names exactly as the model looks them up
+        # as Python literals, with the names exactly as the model looks them up
         literals={
             "repo": json.dumps(repo or "path/to/this/model"),
             "speaker": json.dumps(speakers[0], ensure_ascii=False),
@@ -85,10 +85,10 @@ def render(settings: Settings) -> str:
 
 
 def check_card(text: str) -> list[str]:
-    """What the Hub would refuse in a README.md, one line each; empty when it is fine. Needs no network.
+    """Problems for which the Hub would reject a README.md, one line each; checked without a network.
 
-    Checked: there is metadata and it is YAML; no key is null or empty; `base_model` is a Hub id; `license` is an
-    identifier that the Hub knows; `language` holds ISO 639 codes; lists hold strings.
+    Checks that there is metadata in YAML; no key is null or empty; `base_model` is a Hub id; `license` is an identifier
+    that the Hub knows; `language` contains ISO 639 codes; lists contain strings.
     """
     import yaml
 
@@ -108,7 +108,7 @@ def check_card(text: str) -> list[str]:
 
 
 def _empty(key: str, value: Any) -> list[str]:
-    """Null and empty values, which the Hub refuses by name."""
+    """Null and empty values, which the Hub rejects."""
     if value is None:
         return [f"{key} is null; leave it out or give it a value{_fix(key)}"]
     if value in ("", [], {}) or (isinstance(value, str) and not value.strip()):
@@ -164,18 +164,18 @@ def _adapter_only(settings: Settings) -> bool:
 
 
 def _plain(text: str) -> str:
-    """`text` fit for a code span, a table cell and a heading."""
+    """Escape `text` for a code span, a table cell and a heading."""
     return _UNSAFE.sub(" ", text).strip()
 
 
 def _language_to_speak(settings: Settings) -> str:
-    """What to pass as `language`: the one that every recording was trained with, else Auto."""
+    """The value for `language` in the example: the language of all recordings if they have the same, else Auto."""
     trained = list(card_facts.summary(settings).get("languages") or {})
     return str(trained[0]).title() if len(trained) == 1 and trained[0] not in NO_LANGUAGE else "Auto"
 
 
 def _training_rows(settings: Settings) -> list[tuple[str, str]]:
-    """What was set for training, by variable. No paths and no names of machines."""
+    """The training settings by variable, without paths and host names."""
     given = settings
     rows: list[tuple[str, Any]] = [
         ("TRAIN_MODE", given.train_mode),
@@ -203,7 +203,7 @@ def _training_rows(settings: Settings) -> list[tuple[str, str]]:
 
 
 def _loss_rows(settings: Settings) -> list[tuple[str, ...]]:
-    """(what, step, loss, talker loss, sub-talker loss), from the logs."""
+    """Rows of the table of losses (name, step, loss, talker loss, sub-talker loss), from the logs."""
     found = card_facts.losses(settings)
     split = "validation" if (found.best or {}).get("split", "validation") == "validation" else "training data"
     rows = (("first logged", found.first), ("last logged", found.last), (f"this checkpoint, {split}", found.best))

@@ -1,4 +1,4 @@
-"""What of a checkpoint directory is published, and whether it is whole: no torch, no model is built."""
+"""List the files of a checkpoint that are published, and check that they are complete, without torch or a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-#: Folder -> names of what is published from it. Everything else (optimizer states, logs, caches, partial files) is not.
+#: Folder -> patterns of published files; all others (optimizer states, logs, caches, partial files) are not published.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "": (
         "README.md",
@@ -57,14 +57,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 #: a loader that finds both would mix them.
 STALE = ("model*.safetensors", "model.safetensors.index.json", "adapter_*", "adapter/*", "text_projection.safetensors")
 
-#: Bytes of a tensor that are looked at together.
+#: Bytes of a tensor that are checked at a time.
 CHUNK = 1 << 24
 #: safetensors type -> (NumPy type of the same width, mask of the exponent: all ones means infinite or not a number).
 _EXPONENTS = {"F32": ("<u4", 0x7F800000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80), "F64": ("<u8", 0x7FF << 52)}
 
 
 def published(directory: Path) -> list[str]:
-    """Paths in `directory`, relative, of what is published, sorted."""
+    """Relative paths of the files in `directory` that are published, sorted."""
     found = []
     for folder, names in ALLOWED.items():
         place = directory / folder
@@ -80,9 +80,9 @@ def merged(settings: Settings) -> bool:
 
 
 def check(directory: Path, settings: Settings) -> list[str]:
-    """What stock `qwen_tts` would stumble over in a checkpoint, one line each; empty when it is whole.
+    """Problems in a checkpoint that stock `qwen_tts` would fail on, one line each; empty if there are none.
 
-    Checked: the files are there, it is a CustomVoice model, its speakers have lower-case names and rows of the codec
+    Checks that all files exist, it is a CustomVoice model, its speakers have lower-case names and rows in the codec
     embedding, the prepared data's speakers are among them, and every tensor of every file is complete and finite.
     """
     problems = [
@@ -131,7 +131,7 @@ def _check_voices(directory: Path, settings: Settings) -> Iterator[str]:
 
 
 def check_tensors(path: Path) -> list[str]:
-    """What is wrong with a safetensors file: it is cut short or damaged, or a tensor is not finite."""
+    """The problem with a safetensors file that is truncated or damaged, or has tensors that are not finite."""
     from safetensors import SafetensorError, safe_open
 
     try:

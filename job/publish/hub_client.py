@@ -1,4 +1,4 @@
-"""Talking to the Hub: retries, and errors in one line that names the fix."""
+"""Calls to the Hub with retries, and its errors as one line that names the fix."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Attempts before giving up (fewer where a person waits), and seconds before the second; every wait doubles the last.
+#: Attempts before giving up (fewer while a person waits), and seconds before the second; each wait is twice the last.
 ATTEMPTS = 6
 FEW = 3
 FIRST_WAIT = 2.0
 LONGEST_WAIT = 60.0
-#: Answers to be tried again besides 5xx: timed out, conflicting commit, somebody committed in between, too many.
+#: Retried statuses besides 5xx: timeout, conflicting commit, concurrent commit, too many requests.
 PASSING = (408, 409, 412, 429)
 
 
 def client(settings: Settings) -> HfApi:
-    """The Hub at HF_ENDPOINT, with HF_TOKEN."""
+    """A client for the Hub at HF_ENDPOINT, with HF_TOKEN."""
     from huggingface_hub import HfApi
 
     return HfApi(token=settings.token, library_name="qwen3-tts-job")
 
 
 def retrying(what: str, call: Callable[[], T], settings: Settings, attempts: int = ATTEMPTS) -> T:
-    """Call until it succeeds, waiting longer each time, as long as the failure may pass by itself.
+    """Retry a call with growing waits while its failure may be temporary.
 
     Raises:
-        Exception: the last failure, or the first that will not pass (bad token, no right, bad metadata).
+        Exception: the last failure, or the first permanent one (bad token, no permission, bad metadata).
     """
     for attempt in range(1, attempts + 1):
         try:
@@ -52,7 +52,7 @@ def retrying(what: str, call: Callable[[], T], settings: Settings, attempts: int
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether trying again can help: it does after 5xx, 408, 409, 412, 429 and connections that break."""
+    """Whether a retry can help: after 5xx, 408, 409, 412, 429 and broken connections."""
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
     for cause in _causes(error):
@@ -63,12 +63,12 @@ def may_pass(error: BaseException) -> bool:
         status = _status(cause)
         if status is not None:
             return status >= 500 or status in PASSING
-    # Xet and the LFS upload wrap what broke a transfer in RuntimeError; ValueError is a refusal (card, settings).
+    # Xet and the LFS upload wrap a broken transfer in RuntimeError; ValueError is permanent (card, settings).
     return isinstance(error, OSError | RuntimeError)
 
 
 def explain(error: BaseException, settings: Settings) -> str:
-    """What the Hub or the network said, on one line without secrets."""
+    """The error message of the Hub or the network, on one line without secrets."""
     from huggingface_hub.errors import HfHubHTTPError
 
     secrets = [settings.token]
@@ -85,7 +85,7 @@ def explain(error: BaseException, settings: Settings) -> str:
 
 def _first_line(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
-    # a refused card says what is wrong with it on the lines after the first
+    # for a rejected card, the lines after the first say what is wrong with it
     return " ".join(lines) if isinstance(error, ValueError) else (lines[0] if lines else type(error).__name__)
 
 
@@ -110,7 +110,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _expired(error: BaseException) -> bool:
-    """Whether the store behind the Hub refused an upload: its signed addresses run out, and a retry gets new ones."""
+    """Whether the storage behind the Hub rejected an upload: its signed URLs expire, and a retry gets new ones."""
     response = _response(error)
     return response is not None and response.status_code in (400, 403) and response.request.method == "PUT"
 

@@ -1,4 +1,4 @@
-"""Licence identifiers that the Hub accepts in a card (hub-docs, "Licenses")."""
+"""Licence identifiers that the Hub accepts in a model card (hub-docs, "Licenses")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage `push`: publish output/best (and output/last) to the Hub, and check in minute one that it will work."""
+"""Stage `push`: publish output/best (and output/last) to the Hub, and check beforehand that it will work."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from job.publish.targets import Target, skipped, targets
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-#: Where the console log goes in the repo.
+#: Path of the console log in the repo.
 LOG_IN_REPO = "logs/console_log.txt"
 
 
 def intent(settings: Settings) -> list[str]:
-    """The repos that would be published to now; empty when push would be skipped.
+    """The repos that push would publish to with the current settings; empty if it would be skipped.
 
-    For the stage's fingerprint: a token given later must not find the skipped push "done".
+    Part of the stage's fingerprint: a push skipped without a token must run once there is one.
     """
     return [] if skipped(settings) else [target.repo for target in targets(settings)]
 
 
 def check(settings: Settings) -> dict[str, Any]:
-    """Whether publishing will work, before anything is started: nothing is created or uploaded.
+    """Check that publishing will work, without creating or uploading anything.
 
     Asks the Hub who the token is, whether it may write to the repos' owner, and, for a repo that exists, whether it
     may upload to it. A repo that does not exist yet must be one that the token may create.
@@ -42,7 +42,7 @@ def check(settings: Settings) -> dict[str, Any]:
 
     Raises:
         BadInput: naming the variable and the fix.
-        Unreachable: the Hub cannot be asked.
+        Unreachable: the Hub cannot be reached.
     """
     reason = skipped(settings)
     if reason is not None:
@@ -61,16 +61,16 @@ def check(settings: Settings) -> dict[str, Any]:
         raise
     except Exception as error:
         raise (Unreachable if is_outage(error) else BadInput)(
-            f"{api.endpoint} cannot be asked whether publishing will work: {hub_client.explain(error, settings)}; "
+            f"{api.endpoint}: cannot check whether publishing will work: {hub_client.explain(error, settings)}; "
             "check the network and HF_ENDPOINT, or set UPLOAD_TO_HUB=false"
         ) from None
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Create the repos that are missing, upload what changed, and compare what is there with what is here.
+    """Create missing repos, upload changed files, and compare the repo with the local files.
 
-    Only the files of `contents.ALLOWED` go up, in one commit a repo after all data is there. Rerunning uploads nothing
-    that is there already. `upload_folder` is used rather than `upload_large_folder`, which commits several times and
+    Only the files of `contents.ALLOWED` are uploaded, in one commit per repo once all data has been sent. A rerun
+    uploads only what is missing. `upload_folder` is used rather than `upload_large_folder`, which commits several times and
     writes a cache into the folder; a checkpoint is a dozen files, each of which is resumed on its own.
 
     Returns:
@@ -79,7 +79,7 @@ def run(settings: Settings) -> dict[str, Any]:
 
     Raises:
         BadInput: UPLOAD_TO_HUB=true without token or repo, the base model has no name, or there is no checkpoint.
-        PublishFailed: the Hub refuses, or is not there for too long; the checkpoint is kept.
+        PublishFailed: the Hub refuses, or cannot be reached for too long; the checkpoint is kept.
     """
     reason = skipped(settings)
     if reason is not None:
@@ -96,7 +96,7 @@ def run(settings: Settings) -> dict[str, Any]:
         results = [_publish(api, account, target, settings) for target in wanted]
     except JobError as error:
         raise PublishFailed(f"{error}; {kept}") from None
-    except Exception as error:  # every other failure of the client or the network is one line as well
+    except Exception as error:  # all other failures of the client or the network also become one line
         raise PublishFailed(f"publishing failed: {hub_client.explain(error, settings)}; {kept}") from None
     first, *others = results
     return {**first, **({"last": others[0]} if others else {})}
@@ -105,7 +105,7 @@ def run(settings: Settings) -> dict[str, Any]:
 def upload_log(settings: Settings) -> None:
     """Upload the console log, secrets redacted, to `logs/console_log.txt` of the repo when UPLOAD_LOGS is true.
 
-    Never raises: it runs last, also after a failed run, and must not hide that run's exit code.
+    Never raises: it runs last, even after a failed run, and must not hide that run's exit code.
     """
     try:
         if not settings.upload_logs:
@@ -114,7 +114,7 @@ def upload_log(settings: Settings) -> None:
         if reason is None and not settings.console_log.is_file():
             reason = f"{settings.console_log} is missing"
         if reason is not None:
-            warn("push", f"the log is not uploaded: {reason}")
+            warn("push", f"log not uploaded: {reason}")
             return
         text = settings.console_log.read_text(encoding="utf-8", errors="replace")
         data = redact(text, settings.secrets).encode()
@@ -129,13 +129,13 @@ def upload_log(settings: Settings) -> None:
             return repo
 
         repo = hub_client.retrying("uploading the log", upload, settings, hub_client.FEW)
-        say("push", f"the log is at {repo}/{LOG_IN_REPO}")
+        say("push", f"uploaded the log to {repo}/{LOG_IN_REPO}")
     except Exception as error:
         warn("push", f"the log could not be uploaded: {hub_client.explain(error, settings)}")
 
 
 def _check_local(target: Target, settings: Settings) -> None:
-    """Refuse to publish a checkpoint that is not there or has no card that the Hub takes.
+    """Refuse to publish a checkpoint that does not exist or has no valid model card.
 
     Raises:
         BadInput: naming what to run.
@@ -154,19 +154,19 @@ def _check_local(target: Target, settings: Settings) -> None:
 
 
 def _publish(api: HfApi, account: dict[str, Any], target: Target, settings: Settings) -> dict[str, Any]:
-    """Publish one checkpoint, and make sure that it is there as it is here."""
+    """Publish one checkpoint, and verify that the repo then has the same files."""
     names = contents.published(target.directory)
     sizes = {name: (target.directory / name).stat().st_size for name in names}
     _guard(target.directory, names, settings)
     wanted = rights.full_name(target.repo, account)
     repo = hub_client.retrying(
-        f"looking at {wanted}", lambda: rights.check_target(api, account, target, settings), settings
+        f"checking {wanted}", lambda: rights.check_target(api, account, target, settings), settings
     )
     hub_client.retrying(
         f"creating {repo}", lambda: api.create_repo(repo, private=settings.hub_private, exist_ok=True), settings
     )
     before = hub_client.retrying(f"reading {repo}", lambda: api.model_info(repo), settings)
-    say("push", f"{len(names)} files, {sum(sizes.values()) / 1e6:.1f} MB, to {repo}")
+    say("push", f"{len(names)} files, {sum(sizes.values()) / 1e6:.1f} MB, for {repo}")
     stale = [*contents.STALE, *(f"speech_tokenizer/{name}" for name in contents.STALE[:2])]  # the codec's weights too
     upload = partial(
         api.upload_folder,
@@ -181,11 +181,11 @@ def _publish(api: HfApi, account: dict[str, Any], target: Target, settings: Sett
     there = {sibling.rfilename: sibling.size for sibling in after.siblings or []}
     wrong = [name for name, size in sizes.items() if there.get(name) != size]
     if wrong:
-        raise PublishFailed(f"{repo} has {len(wrong)} files other than they are here, first {wrong[0]}")
+        raise PublishFailed(f"{repo} has {len(wrong)} files that differ from the local ones, first {wrong[0]}")
     changed = commit.oid != before.sha
     url = f"{api.endpoint}/{repo}"
     visibility = "private" if after.private else "public"
-    say("push", f"{url} ({visibility}) {'is up to date now' if changed else 'had everything already'}")
+    say("push", f"{url} ({visibility}) {'is now up to date' if changed else 'was already up to date'}")
     return {
         "repo": repo,
         "commit": str(commit.oid),
@@ -198,7 +198,7 @@ def _publish(api: HfApi, account: dict[str, Any], target: Target, settings: Sett
 
 
 def _guard(directory: Path, names: list[str], settings: Settings) -> None:
-    """Refuse to upload a text file that holds a token or a key.
+    """Refuse to upload a text file that contains a token or a key.
 
     Raises:
         PublishFailed: naming the file.
@@ -212,11 +212,13 @@ def _guard(directory: Path, names: list[str], settings: Settings) -> None:
         data = (directory / name).read_bytes()
         for variable, secret in secrets.items():
             if secret in data:
-                raise PublishFailed(f"{directory / name} holds {variable} and is not uploaded; remove it from there")
+                raise PublishFailed(
+                    f"{directory / name} contains {variable}, so nothing is uploaded; remove it from the file"
+                )
 
 
 def commit_message(target: Target, settings: Settings) -> str:
-    """One line: which checkpoint, its step and its loss."""
+    """The commit message: checkpoint, step and loss."""
     found = card_facts.losses(settings)
     kind = target.directory.name
     row = (found.best if kind == "best" else found.last) or {}

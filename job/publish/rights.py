@@ -1,4 +1,4 @@
-"""Whose the token is, and whether it may write to a repo: asked before anything is uploaded."""
+"""Check whose the token is and whether it may write to a repo, before anything is uploaded."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def whoami(api: HfApi) -> dict[str, Any]:
     except Exception as error:
         if hub_client.status_of(error) == 401:
             raise BadInput(
-                f"HF_TOKEN is refused by {api.endpoint}; make one that can write at {api.endpoint}/settings/tokens"
+                f"HF_TOKEN is refused by {api.endpoint}; create one with write access at {api.endpoint}/settings/tokens"
             ) from None
         raise
 
 
 def full_name(repo: str, account: dict[str, Any]) -> str:
-    """`owner/name` of a repo that may be given by its name alone; it then is the account's own."""
+    """`owner/name` of a repo; a name without an owner belongs to the token's account."""
     return repo if "/" in repo else f"{account.get('name')}/{repo}"
 
 
 def check_target(api: HfApi, account: dict[str, Any], target: Target, settings: Settings) -> str:
-    """The repo's full name, after making sure that the token may create it or upload to it.
+    """The repo's full name, after checking that the token may create it or upload to it.
 
     Raises:
         BadInput: it may not.
@@ -51,7 +51,7 @@ def check_target(api: HfApi, account: dict[str, Any], target: Target, settings: 
     refusal = _refusal(account, repo)
     try:
         info = api.model_info(repo)
-        # The question that an upload starts with; a small text file has nothing to send ahead of a commit.
+        # The request that an upload starts with; a small text file needs nothing uploaded before the commit.
         api.preupload_lfs_files(repo, additions=[CommitOperationAdd("README.md", b"---\n")])
     except RepositoryNotFoundError:
         if refusal:
@@ -65,17 +65,17 @@ def check_target(api: HfApi, account: dict[str, Any], target: Target, settings: 
             raise BadInput(f"{target.variable}={repo}: {words}") from None
         raise
     if settings.hub_private and info.private is False:
-        warn("push", f"{repo} exists and is public: HUB_PRIVATE=true is only for repos that are created")
+        warn("push", f"{repo} exists and is public: HUB_PRIVATE=true only applies to new repos")
     return repo
 
 
 def _refusal(account: dict[str, Any], repo: str) -> str | None:
-    """Why the token cannot create `repo`, from what the Hub says about it; None when it can or that is not said."""
+    """Why the token cannot create `repo`, from the Hub's answer about it; None if it can or the Hub does not say."""
     owner = repo.split("/")[0]
     access = (account.get("auth") or {}).get("accessToken") or {}
     role = access.get("role")
     if role == "read":
-        return "HF_TOKEN can only read; make one that can write"
+        return "HF_TOKEN is read-only; create one with write access"
     if role == "fineGrained":
         for scope in (access.get("fineGrained") or {}).get("scoped") or []:
             entity = scope.get("entity") or {}

@@ -1,4 +1,4 @@
-"""Which checkpoint is published to which repo, or why none is; from the settings alone."""
+"""Which checkpoint is published to which repo, or why none is, derived from the settings alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from job.core.errors import BadInput
 
 @dataclass(frozen=True)
 class Target:
-    """A checkpoint and the repo it goes to."""
+    """A checkpoint and the repo that it is published to."""
 
     directory: Path
     repo: str
@@ -19,7 +19,7 @@ class Target:
 
 
 def targets(settings: Settings) -> list[Target]:
-    """What goes where, repo names as they were given."""
+    """All checkpoints to publish, with the repo names as given."""
     wanted = (
         (settings.paths.best, settings.hf_repo_id, "HF_REPO_ID"),
         (settings.paths.last, settings.hf_last_repo_id, "HF_LAST_REPO_ID"),
@@ -28,7 +28,7 @@ def targets(settings: Settings) -> list[Target]:
 
 
 def skipped(settings: Settings) -> str | None:
-    """Why nothing is published, in a few words; None when it is.
+    """Why nothing is published, in a few words; None if something is.
 
     Raises:
         BadInput: UPLOAD_TO_HUB=true, and the token or the repo is missing; or both checkpoints go to one repo.

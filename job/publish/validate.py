@@ -1,4 +1,4 @@
-"""Stage `validate`: write the model card, and check it and the checkpoint before anything is published."""
+"""Stage `validate`: write the model card, and check it and the checkpoint before publishing."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from job.model import card_facts
 from job.publish import card, contents
 from job.publish.targets import skipped
 
-#: Seconds that the Hub has to answer.
+#: Timeout of requests to the Hub, in seconds.
 TIMEOUT = 20
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Write README.md into output/best and output/last, and check what would be published.
+    """Write README.md into output/best and output/last, and check the files that would be published.
 
     Returns:
-        Counts: files, bytes, tensors' files checked, speakers.
+        Counts: files, bytes, weight files checked, speakers.
 
     Raises:
-        BadInput: there is no checkpoint, or the card is one that the Hub would refuse.
+        BadInput: there is no checkpoint, or the Hub would reject the card.
         PublishFailed: a checkpoint lacks a file that stock `qwen_tts` needs, or holds weights that are not finite.
     """
     paths = settings.paths
@@ -44,32 +44,32 @@ def run(settings: Settings) -> dict[str, Any]:
     published = contents.published(paths.best)
     size = sum((paths.best / name).stat().st_size for name in published)
     speakers = card_facts.speakers(settings)
-    say("validate", f"the card and {len(published)} files ({size / 1e6:.1f} MB) are fit to be published")
+    say("validate", f"the model card and {len(published)} files ({size / 1e6:.1f} MB) are ready to publish")
     return {"files": len(published), "bytes": size, "speakers": speakers, "base_model": card_facts.base_model(settings)}
 
 
 def checked_card(settings: Settings) -> str:
-    """The card that will be written, checked by the Hub's rules without a network.
+    """The model card that will be written, checked by the Hub's rules without a network.
 
     Raises:
-        BadInput: the Hub would refuse it, or it is to be published and cannot name its base model.
+        BadInput: the Hub would reject it, or it is to be published and cannot name its base model.
     """
     if skipped(settings) is None:
         card_facts.need_base_model(settings)
     text = card.render(settings)
     problems = card.check_card(text)
     if problems:
-        raise BadInput(f"the model card would be refused by the Hub: {'; '.join(problems)}")
+        raise BadInput(f"the Hub would reject the model card: {'; '.join(problems)}")
     return text
 
 
 def ask_hub(text: str, settings: Settings) -> None:
-    """Let the Hub itself check the card; a Hub that cannot be asked is a warning, for `push` will ask again.
+    """Let the Hub itself check the card; if it cannot be reached, only warn, since `push` will ask again.
 
     `huggingface_hub.ModelCard.validate` does the same, but always at huggingface.co, whatever HF_ENDPOINT says.
 
     Raises:
-        BadInput: the Hub refuses it.
+        BadInput: the Hub rejects it.
     """
     import requests
     from huggingface_hub import constants, get_session
@@ -84,12 +84,12 @@ def ask_hub(text: str, settings: Settings) -> None:
         said = answer.json()
     except (requests.RequestException, ValueError) as error:
         reason = one_line(error, [settings.token], limit=120)
-        warn("validate", f"the Hub could not be asked about the card ({reason}); it passed the checks made here")
+        warn("validate", f"the Hub could not check the model card ({reason}); it passed the local checks")
         return
     messages = [str(item.get("message")) for item in said.get("errors") or [] if isinstance(item, dict)]
     if answer.status_code == 400 and messages:
-        raise BadInput(f"the Hub refuses the model card: {one_line('; '.join(messages))}")
+        raise BadInput(f"the Hub rejects the model card: {one_line('; '.join(messages))}")
     if answer.status_code != 200:
-        warn("validate", f"the Hub could not be asked about the card (status {answer.status_code})")
+        warn("validate", f"the Hub could not check the model card (status {answer.status_code})")
     for item in said.get("warnings") or []:
-        warn("validate", f"the Hub about the card: {one_line(str(item.get('message')))}")
+        warn("validate", f"the Hub's remark on the model card: {one_line(str(item.get('message')))}")

@@ -1,1 +1,1 @@
-"""Languages and their names, and how much speech a text is."""
+"""Languages and their names, and estimates of how long a text takes to speak."""

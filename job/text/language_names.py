@@ -1,4 +1,4 @@
-"""Codes and names of languages, looked up in `langcodes`: nothing is guessed here (`job.text.languages` does that)."""
+"""Exact look-ups of language codes and names in `langcodes`; `job.text.languages` does the guessing."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from job.config.names import lookup_key
 
-#: Codes that stand for no single language.
+#: Codes that do not denote a single language.
 _COLLECTIVE = ("art", "mis", "mul", "und", "zxx", None)
-#: Shorter words are in too many names to be a sign of anything.
+#: Shorter words occur in too many names to be significant.
 SHORTEST_WORD = 4
 
 
 def spelling(name: str) -> str:
-    """A name with case, hyphens, underscores and runs of spaces made equal."""
+    """A name normalised in case, hyphens, underscores and runs of spaces."""
     return re.sub(r"[\s_-]+", " ", lookup_key(name)).strip()
 
 
@@ -31,7 +31,7 @@ def tagged(text: str) -> str | None:
 
 
 def code_of(tag: str) -> str | None:
-    """The code of a tag's language, the usual one of several: Mandarin (`cmn`) is Chinese (`zh`), Cantonese is not."""
+    """The usual code of a tag's language: Mandarin (`cmn`) becomes Chinese (`zh`), Cantonese stays itself."""
     import langcodes
 
     code = langcodes.Language.get(langcodes.standardize_tag(tag, macro=True)).language
@@ -39,7 +39,7 @@ def code_of(tag: str) -> str | None:
 
 
 def named(text: str) -> str | None:
-    """The code of a language by its name, in English or in any language that CLDR has it in. No guesses."""
+    """The code of a language by its exact name, in English or in any language that CLDR covers."""
     name = re.sub(r"\s+(language|lang)$", "", spelling(text))
     words = re.findall(r"[^\s(),/]+", name)
     tries = [name, " ".join(words), " ".join([*words[1:], *words[:1]])]
@@ -55,7 +55,7 @@ def named(text: str) -> str | None:
 
 
 def english_name(code: str) -> str:
-    """A language's name in English (`Norwegian Bokmål`), or its code where it has none."""
+    """A language's name in English (`Norwegian Bokmål`), or its code if it has none."""
     import langcodes
 
     name = langcodes.Language.get(code).display_name()
@@ -63,24 +63,24 @@ def english_name(code: str) -> str:
 
 
 def normal(name: str) -> str:
-    """A name as the tries hold it. They cannot be asked about control characters and halves of surrogate pairs."""
+    """A name in the form of the tries' keys, without control characters and lone surrogates, which they cannot take."""
     from language_data.names import normalize_name
 
     return str(normalize_name("".join(c for c in name if unicodedata.category(c) not in ("Cc", "Cs"))))
 
 
 def _folded(name: str) -> str:
-    """A name without its accents."""
+    """A name without accents."""
     return "".join(c for c in unicodedata.normalize("NFD", name) if not unicodedata.combining(c))
 
 
 @cache
 def trie(language: str, of: str = "language") -> Any:
-    """Names of languages in a language (`und`: in any) -> their tags; a `marisa_trie.BytesTrie` of `language_data`.
+    """A `marisa_trie.BytesTrie` of `language_data`: language names, in one language (`und`: in any) -> tags.
 
-    `of="territory"` has those of countries, with their codes.
+    `of="territory"` gives the names of countries and their codes.
 
-    `langcodes.find` also takes what only begins with a name ("Englishy"); here nothing is taken that is not there.
+    `langcodes.find` also accepts texts that only begin with a name ("Englishy"); the trie is looked up exactly.
     """
     from language_data.names import load_trie
     from language_data.util import data_filename
@@ -90,7 +90,7 @@ def trie(language: str, of: str = "language") -> Any:
 
 @cache
 def _without_accents() -> dict[str, str]:
-    """Names that have accents, without them -> code, where that is of one language only."""
+    """Accented names with the accents removed -> code, unless the result is ambiguous."""
     found: dict[str, set[str | None]] = {}
     for language in ("en", "und"):
         for name, tag in trie(language).items():
@@ -106,7 +106,7 @@ def _language_of(tag: str) -> str | None:
 
 @cache
 def well_known() -> dict[str, str]:
-    """English names of the languages that CLDR describes: those that a misspelled name probably means."""
+    """English names of the languages that CLDR describes: candidates for a misspelled name."""
     from language_data.name_data import LANGUAGES_WITH_NAME_DATA
 
     names = {name: tag.decode() for name, tag in trie("en").items()}

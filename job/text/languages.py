@@ -1,10 +1,10 @@
-"""Languages as people write them (`eng`, `pt_BR`, `Deutsch`, `English (US)`), and the name that the model has for each.
+"""Map languages as people write them (`eng`, `pt_BR`, `Deutsch`, `English (US)`) to the names that the model uses.
 
-Codes and names come from `langcodes` (ISO 639, BCP 47 and the names of CLDR). A base model has a table of languages,
-lower-case English names and dialects (`english`, `beijing_dialect`): what is a key of that table always wins.
+Codes and names come from `langcodes` (ISO 639, BCP 47 and CLDR's names). A base model has a table of languages,
+lower-case English names and dialects (`english`, `beijing_dialect`); keys of that table take precedence.
 
-A name that nobody knows is a new language, unless it looks like a misspelling of a known one: then it is asked about.
-`new:` before a name says that it really is a new language of that name: `new:My Own Tongue`.
+An unknown name is a new language, unless it looks like a misspelling of a known one, which is an error that asks. The
+prefix `new:` declares a new language of that name: `new:My Own Tongue`.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from job.text.language_names import (
 if TYPE_CHECKING:
     from job.config.settings import Settings
 
-#: Norwegian's two written standards are one spoken language to a model that has a row for either: code -> those codes.
+#: Norwegian's two written standards are the same spoken language for a model that has either: code -> those codes.
 _SAME_SPEECH = {"nb": ("no",), "nn": ("no",), "no": ("nb",)}
-#: Rows of the released models that are no ISO language of their own, with the code for the card.
+#: Languages of the released models that have no ISO code of their own, with the code for the model card.
 _DIALECTS = {"beijing dialect": "zh", "sichuan dialect": "zh"}
-#: Names alike to this degree (difflib's ratio) are taken for one another, if they are not short.
+#: Longer names with at least this similarity (difflib's ratio) may be misspellings of each other.
 _ALIKE, _NOT_SHORT = 0.87, 8
-#: A known name with a longer tail is another name ("Klingonese" is asked about, "Romanichal-like" is not).
+#: A known name with a longer suffix is a different name ("Klingonese" is asked about, "Romanichal-like" is not).
 _LONGEST_TAIL, _SHORTEST_STEM = 4, 6
 
 
 class UnclearLanguage(Exception):
-    """A name that cannot be told from a misspelling, or that has two meanings; the text asks and says what to write."""
+    """A name that may be a misspelling or has two meanings; the message asks and says what to write."""
 
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """A language, as far as it is known.
+    """A language.
 
     Attributes:
-        key: what the model's table, the prepared rows and `generate` call it: lower case; `auto` for none.
-        code: ISO 639 code (two letters where there is one) for the card, None where none is known.
-        name: in English, for people.
+        key: its lower-case name in the model's table, the prepared rows and `generate`; `auto` for none.
+        code: ISO 639 code (two letters if there is one) for the model card; None if unknown.
+        name: its English name, for people.
         known: whether the base model has it (or it is `auto`).
     """
 
@@ -64,10 +64,10 @@ class Language:
 
 
 class Languages:
-    """The languages of a base model and of the data, by any name that people give them."""
+    """The languages of a base model and of the data, looked up by any of their names."""
 
     def __init__(self, known: Iterable[str] = (), spoken: Iterable[str] = ()) -> None:
-        """`known` are the keys of the base model's table, `spoken` the names that the data's rows give."""
+        """`known` are the keys of the base model's table, `spoken` the names in the data's rows."""
         self._found: dict[str, Language] = {}
         self._by_spelling = {spelling(key): key.lower() for key in known}
         self._by_code: dict[str, str] = {}
@@ -75,14 +75,14 @@ class Languages:
             if code := named(key) or tagged(key):
                 self._by_code.setdefault(code, key)
         codes = {tagged(name) or named(name) for name in spoken}
-        #: Of two names of one language that the data has both, the one that its rows get.
+        #: If the data has two names for one language: the one that all its rows get.
         self._in_data = {"nb": "no"} if "no" in codes else {}
 
     def find(self, written: str) -> Language:
-        """The language that somebody means.
+        """The language that a name denotes.
 
         Raises:
-            UnclearLanguage: it looks like a misspelling of a known one, or means two.
+            UnclearLanguage: it looks like a misspelling of a known one, or is ambiguous.
         """
         if written not in self._found:
             self._found[written] = self._find(written)
@@ -102,14 +102,14 @@ class Languages:
             return self._of_code(code)
         if near := self._near(spelling(key)):
             raise UnclearLanguage(
-                f"{written.strip()!r} is no language that is known here; did you mean {near}? A really new language is "
+                f"{written.strip()!r} is not a known language; did you mean {near}? A new language is "
                 f"written as {NEW}{written.strip()}"
             )
         return Language(key, _DIALECTS.get(spelling(key)), written.strip(), False)
 
     def _insisted(self, key: str, written: str) -> Language:
         if not key or key in NO_LANGUAGE:
-            raise UnclearLanguage(f"{written.strip()!r} has no name after {NEW}")
+            raise UnclearLanguage(f"{written.strip()!r}: the name after {NEW} is missing")
         if own := self._by_spelling.get(spelling(key)):
             raise UnclearLanguage(f"{written.strip()!r} is not new to the base model; write {own}")
         return Language(key, None, key.title(), False)
@@ -124,7 +124,7 @@ class Languages:
         return Language(lookup_key(name), code, name, False)
 
     def _of_country(self, key: str, written: str) -> str | None:
-        """The language of a country that was named instead: Japanese for `jp` and `Japan`, where the base knows it."""
+        """The language of a country given instead of a language: Japanese for `jp` and `Japan`, if the base has it."""
         import langcodes
 
         found = trie("en", "territory").get(normal(key))
@@ -135,10 +135,10 @@ class Languages:
         if code in self._by_code:
             return code
         name = english_name(code) if code else "another"
-        raise UnclearLanguage(f"{written.strip()!r} is a country and no language; did you mean {name} ({code})?")
+        raise UnclearLanguage(f"{written.strip()!r} is a country, not a language; did you mean {name} ({code})?")
 
     def _near(self, name: str) -> str | None:
-        """A known language that `name` may be a misspelling of."""
+        """The known language that `name` may be a misspelling of; None if there is none."""
         likely = {spelling(key): key for key in self._by_code.values()}
         names = {**well_known(), **likely, **self._own_names()}
         for word in re.findall(r"[^\W\d_]+", name):
@@ -164,33 +164,36 @@ class Languages:
         return None
 
     def _own_names(self) -> dict[str, str]:
-        """What speakers call the base's languages (`deutsch`) -> its key."""
+        """Native names of the base model's languages (`deutsch`) -> its keys."""
         import langcodes
 
         return {spelling(langcodes.Language.get(code).autonym()): key for code, key in self._by_code.items()}
 
 
 def start_of_new(settings: Settings, known: Mapping[str, int]) -> str | None:
-    """The base's language that new ones start from (LANGUAGE_INIT); None for the mean of all.
+    """The base model's language that new ones are initialised from (LANGUAGE_INIT); None for the mean of all.
 
     Args:
         settings: LANGUAGE_INIT.
-        known: the base's languages -> their rows.
+        known: the base model's languages -> their rows.
 
     Raises:
-        BadInput: the base does not know it.
+        BadInput: the base model does not have that language.
     """
     try:
         start = Languages(known).find(settings.language_init or AUTO)
     except UnclearLanguage as question:
         raise BadInput(f"LANGUAGE_INIT={settings.language_init}: {question}") from None
     if not start.known:
-        raise BadInput(f"LANGUAGE_INIT={settings.language_init}: the base knows {', '.join(sorted(known))}")
+        raise BadInput(
+            f"LANGUAGE_INIT={settings.language_init}: not a language of the base model, which has "
+            f"{', '.join(sorted(known))}"
+        )
     return None if start.key == AUTO else start.key
 
 
 def iso_code(name: str) -> str | None:
-    """The ISO 639 code of a language by any of its names; None when there is none, or nobody can say. Never raises."""
+    """The ISO 639 code of a language by any of its names; None if it has none or is unknown. Never raises."""
     try:
         return Languages().find(str(name)).code
     except UnclearLanguage:
@@ -198,10 +201,10 @@ def iso_code(name: str) -> str | None:
 
 
 def _refuse_two_meanings(written: str) -> None:
-    """`Mon` is a language of Myanmar, and `mon` the code of Mongolian: written like a name, it is asked which.
+    """Refuse a name that is also another language's code: `Mon` is a language of Myanmar, `mon` means Mongolian.
 
     Raises:
-        UnclearLanguage: it is both, and not the same language.
+        UnclearLanguage: it is both, for different languages.
     """
     if not re.fullmatch("[A-Z][a-z]{1,2}", written):
         return

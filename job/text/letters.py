@@ -1,9 +1,9 @@
-"""How long a text is when it is said: counted in letters of Latin script, whatever script it is in.
+"""Estimate how long a text takes to speak, in letters of Latin script, whatever script the text is in.
 
 A Chinese character is a syllable and takes as long as about three letters of English; a digit is read out as a word.
-The weights follow from how many syllables a second the languages are spoken at (Pellegrino, Coupé and Marsico, "A
-cross-language perspective on speech information rate", 2011). They need be right to a third only: the rows of a corpus
-are compared with each other, not with the weights.
+The weights are derived from syllables per second in several languages (Pellegrino, Coupé and Marsico, "A cross-language
+perspective on speech information rate", 2011). They need only be right to within a third: the rows of a corpus are
+compared with each other, not with the weights.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 
-#: Letters of Latin script that take as long to say as one letter of another one. Scripts that are not here: 1.
+#: Number of Latin letters that take as long to speak as one letter of the script. Other scripts: 1.
 SCRIPT_WEIGHTS: dict[str, float] = {
-    # One character is a syllable, or (kana) a beat of one.
+    # One character is a syllable or (kana) a mora.
     "CJK": 3.3,
     "HIRAGANA": 2.2,
     "KATAKANA": 2.2,
@@ -24,12 +24,12 @@ SCRIPT_WEIGHTS: dict[str, float] = {
     "CANADIAN": 2.0,
     "VAI": 2.0,
     "BOPOMOFO": 1.2,
-    # A consonant has its vowel within it; vowel signs change that vowel and add nothing.
+    # A consonant includes its vowel; vowel signs change that vowel and add nothing.
     **dict.fromkeys(("DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI", "ORIYA", "TAMIL", "TELUGU", "KANNADA"), 2.2),
     **dict.fromkeys(("MALAYALAM", "SINHALA", "MYANMAR", "KHMER", "JAVANESE", "BALINESE", "SUNDANESE"), 2.2),
     "THAI": 1.5,
     "LAO": 1.5,
-    # Short vowels are said and not written.
+    # Short vowels are spoken but not written.
     "ARABIC": 1.6,
     "HEBREW": 1.6,
     "SYRIAC": 1.6,
@@ -38,27 +38,27 @@ SCRIPT_WEIGHTS: dict[str, float] = {
 DIGIT, ZERO = 4.0, 2.0
 #: Other numerals, such as Roman ones of one character.
 NUMERAL = 5.0
-#: Signs that are read out as a word. Signs of money count as `MONEY`.
+#: Signs that are read out as a word. Currency signs count as `MONEY`.
 SIGNS = {"%": 6.0, "‰": 6.0, "&": 3.0, "@": 2.0, "+": 4.0, "=": 5.0, "×": 5.0, "÷": 6.0, "±": 8.0, "°": 5.0}
 MONEY = 5.0
-#: A sign that takes the vowel away from the letter before it (virama, of combining class 9) in scripts where letters
-#: have one.
+#: Weight of a sign that removes the vowel of the preceding letter (virama, combining class 9), in scripts whose letters
+#: include a vowel.
 NO_VOWEL = -1.4
 #: Combining class of such signs.
 _VIRAMA = 9
-#: Small kana change the beat before them, and the long-vowel mark is one.
+#: Small kana modify the preceding mora; the long-vowel mark is a mora.
 _SMALL_KANA, _LONG_VOWEL = 0.6, 1.8
 
 
 def letters(text: str) -> float:
-    """How long a text is when it is said, in letters of Latin script; spaces, punctuation and emoji are nothing."""
+    """The spoken length of a text in letters of Latin script; spaces, punctuation and emoji count as 0."""
     return max(0.0, sum(map(_weights.__getitem__, unicodedata.normalize("NFKC", text))))
 
 
 def script(text: str) -> str:
-    """The script that most letters of a text are in, as Unicode's names of characters begin ("Latin", "Cyrillic").
+    """The script of most letters of a text, as in the characters' Unicode names ("Latin", "Cyrillic").
 
-    Texts with kana are "Japanese" whatever else is in them. Texts without letters have the script "".
+    Any text with kana is "Japanese". A text without letters has the script "".
     """
     counts = Counter(map(_scripts.__getitem__, unicodedata.normalize("NFKC", text)))
     counts.pop("", None)
@@ -70,7 +70,7 @@ def script(text: str) -> str:
 
 
 class _Weights(dict[str, float]):
-    """Character -> its weight, worked out once for each character."""
+    """Cache: character -> its weight."""
 
     def __missing__(self, character: str) -> float:
         self[character] = weight = _weight(character)
@@ -78,7 +78,7 @@ class _Weights(dict[str, float]):
 
 
 class _Scripts(dict[str, str]):
-    """Character -> the script of a letter, or ""; worked out once for each character."""
+    """Cache: character -> the script of a letter, or ""."""
 
     def __missing__(self, character: str) -> str:
         name = _script_of(character) if unicodedata.category(character).startswith("L") else ""
@@ -104,7 +104,7 @@ def _weight(character: str) -> float:
         return NUMERAL
     if kind == "Sc":
         return MONEY
-    if kind[0] == "M":  # vowel signs are within the weight of their letter, accents are no sounds
+    if kind[0] == "M":  # vowel signs are included in their letter's weight, accents are not sounds
         return NO_VOWEL if unicodedata.combining(character) == _VIRAMA else 0.0
     if kind[0] != "L":
         return 0.0

@@ -1,4 +1,4 @@
-"""When two texts have the same words."""
+"""Compare texts by their words only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 
 
 def bare(text: str) -> str:
-    """The letters, marks and digits of a text in one form: case, spaces and punctuation make no other words."""
+    """The letters, marks and digits of a text in one form, ignoring case, spaces and punctuation."""
     if text.isascii():
         return re.sub(r"[\W_]+", "", text).lower()
     folded = unicodedata.normalize("NFKC", text).casefold()

@@ -119,7 +119,7 @@ def test_push_publishes_exactly_the_allowed_files(hub: Hub, work: Path) -> None:
     assert again.result["uploaded"] is False
     assert again.result["commit"] == first.result["commit"]
     assert (len(repo.commits), len(hub.seen("PUT", "."))) == (commits, puts)
-    assert "had everything already" in again.output
+    assert "was already up to date" in again.output
 
 
 def test_the_token_goes_nowhere(hub: Hub, work: Path) -> None:
@@ -157,11 +157,11 @@ def test_a_file_that_holds_a_secret_is_not_uploaded(hub: Hub, work: Path, variab
     ("token", "repo", "said"),
     [
         ("hf_" + "x" * 34, "alice/voice", "HF_TOKEN is refused by"),
-        (READ, "alice/voice", "HF_REPO_ID=alice/voice: HF_TOKEN can only read"),
+        (READ, "alice/voice", "HF_REPO_ID=alice/voice: HF_TOKEN is read-only"),
         (WRITE, "bob/voice", "HF_TOKEN belongs to alice, who is not a member of bob"),
         (WRITE, "choir/voice", "who may only read at choir"),
         (FINE, "alice/other", "HF_TOKEN (fine-grained) may not write to alice"),
-        (READ, "alice/there", "HF_TOKEN can only read"),
+        (READ, "alice/there", "HF_TOKEN is read-only"),
         (WRITE, "bob/there", "HF_TOKEN belongs to alice, who is not a member of bob"),
         (WRITE, "alice/-bad-", "HF_REPO_ID=alice/-bad-: Repo id must"),
     ],
@@ -309,7 +309,7 @@ def test_what_arrived_is_compared_with_what_was_sent(hub: Hub, work: Path) -> No
     lost = {"id": "alice/voice", "sha": "0" * 40, "private": True, "siblings": [{"rfilename": "README.md", "size": 1}]}
     hub.answer("GET", "blobs=True", status=200, body=json.dumps(lost))
     line = do(hub, work, "validate", "push").refused(5)
-    assert f"alice/voice has {len(PUBLISHED)} files other than they are here, first README.md" in line
+    assert f"alice/voice has {len(PUBLISHED)} files that differ from the local ones, first README.md" in line
 
 
 def test_an_empty_base_model_is_caught_everywhere(hub: Hub, work: Path) -> None:
@@ -337,21 +337,21 @@ def test_the_hub_is_asked_about_the_card(hub: Hub, work: Path) -> None:
     """Its refusal is ours, in its words; when it cannot be asked, the stage goes on with a warning."""
     refusal = json.dumps({"errors": [{"message": '"language" is odd'}], "warnings": []})
     hub.answer("POST", "/api/validate-yaml", status=400, body=refusal)
-    assert 'the Hub refuses the model card: "language" is odd' in do(hub, work, "validate").refused(2)
+    assert 'the Hub rejects the model card: "language" is odd' in do(hub, work, "validate").refused(2)
     hub.heal()
     hub.fail("POST", "/api/validate-yaml", status=503, times=1)
     done = do(hub, work, "validate")
     assert done.result["files"] == len(PUBLISHED)
-    assert "could not be asked about the card (status 503)" in done.output
+    assert "could not check the model card (status 503)" in done.output
     unreachable = do(hub, work, "validate", "check", HF_ENDPOINT="http://127.0.0.1:9")
-    assert "could not be asked about the card" in unreachable.output
-    assert "http://127.0.0.1:9 cannot be asked whether publishing will work: no connection" in unreachable.refused(1)
+    assert "could not check the model card" in unreachable.output
+    assert "http://127.0.0.1:9: cannot check whether publishing will work: no connection" in unreachable.refused(1)
 
 
 def test_the_log_never_fails_the_run(hub: Hub, work: Path) -> None:
     """Whatever happens to the log is a warning: the exit code is that of the run."""
     missing = do(hub, work, "log", UPLOAD_LOGS="true", CONSOLE_LOG=str(work / "none.txt"))
-    assert "the log is not uploaded" in missing.output
+    assert "log not uploaded" in missing.output
     (work / "log.txt").write_text("x")
     env = {"UPLOAD_LOGS": "true", "CONSOLE_LOG": str(work / "log.txt")}
     refused = do(hub, work, "log", token=READ, **env)

@@ -268,7 +268,7 @@ def test_an_adapter_alone_is_trained_once(tmp_path, tiny_base, capsys):
     settings = train(tmp_path, INIT_MODEL_PATH=str(tiny_base), EXPORT="adapter", MAX_STEPS="1")
     assert "[train] nothing to do" in capsys.readouterr().out
     pipeline.run(settings, "synthesize", "report")
-    assert "[synthesize] left out: EXPORT=adapter" in capsys.readouterr().out
+    assert "[synthesize] skipped: EXPORT=adapter" in capsys.readouterr().out
     assert settings.paths.report.is_file()
 
 
@@ -340,7 +340,7 @@ def test_an_unknown_language_to_start_from(tmp_path, tiny_base, clips_dir):
     manifest = tmp_path / "rows.jsonl"
     row = {"audio": str(clips_dir / "en-01.flac"), "text": "Sannu.", "language": "hausa"}
     manifest.write_text(json.dumps(row))
-    with pytest.raises(BadInput, match="LANGUAGE_INIT=klingon: the base knows"):
+    with pytest.raises(BadInput, match="LANGUAGE_INIT=klingon: not a language of the base model"):
         train(
             tmp_path / "w", INIT_MODEL_PATH=str(tiny_base), TRAIN_JSONL=str(manifest), SPEAKER_NAME="A",
             LANGUAGE_INIT="klingon",

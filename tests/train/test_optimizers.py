@@ -320,7 +320,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(prepared, tmp_path, capsys):
         ({"MASTER_WEIGHTS": "bf16_stochastic", "DISTRIBUTED": "fsdp"}, "MASTER_WEIGHTS=bf16_stochastic"),
         ({"MASTER_WEIGHTS": "bf16_stochastic", "MIXED_PRECISION": "no"}, "MIXED_PRECISION=no"),
         ({"MASTER_WEIGHTS": "bf16_stochastic", "MIXED_PRECISION": "fp16"}, "MIXED_PRECISION=fp16"),
-        ({"MASTER_WEIGHTS": "bf16_stochastic", "MIXED_PRECISION": "auto"}, "comes to no here"),
+        ({"MASTER_WEIGHTS": "bf16_stochastic", "MIXED_PRECISION": "auto"}, "gives no here"),
     ],
     ids=lambda v: "-".join(v.values()) if isinstance(v, dict) else "",
 )

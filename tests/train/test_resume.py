@@ -211,7 +211,7 @@ def test_a_second_signal_ends_at_once_and_patience_has_an_end():
         _, err = process.communicate(timeout=30)
         assert process.returncode == 143
         assert time.monotonic() - asked < 10
-        assert ("a second SIGINT" if second else "was not obeyed in time (GRACE_SECONDS=2)") in err
+        assert ("a second SIGINT" if second else "did not stop in time after SIGTERM (GRACE_SECONDS=2)") in err
 
 
 @pytest.mark.slow
