@@ -19,6 +19,7 @@ RUN = {
 }
 
 
+@pytest.mark.slow
 def test_the_next_batch_is_read_while_this_one_is_computed(tmp_path, capsys, monkeypatch):
     """A disk so slow that it answers only while a step is under way: no step but the first has to wait for it."""
     work = tmp_path / "work"
