@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import threading
 
+import pytest
+
 from job.train.data import Rows
 from job.train.objective import Objective
 from tests.support.commands import run_job
