@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from job.config.settings import Settings
 from job.estimate import activations
-from job.estimate.activations import Load, Types, Working
+from job.estimate.activations import Load, Working
+from job.estimate.layer_bytes import Types
 from tests.support import memory
 
 #: How far the estimate may be from the measurement.

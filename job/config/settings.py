@@ -240,7 +240,7 @@ def load(environ: Mapping[str, str] | None = None, preset: str | None = None, *,
     if env.get("ENV_FILE") and not env_file.is_file():
         raise BadInput(f"ENV_FILE={env_file}: no such file")
     from_file = quoting.read_env_file(env_file, notes) if env_file.is_file() else {}
-    said += [*notes.lines(), *_about_the_locale(env)]
+    said += [*notes.lines(), *surroundings.drop_locale(env)]
     for source in (env, from_file):
         names.check(source, groups)
     merged = _merge(env, from_file, preset)
@@ -264,16 +264,6 @@ def _write_back(env: Mapping[str, str]) -> None:
     for name, value in env.items():
         if os.environ.get(name) != value and quoting.is_settled(name, value):
             os.environ[name] = value
-
-
-def _about_the_locale(env: dict[str, str]) -> list[str]:
-    """Remove the system's LANGUAGE (gettext's, such as `en_GB:en`) from `env`; warn when it could be either."""
-    given = env.get("LANGUAGE", "")
-    alone = re.fullmatch(r"[a-z]{2,3}_[A-Z]{2}", given)
-    if names.is_locale(given, env):
-        del env["LANGUAGE"]
-        return [f"LANGUAGE={given} is ignored: it is the system's locale; write a language by name"] if alone else []
-    return [f"LANGUAGE={given} is used as the language of the recordings"] if alone else []
 
 
 def _merge(env: Mapping[str, str], from_file: Mapping[str, str], fallback: str | None) -> dict[str, Any]:

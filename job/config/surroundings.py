@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 
+from job.config import names
 from job.core import cpus
 from job.core.errors import BadInput
 
@@ -69,3 +70,13 @@ def settle(env: dict[str, str]) -> list[str]:
 def is_true(value: str | None) -> bool:
     """Whether huggingface_hub and transformers read an environment variable's text as true."""
     return (value or "").strip().lower() in TRUE
+
+
+def drop_locale(env: dict[str, str]) -> list[str]:
+    """Remove the system's LANGUAGE (gettext's, such as `en_GB:en`) from `env`; warn when it could be either."""
+    given = env.get("LANGUAGE", "")
+    alone = re.fullmatch(r"[a-z]{2,3}_[A-Z]{2}", given)
+    if names.is_locale(given, env):
+        del env["LANGUAGE"]
+        return [f"LANGUAGE={given} is ignored: it is the system's locale; write a language by name"] if alone else []
+    return [f"LANGUAGE={given} is used as the language of the recordings"] if alone else []

@@ -10,7 +10,8 @@ from job.config.settings import Settings
 from job.core.errors import BadInput
 from job.dataset.prepared import read_summary
 from job.estimate import activations, lengths
-from job.estimate.activations import Load, Shapes, Types, Working
+from job.estimate.activations import Load, Working
+from job.estimate.layer_bytes import Shapes, Types
 from job.estimate.lengths import Lengths
 from job.estimate.parameters import parameter_counts, shapes_of, trained_values
 from job.modes import mode_of

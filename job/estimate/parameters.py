@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from job.config.settings import Settings
-from job.estimate.activations import Shapes
 from job.estimate.flops import Work
+from job.estimate.layer_bytes import Shapes
 from job.model import loading
 from job.modes import mode_of
 from job.modes.train_mode import size

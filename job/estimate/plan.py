@@ -9,8 +9,9 @@ from typing import Any
 from job.config.settings import Settings
 from job.core.console import say, warn
 from job.dataset.prepared import read_summary
-from job.estimate.activations import Load, Shapes, Types
+from job.estimate.activations import Load
 from job.estimate.flops import Work
+from job.estimate.layer_bytes import Shapes, Types
 from job.estimate.lengths import Lengths
 from job.estimate.memory import CUDA_BYTES, Memory, cut_up, memory_of, state_bytes
 from job.estimate.parameters import parameter_counts, shapes_of

@@ -1,0 +1,110 @@
+"""The memory of the sub-talker's chunks, which are differentiated one by one in the forward pass, without torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from job.config.settings import Settings
+from job.estimate.layer_bytes import FLASH_ROWS, Kind, Shapes, Stack, Types, gradient_bytes, kind_of
+from job.modes import mode_of
+
+SUB_TALKER = "talker.code_predictor.model."
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Memory of the sub-talker's chunks: the peak besides its inputs, the largest chunk alone, and kernel workspace."""
+
+    peak: int = 0
+    largest: int = 0
+    in_kernels: int = 0
+
+
+@dataclass(frozen=True)
+class SubTalker:
+    """The sub-talker and how it is trained."""
+
+    stack: Stack
+    types: Types
+    kind: Kind
+    books: int
+    codes: int
+    entries: int
+    gradients: int
+    projected: int
+    heads: int
+    checkpointing: bool | str
+
+    @classmethod
+    def of(cls, shapes: Shapes, settings: Settings, types: Types, states: int) -> SubTalker | None:
+        """None if a frame has only one codebook. `states` is bytes per value of the talker's hidden states."""
+        heads = [s for name, s in shapes.items() if name.startswith("talker.code_predictor.lm_head.")]
+        if not heads:
+            return None
+        projection = shapes.get("talker.code_predictor.small_to_mtp_projection.weight")
+        stream = types.compute if projection else states
+        stack = Stack.of(shapes, SUB_TALKER, stream=stream, packed=False)
+        everything = not mode_of(settings).adapters
+        kind = kind_of(settings)
+        if not everything and not settings.lora_sub_talker:
+            kind = Kind()
+        own = [
+            shape
+            for name, shape in shapes.items()
+            if name.startswith("talker.code_predictor.") and ".codec_embedding." not in name
+        ]
+        adapted = settings.lora_heads and settings.lora_sub_talker
+        trained = everything or adapted
+        # Its input is a slice of the sub-talker's input, which is kept anyway; a copy in another dtype is not.
+        projected = types.compute * projection[1] if projection and everything and states != types.compute else 0
+        return cls(
+            stack=stack,
+            types=types,
+            kind=kind,
+            books=len(heads) + 1,
+            codes=heads[0][0],
+            entries=sum(math.prod(shape) for shape in own),
+            gradients=gradient_bytes(settings, types, own, adapted=settings.lora_sub_talker),
+            projected=projected,
+            heads=types.inputs(trained, stack.width, kind_of(settings)),
+            checkpointing=settings.gradient_checkpointing,
+        )  # fmt: skip
+
+    def chunk(self, frames: int) -> int:
+        """Bytes that this many frames take when the backward pass begins."""
+        stack, types = self.stack, self.types
+        made = stack.made(types, self.kind, self.checkpointing) if self.checkpointing else 0
+        kept = stack.layers * stack.checkpointed(types, self.kind, self.checkpointing)
+        kept += stack.width * stack.stream + 4 + self.projected
+        # The heads' tensors are freed before the first layer is differentiated.
+        heads = (self.books - 1) * (self.heads + 4 * self.codes + self.kind.rank * types.compute) + 8 * self.codes
+        layers = self.books * (stack.backward(types, self.kind) + made)
+        return frames * (self.books * kept + max(heads, layers))
+
+    def chunks(self, frames: int, fed: int, at_once: int) -> Chunks:
+        """The peak for this many frames, whose inputs take `fed` bytes, in the chunks of `job.train.chunked`."""
+        count, size = cut(frames, at_once)
+        peak = 2 * fed + min(2, count) * self.gradients  # at the end the gradients by frames are put together
+        before = (self.gradients + fed * (count - 1) // count) if count > 1 else 0  # the last one's start
+        # What the chunk keeps is freed while its gradients are computed, so all of them exist only at its last layer.
+        stack = self.stack
+        late = size * self.books * (stack.layer(self.types, self.kind) + stack.backward(self.types, self.kind))
+        peak = max(peak, before + max(self.chunk(size), self.gradients + late))
+        return Chunks(peak, self.chunk(size), self.in_kernels(size))
+
+    def in_kernels(self, frames: int) -> int:
+        """Bytes beyond `chunk` in flash attention's backward pass, in which each frame is a sequence.
+
+        The tensors of the output heads and the layer's MLP have been freed by then.
+        """
+        stack, low = self.stack, self.types.compute
+        rows = -(-self.books // FLASH_ROWS) * FLASH_ROWS
+        taken = rows * (stack.queries + stack.queries // stack.head) * 4 + 2 * self.books * stack.queries * low
+        gone = stack.backward(self.types, Kind()) + 2 * stack.inner * low
+        return frames * max(0, taken - self.books * gone - (self.books - 1) * 4 * self.codes)
+
+
+def cut(rows: int, at_once: int) -> tuple[int, int]:
+    """The number of chunks that `job.train.chunked` makes of this many rows, and the size of the largest."""
+    return (count := -(-rows // at_once)), -(-rows // count)
