@@ -1,7 +1,7 @@
 # Each target sets up what it needs. Paths are relative, so the checkout's own path may hold spaces.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-slow test-thorough walk lint bench gpu-check soak image check-image sbom lock clean
+.PHONY: help setup setup-dev demo test test-slow test-thorough coverage walk lint docs bench gpu-check soak image check-image sbom lock variables clean
 
 # A Python 3.11 or newer to make .venv with; unset, the first one found. IMAGE is the tag of `make image`.
 PYTHON ?=
@@ -35,7 +35,11 @@ test-slow: setup-dev ## the tests that take minutes
 test-thorough: setup-dev ## all combinations that the other tests sample; takes an hour
 	$(PYTEST) -m thorough
 
-walk: ## run the README's commands from a fresh clone with empty caches, as a new user would
+coverage: setup-dev ## which lines the fast tests run: the total, and pages in coverage/
+	$(PYTEST) -m "not slow and not thorough" --cov --cov-report=html
+	@echo "lines and branches of job/ that the fast tests run: $$($(PY) -m coverage report --format=total) %"
+
+walk: ## a stranger's first hour, from a fresh clone: the README's commands with nothing in any cache
 	@bash scripts/walk.sh
 
 lint: setup-dev ## style, types, shell scripts, Dockerfile, YAML
@@ -47,7 +51,12 @@ lint: setup-dev ## style, types, shell scripts, Dockerfile, YAML
 	.venv/bin/hadolint Dockerfile runpod/Dockerfile
 	$(PY) -m yamllint --strict .
 
-bench: setup ## compare speed and memory with the vendor's code; one JSON line per case, under 10 minutes on 2 cores
+# Not --quiet: mkdocs would then be deaf to the warnings that make a strict build fail.
+docs: setup-dev ## the site of these pages, into site/; fails where a link leads nowhere
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
+	@echo "site/index.html"
+
+bench: setup ## speed and memory against the vendor's structure, one JSON line a case, under 10 minutes on 2 cores
 	for name in prepare synthesis train; do $(PY) benchmarks/$$name.py || exit; done
 
 gpu-check: setup ## check correctness and speed on this GPU in 10 minutes; tiny shapes without a GPU
@@ -71,6 +80,9 @@ lock: setup-dev ## update requirements*.lock from requirements*.in; UPGRADE=1 ta
 	    --no-emit-index-url --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) \
 	    $$name.in -o $$name.lock || exit; done
 
-clean: ## remove .venv and caches; the results of runs (WORK_DIR, OUTPUT_DIR) stay
-	rm -rf .venv runpod/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+variables: setup ## the table in docs/variables.md anew from job/config/variables.py
+	@$(PY) scripts/variables_page.py
+
+clean: ## remove .venv, the site, coverage and caches; what runs made (WORK_DIR, OUTPUT_DIR) stays
+	rm -rf .venv site coverage .coverage runpod/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

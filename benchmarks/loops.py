@@ -6,7 +6,7 @@ replayed the same shapes would hide what kernels take that are planned, or memor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from job.estimate import activations
 from job.estimate.activations import Load
 from job.estimate.flops import Work
 from job.model.loading import load_model, resolve_precision
-from job.train import adapt, layout, optimizers, setup
+from job.train import adapt, fast, layout, optimizers, setup
 from job.train.batch import Batch
 from job.train.changes import Changes
 from job.train.data import Rows, ahead, epoch_order
@@ -127,6 +127,8 @@ class Bench:
             vectors = self.stock.speaker_encoder(batch["mels"].to(self.device)).cpu().numpy()
             theirs = naive.NaiveObjective(self.stock)({k: v.to(self.device) for k, v in batch.items()})
         self.speaker[:] = vectors[0]  # the same reference stands for all
+        self.changes.undo()
+        self.changes = fast.apply(self.model, self.settings, self.device, "no")
         with torch.no_grad():
             losses = Objective(self.model)(self.rows.batch(numbers, 0).to(self.device))
         ours = (losses.talker / losses.talker_terms, losses.sub_talker / losses.sub_talker_terms)
@@ -169,12 +171,12 @@ class Ours:
             last = loss
         return float(last)
 
-    def endless(self) -> Iterator[tuple[list[int], torch.Tensor]]:
+    def endless(self) -> Generator[tuple[list[int], torch.Tensor], None, None]:
         """Steps of epoch after epoch, each taken when it is asked for: the rows, and the loss on the device."""
         while True:
             yield from self.steps()
 
-    def steps(self) -> Iterator[tuple[list[int], torch.Tensor]]:
+    def steps(self) -> Generator[tuple[list[int], torch.Tensor], None, None]:
         """The steps of a new epoch."""
         bench, settings = self._bench, self._settings
         epoch, self.epoch = self.epoch, self.epoch + 1

@@ -51,7 +51,7 @@ EXTRA = {
 
 def rows(which: slice) -> list[dict[str, Any]]:
     """The embedded clips `which` of each speaker, with languages and instructions dealt out."""
-    chosen = []
+    chosen: list[dict[str, Any]] = []
     for speaker in sorted({row["speaker"] for row in demo.manifest()}):
         mine = [row for row in demo.manifest() if row["speaker"] == speaker][which]
         for number, row in enumerate(mine):

@@ -67,7 +67,7 @@ def alone(work: Path, options: argparse.Namespace) -> None:
     print(json.dumps(found))
 
 
-def settings_of(options: argparse.Namespace, precision: str) -> Settings:
+def settings_of(options: argparse.Namespace, precision: Any) -> Settings:
     """Default settings but for what the command line says."""
     return Settings(
         optimizer=options.optimizer,

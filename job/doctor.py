@@ -15,6 +15,7 @@ from job.core import driver
 from job.core.console import say, warn
 from job.core.errors import BadInput
 from job.model import loading
+from job.modes import mode_of
 from job.text import languages
 
 #: Disk space for logs, samples, manifests and the like, besides weights and data.
@@ -76,8 +77,8 @@ def _supported(settings: Settings) -> None:
         value = getattr(settings, field)
         if value != default:
             raise BadInput(f"{field.upper()}={value}: not supported in this version; unset it")
-    if settings.distributed == "fsdp" and settings.train_mode != "full":
-        raise BadInput(f"DISTRIBUTED=fsdp: needs TRAIN_MODE=full; with TRAIN_MODE={settings.train_mode} use ddp")
+    if settings.distributed == "fsdp" and not mode_of(settings).cut_up:
+        raise BadInput(f"DISTRIBUTED=fsdp: is for TRAIN_MODE=full; with TRAIN_MODE={settings.train_mode} use ddp")
     if settings.distributed == "fsdp" and settings.torch_compile:
         raise BadInput("TORCH_COMPILE=true: needs DISTRIBUTED=ddp; unset one of them")
     if settings.gradient_checkpointing == "selective" and settings.torch_compile:
@@ -129,8 +130,7 @@ def _base(settings: Settings, base: Path) -> int:
         )
     _languages(settings, config.languages)
     layers = config.talker["num_hidden_layers"]
-    if settings.train_mode == "layers" and settings.replace_last_n_layers > layers:
-        raise BadInput(f"REPLACE_LAST_N_LAYERS={settings.replace_last_n_layers}: the talker has only {layers} layers")
+    mode_of(settings).check(settings, layers)
     progressive.parse(settings.progressive_stages)
     trackers.check(settings)
     return sum(path.stat().st_size for path in base.rglob("*") if path.is_file())

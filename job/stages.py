@@ -16,6 +16,7 @@ from job.config.paths import Paths
 from job.config.settings import Settings
 from job.core import files, state
 from job.core.errors import BadInput
+from job.modes import mode_of
 from job.processes.ranks import ALONE, Ranks
 
 
@@ -116,8 +117,8 @@ def _prepared_already(settings: Settings) -> str | None:
 
 
 def _cannot_speak(settings: Settings) -> str | None:
-    if settings.train_mode == "lora" and settings.export == "adapter":
-        return "EXPORT=adapter writes no model that can speak on its own; use EXPORT=both or merged"
+    if not mode_of(settings).merged(settings):
+        return "EXPORT=adapter makes nothing that speaks by itself; EXPORT=both or merged does"
     return None
 
 

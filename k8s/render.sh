@@ -13,7 +13,7 @@ cat >"$new" <<'TEXT'
 # overlays/job in one file, made by k8s/render.sh: kubectl apply -f k8s/job.yaml
 #
 # As it stands it runs the built-in demo on one GPU. For a voice of your own set `image` to where you pushed it, and add
-# to `data` of the ConfigMap (every variable is in the project's README; quote numbers and true/false):
+# to `data` of the ConfigMap (every variable is in docs/variables.md; quote numbers and true/false):
 #   WORK_DIR: /work/my_voice
 #   TRAIN_JSONL: /work/input/train.jsonl
 #   SPEAKER_NAME: my_voice

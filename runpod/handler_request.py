@@ -214,7 +214,7 @@ def _resolve(
     settings = variables.load(merged)  # the job's own complaints come first
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise BadInput(f"{unknown[0][:64]} is not a variable of this job; README.md lists them")
+        raise BadInput(f"{unknown[0][:64]} is not a variable of this job; docs/variables.md lists them")
     _confine(settings, fields, volume)
     first, last = stage(request.stages.first).name, stage(request.stages.last).name
     if NAMES.index(first) > NAMES.index(last):

@@ -15,7 +15,7 @@ from job.config.settings import Settings
 from job.evaluate.spoken_texts import utterance
 from job.model.loading import ModelConfig
 from job.normalize import Normalizer
-from job.normalize.tables import LANGUAGES, LEFT_ALONE
+from job.normalize.spoken_forms import LANGUAGES, LEFT_ALONE
 from tests.fetch.conftest import fetched as fetched
 from tests.fetch.conftest import write_audio, write_lines
 

@@ -9,6 +9,7 @@ import torch
 
 from job import pipeline
 from job.config import settings as variables
+from job.dataset.prepared import read_summary
 from job.estimate import lengths, memory, plan
 from job.estimate.activations import Load
 from job.processes.ranks import ALONE
@@ -59,6 +60,10 @@ def test_steps_and_rows(work, capsys):
     result = run_job(capsys, ["plan"], {**QUICK, "WORK_DIR": work, "MAX_STEPS": "7"})
     assert result.code == 0, result.err
     assert "7 in all" in result.out
+    assert "then 8 texts are said" in result.out
+    twice = settings.model_copy(update={"test_texts": "One.|Two.", "text_layout": "mixed", "baselines": False})
+    speakers = len(read_summary(settings.paths)["speakers"])
+    assert plan.judged_clips(twice) == (4 * speakers, 4 * speakers + 12)
 
 
 def test_a_plan_needs_prepared_data(tmp_path, capsys):

@@ -238,12 +238,20 @@ def test_patience_has_an_end(value):
         variables.load({**NAMED, "GRACE_SECONDS": value})
 
 
-def test_settings_prints_the_readmes_table(capsys):
-    """`python -m job settings` and the README's table are the same text."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    table = readme.split(BEGIN)[1].split(END)[0].strip()
+def test_settings_prints_the_table_of_the_page_of_variables(capsys):
+    """`python -m job settings` and the table in docs/variables.md are the same text."""
+    page = (Path(__file__).parent.parent / "docs/variables.md").read_text()
+    table = page.split(BEGIN)[1].split(END)[0].strip()
     assert table == markdown().strip()
     assert run_job(capsys, ["settings"], {}).out.strip() == table
+
+
+def test_the_readme_names_variables_with_their_defaults():
+    """Its table is a choice from the whole one, in other words, and with the same names and defaults."""
+    rows = r"^\| `([A-Z_]+)`.*? \| (.*?) \| .+ \|$"
+    defaults = dict(re.findall(rows, markdown(), re.MULTILINE))
+    chosen = dict(re.findall(rows, (Path(__file__).parent.parent / "README.md").read_text(), re.MULTILINE))
+    assert len(chosen) >= 12 and chosen.items() <= defaults.items()
 
 
 def test_every_variable_is_used():

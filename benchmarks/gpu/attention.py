@@ -93,7 +93,7 @@ def _compare(finding: Finding, attend: Any, tensors: list[torch.Tensor], lengths
     gradient = _draw(made, tuple(output.shape), output.dtype)
     found = [output, *torch.autograd.grad(output, given, gradient)]
     precise = [t.detach().double().requires_grad_() for t in tensors]
-    exact = _exactly(*precise, lengths)
+    exact = _exactly(precise, lengths)
     expected = [exact, *torch.autograd.grad(exact, precise, gradient.double())]
     for name, one, other in zip(("output", "by query", "by key", "by value"), found, expected, strict=True):
         bound = TOLERANCE[tensors[0].dtype][name != "output"]
@@ -101,8 +101,9 @@ def _compare(finding: Finding, attend: Any, tensors: list[torch.Tensor], lengths
         finding.most(name, max(off, finding.figures.get(name, 0.0)) if off == off else off, bound)
 
 
-def _exactly(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-    """(B, heads, T, D) and key heads -> (B, T, heads, D)."""
+def _exactly(given: list[torch.Tensor], lengths: list[int]) -> torch.Tensor:
+    """Query, key and value, (B, heads, T, D) and key heads -> (B, T, heads, D)."""
+    query, key, value = given
     repeats = query.shape[1] // key.shape[1]
     parts = []
     for q, k, v in zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True):

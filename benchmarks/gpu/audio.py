@@ -28,7 +28,7 @@ def speed(context: Context) -> Iterator[Finding]:
     bench = prepare.Bench(context.work / "prepare", clips, filters)
     assert bench.device.type == context.device.type
     codes = bench.ours()  # a first time, which does not count
-    taken = []
+    taken: list[float] = []
     while len(taken) < 3 and (not taken or time.monotonic() + 2 * taken[0] < context.until):
         taken.append(common.seconds_in(bench.ours, bench.device))
     finding = Finding("prepare", {"seconds of audio": round(bench.seconds), "filters": filters})

@@ -98,7 +98,7 @@ def adapted(context: Context) -> Iterator[Finding]:
             weight: torch.Tensor = weight,
             kind: torch.dtype = kind,
         ) -> torch.Tensor:
-            return adapters._Adapted.apply(x, weight, None, down, up, 2.0, kind)  # type: ignore[no-any-return]
+            return adapters._Adapted.apply(x, weight, None, down, up, 2.0, kind)
 
         def exactly(
             x: torch.Tensor, down: torch.Tensor, up: torch.Tensor, weight: torch.Tensor = weight

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,9 +91,9 @@ def speed(size: str) -> Callable[[Context], Iterator[Finding]]:
             taken = {"drawing": [], "decoding": []}  # type: dict[str, list[float]]
             while len(taken["drawing"]) < 3 and (not taken["drawing"] or time.monotonic() < context.until - 10):
                 taken["drawing"].append(
-                    common.seconds_in(lambda n=batch: _say(model, fast, frames, n, drawn=True), device)
+                    common.seconds_in(partial(_say, model, fast, frames, batch, drawn=True), device)
                 )
-                taken["decoding"].append(common.seconds_in(lambda c=codes: _decoded(decoder, c), device))
+                taken["decoding"].append(common.seconds_in(partial(_decoded, decoder, codes), device))
             drawing, decoding = (sorted(values)[len(values) // 2] for values in taken.values())
             finding = Finding(f"speech, {size}, batch {batch}", {"frames": frames})
             finding.figures["ms a frame"] = rounded(1000 * drawing / frames)

@@ -37,7 +37,7 @@ class Shape:
     mode: str
     positions: tuple[int, ...]
     compiled: bool = False
-    checkpointing: str = "false"
+    checkpointing: Any = "false"
 
     @property
     def name(self) -> str:
@@ -87,7 +87,7 @@ def naive(size: str) -> Callable[[Context], Iterator[Finding]]:
             assert batch > 1, "not even one clip fits"
             batch //= 2
             epoch = bench.naive(batch)
-        rates = []
+        rates: list[float] = []
         while len(rates) < 2 and (not rates or time.monotonic() < context.until - 30):
             _wait(context)
             start = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ def steps(context: Context) -> Iterator[Finding]:
     yield finding
 
 
-def _moved(optimizer: str, weights: str, device: torch.device, small: bool) -> torch.Tensor:
+def _moved(optimizer: Any, weights: Any, device: torch.device, small: bool) -> torch.Tensor:
     """What `STEPS` steps have changed, all weights in one tensor on the CPU."""
     settings = Settings(optimizer=optimizer, master_weights=weights, max_grad_norm=1.0, weight_decay=0.1)
     made = torch.Generator().manual_seed(0)

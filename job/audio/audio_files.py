@@ -14,7 +14,7 @@ from pathlib import Path
 
 #: What soundfile reads, by name ending.
 READABLE = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".aif", ".au", ".caf", ".w64")
-#: Sound, and films with sound, that FFmpeg's libraries read (`job.ffmpeg`).
+#: Sound, and films with sound, that FFmpeg's libraries read (`job.audio.ffmpeg`).
 BY_FFMPEG = (
     *(".m4a", ".m4b", ".aac", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".wma", ".wmv", ".asf", ".webm", ".mkv", ".mka"),
     *(".avi", ".flv", ".mpg", ".mpeg", ".mts", ".m2ts", ".amr", ".ape", ".wv", ".tta", ".mpc", ".ra", ".rm", ".dsf"),

@@ -13,11 +13,11 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from job.audio.ffmpeg import FfmpegFile, Undecodable
 from job.audio.opening import cut_off, too_different, wrong_header
 from job.audio.unusable import Unusable
 from job.audio.whole import check
 from job.core import console
-from job.ffmpeg import FfmpegFile, Undecodable
 
 #: (samples, channels) at the file's own rate, full scale is 1.
 Frames = NDArray[np.float32]

@@ -12,8 +12,8 @@ from typing import IO
 
 import soundfile
 
+from job.audio.ffmpeg import FfmpegFile
 from job.audio.unusable import Unusable
-from job.ffmpeg import FfmpegFile
 
 #: Seconds, and share of the whole, that may be missing or too many: some programs are wrong by some bytes.
 SLACK_SECONDS, SLACK_SHARE = 0.05, 0.01

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from job.audio import audio_files, containers, flac, mpeg, ogg
+from job.audio import audio_files, containers, films, flac, mpeg, ogg
 from job.audio.opening import Bytes, Layout
-from job.prepare import films
 
 _BEGINNINGS = re.compile(rb"RIFF....WAVE|fLaC[\x00\x80]\x00\x00\x22|OggS\x00\x02|FORM....AIF[FC]", re.DOTALL)
 #: Bytes of anything in front of a recording that are passed over: a tag, a server's answer, zeros.

@@ -1,6 +1,6 @@
 """Named sets of variables (`PRESET`), which the user's own variables override.
 
-The values are those that users of this model reported to work; see the recipes in the README.
+The figures come from what users of this model reported to work; see docs/recipes/.
 """
 
 from __future__ import annotations

@@ -76,6 +76,17 @@ class Settings(
             raise ValueError("must not be empty")
         return value
 
+    @field_validator("train_mode")
+    @classmethod
+    def _mode_is_known(cls, value: str) -> str:
+        """Whatever is registered can be chosen."""
+        from job.modes import known
+
+        if value not in known():
+            *others, last = (repr(name) for name in known())
+            raise ValueError(f"input should be {', '.join(others)} or {last}")
+        return value
+
     @field_validator("hf_repo_id", "hf_last_repo_id")
     @classmethod
     def _repo_is_owner_name(cls, value: str | None) -> str | None:

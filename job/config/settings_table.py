@@ -1,4 +1,4 @@
-"""The table of variables that `python -m job settings` prints and the README contains."""
+"""The table of variables, as `python -m job settings` prints it and docs/variables.md holds it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from job.config.settings import variables
 
-#: The README's table stands between these two lines.
+#: The page's table stands between these two lines.
 BEGIN = "<!-- variables: made by `python -m job settings` -->"
 END = "<!-- end of variables -->"
 

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 
 from job.config import optimizer_choice
 from job.config.settings import Settings
+from job.modes import mode_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -91,9 +92,9 @@ class Types:
         """The types on a GPU. With new languages every mode trains the codec embedding (`job.train.adapt`)."""
         mixed = settings.mixed_precision != "no"
         trained = 2 if optimizer_choice.in_bf16(settings) else 4
-        lowered = settings.mixed_precision in ("auto", "bf16") and settings.train_mode != "full"
+        lowered = settings.mixed_precision in ("auto", "bf16") and not mode_of(settings).nearly_all
         frozen = 2 if lowered or trained == 2 else 4
-        codec = trained if new_languages or settings.train_mode != "lora" else frozen
+        codec = trained if new_languages or not mode_of(settings).adapters else frozen
         return cls(compute=2 if mixed else 4, trained=trained, frozen=frozen, codec=codec)
 
     def inputs(self, products: int, width: int, kind: Kind) -> int:
@@ -212,8 +213,8 @@ def working(
     types = types or Types.of(settings)
     low = types.compute
     talker = Stack.of(shapes, _TALKER, stream=max(low, types.codec), packed=True)
-    own, frozen = _kinds(settings, talker.layers)
-    everything = settings.train_mode != "lora"
+    own, frozen = mode_of(settings).layers(settings, talker.layers)
+    everything = not mode_of(settings).adapters
     states = max(talker.stream, types.trained if everything else types.frozen)  # bytes of the last norm's output
     width, checkpointing = talker.width, settings.gradient_checkpointing
 
@@ -301,7 +302,7 @@ class _SubTalker:
         projection = shapes.get("talker.code_predictor.small_to_mtp_projection.weight")
         stream = types.compute if projection else states
         stack = Stack.of(shapes, _SUB_TALKER, stream=stream, packed=False)
-        everything = settings.train_mode != "lora"
+        everything = not mode_of(settings).adapters
         kind = _kind(settings)
         if not everything and not settings.lora_sub_talker:
             kind = Kind()
@@ -367,17 +368,9 @@ def _cut(rows: int, at_once: int) -> tuple[int, int]:
 
 
 def _kind(settings: Settings) -> Kind:
-    if settings.train_mode != "lora":
+    if not mode_of(settings).adapters:
         return Kind(trained=True)
     return Kind(attention=True, mlp=settings.lora_mlp, rank=settings.lora_r, dropout=settings.lora_dropout > 0)
-
-
-def _kinds(settings: Settings, layers: int) -> tuple[int, int]:
-    """The number of the talker's layers that are trained or have adapters, and of those that are not."""
-    if settings.train_mode != "layers":
-        return layers, 0
-    frozen = layers - settings.replace_last_n_layers if settings.freeze_original_layers else 0
-    return layers + settings.add_new_layers - frozen, frozen
 
 
 def _copied(types: Types, *, trained: bool) -> bool:
@@ -386,8 +379,8 @@ def _copied(types: Types, *, trained: bool) -> bool:
 
 
 def _gradients(settings: Settings, types: Types, shapes: list[tuple[int, ...]], *, adapted: bool) -> int:
-    """Bytes of the gradients of weights with these shapes, or of their adapters."""
-    if settings.train_mode != "lora":
+    """Bytes of the gradients of weights of those shapes, or of their adapters."""
+    if not mode_of(settings).adapters:
         return types.trained * sum(math.prod(shape) for shape in shapes)
     matrices = [shape for shape in shapes if len(shape) == 2]
     return types.trained * settings.lora_r * sum(sum(shape) for shape in matrices) if adapted else 0

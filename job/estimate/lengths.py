@@ -16,7 +16,7 @@ from job.dataset.prepared import read_split
 from job.estimate.activations import Load
 from job.model import loading
 from job.train import layout
-from job.train.columns import LONGEST_REFERENCE
+from job.train.flat_columns import LONGEST_REFERENCE
 
 #: Number of longest rows whose text is tokenized; the others are assumed to have as many tokens per byte.
 TOKENIZED = 1000

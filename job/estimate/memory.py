@@ -12,7 +12,8 @@ from job.dataset.prepared import read_summary
 from job.estimate import activations, lengths
 from job.estimate.activations import Load, Shapes, Types, Working
 from job.estimate.lengths import Lengths
-from job.estimate.parameters import adapted, parameter_counts, shapes_of, trained_values
+from job.estimate.parameters import parameter_counts, shapes_of, trained_values
+from job.modes import mode_of
 
 #: Bytes of CUDA's context, its libraries' workspaces and loaded kernels.
 CUDA_BYTES = 1_000_000_000
@@ -76,8 +77,9 @@ def memory_of(
     update = 0
     if settings.optimizer == "adamw":
         update = trained * types.trained // shared  # the roots of all second moments at once
-    if settings.train_mode == "lora" and settings.export != "adapter":
-        largest = max((math.prod(shape) for shape in adapted(settings, shapes)), default=0)
+    mode = mode_of(settings)
+    if mode.adapters and mode.merged(settings):
+        largest = max((math.prod(shape) for shape in mode.adapted(settings, shapes)), default=0)
         update = max(update, MERGED_BYTES * largest - gradients)
     state = state_bytes(settings, shapes) // shared
     if sharded:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from job.config.settings import Settings
 from job.estimate.activations import Shapes
 from job.estimate.flops import Work
 from job.model import loading
+from job.modes import mode_of
+from job.modes.train_mode import size
 
 
 def shapes_of(settings: Settings) -> dict[str, tuple[int, ...]]:
@@ -30,39 +31,13 @@ def parameter_counts(settings: Settings, shapes: Shapes | None = None) -> tuple[
 
 
 def trained_values(settings: Settings, shapes: Shapes) -> int:
-    """The number of trained parameters, by the rules of `job.train.adapt`."""
-
-    def size(keep: Any) -> int:
-        return sum(math.prod(shape) for name, shape in shapes.items() if keep(name))
-
-    projection = size(lambda n: ".text_projection." in n) if settings.train_text_projection else 0
-    everything = projection + size(
-        lambda n: n.startswith("talker.") and ".text_embedding." not in n and ".text_projection." not in n
-    )
-    if settings.sub_talker_loss_weight == 0 or Work.of(shapes).books < 2:
-        everything -= size(lambda n: n.startswith("talker.code_predictor.") and ".codec_embedding." not in n)
-        settings = settings.model_copy(update={"lora_sub_talker": False})
-    if settings.train_mode == "full":
-        return everything
-    layers = sorted({int(n.split(".")[3]) for n in shapes if n.startswith("talker.model.layers.")})
-    if settings.train_mode == "layers":
-        last = set(layers[len(layers) - settings.replace_last_n_layers :]) if settings.replace_last_n_layers else set()
-        frozen = [n for n in layers if settings.freeze_original_layers and n not in last]
-        one = size(lambda n: n.startswith("talker.model.layers.0."))
-        return everything + one * (settings.add_new_layers - len(frozen))
-    return projection + sum(settings.lora_r * (shape[0] + shape[1]) for shape in adapted(settings, shapes))
-
-
-def adapted(settings: Settings, shapes: Shapes) -> list[tuple[int, ...]]:
-    """Shapes of the weights that get adapters with TRAIN_MODE=lora."""
-    parts = ["q_proj", "k_proj", "v_proj", "o_proj"] + (
-        ["gate_proj", "up_proj", "down_proj"] if settings.lora_mlp else []
-    )
-    roots = ["talker.model.layers."] + (["talker.code_predictor.model.layers."] if settings.lora_sub_talker else [])
-    heads = ["talker.codec_head."] + (["talker.code_predictor.lm_head."] if settings.lora_sub_talker else [])
-    return [
-        shape
+    """How many values are trained, by the rules of `job.train.adapt`."""
+    projection = size(shapes, lambda name: ".text_projection." in name) if settings.train_text_projection else 0
+    silent = settings.sub_talker_loss_weight == 0 or Work.of(shapes).books < 2  # then the sub-talker is frozen
+    left = {
+        name: shape
         for name, shape in shapes.items()
-        if (name.startswith(tuple(roots)) and name.endswith(tuple(f"{part}.weight" for part in parts)))
-        or (settings.lora_heads and name.startswith(tuple(heads)))
-    ]
+        if ".text_projection." not in name
+        and not (silent and name.startswith("talker.code_predictor.") and ".codec_embedding." not in name)
+    }
+    return projection + mode_of(settings).trained_values(settings, left)

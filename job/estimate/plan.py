@@ -14,6 +14,10 @@ from job.estimate.flops import Work
 from job.estimate.lengths import Lengths
 from job.estimate.memory import CUDA_BYTES, Memory, cut_up, memory_of, state_bytes
 from job.estimate.parameters import parameter_counts, shapes_of
+from job.evaluate import spoken_texts
+from job.evaluate.baselines import RECORDINGS
+from job.evaluate.comparison import BASES
+from job.modes import mode_of
 
 #: Bytes per parameter in a bf16 checkpoint.
 SAVED_BYTES = 2
@@ -30,7 +34,9 @@ GPUS = {
 UTILIZATION = (0.15, 0.40)
 #: Bytes per second between nodes: 100 Gbit/s, as most rented nodes have.
 NETWORK = 100e9 / 8
-#: Share of a GPU's memory that is left free for fragmentation.
+#: Seconds that a CPU core takes to judge a clip, its pitch and x-vectors among it.
+JUDGING_SECONDS = 1.0
+#: Share of a GPU's memory that is left free, for what the allocator cannot hand out again.
 HEADROOM = 0.05
 
 
@@ -117,7 +123,7 @@ def helps(settings: Settings, measured: Lengths, processes: int, shapes: Shapes 
         changes["GRADIENT_CHECKPOINTING=selective"] = {"gradient_checkpointing": "selective"}
     if settings.gradient_checkpointing is not True:
         changes["GRADIENT_CHECKPOINTING=true"] = {"gradient_checkpointing": True}
-    if settings.train_mode != "lora":
+    if not mode_of(settings).adapters:
         changes["TRAIN_MODE=lora"] = {"train_mode": "lora", "distributed": "ddp"}
         if settings.gradient_checkpointing is not True:
             both = {"train_mode": "lora", "distributed": "ddp", "gradient_checkpointing": True}
@@ -167,8 +173,8 @@ def _epoch_flops(settings: Settings, shapes: Shapes, measured: Lengths) -> float
     """FLOPs of one epoch, assuming that all samples have the same length."""
     work = Work.of(shapes)
     rows, mean = len(measured.frames), float(measured.frames.mean())
-    # Gradients only pass through frozen weights; the adapters' own products are negligible.
-    backward = 1.0 if settings.train_mode == "lora" else 2.0
+    # Through frozen weights gradients only pass; an adapter's own products are few.
+    backward = 1.0 if mode_of(settings).adapters else 2.0
     return rows * work.of_sample(measured.mean, mean, settings.sub_talker_frame_fraction, backward)
 
 
@@ -197,12 +203,32 @@ def print_plan(settings: Settings) -> None:
         best, worst = hours_on(plan, gpu)
         cut = "" if pieces == 1 else f"; the largest batches split into {pieces} parts: slower, with the same result"
         say("plan", f"{gpu} {size} GB: {_readable(best)} to {_readable(worst)}{cut}")
-    if settings.num_nodes > 1 and settings.train_mode != "lora":
+    if settings.num_nodes > 1 and not mode_of(settings).adapters:
         _print_network(settings, plan)
+    _print_judging(settings)
     less = [] if fits else helps(settings, plan.lengths, plan.processes, plan.shapes)
     if less:
         listed = ", ".join(f"{name} {total / 1e9:.1f} GB" for name, total in less)
         say("plan", f"to use less: {listed}")
+
+
+def judged_clips(settings: Settings) -> tuple[int, int]:
+    """Texts that the voice says after training, and clips of speech that are judged at most, the base's among them."""
+    layouts = len(spoken_texts.LAYOUTS[settings.text_layout])
+    said = spoken_texts.DEFAULT_FILES
+    if settings.test_texts:
+        speakers = read_summary(settings.paths).get("speakers") or {}
+        said = len(spoken_texts.parse_texts(settings.test_texts)) * max(1, len(speakers)) * layouts
+    ways = 1 if settings.baselines is False else 1 + len(BASES)
+    return said, said * ways + 2 * RECORDINGS
+
+
+def _print_judging(settings: Settings) -> None:
+    """What test speech takes after training."""
+    said, clips = judged_clips(settings)
+    base = "" if settings.baselines is False else " (on a GPU the base model says them too, in two ways)"
+    seconds = clips * JUDGING_SECONDS
+    say("plan", f"then {said} texts are said{base}; judging {clips} clips takes some {seconds:.0f} s on a CPU core")
 
 
 def _print_memory(settings: Settings, plan: Plan) -> None:

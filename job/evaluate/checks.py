@@ -89,6 +89,28 @@ CHECKS = (
     Check("backwards", "asymmetry", "skewness", -0.3, "below", "it runs backwards: sounds swell and end at once"),
 )  # fmt: skip
 
+#: How tables call the figures that checks look at, and show them. Those against a text or a voice are told in words.
+LABELS = {
+    "rms": ("RMS", ".4f"),
+    "silence_fraction": ("Silence", ".1%"),
+    "non_finite": ("Not finite", ".0f"),
+    "clipped": ("Clipped", ".1%"),
+    "flat_tops": ("Cut off flat", ".1%"),
+    "longest_inner_silence": ("Longest pause (s)", ".2f"),
+    "lead": ("Before the first word (s)", ".2f"),
+    "trail": ("After the last word (s)", ".2f"),
+    "loudness": ("Loudness (dBFS)", ".0f"),
+    "dc_magnitude": ("DC offset", ".3f"),
+    "pops": ("Pops", ".0f"),
+    "flatness": ("Flatness of the spectrum", ".3f"),
+    "lines": ("In a few lines", ".0%"),
+    "modulation": ("Change in 80 ms (dB)", ".1f"),
+    "repetition": ("Repetition", ".2f"),
+    "bandwidth": ("Bandwidth (Hz)", ".0f"),
+    "pitch_spread": ("Spread of the pitch (semitones)", ".2f"),
+    "asymmetry": ("Asymmetry", ".2f"),
+}
+
 
 def measured(stats: AudioStats, heard: Heard) -> dict[str, Any]:
     """The figures of a waveform that need neither its text nor its voice."""

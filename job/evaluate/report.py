@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -21,8 +20,17 @@ from job.config.settings import Settings, variables
 from job.core import console, files
 from job.core.errors import BadInput
 from job.core.redact import redact
-from job.evaluate import speech_gate
 from job.evaluate.charts import Line, describe, line_chart, number
+from job.evaluate.report_speech import (
+    as_dict,
+    as_float,
+    as_list,
+    bases,
+    comparison_table,
+    judges_told,
+    sample_row,
+    shown,
+)
 
 STAGE = "report"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -46,7 +54,10 @@ def run(settings: Settings) -> dict[str, Any]:
     paths = settings.paths
     training, validation = read_log(paths.training_log), read_log(paths.validation_log)
     stats = _json(paths.samples / "stats.json")
-    samples = [sample_row(one) for one in stats.get("samples", [])]
+    base = bases(stats)
+    samples = [sample_row(one, base.get(number)) for number, one in enumerate(stats.get("samples", []))]
+    summary = as_dict(stats.get("summary"))
+    answer = str(summary.get("verdict") or "")
     page = (
         _environment()
         .get_template("report.html")
@@ -55,12 +66,15 @@ def run(settings: Settings) -> dict[str, Any]:
             model=settings.init_model_path,
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             version=__version__,
-            verdict=verdict(samples, training, validation),
+            verdict=key_figures(samples, training, validation),
+            answer=answer,
             samples=samples,
-            summary=stats.get("summary", {}),
+            summary={name: value for name, value in summary.items() if name != "verdict"},
+            comparison=comparison_table(stats),
+            judges=judges_told(stats),
             charts=charts(training, validation),
             figures=flatten(_json(paths.quality)),
-            problems=[str(one) for one in _list(_json(paths.quality).get("problems"))],
+            problems=[str(one) for one in as_list(_json(paths.quality).get("problems"))],
             quality_page="../data/quality.html" if paths.quality_page.is_file() else None,
             stages=stages(paths),
             versions=versions(paths),
@@ -70,6 +84,8 @@ def run(settings: Settings) -> dict[str, Any]:
     )
     files.write_text(paths.report, redact(page, _secrets(settings)))
     console.say(STAGE, f"{paths.report}")
+    if answer:
+        console.say(STAGE, answer)
     failed = sum(not one["passed"] for one in samples)
     return {"samples": len(samples), "failed": failed, "log_lines": len(training) + len(validation)}
 
@@ -105,44 +121,7 @@ def charts(training: list[dict[str, Any]], validation: list[dict[str, Any]]) -> 
     return found
 
 
-def sample_row(sample: dict[str, Any]) -> dict[str, Any]:
-    """One object of stats.json as the page shows it: cells of (label, text, whether it fails the check)."""
-    problems = [str(one) for one in _list(sample.get("problems"))]
-    silent, silence = "silent" in problems, _float(sample.get("silence_fraction"))
-    clipped, pause = _float(sample.get("clipped")), _float(sample.get("longest_inner_silence"))
-    cells = [
-        ("Seconds", _shown(sample.get("seconds"), 2), "empty" in problems),
-        ("Frames", _shown(sample.get("frames"), 0), "empty" in problems),
-        ("RMS", _shown(sample.get("rms"), 4), silent),
-        ("Peak", _shown(sample.get("absmax"), 3), bool(sample.get("non_finite"))),
-        ("Clipped", _percent(sample.get("clipped")), clipped > speech_gate.CLIPPED_SHARE),
-        ("Silence", _percent(sample.get("silence_fraction")), silence >= speech_gate.SILENT_SHARE),
-        ("Longest pause (s)", _shown(sample.get("longest_inner_silence"), 2), pause > speech_gate.LONGEST_PAUSE),
-        ("Stopped by itself", "yes" if sample.get("stopped_by_eos") else "no", not sample.get("stopped_by_eos")),
-        ("Real-time factor", _shown(sample.get("real_time_factor"), 2), False),
-    ]
-    for key, label in (("wer", "WER"), ("cer", "CER")):
-        if key in sample:
-            cells.append((label, _percent(sample[key]), False))
-    for key, label in (("similarity", "Similarity"), ("mos", "MOS")):
-        if key in sample:
-            cells.append((label, _shown(sample[key], 3), False))
-    name = str(sample.get("file", ""))
-    return {
-        "file": name,
-        "url": f"../samples/{quote(name)}",
-        "text": str(sample.get("text", "")),
-        "speaker": str(sample.get("speaker", "")),
-        "language": str(sample.get("language", "")),
-        "layout": str(sample.get("layout", "")).replace("_", "-"),
-        "transcript": sample.get("transcript"),
-        "passed": bool(sample.get("passed")),
-        "problems": problems,
-        "cells": cells,
-    }
-
-
-def verdict(
+def key_figures(
     samples: list[dict[str, Any]], training: list[dict[str, Any]], validation: list[dict[str, Any]]
 ) -> list[tuple[str, str, bool]]:
     """The few figures at the top: (label, value, whether it is bad news)."""
@@ -172,8 +151,8 @@ def flatten(value: dict[str, Any]) -> list[tuple[str, str]]:
             if len(nested) > MOST_ENTRIES:
                 rows.append((f"{name} · …", f"{len(nested) - MOST_ENTRIES} more"))
         elif isinstance(entry, list):
-            shown = ", ".join(_figure(one) for one in entry[: 2 * MOST_ENTRIES])
-            rows.append((name, (shown + " …" if len(entry) > 2 * MOST_ENTRIES else shown) or "none"))
+            listed = ", ".join(_figure(one) for one in entry[: 2 * MOST_ENTRIES])
+            rows.append((name, (listed + " …" if len(entry) > 2 * MOST_ENTRIES else listed) or "none"))
         else:
             rows.append((name, _figure(entry)))
     return rows
@@ -187,7 +166,7 @@ def stages(paths: Paths) -> list[dict[str, Any]]:
         found.append(
             {
                 "name": str(state.get("stage")),
-                "seconds": _shown(state.get("seconds"), 1),
+                "seconds": shown(state.get("seconds"), 1),
                 "finished": str(state.get("finished", ""))[:19].replace("T", " "),
                 "counts": [f"{name}: {text}" for name, text in flatten(counts)] if isinstance(counts, dict) else [],
             }
@@ -245,16 +224,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _points(log: Iterable[dict[str, Any]], field: str) -> list[tuple[float, float]]:
-    return [(float(record["step"]), _float(record[field])) for record in log if field in record]
-
-
-def _float(value: Any) -> float:
-    """A number as float; NaN for anything else (a null in a log is a value that was not finite)."""
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else float("nan")
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    return [(float(record["step"]), as_float(record[field])) for record in log if field in record]
 
 
 def _figure(value: Any) -> str:
@@ -266,11 +236,3 @@ def _figure(value: Any) -> str:
     if isinstance(value, float):
         return number(value)
     return str(value)
-
-
-def _shown(value: Any, digits: int) -> str:
-    return f"{value:.{digits}f}" if isinstance(value, (int, float)) else "–"
-
-
-def _percent(value: Any) -> str:
-    return f"{100 * value:.1f} %" if isinstance(value, (int, float)) else "–"

@@ -13,9 +13,6 @@ from job.evaluate.hearing import Heard
 from job.evaluate.own import Own
 from job.text.letters import letters
 
-_LIMITS = {check.name: check.limit for check in (*checks.SILENCE, *checks.CHECKS)}
-#: What the report marks.
-CLIPPED_SHARE, SILENT_SHARE, LONGEST_PAUSE = _LIMITS["clipped"], _LIMITS["nearly_silent"], _LIMITS["pause"]
 #: Silence at either end that is part of a text's time, s.
 EDGE = 0.5
 #: Sounds shorter than this are not compared with the voice's bandwidth, s: a word may have no consonant that is high.

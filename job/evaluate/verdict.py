@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from job.evaluate.comparison import SOURCES, as_its_recordings, own
+from job.evaluate.comparison import SOURCES, as_its_recordings
 from job.evaluate.judges.figures import BY_NAME, MARKS
 
 #: The first word, by how many marks the least of the figures reaches.
@@ -90,8 +90,9 @@ def _checks(failed: int, samples: int) -> str:
 def _figure(row: Row) -> str:
     figure = BY_NAME[row["figure"]]
     mark = f", {MARKS[row['mark']]}" if row["mark"] is not None else ""
-    ceiling = own(row)
-    beside = f"; its recordings {figure.shown(ceiling)}" if ceiling is not None else ""
+    beside = f"; its recordings {figure.shown(row['recordings'])}" if row["recordings"] is not None else ""
+    if row["codec"] is not None:
+        beside += f"{', these' if beside else '; its recordings'} through the codec {figure.shown(row['codec'])}"
     return f"{figure.short} {figure.shown(row['voice'])}{mark} ({_marks(row)}{beside})"
 
 

@@ -142,7 +142,7 @@ def seconds(source: Path | io.BytesIO) -> float:
     """
     import soundfile
 
-    from job.ffmpeg import Undecodable, seconds_of
+    from job.audio.ffmpeg import Undecodable, seconds_of
 
     try:
         film = seconds_of(source if isinstance(source, Path) else source.getvalue())

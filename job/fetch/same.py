@@ -24,7 +24,7 @@ def same_recording(one: Path, other: Path) -> bool:
     """
     import soundfile
 
-    from job.ffmpeg import open_sound
+    from job.audio.ffmpeg import open_sound
 
     try:
         if one.stat().st_size == other.stat().st_size and files.digest_file(one) == files.digest_file(other):
@@ -41,7 +41,7 @@ def rate_of(path: Path) -> int:
     """A recording's sampling rate in Hz; 0 when it cannot be read."""
     import soundfile
 
-    from job.ffmpeg import open_sound
+    from job.audio.ffmpeg import open_sound
 
     try:
         with open_sound(path) as file:
@@ -66,7 +66,7 @@ def _beginning(path: Path) -> Any:
     """The first `COMPARED` seconds as mono samples (n,) at `RATE` Hz, mean removed."""
     import soxr
 
-    from job.ffmpeg import open_sound
+    from job.audio.ffmpeg import open_sound
 
     with open_sound(path) as file:
         frames = file.read(int(COMPARED * file.samplerate), dtype="float32", always_2d=True)

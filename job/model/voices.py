@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.core import files
 from job.core.errors import BadInput
+from job.modes import mode_of
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,7 @@ def refuse_adapter_alone(languages: Iterable[str], known: Container[str], settin
         BadInput: one of the languages is new to the base model.
     """
     new = sorted(name for name in languages if name != "auto" and name not in known)
-    if new and settings.train_mode == "lora" and settings.export == "adapter":
+    if new and not mode_of(settings).merged(settings):
         raise BadInput(
             f"EXPORT=adapter: {new[0]} is a new language, which is trained in the codec embedding, and an adapter does "
             "not contain that; set EXPORT=both or merged"

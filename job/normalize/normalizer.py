@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from job.normalize import numbers
 from job.normalize.numbers import Left, number
-from job.normalize.tables import LANGUAGES, NOISES, Rules
+from job.normalize.spoken_forms import LANGUAGES, NOISES, Rules
 from job.text.languages import iso_code
 
 NUMBERS, SHORT, NOISE = "numbers read out", "abbreviations read out", "noises taken out"
@@ -39,7 +39,7 @@ class Normalized:
     Attributes:
         text: what is said.
         done: what was done, in short phrases.
-        left: what has digits in it and was left, each with its name in `tables.LEFT_ALONE`.
+        left: what has digits in it and was left, each with its name in `spoken_forms.LEFT_ALONE`.
         unread: whether there is something to read out in a language that there is no table for.
     """
 

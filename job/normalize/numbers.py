@@ -1,11 +1,11 @@
-"""Numbers in words. What is not surely one number, read one way, is left: `tables.LEFT_ALONE` says what and why."""
+"""Numbers in words. What is not surely one number, read one way, is left (`spoken_forms.LEFT_ALONE`)."""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
 
-from job.normalize.tables import Rules
+from job.normalize.spoken_forms import Rules
 
 #: Digits before the decimal point up to which a number is said as one, and behind it.
 _MOST_DIGITS, _MOST_DECIMALS = 12, 6
@@ -13,7 +13,7 @@ _YEARS = range(1100, 2100)
 
 
 class Left(Exception):
-    """Something with digits in it that is left as it is; the text is a name in `tables.LEFT_ALONE`."""
+    """Something with digits in it that is left as it is; the text is a name in `spoken_forms.LEFT_ALONE`."""
 
 
 def plain_digits(text: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from job.config.names import NO_LANGUAGE
 from job.config.settings import Settings
 from job.model import card_facts
+from job.modes import mode_of
 from job.publish.licenses import LICENSES
 
 TEMPLATE = Path(__file__).parent / "card.md.jinja"
@@ -39,7 +40,7 @@ def front_matter(settings: Settings) -> dict[str, Any]:
         "base_model": base,
         "base_model_relation": ("adapter" if adapter_only else "finetune") if base else None,
         "datasets": [dataset] if dataset else None,
-        "tags": ["text-to-speech", "qwen3-tts", "custom-voice", *(["lora"] if settings.train_mode == "lora" else [])],
+        "tags": ["text-to-speech", "qwen3-tts", "custom-voice", *(["lora"] if mode_of(settings).adapters else [])],
     }
     return {key: value for key, value in metadata.items() if value}
 
@@ -71,7 +72,7 @@ def render(settings: Settings) -> str:
         },
         speak_in=_language_to_speak(settings),
         adapter_only=_adapter_only(settings),
-        has_adapter=settings.train_mode == "lora" and settings.export != "merged",
+        has_adapter=mode_of(settings).adapter(settings),
         layout=settings.text_layout,
         dataset=card_facts.dataset(settings),
         splits=splits,
@@ -159,7 +160,7 @@ def _strings(value: Any) -> list[str]:
 
 
 def _adapter_only(settings: Settings) -> bool:
-    return settings.train_mode == "lora" and settings.export == "adapter"
+    return not mode_of(settings).merged(settings)
 
 
 def _plain(text: str) -> str:
@@ -192,13 +193,10 @@ def _training_rows(settings: Settings) -> list[tuple[str, str]]:
         ("SEED", given.seed),
         ("PRESET", given.preset),
     ]
-    if given.train_mode == "lora":
-        rows += [
-            ("LORA_R", given.lora_r),
-            ("LORA_ALPHA", f"{given.lora_alpha:g}"),
-            ("LORA_DROPOUT", f"{given.lora_dropout:g}"),
-            ("TRAIN_TEXT_PROJECTION", str(given.train_text_projection).lower()),
-        ]
+    for field in mode_of(given).card:
+        value = getattr(given, field)
+        shown = str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else value
+        rows.append((field.upper(), shown))
     if given.text_projection_lr is not None:
         rows.append(("TEXT_PROJECTION_LR", f"{given.text_projection_lr:g}"))
     return [(name, str(value)) for name, value in rows if value is not None]

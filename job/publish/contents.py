@@ -12,6 +12,7 @@ from job.config.settings import Settings
 from job.core import files
 from job.model import card_facts
 from job.model.loading import REQUIRED_FILES, read_config
+from job.modes import mode_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,8 +75,8 @@ def published(directory: Path) -> list[str]:
 
 
 def merged(settings: Settings) -> bool:
-    """Whether a checkpoint contains merged weights (all do except those of TRAIN_MODE=lora EXPORT=adapter)."""
-    return settings.train_mode != "lora" or settings.export != "adapter"
+    """Whether a checkpoint holds merged weights (all do but those of TRAIN_MODE=lora EXPORT=adapter)."""
+    return mode_of(settings).merged(settings)
 
 
 def check(directory: Path, settings: Settings) -> list[str]:
@@ -92,8 +93,8 @@ def check(directory: Path, settings: Settings) -> list[str]:
         for place in (Path(), Path("speech_tokenizer"))
         if merged(settings) and not any((directory / place).glob("model*.safetensors"))
     ]
-    if settings.train_mode == "lora" and settings.export != "merged":
-        folder = "" if settings.export == "adapter" else "adapter/"
+    if mode_of(settings).adapter(settings):
+        folder = "adapter/" if merged(settings) else ""
         wanted = (f"{folder}adapter_config.json", f"{folder}adapter_model.safetensors")
         problems += [f"{name} is missing" for name in wanted if not (directory / name).is_file()]
     if merged(settings) and not (directory / "tokenizer.json").is_file():

@@ -8,7 +8,6 @@ work between samples either. The stock layers call it through transformers' regi
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -21,12 +20,12 @@ from job.core.out_of_memory import is_out_of_memory
 from job.train.batch import Batch
 from job.train.changes import Changes
 
-Results = Sequence[torch.Tensor]
-
 #: Name of `attend` in transformers' registry.
 NAME = "packed"
 #: Lengths of samples that the fused kernel is tried on: of one position, of odd ones, and a batch of usual size.
 _TRIED_ON = [5, 40, 1, 130, 1027, 389, 700]
+#: The most that the norm of a difference may be, as a share of the expected norm.
+_TOLERANCE = 0.02
 
 
 class Samples:
@@ -140,7 +139,9 @@ def attend(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **others
         )
     lowered = query.dtype in (torch.bfloat16, torch.float16)
-    repeats = _repeats_for(query, key) if query.is_cuda and lowered and dropout == 0.0 else 0
+    repeats = 0
+    if query.is_cuda and lowered and dropout == 0.0:
+        repeats = _repeats(query.shape[1], key.shape[1], query.shape[3], query.dtype, query.device)
     if repeats:
         return _varlen(query, key, value, samples.bounds, max(samples.lengths), scaling, repeats), None
     return _sample_by_sample(query, key, value, samples.lengths, scaling, dropout), None
@@ -187,12 +188,15 @@ def _repeats(heads: int, key_value_heads: int, width: int, dtype: torch.dtype, d
 def _problem(
     heads: int, key_value_heads: int, width: int, dtype: torch.dtype, device: torch.device, repeats: int
 ) -> str:
-    """Why the fused kernel cannot be used; empty if it gives what attention by its formula gives in fp32, both ways."""
-    lengths = _TRIED_ON
-    total = sum(lengths)
-    bounds = torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
+    """Why the fused kernel cannot be used; empty if it gives what attention by its formula gives in fp32, both ways.
+
+    Raises:
+        RuntimeError: that memory is used up, which says nothing about the kernel; the step is begun again with less.
+    """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
+    lengths, total = _TRIED_ON, sum(_TRIED_ON)
+    bounds = torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
     made = torch.Generator(device).manual_seed(0)
 
     def draw(count: int) -> torch.Tensor:
@@ -206,20 +210,20 @@ def _problem(
     def differentiated(output: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return output.detach(), *torch.autograd.grad(output.float().square().sum(), tensors)
 
-    def results() -> Any:
+    plain = torch.autocast(device.type, enabled=False)  # it would lower what is compared with
+    try:
         # A checkpointed layer counts what autograd keeps within it: of hooks, only the innermost pair is called.
-        plain = torch.autocast(device.type, enabled=False)  # it would lower what is compared with
         with plain, torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(as_it_is, as_it_is):
             found = differentiated(_varlen(*tensors, bounds, max(lengths), None, repeats))
             query, key, value = (t.float() for t in tensors)  # gradients come back in the tensors' own type
             with sdpa_kernel(SDPBackend.MATH):
-                return found, differentiated(_sample_by_sample(query, key, value, lengths, None))
-
-    return _differs(results, 0.02)
-
-
-def _repeats_for(query: torch.Tensor, key: torch.Tensor) -> int:
-    return _repeats(query.shape[1], key.shape[1], query.shape[3], query.dtype, query.device)
+                right = differentiated(_sample_by_sample(query, key, value, lengths, None))
+    except (RuntimeError, TypeError, ImportError, AttributeError) as error:  # no such kernel, or not for this GPU
+        if is_out_of_memory(error):
+            raise
+        return first_line(error)
+    pairs = ((a.double(), b.double()) for a, b in zip(found, right, strict=True))
+    return "" if all(bool((a - b).norm() <= _TOLERANCE * b.norm()) for a, b in pairs) else "its results differ"
 
 
 def _varlen(
@@ -262,23 +266,3 @@ def _mask(*, attention_mask: torch.Tensor | None = None, **others: Any) -> torch
         return None
     mask: torch.Tensor | None = sdpa_mask(attention_mask=attention_mask, **others)
     return mask
-
-
-def _differs(results: Callable[[], tuple[Results, Results]], tolerance: float) -> str:
-    """Why a kernel cannot be used; empty if it gives what plain operations give.
-
-    Args:
-        results: the kernel's, and theirs.
-        tolerance: the most that the norm of a difference may be, as a share of the expected norm.
-
-    Raises:
-        RuntimeError: that memory is used up, which says nothing about the kernel; the step is begun again with less.
-    """
-    try:
-        pairs = zip(*results(), strict=True)
-        right = all(bool((a.double() - b.double()).norm() <= tolerance * b.double().norm()) for a, b in pairs)
-    except (RuntimeError, TypeError, ImportError, AttributeError) as error:  # no such kernel, or not for this GPU
-        if is_out_of_memory(error):
-            raise
-        return first_line(error)
-    return "" if right else "its results differ"

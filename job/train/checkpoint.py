@@ -22,6 +22,7 @@ from job.model.voices import (
     save_weights,
     write_json,
 )
+from job.modes import mode_of
 from job.train import adapt
 from job.train.rows import speaker_rows
 from job.train.spread import copied
@@ -63,14 +64,14 @@ class Exporter:
 
     def snapshot(self) -> Weights:
         """Copies of what `write` needs of the model as it is now. Where it is cut up, all processes must ask."""
-        adapted = self.settings.train_mode == "lora"
+        mode = mode_of(self.settings)
         merged: dict[str, torch.Tensor] = {}
         adapter: dict[str, torch.Tensor] = {}
         projection: dict[str, torch.Tensor] = {}
-        if not adapted or self.settings.export in ("merged", "both"):
+        if mode.merged(self.settings):
             merged = {name: self._saved(tensor) for name, tensor in adapt.merged_weights(self.model)}
-        if adapted and self.settings.export in ("adapter", "both"):
-            adapter = {name: copied(tensor) for name, tensor in adapt.adapter_weights(self.model).items()}
+        if mode.adapter(self.settings):
+            adapter = {name: copied(tensor) for name, tensor in mode.adapter_weights(self.model).items()}
             # An adapter that RESUME names may have brought one.
             if self.settings.train_text_projection or self.settings.resume not in ("auto", "never"):
                 projection = {n: copied(t) for n, t in self.model.talker.text_projection.state_dict().items()}
@@ -123,7 +124,7 @@ class Exporter:
         return {**config, "tts_model_type": "custom_voice", "talker_config": talker}
 
     def _save_adapter(self, target: Path, weights: Weights) -> None:
-        config = adapt.lora_config(self.model, self.settings)
+        config = mode_of(self.settings).adapter_config(self.model, self.settings)
         config.base_model_name_or_path = base_model(self.settings)  # never a path of the machine that trained
         config.inference_mode = True
         config.target_modules = sorted(config.target_modules)  # a set, which has another order in every process

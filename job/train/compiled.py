@@ -34,10 +34,6 @@ def use(talker: Any, device: torch.device, changes: Changes) -> list[torch.nn.Mo
     If nothing can be compiled on this machine, one line says so and the layers stay as they are: it must cost speed,
     not the run.
 
-    Args:
-        talker: as it will be trained, adapters and all; it may still be elsewhere than on `device`.
-        device: where it will be trained.
-
     Returns:
         the layers that are compiled now.
     """

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from job.core.threads import in_order
 from job.train import layout
 from job.train.batch import Batch, collate
-from job.train.columns import Codes, Companions, Tokens, numbered
+from job.train.flat_columns import Codes, Companions, Tokens, numbered
 from job.train.packing import pack_in_windows
 
 A = TypeVar("A")

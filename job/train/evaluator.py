@@ -16,15 +16,7 @@ STAND_IN_ROWS = 32
 
 
 class Evaluator:
-    """Measures `objective` as it is.
-
-    Args:
-        settings: BATCH_SIZE and the weights of the losses.
-        accelerator: its device and its autocast.
-        objective: `job.train.objective.Objective`; in train mode before and after.
-        training: the rows and the probe.
-        spread: who computes what.
-    """
+    """Measures `objective` as it is."""
 
     def __init__(
         self, settings: Settings, accelerator: Any, objective: Any, training: Training, spread: Spread

@@ -118,11 +118,6 @@ class Sequence:
     def __len__(self) -> int:
         return len(self.text_ids)
 
-    @property
-    def target_frames(self) -> int:
-        """Number of predicted frames."""
-        return len(self.frames) - self.first_target
-
 
 def build(
     ids: SpecialIds,
@@ -163,18 +158,24 @@ def build(
         given = reference.frames
     spoken = np.append(spoken, ids.tts_eos)
 
-    channel = _Channels()
+    channels: list[tuple[Any, Any, Any]] = []  # text, codec ids, frames
+
+    def add(text: Any, *, codec: Any = None, frames: int = 0) -> None:
+        """Append positions: text ids, and beside them codec ids or the next `frames` frames."""
+        nothing = np.full(len(text), -1)
+        channels.append((text, nothing if codec is None else codec, np.arange(frames) if frames else nothing))
+
     if instruct_ids is not None:
-        channel.add(instruct_ids)
-    channel.add(text_ids[:ROLE_TOKENS])
+        add(instruct_ids)
+    add(text_ids[:ROLE_TOKENS])
     tags = [ids.nothink, ids.think_bos, ids.think_eos]
     if language is not None:
         tags = [ids.think, ids.think_bos, language, ids.think_eos]
-    channel.add([ids.tts_pad] * len(tags), codec=tags)
-    speaker_position = len(channel) if speaker else -1
+    add([ids.tts_pad] * len(tags), codec=tags)
+    speaker_position = sum(len(text) for text, _, _ in channels) if speaker else -1
     if speaker:
-        channel.add([ids.tts_pad])
-    channel.add([ids.tts_bos], codec=[ids.codec_pad])
+        add([ids.tts_pad])
+    add([ids.tts_bos], codec=[ids.codec_pad])
 
     all_frames = np.concatenate([given, frames])
     stream = 1 + len(all_frames)  # codec_bos, then the frames
@@ -182,14 +183,16 @@ def build(
         beside = np.full(stream, ids.tts_pad)
         beside[: len(spoken)] = spoken[:stream]  # text longer than the speech is never reached, as in generate
     else:
-        channel.add(spoken, codec=[ids.codec_pad] * len(spoken))
+        add(spoken, codec=[ids.codec_pad] * len(spoken))
         beside = np.full(stream, ids.tts_pad)
-    channel.add(beside[:1], codec=[ids.codec_bos])
-    channel.add(beside[1:], frames=len(all_frames))
+    add(beside[:1], codec=[ids.codec_bos])
+    add(beside[1:], frames=len(all_frames))
 
-    labels = np.full(len(channel), IGNORED, dtype=np.int64)
+    text_channel, codec_channel, frame_channel = (
+        np.concatenate(c).astype(np.int64) for c in zip(*channels, strict=True)
+    )
+    labels = np.full(len(text_channel), IGNORED, dtype=np.int64)
     labels[-len(frames) - 1 :] = np.append(frames[:, 0], ids.codec_eos)
-    text_channel, codec_channel, frame_channel = channel.arrays()
     return Sequence(
         text_ids=text_channel,
         codec_ids=codec_channel,
@@ -212,32 +215,3 @@ def positions_around(text: int, *, streaming: bool, named_language: bool) -> int
     prefix = ROLE_TOKENS + tags + 2  # the speaker's slot, and codec_pad above tts_bos
     spoken = 0 if streaming else text - ROLE_TOKENS - CLOSING_TOKENS + 1  # and tts_eos
     return prefix + spoken + 1  # codec_bos
-
-
-class _Channels:
-    """Grows the three channels side by side."""
-
-    def __init__(self) -> None:
-        self._text: list[Any] = []
-        self._codec: list[Any] = []
-        self._frame: list[Any] = []
-        self._length = 0
-
-    def __len__(self) -> int:
-        return self._length
-
-    def add(self, text: Any, *, codec: Any = None, frames: int = 0) -> None:
-        """Append positions: text ids, and beside them codec ids or the next `frames` frames."""
-        count = len(text)
-        self._text.append(np.asarray(text, dtype=np.int64))
-        self._codec.append(np.full(count, -1) if codec is None else np.asarray(codec, dtype=np.int64))
-        self._frame.append(np.arange(frames) if frames else np.full(count, -1))
-        self._length += count
-
-    def arrays(self) -> tuple[Ids, Ids, Ids]:
-        """The channels as arrays of equal length."""
-        return (
-            np.concatenate(self._text),
-            np.concatenate(self._codec).astype(np.int64),
-            np.concatenate(self._frame).astype(np.int64),
-        )

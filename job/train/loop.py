@@ -1,8 +1,8 @@
-"""The training stage, from prepared data to `output/best` and `output/last`.
+"""The training stage, from prepared data to `output/best` and `output/last`: `_Run.run` shows a step.
 
-What it consists of: `setup` (model, data, what is trained), `schedule` (which rows each step is over), `step` (losses
-and gradients), `update` (the optimizer's step), `evaluator`, and `run_state` (what a checkpoint holds, and going on
-from one).
+Its parts: `setup` (model, data, what is trained), `schedule` (which rows each step is over), `step` (losses and
+gradients), `update` (the optimizer's step), `guards`, `evaluator`, and `run_state` (what a checkpoint holds, and going
+on from one).
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ class _Run:
         objective.train()
         self.optimizer = optimizer_of(settings, training.groups)
         self.scheduler = setup.scheduler_of(settings, self.optimizer, self.schedule.steps)
+        self.update = Update(self.optimizer, settings.max_grad_norm or math.inf)
         self.state = RunState(settings, training, self.schedule, self.optimizer, self.scheduler)
         self.stepper = Stepper(settings, accelerator, objective, training, self.spread, stop, self.start.pieces)
         self.evaluator = Evaluator(settings, accelerator, objective, training, self.spread)
@@ -111,31 +112,28 @@ class _Run:
         self.unfrozen = True  # parameters that have not been trained before are about to be
 
     def run(self) -> dict[str, Any]:
-        """Take the steps."""
-        settings, training, schedule, stepper = self.settings, self.training, self.schedule, self.stepper
+        """Take the steps: forward and backward, clip, optimizer step, log, evaluate, save."""
+        settings, schedule, stepper = self.settings, self.schedule, self.stepper
         step = done = self.state.begin(self.start, self.ranks.first)
-        update = Update(self.optimizer, settings.max_grad_norm or math.inf)
         self.trackers.start(resumed_from=done)
-
-        steps = ahead(schedule.after(done), stepper.build)  # the next ones' batches are built meanwhile
-        for planned, batches in progress(steps, stage="train", total=schedule.steps - done, unit="steps"):
+        ready = ahead(schedule.after(done), stepper.build)  # the next steps' batches are built meanwhile
+        for planned, batches in progress(ready, stage="train", total=schedule.steps - done, unit="steps"):
             step, epoch, _ = planned
-            self._activate(epoch)
-            sums, frames = stepper.take(planned, batches)
-            if self.unfrozen and training.books > 1 and float(sums[1]):  # 0 where no frame of few had its turn
-                self.unfrozen = False
-                gradients = sub_talker_gradients(training.model)
-                check_sub_talker(gradients, settings.sub_talker_loss_weight, training.books)
-            norm = update(stepper.parameters, sums)
+            self._activate(epoch)  # PROGRESSIVE_STAGES
+
+            losses, frames = stepper.take(planned, batches)  # forward and backward: over parts and processes
+            self._check_sub_talker(losses)
+            norm = self.update(stepper.parameters, losses)  # clip, and the optimizer's step
             self.optimizer.zero_grad(set_to_none=True)
             rate = self.scheduler.get_last_lr()[0]
             self.scheduler.step()
-            self._settle()
-            self.taken = Taken(step, rate, frames, Reading(torch.cat([sums, norm.to(sums).reshape(1)])))
+            self._settle()  # the step before: its numbers have arrived
+            self.taken = Taken(step, rate, frames, Reading(torch.cat([losses, norm.to(losses).reshape(1)])))
 
-            logged = step == 1 or step % settings.logging_steps == 0 or step == schedule.steps
-            evaluated = step % schedule.eval_every == 0 or step == schedule.steps
-            saved = stepper.stopping or (step % settings.save_steps == 0 and step < schedule.steps)
+            last = step == schedule.steps
+            logged = step == 1 or step % settings.logging_steps == 0 or last
+            evaluated = step % schedule.eval_every == 0 or last
+            saved = stepper.stopping or (step % settings.save_steps == 0 and not last)
             if logged or evaluated or saved:
                 self._settle()
             if logged:
@@ -149,6 +147,13 @@ class _Run:
                 say("train", f"stopping at step {step}: {reason}")
                 break
         return self._finish(step)
+
+    def _check_sub_talker(self, losses: torch.Tensor) -> None:
+        """End a run whose sub-talker learns nothing, in the first step in which frames of it had their turn."""
+        if self.unfrozen and self.training.books > 1 and float(losses[1]):
+            self.unfrozen = False
+            gradients = sub_talker_gradients(self.training.model)
+            check_sub_talker(gradients, self.settings.sub_talker_loss_weight, self.training.books)
 
     def _settle(self) -> None:
         """Take in what the last step gave: its losses and its norm, which the device has computed by now.

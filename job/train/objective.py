@@ -77,37 +77,10 @@ class Objective(nn.Module):
             sub_talker_terms=batch.target_frames * (codes.shape[1] - 1),
         )
 
-    def talker_pass(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What `forward` takes the talker's loss of, to look at.
-
-        Returns:
-            logits (M, V) of the labelled positions only, hidden states (B * L, D), and of every frame the code
-            embeddings that are fed to the sub-talker (F, books - 1, D).
-        """
-        hidden, books = self._talker_states(batch, torch.arange(len(batch.frames), device=batch.frames.device))
-        return self.talker.codec_head(hidden[batch.label_positions]), hidden, books
-
-    def sub_talker_pass(self, hidden: torch.Tensor, books: torch.Tensor) -> list[torch.Tensor]:
-        """What `forward` takes the sub-talker's loss of, to look at.
-
-        Args:
-            hidden: (N, D) hidden state before each frame.
-            books: (N, books - 1, D) code embeddings of the frame.
-
-        Returns:
-            for head i the logits (N, V) of book i + 1.
-        """
-        states = self._sub_talker_states(self._sub_talker_inputs(hidden, books))
-        return [head(of_book) for head, of_book in zip(self._heads, states.unbind(1), strict=True)]
-
     @property
     def _tables(self) -> list[nn.Embedding]:
         """The embedding of each book."""
         return [self.talker.model.codec_embedding, *self.talker.code_predictor.get_input_embeddings()]
-
-    @property
-    def _heads(self) -> Any:
-        return self.talker.code_predictor.lm_head
 
     def _talker_states(self, batch: Batch, fed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(B * L, D): what the talker's last layer gives; and the embeddings (n, books - 1, D) of the frames `fed`."""
@@ -139,7 +112,7 @@ class Objective(nn.Module):
     def _sub_talker_loss(self, inputs: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         """Sum over frames and books: `inputs` (n, books, D), `codes` (n, books)."""
         states = self._sub_talker_states(inputs)
-        parts = zip(self._heads, states.unbind(1), codes.unbind(1)[1:], strict=True)
+        parts = zip(self.talker.code_predictor.lm_head, states.unbind(1), codes.unbind(1)[1:], strict=True)
         return torch.stack([_cross_entropy(head(of_book), labels) for head, of_book, labels in parts]).sum()
 
 

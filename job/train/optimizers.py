@@ -16,6 +16,8 @@ from job.train.seeds import seed_of
 
 #: Values that are in fp32 at the same time, whole blocks: few enough for a CPU's cache, enough to keep a GPU busy.
 AT_ONCE = {"cuda": 1 << 22, "cpu": 1 << 16}
+Named = tuple[str, torch.nn.Parameter]
+
 _BETAS = (0.9, 0.95)
 _MOMENTS = (("exp_avg", True), ("exp_avg_sq", False))
 
@@ -24,7 +26,7 @@ def optimizer_of(settings: Settings, groups: list[adapt.Group]) -> torch.optim.O
     """AdamW over the groups; only matrices are decayed."""
     parts = []
     for group in groups:
-        for parameters, weight_decay in ((matrices(group), settings.weight_decay), (vectors(group), 0.0)):
+        for parameters, weight_decay in zip(decayed_and_not(group), (settings.weight_decay, 0.0), strict=True):
             if parameters:
                 parts.append({"params": [p for _, p in parameters], "lr": group.rate, "weight_decay": weight_decay})
     eight_bit = settings.optimizer == "adamw_8bit"
@@ -33,18 +35,11 @@ def optimizer_of(settings: Settings, groups: list[adapt.Group]) -> torch.optim.O
     return torch.optim.AdamW(parts, betas=_BETAS, fused=True if settings.optimizer == "adamw_fused" else None)
 
 
-def matrices(group: adapt.Group) -> list[tuple[str, torch.nn.Parameter]]:
-    """The parameters of a group that are decayed."""
-    return [(name, p) for name, p in group.parameters if _decays(name, p)]
-
-
-def vectors(group: adapt.Group) -> list[tuple[str, torch.nn.Parameter]]:
-    """The others: norms, biases, and embeddings (decay would wear down rows that the data never uses)."""
-    return [(name, p) for name, p in group.parameters if not _decays(name, p)]
-
-
-def _decays(name: str, parameter: torch.nn.Parameter) -> bool:
-    return parameter.ndim > 1 and "embedding" not in name
+def decayed_and_not(group: adapt.Group) -> tuple[list[Named], list[Named]]:
+    """Matrices; and norms, biases and embeddings (decay would wear down rows that the data never uses)."""
+    decayed = [(name, p) for name, p in group.parameters if p.ndim > 1 and "embedding" not in name]
+    names = {name for name, _ in decayed}
+    return decayed, [(name, p) for name, p in group.parameters if name not in names]
 
 
 class CompactAdamW(torch.optim.Optimizer):
@@ -54,12 +49,6 @@ class CompactAdamW(torch.optim.Optimizer):
     the rates of fine-tuning an update is far below half a step of bf16, and rounding to the nearest would undo it every
     time. What is random follows from `seed`, the place of the parameter and how often it was updated, so that a resumed
     run and the processes of a run round alike.
-
-    Args:
-        groups: with `lr` and `weight_decay`, as for `torch.optim.AdamW`.
-        eight_bit: moments in blocks of 8 bits (`job.train.compact.quantized`), else in fp32.
-        fused: compute by torch's fused kernel.
-        seed: SEED.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, eight_bit: bool, fused: bool, seed: int) -> None:

@@ -61,15 +61,7 @@ class Sentence:
 
 
 class Probe:
-    """Says the same few sentences at every evaluation.
-
-    Args:
-        sentences: what to say.
-        tokenize: texts -> lists of ids, the base model's own tokenizer.
-        speakers: speaker -> (D,) x-vector.
-        languages: name -> row of the codec embedding, new ones included; others are said as Auto, as in training.
-        seed: of the sampling.
-    """
+    """Says the same few sentences at every evaluation; in a language without a row as Auto, as in training."""
 
     def __init__(
         self,
@@ -101,13 +93,7 @@ class Probe:
         text_layout: str,
         seed: int,
     ) -> Probe:
-        """Choose sentences of a prepared split.
-
-        Args:
-            table: the validation rows, or the training rows where there are none.
-            count: sentences; 0 for none.
-            text_layout: TEXT_LAYOUT; `mixed` says every second sentence in the other layout.
-        """
+        """Choose sentences of a prepared split; under TEXT_LAYOUT=mixed every second one in the other layout."""
         import pyarrow.compute as pc
 
         frames = pc.list_value_length(table["codes"]).to_pylist()

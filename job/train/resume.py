@@ -35,53 +35,33 @@ _FILES = ("trained.safetensors", "optimizer.safetensors", "random.safetensors", 
 
 
 @dataclass
-class Position:
-    """Where a run stands: the step that was last taken, and what `state.json` says of the rest."""
+class Snapshot:
+    """A checkpoint in memory, after a step and with its `state.json`: copies, which training does not change."""
 
     step: int
     state: dict[str, Any]
-
-
-def directory(output: Path, step: int) -> Path:
-    """Where the checkpoint of a step is."""
-    return output / f"checkpoint-{step}"
-
-
-@dataclass
-class Snapshot:
-    """A checkpoint in memory: copies, which training does not change."""
-
-    position: Position
     trained: dict[str, torch.Tensor]
     moments: dict[str, torch.Tensor]
     random: dict[str, torch.Tensor]
 
 
 def snapshot(
-    position: Position, parameters: list[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer
+    step: int,
+    state: dict[str, Any],
+    parameters: list[tuple[str, torch.nn.Parameter]],
+    optimizer: torch.optim.Optimizer,
 ) -> Snapshot:
-    """Copy everything that the next step depends on. Where the model is cut up, all processes must ask.
-
-    Args:
-        position: the step and whatever else is JSON-able.
-        parameters: (name, tensor) of everything that is trained, in the optimizer's order.
-        optimizer: whose state is saved by the position of each parameter in its groups.
-    """
+    """Copy everything that the next step depends on. Where the model is cut up, all processes must ask."""
     moments, scalars = _optimizer_state(optimizer)
-    state = copy.deepcopy(position.state)  # lists that training goes on with are written later
-    position = Position(position.step, {**state, "step": position.step, "optimizer": scalars})
-    return Snapshot(position, {name: copied(p) for name, p in parameters}, moments, _random_state())
+    state = copy.deepcopy(state)  # lists that training goes on with are written later
+    state.update(step=step, optimizer=scalars)
+    return Snapshot(step, state, {name: copied(p) for name, p in parameters}, moments, _random_state())
 
 
 def save(output: Path, taken: Snapshot, keep: int) -> None:
     """Write `checkpoint-<step>` and remove all but the newest `keep`.
 
     A disk that is full costs this checkpoint and not the run: the ones before it are still there.
-
-    Args:
-        output: OUTPUT_DIR.
-        taken: from `snapshot`.
-        keep: SAVE_TOTAL_LIMIT.
     """
     from safetensors.torch import save_file
 
@@ -89,12 +69,12 @@ def save(output: Path, taken: Snapshot, keep: int) -> None:
         save_file(taken.trained, target / "trained.safetensors")
         save_file(taken.moments, target / "optimizer.safetensors")
         save_file(taken.random, target / "random.safetensors")
-        files.write_json(target / "state.json", taken.position.state)
+        files.write_json(target / "state.json", taken.state)
         files.write_json(target / "checksums.json", {name: files.digest_file(target / name) for name in _FILES})
 
-    step = taken.position.step
+    step = taken.step
     try:
-        files.replace_directory(directory(output, step), fill)
+        files.replace_directory(output / f"checkpoint-{step}", fill)
     except Exception as error:
         if not files.is_full(error):
             raise

@@ -23,11 +23,6 @@ def taken_rows(talker: dict[str, Any]) -> set[int]:
 def speaker_rows(config: dict[str, Any], speakers: list[str], languages: dict[str, int]) -> dict[str, int]:
     """Give every new speaker a row of the codec embedding that nothing else uses; those the base has keep theirs.
 
-    Args:
-        config: the base model's parsed config.json.
-        speakers: lower-case names.
-        languages: rows of new languages.
-
     Raises:
         BadInput: there are more new speakers than free rows.
     """
@@ -46,10 +41,6 @@ def speaker_rows(config: dict[str, Any], speakers: list[str], languages: dict[st
 
 def language_rows(config: dict[str, Any], wanted: list[str]) -> dict[str, int]:
     """Give every language of the data that the model lacks a free row.
-
-    Args:
-        config: the base model's parsed config.json.
-        wanted: lower-case names of the data's languages; `auto` and known ones need none.
 
     Raises:
         BadInput: there are more new languages than free rows.

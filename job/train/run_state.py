@@ -81,12 +81,6 @@ def start_of(settings: Settings, key: str) -> Start:
 class RunState:
     """All that the next step depends on besides settings and data: a checkpoint holds this, and the random generators.
 
-    Args:
-        settings: thresholds of the guards, and where checkpoints and logs are.
-        training: what is trained, and the run's key.
-        schedule: how many batches a step takes.
-        optimizer, scheduler: themselves, not what accelerate wraps around them.
-
     Attributes:
         guards: of the whole run.
         window: the steps since the last line of the training log.
@@ -114,13 +108,7 @@ class RunState:
         self.measured: dict[str, Any] = {}
 
     def snapshot(self, step: int, pieces: int, first: bool) -> resume.Snapshot:
-        """A checkpoint in memory. Where the model is cut up, all processes must ask.
-
-        Args:
-            step: the last that was taken.
-            pieces: into how many a part of a step is cut.
-            first: whether this is the process that writes the logs.
-        """
+        """A checkpoint in memory. Where the model is cut up, all processes must ask."""
         state = {
             "key": self._training.key,
             "parts": self._schedule.parts,
@@ -133,13 +121,10 @@ class RunState:
         }
         if first:
             state["logs"] = {log.name: log.stat().st_size for log in self._logs}
-        return resume.snapshot(resume.Position(step, state), self._training.parameters, self._optimizer)
+        return resume.snapshot(step, state, self._training.parameters, self._optimizer)
 
     def begin(self, start: Start, first: bool) -> int:
         """Go back to where a checkpoint was written, or make room for a run that begins from nothing.
-
-        Args:
-            first: whether this is the process that writes checkpoints and logs.
 
         Returns:
             The steps that are done.

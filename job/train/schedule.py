@@ -27,11 +27,6 @@ class Planned(NamedTuple):
 class Schedule:
     """What comes is a pure function of settings and data, so that a resumed run sees what it would have seen.
 
-    Args:
-        settings: how long to train, and what orders the data.
-        rows: what is trained on.
-        parts: batches that a step takes together, over all processes.
-
     Attributes:
         per_epoch: steps of an epoch, by the first one's length: batches by TOKENS_PER_BATCH may differ by one or two.
         steps: of the whole run.

@@ -26,13 +26,14 @@ from job.model.loading import (
     resolve_precision,
     stored_type,
 )
+from job.modes import mode_of
 from job.processes.ranks import Ranks
-from job.train import adapt, fast, languages, progressive, trackers, warm
+from job.train import adapt, added_languages, fast, progressive, trackers, warm
 from job.train.changes import Changes
 from job.train.checkpoint import Exporter
 from job.train.data import Rows
 from job.train.layout import SpecialIds
-from job.train.optimizers import matrices, vectors
+from job.train.optimizers import decayed_and_not
 from job.train.probe import Probe
 from job.train.rows import language_rows
 from job.train.spread import Spread
@@ -92,7 +93,7 @@ class Training:
     @property
     def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         """(name, tensor) of everything that is trained, in the optimizer's order."""
-        return [pair for group in self.groups for pair in (*matrices(group), *vectors(group))]
+        return [pair for group in self.groups for part in decayed_and_not(group) for pair in part]
 
 
 def set_up(settings: Settings, accelerator: Any) -> Training:
@@ -116,7 +117,7 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
     spoken = {name for table in tables.values() for name in table["language"].unique().to_pylist()}
     new_languages = language_rows(config, sorted(spoken))
     voices.refuse_adapter_alone(new_languages, (), settings)
-    languages.initialise(model, new_languages, settings)
+    added_languages.initialise(model, new_languages, settings)
 
     groups = adapt.adapt(model, settings, list(new_languages.values()))
     phases = progressive.parse(settings.progressive_stages)
@@ -173,10 +174,6 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
 def arrange(model: Any, settings: Settings, precision: str, device: torch.device) -> Changes:
     """Let an adapted model keep and compute what it trains as the settings ask. Returns how it is made to compute.
 
-    Args:
-        precision: what MIXED_PRECISION comes to.
-        device: where it will be trained.
-
     Raises:
         BadInput: MASTER_WEIGHTS and the precision do not go together.
     """
@@ -187,11 +184,7 @@ def arrange(model: Any, settings: Settings, precision: str, device: torch.device
 
 
 def spread_over(training: Training, objective: torch.nn.Module, spread: Spread, precision: str) -> None:
-    """Cut the model up under DISTRIBUTED=fsdp. What is trained are other tensors afterwards, under the same names.
-
-    Args:
-        precision: what MIXED_PRECISION comes to.
-    """
+    """Cut the model up under DISTRIBUTED=fsdp. What is trained are other tensors afterwards, under the same names."""
     if not spread.sharded:
         return
     # The sub-talker is small and is differentiated chunk by chunk while it is computed: it is whole meanwhile.
@@ -216,7 +209,7 @@ def scheduler_of(settings: Settings, optimizer: torch.optim.Optimizer, steps: in
 
 def lowers(settings: Settings, precision: str) -> bool:
     """Whether what is not trained is kept in bf16. Where nearly all is trained, the rest is kept as exact."""
-    return optimizer_choice.in_bf16(settings) or (precision == "bf16" and settings.train_mode != "full")
+    return optimizer_choice.in_bf16(settings) or (precision == "bf16" and not mode_of(settings).nearly_all)
 
 
 def lower_weights(model: Any, everything: bool = False) -> None:

@@ -29,16 +29,9 @@ class Stepper:
     """Forward and backward over the parts of a step.
 
     Every term of the loss weighs the same, whatever part it is in and whoever computes it. What is random in a part
-    follows from SEED, step and part alone: neither the number of processes nor a restart changes it.
-
-    Args:
-        settings: SEED and the weights of the losses.
-        accelerator: its device and its autocast.
-        objective: `job.train.objective.Objective`.
-        training: the rows and the parameters, as they are once the model is cut up.
-        spread: who computes what.
-        stop: asked about after every step, so that all processes stop at the same one.
-        pieces: into how many a part is cut; 1 unless memory ran out before.
+    follows from SEED, step and part alone: neither the number of processes nor a restart changes it. A part is cut into
+    `pieces`, more than one once memory has run out. `stop` is asked after every step, so that all processes stop at the
+    same one.
     """
 
     def __init__(

@@ -13,9 +13,6 @@ def sub_talker_gradients(model: Any) -> dict[str, float]:
 
     Its layers, its input projection and its heads, and not its embeddings: those are fed to the talker as well, and get
     a gradient from there however badly the sub-talker is trained.
-
-    Args:
-        model: a `Qwen3TTSForConditionalGeneration` between backward and `zero_grad`.
     """
     return {
         name: 0.0 if parameter.grad is None else float(parameter.grad.detach().float().norm())

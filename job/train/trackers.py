@@ -71,18 +71,7 @@ def check(settings: Settings) -> list[str]:
 
 
 class Trackers:
-    """The trackers of one run, a context manager.
-
-    Example:
-        >>> accelerator = Accelerator(log_with=names(settings), project_dir=directory(settings))
-        >>> with Trackers(settings, accelerator) as trackers:
-        ...     trackers.start(resumed_from=0)
-        ...     trackers.log("train", {"step": 10, "loss": 4.2})
-
-    Args:
-        settings: WANDB_PROJECT, WANDB_RUN_NAME, WANDB_ENTITY, and what is logged as the run's configuration.
-        accelerator: made with `log_with` and `project_dir` as above; with no trackers, nothing here does anything.
-    """
+    """The trackers of one run, a context manager. The accelerator has their `names` and the `directory` for them."""
 
     def __init__(self, settings: Settings, accelerator: Any) -> None:
         self._settings = settings
@@ -107,11 +96,7 @@ class Trackers:
         self._accelerator.trackers = []
 
     def start(self, resumed_from: int = 0) -> None:
-        """Open them, on the main process only.
-
-        Args:
-            resumed_from: steps that are done. A run that goes on keeps its curves; one from 0 is a new run.
-        """
+        """Open them, on the main process only. A run that goes on keeps its curves; one from 0 is a new run."""
         if not self._accelerator.is_main_process or not self._accelerator.log_with:
             return
         where = directory(self._settings)
@@ -126,12 +111,7 @@ class Trackers:
         self._accelerator.log_with, self._accelerator.trackers = wanted, opened
 
     def log(self, kind: str, record: Mapping[str, Any]) -> None:
-        """Send one line of a log, its numbers as `<kind>/<name>`.
-
-        Args:
-            kind: `train` or `validation`.
-            record: with `step`; values that are not numbers are left out.
-        """
+        """Send one line of a log (`train` or `validation`), its numbers as `<kind>/<name>`."""
         step = int(record["step"])
         numbers = {f"{kind}/{k}": v for k, v in record.items() if k != "step" and _is_number(v)}
         for name, tracker in list(self._running.items()):

@@ -18,12 +18,7 @@ from job.train.spread import number
 
 
 class Update:
-    """An optimizer's steps.
-
-    Args:
-        optimizer: over all that is trained.
-        bound: MAX_GRAD_NORM, the most that the Euclidean norm of all gradients together may be; infinite is never clip.
-    """
+    """An optimizer's steps. `bound` is MAX_GRAD_NORM, over all gradients together; infinite is never clip."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, bound: float) -> None:
         self._optimizer: Any = optimizer

@@ -15,6 +15,7 @@ from job.config.settings import Settings
 from job.core import files
 from job.core.console import say
 from job.core.errors import BadInput
+from job.modes import mode_of
 
 _WRAPPERS = ("base_model.model.", "base_model.", "model.")
 
@@ -33,8 +34,7 @@ def adapter_of(settings: Settings) -> Path | None:
     directory = Path(settings.resume).expanduser()
     if settings.resume in ("auto", "never") or not is_adapter(directory):
         return None
-    if settings.train_mode != "lora":
-        raise BadInput(f"RESUME={settings.resume} is an adapter; set TRAIN_MODE=lora to start from it")
+    mode_of(settings).check_adapter(settings)
     return directory
 
 

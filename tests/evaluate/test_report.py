@@ -17,8 +17,12 @@ import pytest
 import soundfile
 
 from job.config.settings import Settings
-from job.evaluate import charts, report
+from job.evaluate import charts, checks, report
+from job.evaluate.audio_stats import measure
 from job.evaluate.charts import Line
+from job.evaluate.comparison import compare
+from job.evaluate.hearing import Heard
+from job.evaluate.verdict import verdict
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ATTACK = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -112,6 +116,55 @@ def test_the_cell_that_fails_is_the_one_that_is_marked(tmp_path: Path):
     assert re.findall(r'<td class="bad">([^<]*)</td>', html) == ["✗ no"]
 
 
+def judged(settings: Settings) -> None:
+    """As if the samples had been judged, beside the base model."""
+    path = settings.paths.samples / "stats.json"
+    stats = json.loads(path.read_text())
+    told = {
+        "codec": [{"mos": 4.0, "wer": 0.1}],
+        "base": [{"mos": 3.0, "wer": 0.1, "file": f"base/0{n}-a #1.wav"} for n in (1, 2, 3)],
+        "voice": [{"mos": 3.9, "wer": 0.5}] * 3,
+    }
+    rows = compare(told)
+    stats["comparison"], stats["compared"] = rows, {"base": told["base"]}
+    stats["judges"] = {"mos": {"by": "distillmos 1", "seconds": 2.25, "failed": 1, "reason": "no sound"}}
+    stats["summary"]["verdict"] = verdict(rows, 0, 2, 0.25)
+    path.write_text(json.dumps(stats))
+
+
+def test_the_verdict_comes_first_and_the_voice_stands_beside_the_base(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    settings = fill(tmp_path)
+    judged(settings)
+    _, page = made(settings)
+    said = (
+        "Beside the base model cloning it: better in naturalness (+0.90) and worse in errors of words (+40.0 points)."
+    )
+    assert page.text.index(said) < page.text.index("What it sounds like")
+    assert capsys.readouterr().out.strip().endswith(said)  # and last in the log
+    assert "+0.90, better" in page.text and "target (2.50 / 3.50 / 4.20)" in page.text
+    assert "below the minimum (40.0 % / 25.0 % / 15.0 %)" in page.text
+    assert "mos: distillmos 1, 2.2 s (1 clips not judged: no sound)" in page.text
+    assert [one["src"] for one in page.all("audio")][1] == "../samples/base/01-a%20%231.wav"
+
+
+def test_every_figure_that_a_check_looks_at_has_a_cell_and_the_bad_one_is_marked(tmp_path: Path):
+    settings = fill(tmp_path)
+    path = settings.paths.samples / "stats.json"
+    stats = json.loads(path.read_text())
+    stats["samples"][0] |= {"flatness": 0.4, "problems": ["noise: its spectrum is flat (0.40)"], "passed": False}
+    stats["samples"][1] |= {"flatness": 0.4}  # as its recordings: not found bad
+    path.write_text(json.dumps(stats))
+    html, page = made(settings)
+    assert re.findall(r'<td class="bad">([^<]*)</td>', html) == ["✗ no", "✗ 0.400"]
+    of_a_waveform = {check.figure for check in (*checks.SILENCE, *checks.CHECKS)} & set(
+        checks.measured(measure(np.zeros(9), 24_000), Heard())
+    )
+    assert of_a_waveform == set(checks.LABELS)
+    assert all(label in page.text for label, _ in checks.LABELS.values())
+
+
 def test_a_page_comes_out_of_an_empty_work_directory(tmp_path: Path):
     html, page = made(Settings(work_dir=tmp_path))
     for section in ("No samples yet", "No training log yet", "No figures about the data yet", "No stage has finished"):
@@ -121,6 +174,11 @@ def test_a_page_comes_out_of_an_empty_work_directory(tmp_path: Path):
 
 def test_damaged_pieces_do_not_stop_the_page(tmp_path: Path):
     settings = fill(tmp_path)
+    judged(settings)
+    whole = json.loads((settings.paths.samples / "stats.json").read_text())
+    for damage in ({"comparison": [{"figure": "mos"}, 3]}, {"compared": [1], "judges": {"mos": 1}, "summary": None}):
+        (settings.paths.samples / "stats.json").write_text(json.dumps({**whole, **damage}))
+        assert "What it sounds like" in made(settings)[1].text
     (settings.paths.samples / "stats.json").write_text('{"samples": [{"file"')
     settings.paths.quality.write_text("[]")
     settings.paths.training_log.write_text('{"step": 1, "loss": NaN}\nnonsense\n[]\n{"step": null}\n')

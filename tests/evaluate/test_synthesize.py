@@ -15,17 +15,17 @@ import soundfile
 
 from job.config.settings import Settings
 from job.core.errors import BadInput, SpeechFailed
-from job.evaluate import own, samples, speaking, synthesize
+from job.evaluate import baselines, own, samples, speaking, synthesize
 from job.evaluate.audio_stats import measure
 from job.evaluate.spoken_texts import Utterance
 from tests.evaluate.conftest import SENTENCES, write_prepared
-from tests.evaluate.test_metrics import recogniser  # noqa: F401 - a fixture
+from tests.evaluate.test_judges import recogniser  # noqa: F401 - a fixture
 
 Talking = tuple[Path, list[dict[str, Any]]]
 
 
 def settings(work: Path, **values: Any) -> Settings:
-    return Settings(work_dir=work, device="cpu", mixed_precision="no", **values)
+    return Settings(**{"work_dir": work, "device": "cpu", "mixed_precision": "no", "mos_model": "none", **values})
 
 
 def install(checkpoint: Path, work: Path, name: str = "best") -> Path:
@@ -125,31 +125,100 @@ def test_speakers_are_known_by_their_own_rows_and_others_by_all(talking: Talking
     assert quick.per_letter < anybody.per_letter < slow.per_letter
 
 
-def test_models_that_listen_are_asked(talking: Talking, tiny_base: Path, recogniser: Path, tmp_path: Path):  # noqa: F811
+@pytest.fixture
+def loudness(tmp_path: Path) -> Path:
+    """A real, if simple, predictor of MOS."""
+    import torch
+
+    class Loudness(torch.nn.Module):
+        def forward(self, samples: torch.Tensor) -> torch.Tensor:
+            return 1 + samples.abs().max(dim=1)[0]
+
+    torch.jit.script(Loudness()).save(str(tmp_path / "loudness.pt"))
+    return tmp_path / "loudness.pt"
+
+
+def test_the_voice_its_recordings_and_the_base_cloning_it_are_judged_alike(
+    talking: Talking,
+    tiny_base: Path,
+    recogniser: Path,  # noqa: F811
+    loudness: Path,
+    clips_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
     """Similarity to a speaker's x-vector is 1 for the very clip that the x-vector was made from."""
     import torch
-    from job.evaluate.similarity import load_similarity
     from safetensors.torch import save_file
 
+    from job.audio.clip import load
+    from job.core import files
+    from job.evaluate.judges import similarity
+    from job.evaluate.judges.judge import Clip
     from job.model.speaker_encoder import SpeakerEncoder
 
-    work = install(talking[0], tmp_path)
-    values = {"init_model_path": str(tiny_base), "asr_model": str(recogniser), "greedy": True, "synth_gate": "off"}
-    clip = np.random.default_rng(0).uniform(-0.5, 0.5, 24_000).astype(np.float32)
+    checkpoint, rows = talking
+    work = install(checkpoint, tmp_path)
+    values = {
+        "init_model_path": str(tiny_base), "asr_model": str(recogniser), "mos_model": str(loudness),
+        "baselines": True, "greedy": True, "synth_gate": "off", "max_new_tokens": 12,
+    }  # fmt: skip
+    audio = sorted(clips_dir.glob("en-*.flac"))[0]
+    clip = load(audio, 24_000).samples
     vector = SpeakerEncoder(tiny_base, torch.device("cpu")).embed(clip, 24_000)
     paths = settings(work).paths
-    write_prepared(paths, [{"text": "Nine.", "speaker": "my_voice"}])
-    save_file({"my_voice": vector}, paths.speakers)
-    similarity = load_similarity(settings(work, **values), "cpu")
-    assert similarity is not None
-    assert similarity("my_voice", clip, 24_000) == pytest.approx(1, abs=1e-5)
+    names = ("my_voice", "my_voice", "other")
+    data = [
+        {**{k: row[k] for k in ("text", "language", "codes")}, "speaker": name, "id": f"r{n}"}
+        for n, (row, name) in enumerate(zip(rows, names, strict=True))
+    ]
+    write_prepared(paths, data)
+    files.write_jsonl(paths.manifest("train"), [{"id": row["id"], "audio": str(audio)} for row in data])
+    save_file({"my_voice": vector, "other": -vector}, paths.speakers)
+    judge = similarity.load(settings(work, **values), "cpu")
+    assert judge is not None
+    assert judge(Clip(clip, 24_000, "", "My_Voice"))["similarity"] == pytest.approx(1, abs=1e-5)
+    assert judge(Clip(clip, 24_000, "", "nobody"))["similarity"] is None
 
-    synthesize.run(settings(work, test_texts="Nine.", **values))
-    mine, other = stats(work)["samples"]
-    assert mine["wer"] is not None and mine["cer"] is not None and "transcript" in mine
-    assert -1 <= mine["similarity"] <= 1 and mine["similarity"] != pytest.approx(1, abs=1e-6)
-    assert other["similarity"] is None  # no x-vector was prepared for it
-    assert "wer" in stats(work)["summary"]
+    synthesize.run(settings(work, test_texts="Ten.", **values))
+    written = stats(work)
+    mine, _ = written["samples"]
+    assert all(mine[name] is not None for name in ("wer", "cer", "mos", "similarity")) and "transcript" in mine
+    by_name = {row["figure"]: row for row in written["comparison"]}
+    for name in ("mos", "similarity", "wer"):
+        assert all(by_name[name][source] is not None for source in ("recordings", "codec", "base", "voice"))
+    assert by_name["mos"]["base_in_context"] is not None
+    assert [one["file"] for one in written["compared"]["base"]] == ["base/01-my_voice.wav", "base/02-other.wav"]
+    assert all((work / "samples" / one["file"]).is_file() for one in written["compared"]["base_in_context"])
+    own_similarity = written["compared"]["recordings"][0]["similarity"]
+    assert own_similarity == pytest.approx(1, abs=1e-5)  # it is what the x-vector was made from
+    assert written["summary"]["verdict"] in capsys.readouterr().out
+    rated = {name: account["rated"] for name, account in written["judges"].items()}
+    # two of the voice, two and two of the base, three recordings, and these through the codec
+    assert rated == dict.fromkeys(("mos", "similarity", "intelligibility", "prosody"), 12)
+
+    # killed before it was done and started again: the same speech is not judged again
+    (work / "samples" / "stats.json").unlink()
+    synthesize.run(settings(work, test_texts="Ten.", **values))
+    assert all(one["rated"] == 0 and one["seconds"] < 1 for one in stats(work)["judges"].values())
+    assert stats(work)["comparison"] == written["comparison"]
+
+
+def test_a_base_model_that_is_not_asked_for_not_there_or_cannot_clone_is_a_reason_in_one_line(
+    talking: Talking, tiny_base: Path, tmp_path: Path
+):
+    def reason(device: str = "cuda", **values: Any) -> str | None:
+        return baselines.left_out(settings(tmp_path, **values), device)
+
+    assert reason(init_model_path=str(tiny_base)) == "there are no prepared x-vectors to clone from"
+    settings(tmp_path).paths.speakers.parent.mkdir(parents=True)
+    settings(tmp_path).paths.speakers.touch()
+    assert reason(init_model_path=str(tiny_base)) is None
+    assert "CPU" in str(reason("cpu", init_model_path=str(tiny_base)))
+    assert reason("cpu", init_model_path=str(tiny_base), baselines=True) is None
+    assert reason(baselines=False) == "BASELINES=false"
+    assert "no such directory" in str(reason(init_model_path=str(tmp_path / "none")))
+    assert reason(init_model_path=str(talking[0])) == "a custom_voice model cannot clone"
 
 
 def test_no_checkpoint_an_adapter_alone_and_a_broken_one_are_one_line_each(endless: Path, tmp_path: Path):

@@ -61,7 +61,12 @@ class Handler(Frame):
                     sibling["lfs"] = {"sha256": blob.sha256, "size": blob.size, "pointerSize": len(blob.pointer)}
             siblings.append(sibling)
         date = "2025-01-01T00:00:00.000Z"
-        described = {"id": found.id, "author": found.id.split("/")[0], "sha": commit.oid, "siblings": siblings}
+        described: dict[str, Any] = {
+            "id": found.id,
+            "author": found.id.split("/")[0],
+            "sha": commit.oid,
+            "siblings": siblings,
+        }
         described |= {"private": found.private, "gated": False, "disabled": False, "createdAt": date}
         described |= {"lastModified": date, "downloads": 0, "likes": 0, "tags": []}
         self._send_json(described | ({"modelId": found.id} if found.kind == "model" else {}))

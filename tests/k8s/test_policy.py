@@ -14,7 +14,7 @@ from job.core import errors
 from tests.k8s.manifests import JOBS, OVERLAYS, TOP, container, job_spec, one, template, variables
 from tests.k8s.pod_security import violations
 
-#: What becomes of a pod that ends with each code, as README.md and the exit codes' own texts promise.
+#: What becomes of a pod that ends with each code, as docs/troubleshooting.md and the exit codes' own texts promise.
 OUTCOMES = {
     errors.BAD_INPUT: "FailJob",
     errors.DATA_REFUSED: "FailJob",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,22 @@ def test_every_run_that_a_page_shows_names_its_data(tmp_path: Path, monkeypatch:
 def test_every_preset_has_its_recipe() -> None:
     told = set(re.findall(r"PRESET=([\w-]+)", "".join(page.read_text() for page in RECIPES)))
     assert told | {"demo"} == set(PRESETS)
+
+
+def test_the_page_about_the_code_names_every_part_and_no_module_that_is_gone() -> None:
+    """Each layer that the import check knows is a row's; a name like `fetch/sources.py` is the end of a path here."""
+    page = (TOP / "docs/architecture.md").read_text()
+    layers = tomllib.loads((TOP / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    parts = {part for layer in layers for part in layer.split(" | ")}
+    named = {name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
+    assert parts <= named, sorted(parts - named)
+    have = {
+        f"/{path.relative_to(TOP)}"
+        for top in ("job", "tests", "benchmarks", "scripts")
+        for path in TOP.glob(f"{top}/**/*.py")
+    }
+    gone = [name for name in re.findall(r"`([\w/]+\.py)`", page) if not any(path.endswith(f"/{name}") for path in have)]
+    assert not gone
 
 
 def test_figures_in_the_recipes_are_the_presets() -> None:

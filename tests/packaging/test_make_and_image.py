@@ -33,7 +33,7 @@ TARGETS = [
     "sbom",
     "lock",
 ]
-TARGETS += ["clean", "help"]
+TARGETS += ["coverage", "docs", "variables", "clean", "help"]
 WORKFLOWS = sorted([*(TOP / ".github/workflows").glob("*.yml"), *(TOP / ".github/actions").rglob("action.yml")])
 
 
@@ -212,3 +212,26 @@ def test_list_of_packages_is_the_locks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["entrypoint.sh", ".ci/run"])
 def test_scripts_are_executable(name: str) -> None:
     assert os.access(TOP / name, os.X_OK)
+
+
+def test_hooks_before_a_commit_are_checks_of_make_lint_and_download_nothing() -> None:
+    """pre-commit runs what `make lint` runs, from .venv; without repositories of others."""
+    makefile = (TOP / "Makefile").read_text()
+    lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+    assert lint
+    repositories = yaml.safe_load((TOP / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repository["repo"] for repository in repositories] == ["local"]
+    for hook in repositories[0]["hooks"]:
+        program = re.sub(r"^\.venv/bin/(python -m )?| --.*", "", hook["entry"])
+        assert hook["language"] == "system" and program in lint[1], hook["id"]
+        assert (TOP / hook["entry"].split()[0]).exists()
+
+
+def test_every_python_is_tested_by_night_and_one_for_a_change() -> None:
+    """The newest of them is the newest that the lock is made for."""
+    matrix = yaml.safe_load((TOP / ".github/workflows/ci.yml").read_text())["jobs"]["all"]["strategy"]["matrix"][
+        "python"
+    ]
+    night, change = (json.loads(versions) for versions in re.findall(r"'(\[.*?\])'", matrix))
+    assert night == ["3.11", "3.12", "3.13"] and change == night[:1]
+    assert "github.event_name == 'schedule' &&" in matrix

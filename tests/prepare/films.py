@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -49,9 +50,9 @@ def write(
     """A file with each of the mono or stereo `tracks` (samples, channels) and, with `pictures`, a moving picture."""
     with av.open(_Plain(path.open("wb")), "w", format=container, container_options=options) as film:
         video = film.add_stream("mpeg4", rate=25, width=64, height=48, pix_fmt="yuv420p") if pictures else None
-        streams = []
+        streams: list[Any] = []  # of sound, whatever the codec is called
         for number, samples in enumerate(tracks):
-            stream = film.add_stream(codec, rate=rate, layout="stereo" if samples.shape[1] == 2 else "mono")
+            stream: Any = film.add_stream(codec, rate=rate, layout="stereo" if samples.shape[1] == 2 else "mono")
             stream.options = {"strict": "-2"}
             if codec == "wmav2":
                 stream.bit_rate = 128_000
@@ -60,9 +61,9 @@ def write(
             streams.append(stream)
         if video is not None:
             for number in range(50):
-                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number, np.uint8), format="rgb24")
-                frame.pts, frame.time_base = number, Fraction(1, 25)
-                film.mux(video.encode(frame))
+                picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number, np.uint8), format="rgb24")
+                picture.pts, picture.time_base = number, Fraction(1, 25)
+                film.mux(video.encode(picture))
             film.mux(video.encode(None))
         for stream, samples in zip(streams, tracks, strict=True):
             layout = stream.layout.name

@@ -13,11 +13,15 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from job import fetch
 from job.audio import decode
 from job.audio.clip import Unusable, load
+from job.audio.ffmpeg import sound
+from job.config import settings as job_settings
+from job.core import files as job_files
 from job.fetch import audio_store
+from job.fetch.find import Finder
 from job.fetch.same import same_recording
-from job.ffmpeg import sound
 from tests.prepare import films
 from tests.prepare.conftest import voice
 
@@ -201,6 +205,14 @@ def test_an_index_before_the_sound_does_not_hide_that_the_sound_is_cut_off(tmp_p
     assert outcome(content + content) == "joined"
 
 
+def test_a_hole_in_a_film_is_seen(tmp_path: Path) -> None:
+    """FFmpeg passes over what is damaged and goes on; what was said there would be missing."""
+    path = films.write(tmp_path / "a.mkv", [noisy(6.0)[:, None]], codec="libopus", container="matroska", pictures=True)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3 : len(content) // 2] = b"\x55" * (len(content) // 2 - len(content) // 3)
+    assert outcome(bytes(content)) == "cut_off"
+
+
 def test_films_in_fragments_and_of_unknown_length_are_read_whole(tmp_path: Path) -> None:
     """As browsers and cameras write them while they record."""
     spoken = noisy(SECONDS)[:, None]
@@ -259,3 +271,29 @@ def test_a_film_and_the_wav_that_was_made_of_it_are_one_recording(made: tuple, t
     assert same_recording(tmp_path / "a.wav", files["opus.webm"])
     soundfile.write(tmp_path / "a.wav", noisy(SECONDS, 9), RATE)
     assert not same_recording(tmp_path / "a.wav", files["opus.webm"])
+
+
+def test_films_that_come_as_bytes_are_kept_and_checked(made: tuple, tmp_path: Path) -> None:
+    """As in a dataset of the Hub or a Parquet file; before a run only their headers are read."""
+    files, samples = made
+    for name in ("aac.m4a", "opus.webm", "aac.mp4"):
+        value = {"bytes": files[name].read_bytes(), "path": None}
+        kept = audio_store.Store(tmp_path / "audio").locate(value, "audio", [])
+        assert films.shift(load(kept, RATE).samples, samples)[1] > 0.9
+        audio_store.Store(None).locate(value, "audio", [])
+        with pytest.raises(audio_store.RowError, match=r"moov|header cannot be read|cannot be decoded"):
+            audio_store.Store(None).locate({"bytes": value["bytes"][:200], "path": name}, "audio", [])
+
+
+def test_a_recording_goes_before_the_film_of_its_name(made: tuple, tmp_path: Path) -> None:
+    """Films of faces often have no sound, or a worse one."""
+    files, _ = made
+    for name, film in {"a": "aac.mp4", "b": "opus.webm"}.items():
+        (tmp_path / f"{name}{files[film].suffix}").write_bytes(files[film].read_bytes())
+        (tmp_path / f"{name}.txt").write_text(f"words of {name}", encoding="utf-8")
+    soundfile.write(tmp_path / "a.wav", noisy(SECONDS, 7), RATE)
+    loaded = job_settings.load({"DATA_DIR": str(tmp_path), "WORK_DIR": str(tmp_path / "work")})
+    assert fetch.run(loaded)["train"] == 2
+    rows = job_files.read_jsonl(loaded.paths.manifest("train"))
+    assert [Path(row["audio"]).name for row in rows] == ["a.wav", "b.webm"]
+    assert Finder().find("a", "audio", [tmp_path]) == tmp_path / "a.wav"

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore
 
 from job.processes.ranks import Ranks
 
@@ -22,7 +23,7 @@ def in_two(function: Callable[[Ranks], Any], directory: Path) -> list[Any]:
 
     def child(rank: int) -> None:
         torch.set_num_threads(1)  # those of the process that was forked are not there
-        dist.init_process_group("gloo", store=dist.FileStore(str(directory / "store"), 2), rank=rank, world_size=2)
+        dist.init_process_group("gloo", store=FileStore(str(directory / "store"), 2), rank=rank, world_size=2)
         torch.save(function(Ranks(rank, 2, rank, dist.new_group(backend="gloo"))), directory / str(rank))
         dist.destroy_process_group()
 

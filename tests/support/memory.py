@@ -37,7 +37,7 @@ class Live(TorchDispatchMode):
         known: tensors that are not counted.
     """
 
-    def __init__(self, known: Iterator[torch.Tensor]) -> None:
+    def __init__(self, known: list[torch.Tensor]) -> None:
         super().__init__()
         self._sizes: dict[int, int] = {id(t.untyped_storage()): 0 for t in known}
         self._known = list(known)

@@ -29,7 +29,8 @@ def pink(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def hum(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     time = np.arange(wave.size) / RATE
-    return sum(a * np.sin(2 * np.pi * n * 60 * time + rng.uniform(0, 6)) for n, a in ((1, 0.2), (2, 0.05), (3, 0.08)))
+    parts = [a * np.sin(2 * np.pi * n * 60 * time + rng.uniform(0, 6)) for n, a in ((1, 0.2), (2, 0.05), (3, 0.08))]
+    return np.sum(parts, axis=0)
 
 
 def at_speed(factor: float) -> Plant:

@@ -63,7 +63,8 @@ def log_probabilities(model, frames, **arguments):
         talker (T + 1,) for the book-0 codes and the stop, sub-talker (T, books - 1).
     """
     frames = torch.as_tensor(frames, dtype=torch.long)
-    talker, sub_talker = [], []
+    talker: list[torch.Tensor] = []
+    sub_talker: list[torch.Tensor] = []
     with forced(model, frames, talker, sub_talker):
         (codes,), _ = model.generate(
             do_sample=False, subtalker_dosample=False, max_new_tokens=len(frames) + 8, **arguments

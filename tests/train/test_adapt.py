@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from job.config import settings as variables
 from job.core.errors import BadInput
 from job.model.loading import load_model, stored_type
-from job.train import adapt, languages
+from job.train import adapt, added_languages
 from job.train.batch import collate
 from job.train.layout import SpecialIds, build
-from tests.train.trained import objective_of
+from tests.train.trained import objective_of, sub_talker_pass, talker_pass
 
 BASE = {"TRAIN_JSONL": "x.jsonl", "LORA_R": "4", "LORA_ALPHA": "8"}
 
@@ -84,7 +84,7 @@ def test_a_base_kept_as_it_is_stored_begins_as_one_in_fp32(tiny_base, mode):
     for kind in (torch.float32, torch.bfloat16):
         loaded = load_model(tiny_base, torch.device("cpu", 0), kind).model  # with a number, as one of several processes
         torch.manual_seed(5)
-        languages.initialise(loaded, {"klingon": 2075}, settings())
+        added_languages.initialise(loaded, {"klingon": 2075}, settings())
         groups = adapt.adapt(loaded, settings(TRAIN_MODE=mode, ADD_NEW_LAYERS="1"), [2075])
         assert {parameter.dtype for group in groups for _, parameter in group.parameters} == {torch.float32}
         begun.append(({name: p.float() for name, p in loaded.named_parameters()}, torch.get_rng_state()))
@@ -120,8 +120,8 @@ def logits(model, seed=0):
     batch = collate([build(ids, np.arange(20, 34), frames, streaming=False)], [vector])
     objective = objective_of(model)
     with torch.no_grad():
-        talker, hidden, books = objective.talker_pass(batch)
-        heads = objective.sub_talker_pass(hidden[batch.hidden_positions], books[batch.frame_rows])
+        talker, hidden, books = talker_pass(objective, batch)
+        heads = sub_talker_pass(objective, hidden[batch.hidden_positions], books[batch.frame_rows])
         losses = objective(batch)
     return talker, torch.stack(list(heads)), torch.stack([losses.talker, losses.sub_talker])
 

@@ -331,7 +331,7 @@ def test_a_later_damaged_checkpoint_does_not_push_out_the_one_to_go_on_from(tmp_
     one = {"a": torch.zeros(1)}
     (tmp_path / "checkpoint-9").mkdir()
     for step in (3, 4):
-        resume.save(tmp_path, resume.Snapshot(resume.Position(step, {"key": "k", "step": step}), one, one, one), 1)
+        resume.save(tmp_path, resume.Snapshot(step, {"key": "k", "step": step}, one, one, one), 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-4", "checkpoint-9"]
     assert resume.newest(tmp_path, "k") == tmp_path / "checkpoint-4"
 

@@ -13,7 +13,7 @@ from job.train import layout
 from job.train.batch import collate
 from job.train.layout import Reference, SpecialIds, build
 from tests.train.forced import log_probabilities
-from tests.train.trained import objective_of
+from tests.train.trained import objective_of, sub_talker_pass, talker_pass
 
 TEXTS = ["Hello.", "A rather longer sentence, to be read beside the frames.", "Ja?"]
 FRAMES = [2, 3, 6]
@@ -87,8 +87,8 @@ def ours(tts, sequences, vectors):
     objective = objective_of(tts.model)
     batch = collate(sequences, vectors)
     with torch.no_grad():
-        logits, hidden, books = objective.talker_pass(batch)
-        heads = objective.sub_talker_pass(hidden[batch.hidden_positions], books[batch.frame_rows])
+        logits, hidden, books = talker_pass(objective, batch)
+        heads = sub_talker_pass(objective, hidden[batch.hidden_positions], books[batch.frame_rows])
         losses = objective(batch)
     talker = logits.log_softmax(-1).gather(1, batch.labels[:, None])[:, 0]
     codes = batch.frames[batch.frame_rows]
@@ -150,7 +150,7 @@ def _aligned(tts):
 
 def _talker_differs(batch, objective, expected):
     with torch.no_grad():
-        logits, _, _ = objective.talker_pass(batch)
+        logits, _, _ = talker_pass(objective, batch)
     talker = logits.log_softmax(-1).gather(1, batch.labels[:, None])[:, 0]
     return (talker - expected).abs().max().item()
 
@@ -171,8 +171,8 @@ def test_the_comparison_catches_a_leaked_hidden_state(tts):
     differences = []
     for late in (0, 1):
         with torch.no_grad():
-            _, hidden, books = objective.talker_pass(batch)
-            heads = objective.sub_talker_pass(hidden[batch.hidden_positions + late], books[batch.frame_rows])
+            _, hidden, books = talker_pass(objective, batch)
+            heads = sub_talker_pass(objective, hidden[batch.hidden_positions + late], books[batch.frame_rows])
         sub = torch.stack(heads, 1).log_softmax(-1).gather(2, codes[:, 1:, None])[:, :, 0]
         differences.append((sub - expected).abs().max().item())
     assert differences[0] < TOLERANCE
@@ -185,7 +185,7 @@ def test_the_comparison_catches_shifted_sub_talker_labels(tts):
     objective = objective_of(tts.model)
     codes = batch.frames[batch.frame_rows]
     with torch.no_grad():
-        _, hidden, _ = objective.talker_pass(batch)
+        _, hidden, _ = talker_pass(objective, batch)
         own = hidden[batch.hidden_positions]
         logits, library_loss = tts.model.talker.forward_sub_talker_finetune(codes, own)
         ours_loss = objective(batch).sub_talker / expected.numel()

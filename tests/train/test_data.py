@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.train import columns
+from job.train import flat_columns
 from job.train.data import Rows, Variant, ahead, epoch_order
 from job.train.layout import SpecialIds, instruct_template, text_template
 
@@ -149,7 +149,7 @@ def many(count, seed=0, texts=10_000, speakers=("one", "two")):
 
 def test_rows_are_the_same_however_the_table_is_cut(monkeypatch):
     """Mapped tables come in chunks, and slices of tables keep what is before them."""
-    monkeypatch.setattr(columns, "TOKENIZED_TOGETHER", 7)
+    monkeypatch.setattr(flat_columns, "TOKENIZED_TOGETHER", 7)
     whole = many(60)
     table = pa.concat_tables([whole.slice(0, 13), whole.slice(13, 1), whole.slice(14, 0), whole.slice(14, 46)])
     one, other = (rows_of(t, icl_fraction=0.5) for t in (whole.combine_chunks(), table))

@@ -29,7 +29,7 @@ from job.core.stopping import StopRequest
 from job.estimate import memory
 from job.model.loading import resolve_device
 from job.processes.ranks import ALONE, Ranks
-from job.train import adapt, attention, languages, loop, setup
+from job.train import adapt, added_languages, attention, loop, setup
 from job.train.readings import fill
 from job.train.schedule import Planned
 from job.train.spread import Spread, copied
@@ -129,7 +129,7 @@ class Copies(TorchDispatchMode):
 def test_which_rows_are_trained_is_told_the_device_once():
     """Not in every backward pass, which would be waited for: such a copy ends when all before it has."""
     table = torch.nn.Parameter(torch.ones(5, 2))
-    languages.train_only(table, [3])
+    added_languages.train_only(table, [3])
     table.data = table.data.double()  # as it goes to where it is trained after this
     counts = []
     for _ in range(2):

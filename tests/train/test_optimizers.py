@@ -198,7 +198,7 @@ def test_a_checkpoint_holds_the_optimizer_to_the_last_bit(tmp_path, eight_bit, d
     optimizer = made(trained, eight_bit=eight_bit)
     steps(optimizer, trained, 0, 3)
     named = [(str(n), p) for n, p in enumerate(trained)]
-    resume.save(tmp_path, resume.snapshot(resume.Position(3, {}), named, optimizer), keep=1)
+    resume.save(tmp_path, resume.snapshot(3, {}, named, optimizer), keep=1)
     held = {name: value.clone() for name, value in optimizer.state[trained[0]].items()}
     steps(optimizer, trained, 3, 6)
 

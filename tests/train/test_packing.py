@@ -16,7 +16,7 @@ from job.train.layout import SpecialIds, build
 from job.train.packing import pack, pack_in_windows
 from tests.train import adapters
 from tests.train.test_contract import CASES, TEXTS, TOLERANCE, log_probabilities, one_case, spread
-from tests.train.trained import objective_of
+from tests.train.trained import objective_of, sub_talker_pass, talker_pass
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def test_mixed_layouts_in_one_row(tts):
     batch = collate([s[0] for s in samples], [s[1] for s in samples], packed=True)
     objective = objective_of(tts.model)
     with torch.no_grad():
-        logits, hidden, books = objective.talker_pass(batch)
-        heads = objective.sub_talker_pass(hidden[batch.hidden_positions], books[batch.frame_rows])
+        logits, hidden, books = talker_pass(objective, batch)
+        heads = sub_talker_pass(objective, hidden[batch.hidden_positions], books[batch.frame_rows])
     talker = logits.log_softmax(-1).gather(1, batch.labels[:, None])[:, 0]
     codes = batch.frames[batch.frame_rows]
     sub = torch.stack(heads, 1).log_softmax(-1).gather(2, codes[:, 1:, None])[:, :, 0]
@@ -290,8 +290,8 @@ def test_every_trained_weight_gets_the_gradient_of_the_plain_loss(tiny_base, mod
     found = objective(batch)
     found = torch.autograd.grad(found.talker + 0.3 * found.sub_talker, list(trained.values()), allow_unused=True)
 
-    logits, hidden, books = objective.talker_pass(batch)
-    heads = objective.sub_talker_pass(hidden[batch.hidden_positions], books[batch.frame_rows])
+    logits, hidden, books = talker_pass(objective, batch)
+    heads = sub_talker_pass(objective, hidden[batch.hidden_positions], books[batch.frame_rows])
     codes = batch.frames[batch.frame_rows]
     entropy = torch.nn.functional.cross_entropy
     loss = entropy(logits, batch.labels, reduction="sum")

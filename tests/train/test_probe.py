@@ -16,7 +16,7 @@ from job.train.adapt import adapt
 from job.train.batch import collate
 from job.train.probe import Probe
 from job.train.probe_rules import MOST_FRAMES, limit
-from tests.train.trained import objective_of
+from tests.train.trained import objective_of, talker_pass
 
 TEXTS = ("Hello there.", "A longer sentence is this.")
 
@@ -290,7 +290,7 @@ def test_rows_are_said_as_they_are_trained(tiny_base, monkeypatch):
         start = fed[0]
         fed.clear()
         with torch.no_grad():
-            voice.objective.talker_pass(voice.batch(streaming))
+            talker_pass(voice.objective, voice.batch(streaming))
         (sequence,) = fed
         torch.testing.assert_close(start, sequence[:, :-5])  # the five frames come after
     handle.remove()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from job.config.settings import Settings
 from job.train import fast
+from job.train.batch import Batch
 from job.train.objective import Objective
 
 
@@ -14,3 +17,29 @@ def objective_of(model: Any, settings: Settings | None = None, *, bf16: bool = F
     if not fast.is_applied(model):
         fast.apply(model, settings or Settings(), model.talker.device, "bf16" if bf16 else "no")
     return Objective(model)
+
+
+def talker_pass(objective: Objective, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What the talker's loss is taken of.
+
+    Returns:
+        logits (M, V) of the labelled positions only, hidden states (B * L, D), and of every frame the code embeddings
+        that are fed to the sub-talker (F, books - 1, D).
+    """
+    hidden, books = objective._talker_states(batch, torch.arange(len(batch.frames), device=batch.frames.device))
+    return objective.talker.codec_head(hidden[batch.label_positions]), hidden, books
+
+
+def sub_talker_pass(objective: Objective, hidden: torch.Tensor, books: torch.Tensor) -> list[torch.Tensor]:
+    """What the sub-talker's loss is taken of.
+
+    Args:
+        hidden: (N, D) hidden state before each frame.
+        books: (N, books - 1, D) code embeddings of the frame.
+
+    Returns:
+        for head i the logits (N, V) of book i + 1.
+    """
+    states = objective._sub_talker_states(objective._sub_talker_inputs(hidden, books))
+    heads = objective.talker.code_predictor.lm_head
+    return [head(of_book) for head, of_book in zip(heads, states.unbind(1), strict=True)]

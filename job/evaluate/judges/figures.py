@@ -40,6 +40,7 @@ class Figure:
         scaled, unit = (100 * value, " %") if self.unit == "%" else (value, f" {self.unit}" if self.unit else "")
         if sign and self.unit == "%":
             unit = " points"
+        scaled = round(scaled, self.digits) + 0.0  # no minus in front of a zero
         return f"{scaled:{'+' if sign else ''}.{self.digits}f}{unit}".replace("-", "−")
 
     def mark(self, value: float) -> int | None:
@@ -56,8 +57,8 @@ FIGURES = (
     Figure("similarity_independent", "Similarity, independent", "%", 0, "higher", 0.02),
     Figure("similarity_start", "First 2 s against the rest", "%", 0, "higher", 0.05),
     Figure("similarity_drift", "End against the beginning", "%", 0, "higher", 0.05),
-    Figure("wer", "Word error rate", "%", 0, "lower", 0.02, "errors of words", (0.4, 0.25, 0.15)),
-    Figure("cer", "Character error rate", "%", 0, "lower", 0.01),
+    Figure("wer", "Word error rate", "%", 1, "lower", 0.02, "errors of words", (0.4, 0.25, 0.15)),
+    Figure("cer", "Character error rate", "%", 1, "lower", 0.01),
     Figure("letters_per_second", "Speaking rate", "letters/s", 1, "near", 0.5),
     Figure("pitch", "Pitch", "Hz", 0, "near", 5.0),
     Figure("pitch_range", "Range of the pitch", "semitones", 1, "near", 0.5),

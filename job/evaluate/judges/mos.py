@@ -51,8 +51,8 @@ class Mos(Judge):
         return {"mos": float(result)}
 
 
-def load(settings: Settings, device: str) -> Mos:
-    """DistillMOS; or MOS_MODEL, which is one of two.
+def load(settings: Settings, device: str) -> Mos | None:
+    """DistillMOS; nothing for MOS_MODEL=none; or the model that it names, which is one of two kinds.
 
     A TorchScript file, called with float32 (1, samples) at 16 kHz and, where its `forward` takes two arguments, with
     the rate 16000 as well, that returns one number; or a transformers audio-classification model (directory or Hub
@@ -64,6 +64,8 @@ def load(settings: Settings, device: str) -> Mos:
     name = settings.mos_model
     if not name:
         return Mos(f"distillmos {version('distillmos')}, {MOST_WINDOWS} stretches", _distilled(device))
+    if name == "none":
+        return None
     path = Path(name).expanduser()
     try:
         predict = _torchscript(path, device) if path.is_file() else _regressor(name, device, settings.token)

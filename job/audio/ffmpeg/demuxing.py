@@ -7,6 +7,7 @@ from their beginning (`job.audio_files.film`), and no format that refers to othe
 
 from __future__ import annotations
 
+import errno
 import io
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -35,7 +36,15 @@ class _Nameless:
     """An open file without a name, which FFmpeg can therefore not open again, or take for an address."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.read, self.seek, self.tell, self.close = file.read, file.seek, file.tell, file.close
+        self._seek = file.seek
+        self.read, self.tell, self.close = file.read, file.tell, file.close
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        """As of a file; for places that no file has, as damaged ones name them, FFmpeg's error and no exception."""
+        try:
+            return self._seek(place, whence)
+        except (OSError, ValueError, OverflowError):
+            return -errno.EINVAL
 
 
 def opened(source: Path | bytes, demuxer: str) -> tuple[IO[bytes], InputContainer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.audio import audio_files
-from job.ffmpeg.opening import Undecodable, opened, track_of
+from job.audio.ffmpeg.demuxing import Undecodable, opened, track_of
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -32,6 +33,10 @@ _BEFORE = 2.5
 _APART = 1.0
 #: Seconds that may be missing of what a container promises: an encoder's delay, or a rounded time.
 SLACK = 0.1
+#: How long a track is, as FFmpeg and mkvmerge note it in Matroska.
+_DURATION = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
+#: Sampling rates that recordings have, Hz.
+_RATES = range(1000, 768_001)
 #: Samples that are decoded at once to count them.
 _BLOCK = 1 << 18
 
@@ -109,6 +114,8 @@ class FfmpegFile:
         track, container = self._track, self._container
         if self._demuxer in _PROMISING and track.duration and track.time_base:
             return float(track.duration * track.time_base)
+        if self._demuxer == "matroska" and (own := _DURATION.fullmatch(track.metadata.get("DURATION", ""))):
+            return int(own[1]) * 3600 + int(own[2]) * 60 + float(own[3])
         if self._demuxer in ("matroska", "flv") and container.duration and len(container.streams) == 1:
             return container.duration / 1e6
         return None
@@ -142,7 +149,8 @@ class FfmpegFile:
                 pass
             seconds = other._place / self.samplerate
         if seconds < promised - SLACK:
-            raise Undecodable(f"cut off: {seconds:.2f} of {promised:.2f} s are there; copy it again", "cut_off")
+            detail = f"{seconds:.2f} of {promised:.2f} s are there: cut off, or with gaps; copy or convert it again"
+            raise Undecodable(detail, "cut_off")
         return other._place
 
     def read(self, frames: int, dtype: str = "float32", always_2d: bool = True) -> Frames:
@@ -208,9 +216,11 @@ class FfmpegFile:
         self._file, self._container = opened(self._source, self._demuxer)
         try:
             self._track = track_of(self._container, self._source)
-        except BaseException:
+        except BaseException as error:
             self._container.close()
             self._file.close()
+            if isinstance(error, ValueError):  # letters in it that are none
+                raise Undecodable("its header is damaged; get it again") from error
             raise
         self._decoded = self._decode(lenient=self._demuxer == "mpegts")  # what is recorded begins in the middle
 
@@ -221,7 +231,7 @@ class FfmpegFile:
         self.tracks = len(tracks)
         self.track = f"{tracks.index(self._track) + 1} of {len(tracks)}" + (f" ({language})" if language else "")
         frame = next(self._decoded, None)
-        if frame is None:
+        if frame is None or frame.sample_rate not in _RATES:
             raise Undecodable("its sound track holds nothing that can be decoded: cut off or damaged; get it again")
         self.samplerate, self.channels = frame.sample_rate, frame.layout.nb_channels
         self._time_base = frame.time_base or self._track.time_base or Fraction(1, self.samplerate)

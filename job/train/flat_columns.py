@@ -62,13 +62,7 @@ class Codes:
 
 
 class Companions:
-    """Rows that can be cloned from: of the same speaker, saying something else, and not too long for a prompt.
-
-    Args:
-        speakers: (rows,) number of each row's speaker.
-        frames: (rows,) frames of each recording.
-        texts: (rows,) what is said.
-    """
+    """Rows that can be cloned from: of the same speaker, saying something else, and not too long for a prompt."""
 
     def __init__(self, speakers: NDArray[np.int32], frames: NDArray[np.int32], texts: pa.ChunkedArray) -> None:
         short = np.flatnonzero(frames <= LONGEST_REFERENCE).astype(np.int32)

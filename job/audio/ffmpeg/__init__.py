@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from job.audio import audio_files
-from job.ffmpeg.opening import Undecodable, head_of
-from job.ffmpeg.sound import FfmpegFile
+from job.audio.ffmpeg.demuxing import Undecodable, head_of
+from job.audio.ffmpeg.sound import FfmpegFile
 
 if TYPE_CHECKING:
     import soundfile

@@ -1,0 +1,142 @@
+"""What the page about a run says of speech: samples, what checks found, and the voice beside the base model.
+
+Stats of another version, or damaged ones, give what can be told of them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+from urllib.parse import quote
+
+from job.evaluate import checks, verdict
+from job.evaluate.comparison import BASES, SOURCES
+from job.evaluate.judges.figures import BY_NAME, FIGURES, MARKS
+from job.text.letters import letters
+
+
+def sample_row(sample: dict[str, Any], base: dict[str, str] | None = None) -> dict[str, Any]:
+    """One object of stats.json as the page shows it: cells of (label, text, whether it fails the check).
+
+    `base` is the same text as the base model said it.
+    """
+    problems = [str(one) for one in as_list(sample.get("problems"))]
+    cells = [
+        ("Seconds", shown(sample.get("seconds"), 2), "empty" in problems),
+        ("Frames", shown(sample.get("frames"), 0), "empty" in problems),
+        ("Stopped by itself", "yes" if sample.get("stopped_by_eos") else "no", not sample.get("stopped_by_eos")),
+        ("Real-time factor", shown(sample.get("real_time_factor"), 2), False),
+    ]
+    for figure in FIGURES:
+        if figure.name in sample:
+            cells.append((figure.label, figure.shown(sample[figure.name]), False))
+    name = str(sample.get("file", ""))
+    return {
+        "file": name,
+        "url": f"../samples/{quote(name)}",
+        "text": str(sample.get("text", "")),
+        "speaker": str(sample.get("speaker", "")),
+        "language": str(sample.get("language", "")),
+        "layout": str(sample.get("layout", "")).replace("_", "-"),
+        "transcript": sample.get("transcript"),
+        "passed": bool(sample.get("passed")),
+        "problems": problems,
+        "cells": cells,
+        "checks": check_cells(sample, problems),
+        "base": base,
+    }
+
+
+def check_cells(sample: dict[str, Any], problems: list[str]) -> list[tuple[str, str, bool]]:
+    """Every figure that a check looks at: (label, text, whether the check found it bad)."""
+    figures = {
+        **sample,
+        "dc_magnitude": abs(as_float(sample.get("dc"))),
+        "letters": letters(str(sample.get("text", ""))),
+    }
+    cells: dict[str, tuple[str, str, bool]] = {}
+    for check in (*checks.SILENCE, *checks.CHECKS):
+        if check.figure not in checks.LABELS:
+            continue
+        label, style = checks.LABELS[check.figure]
+        value = as_float(figures.get(check.figure))
+        bad = _sentence(check, figures) in problems and (check.sentence != "silent" or check.fails(figures))
+        text = format(value, style) if math.isfinite(value) else "–"
+        cells[check.figure] = (label, text, bad or cells.get(check.figure, ("", "", False))[2])
+    return list(cells.values())
+
+
+def _sentence(check: checks.Check, figures: dict[str, Any]) -> str:
+    """What the check says of these figures; nothing where they do not tell."""
+    try:
+        return check.sentence.format(**figures)
+    except (KeyError, TypeError, ValueError):
+        return ""
+
+
+def bases(stats: dict[str, Any]) -> dict[int, dict[str, str]]:
+    """Position of a sample -> the same text as the base model said it: the file's address, and how it cloned."""
+    compared = as_dict(stats.get("compared"))
+    for source in reversed(BASES):
+        files_of = [one.get("file") for one in as_list(compared.get(source)) if isinstance(one, dict)]
+        if files_of and all(files_of):
+            told = SOURCES[source].lower()
+            return {n: {"url": f"../samples/{quote(str(f))}", "told": told} for n, f in enumerate(files_of)}
+    return {}
+
+
+def comparison_table(stats: dict[str, Any]) -> dict[str, Any]:
+    """The voice beside its recordings and the base: heads, and rows of a label and cells (text, kind of news)."""
+    try:
+        rows = [row for row in as_list(stats.get("comparison")) if row["figure"] in BY_NAME]
+        sources = [name for name in SOURCES if any(row[name] is not None for row in rows)]
+        against = any(row["against_base"] for row in rows)
+        table = []
+        for row in rows:
+            figure = BY_NAME[row["figure"]]
+            cells = [(figure.shown(row[name]), "") for name in sources]
+            if against:
+                kind = {"better": "good", "worse": "bad"}.get(row["against_base"] or "", "")
+                cells.append((verdict.difference(row), kind))
+            mark = row["mark"]
+            marks = " / ".join(figure.shown(one) for one in figure.marks or ())
+            told = "–" if mark is None else f"{MARKS[mark]} ({marks})"
+            cells.append(
+                (told, "" if mark is None else "bad" if mark == 0 else "good" if mark >= verdict.TARGET else "")
+            )
+            table.append({"label": figure.label, "cells": cells})
+        heads = [SOURCES[name] for name in sources] + (["Against the base"] if against else []) + ["Mark"]
+    except (KeyError, TypeError, ValueError, IndexError):  # damaged
+        return {}
+    return {"heads": heads, "rows": table} if table else {}
+
+
+def judges_told(stats: dict[str, Any]) -> list[str]:
+    """What each judge was, and what it cost."""
+    told = []
+    for name, one in as_dict(stats.get("judges")).items():
+        if not isinstance(one, dict):
+            continue
+        line = f"{name}: {one.get('by')}, {shown(one.get('seconds'), 1)} s"
+        told.append(line + (f" ({one['failed']} clips not judged: {one.get('reason')})" if one.get("failed") else ""))
+    return told
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """The value if it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    """The value if it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def as_float(value: Any) -> float:
+    """A number as float; NaN for anything else (a null in a log is a value that was not finite)."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else float("nan")
+
+
+def shown(value: Any, digits: int) -> str:
+    """A number with so many digits; a dash for anything else."""
+    return f"{value:.{digits}f}" if isinstance(value, (int, float)) else "–"
