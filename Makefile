@@ -39,7 +39,7 @@ coverage: setup-dev ## which lines the fast tests run: the total, and pages in c
 	$(PYTEST) -m "not slow and not thorough" --cov --cov-report=html
 	@echo "lines and branches of job/ that the fast tests run: $$($(PY) -m coverage report --format=total) %"
 
-walk: ## a stranger's first hour, from a fresh clone: the README's commands with nothing in any cache
+walk: ## run the README's commands from a fresh clone with empty caches, as a new user would
 	@bash scripts/walk.sh
 
 lint: setup-dev ## style, types, shell scripts, Dockerfile, YAML
@@ -56,7 +56,7 @@ docs: setup-dev ## the site of these pages, into site/; fails where a link leads
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 	@echo "site/index.html"
 
-bench: setup ## speed and memory against the vendor's structure, one JSON line a case, under 10 minutes on 2 cores
+bench: setup ## compare speed and memory with the vendor's code; one JSON line per case, under 10 minutes on 2 cores
 	for name in prepare synthesis train; do $(PY) benchmarks/$$name.py || exit; done
 
 gpu-check: setup ## check correctness and speed on this GPU in 10 minutes; tiny shapes without a GPU

@@ -118,7 +118,7 @@ def _prepared_already(settings: Settings) -> str | None:
 
 def _cannot_speak(settings: Settings) -> str | None:
     if not mode_of(settings).merged(settings):
-        return "EXPORT=adapter makes nothing that speaks by itself; EXPORT=both or merged does"
+        return "EXPORT=adapter writes no model that can speak on its own; use EXPORT=both or merged"
     return None
 
 

@@ -134,11 +134,11 @@ class VoiceVariables(BaseSettings):
 class TrainingVariables(BaseSettings):
     """Training."""
 
-    train_mode: str = var("lora", "What is trained: adapters, all, or some layers.")
-    num_epochs: int = var(10, "Passes over the data.", ge=1)
-    max_steps: int | None = var(None, "Optimizer steps; overrides NUM_EPOCHS.", ge=1)
-    batch_size: int = var(8, "Clips a step and device.", ge=1)
-    tokens_per_batch: int | None = var(None, "Instead of BATCH_SIZE: positions a step and device.", ge=1)
+    train_mode: str = var("lora", "What to train: LoRA adapters, all weights, or some layers.")
+    num_epochs: int = var(10, "Number of passes over the data.", ge=1)
+    max_steps: int | None = var(None, "Number of optimizer steps; overrides NUM_EPOCHS.", ge=1)
+    batch_size: int = var(8, "Clips per micro-batch and device.", ge=1)
+    tokens_per_batch: int | None = var(None, "Instead of BATCH_SIZE: positions per micro-batch and device.", ge=1)
     gradient_accumulation_steps: int = var(
         1, "Micro-batches per optimizer step.", "GRADIENT_ACCUMULATION_STEPS", "GRAD_ACCUM", ge=1
     )

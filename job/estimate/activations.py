@@ -379,7 +379,7 @@ def _copied(types: Types, *, trained: bool) -> bool:
 
 
 def _gradients(settings: Settings, types: Types, shapes: list[tuple[int, ...]], *, adapted: bool) -> int:
-    """Bytes of the gradients of weights of those shapes, or of their adapters."""
+    """Bytes of the gradients of weights with these shapes, or of their adapters."""
     if not mode_of(settings).adapters:
         return types.trained * sum(math.prod(shape) for shape in shapes)
     matrices = [shape for shape in shapes if len(shape) == 2]

@@ -36,7 +36,7 @@ UTILIZATION = (0.15, 0.40)
 NETWORK = 100e9 / 8
 #: Seconds that a CPU core takes to judge a clip, its pitch and x-vectors among it.
 JUDGING_SECONDS = 1.0
-#: Share of a GPU's memory that is left free, for what the allocator cannot hand out again.
+#: Share of a GPU's memory that is left free for fragmentation.
 HEADROOM = 0.05
 
 
@@ -173,7 +173,7 @@ def _epoch_flops(settings: Settings, shapes: Shapes, measured: Lengths) -> float
     """FLOPs of one epoch, assuming that all samples have the same length."""
     work = Work.of(shapes)
     rows, mean = len(measured.frames), float(measured.frames.mean())
-    # Through frozen weights gradients only pass; an adapter's own products are few.
+    # Gradients only pass through frozen weights; the adapters' own products are negligible.
     backward = 1.0 if mode_of(settings).adapters else 2.0
     return rows * work.of_sample(measured.mean, mean, settings.sub_talker_frame_fraction, backward)
 
