@@ -118,6 +118,7 @@ def test_every_part_of_a_step_counts_once(parts, world, sharded):
 # Nodes that wait for one another
 
 
+@pytest.mark.slow
 def test_two_nodes_meet_and_the_rest_is_done_once(tmp_path):
     """The second comes late; node 0 alone runs what is not spread, and both end with 0."""
     port = free_port()
@@ -134,6 +135,7 @@ def test_two_nodes_meet_and_the_rest_is_done_once(tmp_path):
     assert counts["train_rows"] == 2
 
 
+@pytest.mark.slow
 def test_a_failure_of_node_0_ends_the_other(tmp_path):
     """With the same exit code and a word, and not after RENDEZVOUS_TIMEOUT."""
     port = free_port()
@@ -143,6 +145,7 @@ def test_a_failure_of_node_0_ends_the_other(tmp_path):
     assert code_1 == 2 and "node 0 exited with code 2; see its log" in out_1
 
 
+@pytest.mark.slow
 def test_a_node_that_does_not_come_is_named(tmp_path):
     code, _, err = end(node(0, free_port(), tmp_path, RENDEZVOUS_TIMEOUT="3"))
     assert code == 1
@@ -165,6 +168,7 @@ def test_a_waiting_node_obeys_a_signal(tmp_path):
     assert "stopped by SIGTERM" in err
 
 
+@pytest.mark.slow
 def test_nodes_with_work_directories_of_their_own_are_refused(tmp_path):
     """They would train on different data, or wait for shards for ever."""
     script = "from job.processes import nodes; nodes.VOLUME_SECONDS = 1.0; import job.cli; job.cli.main()"

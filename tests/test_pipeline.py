@@ -179,6 +179,7 @@ def test_data_mode_none_trains_on_what_is_there(finished, capsys):
     assert "[prepare] left out" in result.out
 
 
+@pytest.mark.slow
 def test_a_signal_ends_with_143_and_the_run_goes_on(tmp_path):
     """SIGINT in training: exit 143, one line, no traceback, nothing half-written; the rerun finishes."""
     variables = {"PRESET": "demo", "WORK_DIR": str(tmp_path), "MAX_STEPS": "100000", "MAX_TRAIN_SAMPLES": "4"}
@@ -200,6 +201,7 @@ def test_a_signal_ends_with_143_and_the_run_goes_on(tmp_path):
     assert "[prepare] nothing to do" in out
 
 
+@pytest.mark.slow
 def test_a_kill_in_training_leaves_a_rerun_that_finishes(tmp_path):
     """SIGKILL at any moment: what was finished is kept, the rest is done again."""
     variables = {"PRESET": "demo", "WORK_DIR": str(tmp_path), "MAX_STEPS": "40", "EVAL_STEPS": "1"}

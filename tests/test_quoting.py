@@ -81,6 +81,7 @@ def test_free_text_stays_whole(name, raw, value, tmp_path):
 TEXTS = st.text(alphabet=st.sampled_from("ab1é語\"'\\# \t=-/.,"), max_size=15)
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=400, deadline=None)
 @given(raw=TEXTS, name=st.sampled_from(["SPEAKER_NAME", "TEST_TEXTS", "HF_TOKEN", "DATASET_NAME"]))
 def test_the_environment_and_the_file_agree(tmp_path_factory, raw, name):

@@ -217,7 +217,7 @@ def test_a_token_in_the_wrong_variable_is_not_repeated(capsys):
 @pytest.mark.parametrize("name", ["TRAIN_JSONL", "DATA_DIR", "INIT_MODEL_PATH", "RESUME", "REF_AUDIO_PATH", "WORK_DIR"])
 def test_rows_in_place_of_their_file_are_refused_by_name(name):
     """The system's own refusal to look for a file of such a name is no traceback, and not repeated at length."""
-    with pytest.raises(BadInput, match=f"^{name}=.*too long for the name of a file") as refused:
+    with pytest.raises(BadInput, match=f"^{name}=.*too long for a file name") as refused:
         variables.load({**NAMED, name: '{"audio": "a.wav", "text": "Hello."}' * 100})
     assert len(str(refused.value)) < 400
     variables.load({**NAMED, name: "/".join(["folder"] * 100)})

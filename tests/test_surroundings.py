@@ -78,6 +78,7 @@ def test_values_that_fail_later(capsys, demo, name, value):
     assert not (demo["WORK_DIR"] / "data").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -122,6 +123,7 @@ def test_offline_and_the_hub_is_wanted(capsys, demo, name):
     assert run_job(capsys, ["doctor"], {**demo, name: "1"}).code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"),
     [("WANDB_MODE", "sometimes"), ("WANDB_BASE_URL", "no address"), ("WANDB_INIT_TIMEOUT", "long")],

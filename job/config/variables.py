@@ -134,7 +134,9 @@ class VoiceVariables(BaseSettings):
 class TrainingVariables(BaseSettings):
     """Training."""
 
-    train_mode: str = var("lora", "What to train: LoRA adapters, all weights, or some layers.")
+    train_mode: str = var(
+        "lora", "What to train: LoRA adapters (`lora`), all weights (`full`), or some layers (`layers`)."
+    )
     num_epochs: int = var(10, "Number of passes over the data.", ge=1)
     max_steps: int | None = var(None, "Number of optimizer steps; overrides NUM_EPOCHS.", ge=1)
     batch_size: int = var(8, "Clips per micro-batch and device.", ge=1)
@@ -283,7 +285,9 @@ class SynthesisVariables(BaseSettings):
     )
     lora_scale: float = var(1.0, "Scale of the LoRA adapter when speaking.", ge=0)
     asr_model: str | None = var(None, "Speech recogniser for WER and CER.")
-    mos_model: str | None = var(None, "Model for MOS, instead of the one that comes with the job; `none` is none.")
+    mos_model: str | None = var(
+        None, "Model for MOS, instead of the one that is installed with the job; `none` turns MOS off."
+    )
     similarity_model: str | None = var(
         None, "Speaker verification model, for a speaker similarity that does not depend on the base model."
     )

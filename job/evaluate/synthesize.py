@@ -6,6 +6,7 @@ and qwen_tts are imported when `run` is called.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,6 +154,7 @@ def _by_base(settings: Settings, spoken: Spoken) -> str | None:
     """Add what the base model says when it clones the voice; returns why not if it cannot."""
     utterances = [one.utterance for one in spoken.samples["voice"]]
     console.say(STAGE, f"saying them with the base model cloning the same speakers ({settings.init_model_path})")
+    gc.collect()  # the voice's modules refer to one another, and would keep their memory
     try:
         model = load_voice(base_directory(settings), settings, scaled=False)
         found = baselines.cloned(settings, model, utterances, spoken.references, spoken.frames_per_character)

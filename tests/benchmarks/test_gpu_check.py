@@ -46,6 +46,7 @@ class Checked:
         return {name: line["result"] for name, line in self.lines.items()}
 
 
+@pytest.mark.slow
 def test_a_case_that_breaks_fails_and_the_others_go_on(tmp_path: Path):
     """Raising, hanging, killed, or with a figure that is wrong or none: each by its own reason, and exit code 1."""
     found = Checked(tmp_path / "out", "--cases", str(BROKEN), "--only", "^broken|^sound|^kernels|^optimizers")

@@ -51,6 +51,7 @@ def contents(directory: Path) -> dict[str, bytes]:
     return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_two_builds_are_equal_byte_for_byte_and_a_seed_changes_them(tiny_base: Path, tmp_path: Path) -> None:
     first = contents(tiny_base)
     assert contents(build(tmp_path / "again")) == first

@@ -96,6 +96,7 @@ def drawn_by_sums(probabilities: torch.Tensor, num_samples: int) -> torch.Tensor
     return tokens.gather(1, (reached < wanted).sum(dim=-1, keepdim=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

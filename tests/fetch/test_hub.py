@@ -121,6 +121,7 @@ def test_a_private_parquet_dataset_arrives_byte_for_byte(hub: Hub, tmp_path: Pat
         assert [row["id"] for row in rows][:1] == ["voices-train-000001"]
 
 
+@pytest.mark.slow
 def test_check_names_columns_and_downloads_no_audio(hub: Hub, tmp_path: Path) -> None:
     sound = [{"bytes": np.random.default_rng(n).bytes(200_000), "path": None} for n in range(20)]
     data = table({"audio": sound, "text": ["x"] * 20})
@@ -141,6 +142,7 @@ def test_check_names_columns_and_downloads_no_audio(hub: Hub, tmp_path: Path) ->
     assert not list(tmp_path.glob("work*")), "check writes nothing"
 
 
+@pytest.mark.slow
 def test_bounded_runs_stream_and_stop_early(hub: Hub, tmp_path: Path) -> None:
     sound = [{"bytes": clip(n, "WAV", 4.0), "path": None} for n in range(64)]
     data = table({"audio": sound, "text": ["x"] * 64})
@@ -154,6 +156,7 @@ def test_bounded_runs_stream_and_stop_early(hub: Hub, tmp_path: Path) -> None:
     assert not list((tmp_path / "hf").rglob("*.arrow")), "nothing was copied into the cache of datasets"
 
 
+@pytest.mark.slow
 def test_other_shapes_of_datasets(hub: Hub, tmp_path: Path) -> None:
     """audiofolder, an archive of audio, a sheet with paths into the repo, samples instead of files."""
     sheet = "file_name,transcription\na.flac,one\nb.mp3,two\n"
@@ -183,6 +186,7 @@ def test_other_shapes_of_datasets(hub: Hub, tmp_path: Path) -> None:
     assert (rate, written[:2].tolist()) == (16000, [0.0, 0.25])
 
 
+@pytest.mark.slow
 def test_configurations_revisions_and_a_missing_jsonl_that_gives_way(hub: Hub, tmp_path: Path) -> None:
     readme = """---
 configs:
@@ -218,6 +222,7 @@ configs:
     assert answers[6]["error"].startswith("VALIDATION_JSONL=")
 
 
+@pytest.mark.slow
 def test_failures_are_one_line_with_the_fix(hub: Hub, tmp_path: Path) -> None:
     hub.add_repo("dataset", "bob/secret", {"data/train.parquet": voices(1)}, private=True)
     hub.add_repo("dataset", "alice/script", {"script.py": "import datasets\n"})
@@ -274,6 +279,7 @@ def test_a_base_that_is_not_there_is_refused_and_one_out_of_reach_tried_again(
     assert done.stdout == f"{code} True\n", done.stderr
 
 
+@pytest.mark.slow
 def test_a_new_commit_is_fetched_by_the_next_run_and_an_old_one_is_not(hub: Hub, tmp_path: Path) -> None:
     """The nightly run: nothing to do while the dataset stays as it is or the Hub is away, new rows when they come."""
     path = "data/train-00000-of-00001.parquet"

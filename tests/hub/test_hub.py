@@ -85,6 +85,7 @@ print(json.dumps([names, same, first.oid == again.oid, listed, sizes, info.priva
         assert not hub.seen("GET", "xet")
 
 
+@pytest.mark.slow
 def test_datasets_reads_parquet_with_audio(hub: Hub, tmp_path: Path) -> None:
     """`load_dataset` by name gives a parquet dataset's audio bytes, downloaded and streamed, public and private."""
     import pyarrow

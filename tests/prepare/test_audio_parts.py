@@ -172,6 +172,7 @@ def test_no_part_of_a_file_that_was_cut_off_is_used(tmp_path: Path, kind: tuple[
         assert caught.value.reason == "cut_off"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS")])
 def test_a_part_of_a_very_long_file_takes_no_memory(
     tmp_path: Path, kind: tuple[str, str], monkeypatch: pytest.MonkeyPatch

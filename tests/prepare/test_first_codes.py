@@ -114,6 +114,7 @@ def check_fresh_processes(
             np.testing.assert_array_equal(codes[f"train-{line}"], expected, err_msg=f"process {number}, clip {line}")
 
 
+@pytest.mark.slow
 def test_new_processes_on_a_busy_machine_all_give_the_stock_codes(tiny_base: Path, tmp_path: Path) -> None:
     """Eight first runs with two to four threads, four at once; nine clips of up to 1.5 seconds."""
     rows = manifest()
@@ -209,6 +210,7 @@ def test_a_spoiled_codebook_makes_all_later_books_of_all_frames_wrong(tiny_base:
     assert (first[:, 3:] != second[:, 3:]).mean() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("book", [0, 3, 15])
 def test_a_first_call_that_goes_wrong_is_noticed_and_mended(
     make: Make,
@@ -267,6 +269,7 @@ def test_codes_that_are_never_the_same_end_the_run_in_one_line_and_nothing_is_ke
     assert everything(hit) == everything(calm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_each_of_several_processes_and_each_shard_is_checked(
     make: Make,

@@ -46,6 +46,7 @@ def rates(make: Callable[[int], Corpus], factor: float, seeds: range) -> tuple[f
     return float(np.mean(found)), float(np.mean(lost))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("factor", [2.0, 0.5])
 def test_a_text_of_twice_or_half_the_length_is_found_at_3_seconds(script: str, factor: float) -> None:
@@ -54,6 +55,7 @@ def test_a_text_of_twice_or_half_the_length_is_found_at_3_seconds(script: str, f
     assert found >= 0.95 and lost <= 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [2.0, 0.5])
 def test_it_is_found_for_a_livelier_speaker_too(factor: float) -> None:
     """Over all scripts. Measured at a spread of the rate of 12 %: twice the length 99 %, half of it 97 %; at 15 %

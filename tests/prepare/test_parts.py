@@ -37,6 +37,7 @@ def codes_of(settings: Any) -> dict[str, list[list[int]]]:
     return dict(zip(table["text"].to_pylist(), table["codes"].to_pylist(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ending", "rate", "channels"), [("wav", 24_000, 1), ("flac", 44_100, 2), ("ogg", 48_000, 1)])
 @pytest.mark.parametrize("workers", [0, 3])
 def test_parts_of_a_file_are_encoded_as_if_they_had_been_cut(

@@ -100,6 +100,7 @@ def interrupted(settings: Settings, finished: int) -> dict[str, float]:
 ALL = {"augment_volume": True, "validation_fraction": 0.2, "max_hours": 9.5 / 3600, "quality_gate": "warn"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [{}, ALL])
 def test_a_run_that_is_killed_again_and_again_gives_what_an_undisturbed_one_gives(
     make: Make, mixed: list[dict[str, Any]], values: dict[str, Any]
@@ -132,6 +133,7 @@ def test_finished_shards_are_kept_and_said(
     assert f"{3 * len(left)} train rows were encoded by a run before this one" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone", "note"])
 def test_a_damaged_shard_is_encoded_again_and_the_others_are_not(
     make: Make, mixed: list[dict[str, Any]], damage: str, capsys: pytest.CaptureFixture[str]
@@ -215,6 +217,7 @@ def test_what_the_gate_refuses_need_not_be_encoded_again(make: Make, mixed: list
     assert leftovers(settings) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_the_shards_and_the_dataset_is_that_of_one(
     make: Make, mixed: list[dict[str, Any]], world: int

@@ -31,6 +31,7 @@ def moved(letters: np.ndarray, by: int, first: int) -> np.ndarray:
     return texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", CORPORA, ids=name_of)
 @pytest.mark.parametrize("by", [-3, -1, 1, 2])
 def test_texts_moved_from_some_row_on_are_found_with_the_row(how: dict[str, Any], by: int) -> None:
@@ -59,6 +60,7 @@ def test_a_stretch_in_the_middle_is_found_with_its_end() -> None:
     assert abs(found.first - 201) <= 4 and abs(found.last - 300) <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [*CORPORA, {"seconds": commands}, {"seconds": three}], ids=name_of)
 @pytest.mark.parametrize("rows", [3, 40, 150, 600])
 def test_clean_and_sorted_rows_are_not_taken_for_moved_or_shuffled(how: dict[str, Any], rows: int) -> None:

@@ -153,6 +153,7 @@ def test_a_file_that_holds_a_secret_is_not_uploaded(hub: Hub, work: Path, variab
     assert ("model", "alice/voice") not in hub.repos
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("token", "repo", "said"),
     [

@@ -74,6 +74,7 @@ def test_the_token_reaches_the_hub_and_no_file_log_process_or_result(sdk: Path, 
     assert WRITE not in json.dumps(answers) and WRITE not in server.log
 
 
+@pytest.mark.slow
 def test_a_job_that_blabs_is_silenced(sdk: Path, house: House) -> None:
     """A library that prints the token gives it neither to the stream nor to the result nor to the log that is kept."""
     given = {
@@ -121,6 +122,7 @@ def test_a_token_in_the_wrong_place_is_refused_without_being_repeated(sdk: Path,
         assert WRITE not in server.log
 
 
+@pytest.mark.slow
 def test_the_endpoints_own_token_is_used_when_a_request_brings_none(sdk: Path, house: House) -> None:
     """Set as a RunPod secret, it is in the worker's environment by nature; the job still gets it in a file."""
     with LocalServer(sdk, house.top, house.volume, HF_TOKEN=WRITE, WANDB_API_KEY=KEY) as server:

@@ -64,6 +64,7 @@ BAD: list[tuple[Any, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("given", "words"), BAD, ids=[words for _, words in BAD])
 def test_bad_input_is_one_clear_line_and_nothing_is_started(server: LocalServer, given: Any, words: str) -> None:
     before = set((server.volume / "jobs").iterdir())
@@ -82,6 +83,7 @@ def test_bad_input_that_only_the_job_can_see_is_the_jobs_own_line(server: LocalS
     assert "error: " in Path(result["log_file"]).read_text(), "the whole log is in the work directory"
 
 
+@pytest.mark.slow
 def test_run_then_status_and_the_same_input_again_does_nothing_twice(server: LocalServer) -> None:
     """The job's real stages: /run and /status; then, with a token besides, the same work is found done."""
     given = {"variables": {"PRESET": "demo", "SEED": 7}, "stages": {"until": "fetch"}}
@@ -102,6 +104,7 @@ def test_run_then_status_and_the_same_input_again_does_nothing_twice(server: Loc
     assert server.post("status/unknown")["error"] == "Job ID not found"
 
 
+@pytest.mark.slow
 def test_stream_gives_every_line_once_in_order_and_then_the_result(sdk: Path, house: House) -> None:
     with LocalServer(sdk, house.top, house.volume) as server:
         number = server.post("run", {"input": {"variables": {"TEST_TEXTS": "flood 3000"}, "name": "n"}})["id"]
@@ -115,6 +118,7 @@ def test_stream_gives_every_line_once_in_order_and_then_the_result(sdk: Path, ho
     assert lines_of(items) == log, "what is streamed is what the log holds"
 
 
+@pytest.mark.slow
 def test_one_at_a_time_a_second_is_refused_clearly_and_a_third_runs(sdk: Path, house: House) -> None:
     with LocalServer(sdk, house.top, house.volume) as server:
         answers: list[list[dict[str, Any]]] = []
@@ -135,6 +139,7 @@ def test_one_at_a_time_a_second_is_refused_clearly_and_a_third_runs(sdk: Path, h
         assert third[-1]["exit_code"] == 0 and "third" in lines_of(third)
 
 
+@pytest.mark.slow
 def test_two_workers_do_not_share_a_work_directory(sdk: Path, house: House, tmp_path: Path) -> None:
     """The same input at the same time, from one network volume: the second is told, and ruins nothing."""
     given = {"variables": {"TEST_TEXTS": "wait"}, "name": "shared"}
@@ -149,6 +154,7 @@ def test_two_workers_do_not_share_a_work_directory(sdk: Path, house: House, tmp_
         thread.join(30)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_taken_away_stops_its_job_and_says_how_to_go_on(sdk: Path, house: House) -> None:
     with LocalServer(sdk, house.top, house.volume) as server:
         answers: list[list[dict[str, Any]]] = []

@@ -16,6 +16,7 @@ def text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
+@pytest.mark.slow
 def test_a_job_is_streamed_reported_stage_by_stage_and_ends_with_a_result(sdk: Path, tmp_path: Path) -> None:
     """The real job: lines arrive while it runs, progress names the stage, and no progress comes after the result."""
     volume = tmp_path / "volume"
@@ -33,6 +34,7 @@ def test_a_job_is_streamed_reported_stage_by_stage_and_ends_with_a_result(sdk: P
     assert platform.order["a"][-1] == "result"
 
 
+@pytest.mark.slow
 def test_a_failure_is_a_failed_job_whose_text_says_why_and_with_which_exit_code(sdk: Path, house: House) -> None:
     """RunPod keeps only the text of an error."""
     with Platform() as platform, deployed(sdk, house.top, house.volume, platform):
@@ -43,6 +45,7 @@ def test_a_failure_is_a_failed_job_whose_text_says_why_and_with_which_exit_code(
         }
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_is_stopped_with_everything_it_started_and_the_next_one_runs(sdk: Path, house: House) -> None:
     with Platform() as platform, deployed(sdk, house.top, house.volume, platform) as worker:
         platform.give("long", {"variables": {"TEST_TEXTS": "wait"}, "name": "long"})
@@ -55,6 +58,7 @@ def test_a_cancelled_job_is_stopped_with_everything_it_started_and_the_next_one_
         assert "long" not in platform.results, "RunPod knows already that it was cancelled"
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_that_does_not_listen_is_killed(sdk: Path, house: House) -> None:
     with Platform() as platform, deployed(sdk, house.top, house.volume, platform) as worker:
         platform.give("deaf", {"variables": {"TEST_TEXTS": "stubborn"}, "name": "deaf"})
@@ -83,6 +87,7 @@ def test_the_job_never_waits_for_a_slow_platform(sdk: Path, house: House) -> Non
     assert "step 59999 " in text(worker.work("a") / "console_log.txt")
 
 
+@pytest.mark.slow
 def test_the_job_does_not_get_runpods_keys(sdk: Path, house: House) -> None:
     with Platform() as platform, deployed(sdk, house.top, house.volume, platform, HF_HUB_OFFLINE="1") as worker:
         platform.give("a", {"variables": {"TEST_TEXTS": "environment"}, "name": "a"})

@@ -96,6 +96,7 @@ def test_the_pod_is_stopped_once_the_run_has_ended_and_runs_nothing_twice(
     assert "[train] environment" in (pod.work / "console_log.txt").read_text(), "the log is on the volume"
 
 
+@pytest.mark.slow
 def test_a_failed_run_ends_the_pod_too_and_a_refusal_is_tried_again(
     sdk: Path, house: House, api: tuple[Api, str]
 ) -> None:
@@ -129,6 +130,7 @@ def test_what_to_do_afterwards_is_checked_before_anything_is_paid_for(
     assert pod.log.read_text() == "error: POD_AFTER=explode: must be one of stop, terminate, keep\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refusals", [0, 100])
 def test_a_signal_while_runpod_is_being_asked_ends_the_container(
     sdk: Path, house: House, api: tuple[Api, str], refusals: int

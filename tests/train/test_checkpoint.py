@@ -90,6 +90,7 @@ def _same(ours, theirs):
     torch.testing.assert_close(ours.float(), theirs.float(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_peft_loads_the_adapter_on_the_base_and_equals_the_merged_weights(adapted, tiny_base):
     """PeftModel.from_pretrained(base, best/adapter) is the merged checkpoint, to 1e-5 in fp32."""
     from peft import PeftModel
@@ -189,6 +190,7 @@ def test_warm_start_from_something_else_is_refused(adapted, tmp_path):
         warm.start_from(model, tmp_path, rank=4, alpha=8)
 
 
+@pytest.mark.slow
 def test_a_voice_can_be_cloned_with_and_trained_on(adapted, tmp_path, clips_dir):
     """The checkpoint as a Base model clones (x-vector and in context); training on from the CustomVoice checkpoint
     keeps its speakers' rows and vectors, and adds new ones."""
@@ -228,6 +230,7 @@ def test_a_voice_can_be_cloned_with_and_trained_on(adapted, tmp_path, clips_dir)
         assert torch.equal(old[row], new[row])
 
 
+@pytest.mark.slow
 def test_a_new_language_in_every_mode(tmp_path, tiny_base, clips_dir):
     """A language the base lacks gets a row, starts from LANGUAGE_INIT, is trained in LoRA too, and stock qwen_tts takes
     it by name; no other row of the embedding changes in LoRA."""
@@ -272,6 +275,7 @@ def test_an_adapter_alone_is_trained_once(tmp_path, tiny_base, capsys):
     assert settings.paths.report.is_file()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_by_its_path(adapted, tiny_base, tmp_path):
     """RESUME=<checkpoint>: it ends as the run it is of; other rates count from then on; what does not fit is refused in
     one line, before anything is overwritten."""
@@ -304,6 +308,7 @@ def test_a_checkpoint_by_its_path(adapted, tiny_base, tmp_path):
     assert len(slower.paths.training_log.read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["best/adapter", "checkpoint-1"])
 def test_what_began_with_a_path_goes_on_after_a_stop(adapted, tiny_base, tmp_path, monkeypatch, capsys, start):
     """RESUME=<path>, stopped: the same command goes on from what it wrote since, and ends as an undisturbed run."""

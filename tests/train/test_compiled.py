@@ -176,6 +176,7 @@ def test_without_a_compiler_training_goes_on_uncompiled(tiny_base, no_compiler, 
     assert not any("forward" in vars(layer) for layer in model.talker.modules())
 
 
+@pytest.mark.slow
 def test_a_graph_that_cannot_be_made_later_on_costs_speed_only(tiny_base, tts, no_compiler, monkeypatch, capsys):
     """What was tried worked, and a layer does not: one line a stack of layers, and the same losses."""
     stock, ours = adapted(tiny_base, "full"), adapted(tiny_base, "full")

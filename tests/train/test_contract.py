@@ -134,6 +134,7 @@ def projected_tts(tmp_path_factory):
     return spread(build_base(tmp_path_factory.mktemp("projected"), **sizes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WIDTHS_DIFFER, ids=lambda c: "-".join(f"{k}={v}" for k, v in c.items()))
 def test_training_predicts_what_generation_samples_when_all_widths_differ(projected_tts, case):
     """The same with projections between text, talker and sub-talker."""

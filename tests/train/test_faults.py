@@ -74,6 +74,7 @@ def losses(output):
     return [json.loads(line)["loss"] for line in (output / "training_log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(trained, work, disk, capsys):
     """There is room for three checkpoints to go on from: the others are left out with a word, and training ends."""
     undisturbed = trained[1]

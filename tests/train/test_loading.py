@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import threading
 
+import pytest
+
 from job.train.data import Rows
 from job.train.objective import Objective
 from tests.support.commands import run_job
@@ -19,6 +21,7 @@ RUN = {
 }
 
 
+@pytest.mark.slow
 def test_the_next_batch_is_read_while_this_one_is_computed(tmp_path, capsys, monkeypatch):
     """A disk so slow that it answers only while a step is under way: no step but the first has to wait for it."""
     work = tmp_path / "work"

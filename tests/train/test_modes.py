@@ -135,6 +135,7 @@ def test_the_same_with_less_memory(prepared, tmp_path):
         assert column(train(prepared, tmp_path / name, **values)[1], "loss") == pytest.approx(base, rel=1e-3), name
 
 
+@pytest.mark.slow
 def test_bf16_autocast_trains(prepared, tmp_path):
     """MIXED_PRECISION=bf16: close to fp32, saved in bf16, for full training and for adapters."""
     from safetensors import safe_open
@@ -171,6 +172,7 @@ def test_steps_in_which_no_frame_has_its_turn(prepared, tmp_path):
     assert min(norms) == 0 < max(norms)
 
 
+@pytest.mark.slow
 def test_stages_that_the_run_does_not_reach_are_said(prepared, tmp_path, capsys):
     """PROGRESSIVE_STAGES of more epochs than there are would train less than was asked for."""
     few = {"MAX_STEPS": "2", "BATCH_SIZE": "6"}
@@ -186,6 +188,7 @@ def test_target_loss_stops_the_run(prepared, tmp_path):
     assert result["steps"] == 3
 
 
+@pytest.mark.slow
 def test_progressive_stages_train_their_parts_only(prepared, tmp_path):
     """PROGRESSIVE_STAGES=text_projection:1|all: in the first epoch nothing but the text projection moves."""
     from safetensors.torch import load_file
@@ -321,6 +324,7 @@ def test_one_book_and_no_sub_talker(tiny_base):
     assert model.talker.codec_head.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_an_overfit_run_stops_by_itself_and_best_is_an_earlier_checkpoint(tmp_path):
     """MAX_STEPS far too high with held-out rows: validation gets worse, the run ends, and best is from before."""
     settings = variables.load(
@@ -346,6 +350,7 @@ def test_an_overfit_run_stops_by_itself_and_best_is_an_earlier_checkpoint(tmp_pa
     assert best["loss"] == min(line["loss"] for line in losses)
 
 
+@pytest.mark.slow
 def test_two_voices_stay_apart(tmp_path):
     """Two speakers say the same text differently: each is recited with the right name, and not with the other's."""
     from job.demo import manifest

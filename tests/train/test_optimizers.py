@@ -282,6 +282,7 @@ def test_each_trains_as_adamw_does(prepared, tmp_path):
         assert weights.get_slice("talker.codec_head.weight").get_dtype() == "BF16"
 
 
+@pytest.mark.slow
 def test_adapters_can_be_in_bf16(prepared, tmp_path):
     """TRAIN_MODE=lora with both: the first losses are those of fp32 adapters, and the loss falls."""
     lora = {"TRAIN_MODE": "lora", "MAX_STEPS": "6", "LOGGING_STEPS": "1", "WARMUP_STEPS": "0"}
@@ -292,6 +293,7 @@ def test_adapters_can_be_in_bf16(prepared, tmp_path):
     assert log[-1]["loss"] < 0.9 * log[0]["loss"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_an_undisturbed_one(prepared, tmp_path, capsys):
     """SIGKILL in the middle, with 8-bit moments and bf16 weights: equal weights and logs to the last bit."""
     work, alone = tmp_path / "work", tmp_path / "alone"

@@ -119,6 +119,7 @@ def by_heart(tiny_base):
     return voice, before
 
 
+@pytest.mark.slow
 def test_a_model_that_has_learned_its_sentences_is_heard_to_say_them(by_heart, monkeypatch):
     """Same inputs as in training: what is said are the recording's codes, and nothing is found wrong."""
     voice, _ = by_heart
@@ -317,6 +318,7 @@ def test_a_model_of_one_book_is_not_said(tiny_base, capsys):
     assert "one book" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [

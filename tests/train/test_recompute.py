@@ -44,6 +44,7 @@ def step(base, mode, again, bf16):
     return losses, gradients, kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("mode", MODES)
 def test_losses_and_gradients_are_the_same_to_the_bit(tiny_base, mode, bf16):

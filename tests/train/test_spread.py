@@ -87,6 +87,7 @@ def copy(prepared, tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(copy, capsys):
     """Same global batch: same curve, with dropout and a share of the frames; one set of files, one line a message."""
     alone, two = copy("alone"), copy("two")

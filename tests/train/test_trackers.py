@@ -174,6 +174,7 @@ print("trained to the end")
 """
 
 
+@pytest.mark.slow
 def test_a_tracker_that_cannot_start_is_warned_of_and_the_others_go_on(tmp_path):
     """W&B's server does not answer: TensorBoard still gets everything, and training its end."""
     done = run_python(
@@ -233,6 +234,7 @@ def records(path: Path):
             parts = b""
 
 
+@pytest.mark.slow
 def test_an_offline_wandb_run_holds_the_logs_and_no_secret(tmp_path):
     done = run_python(
         OPEN_AND_LOG, tmp_path / "work", "wandb", home=tmp_path, WANDB_MODE="offline", WANDB_API_KEY=WANDB_KEY
@@ -276,6 +278,7 @@ except BadInput as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environ", "says"),
     [

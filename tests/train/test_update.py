@@ -43,6 +43,7 @@ def optimizer_over(parameters, kind):
     return optimizer_of(Settings(optimizer=kind), [adapt.Group("all", rate=1e-2, parameters=named)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @given(seed=st.integers(0, 100), scale=st.sampled_from([1e-4, 0.3, 1e4]), bound=st.sampled_from([0.5, 1.0, math.inf]))
 def test_weights_move_as_with_gradients_clipped_before(kind, seed, scale, bound):

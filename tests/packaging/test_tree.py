@@ -1,0 +1,26 @@
+"""The tree is one that a newcomer can enter: small files, each with a name of its own, each saying what it is."""
+
+import ast
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+JOB = Path(__file__).resolve().parents[2] / "job"
+MODULES = sorted(JOB.rglob("*.py"))
+
+
+def test_no_two_modules_have_one_name() -> None:
+    names = Counter(path.stem for path in MODULES if path.name not in ("__init__.py", "__main__.py"))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_no_module_is_longer_than_300_lines() -> None:
+    lengths = {str(path.relative_to(JOB)): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert {name: length for name, length in lengths.items() if length > 300} == {}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(JOB)))
+def test_a_module_says_in_its_first_line_what_it_is(path: Path) -> None:
+    first = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
+    assert first.endswith((".", "!", "?", ":")) and len(first.split()) >= 4, first
