@@ -19,27 +19,27 @@ help: ## this list
 setup: ## .venv with what the job needs, from requirements.lock
 	@sh scripts/setup.sh requirements.lock
 
-setup-dev: ## the same, and the tools of test and lint
+setup-dev: ## the same, plus the tools for tests and linting
 	@sh scripts/setup.sh requirements.lock requirements-dev.lock
 
 demo: setup ## train the tiny built-in model on the built-in clips until it recites them
 	@$(PY) -m job demo
 
-test: setup-dev ## all tests but the slow ones
+test: setup-dev ## all tests except the slow ones
 	$(PYTEST) -m "not slow and not thorough"
 
 test-slow: setup-dev ## the tests that take minutes
 	@code=0; $(PYTEST) -m "slow and not thorough" || code=$$?; \
 	if [ $$code -eq 5 ]; then echo "no test is marked slow"; code=0; fi; exit $$code
 
-test-thorough: setup-dev ## combinations that the others try in part only; an hour
+test-thorough: setup-dev ## all combinations that the other tests sample; takes an hour
 	$(PYTEST) -m thorough
 
 coverage: setup-dev ## which lines the fast tests run: the total, and pages in coverage/
 	$(PYTEST) -m "not slow and not thorough" --cov --cov-report=html
 	@echo "lines and branches of job/ that the fast tests run: $$($(PY) -m coverage report --format=total) %"
 
-walk: ## a stranger's first hour, from a fresh clone: the README's commands with nothing in any cache
+walk: ## run the README's commands from a fresh clone with empty caches, as a new user would
 	@bash scripts/walk.sh
 
 lint: setup-dev ## style, types, shell scripts, Dockerfile, YAML
@@ -56,25 +56,25 @@ docs: setup-dev ## the site of these pages, into site/; fails where a link leads
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 	@echo "site/index.html"
 
-bench: setup ## speed and memory against the vendor's structure, one JSON line a case, under 10 minutes on 2 cores
+bench: setup ## compare speed and memory with the vendor's code; one JSON line per case, under 10 minutes on 2 cores
 	for name in prepare synthesis train; do $(PY) benchmarks/$$name.py || exit; done
 
-gpu-check: setup ## whether the job computes right on this GPU, and how fast, in 10 minutes; tiny shapes without one
+gpu-check: setup ## check correctness and speed on this GPU in 10 minutes; tiny shapes without a GPU
 	@$(PY) benchmarks/gpu_check.py
 
-soak: setup ## the demo, stopped and killed at random moments until it is done, for SOAK_MINUTES (30)
+soak: setup ## run the demo, stopped and killed at random moments, for SOAK_MINUTES (30)
 	@$(PY) scripts/soak.py
 
-image: ## the container image, with docker or else buildah
+image: ## build the container image with docker, or buildah if docker is not running
 	@sh scripts/image.sh "$(IMAGE)"
 
-check-image: ## build the image without Docker and run the demo in it, confined; needs root, Debian and 25 GB
+check-image: ## build the image without Docker and run the demo in it, sandboxed; needs root, Debian and 25 GB
 	@python3 scripts/check_image.py
 
-sbom: setup-dev ## what the job consists of and under which licences, into dist/
+sbom: setup-dev ## write the list of packages and their licences (SBOM) to dist/
 	@$(PY) scripts/sbom.py dist
 
-lock: setup-dev ## requirements*.lock anew from requirements*.in; UPGRADE=1 takes newer versions
+lock: setup-dev ## update requirements*.lock from requirements*.in; UPGRADE=1 takes newer versions
 	for name in requirements requirements-dev runpod/requirements; do \
 	  $(PY) -m uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --fork-strategy fewest \
 	    --no-emit-index-url --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) \

@@ -2,12 +2,12 @@
 # One unattended run, in a container or from a checkout: ./entrypoint.sh [arguments of `python -m job`; none means run].
 # Everything printed also goes to CONSOLE_LOG, which holds this run only. The exit code is the job's.
 set -euo pipefail
-trap 'exit 143' HUP INT TERM # as a container's first process too, which signals without a trap do not reach
-set -m # every child gets a process group of its own: it hears a signal once, from us, and leaves nothing behind
+trap 'exit 143' HUP INT TERM # needed as a container's first process, which ignores signals that have no trap
+set -m # every child gets its own process group: it receives a signal once, from us, and can be cleaned up with its children
 
 here=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
-export PYTHONSAFEPATH=1 # a file called job.py in the caller's directory must not be taken for the job
+export PYTHONSAFEPATH=1 # do not import a job.py from the caller's directory instead of the job
 export PYTHONUNBUFFERED=1
 
 python=python3
@@ -18,7 +18,7 @@ for candidate in "$here/.venv/bin/python" /opt/venv/bin/python; do
   fi
 done
 
-unquoted() { # a value without quotation marks around it and without a comment behind it, as the job reads it
+unquoted() { # a value without surrounding quotation marks and trailing comment, by the same rule as the job
   local value=$1
   if [[ $value =~ ^[[:space:]]*\"([^\"]*)\"[[:space:]]*(#.*)?$ || $value =~ ^[[:space:]]*\'([^\']*)\'[[:space:]]*(#.*)?$ ]]; then
     value=${BASH_REMATCH[1]}
@@ -32,8 +32,8 @@ if [[ -n ${TMPDIR-} ]]; then
   export TMPDIR
 fi
 
-# Variables may also come from a .env file, so the job's own reader is asked. When it refuses them, the job itself says
-# what is wrong; until then the log goes to its usual place.
+# Variables may also come from a .env file, so the job's own parser is used. If it rejects them, the job will print the
+# error; until then the log goes to its default path.
 ask='from job.config.settings import load
 s = load()
 print(s.upload_logs, s.node_rank, s.console_log, sep="\n")'
@@ -41,26 +41,26 @@ answer=$("$python" -c "$ask" 2>/dev/null) || answer=$(printf '%s\n' False 0 "$(u
 {
   read -r upload_logs
   read -r node_rank
-  IFS= read -r -d '' log || true # all that is left: a path may hold anything
+  IFS= read -r -d '' log || true # reads to the end: a path may contain any character
 } <<<"$answer"
 log=${log%$'\n'}
 
 # ---- the log ---------------------------------------------------------------------------------------------------------
 
-fresh() { # an older log goes, and a link in its place; /dev/null and the like are not ours to remove
+fresh() { # removes an older log, or a link in its place; /dev/null and the like are not removed
   case $log in
   /dev/*) ;;
   *) if [[ ! -e $log || -f $log ]]; then rm -f -- "$log"; fi ;;
   esac
 }
 if ! { fresh && mkdir -p -- "$(dirname -- "$log")" && : >"$log"; } 2>/dev/null; then
-  echo "CONSOLE_LOG=$log: cannot be written; set CONSOLE_LOG to a path that can" >&2
+  echo "CONSOLE_LOG=$log: not writable; set CONSOLE_LOG to a writable path" >&2
   exit 2
 fi
 
 tees=()
 if ! pipes=$(mktemp -d 2>/dev/null); then
-  echo "TMPDIR=${TMPDIR:-/tmp}: nothing can be made in it; set TMPDIR to a directory that can be written to" >&2
+  echo "TMPDIR=${TMPDIR:-/tmp}: not writable; set TMPDIR to a writable directory" >&2
   exit 2
 fi
 
@@ -68,21 +68,21 @@ fi
 copy() { tee -a -- "$log"; }
 
 # shellcheck disable=SC2329  # likewise
-copy_lines() { # tee writes what it has read, which may end within a line; grep appends a line at a time
+copy_lines() { # tee may write partial lines; grep appends whole lines
   tee /dev/fd/3 3>&1 >&4 | grep -a --line-buffered '' >>"$log"
 } 4>&1
 
-tee_descriptor() { # from the next `exec` on, what is written to pipe $1 goes to the log and to $2, by function $3
+tee_descriptor() { # after the next `exec`, pipe $1 is copied to the log and to $2 by function $3
   mkfifo "$pipes/$1"
-  # tee outlives every signal, so that the last words of a stopped job are kept
+  # tee ignores signals, so that the last lines of a stopped job are logged
   (trap '' HUP INT TERM && "$3") <"$pipes/$1" >&"$2" &
   tees+=("$!")
 }
 
-if [[ /dev/stdout -ef /dev/stderr ]]; then # one stream: what is written first comes first
+if [[ /dev/stdout -ef /dev/stderr ]]; then # one stream: keep the order of the lines
   tee_descriptor out 1 copy
   exec >"$pipes/out" 2>&1
-else # two streams: whoever reads them apart still can, and the log gets whole lines of each
+else # two streams: keep them separate, and log whole lines of each
   tee_descriptor out 1 copy_lines
   tee_descriptor err 2 copy_lines
   exec >"$pipes/out" 2>"$pipes/err"
@@ -99,7 +99,7 @@ interrupted=0 # a signal has cut the current `wait` short
 forward() {
   stopped=1
   interrupted=1
-  if [[ -n $child ]]; then kill -s "$1" "$child" 2>/dev/null || true; fi # it may have just ended
+  if [[ -n $child ]]; then kill -s "$1" "$child" 2>/dev/null || true; fi # it may have just exited
 }
 trap 'forward TERM' TERM HUP
 trap 'forward INT' INT
@@ -120,12 +120,12 @@ run_child() { # run a command, pass signals on to it, return its exit code
   done
   local group=$child
   child=
-  kill -TERM -- "-$group" 2>/dev/null || true # workers that it left behind
+  kill -TERM -- "-$group" 2>/dev/null || true # workers that it left running
   for _ in {1..20}; do
     kill -0 -- "-$group" 2>/dev/null || return "$code"
     sleep 0.1
   done
-  kill -KILL -- "-$group" 2>/dev/null || true # they may have gone since
+  kill -KILL -- "-$group" 2>/dev/null || true # they may have exited since
   return "$code"
 }
 
@@ -136,13 +136,13 @@ if (($# == 0)); then set -- run; fi
 job() { run_child "$python" -m job "$@"; }
 
 code=0
-job "$@" || code=$? # which starts a process for each GPU where there are several
+job "$@" || code=$? # starts one process per GPU if there are several
 
 case $1 in
--* | settings | plan | upload-log) ;; # these leave nothing worth keeping
+-* | settings | plan | upload-log) ;; # these have no log worth uploading
 *)
   if [[ $upload_logs == True && $node_rank == 0 ]]; then
-    stopped=0 # the log of a run that was stopped is wanted most
+    stopped=0 # the log of a stopped run is the most important one
     job upload-log || echo "the console log was not uploaded; the run itself ended with $code" >&2
   fi
   ;;
@@ -153,6 +153,6 @@ trap '' HUP INT TERM
 exec >/dev/null 2>&1
 (sleep 10 && kill -KILL -- "${tees[@]/#/-}") &
 watchdog=$!
-wait "${tees[@]}" || true         # the code that counts is the job's
-kill -KILL -- "-$watchdog" || true # it has gone where it had to act
+wait "${tees[@]}" || true         # only the job's exit code counts
+kill -KILL -- "-$watchdog" || true # it has already exited if it had to act
 exit "$code"

@@ -78,7 +78,7 @@ def _supported(settings: Settings) -> None:
         if value != default:
             raise BadInput(f"{field.upper()}={value}: not supported in this version; unset it")
     if settings.distributed == "fsdp" and not mode_of(settings).cut_up:
-        raise BadInput(f"DISTRIBUTED=fsdp: is for TRAIN_MODE=full; with TRAIN_MODE={settings.train_mode} use ddp")
+        raise BadInput(f"DISTRIBUTED=fsdp: needs TRAIN_MODE=full; with TRAIN_MODE={settings.train_mode} use ddp")
     if settings.distributed == "fsdp" and settings.torch_compile:
         raise BadInput("TORCH_COMPILE=true: needs DISTRIBUTED=ddp; unset one of them")
     if settings.gradient_checkpointing == "selective" and settings.torch_compile:

@@ -154,7 +154,7 @@ def test_a_node_that_does_not_come_is_named(tmp_path):
     port = free_port()
     code, _, err = end(node(1, port, tmp_path, RENDEZVOUS_TIMEOUT="3"))
     assert code == 1
-    assert f"MASTER_ADDR=127.0.0.1:{port} did not answer in 3 s" in err
+    assert f"MASTER_ADDR=127.0.0.1:{port} did not answer within 3 s" in err
 
 
 def test_a_waiting_node_obeys_a_signal(tmp_path):

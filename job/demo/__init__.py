@@ -1,4 +1,4 @@
-"""The embedded default: a tiny base model of the real architecture and a dozen short clips of speech.
+"""The built-in demo: a tiny base model of the real architecture and a dozen short clips of speech.
 
 This module needs nothing but the standard library; `job.demo.base` builds the model.
 """
@@ -12,12 +12,12 @@ from job.core import files
 
 
 def clips_directory() -> Path:
-    """The directory of the embedded clips: FLAC, 24 kHz, mono, 16 bit, with `metadata.jsonl` beside them."""
+    """The directory of the built-in clips: FLAC, 24 kHz, mono, 16 bit, with `metadata.jsonl`."""
     return Path(__file__).parent / "clips"
 
 
 def manifest() -> list[dict[str, Any]]:
-    """The rows about the embedded clips: `audio` (absolute path), `text`, `speaker` and `language`, in file order."""
+    """The rows of the built-in clips: `audio` (absolute path), `text`, `speaker` and `language`, in file order."""
     directory = clips_directory()
     rows = list(files.read_jsonl(directory / "metadata.jsonl"))
     return [{**row, "audio": str(directory / row["audio"])} for row in rows]

@@ -1,6 +1,6 @@
-"""A tiny base model of the real architecture, built in seconds: every file of a released base directory.
+"""Build a tiny base model of the real architecture in seconds, with all files of a released base model.
 
-`Qwen3TTSModel.from_pretrained` loads it, it clones, encodes, trains, speaks and decodes on a CPU. Its weights are
+`Qwen3TTSModel.from_pretrained` loads it; it clones, encodes, trains, speaks and decodes on a CPU. Its weights are
 random but seeded: the same arguments give the same bytes.
 """
 
@@ -17,7 +17,7 @@ from job.demo.tiny_codec import write_codec
 if TYPE_CHECKING:
     import torch
 
-#: Rows of the codec embedding above the codes, as in the released models.
+#: Special rows of the codec embedding after those of the codes, as in the released models.
 CODEC_IDS = {
     "codec_pad_id": 2148,
     "codec_bos_id": 2149,
@@ -92,7 +92,7 @@ def build(
     size: str = "demo",
     dtype: str = "bfloat16",
 ) -> Path:
-    """Write a base model into `directory` (made if missing; files of the same names are replaced).
+    """Write a base model into `directory`, which is created if missing; existing files are replaced.
 
     Args:
         directory: where to.
@@ -106,13 +106,13 @@ def build(
         sub_talker_hidden_size: width of the code predictor. None means `hidden_size`; any other width makes
             `small_to_mtp_projection` a linear layer, as in the 1.7B model.
         sub_talker_layers: of the code predictor.
-        books: codebooks a frame, at least 2.
-        codebook_size: codes a book, a power of two; the codec vocabulary has 1024 more rows.
+        books: codebooks per frame, at least 2.
+        codebook_size: codes per codebook, a power of two; the codec vocabulary has 1024 more rows.
         codec_ids: replaces entries of `CODEC_IDS` (rows from `codebook_size` up).
         languages: replaces `LANGUAGES`; entries with "dialect" in their name are not offered as languages.
         reserved_text_tokens: unused special tokens ahead of the others, which shifts the others' ids.
         size: `tts_model_size`; stock code drops `instruct` when it is a substring of "0b6".
-        dtype: in which model.safetensors keeps the weights; bfloat16 as in the released models. The codec is fp32.
+        dtype: dtype of the weights in model.safetensors; bfloat16 as in the released models. The codec is fp32.
 
     Returns:
         `directory`.
@@ -241,10 +241,10 @@ def _write_weights(path: Path, config: dict[str, Any], seed: int, dtype: str) ->
 
 
 def _calibrate_speakers(model: Any, seed: int) -> None:
-    """Centre the x-vectors and bring them to the scale of the codec embedding's rows.
+    """Centre the speaker embeddings and scale them like the codec embedding's rows.
 
-    Untrained, the encoder says nearly the same of every voice: a large common vector and small differences. The last
-    layer is set so that every pooled statistic counts by how much it varies between voices.
+    The untrained encoder gives nearly the same embedding for every voice: a large common vector and small differences.
+    The last layer is set so that every pooled statistic is weighted by how much it varies between voices.
     """
     import torch
 

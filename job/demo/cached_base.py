@@ -1,4 +1,4 @@
-"""The default tiny base model, built once and kept in the user's cache directory."""
+"""The default tiny base model, built once and stored in the user's cache directory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from job.core import files
 from job.core.errors import BadInput
 from job.demo.base import FILES, build
 
-#: Part of the cache directory's name: raise it whenever the built bytes change.
+#: Part of the cache directory's name; increase it whenever the built files change.
 VERSION = "1"
 
 
@@ -17,11 +17,11 @@ def cached_base() -> Path:
     """The default tiny base; built on first use.
 
     It is `<cache>/qwen3-tts-job/demo-<version>`, where <cache> is XDG_CACHE_HOME or `~/.cache`, or the system's
-    temporary directory when that cannot be written. It is built under a temporary name and renamed, one process at a
-    time; others wait and take what it built. An incomplete one is built again.
+    temporary directory when that is not writable. It is built under a temporary name and renamed, by one process at a
+    time; others wait and use the result. An incomplete one is built again.
 
     Raises:
-        BadInput: none of the two places can be written.
+        BadInput: neither of the two directories is writable.
     """
     import platformdirs
     from filelock import FileLock
@@ -44,9 +44,11 @@ def cached_base() -> Path:
                 return cache / name
         except OSError as error:
             reasons.append(f"{cache} ({error.strerror or error})")
-    raise BadInput(f"INIT_MODEL_PATH=demo: cannot be built in {' or '.join(reasons)}; free some space or name a model")
+    raise BadInput(
+        f"INIT_MODEL_PATH=demo: cannot be built in {' or '.join(reasons)}; free some space or set another model"
+    )
 
 
 def is_complete(directory: Path) -> bool:
-    """True if every file of a base is there and non-empty."""
+    """Whether all files of a base model exist and are not empty."""
     return all((directory / name).is_file() and (directory / name).stat().st_size > 0 for name in FILES)

@@ -14,7 +14,7 @@ from typing import Any
 
 from job.core import files
 
-#: Single tokens by contract; first, so that no other merge takes their letters away.
+#: Must be single tokens; first, so that no other merge uses their letters.
 ROLES = ("assistant", "user", "system")
 
 _COMMON = """
@@ -30,7 +30,7 @@ ich du wir ihr mein dein unser haben sehr gut heute morgen abend wasser haus lic
 hier dort dann jetzt immer wieder guten tag danke bitte ja nein kein keine ing tion er en es ed ly ch sch st
 """
 
-#: Common words of the embedded clips' languages (with and without the space before them, as in any byte-level BPE).
+#: Common words of the built-in clips' languages (with and without a preceding space, as in any byte-level BPE).
 WORDS = tuple(_COMMON.split())
 
 #: Special tokens by their role in config.json; the spellings are those of the released tokenizers.

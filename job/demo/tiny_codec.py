@@ -1,8 +1,8 @@
-"""A tiny speech tokenizer: a real `Qwen3TTSTokenizerV2Model` (12.5 frames a second, 1920 samples a frame at 24 kHz).
+"""A tiny speech tokenizer: a real `Qwen3TTSTokenizerV2Model` (12.5 frames per second, 1920 samples per frame).
 
-Its convolutions are random and its codebooks are fitted to the statistics of what those convolutions give for
-speech-like sound, which is enough for what the codes must do here: differ where the sound differs, repeat where it
-repeats, and use every codebook. Decoding gives noise whose colour follows the codes, not the words.
+Its convolutions are random and its codebooks are fitted to the statistics of their outputs for speech-like sound. This
+is enough for the demo: the codes differ where the sound differs, repeat where it repeats, and use every codebook.
+Decoding gives noise whose colour depends on the codes, not intelligible words.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def write_codec(
 
 
 def _fill_encoder(encoder: Any, seed: int) -> None:
-    """Random convolutions, then codebooks that cover what they give for speech-like sound."""
+    """Initialise random convolutions, then fit the codebooks to their outputs for speech-like sound."""
     import torch
 
     # Gain 5 at the waveform makes quiet and loud differ by more than a factor: ELU bends between -1 and 1.
@@ -145,8 +145,8 @@ def _fill_encoder(encoder: Any, seed: int) -> None:
 def _whiten(projection: Any, hidden: torch.Tensor) -> None:
     """Set a 1x1 convolution so that its outputs have unit variance and no correlation over `hidden`.
 
-    Random convolutions put nearly all of a sound's energy into a few directions; without this a codebook would see one
-    or two dimensions, and the books after the first would see nothing. `hidden` is (sounds, hidden, frames).
+    Random convolutions put nearly all of a sound's energy into a few directions; without this a codebook would use one
+    or two dimensions, and nothing would be left for the others. `hidden` is (sounds, hidden, frames).
     """
     import torch
 
@@ -159,7 +159,7 @@ def _whiten(projection: Any, hidden: torch.Tensor) -> None:
 
 
 def _fit_codebook(codebook: Any, residual: torch.Tensor, seed: int, name: str) -> torch.Tensor:
-    """Draw a codebook with the mean and covariance of `residual` (vectors, dimension); return what it leaves.
+    """Draw a codebook with the mean and covariance of `residual` (vectors, dimension); return the new residual.
 
     `cluster_usage` is drawn too and `embed_sum` is the product, as in a trained codec (the embedding is their ratio).
     """

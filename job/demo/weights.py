@@ -26,9 +26,9 @@ Array = NDArray[np.float32]
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread, keeping no gradients and leaving torch's random state as it was.
+    """Context manager: compute on one thread, without gradients, and restore torch's random state.
 
-    Sums split over threads round differently, and the calibrations below would pass the difference on to the bytes.
+    Sums split over threads round differently, which would change the bytes of the calibrated weights.
     """
     import torch
 
@@ -50,7 +50,7 @@ def normal(seed: int, name: str, shape: tuple[int, ...], scale: float = 1.0) -> 
 
 
 def fan_in(shape: tuple[int, ...]) -> int:
-    """Inputs that one output of a linear or convolution weight of this shape sums over."""
+    """The fan-in of a linear or convolution weight: inputs that one output sums over."""
     return int(np.prod(shape[1:])) or 1
 
 
@@ -71,7 +71,7 @@ def fill(
     Args:
         module: a torch module.
         seed: the model's seed.
-        prefix: put before the names, so that equal modules at other places get other values.
+        prefix: prepended to the names, so that equal modules in different places get different values.
         gains: factor on 1 / sqrt(fan in), for tensors of two or more dimensions.
         deviations: the standard deviation itself, for tensors of any shape.
         constants: one value everywhere.
@@ -101,7 +101,7 @@ def _match(table: dict[str, float] | None, name: str) -> float | None:
 
 
 def voiced(seed: int, name: str, seconds: float) -> Array:
-    """A sound with the statistics of speech, for calibration: syllables of a buzzing source through three resonances.
+    """Synthesise a speech-like sound for calibration: syllables of a buzzing source through three resonances.
 
     Pitch, resonances, loudness and voicing change with every syllable; a fifth of the syllables are pauses. Returns
     (samples,) fp32 at 24 kHz with a peak of 0.7.

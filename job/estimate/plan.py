@@ -174,7 +174,7 @@ def _epoch_flops(settings: Settings, shapes: Shapes, measured: Lengths) -> float
     """FLOPs of one epoch, assuming that all samples have the same length."""
     work = Work.of(shapes)
     rows, mean = len(measured.frames), float(measured.frames.mean())
-    # Through frozen weights gradients only pass; an adapter's own products are few.
+    # Gradients only pass through frozen weights; the adapters' own products are negligible.
     backward = 1.0 if mode_of(settings).adapters else 2.0
     return rows * work.of_sample(measured.mean, mean, settings.sub_talker_frame_fraction, backward)
 

@@ -75,7 +75,7 @@ def published(directory: Path) -> list[str]:
 
 
 def merged(settings: Settings) -> bool:
-    """Whether a checkpoint holds merged weights (all do but those of TRAIN_MODE=lora EXPORT=adapter)."""
+    """Whether a checkpoint contains merged weights (all do except those of TRAIN_MODE=lora EXPORT=adapter)."""
     return mode_of(settings).merged(settings)
 
 

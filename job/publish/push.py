@@ -70,8 +70,8 @@ def run(settings: Settings) -> dict[str, Any]:
     """Create missing repos, upload changed files, and compare the repo with the local files.
 
     Only the files of `contents.ALLOWED` are uploaded, in one commit per repo once all data has been sent. A rerun
-    uploads only what is missing. `upload_folder` is used rather than `upload_large_folder`, which commits several
-    times and writes a cache into the folder; a checkpoint is a dozen files, each of which is resumed on its own.
+    uploads only what is missing. `upload_folder` is used rather than `upload_large_folder`, which commits several times
+    and writes a cache into the folder; a checkpoint has a dozen files, whose uploads resume individually.
 
     Returns:
         `{"repo", "commit", "url", "files", "bytes", "uploaded", "private"}` of HF_REPO_ID, and the same of

@@ -149,7 +149,7 @@ def test_a_file_that_holds_a_secret_is_not_uploaded(hub: Hub, work: Path, variab
     config = files.read_json(work / "output" / "best" / "config.json")
     files.write_json(work / "output" / "best" / "config.json", config | {"note": secret})
     line = do(hub, work, "validate", "push", WANDB_API_KEY="0123abcd" * 5).refused(5)
-    assert f"config.json holds {variable}" in line
+    assert f"config.json contains {variable}" in line
     assert ("model", "alice/voice") not in hub.repos
 
 
