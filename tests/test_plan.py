@@ -59,7 +59,7 @@ def test_steps_and_rows(work, capsys):
     assert (estimate.rows, estimate.steps_per_epoch, estimate.steps) == (5, 2, 6)
     result = run_job(capsys, ["plan"], {**QUICK, "WORK_DIR": work, "MAX_STEPS": "7"})
     assert result.code == 0, result.err
-    assert "7 in all" in result.out
+    assert "7 in total" in result.out
     assert "then 8 texts are said" in result.out
     twice = settings.model_copy(update={"test_texts": "One.|Two.", "text_layout": "mixed", "baselines": False})
     speakers = len(read_summary(settings.paths)["speakers"])
@@ -208,7 +208,7 @@ def test_what_does_not_fit_is_cut_up_or_refused(work, monkeypatch, capsys):
     monkeypatch.setattr(lengths.Lengths, "largest", lambda self, settings: load if settings.batch_size > 2 else sample)
     plan.print_plan(settings)
     said = capsys.readouterr().out
-    assert "one 1.0 GB: too small" in said and "in 2 pieces" in said
+    assert "one 1.0 GB: too small" in said and "split into 2 parts" in said
     assert all(name in said for name in ("BATCH_SIZE=2", "GRADIENT_CHECKPOINTING=true", "TRAIN_MODE=lora"))
 
 
