@@ -19,7 +19,9 @@ def benchmark():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["full", "lora", pytest.param("layers", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "mode", ["lora", *(pytest.param(other, marks=pytest.mark.thorough) for other in ("full", "layers"))]
+)
 def test_every_cell_is_recited(benchmark, tmp_path, mode):
     """At least 99 % of the codes over all books and the right stop for every sentence, in (non-streaming, streaming) x
     (Auto, named, new language), two speakers, with and without an instruction."""
