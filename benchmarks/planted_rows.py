@@ -118,8 +118,8 @@ def write(rows: list[Planted], directory: Path, settings: Settings) -> None:
         named = {"speaker": one.row.speaker, "language": one.row.language}
         about = {"id": str(number), "row": len(split) + 1, "source": one.source, "audio": str(path)}
         split.append({**empty, **about, **named, "text": one.row.text})
-    for split, found in lines.items():
-        files.write_jsonl(settings.paths.manifest(split), found)
+    for name, found in lines.items():
+        files.write_jsonl(settings.paths.manifest(name), found)
 
 
 def judged(settings: Settings) -> tuple[dict[str, str], dict[str, list[str]], dict[str, Any]]:

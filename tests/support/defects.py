@@ -87,9 +87,9 @@ def another(one: Voiced, rng: np.random.Generator) -> np.ndarray:
 def hum(hertz: int) -> Callable[[Voiced, np.random.Generator], np.ndarray]:
     def plant(one: Voiced, rng: np.random.Generator) -> np.ndarray:
         time = np.arange(one.wave.size) / RATE
-        lines = sum(
-            a * np.sin(2 * np.pi * hertz * n * time + rng.uniform(0, 6)) for n, a in ((1, 1), (2, 0.4), (3, 0.6))
-        )
+        lines = np.zeros(one.wave.size)
+        for harmonic, strength in ((1, 1.0), (2, 0.4), (3, 0.6)):
+            lines += strength * np.sin(2 * np.pi * hertz * harmonic * time + rng.uniform(0, 6))
         return one.wave + lines * rms(one.wave) * 0.5 / rms(lines)
 
     return plant
