@@ -176,7 +176,7 @@ def test_data_mode_none_trains_on_what_is_there(finished, capsys):
     _work, variables, _ = finished
     result = run_job(capsys, ["run", "--until", "prepare"], {**variables, "DATA_MODE": "none"})
     assert result.code == 0, result.err
-    assert "[prepare] left out" in result.out
+    assert "[prepare] skipped" in result.out
 
 
 @pytest.mark.slow

@@ -246,7 +246,7 @@ def test_an_adapter_alone_of_a_new_language_is_refused_before_anything_is_encode
 ) -> None:
     rows = [{**row, "language": "Hausa"} for row in raw(clips)[:2]]
     settings = make(rows, train_mode="lora", export="adapter")
-    with pytest.raises(BadInput, match=r"EXPORT=adapter: hausa is new to the base.*EXPORT=both"):
+    with pytest.raises(BadInput, match=r"EXPORT=adapter: hausa is a new language.*EXPORT=both"):
         prepare.run(settings)
     assert not list(settings.paths.encoding.glob("*"))
     prepare.run(make(rows, work="only", train_mode="lora", export="adapter", prepare_only=True))

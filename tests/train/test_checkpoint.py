@@ -261,7 +261,7 @@ def test_a_new_language_is_not_left_out_of_an_adapter_alone(tmp_path, tiny_base,
     row = {"audio": str(clips_dir / "en-01.flac"), "text": "Sannu.", "language": "hausa"}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     values = {"TRAIN_JSONL": str(tmp_path / "rows.jsonl"), "SPEAKER_NAME": "A", "EXPORT": "adapter"}
-    with pytest.raises(BadInput, match=r"EXPORT=adapter: hausa is new to the base.*EXPORT=both"):
+    with pytest.raises(BadInput, match=r"EXPORT=adapter: hausa is a new language.*EXPORT=both"):
         train(tmp_path / "w", INIT_MODEL_PATH=str(tiny_base), **values)
 
 

@@ -152,7 +152,7 @@ def test_what_cannot_run_here_is_refused_in_one_line(prepared, tmp_path):
     """And neither computed as something else without a word, nor found out by a library's traceback."""
     for values, said in (
         ({"MIXED_PRECISION": "fp16"}, "MIXED_PRECISION=fp16: not supported on a CPU"),
-        ({"ATTN_IMPLEMENTATION": "flash_attention_2"}, "ATTN_IMPLEMENTATION=flash_attention_2: .*; ATTN"),
+        ({"ATTN_IMPLEMENTATION": "flash_attention_2"}, "ATTN_IMPLEMENTATION=flash_attention_2: .*; use ATTN"),
         ({"DEVICE": "mps"}, "DEVICE=mps: not available on this machine"),
         ({"SUB_TALKER_LOSS_WEIGHT": "inf"}, "SUB_TALKER_LOSS_WEIGHT='inf'"),
     ):

@@ -35,7 +35,7 @@ def norms() -> Iterator[None]:
 
 def test_a_mode_that_is_registered_trains_saves_resumes_and_exports(norms: None, tmp_path: Path, capsys: Any):
     """Only norms move, the checkpoint is whole, what is counted is what is trained, and a restart ends the same."""
-    from job.demo.base import cached_base
+    from job.demo.cached_base import cached_base
 
     settings = variables.load({**VALUES, "WORK_DIR": str(tmp_path)})
     pipeline.run(settings, "fetch", "prepare")
