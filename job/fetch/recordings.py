@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 from job.audio import audio_files
 from job.config.settings import Settings
 from job.core import console, files
-from job.fetch import find, sidecars, text_files
+from job.fetch import audio_store, cue_files, cues, find, sidecars, text_files
 from job.fetch.listing import HIDDEN
 from job.fetch.references import REFERENCE_TEXT, REFERENCES, reference_of
 from job.fetch.table import Row, RowError, Table, Unreadable
+
+#: Seconds up to which cues of a sentence that goes over several are joined.
+LONGEST_SENTENCE = 20.0
 
 
 def list_files(root: Path) -> tuple[list[Path], list[Path]]:
@@ -36,12 +40,13 @@ class Recordings:
     def __init__(self, root: Path, audio: list[Path], others: list[Path], settings: Settings) -> None:
         self.root = root
         self.audio = audio
+        self._max_seconds = settings.max_seconds
         self._texts = sidecars.Sidecars(root, audio, others)
         self._sources: dict[Path, sidecars.Source | RowError] = {}
         self._of_text: dict[sidecars.Source, list[Path]] = {}
         for path in audio:
             try:
-                source = self._texts.find(path)
+                source = self._source(path)
             except RowError as error:
                 self._sources[path] = error
                 continue
@@ -52,6 +57,29 @@ class Recordings:
         self._of_text = {source: paths for source, paths in self._of_text.items() if len(paths) > 1}
         self._named = "speaker_name" in settings.model_fields_set
         self._said: set[str] = set()
+
+    def _source(self, path: Path) -> sidecars.Source | None:
+        """Where the text of a recording is.
+
+        Where there is a plain text and one with times, the recording is a sentence or a long one: the times tell.
+
+        Raises:
+            RowError: there are several that differ.
+        """
+        timed = self._texts.timed(path)
+        if timed is None:
+            return self._texts.find(path)
+        try:
+            plain = self._texts.find(path)
+        except RowError:
+            return timed
+        if plain is None or plain.path == timed.path:
+            return timed
+        try:
+            last = max((cue.end for cue in cue_files.read(timed.path) if math.isfinite(cue.end)), default=0.0)
+        except RowError:
+            return plain
+        return timed if last > self._max_seconds else plain
 
     def not_read(self) -> str:
         """What is there instead of texts, as the end of a sentence."""
@@ -71,17 +99,45 @@ class Recordings:
             if isinstance(source, sidecars.Source) and source.path.suffix.lower() == ".json":
                 fields = {"speaker": True, "language": True}
                 break
+        timed = any(isinstance(source, sidecars.Source) and source.timed for source in self._sources.values())
+        fields.update(start=timed, end=timed)
+        fields["speaker"] |= timed
         columns = ["audio", "text", "ref_audio", "ref_text", *(name for name, used in fields.items() if used), "id"]
 
         def read() -> Iterator[Row | Unreadable]:
-            for number, path in enumerate(self.audio, start=1):
-                try:
-                    if (values := self._values(path, speakers)) is not None:
+            number = 0
+            for path in self.audio:
+                for values in self._rows(path, speakers):
+                    number += 1
+                    if isinstance(values, RowError):
+                        yield Unreadable(number, values)
+                    elif values is not None:
                         yield Row(number, values)
-                except RowError as error:
-                    yield Unreadable(number, error)
 
-        return Table(self.root.name, where, columns, read, folders=[self.root], total=len(self.audio))
+        return Table(
+            self.root.name, where, columns, read, folders=[self.root], total=None if timed else len(self.audio)
+        )
+
+    def _rows(self, path: Path, speakers: bool) -> Iterator[dict[str, Any] | RowError | None]:
+        """A recording's rows: one, or one for each sentence that a file with times names in it."""
+        try:
+            values = self._values(path, speakers)
+            source = self._sources.get(path)
+            if values is None or not isinstance(source, sidecars.Source) or not source.timed:
+                yield values
+                return
+            found = cue_files.read(source.path)
+            length = audio_store.seconds(path)
+        except RowError as error:
+            yield error
+            return
+        longest = min(LONGEST_SENTENCE, self._max_seconds)
+        for one in cues.sentences(found, source.path.name, longest, length):
+            if isinstance(one, RowError):
+                yield one
+            else:
+                said = {name: value for name, value in one.values().items() if value is not None}
+                yield {**values, **said, "id": f"{values['id']}-{one.first:04d}"}
 
     def _values(self, path: Path, speakers: bool) -> dict[str, Any] | None:
         """A recording's row; None when another recording of the same sentence is taken in its place."""
@@ -98,7 +154,8 @@ class Recordings:
         values: dict[str, Any] = {"audio": str(path), "ref_audio": audio, "ref_text": text}
         if speakers:
             values["speaker"] = self._speaker(path)
-        values.update(self._texts.values(path, source))
+        if not source.timed:
+            values.update(self._texts.values(path, source))
         values["id"] = audio_files.stem(str(path.relative_to(self.root)))
         return values
 

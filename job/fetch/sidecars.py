@@ -1,8 +1,9 @@
 """Transcripts that lie beside their recordings, or in a folder parallel to them, one file or one line a recording.
 
 Beside `a.wav`, in this order: `a.wav.txt` or `a.txt`, `a.normalized.txt` and `a.original.txt` (LibriTTS), `a.lab` (HTS,
-Montreal Forced Aligner), `a.json` (Emilia), a line of `*.trans.txt` (LibriSpeech). Else a text of the same name where
-all folders but one are called the same (`txt/p1/a.txt` for `wav48/p1/a_mic1.flac`, as in VCTK).
+Montreal Forced Aligner), `a.json` (Emilia), a line of `*.trans.txt` (LibriSpeech). Texts with times (`cue_files.py`)
+are looked for first. Else a text of the same name where all folders but one are called the same (`txt/p1/a.txt` for
+`wav48/p1/a_mic1.flac`, as in VCTK).
 
 A text is never lent: `a.1.txt` is not of `a.wav`, `a.txt` not of `A.wav` where there is an `a.wav`, and
 `a.normalized.txt` not of `a.wav` where there is an `a.normalized.wav`.
@@ -20,23 +21,26 @@ from pathlib import Path
 from typing import Any
 
 from job.audio import audio_files
-from job.fetch import text_files
+from job.fetch import cue_files, text_files
 from job.fetch.listing import key
 from job.fetch.table import RowError
 
 #: What a microphone's or channel's recording of a sentence has at the end of its name.
 _MICROPHONE = re.compile(r"[._-](?:mic|ch|channel)[._-]?(\d+)$", re.IGNORECASE)
 _TABLES = (".trans.txt", ".trans.tsv")
+#: The language that the name of subtitles ends with (`talk.en.vtt`, `talk.pt-BR.srt`).
+_LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}(?:[-_][A-Za-z]{2,4})?$")
 
 
 @dataclass(frozen=True)
 class Source:
     """Where the text of a recording is: a file, or the line `line` of one. `shared` are the folders that both are in,
-    below the root, when the text is in a parallel folder."""
+    below the root, when the text is in a parallel folder. `timed` files say when each sentence is said."""
 
     path: Path
     line: str | None = None
     shared: tuple[str, ...] | None = None
+    timed: bool = False
 
 
 class Sidecars:
@@ -49,11 +53,15 @@ class Sidecars:
         self._beside: dict[tuple[Path, str], list[Path]] = {}
         self._parallel: dict[str, list[Path]] = {}
         self._tables: dict[Path, list[Path]] = {}
+        self._tagged: dict[tuple[Path, str], list[Path]] = {}
         for path in others:
             if path.name.lower().endswith(_TABLES):
                 self._tables.setdefault(path.parent, []).append(path)
             elif path.suffix.lower() in text_files.ENDINGS:
                 self._beside.setdefault((path.parent, key(path.name)), []).append(path)
+                if path.suffix.lower() in cue_files.ENDINGS and (tag := _LANGUAGE.search(path.stem)):
+                    name = path.stem[: tag.start()] + path.suffix
+                    self._tagged.setdefault((path.parent, key(name)), []).append(path)
                 if path.suffix.lower() in (".txt", ".lab"):
                     self._parallel.setdefault(key(path.stem), []).append(path)
         self._lines = lru_cache(maxsize=8)(text_files.lines_by_name)
@@ -75,6 +83,26 @@ class Sidecars:
             if _plain(stem) in self._lines(table):
                 return Source(table, _plain(stem))
         return self._in_parallel(audio, stem)
+
+    def timed(self, audio: Path) -> Source | None:
+        """The file beside a recording that says what is said when; None when there is none.
+
+        Of several kinds the first of `cue_files.ENDINGS` is taken, then Whisper's JSON, then Audacity's labels.
+
+        Raises:
+            RowError: there are subtitles in several languages.
+        """
+        stem = audio_files.stem(audio.name)
+        for ending in (*cue_files.ENDINGS, ".json", ".txt"):
+            found = [*self._named(audio, stem + ending, stem), *self._named(audio, audio.name + ending, stem)]
+            tagged = self._tagged.get((audio.parent, key(stem + ending)), ())
+            found = found or [path for path in tagged if (path.parent, _plain(path.stem)) not in self._stems]
+            if len(found) > 1 and any(cue_files.holds_times(path) for path in found):
+                names = " and ".join(path.name for path in found[:3])
+                raise RowError("several texts for one recording", f"{names} of {audio.name}; keep the one that is said")
+            if found and cue_files.holds_times(found[0]):
+                return Source(found[0], timed=True)
+        return None
 
     def values(self, audio: Path, source: Source) -> dict[str, Any]:
         """The text of a recording, and speaker and language where the file has them.

@@ -1,7 +1,7 @@
 """Reading one transcript: a text file, an HTK label file's plain kin, a JSON object, a line of a LibriSpeech table.
 
-What is in such a file is what the voice learns to say: a git-LFS pointer, a subtitle file with its times, or a list of
-phonemes is refused, each by what it is.
+What is in such a file is what the voice learns to say: a git-LFS pointer, a text with times, or a list of phonemes
+is refused, each by what it is.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from job.audio import audio_files
+from job.fetch import cue_files
 from job.fetch.columns import NAMES
 from job.fetch.table import RowError
 
 #: Files beside a recording that say in words what is said, but with times or markup.
 NOT_READ = (
-    ".textgrid",
-    ".srt",
-    ".vtt",
     ".lrc",
     ".ass",
     ".ssa",
@@ -32,7 +30,7 @@ NOT_READ = (
     ".cha",
     ".trs",
 )
-ENDINGS = (".txt", ".lab", ".json", *NOT_READ)
+ENDINGS = (".txt", ".lab", ".json", *cue_files.ENDINGS, *NOT_READ)
 
 #: How much longer or shorter than its JSON says a recording may be: a share, and seconds.
 _LENGTH_SHARE, _LENGTH_SECONDS = 0.1, 0.5

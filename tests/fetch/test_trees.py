@@ -147,7 +147,6 @@ def test_emilia_objects_give_text_speaker_and_language_and_tell_half_a_recording
         ("a.lab", "0 50000 x^x-sil+hh=ax@1_1\n", "text has times"),
         ("a.lab", "x^x-sil+hh=ax@1_1/A:0\nx^sil-hh+ax=l@1_2/A:1\n", "text is phonemes"),
         ("a.lab", "sil\nhh\nax\nl\now\nsil\n", "text is phonemes"),
-        ("a.txt", "0.000000\t1.250000\thello there\n1.25\t2.5\tagain\n", "text has times"),
         ("a.txt", "1\n00:00:00,000 --> 00:00:02,000\nhello\n", "text has times"),
         ("a.txt", "[00:01.20] hello\n", "text has times"),
         ("a.txt", "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n", "text is something else"),
@@ -174,11 +173,11 @@ def test_numbers_and_signs_are_words_too(tmp_path: Path, fetched: Any, text: str
     assert len(got["train"]) == 2
 
 
-@pytest.mark.parametrize("other", ["a.TextGrid", "a.srt", "a.wav.vtt"])
+@pytest.mark.parametrize("other", ["a.eaf", "a.ass", "a.wav.lrc"])
 def test_texts_with_times_are_named_with_what_to_do(tmp_path: Path, fetched: Any, other: str) -> None:
     noise(tmp_path / "v" / "a.wav", seed=1)
     write(tmp_path / "v" / other, "x")
-    with pytest.raises(BadInput, match=r"\.(textgrid|srt|vtt) is not read: save what is said as a\.txt"):
+    with pytest.raises(BadInput, match=r"\.(eaf|ass|lrc) is not read: save what is said as a\.txt"):
         fetched(DATA_DIR=tmp_path / "v")
 
 

@@ -1,0 +1,198 @@
+"""Texts with times beside a long recording: subtitles (SRT, VTT), Praat's TextGrid, Audacity's labels, Whisper's JSON.
+
+Each gives cues: when something is said, what, and who says it where the file tells. Nothing is judged here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from job.fetch import lines
+from job.fetch.table import RowError
+
+#: Endings of files that always hold times, in the order in which they are preferred.
+ENDINGS = (".srt", ".vtt", ".textgrid")
+#: Names of the tier of a TextGrid with what is said, sentence by sentence; the first that is there is taken.
+TIERS = (
+    *("utterance", "utterances", "sentence", "sentences", "text", "transcript", "transcription", "orthography", "ort"),
+    *("ortho", "ort-mau", "phrase", "phrases", "ipu", "ipus", "segment", "segments", "words", "word"),
+)
+
+_CLOCK = r"(?:(\d{1,3}):)?(\d{1,3}):(\d{2})(?:[.,](\d{1,3}))?"
+_ARROW = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}(?:\s|$)")
+#: Between the names of people who speak in one cue.
+SEVERAL = " / "
+_VOICE = re.compile(r"<v(?:\.[\w.-]+)?\s+([^<>]+)>", re.IGNORECASE)
+_LABEL = re.compile(r"(-?\d+(?:[.,]\d+)?)\t(-?\d+(?:[.,]\d+)?)(?:\t(.*))?$")
+#: A string of a TextGrid (a quotation mark in it is written twice), or a number that stands alone.
+_TOKEN = re.compile(r'"((?:[^"]|"")*)"|(?<![\w\[.])(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?![\w\].])')
+
+
+@dataclass(frozen=True)
+class Cue:
+    """What is said from `start` to `end` (seconds), by whom. `number` is its place in its file, from 1."""
+
+    number: int
+    start: float
+    end: float
+    text: str
+    speaker: str | None = None
+
+
+def read(path: Path) -> list[Cue]:
+    """The cues of a file, in its order; times that are no numbers are NaN.
+
+    Raises:
+        RowError: it cannot be read, or holds no cues.
+    """
+    try:
+        text = "\n".join(line for _, line in lines.read(path))
+    except OSError as error:
+        raise RowError("text cannot be read", f"{path.name}: {error.strerror}") from None
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise RowError("text is not UTF-8", f"{path.name}; save it as UTF-8")
+    ending = path.suffix.lower()
+    readers: dict[str, Callable[[str, str], Iterable[Cue]]] = {
+        ".srt": _subtitles,
+        ".vtt": _subtitles,
+        ".textgrid": _textgrid,
+        ".json": _json,
+    }
+    cues = list(readers.get(ending, _labels)(text, path.name))
+    if not cues:
+        raise RowError("no text with times", f"{path.name} holds no {'intervals' if ending == '.textgrid' else 'cues'}")
+    return cues
+
+
+def holds_times(path: Path) -> bool:
+    """Whether a file says when its words are said. Only the beginning of a text file is looked at."""
+    ending = path.suffix.lower()
+    looks = {".json": holds_segments, ".txt": holds_labels}
+    return ending in ENDINGS or (ending in looks and looks[ending](path))
+
+
+def holds_labels(path: Path) -> bool:
+    """Whether a text file is a track of Audacity's labels: times, tab-separated, in front of every line."""
+    try:
+        with open(path, "rb") as handle:
+            head = handle.read(lines.HEAD_BYTES)
+    except OSError:
+        return False
+    found = head.decode(lines.encoding_of(head), "ignore").removeprefix("\ufeff").splitlines()
+    found = [line for line in (found[:-1] if len(head) == lines.HEAD_BYTES else found) if line.strip()]
+    return bool(found) and all(_LABEL.match(line) or line.startswith("\\\t") for line in found)
+
+
+def holds_segments(path: Path) -> bool:
+    """Whether a JSON file is what Whisper and its like write: `segments` with `start` and `end`, or a list of them."""
+    try:
+        return any("start" in one and "end" in one for one in _segments(json.loads(path.read_bytes())))
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str | None) -> float:
+    """Seconds of the parts of a clock time."""
+    return int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds) + float(f"0.{fraction or 0}")
+
+
+def _subtitles(text: str, name: str) -> Iterator[Cue]:
+    """SRT and WebVTT: a line with two times, then lines of text up to a blank one."""
+    found: list[tuple[tuple[str, ...], list[str]]] = []
+    inside = False
+    for line in text.split("\n"):
+        if arrow := _ARROW.match(line):
+            if inside and found[-1][1] and found[-1][1][-1].isdigit():
+                found[-1][1].pop()  # the number of this cue, where no blank line is in front of it
+            found.append((arrow.groups(), []))
+            inside = True
+        elif inside and line.strip():
+            found[-1][1].append(line.strip())
+        else:
+            inside = inside and not found[-1][1]  # captions that roll begin with a blank line
+    said = _unrolled([lines for _, lines in found])
+    for number, ((at, shown), here) in enumerate(zip(found, said, strict=True), start=1):
+        if here or not shown:
+            joined = "\n".join(here)
+            voices = dict.fromkeys(voice.strip() for voice in _VOICE.findall(joined))
+            yield Cue(number, _seconds(*at[:4]), _seconds(*at[4:]), joined, SEVERAL.join(voices) or None)
+
+
+def _unrolled(cues: list[list[str]]) -> list[list[str]]:
+    """The lines of each cue without those that the one before shows too, where captions roll: each line comes twice."""
+    plain = [[re.sub(r"<[^>]*>", "", line).strip() for line in lines] for lines in cues]
+    again = [0] * len(cues)
+    for at in range(1, len(cues)):
+        before, here = plain[at - 1], plain[at]
+        lengths = range(min(len(before), len(here)), 0, -1)
+        again[at] = next((shown for shown in lengths if here[:shown] == before[-shown:]), 0)
+    if 3 * sum(map(bool, again)) < len(cues):
+        return cues
+    return [lines[shown:] for lines, shown in zip(cues, again, strict=True)]
+
+
+def _labels(text: str, name: str) -> Iterator[Cue]:
+    rows = (line for line in text.split("\n") if line.strip() and not line.startswith("\\"))
+    for number, line in enumerate(rows, start=1):
+        if found := _LABEL.match(line.rstrip()):
+            start, end = (float(found[i].replace(",", ".")) for i in (1, 2))
+            yield Cue(number, start, end, found[3] or "")
+
+
+def _segments(value: Any) -> list[dict[str, Any]]:
+    found = value.get("segments") or value.get("chunks") if isinstance(value, dict) else value
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _json(text: str, name: str) -> Iterator[Cue]:
+    try:
+        found = _segments(json.loads(text))
+    except (ValueError, RecursionError):
+        raise RowError("text is something else", f"{name} is not JSON") from None
+    for number, one in enumerate(found, start=1):
+        start, end = (
+            float(one[key]) if isinstance(one.get(key), int | float) else float("nan") for key in ("start", "end")
+        )
+        said, speaker = one.get("text"), one.get("speaker")
+        yield Cue(number, start, end, str(said or "").strip(), str(speaker) if speaker else None)
+
+
+def _textgrid(text: str, name: str) -> Iterator[Cue]:
+    """The intervals of the tier with what is said. Long and short form differ in words that mean nothing."""
+    tiers = _tiers(re.sub(r"^\s*!.*$", "", text, flags=re.MULTILINE), name)
+    if not tiers:
+        raise RowError("no text with times", f"{name} holds no interval tier")
+    chosen = next((tier for wanted in TIERS for tier in tiers if tier[0].strip().lower() == wanted), None)
+    if len(tiers) > 1 and chosen is None:
+        names = ", ".join(tier[0] or "(no name)" for tier in tiers)
+        raise RowError(
+            "several tiers",
+            f"{name} has the interval tiers {names}; call the one with what is said {TIERS[0]}, or keep it alone",
+        )
+    for number, (start, end, said) in enumerate((chosen or tiers[0])[1], start=1):
+        if said.strip():
+            yield Cue(number, start, end, said)
+
+
+def _tiers(text: str, name: str) -> list[tuple[str, list[tuple[float, float, str]]]]:
+    tokens = [found[1].replace('""', '"') if found[2] is None else float(found[2]) for found in _TOKEN.finditer(text)]
+    tiers = []
+    try:
+        at = next(i for i, token in enumerate(tokens) if token in ("IntervalTier", "TextTier"))
+        while at < len(tokens):
+            kind, title, count = tokens[at], str(tokens[at + 1]), int(tokens[at + 4])  # between them: from and to
+            width = 3 if kind == "IntervalTier" else 2
+            if kind not in ("IntervalTier", "TextTier") or at + 5 + width * count > len(tokens):
+                raise ValueError
+            rows = [tokens[at + 5 + width * i : at + 5 + width * (i + 1)] for i in range(count)]
+            if kind == "IntervalTier":
+                tiers.append((title, [(float(start), float(end), str(said)) for start, end, said in rows]))
+            at += 5 + width * count
+    except (StopIteration, ValueError, IndexError):
+        raise RowError("text is something else", f"{name} is not a whole TextGrid; save it as text in Praat") from None
+    return tiers

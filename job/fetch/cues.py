@@ -1,0 +1,143 @@
+"""From cues to the rows of a long recording: joined to sentences, and a reason for each that is left out."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from job.fetch.cue_files import SEVERAL, Cue
+from job.fetch.table import RowError
+
+#: Seconds of what is around a sentence that are taken in with it, at most half of the pause there: the times of
+#: subtitles are loose, and a word that is cut is worse than a little silence.
+MARGIN = 0.15
+#: Longest pause between cues of one sentence, seconds.
+SMALL_GAP = 0.8
+#: Seconds that a cue may begin before the one in front of it ends: times are rounded.
+ROUNDED = 0.1
+#: Longest time that a file may give in all, seconds.
+_LONGEST = 1e6
+
+#: What a sentence ends with, closing marks and tags aside.
+_ENDS = re.compile(r"[.!?…。！？｡؟۔।॥։።]+[\"'”’»)\]」』]*\s*$")
+_TAG = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
+#: A sound: `[Music]`, `♪ la la ♪`, `*sighs*`; and a cue that is nothing but an aside, `(applause)`.
+_SOUND = re.compile(r"\[[^\[\]]*\]|[♪♫]|\*[^*]+\*")
+_ASIDE = re.compile(r"\W*\([^()]*\)\W*")
+#: What stands in front of the words of another person.
+_MARK = re.compile(r"^(?:[-–—]\s+|>>+\s*)+")
+_DASH = re.compile(r"^\s*[-–—]\s*\S", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Joined cues: the numbers of the first and the last, seconds, text, speaker."""
+
+    first: int
+    last: int
+    start: float
+    end: float
+    text: str
+    speaker: str | None
+
+    def values(self) -> dict[str, Any]:
+        """The row's columns."""
+        return {"start": self.start, "end": self.end, "text": self.text, "speaker": self.speaker}
+
+
+def sentences(cues: Iterable[Cue], name: str, longest: float, length: float) -> Iterator[Sentence | RowError]:
+    """The sentences of a recording's cues in the order of time, at most `longest` seconds each.
+
+    A cue continues in the next one where it ends no sentence, the same person speaks and the pause is small.
+
+    Args:
+        cues: of one file.
+        name: the file's, for messages.
+        longest: seconds.
+        length: seconds of the recording.
+    """
+    ordered = sorted(cues, key=lambda cue: (cue.start if math.isfinite(cue.start) else -1.0, cue.number))
+    starts = sorted(cue.start for cue in ordered if math.isfinite(cue.start))
+    ends = sorted(cue.end for cue in ordered if math.isfinite(cue.end))
+    for found in _joined_cues(ordered, name, longest - 2 * MARGIN):
+        yield found if isinstance(found, RowError) else _with_margins(found, starts, ends, length)
+
+
+def _with_margins(one: Sentence, starts: list[float], ends: list[float], length: float) -> Sentence:
+    """The sentence with a little of the pauses around it. `starts` and `ends` are those of all cues, sorted."""
+    before = ends[at - 1] if (at := bisect_right(ends, one.start + ROUNDED)) else 0.0
+    after = starts[at] if (at := bisect_left(starts, one.end - ROUNDED)) < len(starts) else length
+    start = one.start - min(MARGIN, max(0.0, one.start - before) / 2)
+    end = one.end + min(MARGIN, max(0.0, after - one.end) / 2)
+    return replace(one, start=round(start, 3), end=round(end, 3))
+
+
+def _joined_cues(ordered: list[Cue], name: str, longest: float) -> Iterator[Sentence | RowError]:
+    checked = [_checked(cue, name) for cue in ordered]
+    overlapping = _overlapping([cue for cue in checked if isinstance(cue, Cue)])
+    going: Sentence | None = None
+    for cue in checked:
+        if isinstance(cue, Cue) and cue.number in overlapping:
+            cue = RowError(
+                "cues overlap", f"{_shown(cue, name)} and cue {overlapping[cue.number]} are at the same time"
+            )
+        if isinstance(cue, Cue) and going is not None and (joined := _joined(going, cue, longest)) is not None:
+            going = joined
+            continue
+        if going is not None:
+            yield going
+        going = None
+        if isinstance(cue, RowError):
+            yield cue
+        else:
+            going = Sentence(cue.number, cue.number, max(cue.start, 0.0), cue.end, cue.text, cue.speaker)
+    if going is not None:
+        yield going
+
+
+def _checked(cue: Cue, name: str) -> Cue | RowError:
+    """The cue, its text plain; or why it is left out: impossible times, no words, or two people who speak."""
+    if not (math.isfinite(cue.start) and math.isfinite(cue.end) and -ROUNDED <= cue.start < cue.end < _LONGEST):
+        return RowError("cue with impossible times", f"{name} cue {cue.number}: {cue.start:g} to {cue.end:g} s")
+    bare = html.unescape(_TAG.sub("", cue.text))
+    said = _MARK.sub("", " ".join(bare.split()))
+    if not any(character.isalnum() for character in said):
+        return RowError("cue without words", f"{_shown(cue, name)}: {said[:40]!r}")
+    if _SOUND.search(said) or _ASIDE.fullmatch(said):
+        return RowError("cue with a sound", f"{_shown(cue, name)}: {said[:40]!r} is not all said")
+    if len(_DASH.findall(bare)) > 1 or ">>" in said or (cue.speaker and SEVERAL in cue.speaker):
+        return RowError("two people in a cue", f"{_shown(cue, name)}: {said[:60]!r}")
+    return replace(cue, text=said)
+
+
+def _shown(cue: Cue, name: str) -> str:
+    return f"{name} cue {cue.number} at {cue.start:.1f} s"
+
+
+def _overlapping(cues: list[Cue]) -> dict[int, int]:
+    """Numbers of the cues that are at the same time as another one -> that one's number."""
+    found: dict[int, int] = {}
+    latest = 0  # the one that ends last of those before
+    for at in range(1, len(cues)):
+        if cues[at].start < cues[latest].end - ROUNDED:
+            found[cues[at].number] = cues[latest].number
+            found.setdefault(cues[latest].number, cues[at].number)
+        if cues[at].end > cues[latest].end:
+            latest = at
+    return found
+
+
+def _joined(going: Sentence, cue: Cue, longest: float) -> Sentence | None:
+    if (
+        _ENDS.search(going.text)
+        or going.speaker != cue.speaker
+        or cue.start - going.end > SMALL_GAP
+        or cue.end - going.start > longest
+    ):
+        return None
+    return replace(going, last=cue.number, end=cue.end, text=f"{going.text} {cue.text}")
