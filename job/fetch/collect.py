@@ -16,6 +16,7 @@ from job.fetch import audio_store, segments, values
 from job.fetch.audio_store import Store
 from job.fetch.claims import Claims
 from job.fetch.columns import Columns, choose, notes
+from job.fetch.edges import Edges
 from job.fetch.references import References
 from job.fetch.row_languages import RowLanguages
 from job.fetch.table import Row, RowError, Table, Unreadable
@@ -59,7 +60,7 @@ class Collector:
             console.say("fetch", note)
         budget = _Budget(self.settings, split)
         kept, left_out = 0, len(self.rejected)
-        self._mended, self._told = Mended(), Told()
+        self._mended, self._told, self._edges = Mended(), Told(), Edges()
         for item in console.progress(table.read(), stage="fetch", total=table.total or 0, unit="rows"):
             row = self._try(split, table, columns, item)
             if row is None:
@@ -76,7 +77,8 @@ class Collector:
         rejected = self.rejected[left_out:]
         if kept == 0:
             raise BadInput(_nothing_left(table, rejected))
-        for line in (*self._mended.lines(), *self._told.lines()):
+        edges = self._edges.line()
+        for line in (*self._mended.lines(), *self._told.lines(), *([edges] if edges else [])):
             console.say("fetch", f"{split}: {line}")
         summarise(split, table.name, rejected)
 
@@ -127,6 +129,8 @@ class Collector:
         if codes is not None:
             built["audio_codes"] = codes
         elif part := self._part(columns, row, Path(built["audio"])):
+            if table.loose and self.store.directory is not None:
+                part = self._edges.settle(Path(built["audio"]), part)
             built |= {"start": part.start, "end": part.end}
         self._mended.add(row.number, str(get("text", row.values)), cleaned)
         self._normalize(built)

@@ -24,7 +24,7 @@ ROUNDED = 0.1
 _LONGEST = 1e6
 
 #: What a sentence ends with, closing marks and tags aside.
-_ENDS = re.compile(r"[.!?…。！？｡؟۔।॥։።]+[\"'”’»)\]」』]*\s*$")
+_ENDS = re.compile(r"[.!?…。！？｡؟۔।॥։።]+[\s\"'”’»)\]」』]*$")
 _TAG = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
 #: A sound: `[Music]`, `♪ la la ♪`, `*sighs*`; and a cue that is nothing but an aside, `(applause)`.
 _SOUND = re.compile(r"\[[^\[\]]*\]|[♪♫]|\*[^*]+\*")

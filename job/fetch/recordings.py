@@ -114,9 +114,8 @@ class Recordings:
                     elif values is not None:
                         yield Row(number, values)
 
-        return Table(
-            self.root.name, where, columns, read, folders=[self.root], total=None if timed else len(self.audio)
-        )
+        total = None if timed else len(self.audio)
+        return Table(self.root.name, where, columns, read, folders=[self.root], total=total, loose=timed)
 
     def _rows(self, path: Path, speakers: bool) -> Iterator[dict[str, Any] | RowError | None]:
         """A recording's rows: one, or one for each sentence that a file with times names in it."""
@@ -131,7 +130,8 @@ class Recordings:
         except RowError as error:
             yield error
             return
-        longest = min(LONGEST_SENTENCE, self._max_seconds)
+        by_hand = source.path.suffix.lower() == ".txt"  # labels: each one is meant as it is
+        longest = 0.0 if by_hand else min(LONGEST_SENTENCE, self._max_seconds)
         for one in cues.sentences(found, source.path.name, longest, length):
             if isinstance(one, RowError):
                 yield one

@@ -50,6 +50,7 @@ class Table:
     `audio_types` are columns that the source itself declares to be audio. `total` is the number of rows, if known.
     Below `tree`, files are looked for by their name, too.
     `sample` gives the plain values (no lists, no bytes) of rows spread over the source, none where looking is not free.
+    `loose` says that the times of its rows are a subtitle's, whose edges may be in a word.
     `header=False` says that the columns have no names but column_1, column_2 and so on, and can be named by position.
     """
 
@@ -64,3 +65,4 @@ class Table:
     tree: Path | None = None
     sample: Callable[[], list[Mapping[str, Any]]] = list
     header: bool = True
+    loose: bool = False

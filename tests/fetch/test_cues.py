@@ -104,13 +104,51 @@ def test_a_sentence_over_several_cues_is_one_row(tmp_path: Path, fetched: Any) -
     assert rows[0]["start"] <= a and rows[0]["end"] >= b
 
 
-def test_margins_do_not_reach_into_the_next_sentence(tmp_path: Path, fetched: Any) -> None:
+def test_an_edge_in_speech_moves_into_the_pause_nearby(tmp_path: Path, fetched: Any, capsys: Any) -> None:
+    """Subtitles that are a fifth of a second late would cut the first word of each sentence."""
+    said = talk(tmp_path / "in" / "talk.wav", count=6)[3:]
+    late = [(start + 0.3, end + 0.2, text) for start, end, text in said]
+    (tmp_path / "in" / "talk.srt").write_text(srt(late), encoding="utf-8")
+    rows = fetched(DATA_DIR=tmp_path / "in")["train"]
+    for row, (start, end, _) in zip(rows, said, strict=True):
+        assert start - 0.3 <= row["start"] <= start + 0.1 and end <= row["end"] <= end + 0.5
+    assert "edges of sentences moved into the pause nearby" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("<i> </i> ...", "cue without words"),
+        ("♪ la la ♪", "cue with a sound"),
+        ("(applause)", "cue with a sound"),
+        ("&gt;&gt; No. >> Yes.", "two people in a cue"),
+    ],
+)
+def test_a_cue_that_is_no_sentence_parts_the_one_around_it(text: str, reason: str) -> None:
+    given = [(1.0, 1.9, "Half"), (2.0, 3.0, text), (3.1, 4.0, "and half.")]
+    found = cues.sentences([cue_files.Cue(n, *cue) for n, cue in enumerate(given, 1)], "a.srt", 20.0, 9.0)
+    assert [one.kind if isinstance(one, RowError) else one.text for one in found] == ["Half", reason, "and half."]
+
+
+def test_captions_that_roll_are_read_once(tmp_path: Path) -> None:
+    lines = ["so this is", "how it<00:00:03.000><c> comes</c>", "from the platform"]
+    shown = ["WEBVTT\n"]
+    for number, line in enumerate(lines):
+        before = lines[number - 1] if number else " "
+        shown.append(f"00:00:0{number}.000 --> 00:00:0{number}.990 align:start\n{before}\n{line}\n")
+        shown.append(f"00:00:0{number}.990 --> 00:00:0{number + 1}.000 align:start\n{line}\n \n")
+    (tmp_path / "a.vtt").write_text("\n".join(shown))
+    (sentence,) = cues.sentences(cue_files.read(tmp_path / "a.vtt"), "a.vtt", 30.0, 9.0)
+    assert isinstance(sentence, cues.Sentence)
+    assert sentence.text == "so this is how it comes from the platform"
+
+
+def test_margins_do_not_reach_into_the_next_sentence() -> None:
     """Cues that touch: what is said next begins where this one ends."""
-    talk(tmp_path / "in" / "talk.wav", count=3)
     touching = [(1.0, 2.0, "One."), (2.0, 3.0, "Two."), (3.02, 4.0, "Three.")]
-    (tmp_path / "in" / "talk.srt").write_text(srt(touching), encoding="utf-8")
-    parts = [(row["start"], row["end"]) for row in fetched(DATA_DIR=tmp_path / "in")["train"]]
-    assert parts == [(0.85, 2.0), (2.0, 3.01), (3.01, 4.15)]
+    given = [cue_files.Cue(number, *cue) for number, cue in enumerate(touching, start=1)]
+    found = [one for one in cues.sentences(given, "a.srt", 20.0, 4.1) if isinstance(one, cues.Sentence)]
+    assert [(one.start, one.end) for one in found] == [(0.85, 2.0), (2.0, 3.01), (3.01, 4.05)]
 
 
 def test_what_is_no_sentence_is_left_out_with_its_cue(tmp_path: Path, fetched: Any) -> None:

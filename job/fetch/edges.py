@@ -1,0 +1,96 @@
+"""Moving the beginning and the end of a subtitle's sentence out of speech: its times are loose, and may cut a word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from job.audio import speech
+from job.audio.decode import CANNOT_READ, Recording, recording_of_parts
+from job.audio.measure import Samples, mix
+from job.audio.unusable import Unusable
+from job.fetch.segments import Part
+
+#: Seconds that an edge is moved at most, and how far into the pause.
+FARTHEST, INSIDE = 0.3, 0.1
+#: Seconds on both sides of an edge that are listened to.
+_AROUND = 1.5
+#: Seconds between two windows of the detector.
+_STEP = speech.WINDOW / speech.RATE
+#: Windows without speech, averaged over `speech.SMOOTH`, that are a pause.
+_SHORTEST = 2
+
+
+class Edges:
+    """Moves edges of sentences that are in speech into the pause nearby, where there is one. Counts what it did."""
+
+    def __init__(self) -> None:
+        self.moved = 0
+        self.most = 0.0
+        self.in_speech = 0
+        self.seen = 0
+
+    def settle(self, audio: Path, part: Part) -> Part:
+        """The part with its edges in pauses; as it was where the recording cannot be read, which prepare reports."""
+        try:
+            recording = recording_of_parts(audio)
+            start = self._edge(recording, part.start) if part.start > 0 else 0.0
+            end = None if part.end is None else self._edge(recording, part.end)
+        except (*CANNOT_READ, Unusable):
+            return part
+        return Part(start, end) if end is None or end > start else part
+
+    def line(self) -> str | None:
+        """What was done, for the log; None where nothing was."""
+        if not self.moved and not self.in_speech:
+            return None
+        moved = f"{self.moved} of {self.seen} edges of sentences moved into the pause nearby"
+        moved += f" (at most {self.most:.2f} s)" if self.moved else ""
+        return moved + (f", {self.in_speech} left in speech: there is no pause near them" if self.in_speech else "")
+
+    def _edge(self, recording: Recording, seconds: float) -> float:
+        rate = recording.rate
+        if seconds >= recording.length / rate:
+            return seconds
+        self.seen += 1
+        first = max(0, round((seconds - _AROUND) * rate))
+        heard = mix(recording.read_part(first, round((seconds + _AROUND) * rate)))
+        if not len(heard) or not np.isfinite(heard).all():
+            return seconds
+        found = nearest_pause(_speech(heard, rate), seconds - first / rate)
+        if found is None:
+            self.in_speech += 1
+            return seconds
+        moved = first / rate + found
+        if abs(moved - seconds) > 1e-6:
+            self.moved += 1
+            self.most = max(self.most, abs(moved - seconds))
+            return round(moved, 3)
+        return seconds
+
+
+def _speech(samples: Samples, rate: int) -> np.ndarray:
+    """Whether each window, `_STEP` apart, may hold speech."""
+    probabilities = speech.detector().probabilities(samples, rate)[speech.LEAD :]
+    padded = np.pad(probabilities, speech.SMOOTH // 2, mode="edge")
+    return np.asarray(np.convolve(padded, np.ones(speech.SMOOTH) / speech.SMOOTH, "valid") >= speech.PERHAPS)
+
+
+def nearest_pause(spoken: np.ndarray, edge: float) -> float | None:
+    """The place (seconds) in a pause that is nearest to `edge`: `edge` itself where it is in one, None beyond
+    `FARTHEST`. `spoken` tells of each window, `_STEP` apart, whether it may hold speech."""
+    changes = np.flatnonzero(np.diff(np.concatenate([[True], spoken, [True]]).astype(np.int8)))
+    best: float | None = None
+    for first, last in zip(changes[::2], changes[1::2], strict=True):  # windows first to last - 1 are a pause
+        begins, ends = first * _STEP, (last - 1) * _STEP
+        if last - first < _SHORTEST:
+            continue
+        if begins <= edge <= ends:
+            return edge
+        inside = min(INSIDE, (ends - begins) / 2)
+        place = min(begins + inside, edge + FARTHEST) if begins > edge else max(ends - inside, edge - FARTHEST)
+        near = begins - edge <= FARTHEST if begins > edge else edge - ends <= FARTHEST
+        if near and (best is None or abs(place - edge) < abs(best - edge)):
+            best = float(place)
+    return best
