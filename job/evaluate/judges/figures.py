@@ -51,7 +51,7 @@ class Figure:
 
 
 #: In the order of tables. Marks: those that people who train this model work with; see docs/judging.md.
-FIGURES = (
+FIGURES = [
     Figure("mos", "Naturalness (MOS)", "", 2, "higher", 0.1, "naturalness", (2.5, 3.5, 4.2)),
     Figure("similarity", "Similarity", "%", 0, "higher", 0.02, "similarity", (0.5, 0.7, 0.85)),
     Figure("similarity_independent", "Similarity, independent", "%", 0, "higher", 0.02),
@@ -62,5 +62,5 @@ FIGURES = (
     Figure("letters_per_second", "Speaking rate", "letters/s", 1, "near", 0.5),
     Figure("pitch", "Pitch", "Hz", 0, "near", 5.0),
     Figure("pitch_range", "Range of the pitch", "semitones", 1, "near", 0.5),
-)
+]
 BY_NAME = {figure.name: figure for figure in FIGURES}

@@ -1,4 +1,4 @@
-"""The list of judges. A new one is a module of this package with a `load`, and a line in `LOADERS`."""
+"""The list of judges. A new one is a module with a `load`, and a line in `LOADERS` (or a call of `register`)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,35 @@ from job.config.settings import Settings
 from job.core import console
 from job.core.errors import BadInput, first_line
 from job.evaluate.judges import independent, intelligibility, mos, prosody, similarity
+from job.evaluate.judges.figures import BY_NAME, FIGURES, Figure
 from job.evaluate.judges.judge import Judge
 
+Loader = Callable[[Settings, str], Judge | None]
+
 #: (settings, device) -> the judge; None where it has nothing to judge with.
-LOADERS: tuple[Callable[[Settings, str], Judge | None], ...] = (
+LOADERS: list[Loader] = [
     mos.load,
     similarity.load,
     independent.load,
     intelligibility.load,
     prosody.load,
-)
+]
+
+
+def register(load: Loader, *told: Figure) -> None:
+    """Have another judge rate test speech. `told` are the figures that it gives, for the tables and the verdict."""
+    LOADERS.append(load)
+    for figure in told:
+        FIGURES.append(figure)
+        BY_NAME[figure.name] = figure
+
+
+def unregister(load: Loader, *told: Figure) -> None:
+    """Take back what `register` did."""
+    LOADERS.remove(load)
+    for figure in told:
+        FIGURES.remove(figure)
+        del BY_NAME[figure.name]
 
 
 def load_judges(settings: Settings, device: str) -> list[Judge]:
