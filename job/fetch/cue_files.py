@@ -1,6 +1,6 @@
-"""Texts with times beside a long recording: subtitles (SRT, VTT), Praat's TextGrid, Audacity's labels, Whisper's JSON.
+"""Parse timed transcripts of a long recording: SRT and VTT subtitles, Praat TextGrids, Audacity labels, Whisper JSON.
 
-Each gives cues: when something is said, what, and who says it where the file tells. Nothing is judged here.
+Each is read into cues: start, end, text, and the speaker if the file names one. Cues are not validated here.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 from job.fetch import lines
 from job.fetch.table import RowError
 
-#: Endings of files that always hold times, in the order in which they are preferred.
+#: Extensions of files that always contain times, in order of preference.
 ENDINGS = (".srt", ".vtt", ".textgrid")
-#: Names of the tier of a TextGrid with what is said, sentence by sentence; the first that is there is taken.
+#: Names of the TextGrid tier that contains the transcript; the first one that exists is used.
 TIERS = (
     *("utterance", "utterances", "sentence", "sentences", "text", "transcript", "transcription", "orthography", "ort"),
     *("ortho", "ort-mau", "phrase", "phrases", "ipu", "ipus", "segment", "segments", "words", "word"),
@@ -25,17 +25,17 @@ TIERS = (
 
 _CLOCK = r"(?:(\d{1,3}):)?(\d{1,3}):(\d{2})(?:[.,](\d{1,3}))?"
 _ARROW = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}(?:\s|$)")
-#: Between the names of people who speak in one cue.
+#: Separator between the names of several speakers in one cue.
 SEVERAL = " / "
 _VOICE = re.compile(r"<v(?:\.[\w.-]+)?\s+([^<>]+)>", re.IGNORECASE)
 _LABEL = re.compile(r"(-?\d+(?:[.,]\d+)?)\t(-?\d+(?:[.,]\d+)?)(?:\t(.*))?$")
-#: A string of a TextGrid (a quotation mark in it is written twice), or a number that stands alone.
+#: A TextGrid string (a quotation mark inside is doubled), or a standalone number.
 _TOKEN = re.compile(r'"((?:[^"]|"")*)"|(?<![\w\[.])(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?![\w\].])')
 
 
 @dataclass(frozen=True)
 class Cue:
-    """What is said from `start` to `end` (seconds), by whom. `number` is its place in its file, from 1."""
+    """One timed piece of text, from `start` to `end` in seconds. `number` is its position in its file, from 1."""
 
     number: int
     start: float
@@ -45,10 +45,10 @@ class Cue:
 
 
 def read(path: Path) -> list[Cue]:
-    """The cues of a file, in its order; times that are no numbers are NaN.
+    """Read the cues of a file, in file order; times in JSON that are not numbers become NaN.
 
     Raises:
-        RowError: it cannot be read, or holds no cues.
+        RowError: it cannot be read, or contains no cues.
     """
     try:
         text = "\n".join(line for _, line in lines.read(path))
@@ -70,14 +70,14 @@ def read(path: Path) -> list[Cue]:
 
 
 def holds_times(path: Path) -> bool:
-    """Whether a file says when its words are said. Only the beginning of a text file is looked at."""
+    """Whether a file contains a transcript with times. Only the beginning of a text file is read."""
     ending = path.suffix.lower()
     looks = {".json": holds_segments, ".txt": holds_labels}
     return ending in ENDINGS or (ending in looks and looks[ending](path))
 
 
 def holds_labels(path: Path) -> bool:
-    """Whether a text file is a track of Audacity's labels: times, tab-separated, in front of every line."""
+    """Whether a text file is an Audacity label track: each line begins with tab-separated times."""
     try:
         with open(path, "rb") as handle:
             head = handle.read(lines.HEAD_BYTES)
@@ -89,7 +89,7 @@ def holds_labels(path: Path) -> bool:
 
 
 def holds_segments(path: Path) -> bool:
-    """Whether a JSON file is what Whisper and its like write: `segments` with `start` and `end`, or a list of them."""
+    """Whether a JSON file is Whisper-like output: `segments` with `start` and `end`, or a list of such segments."""
     try:
         return any("start" in one and "end" in one for one in _segments(json.loads(path.read_bytes())))
     except (OSError, ValueError, RecursionError):
@@ -97,24 +97,24 @@ def holds_segments(path: Path) -> bool:
 
 
 def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str | None) -> float:
-    """Seconds of the parts of a clock time."""
+    """Convert the parts of a clock time to seconds."""
     return int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds) + float(f"0.{fraction or 0}")
 
 
 def _subtitles(text: str, name: str) -> Iterator[Cue]:
-    """SRT and WebVTT: a line with two times, then lines of text up to a blank one."""
+    """Parse SRT and WebVTT: a line with two times, then lines of text up to a blank line."""
     found: list[tuple[tuple[str, ...], list[str]]] = []
     inside = False
     for line in text.split("\n"):
         if arrow := _ARROW.match(line):
             if inside and found[-1][1] and found[-1][1][-1].isdigit():
-                found[-1][1].pop()  # the number of this cue, where no blank line is in front of it
+                found[-1][1].pop()  # the number of this cue, if no blank line precedes it
             found.append((arrow.groups(), []))
             inside = True
         elif inside and line.strip():
             found[-1][1].append(line.strip())
         else:
-            inside = inside and not found[-1][1]  # captions that roll begin with a blank line
+            inside = inside and not found[-1][1]  # rolling captions begin with a blank line
     said = _unrolled([lines for _, lines in found])
     for number, ((at, shown), here) in enumerate(zip(found, said, strict=True), start=1):
         if here or not shown:
@@ -124,7 +124,7 @@ def _subtitles(text: str, name: str) -> Iterator[Cue]:
 
 
 def _unrolled(cues: list[list[str]]) -> list[list[str]]:
-    """The lines of each cue without those that the one before shows too, where captions roll: each line comes twice."""
+    """Remove the lines that a cue repeats from the previous one if captions roll, where each line is shown twice."""
     plain = [[re.sub(r"<[^>]*>", "", line).strip() for line in lines] for lines in cues]
     again = [0] * len(cues)
     for at in range(1, len(cues)):
@@ -163,7 +163,7 @@ def _json(text: str, name: str) -> Iterator[Cue]:
 
 
 def _textgrid(text: str, name: str) -> Iterator[Cue]:
-    """The intervals of the tier with what is said. Long and short form differ in words that mean nothing."""
+    """Yield the intervals of the transcript tier. The long text format adds only keywords to the short: both parse."""
     tiers = _tiers(re.sub(r"^\s*!.*$", "", text, flags=re.MULTILINE), name)
     if not tiers:
         raise RowError("no text with times", f"{name} holds no interval tier")
@@ -185,7 +185,11 @@ def _tiers(text: str, name: str) -> list[tuple[str, list[tuple[float, float, str
     try:
         at = next(i for i, token in enumerate(tokens) if token in ("IntervalTier", "TextTier"))
         while at < len(tokens):
-            kind, title, count = tokens[at], str(tokens[at + 1]), int(tokens[at + 4])  # between them: from and to
+            kind, title, count = (
+                tokens[at],
+                str(tokens[at + 1]),
+                int(tokens[at + 4]),
+            )  # in between: the tier's start and end
             width = 3 if kind == "IntervalTier" else 2
             if kind not in ("IntervalTier", "TextTier") or at + 5 + width * count > len(tokens):
                 raise ValueError

@@ -1,4 +1,4 @@
-"""From cues to the rows of a long recording: joined to sentences, and a reason for each that is left out."""
+"""Join the cues of a long recording into sentences, one per row, and give a reason for each cue that is rejected."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from typing import Any
 from job.fetch.cue_files import SEVERAL, Cue
 from job.fetch.table import RowError
 
-#: Seconds of what is around a sentence that are taken in with it, at most half of the pause there: the times of
-#: subtitles are loose, and a word that is cut is worse than a little silence.
+#: Seconds of margin added on each side of a sentence, at most half of the pause there: the times of subtitles are
+#: imprecise, and a truncated word is worse than a little silence.
 MARGIN = 0.15
 #: Longest pause between cues of one sentence, seconds.
 SMALL_GAP = 0.8
-#: Seconds that a cue may begin before the one in front of it ends: times are rounded.
+#: Seconds by which a cue may overlap the previous one without counting as overlapping: times are rounded.
 ROUNDED = 0.1
-#: Longest time that a file may give in all, seconds.
+#: Latest end time that is accepted for a cue, seconds.
 _LONGEST = 1e6
 
-#: What a sentence ends with, closing marks and tags aside.
+#: Punctuation that ends a sentence, optionally followed by closing quotes and brackets.
 _ENDS = re.compile(r"[.!?…。！？｡؟۔।॥։።]+[\s\"'”’»)\]」』]*$")
 _TAG = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
-#: A sound: `[Music]`, `♪ la la ♪`, `*sighs*`; and a cue that is nothing but an aside, `(applause)`.
+#: A sound: `[Music]`, `♪ la la ♪`, `*sighs*`; and a cue that consists only of an aside, `(applause)`.
 _SOUND = re.compile(r"\[[^\[\]]*\]|[♪♫]|\*[^*]+\*")
 _ASIDE = re.compile(r"\W*\([^()]*\)\W*")
-#: What stands in front of the words of another person.
+#: Marks of a change of speaker at the start of a cue: a dash or `>>`.
 _MARK = re.compile(r"^(?:[-–—]\s+|>>+\s*)+")
 _DASH = re.compile(r"^\s*[-–—]\s*\S", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """Joined cues: the numbers of the first and the last, seconds, text, speaker."""
+    """A sentence joined from cues: the numbers of the first and last cue, times in seconds, text, speaker."""
 
     first: int
     last: int
@@ -46,20 +46,20 @@ class Sentence:
     speaker: str | None
 
     def values(self) -> dict[str, Any]:
-        """The row's columns."""
+        """The sentence as columns of a row."""
         return {"start": self.start, "end": self.end, "text": self.text, "speaker": self.speaker}
 
 
 def sentences(cues: Iterable[Cue], name: str, longest: float, length: float) -> Iterator[Sentence | RowError]:
-    """The sentences of a recording's cues in the order of time, at most `longest` seconds each.
+    """Yield the sentences of a recording in order of time, or an error per rejected cue.
 
-    A cue continues in the next one where it ends no sentence, the same person speaks and the pause is small.
+    A cue is joined with the next one if it does not end a sentence, the speaker is the same and the pause is short.
 
     Args:
-        cues: of one file.
-        name: the file's, for messages.
-        longest: seconds.
-        length: seconds of the recording.
+        cues: the cues of one file.
+        name: the file's name, for messages.
+        longest: maximum length of a sentence joined from several cues, seconds.
+        length: length of the recording, seconds.
     """
     ordered = sorted(cues, key=lambda cue: (cue.start if math.isfinite(cue.start) else -1.0, cue.number))
     starts = sorted(cue.start for cue in ordered if math.isfinite(cue.start))
@@ -69,7 +69,7 @@ def sentences(cues: Iterable[Cue], name: str, longest: float, length: float) -> 
 
 
 def _with_margins(one: Sentence, starts: list[float], ends: list[float], length: float) -> Sentence:
-    """The sentence with a little of the pauses around it. `starts` and `ends` are those of all cues, sorted."""
+    """Extend a sentence by `MARGIN` into the pauses around it. `starts` and `ends` are those of all cues, sorted."""
     before = ends[at - 1] if (at := bisect_right(ends, one.start + ROUNDED)) else 0.0
     after = starts[at] if (at := bisect_left(starts, one.end - ROUNDED)) < len(starts) else length
     start = one.start - min(MARGIN, max(0.0, one.start - before) / 2)
@@ -101,7 +101,7 @@ def _joined_cues(ordered: list[Cue], name: str, longest: float) -> Iterator[Sent
 
 
 def _checked(cue: Cue, name: str) -> Cue | RowError:
-    """The cue, its text plain; or why it is left out: impossible times, no words, or two people who speak."""
+    """Return the cue with plain text, or why it is rejected: impossible times, no words, a sound, or two speakers."""
     if not (math.isfinite(cue.start) and math.isfinite(cue.end) and -ROUNDED <= cue.start < cue.end < _LONGEST):
         return RowError("cue with impossible times", f"{name} cue {cue.number}: {cue.start:g} to {cue.end:g} s")
     bare = html.unescape(_TAG.sub("", cue.text))
@@ -120,9 +120,9 @@ def _shown(cue: Cue, name: str) -> str:
 
 
 def _overlapping(cues: list[Cue]) -> dict[int, int]:
-    """Numbers of the cues that are at the same time as another one -> that one's number."""
+    """Map the number of each cue that overlaps another one to the number of that other cue."""
     found: dict[int, int] = {}
-    latest = 0  # the one that ends last of those before
+    latest = 0  # index of the earlier cue that ends last
     for at in range(1, len(cues)):
         if cues[at].start < cues[latest].end - ROUNDED:
             found[cues[at].number] = cues[latest].number

@@ -1,4 +1,4 @@
-"""Parts of a recording: which columns say where a row's sentence begins and ends in its file, and what they mean."""
+"""Read start and end times: which columns say where a row's sentence lies in its audio file, and in which unit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from job.fetch.table import RowError
 
-#: Field -> the columns it goes by. Seconds, or hours:minutes:seconds; `_ms` are milliseconds.
+#: Field -> the column names it is known by. Seconds, or hours:minutes:seconds; `_ms` are milliseconds.
 NAMES: dict[str, tuple[str, ...]] = {
     "start": (
         *("start", "offset", "start_time", "begin_time", "begin", "segment_start", "start_sec", "start_secs"),
@@ -32,21 +32,21 @@ NAMES: dict[str, tuple[str, ...]] = {
     "duration_ms": ("duration_ms", "dur_ms", "duration[ms]", "duration_millis"),
 }
 
-#: Seconds, and share of the length, by which what a row says of a recording's length may differ from what is there.
+#: Tolerance, in seconds and as a share of the length, between the length that a row gives and the recording's own.
 SLACK_SECONDS = 0.15
 SLACK_SHARE = 0.02
 
 
-#: The fields of which one says where a sentence ends.
+#: The fields that determine where a sentence ends; one of them is enough.
 ENDS = ("end", "end_ms", "duration", "duration_ms")
 
 
 def settle_offset(found: dict[str, tuple[str, ...]], plain: Callable[[str], str]) -> None:
-    """Make `offset` the end where there is an `onset`: psychologists' and phoneticians' tables mean it so, NeMo's not.
+    """Treat `offset` as the end if there is an `onset` column, as in psychology and phonetics; in NeMo it is the start.
 
     Args:
         found: field -> its columns; changed in place.
-        plain: a column's name as it is looked up.
+        plain: normalizes a column's name for the lookup.
     """
     if any(plain(column).startswith("onset") for column in found["start"]):
         ends = tuple(column for column in found["start"] if plain(column).startswith("offset"))
@@ -56,23 +56,23 @@ def settle_offset(found: dict[str, tuple[str, ...]], plain: Callable[[str], str]
 
 @dataclass(frozen=True)
 class Part:
-    """Seconds from the beginning of the file: from `start` to `end`, or to its end."""
+    """A part of a recording, in seconds from the start of the file; `end=None` means up to the end of the file."""
 
     start: float
     end: float | None
 
 
 def part(get: Callable[[str], Any], length: Callable[[], float], ends: bool = True) -> Part | None:
-    """Which part of its recording a row means; None for all of it.
+    """Return the part of its recording that a row refers to; None for the whole recording.
 
     Args:
-        get: the row's value of one of the fields in `NAMES`, None where it has none.
-        length: seconds of the recording by its header; asked for only when the row says anything about times.
-        ends: whether the table has a column for the end or the duration; a row without one then goes on to the end of
-            its recording. Without such a column the next sentence may follow in the recording.
+        get: returns the row's value for one of the fields in `NAMES`, None if it has none.
+        length: returns the recording's length in seconds from its header; called only if the row has any times.
+        ends: whether the table has a column for the end or the duration; if so, a row without a value extends to the
+            end of its recording. Without such a column, the next sentence may follow in the same recording.
 
     Raises:
-        RowError: the times are no times, the wrong way round, or cannot be those of this recording.
+        RowError: the times are not valid times, are in the wrong order, or cannot belong to this recording.
     """
     start, end = _seconds(get, "start"), _seconds(get, "end")
     duration = _seconds(get, "duration")
@@ -100,15 +100,15 @@ def part(get: Callable[[str], Any], length: Callable[[], float], ends: bool = Tr
     if end <= there + SLACK_SECONDS:
         return None if begin == 0 and end >= there - SLACK_SECONDS else Part(begin, min(end, there))
     if abs(there - (end - begin)) <= slack:
-        return None  # times in a longer recording, which has been cut: the file is the part
+        return None  # the times refer to a longer recording that was already cut: the file is the part
     raise _beyond(begin, end, there)
 
 
 def _check_duration(duration: float, there: float) -> None:
-    """Hold a `duration` without a start against the recording: it must be the recording's own.
+    """Check a `duration` without a start against the recording: it must be the length of the whole recording.
 
     Raises:
-        RowError: it is that of another recording, or of a part.
+        RowError: it is the length of another recording, or of a part.
     """
     for unit in (1, 1e3, 1e6, 1e9, 8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000):  # seconds … ns, or samples
         if math.isclose(duration / unit, there, rel_tol=SLACK_SHARE, abs_tol=SLACK_SECONDS):
@@ -142,10 +142,10 @@ def _is_nothing(value: Any) -> bool:
 
 
 def _number(value: Any, field: str) -> float:
-    """Seconds of a number, of its digits, or of `1:02:03.5`.
+    """Convert a number, a string of digits, or a time such as `1:02:03.5` to seconds.
 
     Raises:
-        RowError: it is none of these, or less than nothing.
+        RowError: it is none of these, or negative.
     """
     seconds = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):
