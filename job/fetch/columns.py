@@ -1,4 +1,4 @@
-"""Which column is which: the names people give them, what they hold, and the variables that override."""
+"""Match columns to fields: by the variables that override, by common names, and by their contents."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from job.fetch import doubts, guess, segments
 from job.fetch.guess import Profile
 from job.fetch.table import RowError, Table
 
-#: Field -> the names it goes by, the first that a row has winning. `speaker_id` and the like are left out on purpose:
-#: a corpus of a hundred readers becomes a hundred voices only when SPEAKER_COLUMN asks for it.
+#: Field -> the column names it is known by; the first one that a row has wins. `speaker_id` and the like are omitted on
+#: purpose: a corpus of a hundred readers becomes a hundred voices only if SPEAKER_COLUMN asks for it.
 NAMES: dict[str, tuple[str, ...]] = {
     "text": ("text", "sentence", "transcript", "transcription", "normalized_text", "raw_text", "txt"),
     "audio": ("audio", "audio_filepath", "audio_path", "audio_file", "file_name", "filename", "path", "file", "wav"),
@@ -39,22 +39,22 @@ OVERRIDES = {
     "instruct": "instruct_column",
 }
 
-#: Columns that probably hold speakers; only good for a hint.
+#: Columns that probably contain speakers; used only for a hint.
 LIKELY_SPEAKERS = (
     *("speaker_id", "speaker_name", "speaker_label", "speakers", "spk", "spk_id", "spk_name", "spkr", "reader"),
     *("reader_id", "client_id", "narrator", "voice", "voice_name", "voice_id", "character", "person"),
 )
 
-#: All of the names by which a first row is known to be a header.
+#: All names by which a first row is recognized as a header.
 KNOWN = frozenset({*(name for names in NAMES.values() for name in names), *LIKELY_SPEAKERS})
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Field -> the columns to try, in order. A field without any is an empty tuple.
+    """The columns to try for each field, in order; an empty tuple for a field that has none.
 
-    `pair` are two text columns with the same sentences, numbers written out in the first. `why` says how text and audio
-    were told. `has_ends` is False where sentences begin within their recordings and no column says where they end.
+    `pair` are two text columns with the same sentences, numbers written out in the first. `why` says how the text and
+    audio columns were chosen. `has_ends` is False if sentences start within recordings and no column gives their end.
     """
 
     by_field: dict[str, tuple[str, ...]]
@@ -64,10 +64,10 @@ class Columns:
     has_ends: bool = True
 
     def value(self, field: str, row: Mapping[str, Any]) -> Any:
-        """The first value a row has for `field`, else None.
+        """Return the first value that a row has for `field`, else None.
 
         Raises:
-            RowError: the row's two texts, of which one should be the other written out, are different sentences.
+            RowError: the row's raw and written-out texts are different sentences.
         """
         found = next((row[c] for c in self.by_field[field] if row.get(c) is not None), None)
         if field == "text" and self.pair is not None:
@@ -82,28 +82,28 @@ class Columns:
 
     @cached_property
     def has_times(self) -> bool:
-        """Whether any column says anything of a place in a recording, or of its length."""
+        """Whether any column gives a position in a recording, or its length."""
         return any(self.by_field[field] for field in segments.NAMES)
 
     @property
     def used(self) -> list[str]:
-        """All columns that any field needs."""
+        """All columns that are used by any field."""
         return list(dict.fromkeys(column for columns in self.by_field.values() for column in columns))
 
 
 def choose(table: Table, settings: Settings) -> Columns:
-    """Match a table's columns to the fields: by the variables, by their names, and by what rows of it hold.
+    """Match a table's columns to the fields: by the variables, by their names, and by the values in a sample of rows.
 
     Raises:
-        BadInput: a variable names a column that is not there, nothing looks like the text or the audio, or what the
-            columns hold speaks against their names, or for two of them alike.
+        BadInput: a variable names a column that does not exist, no column looks like the text or the audio, or the
+            columns' contents contradict their names, or fit two of them equally well.
     """
     rows = table.sample()
     held = guess.profiles(rows, table.columns, table.folders)
     found = {name: _by_name(table, name) for name in NAMES}
     segments.settle_offset(found, plain_name)
     given = {name: c for name in OVERRIDES if (c := _override(table, settings, name, rows, held)) is not None}
-    for name in NAMES:  # a column called `speaker` that TEXT_COLUMN names is no speaker
+    for name in NAMES:  # a column called `speaker` that TEXT_COLUMN names is not the speaker
         found[name] = tuple(c for c in found[name] if c not in given.values())
     found.update({name: (column,) for name, column in given.items()})
     why = {name: OVERRIDES[name].upper() for name in given if name in ("text", "audio")}
@@ -136,14 +136,14 @@ def choose(table: Table, settings: Settings) -> Columns:
 
 
 def notes(table: Table, columns: Columns) -> list[str]:
-    """What to tell the user about a table: which columns were taken and why, and one that looks like speakers."""
+    """Return log lines about a table: which columns are used and why, and an unused one that looks like speakers."""
     header = "" if table.header else ", which has no header"
     hint = hint_about_speakers(table, columns)
     return [f"{table.name}{header}: {columns.why}", *([hint] if hint else [])]
 
 
 def hint_about_speakers(table: Table, columns: Columns) -> str | None:
-    """A line for the user when a column looks like speakers and is not used as such."""
+    """Return a hint for the user if a column looks like speakers but is not used as such."""
     likely = columns.likely_speakers
     if likely is None:
         return None
@@ -151,20 +151,20 @@ def hint_about_speakers(table: Table, columns: Columns) -> str | None:
 
 
 def shown(columns: list[str]) -> str:
-    """Columns for a message: the first dozen."""
+    """Format columns for a message: the first twelve."""
     if not columns:
         return "no columns"
     return ", ".join(columns[:12]) + (f" and {len(columns) - 12} more" if len(columns) > 12 else "")
 
 
 def plain_name(column: str) -> str:
-    """A column's name as it is looked up: `Start Time (s)` and `startTime[s]` are `start_time_s`."""
+    """Normalize a column's name for the lookup: `Start Time (s)` and `startTime[s]` become `start_time_s`."""
     return guess.plain_name(column)
 
 
 def _by_name(table: Table, field: str) -> tuple[str, ...]:
     if not table.header:
-        return tuple(c for c in table.columns if c in NAMES[field])  # a folder's reference, put beside the columns
+        return tuple(c for c in table.columns if c in NAMES[field])  # the folder's reference, added to the columns
     by_name: dict[str, list[str]] = {}
     for column in table.columns:
         by_name.setdefault(plain_name(column), []).append(column)
@@ -174,7 +174,7 @@ def _by_name(table: Table, field: str) -> tuple[str, ...]:
 def _override(
     table: Table, settings: Settings, field: str, rows: list[Mapping[str, Any]], held: dict[str, Profile]
 ) -> str | None:
-    """The column that a variable names: by its name, or, in a table without header, by its position."""
+    """Return the column that a variable selects: by its name, or by its position in a table without a header."""
     named: str | None = getattr(settings, OVERRIDES[field])
     if named is None or named in table.columns:
         return named
@@ -205,7 +205,7 @@ def _audio(table: Table, found: dict[str, tuple[str, ...]], held: dict[str, Prof
 
 
 def _is_bare(audio: tuple[str, ...], held: dict[str, Profile], table: Table) -> bool:
-    """Whether recordings are named without their ending: their files are there, or nothing of the column has one."""
+    """Whether recordings are named without extension: files exist under the name, or the table has no header."""
     profile = held.get(audio[0]) if audio else None
     if profile is None or profile.is_sound:
         return False
@@ -213,7 +213,7 @@ def _is_bare(audio: tuple[str, ...], held: dict[str, Profile], table: Table) -> 
 
 
 def _begins(rows: list[Mapping[str, Any]], columns: tuple[str, ...]) -> bool:
-    """Whether sentences begin elsewhere than at 0; also where no row could be looked at."""
+    """Whether any sentence starts elsewhere than at 0; also True if no values could be sampled."""
     values = [str(value).strip() for row in rows for c in columns if (value := row.get(c)) not in (None, "")]
     return bool(columns) and (not values or any(not re.fullmatch(r"[0:.,]+s?|nan", value) for value in values))
 

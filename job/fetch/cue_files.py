@@ -185,11 +185,7 @@ def _tiers(text: str, name: str) -> list[tuple[str, list[tuple[float, float, str
     try:
         at = next(i for i, token in enumerate(tokens) if token in ("IntervalTier", "TextTier"))
         while at < len(tokens):
-            kind, title, count = (
-                tokens[at],
-                str(tokens[at + 1]),
-                int(tokens[at + 4]),
-            )  # in between: the tier's start and end
+            kind, title, count = tokens[at], str(tokens[at + 1]), int(tokens[at + 4])  # +2, +3: start and end
             width = 3 if kind == "IntervalTier" else 2
             if kind not in ("IntervalTier", "TextTier") or at + 5 + width * count > len(tokens):
                 raise ValueError

@@ -1,8 +1,8 @@
-"""How a table of separated cells is written: its separator, whether cells are quoted, whether it has a header.
+"""Detect the dialect of a delimited file: its separator, whether cells are quoted, whether it has a header.
 
-Told from rows spread over the whole file, since one row can deceive: the first sentence of a file without header may
-hold commas, or the word `text`. clevercsv guesses separators too, from the look of cells alone; here it is known what
-one of the columns must be: names of recordings.
+The detection uses rows spread over the whole file, since one row can mislead: the first sentence of a file without a
+header may contain commas, or the word `text`. clevercsv also guesses separators, but only from the look of cells; here
+it is known that one of the columns must contain names of recordings.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from job.fetch.table import SAMPLE_ROWS
 
 SEPARATORS = (",", "\t", "|", ";")
 _BY_ENDING = {".tsv": "\t", ".csv": ",", ".psv": "|", ".list": "|", ".lst": "|", ".txt": "|"}
-#: Rows that are looked for on the disk to tell the separator by.
+#: Number of rows whose files are looked up on disk to detect the separator.
 _LOOKED_FOR = 40
-#: What Excel writes into a first line of its own.
+#: The separator declaration that Excel writes as a separate first line.
 _SEP_LINE = re.compile(r"\"?sep=([,;|\t])\"?")
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """A table's form.
+    """The format of a delimited file.
 
-    `width` is the number of columns; `header` their names, None when the first row is data; `first` the number of the
-    header's line, or 0. `quoted` is as `records.Reader` has it. `spaced` says of each separator of a row whether it
-    usually has a space behind it; one that unusually has may stand inside a sentence. `sound_column` is the position of
-    the recordings, from 0, and `shapes` what their names look like, digits and letters aside.
+    `width` is the number of columns; `header` their names, None if the first row is data; `first` the line number of
+    the header, or 0. `quoted` is as in `records.Reader`. `spaced` says for each separator of a row whether a space
+    usually follows it; one that is unusually followed by a space may be inside a sentence. `by_ending` says whether
+    most rows have a cell with an audio file's extension. `sound_column` is the position of the recordings, from 0, and
+    `shapes` are the patterns of their names, with digits and letters replaced. `skipped` lines precede the table.
     """
 
     separator: str
@@ -49,11 +50,11 @@ class Dialect:
     skipped: int = 0
 
     def reader(self) -> records.Reader:
-        """A reader of its rows."""
+        """Return a reader for its rows."""
         return records.Reader(self.separator, self.quoted, self.is_row)
 
     def is_row(self, line: str) -> bool:
-        """Whether a line (or a part of one) has the look of a row of its own, quotes aside."""
+        """Whether a line (or a part of one) looks like a separate row, quotes aside."""
         pieces = [piece.strip(' "') for piece in line.split(self.separator)]
         if len(pieces) < 2:
             return False
@@ -62,7 +63,7 @@ class Dialect:
         return len(pieces) >= self.width or any(guess.with_ending(piece, list(self.folders)) for piece in pieces)
 
     def is_piece(self, line: str, cells: list[str]) -> bool:
-        """Whether a line is no row of its own and so may be a part of the sentence above or below it."""
+        """Whether a line is not a separate row and so may be part of the sentence above or below it."""
         if not cells or (self.by_ending and self.is_row(line)):
             return False
         if len(cells) < self.width:
@@ -71,7 +72,7 @@ class Dialect:
         return bool(cell) and (self.by_ending or _shape(cell) not in self.shapes)
 
     def doubtful(self, line: str) -> bool:
-        """Whether a separator of a row with no quotes is spaced as it is in sentences, unlike those of other rows."""
+        """Whether a separator in an unquoted row is followed by a space, as in a sentence, but not in other rows."""
         if self.separator == "\t" or ('"' in line and self.quoted is not False):
             return False
         spaces = _spaces(line, self.separator)
@@ -81,11 +82,11 @@ class Dialect:
 
 
 def find(path: Path, where: str, folders: list[Path], known: Iterable[str]) -> Dialect:
-    """Look through a file. `known` are names that columns go by.
+    """Detect the dialect of a file. `known` are recognized names of columns.
 
     Raises:
-        BadInput: it is empty, its header is not UTF-8 or names a column twice, or commas of sentences and separators
-            cannot be told apart.
+        BadInput: it is empty, its header is not UTF-8 or has a duplicate column, or commas in sentences cannot be
+            distinguished from separators.
     """
     spread, first, quotes, skipped, forced = lines.Spread(SAMPLE_ROWS), None, False, 0, None
     for number, line in lines.read(path):
@@ -131,7 +132,7 @@ def find(path: Path, where: str, folders: list[Path], known: Iterable[str]) -> D
 
 
 def _separator(path: Path, first: str, rows: list[str], folders: list[Path], known: set[str]) -> str:
-    """The one that gives most rows the same number of cells, recordings among them, and known names in the first."""
+    """Choose the separator that gives the most rows an equal number of cells and a recording, and a known header."""
     usual = _BY_ENDING.get(path.suffix.lower(), ",")
     best, most = usual, 0.0
     for separator in (usual, *(s for s in SEPARATORS if s != usual)):
@@ -149,7 +150,7 @@ def _separator(path: Path, first: str, rows: list[str], folders: list[Path], kno
 
 
 def _share_with_sound(rows: list[str], separator: str, folders: list[Path]) -> float:
-    """Share of rows with a cell that names a recording: a file that is there, or, half as good, something like one."""
+    """Return the share of rows with a cell that names a recording; a name whose file does not exist counts half."""
     some = rows[:: max(1, len(rows) // _LOOKED_FOR)]
     total = 0.0
     for line in some:
@@ -164,7 +165,7 @@ def _share_with_sound(rows: list[str], separator: str, folders: list[Path]) -> f
 
 
 def _recordings(rows: list[str], separator: str, width: int, folders: list[Path]) -> tuple[int | None, frozenset[str]]:
-    """Where most rows have the name of a recording, from 0 (None when nowhere), and the shapes of such names."""
+    """Return the column where most rows name a recording, from 0 (None if there is none), and the shapes of names."""
     found: Counter[int] = Counter()
     shapes: set[tuple[int, str]] = set()
     for line in rows[:: max(1, len(rows) // _LOOKED_FOR)]:
@@ -182,7 +183,7 @@ def _recordings(rows: list[str], separator: str, width: int, folders: list[Path]
 def _header(
     first: str, rows: list[str], separator: str, folders: list[Path], known: set[str]
 ) -> tuple[str, ...] | None:
-    """The names in the first row, when it is names and no row of the table."""
+    """Return the names in the first row if it is a header, None if it is data."""
     names = tuple(cell.strip() for cell in _loose(first, separator))
     if any(guess.is_sound(name, folders) or guess.with_ending(name, folders) for name in names):
         return None
@@ -190,12 +191,12 @@ def _header(
     for position, name in enumerate(names):
         shapes = Counter(_shape(cells[position]) for cells in data)
         if any(map(str.isdigit, name)) and shapes[_shape(name)] >= 0.5 * max(1, len(data)):
-            return None  # an id like those below it, of a recording that is not there
+            return None  # an id like those below it, of a recording that does not exist
     plain = all(len(name) <= 40 and not guess.reads_as_sentence(name) for name in names)
     hits = sum(_name(name) in known for name in names)
     if hits >= 2 or (hits and plain):
         return names
-    # Names that nobody knows are names where the cells below them are recordings.
+    # Unknown names are still a header if the cells below them are recordings.
     wordlike = all(re.fullmatch(r"[^\W\d][\w .-]*", name) for name in names) and len(set(names)) == len(names)
     below = [any(guess.is_sound(cell.strip(), folders) for cell in cells) for cells in data[:_LOOKED_FOR]]
     return names if plain and wordlike and below and sum(below) >= 0.8 * len(below) else None
@@ -212,7 +213,7 @@ def _check_header(header: tuple[str, ...], where: str, number: int) -> None:
 
 
 def _check_width(counts: Counter[int], spaced: list[float], width: int, separator: str, where: str) -> None:
-    """Refuse a file without header whose sentences hold the separator: a part of one would pass for a column."""
+    """Refuse a file without a header whose sentences contain the separator: part of one would be read as a column."""
     name = {"\t": "tab"}.get(separator, separator)
     fix = 'put the sentences in quotes ("…"), or add a first row that names the columns'
     usual, total = counts[width], counts.total()
@@ -230,7 +231,7 @@ def _check_width(counts: Counter[int], spaced: list[float], width: int, separato
 
 
 def _loose(line: str, separator: str) -> list[str]:
-    """The cells of a line, for counting: quotes are taken as quotes where that gives a row."""
+    """Split a line into cells, for counting; quotes delimit cells if the line parses that way."""
     if '"' in line:
         try:
             return records.parse([line], separator)
@@ -240,7 +241,7 @@ def _loose(line: str, separator: str) -> list[str]:
 
 
 def _usually_spaced(rows: list[str], separator: str, width: int) -> list[float]:
-    """For each separator of a row, the share of rows that have a space behind it."""
+    """Return, for each separator of a row, the share of rows in which a space follows it."""
     found = [spaces for line in rows if len(spaces := _spaces(line, separator)) == width - 1]
     return [sum(row[n] for row in found) / len(found) for n in range(width - 1)] if found else []
 
@@ -250,7 +251,7 @@ def _spaces(line: str, separator: str) -> list[bool]:
 
 
 def _usual(counts: Counter[int]) -> int:
-    """The most frequent number of cells; of equally frequent ones the largest."""
+    """Return the most frequent number of cells; among equally frequent ones, the largest."""
     return max(counts, key=lambda count: (counts[count], count))
 
 

@@ -1,9 +1,9 @@
-"""Which file on this machine a row means by the name that it has for its audio.
+"""Resolve the name that a row gives for its audio to a file on this machine.
 
-In this order: the path as it is, in the table's own folder; the path as it is in the folders below it where audio
-usually lies; a name without its ending or in other letter case, in those; a file of that name anywhere below `tree`;
-and then the folders outside, one after the other. Where a step finds several files that do not hold the same recording,
-none is taken: one of them has other words than the row.
+Searched in this order: the exact path in the table's own folder; the exact path in the usual audio folders below it; in
+all of these, a name without its extension or in different letter case; a file of that name anywhere below `tree`; then
+the folders outside, one by one. If a step finds several files that are not the same recording, none is used: one of
+them has words that differ from the row's.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from job.fetch import listing
 from job.fetch.same import rate_of, same_recording
 from job.fetch.table import RowError
 
-#: Endings under which the recording of a name without one is waited for.
+#: Extensions that are tried, in the list of missing files, for a name without one.
 _LIKELY = (".wav", ".flac", ".mp3", ".ogg")
 
 
 class Finder:
-    """Finds the files of a run's rows, and remembers what the folders hold."""
+    """Finds the files of a run's rows; listings of folders are cached."""
 
     def __init__(self) -> None:
         self._folder = lru_cache(maxsize=64)(listing.of_folder)
@@ -35,15 +35,15 @@ class Finder:
         self._said = False
 
     def find(self, value: str, field: str, folders: list[Path], tree: Path | None = None) -> Path | None:
-        """The absolute path of the file that a row calls `value`; None when there is none.
+        """Return the absolute path of the file that `value` refers to; None if there is none.
 
         Raises:
-            RowError: it is empty or no format that can be read, or several files may be meant.
+            RowError: it is empty or of a format that cannot be read, or `value` is ambiguous.
         """
         try:
             found = self._found(value, field, folders, tree)
         except (OSError, ValueError):
-            return None  # a name no file can have (too long, a NUL), or a folder we may not look into
+            return None  # an impossible file name (too long, a NUL), or a folder without read permission
         if found is None:
             return None
         if audio_files.ending_of(found.name) in audio_files.UNREADABLE:
@@ -53,7 +53,7 @@ class Finder:
         return found.absolute()
 
     def missing(self, value: str, field: str, folders: list[Path]) -> RowError:
-        """What to say when `find` has found nothing: with the paths that would do, and a file that is nearly it."""
+        """Return the error for a name that `find` did not find, with the paths searched and a near match as a hint."""
         candidates = list(candidates_of(value, folders))
         if not audio_files.ending_of(value):
             candidates += [p.with_name(p.name + e) for e in _LIKELY for p in candidates if p.name]
@@ -67,7 +67,7 @@ class Finder:
         return RowError(f"{field} is missing", f"no file {value[:200]!r}{hint}", [str(path) for path in candidates])
 
     def _moved(self, value: str, folders: list[Path]) -> str | None:
-        """A file of the same name in the table's folders, where the folders in `value` are of another machine."""
+        """Find a file of the same name in the table's folders, in case the path in `value` is from another machine."""
         name = value.replace("\\", "/").rsplit("/", 1)[-1]
         try:
             found = _first(candidates_of(name, folders)) if name and name != value else None
@@ -100,7 +100,7 @@ class Finder:
             console.say("fetch", message)
 
     def _alike(self, value: str, folders: list[Path]) -> list[Path]:
-        """Files in these folders that `value` names but for the ending or the case of letters."""
+        """List the files in these folders that match `value` apart from the extension or letter case."""
         hits: list[Path] = []
         for path in candidates_of(value, folders):
             if path.name:
@@ -108,7 +108,7 @@ class Finder:
         return hits
 
     def _check_letters(self, value: str, found: Path) -> None:
-        """Refuse a file that two rows call by names that differ in letter case: one of them means another recording."""
+        """Refuse a file that two rows name in different letter case: one of them means another recording."""
         name = audio_files.stem(value.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1])
         spelled = unicodedata.normalize("NFC", name)
         first = self._spelled.setdefault(str(found), spelled)
@@ -120,13 +120,13 @@ class Finder:
 
 
 def unreadable(path: Path) -> RowError:
-    """Why a row with sound under copy protection is left out."""
+    """Return the error for a row whose audio is copy-protected."""
     kind = f"{path.suffix.lower()} files cannot be read"
     return RowError(kind, f"{path.name}: {audio_files.PROTECTED}")
 
 
 def _below_the_first(folders: tuple[Path, ...]) -> list[Path]:
-    """Those folders that lie in the first one."""
+    """Return the folders that are inside the first one."""
     return [folder for folder in folders[1:] if folder.is_relative_to(folders[0])]
 
 
@@ -135,16 +135,16 @@ def _first(paths: Iterable[Path]) -> Path | None:
 
 
 def choose(paths: Iterable[Path]) -> Path | None:
-    """Of files that may be the same recording, one (of the best format); None when they are not the same."""
+    """Choose the best format among files of one recording; None if they are not the same recording."""
     first, *others = sorted(paths, key=lambda path: (audio_files.lossless_first(path), -rate_of(path)))
     return first if all(same_recording(first, other) for other in others) else None
 
 
 def _settle(hits: list[Path], value: str, field: str) -> Path:
-    """The one file that is meant.
+    """Choose the one file that is meant.
 
     Raises:
-        RowError: there is nothing in it, or there are several with different recordings.
+        RowError: it is empty, or there are several with different recordings.
     """
     if len(hits) > 1:
         hits = list({os.path.realpath(path): path for path in reversed(hits)}.values())[::-1]
@@ -171,10 +171,10 @@ def _shown(path: Path, root: Path) -> str:
 
 
 def candidates_of(value: str, folders: list[Path]) -> Iterator[Path]:
-    """Where the file `value` may be: in each of `folders`, or itself where it is absolute.
+    """Yield the paths that `value` may refer to: in each of `folders`, or itself if it is absolute.
 
-    It is spelled as it is, then with the slashes of a manifest made on Windows; each with letters and their marks as
-    they are, composed (as typed) and decomposed (as macOS and its archives name files).
+    Spellings: as given, then with the backslashes of a manifest made on Windows converted; each with accented letters
+    as given, composed (NFC, as typed) and decomposed (NFD, as macOS and its archives name files).
     """
     spellings = [value, value.replace("\\", "/")]
     if not value.isascii():
@@ -185,6 +185,6 @@ def candidates_of(value: str, folders: list[Path]) -> Iterator[Path]:
         try:
             os.fsencode(spelling)
             wanted = Path(spelling).expanduser()
-        except (ValueError, RuntimeError):  # half of a surrogate pair, the home of nobody
+        except (ValueError, RuntimeError):  # a lone surrogate, the home of an unknown user
             continue
         yield from [wanted] if wanted.is_absolute() else (folder / wanted for folder in folders)

@@ -1,4 +1,4 @@
-"""Folders of audio files with a transcript each, in the order of their paths: what their rows are."""
+"""Turn a folder of audio files with transcripts into rows, in the order of their paths."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from job.fetch.listing import HIDDEN
 from job.fetch.references import REFERENCE_TEXT, REFERENCES, reference_of
 from job.fetch.table import Row, RowError, Table, Unreadable
 
-#: Seconds up to which cues of a sentence that goes over several are joined.
+#: Maximum length, in seconds, of a sentence joined from several cues.
 LONGEST_SENTENCE = 20.0
 
 
 def list_files(root: Path) -> tuple[list[Path], list[Path]]:
-    """The audio files of a folder and those below it, and the files that may be their transcripts; both sorted."""
+    """List the audio files in a folder and its subfolders, and the files that may be their transcripts; both sorted."""
     audio: list[Path] = []
     others: list[Path] = []
     for path in files.tree(root, HIDDEN):
@@ -35,7 +35,7 @@ def list_files(root: Path) -> tuple[list[Path], list[Path]]:
 
 
 class Recordings:
-    """The recordings of a folder, each with where its text is. `with_text` is how many have one."""
+    """The recordings of a folder and the location of each one's text. `with_text` is how many have one."""
 
     def __init__(self, root: Path, audio: list[Path], others: list[Path], settings: Settings) -> None:
         self.root = root
@@ -59,12 +59,13 @@ class Recordings:
         self._said: set[str] = set()
 
     def _source(self, path: Path) -> sidecars.Source | None:
-        """Where the text of a recording is.
+        """Find the text of a recording.
 
-        Where there is a plain text and one with times, the recording is a sentence or a long one: the times tell.
+        If it has both a plain and a timed transcript, the times decide: a recording whose last cue ends after
+        MAX_SECONDS is a long one and uses the timed transcript, any other is one sentence and uses the plain one.
 
         Raises:
-            RowError: there are several that differ.
+            RowError: there are several texts that differ.
         """
         timed = self._texts.timed(path)
         if timed is None:
@@ -82,16 +83,16 @@ class Recordings:
         return timed if last > self._max_seconds else plain
 
     def not_read(self) -> str:
-        """What is there instead of texts, as the end of a sentence."""
+        """Describe the files found in place of transcripts that are not read, as the end of a sentence."""
         found = Counter(str(self._texts.none(path).detail).partition("; ")[2] for path in self.audio[:1000])
         found.pop("", None)
         return f" ({next(iter(found))})" if found else ""
 
     def table(self, where: str) -> Table:
-        """The recordings as rows.
+        """Return the recordings as a table.
 
-        When they lie in several folders and SPEAKER_NAME is not set, each folder is a speaker; with SPEAKER_NAME the
-        folders are chapters of one.
+        If they are in several folders and SPEAKER_NAME is not set, each folder is a speaker; with SPEAKER_NAME, the
+        folders are chapters by one speaker.
         """
         speakers = not self._named and len({self._speaker(path) for path in self.audio} - {None}) > 1
         fields = {"speaker": speakers, "language": False}
@@ -118,7 +119,7 @@ class Recordings:
         return Table(self.root.name, where, columns, read, folders=[self.root], total=total, loose=timed)
 
     def _rows(self, path: Path, speakers: bool) -> Iterator[dict[str, Any] | RowError | None]:
-        """A recording's rows: one, or one for each sentence that a file with times names in it."""
+        """Yield a recording's rows: one, or one per sentence if it has a timed transcript."""
         try:
             values = self._values(path, speakers)
             source = self._sources.get(path)
@@ -130,7 +131,7 @@ class Recordings:
         except RowError as error:
             yield error
             return
-        by_hand = source.path.suffix.lower() == ".txt"  # labels: each one is meant as it is
+        by_hand = source.path.suffix.lower() == ".txt"  # Audacity labels: each is one row as it stands
         longest = 0.0 if by_hand else min(LONGEST_SENTENCE, self._max_seconds)
         for one in cues.sentences(found, source.path.name, longest, length):
             if isinstance(one, RowError):
@@ -140,7 +141,7 @@ class Recordings:
                 yield {**values, **said, "id": f"{values['id']}-{one.first:04d}"}
 
     def _values(self, path: Path, speakers: bool) -> dict[str, Any] | None:
-        """A recording's row; None when another recording of the same sentence is taken in its place."""
+        """Return a recording's row; None if another recording of the same sentence is used instead."""
         if audio_files.ending_of(path.name) in audio_files.UNREADABLE:
             raise find.unreadable(path)
         source = self._sources.get(path)
@@ -160,10 +161,10 @@ class Recordings:
         return values
 
     def _is_chosen(self, path: Path, source: sidecars.Source) -> bool:
-        """Whether this recording is the one of those with its text that is used.
+        """Whether this recording is the one that is used among those that share its text.
 
         Raises:
-            RowError: they are different recordings, and nothing says whose the text is.
+            RowError: they are different recordings, and it is unclear which one the text belongs to.
         """
         paths = audio_files.before_films(self._of_text.get(source, []))
         if len(paths) < 2:
@@ -189,10 +190,10 @@ class Recordings:
             console.say("fetch", message)
 
     def _speaker(self, path: Path) -> str | None:
-        """Whose folder a recording is in; None where it lies in no folder.
+        """Return the name of the speaker's folder that a recording is in; None if it is in no subfolder.
 
-        That is the first folder below the root, but for corpora that are read in parts (LibriTTS: part, reader,
-        chapter) or keep audio and texts apart (VCTK: the reader's folder is in both).
+        That is the first folder below the root, except in corpora that are divided into parts (LibriTTS: part, reader,
+        chapter) or keep audio and texts apart (VCTK: both trees contain the reader's folder).
         """
         source = self._sources.get(path)
         if isinstance(source, sidecars.Source) and source.shared is not None:
@@ -212,7 +213,7 @@ def _names(paths: list[Path]) -> str:
 
 
 def _nearest_reference(root: Path, folder: Path) -> tuple[str | None, str | None]:
-    """The reference in `folder`, else in the folders above it up to `root`."""
+    """Return the reference audio and its transcript from `folder`, or from the nearest parent folder up to `root`."""
     while True:
         audio, text = reference_of(folder)
         if audio is not None or folder == root:

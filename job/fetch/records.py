@@ -1,6 +1,6 @@
-"""The rows of a table of separated cells, each line of the file accounted for: a row, left out with a reason, or blank.
+"""Parse delimited files so that each line is accounted for: part of a row, rejected with a reason, or blank.
 
-The csv module alone reads on to the end of the file when a quote is not closed, and gives what it has read as one cell.
+The csv module alone would read to the end of the file after an unclosed quote, and return all of it as one cell.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 
 from job.fetch.table import RowError
 
-#: Most lines that a quoted cell may span: a sentence has not more.
+#: Maximum number of lines that a quoted cell may span: no sentence has more.
 MOST_LINES = 64
 
-#: How a row's two fixes are put, wherever quotes are the matter.
+#: The advice given in all messages about quotes.
 _CLOSE_IT = 'close it, and write "" for a quote inside a quoted cell'
 
 
 @dataclass(frozen=True)
 class Record:
-    """What lines `number` to `number + lines - 1` of a file are: cells, or the reason why they are left out.
+    """The result for lines `number` to `number + lines - 1` of a file: cells, or the reason why they are rejected.
 
-    Neither of both: a blank line. `literal` is its first line as it stands.
+    With neither, it is a blank line. `literal` is the unparsed first line.
     """
 
     number: int
@@ -35,11 +35,11 @@ class Record:
 
 @dataclass
 class Reader:
-    """Reads rows of cells.
+    """Reader of the rows of a delimited file.
 
-    `quoted`: cells may stand in quotes; False: a quote is a character like any other; None: both is in the file, and
-    rows whose words depend on it are left out. `is_row` tells whether a line is a row by itself, quotes aside: what
-    follows a quote that is not closed is read on from there.
+    `quoted`: True if cells may be quoted; False if a quote is an ordinary character; None if the file has both, and
+    rows whose words depend on it are rejected. `is_row` returns whether a line is a row by itself, quotes aside: after
+    an unclosed quote, reading resumes at the first such line.
     """
 
     separator: str
@@ -48,7 +48,7 @@ class Reader:
     _ahead: deque[tuple[int, str]] = field(default_factory=deque)
 
     def read(self, lines: Iterable[tuple[int, str]]) -> Iterator[Record]:
-        """Each row, left-out row and blank line of a file, in order."""
+        """Yield each row, rejected row and blank line of a file, in order."""
         self._ahead.clear()
         source = iter(lines)
         while (got := self._next(source)) is not None:
@@ -72,7 +72,7 @@ class Reader:
         try:
             quoted = parse([line], self.separator)
         except csv.Error as error:
-            if "unexpected end" in str(error):  # the cell may go on in the next line, or not
+            if "unexpected end" in str(error):  # the cell may continue on the next line, or not
                 yield from self._unclosed(number, line, source)
                 return
             quoted = plain
@@ -113,10 +113,10 @@ class Reader:
             yield Record(number + offset, error=RowError("a quote is not closed", detail))
 
     def _unclosed(self, number: int, line: str, source: Iterator[tuple[int, str]]) -> Iterator[Record]:
-        """A row with a quote that opens and does not close, or closes before its cell ends."""
+        """Reject a row whose quote does not close, or closes before its cell ends, and the lines it may extend over."""
         yield Record(number, error=RowError("a quote is not closed", f"in row {number}; {_CLOSE_IT}"))
         if self.is_row(line):
-            return  # it is complete, its quote aside: the next line is a row of its own
+            return  # apart from its quote it is complete: the next line is a separate row
         for _ in range(MOST_LINES):
             got = self._next(source)
             if got is None:
@@ -133,7 +133,7 @@ class Reader:
                 return
 
     def _holds_rows(self, cell: str) -> bool:
-        """Whether a cell of several lines has the start, the end or all of a row on one of them."""
+        """Whether any line of a multi-line cell looks like a row or a part of one."""
         return any(self.is_row(part) for part in cell.split("\n"))
 
     def _give_back(self, number: int, lines: list[str]) -> None:
@@ -141,7 +141,7 @@ class Reader:
 
 
 def parse(lines: list[str], separator: str) -> list[str]:
-    """The cells of one row, quotes taken as quotes.
+    """Parse the cells of one row, with quotes as delimiters of cells.
 
     Raises:
         csv.Error: a quote does not close, or closes before its cell ends.
@@ -149,7 +149,7 @@ def parse(lines: list[str], separator: str) -> list[str]:
     try:
         return next(_reader(iter(lines), separator), [])
     except csv.Error:
-        # "…" , with a space after the quote: dropped where no quote stands for a character.
+        # A space after a closing quote (`"…" ,`) is dropped, unless the row has a quote that is a character (`""`).
         trimmed = [_without_spaces_after_quotes(line, separator) for line in lines if '""' not in line]
         if len(trimmed) != len(lines) or trimmed == lines:
             raise

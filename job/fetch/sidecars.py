@@ -1,12 +1,12 @@
-"""Transcripts that lie beside their recordings, or in a folder parallel to them, one file or one line a recording.
+"""Find transcripts next to their recordings or in a parallel folder, one file or one line per recording.
 
-Beside `a.wav`, in this order: `a.wav.txt` or `a.txt`, `a.normalized.txt` and `a.original.txt` (LibriTTS), `a.lab` (HTS,
-Montreal Forced Aligner), `a.json` (Emilia), a line of `*.trans.txt` (LibriSpeech). Texts with times (`cue_files.py`)
-are looked for first. Else a text of the same name where all folders but one are called the same (`txt/p1/a.txt` for
-`wav48/p1/a_mic1.flac`, as in VCTK).
+Next to `a.wav`, in this order: `a.wav.txt` or `a.txt`, `a.normalized.txt` and `a.original.txt` (LibriTTS), `a.lab`
+(HTS, Montreal Forced Aligner), `a.json` (Emilia), a line of `*.trans.txt` (LibriSpeech). Timed transcripts
+(`cue_files.py`) take precedence. Otherwise a text of the same name whose path differs in a single folder
+(`txt/p1/a.txt` for `wav48/p1/a_mic1.flac`, as in VCTK).
 
-A text is never lent: `a.1.txt` is not of `a.wav`, `a.txt` not of `A.wav` where there is an `a.wav`, and
-`a.normalized.txt` not of `a.wav` where there is an `a.normalized.wav`.
+A text is never used for another recording: `a.1.txt` does not belong to `a.wav`, `a.txt` not to `A.wav` if there is an
+`a.wav`, and `a.normalized.txt` not to `a.wav` if there is an `a.normalized.wav`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ from job.fetch import cue_files, text_files
 from job.fetch.listing import key
 from job.fetch.table import RowError
 
-#: What a microphone's or channel's recording of a sentence has at the end of its name.
+#: Suffix of the file name when a sentence was recorded by several microphones or channels.
 _MICROPHONE = re.compile(r"[._-](?:mic|ch|channel)[._-]?(\d+)$", re.IGNORECASE)
 _TABLES = (".trans.txt", ".trans.tsv")
-#: The language that the name of subtitles ends with (`talk.en.vtt`, `talk.pt-BR.srt`).
+#: Language suffix in the name of a subtitle file (`talk.en.vtt`, `talk.pt-BR.srt`).
 _LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}(?:[-_][A-Za-z]{2,4})?$")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the text of a recording is: a file, or the line `line` of one. `shared` are the folders that both are in,
-    below the root, when the text is in a parallel folder. `timed` files say when each sentence is said."""
+    """Where the text of a recording is: a file, or in a table of transcripts the line of the name `line`.
+
+    `shared` are the folders below the root that both paths have in common, if the text is in a parallel folder.
+    `timed` files give the times of each sentence."""
 
     path: Path
     line: str | None = None
@@ -44,7 +46,7 @@ class Source:
 
 
 class Sidecars:
-    """The texts of a folder's recordings, by what their names have in common; files are read when asked for."""
+    """The transcripts of a folder's recordings, matched by file name; a file is read only when it is needed."""
 
     def __init__(self, root: Path, audio: Iterable[Path], others: Iterable[Path]) -> None:
         self.root = root
@@ -67,10 +69,10 @@ class Sidecars:
         self._lines = lru_cache(maxsize=8)(text_files.lines_by_name)
 
     def find(self, audio: Path) -> Source | None:
-        """Where the text of a recording is; None when it has none.
+        """Find the text of a recording; None if it has none.
 
         Raises:
-            RowError: there are several that differ.
+            RowError: there are several texts that differ.
         """
         stem = audio_files.stem(audio.name)
         plain = [*self._named(audio, f"{audio.name}.txt", stem), *self._named(audio, f"{stem}.txt", stem)]
@@ -85,9 +87,9 @@ class Sidecars:
         return self._in_parallel(audio, stem)
 
     def timed(self, audio: Path) -> Source | None:
-        """The file beside a recording that says what is said when; None when there is none.
+        """Find the timed transcript next to a recording; None if there is none.
 
-        Of several kinds the first of `cue_files.ENDINGS` is taken, then Whisper's JSON, then Audacity's labels.
+        Order of preference: `cue_files.ENDINGS`, then Whisper's JSON, then Audacity's labels.
 
         Raises:
             RowError: there are subtitles in several languages.
@@ -105,17 +107,17 @@ class Sidecars:
         return None
 
     def values(self, audio: Path, source: Source) -> dict[str, Any]:
-        """The text of a recording, and speaker and language where the file has them.
+        """Read the text of a recording, and its speaker and language if the file has them.
 
         Raises:
-            RowError: what is there is no text, or no UTF-8.
+            RowError: the file's contents are not a transcript, or not UTF-8.
         """
         if source.line is None:
             return text_files.read(source.path, audio)
         return {"text": text_files.of_line(self._lines(source.path), source.line, source.path)}
 
     def none(self, audio: Path) -> RowError:
-        """Why a recording without a text is left out: what was looked for, and what is there instead."""
+        """Return the error for a recording without a text: what was looked for, and what exists instead."""
         stem = audio_files.stem(audio.name)
         for ending in text_files.NOT_READ:
             for other in (f"{stem}{ending}", f"{audio.name}{ending}"):
@@ -125,7 +127,7 @@ class Sidecars:
         return RowError("audio without text", f"{audio.name} has no {stem}.txt beside it")
 
     def _named(self, audio: Path, name: str, stem: str) -> list[Path]:
-        """Files called `name` beside a recording, but for those that are another recording's."""
+        """Return the files called `name` next to a recording, except those that belong to another recording."""
         found = [
             path
             for path in self._beside.get((audio.parent, key(name)), ())
@@ -133,7 +135,7 @@ class Sidecars:
         ]
         exact = [path for path in found if _plain(path.stem) == _plain(Path(name).stem)]
         if not exact and self._spellings[(audio.parent, key(stem))] > 1:
-            return []  # `AB.txt` may be of `Ab.wav` as well as of `aB.wav`
+            return []  # `AB.txt` may belong to `Ab.wav` or to `aB.wav`
         return exact or found
 
     def _in_parallel(self, audio: Path, stem: str) -> Source | None:
@@ -154,7 +156,7 @@ class Sidecars:
 
 
 def microphone(audio: Path) -> int | None:
-    """The number of the microphone that a file's name ends with (`p225_001_mic2.flac`: 2)."""
+    """Return the microphone number at the end of a file's name (2 for `p225_001_mic2.flac`); None if there is none."""
     found = _MICROPHONE.search(audio_files.stem(audio.name))
     return int(found[1]) if found else None
 
@@ -164,10 +166,10 @@ def _plain(name: str) -> str:
 
 
 def _one(found: list[Path], audio: Path) -> Path:
-    """The first of several texts of a recording.
+    """Return the first of several texts of a recording.
 
     Raises:
-        RowError: they are not the same but for punctuation and letter case.
+        RowError: they differ in more than punctuation and letter case.
     """
     for other in found[1:]:
         if _words(other) != _words(found[0]):
@@ -187,7 +189,7 @@ def _words(path: Path) -> str | bytes:
 
 
 def _shared(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...] | None:
-    """What is left of two folders when one part of each (or of one) is left out: where that is the same, else None."""
+    """Return the common parts of two paths that differ in one part, or of which one has one part more; else None."""
     if len(one) == len(other):
         rests = {one[:i] + one[i + 1 :] for i in range(len(one))} & {
             other[:i] + other[i + 1 :] for i in range(len(one))
