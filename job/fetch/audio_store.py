@@ -1,4 +1,4 @@
-"""From what a row says about its audio to a file on this machine."""
+"""Resolve a row's audio value (path, bytes or samples) to a file on this machine."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _MAGIC = ((b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3", ".m
 
 
 class Store:
-    """Finds audio files, and keeps in `directory` the audio that comes as bytes or arrays.
+    """Finds audio files, and stores in `directory` the audio that comes as bytes or arrays.
 
-    Files are named by the SHA-256 of their contents, so that a rerun finds what it had and equal clips are kept once.
-    With `directory=None` nothing is written (for checks before a run): bytes are looked at and a made-up path is
-    returned.
+    Files are named by the SHA-256 of their contents, so that a rerun reuses them and equal clips are stored once.
+    With `directory=None` nothing is written (for checks before a run): the header of the bytes is read and a
+    placeholder path is returned.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -38,15 +38,19 @@ class Store:
         rate: Any = None,
         tree: Path | None = None,
     ) -> Path:
-        """The absolute path of a row's audio.
+        """Return the absolute path of a row's audio.
 
-        `value` is a path (looked for in `folders`, or as it is when it is absolute; then by its name in all folders
-        below `tree`; then asked of `remote`; without `folders` nothing on this machine is opened), bytes of an audio
-        file, a `{"bytes", "path"}` or `{"array", "sampling_rate"}` object as the Hub's datasets have them, or the
-        samples themselves, mono, -1 to 1, at `rate` Hz. What else finds a path, `job.fetch.find` says.
+        `value` is one of:
+
+        - a path, looked for in `folders` (or used as is if absolute), then by name in all folders below `tree`, then
+          requested from `remote`; without `folders`, no file on this machine is opened. For details see
+          `job.fetch.find`;
+        - the bytes of an audio file;
+        - a `{"bytes", "path"}` or `{"array", "sampling_rate"}` object, as in Hub datasets;
+        - the samples themselves, -1 to 1, at `rate` Hz: mono, or one channel or frame per inner list.
 
         Raises:
-            RowError: there is no such file, there are several, or it is nothing that could be audio.
+            RowError: there is no such file, there are several, or the value cannot be audio.
         """
         if isinstance(value, dict):
             if isinstance(value.get("bytes"), bytes):
@@ -115,7 +119,7 @@ class Store:
         except (ValueError, TypeError):
             raise RowError(f"{field} is not samples") from None
         if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
-            samples = samples.T  # channels first, as torchaudio has it; soundfile wants frames first
+            samples = samples.T  # channels first, as in torchaudio; soundfile expects frames first
         if samples.ndim not in (1, 2) or samples.size == 0:
             raise RowError(f"{field} is not samples", f"shape {samples.shape}")
         if not np.isfinite(samples).all():
@@ -125,7 +129,7 @@ class Store:
         return self._keep_bytes(buffer.getvalue(), field, "samples.wav")
 
     def prune(self, used: set[str]) -> int:
-        """Remove files that no manifest names (left by an earlier source). Returns how many."""
+        """Delete files that no manifest refers to (left from an earlier source). Returns how many."""
         if self.directory is None or not self.directory.is_dir():
             return 0
         unused = [p for p in self.directory.iterdir() if p.is_file() and str(p) not in used]
@@ -135,7 +139,7 @@ class Store:
 
 
 def seconds(source: Path | io.BytesIO) -> float:
-    """Duration by the file's header, in seconds; of a film, that of its sound.
+    """Return the duration in seconds from the file's header; for a video, that of its audio track.
 
     Raises:
         RowError: it cannot be read.
@@ -159,11 +163,11 @@ def seconds(source: Path | io.BytesIO) -> float:
 
 
 def _ending(data: bytes, name: str) -> str:
-    """The name ending of audio bytes, from what they begin with, else from the name they came with."""
+    """Return the file extension for audio bytes, from their magic bytes, else from the name they came with."""
     for magic, ending in _MAGIC:
         if data.startswith(magic):
             return ending
     if len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0:
-        return ".mp3"  # an MPEG frame header: eleven set bits
+        return ".mp3"  # an MPEG frame header starts with eleven set bits
     ending = Path(name.split("::")[0]).suffix.lower()
     return ending if ending in SOUNDS else ".bin"

@@ -1,4 +1,4 @@
-"""From a table to the rows of the raw manifest: checked, numbered, limited, and a reason for each that is left out."""
+"""Turn a table into rows of the raw manifest: check, number and limit them, with a reason for each rejected row."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from job.fetch.table import Row, RowError, Table, Unreadable
 from job.fetch.transcripts import Mended
 from job.normalize import Normalizer, Told
 
-#: Seconds of a frame of codes (1920 samples at 24 kHz): for rows that come encoded and without audio.
+#: Seconds per frame of codes (1920 samples at 24 kHz): for rows that come encoded and without audio.
 FRAME_SECONDS = 0.08
 
-#: How many rows `first_good` tries before it calls a source unusable.
+#: Number of rows that `first_good` tries before it declares a source unusable.
 PEEK_ROWS = 20
 
 
@@ -50,10 +50,10 @@ class Collector:
     def rows(self, split: str, table: Table) -> Iterator[dict[str, Any]]:
         """Yield the manifest rows of a split, as many as MAX_TRAIN_SAMPLES, MAX_EVAL_SAMPLES and MAX_HOURS allow.
 
-        What is left out is noted in `rejected` and summed up on stderr at the end.
+        Rejected rows are added to `rejected` and summarized on stderr at the end.
 
         Raises:
-            BadInput: a column is missing, references disagree, or no row is left.
+            BadInput: a column is missing, references disagree, or no row can be used.
         """
         columns = choose(table, self.settings)
         for note in notes(table, columns) if split == "train" else ():
@@ -83,7 +83,7 @@ class Collector:
         summarise(split, table.name, rejected)
 
     def first_good(self, table: Table) -> dict[str, Any]:
-        """The first usable row of a table, among the first `PEEK_ROWS`; its audio's header has been read.
+        """Return the first usable row among the first `PEEK_ROWS` of a table; the header of its audio has been read.
 
         Raises:
             BadInput: a column is missing or none of those rows can be used.
@@ -98,11 +98,11 @@ class Collector:
         raise BadInput(_nothing_left(table, self.rejected))
 
     def build(self, table: Table, columns: Columns, row: Row) -> dict[str, Any]:
-        """One manifest row; its id is still its own, if any, and may not be unique.
+        """Build one manifest row; its id is the source's, if any, and may not be unique yet.
 
         Raises:
-            RowError: the row cannot be used, and why.
-            BadInput: its reference is not the one that the speaker's other rows have.
+            RowError: the row cannot be used; the error says why.
+            BadInput: its reference differs from that of the speaker's other rows.
         """
         get = columns.value
         cleaned = values.required_text(get("text", row.values))
@@ -137,7 +137,7 @@ class Collector:
         return built
 
     def _normalize(self, row: dict[str, Any]) -> None:
-        """Put a row's text in words (TEXT_NORMALIZER); what it was stays in the manifest as `raw_text`."""
+        """Normalize a row's text (TEXT_NORMALIZER); the original is kept in the manifest as `raw_text`."""
         language = row["language"] or self.settings.language
         said = self._normalizer.read(row["text"], language)
         self._told.add(row["text"], said, language)
@@ -145,9 +145,9 @@ class Collector:
             row["text"], row["raw_text"] = said.text, row["text"]
 
     def _part(self, columns: Columns, row: Row, audio: Path) -> segments.Part | None:
-        """The part of the recording that is the row's; None for all of it."""
+        """Return the part of the recording that belongs to the row; None for all of it."""
         if self.store.directory is None and not audio.is_file():
-            return None  # a check before a run, of a recording that comes as bytes
+            return None  # a check before a run: the recording comes as bytes and was not written
         if not columns.has_times:
             return None
         length = partial(audio_store.seconds, audio)
@@ -183,7 +183,7 @@ class Collector:
             return None
 
     def withdraw(self, split: str, row: dict[str, Any], error: RowError) -> None:
-        """Leave out a row that `rows` has yielded."""
+        """Reject a row that `rows` has already yielded."""
         self.rejected.append(_rejected(split, row["source"], row["row"], error) | {"id": row["id"]})
 
     def _reject(self, split: str, table: Table, number: int, error: RowError) -> None:
@@ -191,7 +191,7 @@ class Collector:
 
     def _readable(self, row: dict[str, Any], item: Row | Unreadable, table: Table) -> bool:
         if self.store.directory is None and not Path(row["audio"]).is_file():
-            return True  # came as bytes, whose header was read then
+            return True  # it came as bytes, whose header has been read already
         try:
             audio_store.seconds(Path(row["audio"]))
         except RowError as error:
@@ -211,7 +211,7 @@ class Collector:
             self.speakers.add(row["speaker"])
 
     def _unique(self, wanted: str, number: int) -> str:
-        """`wanted`, or `wanted-<row>` and so on when another row has it (letter case aside, for file systems' sake)."""
+        """Return `wanted`, or `wanted-<row>` and so on if taken; case-insensitive, as some file systems are."""
         name, tries = wanted, 0
         while name.lower() in self._ids:
             name = f"{wanted}-{number}" + (f"-{tries}" if tries else "")
@@ -221,19 +221,19 @@ class Collector:
 
 
 def _rejected(split: str, source: str, number: int, error: RowError) -> dict[str, Any]:
-    """A line of rejected.jsonl."""
+    """Build a line of rejected.jsonl."""
     about = {"split": split, "row": number, "source": source, "id": None, "reason": error.kind}
     row = {**about, "detail": _printable(error.detail)}
     return {**row, "looked_for": list(error.looked_for)} if error.looked_for else row
 
 
 def _printable(text: str) -> str:
-    """`text` with what cannot be written as UTF-8 (bytes of a file's name in an old encoding) as escapes."""
+    """Escape what cannot be written as UTF-8, such as bytes of a file name in an old encoding."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def _own_id(value: Any) -> str:
-    """A row's id as part of a file name; empty when it has none that could be one."""
+    """Return a row's id as part of a file name; empty if it has no usable id."""
     if not isinstance(value, str | int) or isinstance(value, bool):
         return ""
     try:
@@ -243,7 +243,7 @@ def _own_id(value: Any) -> str:
 
 
 class _Budget:
-    """How much of a split may be used."""
+    """The limits on a split (MAX_TRAIN_SAMPLES or MAX_EVAL_SAMPLES, and MAX_HOURS), and what is left of them."""
 
     def __init__(self, settings: Settings, split: str) -> None:
         train = split == "train"
@@ -253,9 +253,9 @@ class _Budget:
         self.full = False
 
     def take(self, row: dict[str, Any]) -> bool:
-        """Count a row; False when its audio would go over MAX_HOURS.
+        """Count a row; return False if its audio would exceed MAX_HOURS.
 
-        Clips that prepare will leave out for their length pass and cost nothing.
+        Clips that prepare will drop for their length are let through and do not count towards MAX_HOURS.
         """
         if self._seconds is not None and self._lengths[0] <= row["seconds"] <= self._lengths[1]:
             if row["seconds"] > self._seconds:
@@ -282,12 +282,12 @@ def _nothing_left(table: Table, rejected: list[dict[str, Any]]) -> str:
 
 
 def reason_of(rejected: dict[str, Any]) -> str:
-    """Reason and detail of a rejected row in one phrase."""
+    """Join the reason and the detail of a rejected row into one phrase."""
     return ": ".join(part for part in (rejected["reason"], rejected["detail"]) if part)
 
 
 def summarise(split: str, source: str, rejected: list[dict[str, Any]]) -> None:
-    """One warning a kind of reason, however many rows of `source` there are."""
+    """Log one warning per reason, however many rows of `source` were rejected for it."""
     counts = Counter(r["reason"] for r in rejected)
     for reason, count in counts.items():
         first = next(r for r in rejected if r["reason"] == reason)

@@ -205,7 +205,7 @@ def _audio(table: Table, found: dict[str, tuple[str, ...]], held: dict[str, Prof
 
 
 def _is_bare(audio: tuple[str, ...], held: dict[str, Profile], table: Table) -> bool:
-    """Whether recordings are named without extension: files exist under the name, or the table has no header."""
+    """Whether recordings are named without extension: adding one finds files, or the table has no header."""
     profile = held.get(audio[0]) if audio else None
     if profile is None or profile.is_sound:
         return False

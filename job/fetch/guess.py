@@ -1,4 +1,4 @@
-"""Which column of a table holds the sentences, the recordings, a language: told by looking at values, not at names."""
+"""Guess from values, not names, which column of a table contains the sentences, the recordings or a language."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 from job.audio.audio_files import BY_FFMPEG, READABLE, SOUNDS
 
-#: How many cells of a column are looked for on the disk, which may be a slow one.
+#: Maximum number of cells per column that are looked up on disk, which may be slow.
 _LOOKED_FOR = 40
-#: Share of a column's cells that must be of a kind for the column to be of that kind.
+#: Share of a column's cells that must be of one kind for the column to count as that kind.
 MOSTLY = 0.5
 _NUMBER = re.compile(r"[+-]?\d+([.,:/-]\d+)*([eE][+-]?\d+)?%?")
 _CODE = re.compile(r"(?=[!-~]*[\d_/\\])[!-~]+")
@@ -25,9 +25,12 @@ _MORE_LANGUAGES = {"yue", "cmn", "auto", "all"}
 
 @dataclass(frozen=True)
 class Profile:
-    """What a column holds. All but `labels`, `filled` and the means are shares from 0 to 1 of its cells that are not
-    empty: `sound` are names of recordings, `codes` ids and paths, `sentences` what reads as one; `names` are files that
-    are there when the ending of a recording is added. `distinct` is the share of different values.
+    """Statistics of a column's non-empty cells.
+
+    `filled` is their number, `labels` are the different values, `letters` is the mean number of letters per cell, and
+    `language` says whether all values are languages. The others are shares from 0 to 1: `sound` of names of recordings,
+    `numbers` of numbers, `codes` of ids and paths, `sentences` of cells that read as a sentence, `names` of cells that
+    name an existing file once an audio extension is added, and `distinct` of different values.
     """
 
     column: str
@@ -44,17 +47,17 @@ class Profile:
 
     @property
     def is_sound(self) -> bool:
-        """Whether it holds names of recordings."""
+        """Whether it contains names of recordings."""
         return self.sound >= MOSTLY
 
     @property
     def is_label(self) -> bool:
-        """Whether it holds a few values again and again, such as speakers."""
+        """Whether it repeats a few values, such as speakers."""
         return self.filled > 1 and self.distinct <= 0.7 and not self.is_sound
 
     @property
     def says_nothing(self) -> str | None:
-        """Why this can be nobody's sentences; None when it can."""
+        """What it contains instead of sentences; None if it may contain sentences."""
         if self.is_sound:
             return "names of recordings"
         if self.numbers >= 0.9:
@@ -69,27 +72,27 @@ class Profile:
 
     @property
     def is_plainly_text(self) -> bool:
-        """Whether it can be nothing but sentences."""
+        """Whether it clearly contains sentences."""
         return self.says_nothing is None and self.sentences >= MOSTLY and (self.distinct >= 0.3 or self.filled < 3)
 
     @property
     def score(self) -> float:
-        """How much it looks like sentences, to compare columns by."""
+        """How much it looks like sentences; used to compare columns."""
         return self.distinct * min(self.letters, 60.0) * (1 - 0.8 * self.codes)
 
     @property
     def examples(self) -> str:
-        """Two values, for a message."""
+        """Two example values, for a message."""
         return ", ".join(repr(label if len(label) <= 30 else label[:29] + "…") for label in self.labels[:2])
 
 
 def profiles(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], folders: list[Path]) -> dict[str, Profile]:
-    """Look at a sample of rows; columns that hold nothing plain in it (or only bytes) are not among the result."""
+    """Profile each column in a sample of rows; columns without plain values (only bytes, say) are omitted."""
     return {c: p for c in columns if (p := profile(c, [row.get(c) for row in rows], folders)) is not None}
 
 
 def profile(column: str, values: Sequence[Any], folders: list[Path]) -> Profile | None:
-    """What one column holds; None when it has no plain values."""
+    """Profile one column; None if it has no plain values."""
     cells = [cell for v in values if isinstance(v, str | int | float) and (cell := str(v).strip())]
     if not cells:
         return None
@@ -116,13 +119,13 @@ def profile(column: str, values: Sequence[Any], folders: list[Path]) -> Profile 
 
 
 def plain_name(column: str) -> str:
-    """A column's name without what people write it in: `Start Time (s)` and `startTime[s]` are `start_time_s`."""
+    """Normalize a column's name to snake case: `Start Time (s)` and `startTime[s]` become `start_time_s`."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", column.strip().strip("()[]{}<>.:;,#*'\""))
     return re.sub(r"[\s()\[\]{}.:/-]+", "_", words).lower()
 
 
 def is_sound(cell: str, folders: list[Path]) -> bool:
-    """Whether a cell is the name of a recording: by its ending, or because it is a file."""
+    """Whether a cell names a recording: by its extension, or because the file exists."""
     return cell.lower().endswith(SOUNDS) or is_file(cell, folders)
 
 
@@ -137,7 +140,7 @@ def is_file(cell: str, folders: list[Path]) -> bool:
 
 
 def with_ending(cell: str, folders: list[Path]) -> str | None:
-    """A recording's name with the ending of the file that is there: LJSpeech has `LJ001-0001` for `LJ001-0001.wav`."""
+    """Add the extension of the existing file to a recording's name: LJSpeech has `LJ001-0001` for `LJ001-0001.wav`."""
     if not 0 < len(cell) < 200 or "\n" in cell or cell.lower().endswith(SOUNDS):
         return None
     named = (cell + ending for kind in (*READABLE, *BY_FFMPEG) for ending in (kind, kind.upper()))
@@ -145,7 +148,7 @@ def with_ending(cell: str, folders: list[Path]) -> str | None:
 
 
 def reads_as_sentence(cell: str) -> bool:
-    """Several words, or letters of a script that sets no spaces, or a word with the mark that ends a sentence."""
+    """Whether a cell has several words, letters of a script without spaces, or a word with final punctuation."""
     letters = sum(map(str.isalpha, cell))
     if len(cell.split()) >= 3 and letters >= 5:
         return True
@@ -155,7 +158,7 @@ def reads_as_sentence(cell: str) -> bool:
 
 
 def _sets_no_spaces(character: str) -> bool:
-    """Whether a letter is of Chinese, Japanese, Thai, Lao, Khmer, Burmese or Tibetan."""
+    """Whether a letter is from a script without spaces: Chinese, Japanese, Thai, Lao, Khmer, Burmese or Tibetan."""
     code = ord(character)
     return unicodedata.category(character)[0] in "LM" and (
         0x0E00 <= code <= 0x109F or 0x1780 <= code <= 0x17FF or 0x2E80 <= code <= 0xABFF or code >= 0x20000
@@ -164,9 +167,9 @@ def _sets_no_spaces(character: str) -> bool:
 
 @cache
 def is_language(cell: str) -> bool:
-    """Whether a cell is a language: an ISO 639-1 code (with a region or not), or a name in any language.
+    """Whether a cell is a language: an ISO 639-1 code (with or without a region), or a name in any language.
 
-    Codes of three letters are not asked about: `tom`, `max` and `kim` are such.
+    Three-letter codes do not count, since `tom`, `max` and `kim` are valid ones.
     """
     import langcodes
 
@@ -181,7 +184,7 @@ def is_language(cell: str) -> bool:
 
 
 def same_sentence(raw: str, other: str) -> bool:
-    """Whether two texts differ in nothing but what is written out in one: numbers, abbreviations, capitals, marks."""
+    """Whether two texts differ only in numbers and abbreviations written out in one, letter case and punctuation."""
     one, two = _folded(raw), _folded(other)
     if one == two:
         return True
@@ -191,7 +194,7 @@ def same_sentence(raw: str, other: str) -> bool:
 
 
 def may_be_same(raw: str, other: str) -> bool:
-    """Whether two texts can be one sentence, by a looser measure: False only for plainly different ones."""
+    """Whether two texts may be the same sentence, by a looser measure: False only if they clearly differ."""
     one, two = _folded(raw), _folded(other)
     if max(len(one), len(two)) < 4 or _SHORTENED.search(raw) or same_sentence(raw, other):
         return True
@@ -199,22 +202,22 @@ def may_be_same(raw: str, other: str) -> bool:
 
 
 def unrelated(rows: Sequence[Mapping[str, Any]], first: str, second: str) -> bool:
-    """Whether two columns hold sentences with hardly a word in common: a title and a sentence, a translation."""
+    """Whether two columns contain sentences with hardly any word in common, such as a sentence and its translation."""
     both = [(_words(str(row[first])), _words(str(row[second]))) for row in rows if row.get(first) and row.get(second)]
     shares = [len(one & two) / min(len(one), len(two)) for one, two in both if min(len(one), len(two)) >= 3]
     return bool(shares) and _share(share < 0.34 for share in shares) >= 0.7
 
 
 def _words(text: str) -> set[str]:
-    """The words of a text without digits; its letters where no spaces are set."""
+    """Return the set of words without digits in a text; its letters in scripts without spaces."""
     words = {word for word in _folded(text).split() if word.isalpha()}
     return {part for word in words for part in (word if any(map(_sets_no_spaces, word)) else [word])}
 
 
 def written_out(rows: Sequence[Mapping[str, Any]], first: str, second: str) -> tuple[str, str] | None:
-    """Of two columns with the same sentences, the one with numbers and abbreviations written out, then the other.
+    """Order two columns with the same sentences: first the one with numbers and abbreviations written out.
 
-    None when they are different texts (a translation, phonemes).
+    None if they are different texts (a translation, phonemes).
     """
     both = [(str(row[first]), str(row[second])) for row in rows if row.get(first) and row.get(second)]
     both = [pair for pair in both if max(map(len, pair)) >= 4]

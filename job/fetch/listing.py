@@ -1,4 +1,4 @@
-"""Audio files by name, however a table spells it: without its ending, in other letter case, with marks decomposed."""
+"""Index audio files by name, regardless of extension, letter case and Unicode normalization (NFC, NFD)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 from job.audio import audio_files
 from job.core import files
 
-#: Folders that hold no recordings of anybody, by the beginning of their name.
+#: Prefixes of folder names that are skipped because such folders contain no recordings.
 HIDDEN = (".", "__MACOSX")
 
 
 def key(name: str) -> str:
-    """What two spellings of a name have in common: letter case and the form of marks (NFC, NFD) aside."""
+    """Return a key that is equal for all spellings of a name, ignoring letter case and normalization (NFC, NFD)."""
     if name.isascii():
         return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 class Names:
-    """Audio files by what their names have in common with others: an index of paths, no contents."""
+    """An index of audio files by the key of their name without extension; contents are not read."""
 
     def __init__(self, paths: Iterator[Path]) -> None:
         self._by_stem: dict[str, list[Path]] = {}
@@ -30,10 +30,11 @@ class Names:
                 self._by_stem.setdefault(key(audio_files.stem(path.name)), []).append(path)
 
     def spelled_like(self, name: str) -> list[Path]:
-        """The files that `name` may mean.
+        """Return the files that `name` may refer to.
 
-        A name with an ending of sound means files with that ending; one without means any: `a.1` is `a.1.wav` and never
-        `a.wav`. Of several, those that are spelled alike but for letter case give way to those that are not.
+        A name with an audio extension matches only files with that extension; one without matches any: `a.1` is
+        `a.1.wav` and never `a.wav`. If there are several, exact spellings take precedence over those that differ in
+        letter case.
         """
         alike = self._by_stem.get(key(audio_files.stem(name)))
         if not alike:
@@ -47,12 +48,12 @@ class Names:
         return exact or found
 
     def other_endings(self, name: str) -> list[Path]:
-        """Files that would be `name` but for their ending: worth a hint, not worth a guess."""
+        """Return files that match `name` except for the extension: good enough for a hint, not for a guess."""
         return self._by_stem.get(key(audio_files.stem(name)), [])
 
 
 def of_folder(folder: Path) -> Names:
-    """The audio files that lie directly in a folder; none when it cannot be looked into."""
+    """Index the audio files directly in a folder; empty if it cannot be read."""
     try:
         return Names(path for path in sorted(folder.iterdir()) if path.is_file())
     except (OSError, ValueError):
@@ -60,14 +61,14 @@ def of_folder(folder: Path) -> Names:
 
 
 class Tree:
-    """The audio files of a folder and of all folders below it; looked up when first asked, and then once."""
+    """The audio files in a folder and all folders below it, listed once, on first use."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._names: Names | None = None
 
     def named(self, value: str) -> list[Path]:
-        """Files anywhere in the tree that `value` (`a`, `a.wav`, `part1/a`) may mean, its folders being theirs."""
+        """Find files anywhere in the tree that match `value` (`a`, `a.wav`, `part1/a`), including its folders."""
         if self._names is None:
             self._names = Names(path for path in files.tree(self.root, HIDDEN))
         parts = [key(part) for part in Path(value.replace("\\", "/")).parts]
