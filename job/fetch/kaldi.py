@@ -1,4 +1,4 @@
-"""Kaldi and ESPnet data directories: `wav.scp` names the recordings, `text` has what is said, by utterance."""
+"""Read Kaldi and ESPnet data directories: `wav.scp` lists the recordings, `text` the transcript of each utterance."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from job.fetch.table import Row, RowError, Table, Unreadable
 
 
 def is_data_directory(folder: Path) -> bool:
-    """Whether a folder is such a directory."""
+    """Whether a folder is a Kaldi data directory."""
     return (folder / "wav.scp").is_file() and (folder / "text").is_file()
 
 
 def open_table(folder: Path, where: str, settings: Settings) -> Table:
-    """A data directory as a table, a row an utterance of `text`.
+    """Open a data directory as a table with one row per utterance in `text`.
 
-    With a file `segments`, rows have `start` and `end` in seconds of their recording. Speakers are those of `utt2spk`,
-    when there are several and SPEAKER_NAME is not set; where each utterance has a speaker of its own, as scripts write
-    when nobody knows, there are none.
+    With a file `segments`, rows have `start` and `end` in seconds within their recording. Speakers come from `utt2spk`
+    if there are several and SPEAKER_NAME is not set; they are ignored if each utterance has a different speaker, which
+    is what scripts write if speakers are unknown.
 
     Raises:
         BadInput: one of the files cannot be read as UTF-8 text.
@@ -62,12 +62,12 @@ def open_table(folder: Path, where: str, settings: Settings) -> Table:
 
     columns = ["id", "audio", "text", *(["start", "end"] if segments is not None else [])]
     columns += [name for name, found in (("speaker", speakers), ("language", languages)) if found]
-    folders = [folder, *list(folder.parents)[:3], Path.cwd()]  # paths are relative to where the recipe is run
+    folders = [folder, *list(folder.parents)[:3], Path.cwd()]  # paths are relative to the recipe's working directory
     return Table(folder.name, f"{where} ({folder.name}/text)", columns, read, folders=folders)
 
 
 def _decoded(line: bytes) -> str:
-    """A line with single spaces between its first cells.
+    """Decode a line, with a single space after its first cell.
 
     Raises:
         RowError: it is not UTF-8.
@@ -81,7 +81,7 @@ def _decoded(line: bytes) -> str:
 
 
 def _pairs(path: Path, where: str) -> dict[str, str | None]:
-    """First cell of a line -> the rest of it; None where two lines differ."""
+    """Map the first cell of each line to the rest of the line; None if two lines with the same first cell differ."""
     found: dict[str, str | None] = {}
     try:
         with open(path, "rb") as handle:
@@ -111,7 +111,7 @@ def _audio(recording: str, recordings: dict[str, str | None]) -> str:
 
 
 def _segment(utterance: str, segments: dict[str, str | None]) -> tuple[str, float, float | None]:
-    """Recording, start and end (seconds; None is to the end) of an utterance."""
+    """Return an utterance's recording, start and end (seconds; None means the end of the recording)."""
     if utterance not in segments:
         raise RowError("no segment", f"segments has no {utterance}")
     cells = (segments[utterance] or "").split()

@@ -1,4 +1,4 @@
-"""The lines of a text file from outside: whatever its encoding and line ends, each with its number in the file."""
+"""Read the numbered lines of a user's text file, whatever its encoding and line endings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 from job.core.errors import BadInput
 
-#: How much of a file is looked at to tell text from something else.
+#: Number of bytes at the start of a file that are read to detect its encoding and whether it is text.
 HEAD_BYTES = 1 << 16
 
-#: What an encoding is told by: the mark that its files begin with. UTF-32's begins with UTF-16's, so it comes first.
+#: Byte order marks -> encoding. The mark of UTF-32 begins with that of UTF-16, so it comes first.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -23,21 +23,22 @@ _MARKS = (
 
 def _undecodable(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeDecodeError)
-    return "\udcff", error.end  # becomes the byte FF, which is no UTF-8: the row is left out as such
+    return "\udcff", error.end  # becomes the byte FF, which is not valid UTF-8, so that the row is rejected
 
 
 codecs.register_error("job-undecodable", _undecodable)
 
 
 def encoding_of(head: bytes) -> str:
-    """`utf-16` or `utf-32` when a file begins with their mark, else `utf-8`: nothing else can be told for certain."""
+    """Return `utf-16` or `utf-32` if a file begins with a byte order mark, else `utf-8`: only marks are reliable."""
     return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), "utf-8")
 
 
 def raw(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Each line's number, from 1, and its UTF-8 bytes without the line end; never raises for what a file holds.
+    """Yield each line's number, from 1, and its UTF-8 bytes without the line ending; no file contents raise an error.
 
-    Lines end with LF or CRLF; with a lone CR only in a file that has no LF, as old Mac programs write them.
+    Lines end with LF or CRLF; with a lone CR only in a file that has no LF in its first `HEAD_BYTES`, as written by
+    old Mac programs.
     """
     with open(path, "rb") as handle:
         head = handle.read(HEAD_BYTES)
@@ -68,13 +69,13 @@ def _split(path: Path, encoding: str, old_mac: bool) -> Iterator[bytes]:
 
 
 def read(path: Path) -> Iterator[tuple[int, str]]:
-    """Like `raw`, as strings; bytes that are no UTF-8 become lone surrogates, which no row may keep."""
+    """Like `raw`, but yield strings; bytes that are not UTF-8 become lone surrogates, for which rows are rejected."""
     for number, line in raw(path):
         yield number, line.decode("utf-8", "surrogateescape")
 
 
 class Spread:
-    """Keeps a sample that is spread over all that it is shown, without knowing how much will come: every n-th."""
+    """An evenly spread sample (every n-th item) of a stream whose length is unknown."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -83,7 +84,7 @@ class Spread:
         self.seen = 0
 
     def add(self, item: Any) -> None:
-        """Show it the next item."""
+        """Add the next item of the stream, which may or may not be kept."""
         if self.seen % self._step == 0:
             self.kept.append(item)
             if len(self.kept) > self.most:
@@ -93,10 +94,10 @@ class Spread:
 
 
 def check(path: Path, where: str, form: str) -> None:
-    """Refuse what cannot be read as text at all. `form` says what the file must hold, for the message.
+    """Check that a file can be read as text. `form` says what the file must contain, for the message.
 
     Raises:
-        BadInput: it is missing, a folder, unreadable, UTF-16 that does not say so, or binary.
+        BadInput: it is missing, a folder, unreadable, UTF-16 without a byte order mark, or binary.
     """
     if path.is_dir():
         raise BadInput(f"{where} is a folder; name the file in it, or set DATA_DIR to the folder")

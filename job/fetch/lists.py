@@ -1,4 +1,4 @@
-"""GPT-SoVITS annotation files (`.list`): `audio|speaker|language|text` a line, as Bert-VITS2 writes it, too."""
+"""Read GPT-SoVITS annotation files (`.list`), also written by Bert-VITS2: `audio|speaker|language|text` per line."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from job.fetch.table import Row, RowError, Table, Unreadable
 
 ENDINGS = (".list", ".lst")
 
-#: Country codes that these tools write where a language's code belongs.
+#: Country codes that these tools write in place of language codes.
 _COUNTRIES = {"jp": "ja", "kr": "ko", "cn": "zh"}
 
 
 def open_table(path: Path, where: str) -> Table:
-    """A `.list` file as a table; one with other columns is read as any table is.
+    """Open a `.list` file as a table; one with other columns is read like any delimited file.
 
-    The tool looks for the audio by its name alone when the folder that it was in is not there, and so does this, where
-    the file has that name once.
+    If the folder of the audio no longer exists, it is looked up by file name alone, as GPT-SoVITS does, but only if no
+    two paths in the list share that name.
 
     Raises:
-        BadInput: it is missing or no text.
+        BadInput: it is missing or not text.
     """
     if not path.is_file() or _first_line(path).count(b"|") < 3:
         return sheets.open_table(path, where)
@@ -47,7 +47,7 @@ def open_table(path: Path, where: str) -> Table:
 
 
 def _first_line(path: Path) -> bytes:
-    """The first line that is not blank; nothing of a file that is not UTF-8 text or cannot be read."""
+    """Return the first line that is not blank; empty if the file cannot be read or that line contains a NUL byte."""
     try:
         with open(path, "rb") as handle:
             first = next((line for line in handle if line.strip()), b"")
@@ -58,7 +58,7 @@ def _first_line(path: Path) -> bytes:
 
 def _values(line: str, several: set[str], folders: list[Path]) -> dict[str, Any]:
     cells = [cell.strip() for cell in line.split("|")]
-    if len(cells) not in (4, 7):  # 7: Bert-VITS2 adds phonemes, tones and how many of them a word has
+    if len(cells) not in (4, 7):  # 7: Bert-VITS2 adds phonemes, tones and their number per word
         raise RowError("not audio|speaker|language|text", f"{len(cells)} cells; the text must have no |")
     audio, speaker, language, text = cells[:4]
     if not _is_language(language):
@@ -76,7 +76,7 @@ def _values(line: str, several: set[str], folders: list[Path]) -> dict[str, Any]
 
 
 def _names_of_several(path: Path) -> set[str]:
-    """Names that audio files of different folders have in common."""
+    """Return the file names that several different audio paths share."""
     first: dict[str, str] = {}
     several: set[str] = set()
     with open(path, encoding="utf-8-sig", errors="replace") as handle:

@@ -1,4 +1,4 @@
-"""Tables that are not JSONL: CSV, TSV, `|`-separated (LJSpeech, Coqui, VITS, GPT-SoVITS) and Parquet."""
+"""Read tables that are not JSONL: CSV, TSV, `|`-separated (LJSpeech, Coqui, VITS, GPT-SoVITS) and Parquet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from job.fetch.dialect import Dialect
 from job.fetch.records import Record
 from job.fetch.table import SAMPLE_ROWS, Row, RowError, Table, Unreadable
 
-#: Folders beside a sheet where corpora keep their audio (LJSpeech: wavs, Common Voice: clips).
+#: Folders next to a table where corpora keep their audio (LJSpeech: wavs, Common Voice: clips).
 AUDIO_FOLDERS = ("wavs", "clips", "audio")
 
 PARQUET_ENDING = ".parquet"
@@ -27,7 +27,7 @@ _SHORT = "fewer cells than columns"
 
 
 def open_table(path: Path, where: str) -> Table:
-    """A table of separated cells (by its ending, and see `ENDINGS`) or a `.parquet` file.
+    """Open a delimited file or a `.parquet` file, depending on its extension (see `ENDINGS`).
 
     Raises:
         BadInput: it is missing or cannot be read as what its name says.
@@ -60,10 +60,10 @@ def open_table(path: Path, where: str) -> Table:
 
 
 def open_parquet(paths: list[Path], where: str) -> Table:
-    """Parquet files, one after the other, as one table; audio may be paths or bytes.
+    """Open Parquet files, read one after the other, as one table; audio may be paths or bytes.
 
     Raises:
-        BadInput: one of them is missing or no Parquet file, or they have different columns.
+        BadInput: one of them is missing or not a Parquet file, or they have different columns.
     """
     import pyarrow as pa
     import pyarrow.parquet as parquet
@@ -117,10 +117,10 @@ def _first_character(path: Path) -> str:
 
 
 def _read(path: Path, where: str, form: Dialect, columns: list[str]) -> Iterator[Row | Unreadable]:
-    """The rows, each numbered by its line in the file; every line is a row, left out, blank, or the header.
+    """Yield the rows, each numbered by its line in the file; every line is a row, rejected, blank, or the header.
 
     Raises:
-        BadInput: a line is none of these: one that was read over would be missing in silence.
+        BadInput: a line is none of these: it would otherwise be dropped silently.
     """
     total = accounted = 0
 
@@ -162,14 +162,14 @@ def _cut(number: int, piece: int) -> Unreadable:
 
 
 def _row(record: Record, form: Dialect, columns: list[str]) -> Row | Unreadable | None:
-    """A record as a row of the table; None for a blank line."""
+    """Convert a record to a row of the table; None for a blank line."""
     if record.error is not None:
         return Unreadable(record.number, record.error)
     if record.cells is None:
         return None
     cells = record.cells
     while len(cells) > len(columns) and not cells[-1].strip():
-        cells = cells[:-1]  # a separator at the end of the row
+        cells = cells[:-1]  # a trailing separator
     if len(cells) != len(columns):
         kind = "more cells than columns" if len(cells) > len(columns) else _SHORT
         detail = (

@@ -1,4 +1,4 @@
-"""Which of a folder's files is the table that names its audio, when none is called `metadata`."""
+"""Find the table that names a folder's audio files if no file is called `metadata`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from job.fetch.references import REFERENCE_TEXT
 from job.fetch.table import Row, RowError, Table, Unreadable
 
 _ENDINGS = (".csv", ".tsv", ".psv", ".txt", ".list", ".lst", ".jsonl", ".text", ".trans")
-#: How many rows of a file are looked at, and what share of them must name audio that is there.
+#: Number of rows of a file that are read, and the share of them that must name existing audio.
 _ROWS, _SHARE = 50, 0.5
 
-#: Words by which files call themselves a part of what a table for training is the other part of, or the whole.
+#: Words in file names that mark a table as another split than training, or as the whole corpus.
 _OTHER_PARTS = {"dev", "val", "valid", "validation", "eval", "evaluation", "test", "other", "validated", "invalidated"}
 _OTHER_PARTS |= {"reported", "unvalidated"}
 
@@ -29,10 +29,10 @@ _OTHER_PARTS |= {"reported", "unvalidated"}
 def only_one(
     root: Path, where: str, names: Names, settings: Settings, split: str, strict: bool = False
 ) -> Table | None:
-    """The one table in `root` that names the audio files `names`; None when there is none.
+    """Return the only table in `root` that names the audio files `names`; None if there is none.
 
-    Of several, the one of the split is taken where the others are of other splits (`train.tsv` beside `dev.tsv`,
-    `metadata_train.csv` beside `metadata_eval.csv`). With `strict` only a table of the split counts.
+    Among several, the table of the split is used if the others belong to other splits (`train.tsv` next to `dev.tsv`,
+    `metadata_train.csv` next to `metadata_eval.csv`). With `strict`, only tables of the split are considered.
 
     Raises:
         BadInput: there are several.
@@ -72,7 +72,7 @@ def _words(path: Path) -> list[str]:
 
 
 def _opened(path: Path, where: str, names: Names, settings: Settings) -> Table | None:
-    """A file as a table, if it is one that names the audio."""
+    """Open a file as a table; None if it is not a table that names the audio."""
     shown = f"{where} ({path.name})"
     ways: list[Callable[[Path, str], Table]] = [sheets.open_table, _spaced]
     if path.suffix.lower() == ".jsonl":
@@ -98,7 +98,7 @@ def _name(value: str) -> str:
 
 
 def _spaced(path: Path, where: str) -> Table:
-    """A file with a recording's name, a space or tab, and its text a line (AISHELL, LibriSpeech)."""
+    """Open a file whose lines are a recording's name, a space or tab, and its text (AISHELL, LibriSpeech)."""
 
     def read() -> Iterator[Row | Unreadable]:
         with open(path, "rb") as handle:

@@ -1,7 +1,7 @@
-"""Reading one transcript: a text file, an HTK label file's plain kin, a JSON object, a line of a LibriSpeech table.
+"""Read one transcript: a text file, a `.lab` file with plain text, a JSON object, or a line of a LibriSpeech table.
 
-What is in such a file is what the voice learns to say: a git-LFS pointer, a text with times, or a list of phonemes
-is refused, each by what it is.
+The voice learns to say what is in such a file, so a git-LFS pointer, a text with times or a list of phonemes is
+rejected, and the error says which of these it is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from job.fetch import cue_files
 from job.fetch.columns import NAMES
 from job.fetch.table import RowError
 
-#: Files beside a recording that say in words what is said, but with times or markup.
+#: Extensions of transcripts with times or markup, which are not supported.
 NOT_READ = (
     ".lrc",
     ".ass",
@@ -32,7 +32,7 @@ NOT_READ = (
 )
 ENDINGS = (".txt", ".lab", ".json", *cue_files.ENDINGS, *NOT_READ)
 
-#: How much longer or shorter than its JSON says a recording may be: a share, and seconds.
+#: Tolerance between a recording's length and the `duration` in its JSON: as a share, and in seconds.
 _LENGTH_SHARE, _LENGTH_SECONDS = 0.1, 0.5
 
 _TIME = r"\d+(?:[.,]\d+)?"
@@ -45,10 +45,10 @@ _POINTERS = ("version https://git-lfs.", "version https://hawser.", "/annex/obje
 
 
 def read(path: Path, audio: Path) -> dict[str, Any]:
-    """`text` of the file that belongs to a recording; of a JSON object also its `speaker` and `language`.
+    """Read the `text` from a recording's transcript file; from a JSON object also `speaker` and `language`.
 
     Raises:
-        RowError: it is not UTF-8, holds no text but something else, or tells of a recording of another length.
+        RowError: it is not UTF-8, contains something other than text, or gives a different length for the recording.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -63,10 +63,10 @@ def read(path: Path, audio: Path) -> dict[str, Any]:
 
 
 def check(text: str, name: str) -> None:
-    """Refuse a transcript that is something else.
+    """Reject a file that is not a plain transcript.
 
     Raises:
-        RowError: it is a pointer or a page, or it has times, or phonemes instead of words.
+        RowError: it is a git-LFS pointer or a web page, has times, or has phonemes instead of words.
     """
     beginning = text.lstrip()[:1024]
     if beginning.startswith(_POINTERS) or audio_files.is_page(beginning) or re.match(r'\{\s*"', beginning):
@@ -75,7 +75,7 @@ def check(text: str, name: str) -> None:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         return
-    # One sentence may well begin with two numbers; not every line of several does, nor one with tabs.
+    # A single sentence may begin with two numbers; all of several lines do not, nor does a line with tabs.
     label = len(lines) > 1 or "\t" in lines[0] or name.lower().endswith(".lab")
     if label and all(map(_TIMED_LINE.match, lines)) and any(re.search(r"[^\W\d]", line) for line in lines):
         raise RowError("text has times", f"{name} is a label file; give what is said, without times, as a .txt")
@@ -108,7 +108,7 @@ def _of_json(text: str, path: Path, audio: Path) -> dict[str, Any]:
 
 
 def _check_length(duration: Any, path: Path, audio: Path) -> None:
-    """Half a recording, or another one, is not as long as the file that came with it says."""
+    """Reject a recording whose length differs from its JSON's `duration`: it is truncated, or another recording."""
     from job.fetch import audio_store
 
     if isinstance(duration, bool) or not isinstance(duration, int | float) or not duration > 0:
@@ -116,16 +116,17 @@ def _check_length(duration: Any, path: Path, audio: Path) -> None:
     try:
         seconds = audio_store.seconds(audio)
     except RowError:
-        return  # said when it is decoded
+        return  # reported when it is decoded
     if abs(seconds - duration) > max(_LENGTH_SECONDS, _LENGTH_SHARE * duration):
         detail = f"{audio.name} has {seconds:.1f} s and {path.name} says {duration:.1f} s; get both again"
         raise RowError("recording and text are not of one length", detail)
 
 
 def lines_by_name(path: Path) -> dict[str, str | None]:
-    """The texts of a table with a recording's name and its text a line; None where two lines of a name differ.
+    """Read a table with a recording's name and text per line; the text is None if two lines of a name differ.
 
-    The name ends at the first space or tab; LibriTTS has the text twice, tab-separated, the second time written out.
+    The name ends at the first space or tab. LibriTTS has the text twice, tab-separated, with numbers written out in
+    the second, which is used.
     """
     found: dict[str, str | None] = {}
     try:
@@ -144,7 +145,7 @@ def lines_by_name(path: Path) -> dict[str, str | None]:
 
 
 def of_line(lines: dict[str, str | None], name: str, path: Path) -> str:
-    """The text of one recording in such a table.
+    """Return the text of one recording from the result of `lines_by_name`.
 
     Raises:
         RowError: two of its lines differ.
