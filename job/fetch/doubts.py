@@ -1,4 +1,4 @@
-"""Choosing the text and the audio by what columns hold, and refusing where two readings fit about alike."""
+"""Choose the text and audio columns by their contents, and refuse if two columns fit about equally well."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from job.fetch.table import Table
 
 @dataclass(frozen=True)
 class Chosen:
-    """The text's columns, the first that a row has winning; `pair` when two hold the same sentences."""
+    """The chosen text columns; the first that has a value in a row wins. `pair` is two with the same sentences."""
 
     columns: tuple[str, ...]
     pair: tuple[str, str] | None
@@ -29,13 +29,13 @@ def named_text(
     labels: Sequence[Profile] = (),
     rows: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[str, ...]:
-    """The columns that are called like a text, without those that hold none.
+    """Return the columns that are named like a text, without those that contain no sentences.
 
-    `others` are not used for anything else; `labels` are called like a speaker, a language, or an id.
+    `others` are not used for any other field; `labels` are named like a speaker, a language, or an id.
 
     Raises:
-        BadInput: the first of them holds no sentences, and another column plainly does, whatever it is called; or two
-            of them hold different sentences.
+        BadInput: the first column contains no sentences and another one clearly does, whatever its name; it contains
+            names of recordings; or two columns contain different sentences.
     """
     first = held.get(named[0])
     nothing = first.says_nothing if first is not None else None
@@ -65,11 +65,10 @@ def named_text(
 
 
 def text_by_values(table: Table, rows: Sequence[Mapping[str, Any]], others: Sequence[Profile]) -> Chosen:
-    """The text among columns whose names say nothing. Every other column must be something else, or a few labels.
+    """Choose the text by values if no column name identifies it. All other columns must be something else, or labels.
 
     Raises:
-        BadInput: two columns can be the text, or the only one with letters in a table with a header may be something
-            else.
+        BadInput: two columns may be the text, or the only candidate may be something else.
     """
     able = sorted((p for p in others if p.says_nothing is None and p.letters > 0), key=lambda p: -p.score)
     if not able:
@@ -96,10 +95,10 @@ def text_by_values(table: Table, rows: Sequence[Mapping[str, Any]], others: Sequ
 
 
 def audio_by_values(table: Table, others: Sequence[Profile]) -> tuple[tuple[str, ...], str]:
-    """The audio's column among those whose names say nothing; none in a table with a header unless its files are there.
+    """Choose the audio column by values if no column name identifies it; with a header, its files must exist.
 
     Raises:
-        BadInput: two columns name recordings.
+        BadInput: two columns contain names of recordings.
     """
     sound = [p for p in others if p.is_sound]
     why = "it holds names of recordings"

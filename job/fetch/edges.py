@@ -1,4 +1,4 @@
-"""Moving the beginning and the end of a subtitle's sentence out of speech: its times are loose, and may cut a word."""
+"""Move the start and end of a subtitle's sentence out of speech: its times are imprecise, and may truncate a word."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from job.audio.measure import Samples, mix
 from job.audio.unusable import Unusable
 from job.fetch.segments import Part
 
-#: Seconds that an edge is moved at most, and how far into the pause.
+#: Maximum distance from an edge to a pause, and how far into the pause the edge is moved; seconds.
 FARTHEST, INSIDE = 0.3, 0.1
-#: Seconds on both sides of an edge that are listened to.
+#: Seconds on each side of an edge that are passed to the speech detector.
 _AROUND = 1.5
-#: Seconds between two windows of the detector.
+#: Seconds between the starts of two windows of the detector.
 _STEP = speech.WINDOW / speech.RATE
-#: Windows without speech, averaged over `speech.SMOOTH`, that are a pause.
+#: Minimum length of a pause, in windows without speech (probabilities averaged over `speech.SMOOTH` windows).
 _SHORTEST = 2
 
 
 class Edges:
-    """Moves edges of sentences that are in speech into the pause nearby, where there is one. Counts what it did."""
+    """Moves edges of sentences that lie in speech into a nearby pause, if there is one, and counts the results."""
 
     def __init__(self) -> None:
         self.moved = 0
@@ -32,7 +32,7 @@ class Edges:
         self.seen = 0
 
     def settle(self, audio: Path, part: Part) -> Part:
-        """The part with its edges in pauses; as it was where the recording cannot be read, which prepare reports."""
+        """Move the part's edges into pauses; unchanged if the recording cannot be read, which prepare reports."""
         try:
             recording = recording_of_parts(audio)
             start = self._edge(recording, part.start) if part.start > 0 else 0.0
@@ -42,7 +42,7 @@ class Edges:
         return Part(start, end) if end is None or end > start else part
 
     def line(self) -> str | None:
-        """What was done, for the log; None where nothing was."""
+        """Return a log line about what was done; None if no edge was in speech."""
         if not self.moved and not self.in_speech:
             return None
         moved = f"{self.moved} of {self.seen} edges of sentences moved into the pause nearby"
@@ -71,15 +71,17 @@ class Edges:
 
 
 def _speech(samples: Samples, rate: int) -> np.ndarray:
-    """Whether each window, `_STEP` apart, may hold speech."""
+    """Return for each window, `_STEP` seconds apart, whether it may contain speech."""
     probabilities = speech.detector().probabilities(samples, rate)[speech.LEAD :]
     padded = np.pad(probabilities, speech.SMOOTH // 2, mode="edge")
     return np.asarray(np.convolve(padded, np.ones(speech.SMOOTH) / speech.SMOOTH, "valid") >= speech.PERHAPS)
 
 
 def nearest_pause(spoken: np.ndarray, edge: float) -> float | None:
-    """The place (seconds) in a pause that is nearest to `edge`: `edge` itself where it is in one, None beyond
-    `FARTHEST`. `spoken` tells of each window, `_STEP` apart, whether it may hold speech."""
+    """Return the position in a pause that is nearest to `edge`, both in seconds.
+
+    It is `edge` itself if that is in a pause, and None if no pause is within `FARTHEST`. `spoken` says for each window,
+    `_STEP` seconds apart, whether it may contain speech."""
     changes = np.flatnonzero(np.diff(np.concatenate([[True], spoken, [True]]).astype(np.int8)))
     best: float | None = None
     for first, last in zip(changes[::2], changes[1::2], strict=True):  # windows first to last - 1 are a pause

@@ -1,8 +1,9 @@
-"""A folder of recordings (DATA_DIR), in the layouts that people have.
+"""Read a folder of recordings (DATA_DIR) in any of the common layouts.
 
 Looked for in this order: `metadata.jsonl` (Alexandria, audiofolder), `metadata.csv` (audiofolder, LJSpeech, Coqui),
-Parquet files, a Kaldi data directory, audio files with a transcript beside each (`job.fetch.sidecars` says which), and
-one table of any name that names the audio files. `ref.wav` and `ref_text.txt` beside them are the speaker's reference.
+Parquet files, a Kaldi data directory, audio files with a transcript next to each (see `job.fetch.sidecars`), and a
+single table of any name that lists the audio files. `ref.wav` and `ref_text.txt` next to them are the speaker's
+reference.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 
 
 def open_table(settings: Settings, split: str) -> Table | None:
-    """The `train` or `validation` part of DATA_DIR; None when there is no validation part.
+    """Open the `train` or `validation` split of DATA_DIR; None if there is no validation split.
 
     Raises:
-        BadInput: DATA_DIR is no folder, has no recordings, or lacks the folder of a split.
+        BadInput: DATA_DIR is not a folder, has no recordings, or lacks the folder of a split.
     """
     assert settings.data_dir is not None
     root = settings.data_dir.expanduser().absolute()
@@ -67,7 +68,7 @@ def _split_folder(root: Path, name: str, where: str, split: str) -> Path:
 
 
 def _shards(root: Path) -> list[Path]:
-    """Parquet files of the folder or its `data` folder, in the order of their names."""
+    """Return the Parquet files in the folder, or else in its `data` folder, sorted by name."""
     return sorted(root.glob("*.parquet")) or sorted((root / "data").glob("*.parquet"))
 
 
@@ -99,13 +100,13 @@ def _open(root: Path, where: str, settings: Settings) -> Table:
 
 
 def _completed(table: Table, root: Path) -> Table:
-    """A table of the folder `root`, with the places where its audio may be and the folder's reference."""
+    """Add to a table of the folder `root` the folders where its audio may be, and the folder's reference."""
     folders = list(dict.fromkeys([root, *table.folders, *(root / name for name in sheets.AUDIO_FOLDERS)]))
     return replace(_with_reference(table, root), name=root.name, folders=folders, tree=root)
 
 
 def _with_reference(table: Table, root: Path) -> Table:
-    """The table with the folder's `ref.wav` and `ref_text.txt` in the rows that name no reference of their own."""
+    """Add the folder's `ref.wav` and `ref_text.txt` to the rows that have no reference."""
     audio, text = reference_of(root)
     if audio is None:
         return table

@@ -1,4 +1,4 @@
-"""What every source is turned into: named columns and numbered rows, some of them unreadable."""
+"""The common form of all sources: a table of named columns and numbered rows, some of them unreadable."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-#: How many rows, spread over a source, are looked at to tell its columns by what they hold.
+#: Size of the sample of rows, spread over a source, from which the contents of its columns are guessed.
 SAMPLE_ROWS = 500
 
 
 class RowError(Exception):
-    """Why one row is left out. `kind` groups rows in the summary, `detail` is about this one.
+    """The reason why one row is rejected. `kind` groups rows in the summary, `detail` is about this row.
 
-    `looked_for` are paths of which none was a file with something in it: when one is, the row can be read.
+    `looked_for` are paths none of which was a non-empty file: once one of them is, the row can be read.
     """
 
     def __init__(self, kind: str, detail: str = "", looked_for: Sequence[str] = ()) -> None:
@@ -26,7 +26,7 @@ class RowError(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """A row as the source has it. `number` counts from 1, and is the line in a text file."""
+    """A row with the source's values. `number` counts from 1; in a text file it is the line number."""
 
     number: int
     values: Mapping[str, Any]
@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A row that is not even a row (a broken line)."""
+    """A row that could not be parsed (a broken line)."""
 
     number: int
     error: RowError
@@ -44,14 +44,14 @@ class Unreadable:
 class Table:
     """One split of one source.
 
-    `name` goes into the manifest's `source` and into made-up ids, `where` into messages (it names the variable),
-    `columns` are all the columns there are, in order of appearance. `read` starts over each time it is called.
-    `folders` are where relative paths are looked for, in that order; `remote` opens what is not on this machine.
+    `name` goes into the manifest's `source` and into generated ids, `where` into messages (it names the variable),
+    `columns` are all columns, in order of appearance. `read` starts from the first row each time it is called.
+    `folders` are searched for relative paths, in that order; `remote` opens what is not on this machine.
     `audio_types` are columns that the source itself declares to be audio. `total` is the number of rows, if known.
-    Below `tree`, files are looked for by their name, too.
-    `sample` gives the plain values (no lists, no bytes) of rows spread over the source, none where looking is not free.
-    `loose` says that the times of its rows are a subtitle's, whose edges may be in a word.
-    `header=False` says that the columns have no names but column_1, column_2 and so on, and can be named by position.
+    `tree` is a folder below which files are also looked for by name.
+    `sample` returns the plain values (no lists, no bytes) of rows spread over the source; none if reading is costly.
+    `loose` says that rows have the imprecise times of subtitles, whose edges may lie inside a word.
+    `header=False` says that the columns are called column_1, column_2 and so on, and can be selected by position.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Transcripts as other tools leave them: markup, time stamps and placeholders taken out, or the row refused.
+"""Clean transcripts made by other tools: remove markup and time stamps, or reject the row.
 
-What can be taken out without touching a word is taken out and said; what shows that the words are not there, or not
-all of them, leaves the row out.
+What can be removed without changing a word is removed and reported; a sign that the words, or some of them, are missing
+rejects the row.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from dataclasses import dataclass, field
 
 from job.fetch.table import RowError
 
-#: What spreadsheets and programs write where there is nothing, as a cell's whole text (letter case aside).
+#: Placeholders that spreadsheets and programs write for empty cells, as the whole text (case-insensitive).
 PLACEHOLDERS = frozenset(
     {"nan", "-nan", "#n/a", "n/a", "<na>", "none", "null", "(null)", "[null]", "\\n", "undefined", "nil", "#value!"}
     | {"#ref!", "#name?", "#div/0!", "#null!", "#num!", "#error!", "[blank_audio]", "[no speech]", "[silence]", "todo"}
     | {"[empty]", "<empty>", "[]", "{}", "[none]", "ignore_time_segment_in_scoring", "...", "…", "-", "--", "?"}
 )
-#: The same where only capitals mean it: "na" is a word in many languages.
+#: Placeholders only in capitals: "na" is a word in many languages.
 _PLACEHOLDERS_IN_CAPITALS = frozenset({"NA", "TBD"})
 
-#: A word that the transcriber did not make out: the text is not all that is said.
+#: A mark for a word that the transcriber did not understand: the text is incomplete.
 _NOT_UNDERSTOOD = re.compile(
     r"[\[<({]\s*(?:unk|unknown|inaudible|unintelligible|indistinct|illegible|crosstalk|garbled|uverståelig|unverständlich"
     r"|inintelligible|ininteligible|incompréhensible)\s*[\]>)}]",
     re.IGNORECASE,
 )
 
-#: A whole text that names a sound instead of words, as subtitles do.
+#: A text that consists only of the name of a sound, as in subtitles.
 _SOUND_ALONE = re.compile(
     r"[\[(*♪]+\s*(?:(?:background|soft|loud|upbeat|dramatic)\s+)?(?:music|musikk?|musique|música|musica|applause|laughter"
     r"|laughs|laughing|noise|cough(?:s|ing)?|sighs?|silence|breath(?:s|ing)?|sound|beep)\s*[\])*♪]+\.?",
@@ -47,11 +47,11 @@ _RANGE = re.compile(
 )
 #: `[00:12.34]` (LRC), `<00:00:01.000>` (VTT), `(0:04)`: one time in brackets.
 _STAMP = re.compile(rf"(?:\[\s*{_CLOCK}\s*\]|<\s*{_CLOCK}\s*>|\(\s*{_CLOCK}\s*\))")
-#: `<|0.00|>` and `<|en|>`, `<|notimestamps|>`: what Whisper's tokenizer writes beside words.
+#: Special tokens of Whisper's tokenizer: `<|0.00|>`, `<|en|>`, `<|notimestamps|>`.
 _WHISPER = re.compile(
     r"<\|(?:\d+(?:\.\d+)?|[a-z]{2,3}|transcribe|translate|notimestamps|nospeech|startof\w+|endoftext)\|>"
 )
-#: Any other special token of a language model: it would not be read as text by the tokenizer either.
+#: Any other special token of a language model: the tokenizer would not treat it as text.
 _SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|<tts_\w+>|\[(?:BOS|EOS|PAD|CLS|SEP|MASK)\]")
 
 #: Tags of HTML, subtitles and SSML, with or without attributes.
@@ -63,22 +63,23 @@ _TAG = re.compile(
 )
 _INSIDE_WORDS = frozenset({"b", "i", "u", "em", "strong", "small", "font", "span", "sub", "sup", "s", "c", "mark"})
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-#: `{\an8}` and `{\i1}` of SSA and ASS subtitles.
+#: Override codes of SSA and ASS subtitles: `{\an8}`, `{\i1}`.
 _SUBTITLE_CODE = re.compile(r"\{\\[^{}]*\}")
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,30});", re.IGNORECASE)
 
-#: Characters that show nothing. Arabic number signs and the like show something and are not among them.
+#: Invisible characters. Arabic number signs and the like are visible, so they are not included.
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb]"
 )
-#: Joiner and non-joiner spell words in these scripts (Arabic, Syriac … Sinhala, Thai … Khmer, Mongolian) and in emoji.
+#: Zero-width joiner and non-joiner, except after emoji and scripts that spell with them (Arabic, Syriac … Sinhala,
+#: Thai … Khmer, Mongolian).
 _JOINER = re.compile(
     "(?<![\u0600-\u08ff\u0900-\u0dff\u0e00-\u109f\u1780-\u17ff\u1800-\u18af\ufb50-\ufdff\ufe70-\ufefc\u2600-\U0001faff])[\u200c\u200d]"
 )
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]+")
 _SPACES = re.compile(r"\s+")
 
-#: Seconds by which the time stamp of a whole recording's text may begin after its start.
+#: Latest start, in seconds, of the first time stamp in a text that belongs to the whole recording.
 _STARTS_WITHIN = 1.0
 
 REPLACED = "\ufffd"
@@ -86,7 +87,7 @@ REPLACED = "\ufffd"
 
 @dataclass(frozen=True)
 class Cleaned:
-    """A transcript, and what was taken out of it: short phrases, in the order of `clean`."""
+    """A cleaned transcript, and short phrases for what was removed from it, in the order of `clean`."""
 
     text: str
     mended: tuple[str, ...] = ()
@@ -94,7 +95,7 @@ class Cleaned:
 
 @dataclass
 class Mended:
-    """What was taken out of the transcripts of a split: phrase -> number of rows, and the first row with its text."""
+    """Counts of what was removed from a split's transcripts: phrase -> number of rows, and the first row's texts."""
 
     rows: dict[str, int] = field(default_factory=dict)
     first: dict[str, tuple[int, str, str]] = field(default_factory=dict)
@@ -106,7 +107,7 @@ class Mended:
             self.first.setdefault(what, (number, before, cleaned.text))
 
     def lines(self) -> Iterator[str]:
-        """One line a kind, with the first row as it was and as it is used."""
+        """Yield one log line per phrase, with the first row's text before and after."""
         for what, rows in self.rows.items():
             number, before, after = self.first[what]
             count = "1 text" if rows == 1 else f"{rows} texts"
@@ -114,11 +115,11 @@ class Mended:
 
 
 def clean(text: str) -> Cleaned:
-    """The words of a transcript without what other tools write around them.
+    """Clean a transcript: remove what other tools write around the words.
 
     Raises:
-        RowError: it is empty, a placeholder, incomplete, the text of a later part of the recording, or it holds special
-            tokens or letters that were lost in a conversion.
+        RowError: it is empty, a placeholder, incomplete, the text of a later part of the recording, or it contains
+            special tokens, or replacement characters for letters lost in a conversion.
     """
     mended: list[str] = []
 
@@ -147,7 +148,7 @@ def clean(text: str) -> Cleaned:
 
 
 def _gap(tag: re.Match[str]) -> str:
-    """A space for tags that break a line, nothing for those inside of words (`un<b>believ</b>able`)."""
+    """Return the replacement for a tag: empty for those used inside words (`un<b>believ</b>able`), else a space."""
     name = re.sub(r"\W", "", tag[0].split()[0]).lower()
     return (
         "" if name in {"b", "i", "u", "em", "strong", "small", "font", "span", "sub", "sup", "s", "c", "mark"} else " "
@@ -175,9 +176,9 @@ def _refuse_lost_letters(text: str) -> None:
 
 
 def _decoded_once_more(text: str) -> str:
-    """UTF-8 that was read as Windows-1252 or Latin-1 (`blÃ¥bÃ¦r`), read right; other text as it is.
+    """Repair UTF-8 that was decoded as Windows-1252 or Latin-1 (`blÃ¥bÃ¦r`); other text is unchanged.
 
-    Text that is right does not survive the way back: its letters beyond ASCII would have to be valid UTF-8 by chance.
+    Correct text is not affected: encoded back, its non-ASCII letters would have to be valid UTF-8 by chance.
     """
     if text.isascii() or not re.search("[\u00c2-\u00f4][\u0080-\u00bf\u0152-\u2122]", text):
         return text
@@ -190,17 +191,17 @@ def _decoded_once_more(text: str) -> str:
 
 
 def _unescaped(text: str) -> str:
-    """Entities as the characters that they stand for, also where they were escaped twice (`&amp;nbsp;`)."""
+    """Unescape HTML entities, including those that were escaped twice (`&amp;nbsp;`)."""
     for _ in range(2):
         text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
     return text
 
 
 def _without_times(text: str) -> str:
-    """The text without time stamps.
+    """Remove time stamps from a text.
 
     Raises:
-        RowError: they begin later than the recording: the text is that of a part of it.
+        RowError: they start later than the recording, so the text belongs to a part of it.
     """
     first = _RANGE.search(text)
     if (
@@ -216,13 +217,13 @@ def _without_times(text: str) -> str:
 
 
 def _is_a_stamp(found: re.Match[str]) -> bool:
-    """Whether a range of times is one of a subtitle and not something said (`open 9:00 - 17:00`)."""
+    """Whether a range of times is a subtitle's time stamp and not part of the speech (`open 9:00 - 17:00`)."""
     written = found[0]
     return "->" in written or "→" in written or written.lstrip()[0] in "[(<" or bool(re.search(r"[.,]\d{3}\b", written))
 
 
 def _clock(written: str) -> float:
-    """Seconds of `1:02:03.5`, `02:03,5` or `123.4`."""
+    """Convert a time such as `1:02:03.5`, `02:03,5` or `123.4` to seconds."""
     total = 0.0
     for part in written.replace(",", ".").split(":"):
         total = total * 60 + float(part)
