@@ -1,7 +1,7 @@
-"""Fetch: sources in, a raw manifest out.
+"""The fetch stage: read a data source and write the raw manifests.
 
 A source is a JSONL (or CSV, TSV, Parquet) file, a folder, a Hub dataset, or the built-in demo clips. Rows that cannot
-be used are left out with a reason; they do not stop a run while others are left.
+be used are rejected with a reason; they do not stop a run as long as usable rows remain.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ SPLITS = ("train", "validation")
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Write the raw manifests, the audio that came as bytes, and the list of rows that were left out.
+    """Write the raw manifests, the audio that came as bytes or samples, and the list of rejected rows.
 
     Returns:
-        Counts for the state file: rows of each split, rows left out, speakers named, and the source.
+        Counts for the state file: rows per split, rejected rows and named speakers; and the source.
 
     Raises:
-        BadInput: the source is not there or not accessible, a column is missing, the references of a speaker disagree,
-            or no row of a split can be used.
+        BadInput: the source does not exist or is not accessible, a column is missing, the references of a speaker
+            differ, or no row of a split can be used.
     """
     if settings.data_mode == "none":
         note = "DATA_MODE=none: nothing to fetch; the prepared data in WORK_DIR is used"
@@ -54,7 +54,7 @@ def run(settings: Settings) -> dict[str, Any]:
         if split in tables:
             counts[split] = files.write_jsonl(paths.manifest(split), collector.rows(split, tables[split]))
         else:
-            paths.manifest(split).unlink(missing_ok=True)  # an earlier run's
+            paths.manifest(split).unlink(missing_ok=True)  # from an earlier run
     counts = _drop_disputed(collector, counts, paths)
     files.write_jsonl(paths.fetch_rejected, collector.rejected)
     store.prune(collector.used_audio)
@@ -70,10 +70,10 @@ def run(settings: Settings) -> dict[str, Any]:
 
 
 def _drop_disputed(collector: Collector, counts: dict[str, int], paths: Paths) -> dict[str, int]:
-    """Take the rows out of the manifests whose recording another row gives other words. Returns the rows left.
+    """Remove from the manifests the rows whose recording has a different text in another row; return the new counts.
 
     Raises:
-        BadInput: no training row is left.
+        BadInput: no training row remains.
     """
     if not collector.claims.disputed():
         return counts
@@ -104,7 +104,7 @@ def revision(settings: Settings) -> str | None:
 
 
 def reads(settings: Settings) -> tuple[Path | None, ...]:
-    """The local files and directories that the source reads, of which a change runs fetch again."""
+    """The local files and directories that the source reads; when one changes, fetch runs again."""
     source = _source(settings)
     return source.files if source else ()
 
@@ -116,7 +116,7 @@ def is_named(settings: Settings) -> bool:
 
 
 def needs_the_hub(settings: Settings) -> str | None:
-    """What is read from the Hub, in a phrase; None for local data."""
+    """A phrase for what is read from the Hub; None for local data."""
     source = _source(settings)
     return source.about if source and source.hub else None
 
@@ -130,7 +130,7 @@ def _source(settings: Settings) -> sources.Source | None:
 
 
 def arrived(paths: Paths) -> Path | None:
-    """A file that rows of the last run named, that was not there or empty, and is there now; None when none is."""
+    """Return a file that was missing or empty in the last run, for a rejected row, and now has contents; else None."""
     if not paths.fetch_rejected.is_file():
         return None
     wanted = (Path(name) for row in files.read_jsonl(paths.fetch_rejected) for name in row.get("looked_for") or ())
@@ -145,15 +145,15 @@ def _has_contents(path: Path) -> bool:
 
 
 def check(settings: Settings) -> str:
-    """Look at the source without fetching it: is it there, does it have the columns, can its first audio be read?
+    """Check the source without fetching it: that it exists, has the columns, and its first audio can be read.
 
-    Of a Hub dataset only the description and the columns are read, no audio.
+    For a Hub dataset, only the description and the columns are read, no audio.
 
     Returns:
         One line that describes the source.
 
     Raises:
-        BadInput: as `run` would, as far as the first rows show it.
+        BadInput: as in `run`, as far as the first rows show it.
     """
     if settings.data_mode == "none":
         prepared = settings.paths.prepared / "summary.json"

@@ -1,4 +1,4 @@
-"""Whether the quotes of a table stand around its cells or are characters of its sentences."""
+"""Detect whether quotes in a delimited file enclose cells or are characters of its sentences."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from job.fetch import lines, records
 
 
 def of(path: Path, separator: str, skipped: int) -> bool | None:
-    """Whether quotes around cells are no part of them.
+    """Whether quotes around cells are delimiters, not part of the text; None if the file has both.
 
-    In comma-separated files they never are. Where tabs or `|` separate, some programs quote (pandas) and most corpora
-    do not (LJSpeech, Common Voice): a quoted cell has its inner quotes doubled; one in the middle of a cell is plain.
+    In files separated by commas or semicolons they always are delimiters. With tabs or `|`, some programs quote cells
+    (pandas) and most corpora do not (LJSpeech, Common Voice): a quoted cell has its inner quotes doubled; a quote in
+    the middle of a cell is a character.
     """
     if separator in ",;":
         return True
@@ -25,7 +26,7 @@ def of(path: Path, separator: str, skipped: int) -> bool | None:
         cells_seen += len(cells)
         if '"' not in line:
             continue
-        if inside:  # perhaps in a cell of several lines: its quotes are no proof of either
+        if inside:  # perhaps in a multi-line cell: its quotes are no evidence either way
             inside = line.count('"') % 2 == 0
             continue
         try:

@@ -1,4 +1,4 @@
-"""Which text each recording has been given: where it is two, at least one row has the wrong words."""
+"""Detect recordings for which rows give different texts: at least one of those rows has the wrong words."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _ROW_BITS = 40
 
 
 class Claims:
-    """Remembers, in about a hundred bytes a row, which text the rows of a run give to a recording or a part of one."""
+    """Tracks, in about a hundred bytes per row, which text a run's rows give for each recording or part of one."""
 
     def __init__(self) -> None:
         self._first: dict[int, int] = {}
         self._other_row: dict[int, int] = {}
 
     def add(self, row: dict[str, Any]) -> None:
-        """Note a manifest row that names a recording."""
+        """Record the text that a manifest row gives for its recording; rows without audio or with codes are ignored."""
         if row["audio"] is None or "audio_codes" in row:
             return
         key = _key(row)
@@ -31,14 +31,14 @@ class Claims:
             self._other_row.setdefault(key, int(row["row"]))
 
     def disputed(self) -> bool:
-        """Whether some recording has been given two texts."""
+        """Whether any recording has two different texts."""
         return bool(self._other_row)
 
     def check(self, row: dict[str, Any]) -> None:
-        """Refuse a row whose recording has been given another text as well; known when all rows have been added.
+        """Reject a row whose recording has another text as well; call this only after all rows have been added.
 
         Raises:
-            RowError: naming the other row.
+            RowError: the recording has another text; the message names the other row.
         """
         if row["audio"] is None or "audio_codes" in row or (key := _key(row)) not in self._other_row:
             return
@@ -52,7 +52,7 @@ class Claims:
 
 
 def undisputed(rows: Iterable[dict[str, Any]], claims: Claims, refuse: Any) -> Iterator[dict[str, Any]]:
-    """The rows whose recording has one text; `refuse(row, error)` is called for the others."""
+    """Yield the rows whose recording has only one text; call `refuse(row, error)` for the others."""
     for row in rows:
         try:
             claims.check(row)
@@ -67,7 +67,7 @@ def _key(row: dict[str, Any]) -> int:
 
 
 def _words(text: str) -> str:
-    """A text's words; of one that has none, what it is."""
+    """Return a text's words; the case-folded text itself if it has none."""
     return words.bare(text) or unicodedata.normalize("NFKC", text).casefold()
 
 

@@ -1,7 +1,7 @@
-"""A Hub dataset by name.
+"""Read a Hub dataset by name.
 
-Tables are read in Arrow format: the bytes of the audio files come out as they were uploaded, and nothing decodes (or
-re-encodes) them, which `datasets` could do only with torchcodec.
+Tables are read in Arrow format: this returns the bytes of the audio files as uploaded, without decoding or re-encoding,
+which `datasets` can do only with torchcodec.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from job.core.errors import NO_CONNECTION, BadInput, Unreachable, causes, is_out
 from job.fetch.columns import choose
 from job.fetch.table import Row, RowError, Table, Unreadable
 
-#: Seconds that the Hub may take to name a commit.
+#: Timeout in seconds for asking the Hub for a commit.
 INFO_SECONDS = 30.0
-#: Rows read from Arrow at a time: audio is held in memory for so many.
+#: Rows per Arrow batch: the audio of that many rows is held in memory.
 BATCH_ROWS = 16
 
 
 def open_tables(settings: Settings, validation: bool = True) -> dict[str, Table]:
-    """The splits that TRAIN_SPLIT and VALIDATION_SPLIT name, their columns known and no audio downloaded yet.
+    """Open the splits that TRAIN_SPLIT and VALIDATION_SPLIT name; columns are read, but no audio is downloaded yet.
 
-    `validation=False` leaves VALIDATION_SPLIT aside.
+    `validation=False` ignores VALIDATION_SPLIT.
 
     Raises:
-        BadInput: the dataset, its configuration or a split is not there, access is denied, the Hub cannot be reached,
+        BadInput: the dataset, its configuration or a split does not exist, access is denied, the Hub cannot be reached,
             or the dataset is a script.
     """
     return HubDataset(settings).tables(validation)
 
 
 def commit(settings: Settings) -> str | None:
-    """The commit that DATASET_REVISION of DATASET_NAME is at; None when the Hub does not say (now)."""
+    """Return the commit of DATASET_NAME that DATASET_REVISION points to; None if the Hub does not answer."""
     try:
         return _commit(settings)
-    except Exception:  # what is wrong is said where the dataset is read, if it is read at all
+    except Exception:  # reported when the dataset is read, if it is read at all
         return None
 
 
@@ -68,7 +68,7 @@ class HubDataset:
         import datasets
 
         with _Explained(settings):
-            # All of a fetch is of one commit, also when another one arrives meanwhile.
+            # Pin one commit for the whole fetch, even if another one is pushed meanwhile.
             self.commit = _commit(settings)
             self.builder = datasets.load_dataset_builder(
                 self.name, settings.dataset_config, revision=self.commit, token=settings.token
@@ -83,8 +83,8 @@ class HubDataset:
         return tables
 
     def table(self, split: str, variable: str) -> Table:
-        """One split as a table. `variable` is what named it."""
-        base = re.split(r"[\[+]", split)[0].strip()  # of train[:10%] or train+other, the part to look up
+        """Open one split as a table. `variable` is the setting that named it."""
+        base = re.split(r"[\[+]", split)[0].strip()  # the split's name in train[:10%] or train+other
         if base not in self.streams:
             raise BadInput(f"{variable}={split}: {self.name} has no such split; it has {', '.join(self.streams)}")
         stream = self.streams[base]
@@ -97,7 +97,7 @@ class HubDataset:
         bounded = bounded or (variable == "VALIDATION_SPLIT" and self.settings.max_eval_samples)
         sliced = split != base
         # Builders that yield single examples (audiofolder, webdataset) encode audio with torchcodec when they write
-        # their cache; streamed, they hand over what the files hold.
+        # their cache; when streamed, they return the contents of the files unchanged.
         single = isinstance(self.builder, datasets.GeneratorBasedBuilder)
         if sliced and single:
             raise BadInput(f"{variable}={split}: this dataset can only be streamed; name a whole split")
@@ -134,7 +134,7 @@ class HubDataset:
         return self.builder.as_dataset(split=split)
 
     def _opener(self) -> Callable[[str], bytes | Path]:
-        """A function that gets a file of the dataset by the path that a row has for it."""
+        """Return a function that gets a file of the dataset by the path given in a row."""
         listing: list[str] = []
 
         def get(path: str) -> bytes | Path:
@@ -170,10 +170,13 @@ class HubDataset:
         return get
 
     def _read_in_archive(self, path: str) -> bytes:
-        """A file in an archive of this repo, as `datasets` names it (`zip://a.wav::hf://datasets/owner/name@…/a.zip`)."""
+        """Read a file in an archive of this repo, by its `datasets` path.
+
+        Such a path is `zip://a.wav::hf://datasets/owner/name@…/a.zip`.
+        """
         import fsspec
 
-        # Rows are written by strangers: no other repo, address or local file may be opened with the user's token.
+        # Rows are untrusted: no other repo, address or local file may be opened with the user's token.
         if not re.fullmatch(rf"\w+://[^:]*::hf://datasets/{re.escape(self.name)}[@/][^:]*", path):
             raise RowError("audio is missing", f"{path[:200]!r} is not in the dataset's repo")
         with fsspec.open(path, "rb", hf={"token": self.settings.token}) as handle:
@@ -181,7 +184,7 @@ class HubDataset:
 
 
 def quiet() -> None:
-    """Keep `datasets` from drawing bars into a log file."""
+    """Disable the progress bars of `datasets` if stderr is not a terminal, to keep them out of log files."""
     import sys
 
     import datasets
@@ -196,14 +199,14 @@ def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
 
 
 def _columns_of_first_row(stream: Any) -> list[str]:
-    """Columns of a dataset that declares none (CSV and JSON files)."""
+    """Return the columns of a dataset that declares none (CSV and JSON files)."""
     for batch in stream.with_format("arrow").iter(batch_size=1):
         return list(batch.column_names)
     return []
 
 
 def _match(path: str, listing: list[str]) -> str:
-    """The file in the repo that a row's path means: itself, else the only one whose path ends in it.
+    """Find the file in the repo that a row's path refers to: an exact match, else the only file whose path ends in it.
 
     Raises:
         RowError: there is none, or there are several.
@@ -227,7 +230,7 @@ def _check_name(name: str, where: str) -> None:
 
 
 class _Explained:
-    """Turns what the Hub's clients raise into one `BadInput` line."""
+    """Context manager that converts exceptions of the Hub's clients to a one-line `BadInput` or `Unreachable`."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -244,7 +247,7 @@ class _Explained:
 
 
 def explain(error: BaseException, settings: Settings) -> str:
-    """One line about a failure of `datasets` or `huggingface_hub`: the variable, what is wrong, what to do."""
+    """Describe a failure of `datasets` or `huggingface_hub` in one line: the variable, the problem, the fix."""
     where = f"DATASET_NAME={settings.dataset_name}"
     chain = causes(error)
     status, kinds = status_of(chain), kinds_of(chain)

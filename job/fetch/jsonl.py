@@ -1,4 +1,4 @@
-"""JSONL files from outside: written by hand, by the vendor's scripts, on other systems, cut off in the middle."""
+"""Read users' JSONL files: written by hand, by the vendor's scripts or on other systems, and possibly truncated."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from job.core.errors import BadInput
 from job.fetch import lines
 from job.fetch.table import SAMPLE_ROWS, Row, RowError, Table, Unreadable
 
-#: What makes lines of a JSON array.
+#: The command that converts a JSON array to JSONL, for messages.
 _COMMAND = " (jq -c '.[]' array.json > lines.jsonl)"
 
 
 def open_table(path: Path, where: str) -> Table:
-    """A JSONL file as a table; columns are the keys of all its objects.
+    """Open a JSONL file as a table; its columns are the keys of all its objects.
 
-    Relative paths in it are looked for beside the file, then in its parent folder, then in the current directory.
+    Relative paths in it are looked for next to the file, then in the parent folder, then in the current directory.
 
     Raises:
-        BadInput: the file is missing, no text, or empty. `where` (for example `TRAIN_JSONL=a.jsonl`) is named.
+        BadInput: the file is missing, not text, or empty. The message names `where` (such as `TRAIN_JSONL=a.jsonl`).
     """
     lines.check(path, where, "one JSON object a line")
     columns: dict[str, None] = {}
@@ -53,7 +53,7 @@ def open_table(path: Path, where: str) -> Table:
 
 
 def read(path: Path) -> Iterator[Row | Unreadable]:
-    """Yield each line that is not blank; `number` is the line's, from 1. Never raises for what a line holds."""
+    """Yield each non-blank line, numbered by its line in the file, from 1. No contents of a line raise an error."""
     for number, line in lines.raw(path):
         if not line.strip():
             continue
@@ -64,7 +64,7 @@ def read(path: Path) -> Iterator[Row | Unreadable]:
 
 
 def parse(line: bytes) -> dict[str, Any]:
-    """The object on a line.
+    """Parse the JSON object on a line.
 
     Raises:
         RowError: it is not UTF-8, not JSON, or not an object.
@@ -82,7 +82,7 @@ def parse(line: bytes) -> dict[str, Any]:
             detail = "a JSON document of several lines; write one object with audio and text a line"
             raise RowError("not JSON", detail) from None
         raise RowError("not JSON", f"{error.msg} at column {error.colno}") from None
-    except (ValueError, RecursionError):  # an int of thousands of digits, or thousands of brackets
+    except (ValueError, RecursionError):  # an int with thousands of digits, or thousands of nested brackets
         raise RowError("not JSON", "too large or too deep") from None
     if not isinstance(value, dict):
         raise RowError(
@@ -93,10 +93,10 @@ def parse(line: bytes) -> dict[str, Any]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, in which no name may stand twice: the json module would take the last value in silence.
+    """Build a JSON object without conflicting duplicate keys: the json module would silently use the last value.
 
     Raises:
-        RowError: one does, with different values.
+        RowError: a key occurs twice with different values.
     """
     found = dict(pairs)
     if len(found) < len(pairs):

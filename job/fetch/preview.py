@@ -1,4 +1,4 @@
-"""Some rows as they were understood, for the person who reads the log."""
+"""Log a few manifest rows, so that the user can check how the data was understood."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from job.core import console, files
 from job.fetch import audio_store
 from job.fetch.table import RowError
 
-#: How many rows are shown: the first, one from the middle, the last.
+#: Number of rows shown: the first, the middle and the last.
 ROWS = 3
-#: Characters of a text that are shown.
+#: Maximum number of characters of a text that are shown.
 TEXT = 120
-#: Folders of a path that are shown.
+#: Number of parent folders of a path that are shown.
 FOLDERS = 2
 
 
@@ -32,7 +32,7 @@ def show(path: Path, rows: int, settings: Settings) -> None:
 
 
 def line(row: dict[str, Any], settings: Settings) -> str:
-    """One row of a manifest in one line."""
+    """Format one row of a manifest as one line."""
     speaker = row["speaker"] or f"{settings.speaker_name} (SPEAKER_NAME)"
     language = row["language"] or f"{settings.language} (LANGUAGE)"
     text = " ".join(row["text"].split())
@@ -51,7 +51,7 @@ def _seconds(row: dict[str, Any]) -> str:
         return f"{len(row['audio_codes'])} frames"
     try:
         there = audio_store.seconds(Path(row["audio"]))
-    except RowError as error:  # prepare says so for every row
+    except RowError as error:  # prepare reports it for every row
         return error.kind
     if "start" not in row:
         return f"{there:.2f} s"

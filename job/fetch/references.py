@@ -1,7 +1,7 @@
-"""One reference recording a speaker.
+"""Ensure that there is one reference recording per speaker.
 
-The x-vector of the reference becomes the voice. When each row has a reference of its own (many tools put the clip
-itself there), no single voice comes out of training, and nothing in the loss shows it.
+The x-vector of the reference becomes the voice. If each row has a different reference (many tools put the clip itself
+there), training does not produce a single voice, and the loss does not show it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from job.core import files
 from job.core.errors import BadInput
 
 _REFERENCES = ("ref.wav", "ref.flac", "ref.mp3", "ref.ogg")
-#: What a folder's reference recording and its transcript are called.
+#: File names of a folder's reference recording and its transcript.
 REFERENCES = (*_REFERENCES, *(name.upper() for name in _REFERENCES))
 REFERENCE_TEXT = "ref_text.txt"
 
@@ -28,7 +28,7 @@ class _Seen:
 
 
 class References:
-    """Remembers each speaker's `ref_audio` and refuses a second, different one."""
+    """Tracks each speaker's `ref_audio` and refuses a second, different one."""
 
     def __init__(self, settings: Settings) -> None:
         self.used = settings.ref_audio_path is None and settings.ref_audio_strategy in (None, "same")
@@ -38,10 +38,10 @@ class References:
         self._digests: dict[Path, str] = {}
 
     def add(self, speaker: str | None, path: Path, row: str) -> None:
-        """Note that `row` (as messages should call it) of `speaker` has the reference `path`.
+        """Record that `row` (its name in messages) of `speaker` has the reference `path`.
 
         Raises:
-            BadInput: another row of the speaker has a reference with other contents.
+            BadInput: another row of the speaker has a reference with different contents.
         """
         if not self.used:
             return
@@ -58,10 +58,10 @@ class References:
 
 
 def check_variables(settings: Settings) -> None:
-    """Refuse reference variables that cannot work.
+    """Check the reference variables.
 
     Raises:
-        BadInput: REF_AUDIO_PATH is no file, or REF_AUDIO_STRATEGY=file has none.
+        BadInput: REF_AUDIO_PATH is not a file, or is not set with REF_AUDIO_STRATEGY=file.
     """
     path = settings.ref_audio_path
     if path is not None and not path.expanduser().is_file():
@@ -71,7 +71,7 @@ def check_variables(settings: Settings) -> None:
 
 
 def reference_of(folder: Path) -> tuple[Path | None, str | None]:
-    """A folder's reference recording and its transcript, as far as they are there."""
+    """Return a folder's reference recording and its transcript; None for each that does not exist."""
     audio = next((folder / name for name in REFERENCES if (folder / name).is_file()), None)
     text = folder / REFERENCE_TEXT
     if audio is None or not text.is_file():

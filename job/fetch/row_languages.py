@@ -1,4 +1,4 @@
-"""Whether the languages that rows name are languages, asked once a name."""
+"""Check that the languages given in rows are languages; each name is looked up once."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from job.fetch.table import RowError
 from job.model import loading
 from job.text.languages import Languages, UnclearLanguage
 
-#: What is known of a language, besides a question about it; and how many rows' languages may be known to nobody.
+#: Result for a name, unless it looks like a misspelling; and the maximum number of names that are not KNOWN.
 KNOWN, NEW = "known", "new"
 MOST_UNKNOWN_LANGUAGES = 100
 
 
 class RowLanguages:
-    """Remembers what is known of each name of a language that rows have."""
+    """A cache of the result for each language name that occurs in rows."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._said: dict[str, str] = {}
 
     def check(self, name: str, where: str) -> None:
-        """Whether a row's language is one, or a new one that is not likely to be a misspelling.
+        """Check that a row's language is known, or is new and unlikely to be a misspelling.
 
         Raises:
-            RowError: it looks like a misspelling; the base model itself is asked first.
-            BadInput: there are too many that nobody knows to be names of languages.
+            RowError: it looks like a misspelling, and the base model does not know it either.
+            BadInput: too many different names are not known languages.
         """
         if name not in self._said:
             try:
@@ -42,7 +42,7 @@ class RowLanguages:
             raise RowError(f"language {meant}")
 
     def _understand(self, name: str) -> str:
-        """`KNOWN` for a language that has a code or that the base model knows, else `NEW`."""
+        """Return `KNOWN` for a language that has a code or that the base model knows, else `NEW`."""
         try:
             known = Languages().find(name)
         except UnclearLanguage:

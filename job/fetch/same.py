@@ -1,4 +1,4 @@
-"""Whether two files hold the same recording: a WAV and the MP3 that was made of it do."""
+"""Detect whether two files contain the same recording, such as a WAV and an MP3 made from it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 
 from job.core import files
 
-#: How much of two recordings is compared, in seconds.
+#: Seconds compared, from the start of each recording.
 COMPARED = 20.0
-#: Hz at which they are compared.
+#: Sample rate of the comparison, Hz.
 RATE = 8000
-#: How much longer one may be, and how far it may be shifted: coders add up to a tenth of a second of silence.
+#: Maximum difference in length, and maximum shift, seconds: codecs add up to a tenth of a second of silence.
 SLACK = 0.15
-#: Correlation of the two waveforms from which they count as the same; other words, takes and speakers stay below 0.3.
+#: Minimum correlation of two waveforms that count as the same; different words, takes or speakers stay below 0.3.
 ALIKE = 0.9
 
 
 def same_recording(one: Path, other: Path) -> bool:
-    """Whether two audio files sound the same: equal bytes, or the same waveform whatever the format and rate.
+    """Whether two audio files have equal bytes, or the same waveform in any format and sample rate.
 
-    Silence is like nothing, and what cannot be read is like no other file.
+    Unless the bytes are equal, silent and unreadable files match no other file.
     """
     import soundfile
 
@@ -38,7 +38,7 @@ def same_recording(one: Path, other: Path) -> bool:
 
 
 def rate_of(path: Path) -> int:
-    """A recording's sampling rate in Hz; 0 when it cannot be read."""
+    """Return a recording's sample rate in Hz; 0 if it cannot be read."""
     import soundfile
 
     from job.audio.ffmpeg import open_sound
@@ -51,7 +51,7 @@ def rate_of(path: Path) -> int:
 
 
 def _correlation(one: Path, other: Path) -> float:
-    """The largest correlation of two recordings' beginnings when one is shifted by up to `SLACK`."""
+    """Return the maximum correlation between the first `COMPARED` seconds of both, shifted by up to `SLACK` seconds."""
     import numpy as np
 
     first, second = _beginning(one), _beginning(other)
@@ -63,7 +63,7 @@ def _correlation(one: Path, other: Path) -> float:
 
 
 def _beginning(path: Path) -> Any:
-    """The first `COMPARED` seconds as mono samples (n,) at `RATE` Hz, mean removed."""
+    """Read the first `COMPARED` seconds as mono samples (n,) at `RATE` Hz, mean removed."""
     import soxr
 
     from job.audio.ffmpeg import open_sound

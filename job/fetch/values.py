@@ -1,4 +1,4 @@
-"""Checking single values of a row: strings, codes, ids."""
+"""Check single values of a row: strings, codes, ids."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from job.fetch import transcripts
 from job.fetch.table import RowError
 from job.fetch.transcripts import Cleaned
 
-#: Characters that show nothing and are not whitespace to `str.strip`: zero-width space and byte order mark.
+#: Invisible characters that `str.strip` does not treat as whitespace: zero-width space and byte order mark.
 INVISIBLE = "\u200b\ufeff"
 
 #: Prepared codes are stored as int16.
@@ -19,31 +19,31 @@ LARGEST_CODE = 32767
 
 
 def required_text(value: Any) -> Cleaned:
-    """The transcript, without surrounding space and what other tools write around the words.
+    """Return the cleaned transcript, without surrounding whitespace and what other tools write around the words.
 
     Raises:
-        RowError: it is missing, empty, no string, no valid Unicode, or not the words said (`transcripts.clean`).
+        RowError: it is missing, empty, not a string, not valid Unicode, or rejected by `transcripts.clean`.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise RowError("no text")
     if not isinstance(value, str):
         raise RowError("text is not a string", type(value).__name__)
     _check_unicode(value, "text")
-    if all(unicodedata.category(character)[0] in "CZ" for character in value):  # marks of direction, say
+    if all(unicodedata.category(character)[0] in "CZ" for character in value):  # such as directional marks
         raise RowError("empty text")
     return transcripts.clean(_strip(value))
 
 
 def optional_text(value: Any, field: str) -> str | None:
-    """A label that may be missing; numbers (speaker 7) are taken as their digits.
+    """Return a label that may be missing; numbers (speaker 7) are converted to strings.
 
     Raises:
-        RowError: it is a list or an object, or no valid Unicode.
+        RowError: it is a list or an object, or not valid Unicode.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # pandas makes 7.0 of 7 in a column with gaps
+        value = int(value)  # pandas turns 7 into 7.0 in a column with missing values
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
@@ -53,10 +53,10 @@ def optional_text(value: Any, field: str) -> str | None:
 
 
 def codes(value: Any) -> list[list[int]]:
-    """`audio_codes` as the vendor's encoder writes them: frames, each a list of one code per codebook.
+    """Check `audio_codes` in the form that the vendor's encoder writes: frames, each a list of one code per codebook.
 
     Raises:
-        RowError: not a list of frames, frames of different length, or a value that can be no code.
+        RowError: it is not a list of frames, frames differ in length, or a value cannot be a code.
     """
     kind = "audio_codes are not valid"
     if not isinstance(value, list) or not value:
@@ -74,7 +74,7 @@ def codes(value: Any) -> list[list[int]]:
 
 
 def safe_id(value: str) -> str:
-    """`value` as part of a file name: letters, digits, `_`, `-` and `.`, at most 60 characters (240 bytes)."""
+    """Make `value` safe in a file name: letters, digits, `_`, `-` and `.`, at most 60 characters (240 bytes)."""
     return re.sub(r"[^\w.-]+", "_", value).strip("._-")[:60].rstrip("._-")
 
 
@@ -94,6 +94,6 @@ def _check_unicode(value: str, field: str) -> None:
 def _short(value: Any) -> str:
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # an int of more digits than Python prints, a nested list
+    except (ValueError, RecursionError):  # an int with more digits than Python prints, or a deeply nested list
         text = type(value).__name__
     return text if len(text) <= 40 else f"{text[:37]}..."
