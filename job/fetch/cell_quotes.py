@@ -9,7 +9,7 @@ from job.fetch import lines, records
 
 
 def of(path: Path, separator: str, skipped: int) -> bool | None:
-    """Whether quotes around cells are delimiters, not part of the text; None if the file has both.
+    """Whether quotes around cells are delimiters, not part of the text; None if that is unclear or varies.
 
     In files separated by commas or semicolons they always are delimiters. With tabs or `|`, some programs quote cells
     (pandas) and most corpora do not (LJSpeech, Common Voice): a quoted cell has its inner quotes doubled; a quote in

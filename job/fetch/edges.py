@@ -12,7 +12,7 @@ from job.audio.measure import Samples, mix
 from job.audio.unusable import Unusable
 from job.fetch.segments import Part
 
-#: Maximum distance from an edge to a pause, and how far into the pause the edge is moved; seconds.
+#: Maximum distance that an edge is moved, and how far into the pause it is moved; seconds.
 FARTHEST, INSIDE = 0.3, 0.1
 #: Seconds on each side of an edge that are passed to the speech detector.
 _AROUND = 1.5

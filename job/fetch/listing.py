@@ -9,7 +9,7 @@ from pathlib import Path
 from job.audio import audio_files
 from job.core import files
 
-#: Prefixes of folder names that are skipped because such folders contain no recordings.
+#: Prefixes of the names of folders that are skipped because they contain no recordings.
 HIDDEN = (".", "__MACOSX")
 
 
