@@ -29,7 +29,7 @@ _TOLERANCE = 0.02
 
 
 class Samples:
-    """Boundaries of the samples in a packed row. (Not a dataclass: torch.compile would make a graph per set of lengths.)
+    """Boundaries of the samples in a packed row. (No dataclass: torch.compile would make a graph per set of lengths.)
 
     Args:
         bounds: (S + 1,) int32, on the device: the start of each sample, and the end of the last one.
