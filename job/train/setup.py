@@ -41,7 +41,7 @@ from job.train.spread import Spread
 
 @contextmanager
 def accelerator_of(settings: Settings, ranks: Ranks) -> Iterator[Any]:
-    """Create an `Accelerator` for DEVICE and MIXED_PRECISION; all random generators get the same seed in all processes."""
+    """Create an `Accelerator` for DEVICE and MIXED_PRECISION; seed all random generators alike in all processes."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import set_seed
