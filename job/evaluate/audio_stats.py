@@ -1,4 +1,4 @@
-"""Figures about a waveform that tell broken speech from speech. numpy only; mono, samples in [-1, 1]."""
+"""Waveform statistics that distinguish broken speech from good speech. numpy only; mono, samples in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ WINDOW_SECONDS = 0.02
 SILENCE_RMS = 10 ** (-50 / 20)
 #: From this magnitude on a sample counts as clipped: the codec clamps its output to 1, and PCM16 rounds close to it.
 CLIP_LEVEL = 0.999
-#: Beside the edges, sound begins where a window is not silent and at most this much softer than the loudest, dB.
+#: Sound starts and ends at windows that are not silent and at most this much quieter than the loudest one, dB.
 EDGE_DB = 45.0
-#: A sample this close to the largest magnitude, as a share of it, is at the peak. Speech is there for a moment.
+#: A sample of at least this share of the largest magnitude is at the peak, where speech stays only for a moment.
 PEAK_SHARE = 0.98
 #: The codec's `chunked_decode` joins its output every this many frames; a fault there is heard as a pop.
 CODEC_CHUNK_FRAMES = 300
-#: A step between two samples at a joint is a pop when it is this many times the largest one around it.
+#: A step between two samples at a joint is a pop if it is this many times the largest step around it.
 POP_RATIO = 3.0
 #: And at least this large (full scale is 1): smaller steps are not heard.
 POP_STEP = 0.02
@@ -31,7 +31,7 @@ POP_STEP = 0.02
 
 @dataclass(frozen=True)
 class AudioStats:
-    """What `measure` found.
+    """Statistics computed by `measure`.
 
     Attributes:
         seconds: duration, s.
@@ -43,9 +43,9 @@ class AudioStats:
         dc: mean of the finite samples, linear.
         lead: silence before the first sound, s (all of it where there is none).
         trail: silence after the last sound, s (0 where there is none).
-        loudness: RMS of what is between them without its mean, dBFS (-120 for none).
-        flat_tops: share of those samples within 2 % of the largest magnitude, 0 to 1: waveforms that were cut off flat,
-            also where they were made softer afterwards.
+        loudness: RMS of the sound in between, without its mean, dBFS (-120 for none).
+        flat_tops: share of those samples within 2 % of the largest magnitude, 0 to 1: detects clipped waveforms, even
+            if the level was lowered afterwards.
         non_finite: number of samples that are NaN or infinite.
         pops: number of codec joints with an audible step (see `pops_at`).
     """
@@ -65,17 +65,18 @@ class AudioStats:
     pops: int
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields, JSON-ready."""
+        """Return the fields, JSON-serializable."""
         return asdict(self)
 
 
 def measure(waveform: Waveform, sample_rate: int, samples_per_frame: int | None = None) -> AudioStats:
-    """All figures of one waveform.
+    """Compute all statistics of one waveform.
 
     Args:
         waveform: shape (samples,), mono.
         sample_rate: Hz.
-        samples_per_frame: samples a codec frame; given, joints every `CODEC_CHUNK_FRAMES` frames are checked for pops.
+        samples_per_frame: samples per codec frame; if given, joints every `CODEC_CHUNK_FRAMES` frames are checked for
+            pops.
 
     Raises:
         ValueError: the waveform is not one-dimensional or the rate is not positive.
@@ -117,7 +118,7 @@ def rms(samples: Waveform) -> float:
 
 
 def sounding(samples: Waveform, sample_rate: int) -> tuple[int, int]:
-    """First sample of the first 20 ms with sound in them, and the one after the last; twice the end for none."""
+    """Return the range of sound: start of its first 20 ms window, and end of its last; twice the end if silent."""
     level = window_rms(samples, sample_rate)
     heard = np.flatnonzero(level >= max(SILENCE_RMS, float(level.max(initial=0.0)) * 10 ** (-EDGE_DB / 20)))
     width = max(1, round(WINDOW_SECONDS * sample_rate))
@@ -127,7 +128,7 @@ def sounding(samples: Waveform, sample_rate: int) -> tuple[int, int]:
 
 
 def silent_windows(samples: Waveform, sample_rate: int) -> NDArray[np.bool_]:
-    """Whether each 20 ms window is silent, shape (windows,); a shorter last window counts as one."""
+    """Return whether each 20 ms window is silent, shape (windows,); a shorter last window counts as one."""
     return np.asarray(window_rms(samples, sample_rate) < SILENCE_RMS)
 
 
@@ -143,13 +144,13 @@ def window_rms(samples: Waveform, sample_rate: int) -> NDArray[np.float64]:
 
 
 def longest_inner_run(silent: NDArray[np.bool_]) -> int:
-    """Longest run of True that has a False on both sides, in windows: leading and trailing silence do not count."""
+    """Find the longest run of True with a False on both sides, in windows: excludes leading and trailing silence."""
     loud = np.flatnonzero(~silent)
     return int(np.max(np.diff(loud) - 1, initial=0))
 
 
 def pops_at(samples: Waveform, border: int, sample_rate: int) -> bool:
-    """Whether the step from sample `border - 1` to `border` stands out from those within 20 ms of it.
+    """Return whether the step from sample `border - 1` to `border` stands out from those within 20 ms of it.
 
     A continuous waveform's steps are bounded by its own spectrum, so a joint whose step is `POP_RATIO` times the
     largest neighbouring one does not come from the speech.

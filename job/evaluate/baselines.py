@@ -1,7 +1,7 @@
-"""What a voice is compared with: its recordings, these through the codec, and the base model cloning its speaker.
+"""Baselines for a voice: its recordings, the recordings passed through the codec, and the base model cloning it.
 
-Nothing that speaks through this codec sounds better than the recordings do through it; and a fine-tuned voice is worth
-its training if it sounds better than the base model that is given one recording.
+No speech from this codec can sound better than recordings passed through it; and fine-tuning is worthwhile if the voice
+sounds better than the base model given one recording.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from job.model.loading import base_directory, read_config
 if TYPE_CHECKING:
     from qwen_tts import Qwen3TTSModel
 
-#: Recordings that are judged, of all speakers together, and fewest of one.
+#: Number of recordings judged over all speakers, and the minimum per speaker.
 RECORDINGS, FEWEST = 6, 2
-#: Recordings of each speaker among which one for cloning in context is looked for.
+#: Number of recordings per speaker among which a reference for in-context cloning is chosen.
 REFERENCES = 16
-#: Longest that is judged, and what a reference for cloning in context should be near, s.
+#: Longest recording judged, and the ideal length of a reference for in-context cloning, s.
 LONGEST, REFERENCE = 12.0, 6.0
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One prepared row: its id, what is said in it, and by whom; its codes (frames, books) and length, s."""
+    """One prepared row: id, text, speaker, codes (frames, codebooks) and length, s."""
 
     id: str
     text: str
@@ -48,12 +48,12 @@ class Recording:
 
 
 def choose(splits: Sequence[pa.Table], speakers: Sequence[str], each: int | None = None) -> list[Recording]:
-    """Some recordings of each speaker, held-out ones first: evenly from the first split that has any.
+    """Choose some recordings of each speaker, held-out ones first: evenly spaced, from the first split that has any.
 
     Args:
-        splits: prepared ones, the preferred one first.
-        speakers: whose.
-        each: how many of one speaker.
+        splits: prepared splits, the preferred one first.
+        speakers: the speakers.
+        each: number of recordings per speaker.
     """
     from job.dataset.prepared import row_codes
 
@@ -73,7 +73,7 @@ def choose(splits: Sequence[pa.Table], speakers: Sequence[str], each: int | None
 
 
 def as_recorded(recordings: Sequence[Recording], settings: Settings, sample_rate: int) -> list[Clip]:
-    """The recordings themselves, as far as their files are still there; none for data that came encoded."""
+    """Load the original recordings whose files still exist; none for data that was imported as codes."""
     from job.audio.clip import Unusable, load
 
     wanted = {one.id: one for one in recordings}
@@ -96,19 +96,19 @@ def as_recorded(recordings: Sequence[Recording], settings: Settings, sample_rate
 
 
 def through_codec(model: Qwen3TTSModel, recordings: Sequence[Recording]) -> list[Clip]:
-    """The recordings as the model's codec gives them back."""
+    """Decode the recordings' codes with the model's codec."""
     import torch
 
     tokenizer: Any = model.model.speech_tokenizer  # type: ignore[attr-defined]
     clips = []
-    for one in recordings:  # one by one: they are few, and padding would cost more
+    for one in recordings:  # unbatched: they are few, and padding would cost more
         (waveform,), rate = tokenizer.decode([{"audio_codes": torch.from_numpy(one.codes.astype(np.int64))}])
         clips.append(Clip(finite(waveform), int(rate), one.text, one.speaker, one.language))
     return clips
 
 
 def left_out(settings: Settings, device: str) -> str | None:
-    """Why the base model does not clone the voice; None if it does. Reads no weights."""
+    """Return why the base model does not clone the voice; None if it does. Does not load weights."""
     if settings.baselines is False:
         return "BASELINES=false"
     if settings.baselines is None and device == "cpu":
@@ -131,13 +131,13 @@ def cloned(
     references: Sequence[Recording],
     frames_per_character: float,
 ) -> dict[str, list[Sample]]:
-    """What the base model says when it clones the speakers: by their x-vectors, and in context where it can.
+    """Have the base model say the texts by cloning the speakers: by x-vector, and in context where possible.
 
     Args:
         settings: sampling, as for the voice.
         model: the base.
-        utterances: what the voice says.
-        references: recordings for cloning in context.
+        utterances: the same as the voice says.
+        references: recordings for in-context cloning.
         frames_per_character: as for the voice.
     """
     import torch
@@ -169,6 +169,6 @@ def cloned(
 
 
 def reference_of(recordings: Sequence[Recording], speaker: str, said: set[str]) -> Recording | None:
-    """The recording of a speaker that is nearest to the best length, of those whose text is not among what is said."""
+    """Choose the speaker's recording closest to the ideal length, among those whose text is not in `said`."""
     mine = [one for one in recordings if one.speaker == speaker and one.text not in said]
     return min(mine, key=lambda one: abs(one.seconds - REFERENCE), default=None)

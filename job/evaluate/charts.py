@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-#: Size of the drawing in its own units, and the frame around the plot: top, right, bottom, left.
+#: Size of the drawing in SVG units, and the margins around the plot: top, right, bottom, left.
 WIDTH, HEIGHT = 480, 260
 TOP, RIGHT, BOTTOM, LEFT = 16, 16, 44, 64
-#: Points drawn a line; more are averaged, since the screen has no more pixels.
+#: Maximum points drawn per line; more are averaged, since the screen has no more pixels.
 MOST_POINTS = 400
 #: Values that span more than this factor are drawn on a logarithmic scale.
 LOG_FROM = 50.0
@@ -24,8 +24,8 @@ class Line:
     """One line of a chart.
 
     Attributes:
-        name: in the legend and the description.
-        points: (step, value) in any order; values that are not finite are left out and counted in the description.
+        name: its name in the legend and the description.
+        points: (step, value) in any order; non-finite values are not drawn, but counted in the description.
         style: class in the style sheet: `train` (solid) or `validation` (dashed, with markers).
     """
 
@@ -35,16 +35,16 @@ class Line:
 
     @property
     def finite(self) -> list[Point]:
-        """The points that can be drawn, by step."""
+        """Return the finite points, sorted by step."""
         return sorted((x, y) for x, y in self.points if math.isfinite(x) and math.isfinite(y))
 
 
 def line_chart(title: str, lines: Sequence[Line], identifier: str, *, may_be_log: bool = True) -> Markup | None:
-    """A chart of values over optimizer steps; None when there is nothing to draw.
+    """Draw a chart of values over optimizer steps; None if there is nothing to draw.
 
     Args:
         title: what the values are; the accessible name of the drawing.
-        lines: at most a few.
+        lines: a few at most.
         identifier: unique on the page, letters and hyphens.
         may_be_log: whether values that span a large factor get a logarithmic scale.
     """
@@ -78,7 +78,7 @@ def line_chart(title: str, lines: Sequence[Line], identifier: str, *, may_be_log
 
 
 def describe(line: Line) -> str:
-    """A line in words, for those who do not see it."""
+    """Describe a line in words, for screen readers."""
     points = line.finite
     missing = len(line.points) - len(points)
     lost = f" {missing} values are not finite." if missing else ""
@@ -94,7 +94,7 @@ def describe(line: Line) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to positions on the drawing.
+    """Mapping from values to positions on the drawing.
 
     Attributes:
         low: smallest value.
@@ -111,13 +111,13 @@ class Scale:
     logarithmic: bool
 
     def __call__(self, value: float) -> float:
-        """Position of a value; the middle when all values are equal."""
+        """Return the position of a value; the middle if all values are equal."""
         low, high, at = (math.log10(v) if self.logarithmic else v for v in (self.low, self.high, value))
         share = (at - low) / (high - low) if high > low else 0.5
         return self.start + share * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Round values within the range: powers of ten and, where they are few, 2 and 5 times one; or equal steps."""
+        """Return round values within the range: powers of ten and, if these are few, 2 and 5 times; or equal steps."""
         if self.high <= self.low:
             return [self.low]
         if self.logarithmic:
@@ -134,7 +134,7 @@ class Scale:
 
 
 def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most `most` points: means of neighbours, the last point kept as it is."""
+    """Reduce to at most `most` points by averaging neighbours; the last point is kept unchanged."""
     if len(points) <= most:
         return list(points)
     size = math.ceil((len(points) - 1) / (most - 1))
@@ -145,7 +145,7 @@ def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 
 
 def number(value: float) -> str:
-    """Four significant digits, without the tail of zeros."""
+    """Format a number with four significant digits, without trailing zeros."""
     return f"{value:.4g}" if value < 1e4 or value != int(value) else f"{int(value)}"
 
 

@@ -1,4 +1,4 @@
-"""What a sample is judged by: one table of figures, thresholds, and the sentences that people read."""
+"""The table of checks on samples: figures, thresholds, and the messages people read."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Check:
     """One row of the table.
 
     Attributes:
-        name: of the check; `Own.off` lists those that say nothing about a voice.
-        figure: what is measured: a field of `AudioStats`, of `Heard`, or one that `gate.figures` adds.
-        unit: of the figure and of the limit.
-        limit: the threshold itself passes.
-        bad: the side of it that is bad.
-        sentence: what a person reads; `{names}` are figures.
-        own: whether it is a matter of recordings too: where the voice's own have it, the samples may.
+        name: name of the check; `Own.off` lists those that are disabled for a voice.
+        figure: what is measured: a field of `AudioStats`, of `Heard`, or one that `speech_gate.figures` adds.
+        unit: unit of the figure and of the limit.
+        limit: the threshold; a figure equal to it passes.
+        bad: the side of the limit that is bad.
+        sentence: the message for people; `{names}` are figures.
+        own: whether recordings can have the fault too: if the voice's own do, its samples may.
     """
 
     name: str
@@ -34,28 +34,28 @@ class Check:
     own: bool = True
 
     def fails(self, figures: Mapping[str, Any]) -> bool:
-        """Whether the figure is on the bad side; False where there is none."""
+        """Return whether the figure is on the bad side; False if it is missing."""
         value = figures.get(self.figure)
         if value is None or math.isnan(value):
             return False
         return bool(value > self.limit if self.bad == "above" else value < self.limit)
 
 
-#: Silence: nothing else is judged where one of these is found. -60 dBFS is no sound at all.
+#: Silence: if one of these fails, nothing else is judged. -60 dBFS is no sound at all.
 SILENCE = (
     Check("silent", "rms", "of full scale", 1e-3, "below", "silent", own=False),
     Check("nearly_silent", "silence_fraction", "share of the time", 0.95, "above", "silent", own=False),
 )
 
-#: Everything else. Speech below is recordings of people and speech of synthesizers, in a dozen languages.
+#: All other checks. "Speech" below means recordings of people and synthesized speech, in a dozen languages.
 CHECKS = (
     Check("not_finite", "non_finite", "samples", 0, "above", "{non_finite} samples are not finite", own=False),
-    # By the voice's own pace where that is known (`job.evaluate.pace`).
+    # Relative to the voice's own pace if known (`job.evaluate.pace`).
     Check("too_short", "of_shortest", "of the shortest time", 1, "below",
           "{seconds:.2f} s are too short for {letters:.0f} letters: cut off, or too fast", own=False),
     Check("too_long", "of_longest", "of the longest time", 1, "above",
           "{seconds:.2f} s are too long for {letters:.0f} letters: said several times, babble, or too slow", own=False),
-    # A share of this many clipped samples is heard as distortion; also where the level was lowered afterwards.
+    # This share of clipped samples is audible as distortion, even if the level was lowered afterwards.
     Check("clipped", "clipped", "share of the samples", 0.01, "above", "{clipped:.1%} clipped"),
     # Speech has under 0.001 there, also when it is loud.
     Check("cut_off_flat", "flat_tops", "share of the samples", 0.005, "above",
@@ -89,7 +89,7 @@ CHECKS = (
     Check("backwards", "asymmetry", "skewness", -0.3, "below", "it runs backwards: sounds swell and end at once"),
 )  # fmt: skip
 
-#: How tables call the figures that checks look at, and show them. Those against a text or a voice are told in words.
+#: Labels and formats of the checks' figures in tables. Those relative to a text or a voice appear only in sentences.
 LABELS = {
     "rms": ("RMS", ".4f"),
     "silence_fraction": ("Silence", ".1%"),
@@ -113,12 +113,12 @@ LABELS = {
 
 
 def measured(stats: AudioStats, heard: Heard) -> dict[str, Any]:
-    """The figures of a waveform that need neither its text nor its voice."""
+    """Return the figures of a waveform that need neither its text nor its voice."""
     return {**stats.as_dict(), **heard.as_dict(), "dc_magnitude": abs(stats.dc)}
 
 
 def judge(figures: Mapping[str, Any], off: Collection[str] = ()) -> list[str]:
-    """The sentences of what is wrong, in the table's order; the checks in `off` are left out."""
+    """Return the sentences of failed checks, in the table's order; the checks in `off` are skipped."""
     if any(check.fails(figures) for check in SILENCE):
         return ["silent"]
     return [check.sentence.format(**figures) for check in CHECKS if check.name not in off and check.fails(figures)]

@@ -1,4 +1,4 @@
-"""The voice beside its recordings and the base model: a table of means, and what of it is more than chance."""
+"""Comparison of the voice with its recordings and the base model: mean figures and significant differences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from job.evaluate.judges.figures import FIGURES, Figure
 
-#: By name in stats.json, in the order of the table's columns.
+#: Sources by their names in stats.json, in the order of the table's columns.
 SOURCES = {
     "recordings": "Recordings",
     "codec": "Codec",
@@ -18,18 +18,18 @@ SOURCES = {
     "base_in_context": "Base, in context",
     "voice": "Voice",
 }
-#: The two ways in which the base model clones.
+#: The base model's two ways of cloning.
 BASES = ("base", "base_in_context")
-#: A mean difference of this many standard errors is no chance, and fewest texts that tell.
+#: A mean difference of more than this many standard errors is significant; the minimum number of texts.
 ERRORS, FEWEST = 2.0, 3
 
 Told = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def compare(told: Told) -> list[dict[str, Any]]:
-    """One row a figure that was measured, as in stats.json.
+    """Build one row per measured figure, as in stats.json.
 
-    `told` has what judges said about the clips of each source. Those of the voice and of the base model are of the same
+    `told` has the judges' figures for each source's clips. Those of the voice and of the base model are for the same
     texts in the same order, and are compared text by text.
     """
     rows = []
@@ -46,19 +46,19 @@ def compare(told: Told) -> list[dict[str, Any]]:
 
 
 def mean(clips: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """Mean of a figure over the clips that have it."""
+    """Return the mean of a figure over the clips that have it."""
     values = [float(one[name]) for one in clips if one.get(name) is not None]
     return round(sum(values) / len(values), 6) if values else None
 
 
 def own(row: Mapping[str, Any]) -> float | None:
-    """What the voice's recordings have, through the codec if that is known: as good as the voice can get."""
+    """Return the recordings' value, after the codec if known: the best the voice can reach."""
     ceiling: float | None = row["codec"] if row["codec"] is not None else row["recordings"]
     return ceiling
 
 
 def as_its_recordings(figure: Figure, row: Mapping[str, Any]) -> bool:
-    """Whether a figure of the voice is as good as that of its own recordings, or better."""
+    """Return whether the voice's figure is at least as good as that of its own recordings."""
     ceiling = own(row)
     if ceiling is None:
         return False
@@ -69,11 +69,11 @@ def as_its_recordings(figure: Figure, row: Mapping[str, Any]) -> bool:
 def _against_base(
     figure: Figure, told: Told, means: Mapping[str, float | None]
 ) -> tuple[float | None, str | None, str | None]:
-    """The voice less the base, in its better way; `better`, `worse` or `same`; and which way that was."""
+    """Return voice minus base (in its better way of cloning), `better`, `worse` or `same`, and that way."""
     ways = [(way, goods) for way in BASES if (goods := _goods(figure, told, way, means))]
     if not ways:
         return None, None, None
-    # The better way is the one beside which the voice looks worse.
+    # The base's better way is the one against which the voice's advantage is smallest.
     way, goods = min(ways, key=lambda one: float(np.mean(one[1])))
     voice, base = means["voice"], means[way]
     assert voice is not None and base is not None  # there are pairs of them

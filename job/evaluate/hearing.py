@@ -1,4 +1,4 @@
-"""Figures that tell speech from noise, hum, loops, robots and speech that runs backwards; without a model that listens.
+"""Signal features that distinguish speech from noise, hum, loops, robotic and reversed speech, without a model.
 
 Thresholds are in `job.evaluate.checks`. Frames are 43 ms long, one every 10 ms.
 """
@@ -15,50 +15,50 @@ from job.evaluate.audio_stats import Waveform, sounding
 
 Array = NDArray[np.float64]
 
-#: Frames, s, and how many there are a second.
+#: Frame length, s, and frames per second.
 FRAME_SECONDS, FRAMES_A_SECOND = 1024 / 24_000, 100
-#: Of a longer sound than the one the beginning is listened to, shorter ones than the other are not judged, s.
+#: Only the first LONGEST seconds of a sound are analysed; sounds shorter than SHORTEST seconds are not judged.
 LONGEST, SHORTEST = 30.0, 0.2
-#: Frames this much softer than the loud ones (95th percentile) are pauses, dB.
+#: Frames this much quieter than the loud ones (95th percentile) are pauses, dB.
 PAUSE_DB = 25.0
-#: Band that flatness is measured in, Hz: where speech is.
+#: Band in which flatness is measured, Hz: the band of speech.
 SPEECH_BAND = (100.0, 8000.0)
-#: Lines of the spectrum that count as a hum, and the window they are measured in, s (2 Hz apart).
+#: Number of spectral lines that make a hum, and the window they are measured in, s (2 Hz resolution).
 LINES, LINE_SECONDS = 10, 0.5
-#: The band ends where the mean spectrum is this far under its highest point, dB.
+#: The bandwidth ends where the mean spectrum is this far below its peak, dB.
 BAND_DB = 75.0
-#: Mel bands, and their range below the loudest, dB.
+#: Number of mel bands, and their dynamic range below the loudest, dB.
 MELS, MEL_RANGE_DB = 32, 50.0
-#: Change of the mel bands is measured over this time, s, in what is slower than this, Hz: speech moves 2 to 8 times a
-#: second.
+#: Change of the mel bands is measured over this time, s, after a low-pass at this frequency, Hz: speech modulates at 2
+#: to 8 Hz.
 MODULATION_SECONDS, MODULATION_HZ = 0.08, 8.0
-#: Repetitions are looked for from this lag on, s, up to half the sound.
+#: Repetitions are searched at lags from this one, s, to half the sound.
 SHORTEST_LOOP = 0.04
-#: (band, fastest change of its envelope) in Hz: where the decay after each pulse of the vocal folds shows.
+#: (lower edge, upper edge, cutoff of the envelope) in Hz: bands that show the decay after each glottal pulse.
 PULSE_BANDS = ((1000.0, 4000.0, 400.0), (1500.0, 6000.0, 600.0))
-#: Pitch that is looked for, Hz, in windows of this length, s.
+#: Pitch search range, Hz, and window length, s.
 PITCH, PITCH_SECONDS = (60.0, 500.0), 0.085
-#: A frame is voiced if its autocorrelation at the pitch is at least this, and it is at most this much softer than the
-#: loudest one, dB; the pitch of fewer voiced frames says nothing.
+#: A frame is voiced if its autocorrelation at the pitch is at least VOICED and it is at most VOICED_DB quieter than the
+#: loudest one; the pitch of fewer than FEWEST_VOICED frames is meaningless.
 VOICED, VOICED_DB, FEWEST_VOICED = 0.8, 25.0, 10
-#: It must have fallen under the one before it comes back, and a lag is taken if it is this close to the best one.
+#: The autocorrelation must first fall below FALLEN; then the first lag within a factor NEARLY of the best is the pitch.
 FALLEN, NEARLY = 0.5, 0.92
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What `listen` found; None where there is too little sound to tell.
+    """Features found by `listen`; None where there is too little sound to measure.
 
     Attributes:
         flatness: spectral flatness (geometric over arithmetic mean of the power spectrum) of the least flat quarter of
             the frames, 0 to 1; white noise has 0.55, pink noise 0.3, speech under 0.01.
         lines: share of the energy in the ten strongest lines of the spectrum, 0 to 1; a hum has 1.
-        bandwidth: frequency up to which there is sound, Hz.
+        bandwidth: highest frequency with sound, Hz.
         modulation: how much the mel bands change within 80 ms, dB; steady noise has 1.5, a hum 0.5, speech 7 to 14.
-        repetition: highest correlation of the mel bands with themselves some time later, -1 to 1; a loop has 1.
-        asymmetry: skewness of the slope of the envelope. Recordings have a positive one, since each pulse of the vocal
-            folds begins at once and dies away; backwards it is negative.
-        pitch_spread: semitones from the median within which three quarters of the pitch lie.
+        repetition: highest correlation of the mel bands with themselves at a later time, -1 to 1; a loop has 1.
+        asymmetry: skewness of the envelope's slope. It is positive in recordings, because each glottal pulse starts
+            abruptly and decays; reversed speech has a negative one.
+        pitch_spread: semitones from the median pitch within which three quarters of the pitch values lie.
     """
 
     flatness: float | None = None
@@ -70,12 +70,12 @@ class Heard:
     pitch_spread: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields, JSON-ready."""
+        """Return the fields, JSON-serializable."""
         return asdict(self)
 
 
 def listen(waveform: Waveform, sample_rate: int) -> Heard:
-    """All figures of one mono waveform (samples,), samples in [-1, 1]; what is not finite counts as 0."""
+    """Compute all features of a mono waveform (samples,) in [-1, 1]; non-finite samples count as 0."""
     from scipy.signal import ShortTimeFFT, welch
 
     samples = np.nan_to_num(np.asarray(waveform, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
@@ -101,7 +101,7 @@ def listen(waveform: Waveform, sample_rate: int) -> Heard:
 
 
 def _flatness(power: Array, frequencies: Array) -> float:
-    """Of the frames that are no pauses, the 25th percentile: noise has no frame that is not flat, speech has many."""
+    """Return the 25th percentile over frames that are not pauses: all frames of noise are flat, few of speech are."""
     level = 10 * np.log10(power.sum(axis=0) + 1e-20)
     loud = level > np.percentile(level, 95) - PAUSE_DB
     low, high = SPEECH_BAND
@@ -115,7 +115,7 @@ def _bandwidth(power: Array, frequencies: Array) -> float:
 
 
 def _mels(power: Array, sample_rate: int) -> Array:
-    """Mel bands in dB, (bands, frames), those far under the loudest brought up to a floor."""
+    """Compute mel bands in dB, (bands, frames), clamped to a floor below the loudest."""
     from librosa.filters import mel
 
     low, high = SPEECH_BAND
@@ -163,7 +163,7 @@ def _asymmetry(sound: Array, sample_rate: int, low: float, high: float, fastest:
 
 
 def _pitch_spread(sound: Array, sample_rate: int) -> float | None:
-    """Of voiced frames: a percentile and not a deviation, which single frames an octave off would spoil."""
+    """Measure the pitch spread of voiced frames, as a percentile: a deviation would suffer from octave errors."""
     hertz = pitches(sound, sample_rate)
     if hertz is None:
         return None
@@ -172,10 +172,10 @@ def _pitch_spread(sound: Array, sample_rate: int) -> float | None:
 
 
 def pitches(sound: Array, sample_rate: int) -> Array | None:
-    """Pitch of the voiced frames of a sound (samples,), Hz; None where there are too few to tell.
+    """Estimate the pitch of the voiced frames of a sound (samples,), Hz; None if there are too few.
 
-    The pitch is the shortest lag at which the autocorrelation, divided by that of the window, comes back up to nearly
-    its highest (Boersma, 1993). librosa's `yin` takes any smooth sound for a high voice in frames without one.
+    The period is the shortest lag at which the autocorrelation, divided by the window's, rises again to nearly its
+    maximum (Boersma, 1993). librosa's `yin` reports a high voice for smooth sounds in unvoiced frames.
     """
     from scipy.fft import irfft, next_fast_len, rfft
 

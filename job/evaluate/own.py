@@ -1,7 +1,8 @@
-"""What the voice's own recordings are like, which its samples are measured by.
+"""Properties of the voice's own recordings, against which its samples are judged.
 
-Prepared data has how long each recording is, and its codes. Some are decoded, so that they and the samples have gone
-through the same codec: what they have too (a hum, an old telephone's band, a whisper) is no fault of the training.
+Prepared data contains each recording's duration and codes. Some are decoded, so that recordings and samples have passed
+through the same codec: anything also found in the recordings (a hum, a telephone band, a whisper) is not a fault of
+training.
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ from job.evaluate.hearing import listen
 if TYPE_CHECKING:
     from qwen_tts import Qwen3TTSModel
 
-#: Recordings that are decoded, of all speakers together, fewest of one, and the longest ones that are taken, s.
+#: Number of recordings decoded for all speakers together, the minimum per speaker, and the longest length used, s.
 CLIPS, FEWEST, LONGEST = 16, 2, 12.0
-#: A check that this share of the recordings fails says nothing about the voice.
+#: A check that this share of the recordings fails says nothing about the voice and is disabled.
 SHARE = 0.25
-#: Recordings that are less asymmetric than this sound much the same backwards, and nothing can be told.
+#: Recordings less asymmetric than this sound much the same reversed, so the check cannot tell.
 FORWARDS = 0.2
 
 
 @dataclass(frozen=True)
 class Own:
-    """One voice's.
+    """Properties of one voice's recordings.
 
     Attributes:
-        pace: how fast it speaks; None where there are too few recordings.
-        off: names of the checks that its own recordings fail.
-        bandwidth: up to which its recordings have sound, Hz; None where none was decoded.
+        pace: how fast it speaks; None if there are too few recordings.
+        off: names of the checks to skip, because its own recordings fail them.
+        bandwidth: highest frequency with sound in its recordings, Hz; None if none was decoded.
     """
 
     pace: pace.Pace | None = None
@@ -49,7 +50,7 @@ class Own:
 def of_recordings(
     waveforms: Sequence[Waveform], sample_rate: int, said: Sequence[str], seconds: Sequence[float]
 ) -> Own:
-    """Of some recordings (samples,) at `sample_rate` Hz, and the texts and durations (s) of as many as there are."""
+    """Measure some recordings (samples,) at `sample_rate` Hz, and texts and durations (s) of all available ones."""
     heard = [measured(measure(one, sample_rate), listen(one, sample_rate)) for one in waveforms]
     fail = {check.name: sum(check.fails(one) for one in heard) for check in CHECKS if check.own}
     off = {name for name, count in fail.items() if heard and count >= SHARE * len(heard)}
@@ -65,12 +66,12 @@ def of_recordings(
 
 
 def of_speakers(model: Qwen3TTSModel, splits: Sequence[pa.Table], speakers: Sequence[str]) -> dict[str, Own]:
-    """Speaker -> what its prepared recordings are like; those of all speakers for one that has none.
+    """Measure each speaker's prepared recordings; a speaker without any gets the result over all speakers.
 
     Args:
-        model: its speech tokenizer decodes.
+        model: its speech tokenizer decodes the recordings.
         splits: prepared splits, the preferred one first.
-        speakers: who is asked about.
+        speakers: the speakers to measure.
     """
     found = {}
     each = max(FEWEST, CLIPS // max(1, len(speakers)))
@@ -89,7 +90,7 @@ def _spread(rows: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
 
 
 def _decoded(model: Qwen3TTSModel, tables: Sequence[pa.Table], wanted: int) -> tuple[list[Waveform], int]:
-    """Recordings of the first table that has some which are not too long."""
+    """Decode recordings from the first table that has any that are not too long."""
     import torch
 
     from job.dataset.prepared import row_codes

@@ -1,4 +1,4 @@
-"""How long a text takes to say: at anybody's pace, or at that of a voice whose recordings are known."""
+"""Plausible durations of a text: for any speaker, or at the pace measured from a voice's recordings."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ import numpy as np
 
 from job.text.letters import letters
 
-#: Letters a second that nobody exceeds, in any language, and that nobody is slower than.
+#: Highest and lowest plausible speaking rates in any language, letters per second.
 FASTEST, SLOWEST = 30.0, 4.0
-#: Time that is granted beyond a proportion, s: a short text may be drawn out.
+#: Tolerance in addition to the factor, s: a short text may be drawn out.
 MORE = 0.1
-#: The same where only anybody's pace is known.
+#: The same tolerance when the voice's own pace is unknown.
 MORE_FOR_ANYBODY = 2.0
-#: Recordings from which a voice's pace is known, and most that are looked at.
+#: Minimum number of recordings to fit a voice's pace, and the maximum used.
 FEWEST, MOST = 5, 300
-#: Times as fast or slow as expected that a voice may be, within which its own recordings' spread decides. Below the
-#: upper one half of a text and double speed are still heard.
+#: Limits of the factor by which a voice may be faster or slower than expected; in between its recordings' spread
+#: decides. The upper limit is low enough that half a text, or double speed, is still detected.
 LEAST_FACTOR, MOST_FACTOR = 1.5, 1.85
-#: Share of the recordings (in per cent) whose deviation is looked at, and how much more is granted (of its logarithm).
+#: Percentile of the recordings' deviation that is used, and the factor by which its logarithm is widened.
 MOST_OF_THEM, MORE_THAN_THEM = 98.0, 1.25
-#: Seconds that a recording of a voice has around its text, where they are not known from texts of different lengths.
+#: Seconds of a recording around its text, if texts are too similar in length to fit it.
 AROUND = 0.3
 
 
 @dataclass(frozen=True)
 class Pace:
-    """A voice's own: seconds = around + per_letter * letters, give or take a factor."""
+    """A voice's pace: seconds = around + per_letter * letters, within a factor."""
 
     around: float
     per_letter: float
     factor: float
 
     def bounds(self, text: str) -> tuple[float, float]:
-        """Shortest and longest time for a text, s."""
+        """Return the shortest and longest duration for a text, s."""
         expected = self.around + self.per_letter * letters(text)
         return expected / self.factor, expected * self.factor + MORE
 
 
 def bounds(text: str, pace: Pace | None = None) -> tuple[float, float]:
-    """Shortest and longest time for a text, s; without a voice's own `pace` that of the fastest and slowest people.
+    """Return the shortest and longest duration for a text, s; without `pace`, for the fastest and slowest speakers.
 
-    A text without letters may take any time.
+    A text without letters may have any duration.
     """
     count = letters(text)
     if not count:
@@ -57,7 +57,7 @@ def bounds(text: str, pace: Pace | None = None) -> tuple[float, float]:
 
 
 def fit(texts: Sequence[str], seconds: Sequence[float]) -> Pace | None:
-    """The pace of a voice by its recordings; None for too few of them, or if they have nothing to do with the texts."""
+    """Fit a voice's pace to its recordings; None if there are too few, or they do not correlate with the texts."""
     from scipy.stats import theilslopes
 
     step = max(1, len(texts) // MOST)

@@ -1,7 +1,7 @@
-"""The proof that a checkpoint has learned: asked greedily for a training sentence, it gives the recording's codes back.
+"""Recitation test: a checkpoint that has learned reproduces a recording's codes when decoding its text greedily.
 
-A falling loss does not show that training saw what generation sees; reciting does. The checkpoint is loaded and spoken
-with by stock `qwen_tts` alone.
+A falling loss does not prove that training inputs match generation; reciting does. The checkpoint is loaded and run by
+stock `qwen_tts` alone.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     import torch
     from qwen_tts import Qwen3TTSModel
 
-#: Frames allowed beyond the recording's before a row is cut off.
+#: Frames allowed beyond the recording's length before generation is cut off.
 SLACK_FRAMES = 10
-#: Widest text column of the table.
+#: Maximum width of the table's text column.
 TEXT_WIDTH = 44
 
 
 @dataclass(frozen=True)
 class Recital:
-    """One training sentence, said again.
+    """Result of reciting one training sentence.
 
     Attributes:
         text: the sentence.
         speaker: who said it.
-        language: as it was given to `generate_custom_voice`.
+        language: as passed to `generate_custom_voice`.
         layout: `non_streaming` or `streaming`.
-        frames: frames of the recording.
-        said_frames: frames that were said, the end not counted.
-        matched: codes that agree, over all books.
-        compared: max(frames, said_frames) x books: a frame too many or too few counts as wrong in every book.
+        frames: number of frames of the recording.
+        said_frames: number of generated frames, without the end token.
+        matched: number of codes that agree, over all codebooks.
+        compared: max(frames, said_frames) x codebooks: an extra or missing frame counts as wrong in every codebook.
         stopped_by_eos: whether the talker ended by itself.
     """
 
@@ -80,15 +80,15 @@ def recite(
     Args:
         directory: a custom-voice checkpoint that stock `qwen_tts` loads.
         rows: dicts with `text`, `speaker`, `language` (a name or `auto`; ones that the checkpoint does not know are
-            said as Auto, as training does), `codes` of shape (frames, books), and optionally `instruct`.
+            said as Auto, as in training), `codes` of shape (frames, codebooks), and optionally `instruct`.
         device: where to run.
         layout: `non_streaming` (the default of `generate_custom_voice`) or `streaming`.
-        batch_size: sentences said together.
-        dtype: of the weights; fp32 unless given, since one rounding can change a greedy choice.
+        batch_size: number of sentences per batch.
+        dtype: dtype of the weights; fp32 by default, since one rounding can change a greedy choice.
         attention: attention kernels, as ATTN_IMPLEMENTATION.
 
     Returns:
-        One `Recital` a row, in the order of `rows`.
+        One `Recital` per row, in the order of `rows`.
 
     Raises:
         ValueError: `layout` is not one of the two.
@@ -113,14 +113,14 @@ def recite(
 
 
 def compare(said: NDArray[np.integer[Any]], recorded: NDArray[np.integer[Any]]) -> tuple[int, int]:
-    """Codes that agree position by position, and codes compared.
+    """Count the codes that agree position by position, and the codes compared.
 
     Args:
         said: shape (frames said, books).
         recorded: shape (frames recorded, books).
 
     Returns:
-        (agreeing codes, max(frames) x books).
+        (agreeing codes, max(frames) x codebooks).
     """
     shared = min(len(said), len(recorded))
     matched = int(np.count_nonzero(said[:shared] == recorded[:shared]))
@@ -129,7 +129,7 @@ def compare(said: NDArray[np.integer[Any]], recorded: NDArray[np.integer[Any]]) 
 
 @dataclass(frozen=True)
 class Total:
-    """All recitals together. `match` is over all codes of all rows; `right_stops` counts rows."""
+    """Totals over all recitals. `match` is over all codes of all rows; `right_stops` counts rows."""
 
     rows: int
     match: float
@@ -137,14 +137,14 @@ class Total:
 
 
 def total(recitals: Sequence[Recital]) -> Total:
-    """Sum up; the match is weighted by length."""
+    """Compute the totals; the match is weighted by length."""
     compared = sum(one.compared for one in recitals)
     matched = sum(one.matched for one in recitals)
     return Total(len(recitals), matched / compared if compared else 0.0, sum(one.right_stop for one in recitals))
 
 
 def format_table(recitals: Sequence[Recital]) -> str:
-    """The recitals as lines for a terminal, the total last."""
+    """Format the recitals as a table for a terminal, with the total last."""
     shown = [_clip(one.text, TEXT_WIDTH) for one in recitals]
     width = max([_columns(text) for text in shown] + [len("text")])
     lines = [f"{'text':<{width}}  {'frames':>6}  {'said':>5}  {'codes':>7}  stop"]
@@ -204,12 +204,12 @@ def _recite_batch(
 
 
 def _percent(share: float) -> str:
-    """Per cent with one decimal, rounded down: 99.96 % is not shown as 100 %."""
+    """Format as per cent with one decimal, rounded down: 99.96 % is not shown as 100 %."""
     return f"{int(share * 1000 + 1e-9) / 10:.1f} %"
 
 
 def _columns(text: str) -> int:
-    """Columns of a terminal that a text takes: wide characters take two, combining marks none."""
+    """Count the terminal columns of a text: wide characters take two, combining marks none."""
     return sum(
         0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
         for character in text
@@ -217,7 +217,7 @@ def _columns(text: str) -> int:
 
 
 def _clip(text: str, width: int) -> str:
-    """A text cut to `width` columns."""
+    """Truncate a text to `width` columns."""
     if _columns(text) <= width:
         return text
     kept = ""

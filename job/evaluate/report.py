@@ -1,7 +1,7 @@
-"""The page about a run: what it sounds like, how it learned, what it learned from, and with which settings.
+"""HTML report of a run: speech samples, training curves, data and settings.
 
-One self-contained HTML file (only the players point outside it, at `../samples/`), made of whatever is there: every
-section says so when its part is missing. Needs no torch.
+One self-contained HTML file (only the audio players refer outside it, to `../samples/`), built from whatever exists:
+every section says so when its data is missing. Does not need torch.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ def run(settings: Settings) -> dict[str, Any]:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The objects of a training or validation log by step, tolerating what a killed run leaves.
+    """Read the objects of a training or validation log by step, tolerating what a killed run leaves.
 
-    A line that is cut off is left out; where a resumed run has logged a step again, the later line counts.
+    A truncated line is ignored; if a resumed run has logged a step again, the later line counts.
     """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -110,7 +110,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def charts(training: list[dict[str, Any]], validation: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Title, drawing and words of each chart that has something to show."""
+    """Return title, drawing and description of each chart that has data."""
     found = []
     for field, title, may_be_log in CHARTS:
         logs = (("training", training, "train"), ("validation", validation, "validation"))
@@ -124,7 +124,7 @@ def charts(training: list[dict[str, Any]], validation: list[dict[str, Any]]) -> 
 def key_figures(
     samples: list[dict[str, Any]], training: list[dict[str, Any]], validation: list[dict[str, Any]]
 ) -> list[tuple[str, str, bool]]:
-    """The few figures at the top: (label, value, whether it is bad news)."""
+    """Return the key figures at the top: (label, value, whether it is bad news)."""
     found: list[tuple[str, str, bool]] = []
     if samples:
         failed = sum(not one["passed"] for one in samples)
@@ -141,7 +141,7 @@ def key_figures(
 
 
 def flatten(value: dict[str, Any]) -> list[tuple[str, str]]:
-    """Figures of quality.json as (name, text), nested names joined by a dot; long lists and groups are cut short."""
+    """Flatten quality.json to (name, text), nested names joined by a dot; long lists and groups are truncated."""
     rows: list[tuple[str, str]] = []
     for key, entry in value.items():
         name = str(key).replace("_", " ")
@@ -159,7 +159,7 @@ def flatten(value: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def stages(paths: Paths) -> list[dict[str, Any]]:
-    """Name, seconds, time of finishing and counts of the stages that have finished, in order of finishing."""
+    """Return name, seconds, finishing time and counts of the finished stages, in order of finishing."""
     found = []
     for state in _states(paths):
         counts = state.get("counts")
@@ -175,14 +175,14 @@ def stages(paths: Paths) -> list[dict[str, Any]]:
 
 
 def versions(paths: Paths) -> list[tuple[str, str]]:
-    """Versions that the latest finished stage ran with."""
+    """Return the package versions of the latest finished stage."""
     found = [state["versions"] for state in _states(paths) if isinstance(state.get("versions"), dict)]
     latest: dict[str, Any] = found[-1] if found else {}
     return [(str(name), str(version)) for name, version in latest.items()]
 
 
 def changed_settings(settings: Settings) -> list[tuple[str, str, str]]:
-    """Variables that are not at their defaults: (name, value, default)."""
+    """List variables that differ from their defaults: (name, value, default)."""
     values = settings.public()
     defaults = Settings().public()
     return [
@@ -193,7 +193,7 @@ def changed_settings(settings: Settings) -> list[tuple[str, str, str]]:
 
 
 def _secrets(settings: Settings) -> list[str]:
-    """What the page must not hold, however it came in: settings mask it, a text or path of the user's may not."""
+    """List secrets the page must not contain: settings mask them, but the user's texts or paths may not."""
     try:
         return settings.secrets
     except BadInput:
@@ -201,7 +201,7 @@ def _secrets(settings: Settings) -> list[str]:
 
 
 def _environment() -> Environment:
-    """Jinja with escaping on: texts of the data reach the page, and they are anybody's."""
+    """Create a Jinja environment with escaping: the page contains texts from the data, which are untrusted."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -215,7 +215,7 @@ def _states(paths: Paths) -> list[dict[str, Any]]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty for a missing or damaged file, since the report must come out of what is there."""
+    """Read a JSON object; empty for a missing or damaged file, since the report is built from whatever exists."""
     try:
         value = files.read_json(path)
     except (OSError, ValueError):
@@ -228,7 +228,7 @@ def _points(log: Iterable[dict[str, Any]], field: str) -> list[tuple[float, floa
 
 
 def _figure(value: Any) -> str:
-    """Any value of a JSON file in words."""
+    """Format any value of a JSON file as text."""
     if value is None:
         return "–"
     if isinstance(value, bool):

@@ -1,6 +1,6 @@
-"""What the page about a run says of speech: samples, what checks found, and the voice beside the base model.
+"""Speech section of the report: samples, results of the checks, and the voice compared with the base model.
 
-Stats of another version, or damaged ones, give what can be told of them.
+Stats of another version, or damaged ones, are shown as far as they can be read.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from job.text.letters import letters
 
 
 def sample_row(sample: dict[str, Any], base: dict[str, str] | None = None) -> dict[str, Any]:
-    """One object of stats.json as the page shows it: cells of (label, text, whether it fails the check).
+    """Format one object of stats.json for the page: cells of (label, text, whether it fails the check).
 
-    `base` is the same text as the base model said it.
+    `base` is the base model's sample of the same text.
     """
     problems = [str(one) for one in as_list(sample.get("problems"))]
     cells = [
@@ -48,7 +48,7 @@ def sample_row(sample: dict[str, Any], base: dict[str, str] | None = None) -> di
 
 
 def check_cells(sample: dict[str, Any], problems: list[str]) -> list[tuple[str, str, bool]]:
-    """Every figure that a check looks at: (label, text, whether the check found it bad)."""
+    """Return every figure that a check uses: (label, text, whether the check failed)."""
     figures = {
         **sample,
         "dc_magnitude": abs(as_float(sample.get("dc"))),
@@ -67,7 +67,7 @@ def check_cells(sample: dict[str, Any], problems: list[str]) -> list[tuple[str, 
 
 
 def _sentence(check: checks.Check, figures: dict[str, Any]) -> str:
-    """What the check says of these figures; nothing where they do not tell."""
+    """Format the check's sentence with these figures; empty if they are missing."""
     try:
         return check.sentence.format(**figures)
     except (KeyError, TypeError, ValueError):
@@ -75,7 +75,7 @@ def _sentence(check: checks.Check, figures: dict[str, Any]) -> str:
 
 
 def bases(stats: dict[str, Any]) -> dict[int, dict[str, str]]:
-    """Position of a sample -> the same text as the base model said it: the file's address, and how it cloned."""
+    """Map each sample's index to the base model's sample of the same text: its file, and how it was cloned."""
     compared = as_dict(stats.get("compared"))
     for source in reversed(BASES):
         files_of = [one.get("file") for one in as_list(compared.get(source)) if isinstance(one, dict)]
@@ -86,7 +86,7 @@ def bases(stats: dict[str, Any]) -> dict[int, dict[str, str]]:
 
 
 def comparison_table(stats: dict[str, Any]) -> dict[str, Any]:
-    """The voice beside its recordings and the base: heads, and rows of a label and cells (text, kind of news)."""
+    """Compare the voice, its recordings and the base model: headers, and rows of a label and (text, kind) cells."""
     try:
         rows = [row for row in as_list(stats.get("comparison")) if row["figure"] in BY_NAME]
         sources = [name for name in SOURCES if any(row[name] is not None for row in rows)]
@@ -112,7 +112,7 @@ def comparison_table(stats: dict[str, Any]) -> dict[str, Any]:
 
 
 def judges_told(stats: dict[str, Any]) -> list[str]:
-    """What each judge was, and what it cost."""
+    """Describe each judge, and how long it took."""
     told = []
     for name, one in as_dict(stats.get("judges")).items():
         if not isinstance(one, dict):
@@ -123,20 +123,20 @@ def judges_told(stats: dict[str, Any]) -> list[str]:
 
 
 def as_dict(value: Any) -> dict[str, Any]:
-    """The value if it is an object, else an empty one."""
+    """Return the value if it is a JSON object, else an empty dict."""
     return value if isinstance(value, dict) else {}
 
 
 def as_list(value: Any) -> list[Any]:
-    """The value if it is a list, else an empty one."""
+    """Return the value if it is a list, else an empty list."""
     return value if isinstance(value, list) else []
 
 
 def as_float(value: Any) -> float:
-    """A number as float; NaN for anything else (a null in a log is a value that was not finite)."""
+    """Convert a number to float; NaN for anything else (a null in a log was a non-finite value)."""
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else float("nan")
 
 
 def shown(value: Any, digits: int) -> str:
-    """A number with so many digits; a dash for anything else."""
+    """Format a number with `digits` digits; a dash for anything else."""
     return f"{value:.{digits}f}" if isinstance(value, (int, float)) else "–"

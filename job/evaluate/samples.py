@@ -1,4 +1,4 @@
-"""What is measured of each sample, and how samples are written to `samples/`."""
+"""Description of each sample for stats.json, and writing of `samples/`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from job.evaluate.spoken_texts import Utterance
 
 
 def file_name(number: int, utterance: Utterance) -> str:
-    """`<nn>-<speaker>.wav`, with only characters that are safe in a file name, and no more than a name can have."""
+    """Return `<nn>-<speaker>.wav`, limited to safe characters and the maximum length of a file name."""
     speaker = re.sub(r"[^\w-]+", "-", utterance.speaker)[:40]
     return f"{number:02d}-{speaker}.wav"
 
 
 def describe(sample: Sample, name: str, samples_per_frame: int, own: Own | None = None) -> dict[str, Any]:
-    """One object of stats.json: what was asked for, what came out, and what is wrong with it.
+    """Describe a sample as an object of stats.json: what was requested, what was generated, and its problems.
 
-    `own` is what the voice's own recordings are like.
+    `own` has the properties of the voice's own recordings.
     """
     stats = measure(sample.waveform, sample.sample_rate, samples_per_frame)
     heard = listen(sample.waveform, sample.sample_rate)
@@ -55,13 +55,13 @@ def describe(sample: Sample, name: str, samples_per_frame: int, own: Own | None 
 
 
 def heard_as(sample: Sample) -> Clip:
-    """A sample as judges hear it."""
+    """Convert a sample to the `Clip` that judges rate."""
     asked = sample.utterance
     return Clip(finite(sample.waveform), sample.sample_rate, asked.text, asked.speaker, asked.language)
 
 
 def write(directory: Path, sounds: Mapping[str, Sample], stats: dict[str, Any]) -> None:
-    """Replace `samples/` as a whole: no file of an earlier run stays among the new ones."""
+    """Replace `samples/` as a whole, so that no files of an earlier run remain."""
 
     def fill(temporary: Path) -> None:
         for name, sample in sounds.items():
@@ -73,14 +73,14 @@ def write(directory: Path, sounds: Mapping[str, Sample], stats: dict[str, Any]) 
 
 
 def write_wav(path: Path, sample: Sample) -> None:
-    """What was said, in 16 bits; what is not finite as silence or at full scale."""
+    """Write a sample as 16-bit WAV; NaN samples become silence and infinite ones full scale."""
     import soundfile
 
     soundfile.write(str(path), finite(sample.waveform), sample.sample_rate, subtype="PCM_16", format="WAV")
 
 
 def summarize(described: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Totals and means over the samples, of every metric that was measured."""
+    """Compute totals and means over the samples for every metric that was measured."""
     total: dict[str, Any] = {
         "samples": len(described),
         "failed": sum(not one["passed"] for one in described),
@@ -95,7 +95,7 @@ def summarize(described: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> Any:
-    """Six digits for a float, None for one that JSON cannot hold, anything else as it is."""
+    """Round a float to six digits, None if JSON cannot represent it; return anything else unchanged."""
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     return value

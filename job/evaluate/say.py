@@ -1,4 +1,4 @@
-"""`python -m job say`: the trained voice says a text, at once, into a WAV that is played where there is a player."""
+"""`python -m job say`: have the trained voice say a text, write it as WAV, and play it if a player is installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from job.evaluate.speaking import speak
 from job.evaluate.synthesize import find_checkpoint, load_voice, prepared, rows_of
 from job.model.loading import read_config
 
-#: Programs that play a file and end: found by name, the first one is taken.
+#: Programs that play a file and exit; the first one installed is used.
 PLAYERS = (
     ("afplay",),
     ("paplay",),
@@ -32,8 +32,8 @@ def say(settings: Settings, text: str, speaker: str | None = None, target: Path 
     """Say a text with `output/best` and write it as a WAV.
 
     Args:
-        settings: as of `synthesize`: sampling, SEED, LORA_SCALE, TEXT_LAYOUT and where the checkpoint is.
-        text: any length; without words it is refused.
+        settings: as for `synthesize`: sampling, SEED, LORA_SCALE, TEXT_LAYOUT and the checkpoint's location.
+        text: any length; rejected if it has no words.
         speaker: one of the checkpoint's; the first one if None.
         target: the file to write; by default `said.wav` in WORK_DIR.
 
@@ -70,7 +70,7 @@ def say(settings: Settings, text: str, speaker: str | None = None, target: Path 
 
 
 def play(path: Path) -> bool:
-    """Play a file if a person is there to hear it and a player is. Returns whether one did."""
+    """Play a file if the session is interactive and a player is installed. Returns whether it was played."""
     found = next((player for player in PLAYERS if shutil.which(player[0])), None)
     if found is None or not sys.stdout.isatty():
         return False

@@ -1,7 +1,7 @@
-"""Saying texts with a loaded model, in batches.
+"""Batched speech generation with a loaded model.
 
-Stock `generate_custom_voice` does all but the loop over frames, which is `job.generation` where it knows the
-model: the same codes in a fraction of the time.
+Stock `generate_custom_voice` does everything but the loop over frames, which is done by `job.generation` if it supports
+the model: the same codes in a fraction of the time.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from job.generation.talker import FastTalker
 
-    #: By the speaker's name, what a base model clones.
+    #: Speaker name -> voice-clone prompt for a base model.
     Prompts = Mapping[str, VoiceClonePromptItem]
 
-#: Texts spoken together. A step takes hardly longer for eight than for one; they are padded to the longest.
+#: Texts per batch. A step takes hardly longer for eight than for one; they are padded to the longest.
 BATCH = 8
 
 
@@ -38,13 +38,12 @@ class Sample:
     """One spoken utterance.
 
     Attributes:
-        utterance: what was asked for.
+        utterance: the request.
         waveform: float32, shape (samples,), as the codec returned it.
         sample_rate: Hz.
-        frames: codec frames, the end not counted.
+        frames: number of codec frames, without the end token.
         stopped_by_eos: whether the talker ended by itself.
-        real_time_factor: seconds of work a second of audio, over the batch that it was made in; below 1 is faster than
-            it plays.
+        real_time_factor: compute seconds per second of audio, over the whole batch; below 1 is faster than real time.
     """
 
     utterance: Utterance
@@ -62,9 +61,9 @@ def speak(
     frames_per_character: float,
     prompts: Prompts | None = None,
 ) -> Iterator[Sample]:
-    """Say all utterances in batches of one layout and similar length; yields them in the order given.
+    """Say all utterances in batches of one layout and similar length; yields samples in the order given.
 
-    Every batch starts from SEED, so that a rerun gives the same speech. A base model clones the speakers by `prompts`.
+    Every batch starts from SEED, so that a rerun gives the same speech. A base model clones speakers with `prompts`.
     """
     done: dict[int, Sample] = {}
     fast = fast_talker(model)
@@ -77,7 +76,7 @@ def speak(
 
 
 def generation_arguments(settings: Settings) -> dict[str, Any]:
-    """GREEDY, TEMPERATURE, TOP_P and TOP_K as stock `generate_*` takes them, for talker and sub-talker alike."""
+    """Convert GREEDY, TEMPERATURE, TOP_P and TOP_K to arguments of stock `generate_*`, for talker and sub-talker."""
     sampled = not settings.greedy
     arguments: dict[str, Any] = {"do_sample": sampled, "subtalker_dosample": sampled}
     for name in ("temperature", "top_p", "top_k"):
@@ -86,7 +85,7 @@ def generation_arguments(settings: Settings) -> dict[str, Any]:
 
 
 def fast_talker(model: Qwen3TTSModel) -> FastTalker | None:
-    """Our loop over frames for the model's talker; None, and a line that says why, if it is of another kind."""
+    """Create the fast generation loop for the model's talker; None, with a message, if it is unsupported."""
     from job.generation.stack import Unknown
     from job.generation.talker import FastTalker
 
@@ -105,7 +104,7 @@ def _speak_batch(
     longest: int,
     prompts: Prompts | None,
 ) -> list[Sample]:
-    """One call of stock `generate_custom_voice` or `_voice_clone`, its frames drawn by `fast` if there is one."""
+    """Call stock `generate_custom_voice` or `_voice_clone` once, with frames sampled by `fast` if given."""
     import torch
 
     from job.generation.recorder import GenerationRecorder, quiet_generation
@@ -147,7 +146,7 @@ def _speak_batch(
 
 
 def _batches(utterances: Sequence[Utterance]) -> list[list[int]]:
-    """Positions of the utterances that are said together."""
+    """Group utterances into batches, as lists of their indices."""
     groups: list[list[int]] = []
     for layout in sorted({one.layout for one in utterances}):
         members = [index for index, one in enumerate(utterances) if one.layout == layout]

@@ -1,4 +1,4 @@
-"""When a sample counts as failed speech, and what SYNTH_GATE does about it."""
+"""The speech gate: which samples count as failed speech, and what SYNTH_GATE does about it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from job.evaluate.hearing import Heard
 from job.evaluate.own import Own
 from job.text.letters import letters
 
-#: Silence at either end that is part of a text's time, s.
+#: Silence at either end that counts towards a text's duration, s.
 EDGE = 0.5
-#: Sounds shorter than this are not compared with the voice's bandwidth, s: a word may have no consonant that is high.
+#: Sounds shorter than this are not compared with the voice's bandwidth, s: a word may have no high-frequency consonant.
 SHORT = 1.0
 
 
@@ -29,17 +29,17 @@ def problems(
     samples_per_frame: int,
     own: Own | None = None,
 ) -> list[str]:
-    """What is wrong with one sample, in words; nothing for a sample that passes.
+    """Describe what is wrong with one sample; empty for a sample that passes.
 
     Args:
-        stats: of the waveform as it came from the codec.
-        heard: of the same.
-        text: what was to be said.
-        frames: frames that the talker made.
-        stopped_by_eos: whether it ended by itself.
-        samples: samples that the codec returned.
-        samples_per_frame: samples a frame should give.
-        own: what the voice's own recordings are like, where that is known.
+        stats: statistics of the waveform as the codec returned it.
+        heard: features of the same waveform.
+        text: the intended text.
+        frames: number of frames the talker generated.
+        stopped_by_eos: whether the talker ended by itself.
+        samples: number of samples the codec returned.
+        samples_per_frame: expected samples per frame.
+        own: properties of the voice's own recordings, if known.
     """
     if frames == 0 or samples == 0:
         return ["empty"]
@@ -51,7 +51,7 @@ def problems(
 
 
 def figures(stats: AudioStats, heard: Heard, text: str, own: Own) -> dict[str, Any]:
-    """All that the table of checks asks for: the sample's figures, and those against its text and its voice."""
+    """Collect the figures for the table of checks: the sample's own, and those relative to its text and voice."""
     shortest, longest = pace.bounds(text, own.pace)
     spoken = stats.seconds - max(0.0, stats.lead - EDGE) - max(0.0, stats.trail - EDGE)
     long_enough = stats.seconds - stats.lead - stats.trail >= SHORT
@@ -66,10 +66,10 @@ def figures(stats: AudioStats, heard: Heard, text: str, own: Own) -> dict[str, A
 
 
 def decide(switch: str, samples: Sequence[dict[str, Any]], share: float) -> None:
-    """Apply SYNTH_GATE to the finished `samples` of stats.json: from this share of them on failing is a failure.
+    """Apply SYNTH_GATE to the finished `samples` of stats.json: the gate fails if at least `share` of them failed.
 
     Raises:
-        SpeechFailed: under `fail`. Under `warn` a warning is printed, under `off` nothing.
+        SpeechFailed: with `fail`. With `warn` a warning is printed, with `off` nothing happens.
     """
     failed = [sample for sample in samples if not sample["passed"]]
     if switch == "off" or not failed:

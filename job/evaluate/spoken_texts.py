@@ -1,4 +1,4 @@
-"""What to say, by whom, in which language and text layout."""
+"""Selection of test utterances: texts, speakers, languages and text layouts."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from job.text.languages import Languages, UnclearLanguage
 
 Row = dict[str, Any]
 
-#: Texts of the data's own that a speaker says, and files in all, when TEST_TEXTS is not set.
+#: Texts from the data per speaker, and the total number of files, when TEST_TEXTS is not set.
 DEFAULT_TEXTS = 4
 DEFAULT_FILES = 8
-#: Layouts that TEXT_LAYOUT trains, and so the ones to speak in.
+#: Layouts that each TEXT_LAYOUT trains, and so the ones to generate with.
 LAYOUTS = {
     "non_streaming": ("non_streaming",),
     "streaming": ("streaming",),
     "mixed": ("non_streaming", "streaming"),
 }
-#: Frames a character when the data does not tell: 12.5 frames a second and slow speech of about 6 characters a second.
+#: Frames per character if unknown from the data: 12.5 frames per second, and slow speech of about 6 characters per
+#: second.
 FRAMES_PER_CHARACTER = 2.0
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One file to make.
+    """One file to generate.
 
     Attributes:
-        text: what is said.
+        text: the text to say.
         speaker: a name of the checkpoint's `spk_id`.
         language: a name of its `codec_language_id`, or `Auto`.
         layout: `non_streaming` or `streaming`.
@@ -50,7 +51,7 @@ class Utterance:
 
 
 def speakers_of(config: ModelConfig, directory: Path) -> list[str]:
-    """Names that the checkpoint can speak as, in the order of its rows.
+    """List the checkpoint's speakers, in the order of their rows.
 
     Raises:
         BadInput: it is not a custom-voice checkpoint, or has no speaker.
@@ -62,7 +63,7 @@ def speakers_of(config: ModelConfig, directory: Path) -> list[str]:
 
 
 def spoken_language(config: ModelConfig, language: str | None) -> str:
-    """`language` when the checkpoint has a row for it, else `Auto`: the same choice that training makes."""
+    """Return `language` if the checkpoint has a row for it, else `Auto`: the same choice as in training."""
     if not language or language.lower() in config.languages:
         return language.lower() if language else "Auto"
     try:
@@ -73,7 +74,7 @@ def spoken_language(config: ModelConfig, language: str | None) -> str:
 
 
 def texts_file(value: str) -> Path | None:
-    """The file that TEST_TEXTS names; None when it is the texts themselves."""
+    """Return the file that TEST_TEXTS names; None if it contains the texts themselves."""
     try:
         path = Path(value).expanduser()
         return path if path.is_file() else None
@@ -82,7 +83,7 @@ def texts_file(value: str) -> Path | None:
 
 
 def parse_texts(value: str) -> list[str]:
-    """TEST_TEXTS: the lines of the file of that name, or else its `|`-separated parts; blank ones are left out.
+    """Parse TEST_TEXTS: the lines of the file of that name, or else its `|`-separated parts; skips blank ones.
 
     Raises:
         BadInput: nothing is left, or the file cannot be read.
@@ -105,15 +106,15 @@ def parse_texts(value: str) -> list[str]:
 def plan(
     settings: Settings, config: ModelConfig, speakers: Sequence[str], splits: Sequence[Sequence[Row]]
 ) -> list[Utterance]:
-    """All files to make, in order.
+    """Plan all files to generate, in order.
 
-    TEST_TEXTS are said by every speaker. Otherwise each speaker says up to `DEFAULT_TEXTS` texts of the data, its own
-    where it has any, `DEFAULT_FILES` files in all. With TEXT_LAYOUT=mixed every one is said in both layouts.
+    TEST_TEXTS are said by every speaker. Otherwise each speaker says up to `DEFAULT_TEXTS` texts from the data, its own
+    if it has any, `DEFAULT_FILES` files in total. With TEXT_LAYOUT=mixed every text is said in both layouts.
 
     Args:
         settings: TEST_TEXTS, TEXT_LAYOUT, LANGUAGE.
-        config: the checkpoint's.
-        speakers: who speaks.
+        config: the checkpoint's config.
+        speakers: the speakers to use.
         splits: rows (text, speaker, language, instruct) of the prepared splits, the preferred one first.
 
     Raises:
@@ -136,13 +137,13 @@ def plan(
 
 
 def utterance(settings: Settings, config: ModelConfig, text: str, speaker: str, language: str) -> Utterance:
-    """A text that somebody wrote, put in words as the data's texts were (TEXT_NORMALIZER)."""
+    """Create an utterance from a user's text, normalised as the data's texts were (TEXT_NORMALIZER)."""
     said = Normalizer(settings.text_normalizer).read(text, language)
     return Utterance(said.text, speaker, spoken_language(config, language))
 
 
 def languages_by_speaker(rows: Sequence[Row]) -> dict[str, str]:
-    """Speaker -> the language of most of its rows: the one that it was trained to be told."""
+    """Map each speaker to the language of most of its rows: the one it was trained with."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
         counts[row["speaker"]][row["language"]] += 1
@@ -150,7 +151,7 @@ def languages_by_speaker(rows: Sequence[Row]) -> dict[str, str]:
 
 
 def spread(count: int, wanted: int) -> list[int]:
-    """Up to `wanted` different positions among `count`, evenly from first to last."""
+    """Return up to `wanted` distinct indices below `count`, evenly spaced from first to last."""
     if count <= wanted:
         return list(range(count))
     if wanted == 1:
@@ -159,7 +160,7 @@ def spread(count: int, wanted: int) -> list[int]:
 
 
 def budget(settings: Settings, text: str, frames_per_character: float) -> int:
-    """Longest speech for a text: MAX_NEW_TOKENS, or three times what the text needs and two seconds, in frames.
+    """Return the frame limit for a text: MAX_NEW_TOKENS, or three times what the text needs plus two seconds.
 
     Without a limit near the text's own length, one voice that never stops would hold up the whole run.
     """
@@ -171,7 +172,7 @@ def budget(settings: Settings, text: str, frames_per_character: float) -> int:
 def _own_texts(
     config: ModelConfig, speakers: Sequence[str], splits: Sequence[Sequence[Row]], limit: int
 ) -> list[Utterance]:
-    """Texts of the data, spread over lengths within each speaker; speakers beyond `limit` say nothing."""
+    """Choose texts from the data, spread over lengths within each speaker; speakers beyond `limit` get none."""
     each = max(1, min(DEFAULT_TEXTS, limit // len(speakers)))
     said: list[Utterance] = []
     for speaker in speakers[:limit]:
@@ -186,6 +187,6 @@ def _own_texts(
 
 
 def _looks_like_a_file(value: str) -> bool:
-    """Whether a value that names no file was meant to: a misspelled path must not be read aloud."""
+    """Return whether a value that names no file was meant to be one: a misspelled path must not be read aloud."""
     listed = value.lower().endswith((".txt", ".csv", ".tsv", ".jsonl"))
     return "|" not in value and (listed or value.startswith(("/", "./", "../", "~/")))

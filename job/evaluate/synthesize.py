@@ -1,4 +1,4 @@
-"""Test speech: the finished checkpoint, loaded by stock `qwen_tts`, says a few texts.
+"""Test speech: generates a few texts with the finished checkpoint, loaded by stock `qwen_tts`.
 
 Reads `output/best` (or `output/last`) and the prepared texts; writes `samples/*.wav` and `samples/stats.json`. Torch
 and qwen_tts are imported when `run` is called.
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from qwen_tts import Qwen3TTSModel
 
 STAGE = "synthesize"
-#: Rows of a split, evenly from all of it, among which texts are chosen: as Python objects, 0.5 KB each.
+#: Maximum rows of a split, evenly spaced, from which texts are chosen: as Python objects they take 0.5 KB each.
 MOST_ROWS = 100_000
-#: Columns of the prepared data that tell what to say.
+#: Columns of the prepared data that define what to say.
 TEXTS = ["text", "speaker", "language", "instruct"]
 
 
@@ -94,14 +94,14 @@ def run(settings: Settings) -> dict[str, Any]:
 
 @dataclass
 class Spoken:
-    """All sounds of a run: `samples` of the voice and of the base by source, in the order of the texts; and recordings.
+    """All sounds of a run: `samples` of the voice and of the base model, in the order of the texts, and recordings.
 
     Attributes:
-        samples: source of `comparison.SOURCES` -> what was said.
+        samples: source from `comparison.SOURCES` -> generated samples.
         recorded: source -> recordings.
-        own: speaker -> what its recordings are like.
-        references: recordings that the base may clone from.
-        frames_per_character: of the data.
+        own: speaker -> properties of its recordings.
+        references: recordings that the base model may clone from.
+        frames_per_character: average over the data.
         samples_per_frame: of the codec.
     """
 
@@ -113,12 +113,12 @@ class Spoken:
     samples_per_frame: int
 
     def files(self, source: str) -> list[str]:
-        """Names of a source's files in `samples/`."""
+        """Return the names of a source's files in `samples/`."""
         names = [file_name(number, one.utterance) for number, one in enumerate(self.samples[source], start=1)]
         return names if source == "voice" else [f"{source}/{name}" for name in names]
 
     def sounds(self) -> dict[str, Sample]:
-        """File in `samples/` -> what is in it."""
+        """Map each file name in `samples/` to its sample."""
         return {
             name: sample
             for source, samples in self.samples.items()
@@ -129,7 +129,7 @@ class Spoken:
 def _by_voice(
     directory: Path, settings: Settings, utterances: list[spoken_texts.Utterance], splits: list[pa.Table], rate: float
 ) -> Spoken:
-    """What the voice says, and its recordings. The model's memory is free afterwards."""
+    """Generate the voice's samples and decode its recordings. The model's memory is freed afterwards."""
     model = load_voice(directory, settings)
     samples = list(speak(model, utterances, settings, rate))
     tokenizer: Any = model.model.speech_tokenizer  # type: ignore[attr-defined]
@@ -151,14 +151,14 @@ def _by_voice(
 
 
 def _by_base(settings: Settings, spoken: Spoken) -> str | None:
-    """Add what the base model says when it clones the voice; returns why not if it cannot."""
+    """Add the base model's samples of cloning the voice; returns the reason if it cannot."""
     utterances = [one.utterance for one in spoken.samples["voice"]]
     console.say(STAGE, f"saying them with the base model cloning the same speakers ({settings.init_model_path})")
-    gc.collect()  # the voice's modules refer to one another, and would keep their memory
+    gc.collect()  # the voice's modules are in reference cycles, which would keep their memory
     try:
         model = load_voice(base_directory(settings), settings, scaled=False)
         found = baselines.cloned(settings, model, utterances, spoken.references, spoken.frames_per_character)
-    except Exception as error:  # the voice is judged without it, whatever it was
+    except Exception as error:  # whatever the error, the voice is judged without it
         console.warn(STAGE, f"the base model is left out: {first_line(error)}")
         return first_line(error)
     spoken.samples.update(found)
@@ -168,7 +168,7 @@ def _by_base(settings: Settings, spoken: Spoken) -> str | None:
 def judged(
     settings: Settings, judges: Sequence[Judge], spoken: Spoken, described: list[dict[str, Any]], no_base: str | None
 ) -> dict[str, Any]:
-    """What judges say about all sounds, as stats.json has it; adds their figures to `described`."""
+    """Have all sounds judged; returns the result for stats.json and adds the figures to `described`."""
     clips = {source: [heard_as(one) for one in samples] for source, samples in spoken.samples.items()}
     clips.update(spoken.recorded)
     own_clips = clips.get("recordings") or clips.get("codec") or []
@@ -200,12 +200,12 @@ def judged(
 
 
 def texts_file(settings: Settings) -> Path | None:
-    """The file that TEST_TEXTS names, if it names one."""
+    """Return the file that TEST_TEXTS names, if any."""
     return spoken_texts.texts_file(settings.test_texts) if settings.test_texts else None
 
 
 def find_checkpoint(paths: Paths) -> Path:
-    """`output/best`, or `output/last` when there is no best one.
+    """Return `output/best`, or `output/last` if there is no best one.
 
     Raises:
         BadInput: neither can be loaded by stock `qwen_tts`.
@@ -219,7 +219,7 @@ def find_checkpoint(paths: Paths) -> Path:
 
 
 def _scaled(directory: Path, settings: Settings) -> Path:
-    """The checkpoint, or a copy of it in the work directory with its adapter at LORA_SCALE."""
+    """Return the checkpoint, or a copy of it in the work directory with its adapter scaled by LORA_SCALE."""
     if settings.lora_scale == 1.0:
         return directory
     from job.model.voices import scaled_model
@@ -230,7 +230,7 @@ def _scaled(directory: Path, settings: Settings) -> Path:
 
 
 def load_voice(directory: Path, settings: Settings, *, scaled: bool = True) -> Qwen3TTSModel:
-    """The checkpoint, with `scaled` at LORA_SCALE, through stock `from_pretrained`.
+    """Load the checkpoint by stock `from_pretrained`, at LORA_SCALE if `scaled`.
 
     Raises:
         BadInput: it cannot be loaded.
@@ -252,7 +252,7 @@ def load_voice(directory: Path, settings: Settings, *, scaled: bool = True) -> Q
 
 
 def prepared(paths: Paths) -> tuple[dict[str, Any], list[pa.Table]]:
-    """The summary and the splits, validation first; nothing when no data was prepared here."""
+    """Return the summary and the splits, validation first; empty when no data was prepared here."""
     from job.dataset.prepared import read_split, read_summary
 
     try:
@@ -263,12 +263,12 @@ def prepared(paths: Paths) -> tuple[dict[str, Any], list[pa.Table]]:
 
 
 def rows_of(splits: Sequence[pa.Table]) -> list[list[spoken_texts.Row]]:
-    """Rows of each split that has some, evenly from all of it, as far as they tell what to say."""
+    """Return evenly spaced rows of each non-empty split, with only the columns that define what to say."""
     return [t.select(TEXTS).take(spoken_texts.spread(len(t), MOST_ROWS)).to_pylist() for t in splits if len(t)]
 
 
 def _used(settings: Settings, directory: Path) -> dict[str, Any]:
-    """The settings that shaped the samples, for stats.json."""
+    """Return the settings that affect the samples, for stats.json."""
     names = (
         "seed",
         "greedy",

@@ -1,4 +1,4 @@
-"""The one answer after a run: is this voice good, and is it better than the base model cloning it."""
+"""The verdict of a run: whether the voice is good, and whether it is better than the base model cloning it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from job.evaluate.comparison import SOURCES, as_its_recordings
 from job.evaluate.judges.figures import BY_NAME, MARKS
 
-#: The first word, by how many marks the least of the figures reaches.
+#: Grade of the verdict, by how many marks the worst figure reaches.
 WORDS = ("Not good yet", "Usable", "Good", "Excellent")
-#: The same where figures under the target are as good as those of the recordings.
+#: Grade when figures below the target are as good as those of the recordings.
 LIMITED = "As good as its recordings"
 #: The mark that a voice should reach.
 TARGET = 2
@@ -19,14 +19,14 @@ Row = Mapping[str, Any]
 
 
 def verdict(rows: Sequence[Row], failed: int, samples: int, share: float, no_base: str | None = None) -> str:
-    """Sentences in words.
+    """Write the verdict as sentences.
 
     Args:
-        rows: of `comparison.compare`.
-        failed: samples that fail a check.
-        samples: all of them.
-        share: of the samples that must fail for the voice to have failed (SYNTH_GATE_SHARE).
-        no_base: why the base model was not asked.
+        rows: from `comparison.compare`.
+        failed: number of samples that fail a check.
+        samples: number of all samples.
+        share: share of failed samples from which the voice fails (SYNTH_GATE_SHARE).
+        no_base: why the base model was not compared.
     """
     spoken = [row for row in rows if BY_NAME[row["figure"]].short]
     sentences = [f"{_word(spoken, failed, samples, share)}: {_checks(failed, samples)}."]
@@ -40,7 +40,7 @@ def verdict(rows: Sequence[Row], failed: int, samples: int, share: float, no_bas
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """The comparison as lines of equal columns, without those that are empty."""
+    """Format the comparison as lines with aligned columns, omitting empty columns."""
     sources = [name for name in SOURCES if any(row[name] is not None for row in rows)]
     against = any(row["against_base"] for row in rows)
     head = ["", *(SOURCES[name] for name in sources), *(["Against the base"] if against else []), "Mark"]
@@ -62,7 +62,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def difference(row: Row) -> str:
-    """The voice less the base, and whether that is more than chance."""
+    """Format voice minus base, and whether the difference is significant."""
     if row["against_base"] is None:
         return "–"
     word = "no clear difference" if row["against_base"] == "same" else row["against_base"]

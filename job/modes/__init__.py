@@ -1,4 +1,4 @@
-"""Values of TRAIN_MODE, each a file of its own. A new one is such a file, and a line here (or a call of `register`)."""
+"""Registry of training modes (values of TRAIN_MODE). To add one, write a module and list it here or `register` it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _MODES: dict[str, TrainMode] = {}
 
 
 def register(mode: TrainMode) -> None:
-    """Let TRAIN_MODE have another value; one of the same name is replaced."""
+    """Register a mode; one with the same name is replaced."""
     _MODES[mode.name] = mode
 
 
 def unregister(name: str) -> None:
-    """Take a value away."""
+    """Remove a mode."""
     del _MODES[name]
 
 
 def known() -> list[str]:
-    """The values that TRAIN_MODE can have."""
+    """List the valid values of TRAIN_MODE."""
     return list(_MODES)
 
 
 def mode_of(settings: Settings) -> TrainMode:
-    """The mode that TRAIN_MODE names."""
+    """Return the mode that TRAIN_MODE names."""
     return _MODES[settings.train_mode]
 
 

@@ -18,6 +18,6 @@ class Full(TrainMode):
     cut_up = True
 
     def select(self, model: Any, settings: Settings) -> None:
-        """Let gradients reach it."""
+        """Enable gradients for the talker and the sub-talker."""
         model.talker.requires_grad_(True)
         model.talker.model.text_embedding.requires_grad_(False)

@@ -1,7 +1,7 @@
-"""TRAIN_MODE=layers: some of the talker's layers are started afresh or added, and the others frozen if asked to.
+"""TRAIN_MODE=layers: reinitialise or add some of the talker's layers, and optionally freeze the others.
 
-Around the talker's layers everything is trained as in `full`: fresh layers speak through the head and the sub-talker,
-which have to follow them.
+Everything around the talker's layers is trained as in `full`: new layers act through the head and the sub-talker, which
+must adapt to them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class Layers(TrainMode):
     name = "layers"
 
     def check(self, settings: Settings, layers: int) -> None:
-        """Refuse to replace more layers than there are."""
+        """Reject replacing more layers than there are."""
         if settings.replace_last_n_layers > layers:
             raise BadInput(f"REPLACE_LAST_N_LAYERS={settings.replace_last_n_layers}: the talker has {layers} layers")
 
     def select(self, model: Any, settings: Settings) -> None:
-        """Start the last layers afresh, add layers that begin as identity, and freeze the other layers if asked to."""
+        """Reinitialise the last layers, add layers that start as identity, and freeze the others if configured."""
         from torch import nn
 
         talker = model.talker
@@ -44,7 +44,7 @@ class Layers(TrainMode):
             layers[index] = _fresh(kind, config, index, device)
         for _ in range(added):
             layer = _fresh(kind, config, len(layers), device)
-            # Both branches of the residual stream start at zero: the model says what it said before it was added.
+            # Both residual branches start at zero, so the added layer does not change the model's output at first.
             nn.init.zeros_(layer.self_attn.o_proj.weight)
             nn.init.zeros_(layer.mlp.down_proj.weight)
             layers.append(layer)
@@ -53,23 +53,23 @@ class Layers(TrainMode):
         model.config.talker_config.num_hidden_layers = talker.config.num_hidden_layers = len(layers)
 
     def trained_values(self, settings: Settings, shapes: Shapes) -> int:
-        """All around the layers, and the layers that are not frozen."""
+        """Count everything around the layers, and the layers that are not frozen."""
         numbers = {int(name.split(".")[3]) for name in shapes if name.startswith("talker.model.layers.")}
         one = size(shapes, lambda name: name.startswith("talker.model.layers.0."))
         trained, _ = self.layers(settings, len(numbers))
         return super().trained_values(settings, shapes) + one * (trained - len(numbers))
 
     def layers(self, settings: Settings, layers: int) -> tuple[int, int]:
-        """By the variables above."""
+        """Count trained and frozen layers by the class's variables."""
         frozen = layers - settings.replace_last_n_layers if settings.freeze_original_layers else 0
         return layers + settings.add_new_layers - frozen, frozen
 
 
 def _fresh(kind: type[nn.Module], config: Any, index: int, device: Any) -> Any:
-    """A decoder layer with weights drawn as the library initialises them: N(0, initializer_range), norms at one."""
+    """Create a decoder layer initialised as the library does: N(0, initializer_range), norms at one."""
     from torch import nn
 
-    layer = kind(config, index)  # in fp32 and on the CPU: the same numbers are drawn for every device
+    layer = kind(config, index)  # in fp32 on the CPU: the same random weights for every device
     for module in layer.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=config.initializer_range)

@@ -1,4 +1,4 @@
-"""TRAIN_MODE=lora: low-rank adapters beside frozen weights, by peft."""
+"""TRAIN_MODE=lora: low-rank adapters (by peft) on frozen weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from job.config.settings import Settings
 
-#: Peft's name for the one adapter that a model has.
+#: Peft's name for the model's only adapter.
 ADAPTER = "default"
 
 
@@ -24,25 +24,25 @@ class Lora(TrainMode):
     card = ("lora_r", "lora_alpha", "lora_dropout", "train_text_projection")
 
     def select(self, model: Any, settings: Settings) -> None:
-        """Put adapters into the talker, without a wrapper around the model (it has no causal-LM interface to wrap)."""
+        """Inject adapters into the talker, without wrapping the model (it has no causal-LM interface to wrap)."""
         import torch
         from peft import inject_adapter_in_model
 
         config = self.adapter_config(model, settings)
         weights = [model.get_submodule(name).weight for name in config.target_modules]
         stored = [weight.data for weight in weights]
-        for weight in weights:  # peft draws in fp32, and would round what it has drawn to the type of the weight
+        for weight in weights:  # peft initialises in fp32, but would round to the weight's dtype
             weight.data = weight.new_empty(1, dtype=torch.float32).expand(weight.shape)
         inject_adapter_in_model(config, model, adapter_name=ADAPTER)
         for weight, data in zip(weights, stored, strict=True):
             weight.data = data
 
     def trained_values(self, settings: Settings, shapes: Shapes) -> int:
-        """Each adapted weight (E, D) has an A (r, D) and a B (E, r)."""
+        """Count adapter values: each adapted weight (E, D) has an A (r, D) and a B (E, r)."""
         return sum(settings.lora_r * (shape[0] + shape[1]) for shape in self.adapted(settings, shapes))
 
     def adapted(self, settings: Settings, shapes: Shapes) -> list[tuple[int, ...]]:
-        """By the names that peft is given too."""
+        """Select the adapted weights by the same names that peft gets."""
         pattern = _targets(settings)
         return [shape for name, shape in shapes.items() if pattern.fullmatch(name.removesuffix(".weight"))]
 
@@ -55,14 +55,14 @@ class Lora(TrainMode):
         return settings.export != "merged"
 
     def adapter_weights(self, model: Any) -> dict[str, torch.Tensor]:
-        """Under the names that `PeftModel.from_pretrained` looks for."""
+        """Return the tensors under the names that `PeftModel.from_pretrained` expects."""
         from peft import get_peft_model_state_dict
 
         state = get_peft_model_state_dict(model, adapter_name=ADAPTER)
         return {f"base_model.model.{name}": tensor for name, tensor in state.items()}
 
     def adapter_config(self, model: Any, settings: Settings) -> Any:
-        """Its `target_modules` are the full names of the adapted layers."""
+        """Return the config, with the full names of the adapted layers as `target_modules`."""
         from peft import LoraConfig
 
         pattern = _targets(settings)
@@ -76,7 +76,7 @@ class Lora(TrainMode):
 
 
 def _targets(settings: Settings) -> re.Pattern[str]:
-    """Names of the layers that get adapters."""
+    """Return a pattern for the names of layers that get adapters."""
     sub_talker = r"(code_predictor\.)?" if settings.lora_sub_talker else ""
     parts = r"self_attn\.[qkvo]_proj" + (r"|mlp\.(gate|up|down)_proj" if settings.lora_mlp else "")
     names = rf"talker\.{sub_talker}model\.layers\.\d+\.({parts})"

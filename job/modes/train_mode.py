@@ -1,6 +1,6 @@
-"""What a mode of training (a value of TRAIN_MODE) has to say; what nearly all weights trained comes to is the default.
+"""Interface of a training mode (a value of TRAIN_MODE); the defaults suit modes that train nearly all weights.
 
-Torch is imported by nothing here: `plan` and the checks of the first minute ask modes too.
+Nothing here imports torch, because `plan` and the early checks query modes too.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class TrainMode:
-    """Owns what is trained, what is refused, what is exported, what is counted and what it starts from.
+    """Decides what is trained, rejected, exported and counted, and what training may start from.
 
     Attributes:
         name: the value of TRAIN_MODE.
-        adapters: the base's weights stay as they are, and adapters beside them are trained.
-        nearly_all: so few weights are frozen that these are kept as exact as the others, in fp32.
-        cut_up: DISTRIBUTED=fsdp can be used.
+        adapters: whether adapters are trained and the base's weights stay frozen.
+        nearly_all: whether so few weights are frozen that they are kept in fp32 like the others.
+        cut_up: whether DISTRIBUTED=fsdp (sharding) is supported.
         card: fields of the settings that the model card shows for this mode.
     """
 
@@ -39,17 +39,17 @@ class TrainMode:
     # ---- what is trained ---------------------------------------------------------------------------------------------
 
     def check(self, settings: Settings, layers: int) -> None:
-        """Refuse settings that do not go together with each other, or with a talker of so many layers.
+        """Reject settings that are incompatible with each other, or with a talker of `layers` layers.
 
         Raises:
             BadInput: naming the variable and the fix.
         """
 
     def select(self, model: Any, settings: Settings) -> None:
-        """Add what the mode adds to a model, all of which is frozen, and let gradients reach what it trains.
+        """Add the mode's modules to a fully frozen model, and enable gradients for what it trains.
 
-        The rest of `job.train.adapt` is the same for all modes: `text_projection`, the sub-talker where it has no loss,
-        rows of new languages.
+        `job.train.adapt` handles what all modes share: `text_projection`, a sub-talker without loss, and rows of new
+        languages.
 
         Args:
             model: a `Qwen3TTSForConditionalGeneration`; changed in place.
@@ -59,37 +59,37 @@ class TrainMode:
     # ---- what is counted, by the shapes of the base's weights --------------------------------------------------------
 
     def trained_values(self, settings: Settings, shapes: Shapes) -> int:
-        """How many values are trained of the weights `shapes`, which are those that `select` decides on."""
+        """Count the trained values among the weights `shapes`, which are those that `select` decides on."""
         return size(shapes, lambda name: name.startswith("talker.") and ".text_embedding." not in name)
 
     def layers(self, settings: Settings, layers: int) -> tuple[int, int]:
-        """How many of the talker's layers are trained or adapted, and how many are not; the base has `layers`."""
+        """Return how many of the talker's layers are trained or adapted, and how many not; the base has `layers`."""
         return layers, 0
 
     def adapted(self, settings: Settings, shapes: Shapes) -> list[tuple[int, ...]]:
-        """Shapes of the weights that get adapters."""
+        """Return the shapes of the weights that get adapters."""
         return []
 
     # ---- what is exported, and what it starts from -------------------------------------------------------------------
 
     def merged(self, settings: Settings) -> bool:
-        """Whether a checkpoint holds the whole model, which speaks by itself."""
+        """Return whether a checkpoint contains the whole model, usable by itself."""
         return True
 
     def adapter(self, settings: Settings) -> bool:
-        """Whether a checkpoint holds an adapter, alone or beside the whole model."""
+        """Return whether a checkpoint contains an adapter, alone or beside the whole model."""
         return False
 
     def adapter_weights(self, model: Any) -> dict[str, torch.Tensor]:
-        """The adapter's tensors, by the names they are saved under; for a mode that exports one."""
+        """Return the adapter's tensors by the names they are saved under; for modes that export one."""
         raise NotImplementedError
 
     def adapter_config(self, model: Any, settings: Settings) -> Any:
-        """The `peft.LoraConfig` that is saved beside them."""
+        """Return the `peft.LoraConfig` that is saved with the adapter."""
         raise NotImplementedError
 
     def check_adapter(self, settings: Settings) -> None:
-        """Refuse to start from an adapter where there is nothing to take it.
+        """Reject starting from an adapter if the mode has none.
 
         Raises:
             BadInput: the mode has no adapters.
@@ -99,5 +99,5 @@ class TrainMode:
 
 
 def size(shapes: Shapes, keep: Callable[[str], bool]) -> int:
-    """Values in the weights whose names are kept."""
+    """Count the values in the weights whose names `keep` accepts."""
     return sum(math.prod(shape) for name, shape in shapes.items() if keep(name))

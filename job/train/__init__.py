@@ -1,6 +1,6 @@
-"""Training: the generation contract as a loss, what is trained, and the loop.
+"""Training: the generation contract as a loss, the trained parameters, and the loop.
 
-`run` is the stage; torch is imported when it is called.
+`run` is the stage; torch is imported only when it is called.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A model made ready to be trained: what TRAIN_MODE says (`job.modes`), and what is the same in all modes.
+"""Selection of the parameters to train: by TRAIN_MODE (`job.modes`), plus what is common to all modes.
 
-The text embedding and the speaker encoder stay as they are; `text_projection` has a group and a rate of its own.
+The text embedding and the speaker encoder stay frozen; `text_projection` has its own group and learning rate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from job.modes import mode_of
 from job.modes.lora import ADAPTER
 from job.train import added_languages
 
-#: Name of the group that holds the codec embedding when only its rows of new languages are trained.
+#: Name of the codec embedding's group when only its rows for new languages are trained.
 LANGUAGE_ROWS = "language_rows"
 
 
@@ -37,14 +37,14 @@ class Group:
 
 
 def adapt(model: Any, settings: Settings, language_rows: list[int] | None = None) -> list[Group]:
-    """Freeze, add what the mode adds, and return the groups to train.
+    """Freeze the model, add the mode's modules (such as adapters), and return the groups to train.
 
     Args:
         model: a `Qwen3TTSForConditionalGeneration`; changed in place.
-        language_rows: rows of the codec embedding that belong to new languages, and are trained in every mode.
+        language_rows: rows of the codec embedding for new languages, which are trained in every mode.
 
     Raises:
-        BadInput: the mode asks for more layers than the model has, or for nothing at all.
+        BadInput: the settings ask for more layers than the model has, or nothing would be trained.
     """
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -52,7 +52,7 @@ def adapt(model: Any, settings: Settings, language_rows: list[int] | None = None
     mode_of(settings).select(model, settings)
     talker.text_projection.requires_grad_(settings.train_text_projection)
     books = model.config.talker_config.num_code_groups
-    if settings.sub_talker_loss_weight == 0 or books < 2:  # without a gradient, decay alone would change it
+    if settings.sub_talker_loss_weight == 0 or books < 2:  # without a gradient, only weight decay would change it
         for name, parameter in talker.code_predictor.named_parameters():
             if "codec_embedding" not in name:  # the talker reads these too
                 parameter.requires_grad_(False)
@@ -71,17 +71,17 @@ def adapt(model: Any, settings: Settings, language_rows: list[int] | None = None
     groups = [g for g in groups if g.parameters]
     if not groups:
         raise BadInput("nothing is left to train: TRAIN_TEXT_PROJECTION=false and the mode freezes everything else")
-    for group in groups:  # adapters and optimizer states are kept in fp32, whatever the frozen weights are in
+    for group in groups:  # adapters and optimizer states are kept in fp32, whatever the frozen weights' dtype
         for _, parameter in group.parameters:
             parameter.data = parameter.data.float()
     return groups
 
 
 def merged_weights(model: Any, scale: float = 1.0) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the model's weights under stock names, adapters added in, without touching the model.
+    """Yield the model's weights under stock names with adapters merged in, without changing the model.
 
-    W' = W + scale * (alpha / r) * B A, computed in fp32 (peft's `get_delta_weight`) and cast to W's type. One at a
-    time: all of them together would be a second model on the GPU, and their fp32 differences two more.
+    W' = W + scale * (alpha / r) * B A, computed in fp32 (peft's `get_delta_weight`) and cast to W's dtype. One at a
+    time: all together would take the memory of a second model on the GPU, and their fp32 deltas that of two more.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -92,6 +92,6 @@ def merged_weights(model: Any, scale: float = 1.0) -> Iterator[tuple[str, torch.
         if ".lora_A." in name or ".lora_B." in name:
             continue
         if name in adapted:
-            delta = adapted[name].get_delta_weight(ADAPTER)  # type: ignore[attr-defined]  # of every kind
+            delta = adapted[name].get_delta_weight(ADAPTER)  # type: ignore[attr-defined]  # of any adapter type
             tensor = (tensor.float() + scale * delta.float()).to(tensor.dtype)
         yield name.replace(".base_layer.", "."), tensor

@@ -1,8 +1,8 @@
-"""A product and its adapter together: y = W x + b + s B A x, as peft's `lora.Linear` computes it in more passes.
+"""Fused LoRA linear layer: y = W x + b + s B A x in fewer memory passes than peft's `lora.Linear`.
 
-peft's own forward pass makes B A x, scales it and adds it, each a pass over a tensor of y's size, and autograd adds up
-two gradients of x's size. Here the second product adds to what the first one has written. (Unsloth's and Liger's LoRA
-kernels rest on the same formulas.)
+peft's own forward pass computes B A x, scales it and adds it, each a pass over a tensor of y's size, and autograd adds
+up two gradients of x's size. Here the second product accumulates into the first one's result. (Unsloth's and Liger's
+LoRA kernels use the same formulas.)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from job.train.changes import Changes
 
 
 class _Adapted(torch.autograd.Function):
-    """With a frozen W and b. All is computed in the type `kind`; gradients have the type of what they are of."""
+    """Autograd function for frozen W and b. Computes in dtype `kind`; each gradient has its tensor's dtype."""
 
     @staticmethod
     def forward(
@@ -37,14 +37,14 @@ class _Adapted(torch.autograd.Function):
         rows, down, up = x.reshape(-1, x.shape[-1]).to(kind), down.to(kind), up.to(kind)
         result = F.linear(rows, weight.to(kind), None if bias is None else bias.to(kind))
         inner = rows @ down.t()
-        # Not in place: selective checkpointing keeps the first product as it is.
+        # Not in place: selective checkpointing saves the first product unchanged.
         result = torch.addmm(result, inner, up.t(), alpha=scale)
         ctx.save_for_backward(rows, weight, down, up, inner)
         return result.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        """With g by y: dx = W' g + s A' B' g, dA = s (B' g) x', dB = s g (A x)'."""
+        """With g the gradient of y: dx = W' g + s A' B' g, dA = s (B' g) x', dB = s g (A x)'."""
         rows, weight, down, up, inner = ctx.saved_tensors
         of_x, of_down, of_up = ctx.types
         gradient = gradients[0].reshape(-1, weight.shape[0])
@@ -60,16 +60,16 @@ class _Adapted(torch.autograd.Function):
 
 
 def use(talker: Any, changes: Changes, *, lowers: bool = False, leave: Iterable[nn.Module] = ()) -> None:
-    """Let the adapted layers of a talker and its sub-talker compute so, where they are what this is written for.
+    """Use the fused computation in the adapted layers of a talker and its sub-talker, where it applies.
 
-    Others (with dropout, another kind of adapter, several of them) stay with peft's own code.
+    Other layers (with dropout, another kind of adapter, or several adapters) keep peft's own code.
 
     Args:
-        lowers: autocast will be on. Then peft's adapters read what it lowered as it is too, not each a copy in fp32
-            that is lowered again.
-        leave: modules whose parts stay with peft's own code.
+        lowers: autocast will be on. Then peft's adapters also read its lower-precision inputs directly, instead of each
+            making an fp32 copy that is lowered again.
+        leave: modules whose submodules keep peft's own code.
     """
-    adapted = [module for module in talker.modules() if hasattr(module, "cast_input_dtype_enabled")]  # by peft
+    adapted = [module for module in talker.modules() if hasattr(module, "cast_input_dtype_enabled")]  # peft's
     if not adapted:
         return
     from peft.tuners.lora import Linear

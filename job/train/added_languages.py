@@ -1,4 +1,4 @@
-"""Languages the base model does not have: their rows of the codec embedding (`rows.language_rows`) before training."""
+"""Initialisation of codec embedding rows for languages the base model lacks (see `rows.language_rows`)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from job.text import languages
 
 
 def initialise(model: Any, rows: dict[str, int], settings: Settings) -> None:
-    """Start the new rows from LANGUAGE_INIT's row, or without one from the mean of the known languages'.
+    """Initialise the new rows from LANGUAGE_INIT's row, or if unset from the mean of the known languages' rows.
 
     Raises:
-        BadInput: the base does not know LANGUAGE_INIT.
+        BadInput: the base model does not know LANGUAGE_INIT.
     """
     if not rows:
         return
@@ -24,7 +24,7 @@ def initialise(model: Any, rows: dict[str, int], settings: Settings) -> None:
     source = list(known.values()) if start is None else [known[start]]
     if not source:
         source = [model.config.talker_config.codec_nothink_id]
-    table.data = table.data.float()  # new rows are trained: they begin at the mean, not at what bf16 makes of it
+    table.data = table.data.float()  # new rows are trained: start at the exact mean, not rounded to bf16
     with torch.no_grad():
         mean = table[source].cpu().mean(0)  # the same on every device
         for row in rows.values():
@@ -34,8 +34,8 @@ def initialise(model: Any, rows: dict[str, int], settings: Settings) -> None:
 def train_only(table: torch.nn.Parameter, rows: list[int]) -> None:
     """Let gradients reach only `rows` of an embedding that is otherwise frozen.
 
-    The whole table is handed to the optimizer; the other rows' gradients are zero, and so are their moments, so that
-    AdamW without decay leaves them bit for bit as they are.
+    The optimizer gets the whole table; the other rows' gradients are zero, and so are their moments, so that AdamW
+    without weight decay leaves them unchanged to the bit.
     """
     mask = torch.zeros(table.shape[0], 1, device=table.device)
     mask[rows] = 1.0
@@ -43,7 +43,7 @@ def train_only(table: torch.nn.Parameter, rows: list[int]) -> None:
 
     def only_rows(gradient: torch.Tensor) -> torch.Tensor:
         nonlocal mask
-        mask = mask.to(gradient)  # once: later it is there, and a copy to a GPU would wait for the whole backward pass
+        mask = mask.to(gradient)  # only once: a copy to a GPU would wait for the whole backward pass
         return gradient * mask
 
     table.register_hook(only_rows)  # type: ignore[no-untyped-call]

@@ -1,8 +1,8 @@
-"""Attention that stays within the samples of a packed row.
+"""Causal attention within each sample of a packed row.
 
-Positions restart with every sample, and a position attends only to those before it in its own sample. That is what
-`varlen_attn` of torch computes in one kernel on a GPU; elsewhere each sample is attended to for itself, which does no
-work between samples either. The stock layers call it through transformers' registry of attention functions.
+Positions restart with every sample, and a position attends only to itself and earlier positions of its own sample. On a
+GPU torch's `varlen_attn` computes this in one kernel; elsewhere attention runs sample by sample, which wastes no work
+across samples either. The stock layers call it through transformers' registry of attention functions.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from job.train.changes import Changes
 
 #: Name of `attend` in transformers' registry.
 NAME = "packed"
-#: Lengths of samples that the fused kernel is tried on: of one position, of odd ones, and a batch of usual size.
+#: Sample lengths the fused kernel is tested on: a single position, odd lengths, and a batch of typical size.
 _TRIED_ON = [5, 40, 1, 130, 1027, 389, 700]
-#: The most that the norm of a difference may be, as a share of the expected norm.
+#: Largest allowed relative error: norm of the difference over the norm of the expected result.
 _TOLERANCE = 0.02
 
 
 class Samples:
-    """Where the samples of a packed row are. (No dataclass: torch.compile would make a graph for each set of lengths.)
+    """Boundaries of the samples in a packed row. (No dataclass: torch.compile would make a graph per set of lengths.)
 
     Args:
-        bounds: (S + 1,) int32, on the device: where samples begin, and where the last one ends.
+        bounds: (S + 1,) int32, on the device: the start of each sample, and the end of the last one.
         lengths: S lengths that add up to T.
     """
 
@@ -41,10 +41,10 @@ class Samples:
 
 
 def use(talker: Any, changes: Changes) -> None:
-    """Let the layers of talker and sub-talker attend by `attend`, where they would have used torch's SDPA.
+    """Make the talker's and sub-talker's layers use `attend` instead of torch's SDPA.
 
-    Calls that are not packed, such as `generate`'s, go to SDPA as before. Other implementations that were asked for
-    (`eager`, `flash_attention_2`) are kept; `arguments` serves them too.
+    Calls that are not packed, such as `generate`'s, still go to SDPA. Other implementations that were explicitly chosen
+    (`eager`, `flash_attention_2`) are kept; `arguments` supports them too.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -60,7 +60,7 @@ def use(talker: Any, changes: Changes) -> None:
 
 
 def leave_uncompiled(changes: Changes) -> None:
-    """Keep attention out of graphs that torch makes of layers: each set of lengths would need one of its own."""
+    """Exclude attention from the compiled graphs of layers: each set of lengths would need its own graph."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, torch.compiler.disable(attend))  # type: ignore[no-untyped-call]
@@ -68,7 +68,7 @@ def leave_uncompiled(changes: Changes) -> None:
 
 
 def arguments(config: Any, batch: Batch) -> dict[str, Any]:
-    """What the talker's forward pass needs besides embeddings, for the attention implementation of `config`."""
+    """Return the talker's forward arguments besides embeddings, for the attention implementation of `config`."""
     if batch.lengths is None:
         return {"attention_mask": batch.attention_mask}
     kept: dict[str, Any] = {"attention_mask": None, "position_ids": batch.position_ids}
@@ -85,10 +85,10 @@ def arguments(config: Any, batch: Batch) -> dict[str, Any]:
 
 
 def block_diagonal(bounds: torch.Tensor, total: int) -> torch.Tensor:
-    """Who attends to whom in a packed row, as a mask.
+    """Build the attention mask of a packed row.
 
     Args:
-        bounds: (S + 1,) where samples begin, and where the last one ends.
+        bounds: (S + 1,) the start of each sample, and the end of the last one.
         total: positions of the row.
 
     Returns:
@@ -112,10 +112,10 @@ def attend(
     samples: Samples | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within the samples of a packed row; transformers' signature of attention functions.
+    """Compute causal attention within the samples of a packed row, with transformers' attention function signature.
 
-    Under autocast a GPU attends in the lower type, whatever the rotation has given; a CPU in fp32: torch's kernel goes
-    backwards several times slower there in bf16.
+    Under autocast a GPU computes in the lower precision, whatever dtype rotary embedding returned; a CPU computes in
+    fp32, because the backward pass of torch's CPU kernel is several times slower in bf16.
 
     Args:
         query: (1, heads, T, head_dim).
@@ -123,7 +123,7 @@ def attend(
         samples: of a packed row.
 
     Returns:
-        (1, T, heads, head_dim), and None in the place of the weights.
+        (1, T, heads, head_dim), and None in place of the attention weights.
     """
     device = query.device.type
     if torch.is_autocast_enabled(device):
@@ -148,7 +148,7 @@ def attend(
 
 
 def _kind(device: str) -> torch.dtype:
-    """What attention computes in under autocast."""
+    """Return the dtype attention computes in under autocast."""
     return torch.float32 if device == "cpu" else torch.get_autocast_dtype(device)
 
 
@@ -160,7 +160,7 @@ def _sample_by_sample(
     scaling: float | None,
     dropout: float = 0.0,
 ) -> torch.Tensor:
-    """Torch's SDPA for each sample of the row; shapes as in `attend`."""
+    """Apply torch's SDPA to each sample of the row separately; shapes as in `attend`."""
     parts = zip(*(torch.split(t, sample_lengths, dim=2) for t in (query, key, value)), strict=True)
     shared = query.shape[1] != key.shape[1]
     outputs = [
@@ -172,9 +172,9 @@ def _sample_by_sample(
 
 @cache
 def _repeats(heads: int, key_value_heads: int, width: int, dtype: torch.dtype, device: torch.device) -> int:
-    """How often each key head has to be there for the fused kernel: once where it shares them itself, 0 if it fails.
+    """How often to repeat each key head for the fused kernel: 1 if it supports grouped heads itself, 0 if it fails.
 
-    It is young, and which kernels it uses depends on the GPU: a wrong or missing one must cost speed, not the voice.
+    The API is new, and which kernels it uses depends on the GPU: a wrong or missing one must cost speed, not the voice.
     """
     reason = ""
     for repeats in sorted({1, heads // key_value_heads}):
@@ -188,10 +188,10 @@ def _repeats(heads: int, key_value_heads: int, width: int, dtype: torch.dtype, d
 def _problem(
     heads: int, key_value_heads: int, width: int, dtype: torch.dtype, device: torch.device, repeats: int
 ) -> str:
-    """Why the fused kernel cannot be used; empty if it gives what attention by its formula gives in fp32, both ways.
+    """Say why the fused kernel cannot be used; empty if forward and backward match plain fp32 attention.
 
     Raises:
-        RuntimeError: that memory is used up, which says nothing about the kernel; the step is begun again with less.
+        RuntimeError: out of memory, which says nothing about the kernel; the step is retried with smaller pieces.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -210,15 +210,16 @@ def _problem(
     def differentiated(output: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return output.detach(), *torch.autograd.grad(output.float().square().sum(), tensors)
 
-    plain = torch.autocast(device.type, enabled=False)  # it would lower what is compared with
+    plain = torch.autocast(device.type, enabled=False)  # autocast would lower the precision of the reference result
     try:
-        # A checkpointed layer counts what autograd keeps within it: of hooks, only the innermost pair is called.
+        # A checkpointed layer counts the tensors autograd saves inside it; only the innermost pair of hooks is called,
+        # so these hide the test's own saved tensors from it.
         with plain, torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(as_it_is, as_it_is):
             found = differentiated(_varlen(*tensors, bounds, max(lengths), None, repeats))
-            query, key, value = (t.float() for t in tensors)  # gradients come back in the tensors' own type
+            query, key, value = (t.float() for t in tensors)  # gradients are returned in the tensors' own dtype
             with sdpa_kernel(SDPBackend.MATH):
                 right = differentiated(_sample_by_sample(query, key, value, lengths, None))
-    except (RuntimeError, TypeError, ImportError, AttributeError) as error:  # no such kernel, or not for this GPU
+    except (RuntimeError, TypeError, ImportError, AttributeError) as error:  # no such kernel, or not on this GPU
         if is_out_of_memory(error):
             raise
         return first_line(error)
@@ -235,20 +236,20 @@ def _varlen(
     scaling: float | None,
     repeats: int,
 ) -> torch.Tensor:
-    """`varlen_attn` over a row: (1, heads, T, head_dim) in, (1, T, heads, head_dim) out.
+    """Run `varlen_attn` over a row: (1, heads, T, head_dim) in, (1, T, heads, head_dim) out.
 
     Args:
-        repeats: how often each key head is given to it: once, or as often as there are query heads for it.
+        repeats: how often each key head is repeated: once, or once per query head that shares it.
     """
     from torch.nn.attention.varlen import varlen_attn
 
-    # A window of nothing ahead and everything behind is causal attention.
+    # A window of 0 positions ahead and unlimited positions behind is causal attention.
     extra: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0)}
     if query.shape[1] != key.shape[1] * repeats and "enable_gqa" in inspect.signature(varlen_attn).parameters:
         extra["enable_gqa"] = True
 
     def by_position(t: torch.Tensor) -> torch.Tensor:
-        return t.squeeze(0).transpose(0, 1).contiguous()  # as it was before attention's callers turned it: no copy
+        return t.squeeze(0).transpose(0, 1).contiguous()  # undoes the transpose of attention's callers: no copy
 
     def repeated(t: torch.Tensor) -> torch.Tensor:
         return by_position(t).repeat_interleave(repeats, dim=1) if repeats > 1 else by_position(t)
@@ -259,7 +260,7 @@ def _varlen(
 
 
 def _mask(*, attention_mask: torch.Tensor | None = None, **others: Any) -> torch.Tensor | None:
-    """SDPA's mask for a call that is not packed. One without padding or a cache is causal, or packed: no mask."""
+    """Build SDPA's mask for an unpacked call. Without padding or a cache, attention is causal or packed: no mask."""
     from transformers.masking_utils import sdpa_mask
 
     if attention_mask is None and len(others["cache_position"]) == others["kv_length"]:

@@ -1,8 +1,8 @@
-"""From sequences to the tensors of one step.
+"""Collation of sequences into the tensors of one step.
 
-Everything that is index arithmetic is done here, on the CPU, so that the forward pass is gathers and matrix products:
-distinct text ids are projected once, and every position of the codec channel names its row in one table.
-Samples stand one after the other in one row (packed), or each in a row of its own (padded).
+All index arithmetic is done here, on the CPU, so that the forward pass consists of gathers and matrix products:
+distinct text ids are projected once, and every position of the codec channel indexes its row in one table.
+Samples are either concatenated in one row (packed), or each has a row of its own (padded).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from job.train.layout import IGNORED, Sequence
 
-#: 1 / golden ratio: the number whose multiples are spread over the circle most evenly.
+#: 1 / golden ratio: the number whose multiples (mod 1) are spread over the circle most evenly.
 GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -30,20 +30,20 @@ class Batch:
         text_rows: (U,) distinct text ids.
         text_index: (B, L) index into `text_rows`.
         codec_rows: (C,) distinct ids of the codec embedding.
-        frames: (F, books) codes of all frames, samples one after the other.
+        frames: (F, codebooks) codes of all frames, samples concatenated.
         speakers: (S, D) speaker vectors, fp32.
         codec_index: (B, L) index into the table [zero | codec_rows | frames | speakers].
-        attention_mask: (B, L) 1 where there is a position.
-        position_ids: (B, L) number of the position in its sample.
-        bounds: (S + 1,) int32, where samples begin and end when they stand one after the other.
+        attention_mask: (B, L) 1 at positions, 0 at padding.
+        position_ids: (B, L) index of the position within its sample.
+        bounds: (S + 1,) int32, start of each sample and end of the last, when samples are concatenated.
         label_positions: (M,) flat positions (b * L + p) that predict a book-0 token.
         labels: (M,) that token.
         frame_rows: (N,) index into `frames` of the predicted frames.
         hidden_positions: (N,) flat position whose hidden state the sub-talker continues from: the one before the
             frame, which is `past_hidden` of generation.
         chosen: (n,) index into `frame_rows` of the frames for the sub-talker: all of them, or those of a `turn`.
-        chosen_scale: what their losses' sum is multiplied with, so that it stands for all N.
-        places: (N,) from 0 to 1, by which a `turn` chooses.
+        chosen_scale: factor on the sum of their losses that makes it an estimate for all N.
+        places: (N,) from 0 to 1, the places by which a `turn` chooses.
         lengths: S lengths of a packed row; None when padded.
     """
 
@@ -66,11 +66,11 @@ class Batch:
     lengths: list[int] | None
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on `device`; without waiting for the copy when it is in pinned memory."""
+        """Copy the batch to `device`, asynchronously from pinned memory."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """The same batch in memory that a GPU copies from while it computes."""
+        """Copy the batch to pinned memory, from which a GPU can copy while it computes."""
         return self._map(torch.Tensor.pin_memory)
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
@@ -79,13 +79,13 @@ class Batch:
         return Batch(**moved)
 
     def turn(self, fraction: float, visit: int = 0) -> Batch:
-        """The same batch, with a share of its frames for the sub-talker: on every visit another one.
+        """Choose a share of the frames for the sub-talker, a different one on every visit.
 
         Frame j of a sample has its place at phase + j / golden ratio (mod 1) on a circle, and a visit takes the places
-        in [start, start + fraction), where start goes on by `fraction` each time. Over phases drawn evenly each frame
-        is taken with a probability of `fraction`, so that a sum over the taken ones, divided by it, is unbiased; 1 /
-        fraction visits (if that is whole) take each frame once; and the multiples of the golden ratio are spread over
-        the circle so evenly (three-gap theorem, Sós 1958) that every visit takes as many, from everywhere in a sample.
+        in [start, start + fraction), where start advances by `fraction` each time. Over uniform random phases each
+        frame is chosen with probability `fraction`, so that a sum over the chosen ones, divided by it, is unbiased;
+        1 / fraction visits (if an integer) choose each frame once; and the multiples of the golden ratio are spread so
+        evenly (three-gap theorem, Sós 1958) that every visit chooses equally many, from all over a sample.
 
         Args:
             fraction: above 0; from 1 on, all frames.
@@ -98,17 +98,17 @@ class Batch:
 
     @property
     def target_frames(self) -> int:
-        """Predicted frames."""
+        """Number of predicted frames."""
         return len(self.frame_rows)
 
 
 def _start(fraction: float, visit: int) -> float:
-    """Where on the circle a visit begins to take frames.
+    """Compute where on the circle a visit starts to choose frames.
 
-    It goes on by `fraction`. When it has come round, after q visits, it goes on by a step more, after q rounds by
-    another, and so on. Otherwise it would go in step with what else changes with every other visit (`Rows.variant`:
-    layout, language), and half of the frames would only ever be trained in one layout. For q = 2 this is the
-    Thue-Morse sequence, whose every second and every fourth value are as fair as all of them.
+    It advances by `fraction`. After a full round of q visits it advances by one step more, after q rounds by another,
+    and so on. Otherwise it would stay in phase with what alternates between visits (`Rows.variant`: layout, language),
+    and half of the frames would only ever be trained in one layout. For q = 2 this is the Thue-Morse sequence, of which
+    every second and every fourth value are as balanced as the whole.
     """
     steps = Fraction(fraction).limit_denominator(64).denominator
     start, rounds = visit * fraction, visit // steps
@@ -124,19 +124,19 @@ def collate(
     packed: bool = False,
     phases: list[float] | None = None,
 ) -> Batch:
-    """Index `sequences` and put them side by side.
+    """Collate `sequences` into one batch.
 
     Args:
         sequences: the samples.
-        speakers: each one's (D,) vector (unused where there is no slot).
-        phases: a number from 0 to 1 for each, from which `Batch.turn` goes on.
+        speakers: the (D,) vector of each sample (unused without a speaker slot).
+        phases: a number from 0 to 1 for each sample, the phase in `Batch.turn`.
     """
     lengths = [len(s) for s in sequences]
     bounds = np.cumsum([0, *lengths])
     rows, length = (1, int(bounds[-1])) if packed else (len(sequences), max(lengths))
     starts = bounds[:-1] if packed else np.arange(rows) * length
     size = rows * length
-    text = np.full(size, sequences[0].text_ids[0])  # an id that is looked up anyway: padding is masked
+    text = np.full(size, sequences[0].text_ids[0])  # padding is masked, so any id that is looked up anyway will do
     codec = np.full(size, -1, dtype=np.int64)
     frame, speaker = np.full_like(codec, -1), np.full_like(codec, -1)
     labels, mask, position = np.full_like(codec, IGNORED), np.zeros_like(codec), np.zeros_like(codec)
@@ -155,7 +155,7 @@ def collate(
         offset += len(s.frames)
 
     text_rows, text_index = np.unique(text, return_inverse=True)
-    codec_rows, table = np.unique(codec, return_inverse=True)  # the first is -1: of the role tokens
+    codec_rows, table = np.unique(codec, return_inverse=True)  # the first is -1, from the role tokens
     codec_rows = codec_rows[1:]
     table = np.where(frame >= 0, 1 + len(codec_rows) + frame, table)
     table = np.where(speaker >= 0, 1 + len(codec_rows) + offset + speaker, table)

@@ -1,8 +1,8 @@
-"""The books' embeddings of a batch, looked up for the talker and the sub-talker at once.
+"""Codebook embedding lookup shared by the talker and the sub-talker.
 
-The talker reads the sum of a frame's embeddings, the sub-talker the embeddings themselves, both of the same codes in
-the same tables. A lookup's gradient is as large as its table: by autograd each table would get two, and the first one a
-third for the special ids, which are filled with zeros, kept and added up. Here it gets one.
+The talker reads the sum of a frame's embeddings, the sub-talker the embeddings themselves, both for the same codes and
+tables. A lookup's gradient is as large as its table: with plain autograd each table would get two, and the first one a
+third for the special ids, each zero-filled, stored and summed. Here each table gets one.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import torch.nn.functional as F
 def look_up(
     tables: Sequence[torch.Tensor], codes: torch.Tensor, special: torch.Tensor, fed: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Embeddings of frames and special ids.
+    """Look up the embeddings of frames and special ids.
 
     Args:
-        tables: of each book, (V, D); the first one has rows for the special ids too.
+        tables: one per codebook, (V, D); the first one also has rows for the special ids.
         codes: (N, books) of all frames.
         special: (C,) rows of the first table.
         fed: (n,) the frames that the sub-talker reads.
 
     Returns:
-        the sum of each frame's embeddings (N, D), those of the special ids (C, D), and of the frames `fed` the
-        embeddings of all books but the last (n, books - 1, D), which the sub-talker has no position for.
+        the sum of each frame's embeddings (N, D); the special ids' embeddings (C, D); and for the frames `fed` the
+        embeddings (n, books - 1, D) of all codebooks but the last, for which the sub-talker has no position.
     """
     return _Lookup.apply(codes, special, fed, *tables)  # type: ignore[no-any-return,no-untyped-call]
 
@@ -41,7 +41,7 @@ class _Lookup(torch.autograd.Function):
         ctx.sizes = [len(table) for table in tables]
         total = F.embedding(codes[:, 0], tables[0])
         for table, of_book in zip(tables[1:], codes.unbind(1)[1:], strict=True):
-            total += F.embedding(of_book, table)  # one after the other: the books of all frames would fill gigabytes
+            total += F.embedding(of_book, table)  # one by one: all codebooks together would take gigabytes
         read = total.new_empty(len(fed), len(tables) - 1, total.shape[1])
         for book, of_book in enumerate(codes[fed].unbind(1)[:-1]):
             read[:, book] = F.embedding(of_book, tables[book])
@@ -51,8 +51,8 @@ class _Lookup(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         by_total, by_special, by_read = gradients
         codes, special, fed = ctx.saved_tensors
-        # One after the other: the gradients by the sum, which are every book's, by what the sub-talker reads, by the
-        # special ids. `embedding`'s way to add them up is faster and more repeatable than indexing's.
+        # Concatenated: the sum's gradients, which go to every codebook, those of the sub-talker's inputs, and those of
+        # the special ids. `embedding`'s accumulation is faster and more reproducible than indexing's.
         both, frames = len(codes) + len(fed), len(codes)
         by_rows = by_total.new_empty(both + len(special), by_total.shape[1])
         by_rows[:frames] = by_total

@@ -1,4 +1,4 @@
-"""Attributes that are given other values for a time, and put back as they were."""
+"""Reversible attribute changes: set attributes temporarily and restore them."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ _ABSENT = object()
 
 
 class Changes:
-    """What has been changed, so that `undo` can take it back."""
+    """A record of changes that `undo` reverts."""
 
     def __init__(self) -> None:
         self._back: list[Callable[[], Any]] = []
 
     def keep(self, owner: Any, *names: str) -> None:
-        """Note an object's own attributes as they are now; what it has from its class alone is found there again."""
+        """Record an object's own attributes as they are now; inherited ones will be inherited again after `undo`."""
         for name in names:
             self._back.append(_back_to(owner, name, vars(owner).get(name, _ABSENT)))
 
     def set(self, owner: Any, name: str, value: Any) -> None:
-        """Give an object's own attribute another value."""
+        """Set an object's own attribute, recording its old value."""
         self.keep(owner, name)
         setattr(owner, name, value)
 
     def also(self, back: Callable[[], Any]) -> None:
-        """Note how to take back what is no attribute."""
+        """Record how to revert a change that is not an attribute."""
         self._back.append(back)
 
     def undo(self) -> None:
-        """Take back all that was changed, the last change first. Once more, it does nothing."""
+        """Revert all changes, the latest first. Calling it again does nothing."""
         while self._back:
             self._back.pop()()
 

@@ -1,4 +1,4 @@
-"""Writing checkpoints that stock `qwen_tts` loads and speaks from."""
+"""Export of checkpoints that stock `qwen_tts` loads and speaks with."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from job.train.spread import copied
 
 @dataclass(frozen=True)
 class Weights:
-    """What a checkpoint is written of, on the CPU.
+    """Weights to be written to a checkpoint, on the CPU.
 
     Attributes:
-        merged: the whole model under stock names; empty when only the adapter is wanted.
-        adapter: the adapter's tensors; empty when there is none, or it is not wanted.
-        projection: text_projection's tensors, beside an adapter that was trained with it or began with one.
+        merged: the whole model under stock names; empty when only the adapter is exported.
+        adapter: the adapter's tensors; empty when there is none, or it is not exported.
+        projection: text_projection's tensors, if the adapter was trained with it or started from one.
     """
 
     merged: dict[str, torch.Tensor]
@@ -45,14 +45,14 @@ class Weights:
 
 @dataclass(frozen=True)
 class Exporter:
-    """Writes complete CustomVoice checkpoints of a model in training.
+    """Writes complete CustomVoice checkpoints of a model during training.
 
     Attributes:
         model: the `Qwen3TTSForConditionalGeneration`, with or without adapters; never changed.
         base: directory of the base model, whose tokenizer and speech tokenizer are copied.
         speakers: name -> (D,) fp32 vector, written into the speakers' rows.
-        languages: rows of the languages that are new.
-        dtype: type of the saved weights.
+        languages: name -> row of the new languages.
+        dtype: dtype of the saved weights.
     """
 
     model: Any
@@ -63,7 +63,7 @@ class Exporter:
     dtype: torch.dtype
 
     def snapshot(self) -> Weights:
-        """Copies of what `write` needs of the model as it is now. Where it is cut up, all processes must ask."""
+        """Copy the current weights that `write` needs. With a sharded model this is a collective."""
         mode = mode_of(self.settings)
         merged: dict[str, torch.Tensor] = {}
         adapter: dict[str, torch.Tensor] = {}
@@ -78,7 +78,7 @@ class Exporter:
         return Weights(merged, adapter, projection)
 
     def write(self, directory: Path, weights: Weights, progress: dict[str, Any]) -> None:
-        """Replace `directory` by a checkpoint of `weights`. `progress` becomes `training_state.json`."""
+        """Replace `directory` with a checkpoint of `weights`. `progress` becomes `training_state.json`."""
         files.replace_directory(directory, lambda target: self._fill(target, weights, progress))
 
     def _fill(self, target: Path, weights: Weights, progress: dict[str, Any]) -> None:
@@ -89,8 +89,8 @@ class Exporter:
             self._save_merged(target, weights.merged, rows)
             write_json(target / "config.json", self._custom_voice(config, rows))
         if weights.adapter:
-            # Beside merged weights it has a folder of its own: where transformers finds an adapter_config.json, it
-            # loads the base model that is named there and ignores the weights.
+            # Beside merged weights the adapter gets its own folder: if transformers finds an adapter_config.json, it
+            # loads the base model named there and ignores the merged weights.
             self._save_adapter(target / ADAPTER_FOLDER if weights.merged else target, weights)
         write_json(target / "training_state.json", progress)
 
@@ -107,15 +107,15 @@ class Exporter:
             table[row] = self.speakers[name].to(table.dtype)
         weights["talker.model.codec_embedding.weight"] = table
         save_weights(weights, target)
-        # Stock loading would warn of an encoder among a CustomVoice model's weights. In a file of its own it lets
-        # training go on from this checkpoint, and cloning (see `job.model.voices.cloning_model`).
+        # Stock loading would warn of a speaker encoder among a CustomVoice model's weights. In a separate file it
+        # still allows further training from this checkpoint, and cloning (see `job.model.voices.cloning_model`).
         if encoder:
             save_tensors(encoder, target / ENCODER_FILE)
         elif (self.base / ENCODER_FILE).is_file():
             shutil.copyfile(self.base / ENCODER_FILE, target / ENCODER_FILE)
 
     def _custom_voice(self, config: dict[str, Any], rows: dict[str, int]) -> dict[str, Any]:
-        """The base's config.json as that of a CustomVoice model that speaks as `rows`."""
+        """Turn the base's config.json into that of a CustomVoice model with the speakers `rows`."""
         talker = dict(config["talker_config"])
         talker["spk_id"] = {**by_lookup_key(talker.get("spk_id")), **rows}
         talker["spk_is_dialect"] = {**dict.fromkeys(rows, False), **by_lookup_key(talker.get("spk_is_dialect"))}
@@ -125,9 +125,9 @@ class Exporter:
 
     def _save_adapter(self, target: Path, weights: Weights) -> None:
         config = mode_of(self.settings).adapter_config(self.model, self.settings)
-        config.base_model_name_or_path = base_model(self.settings)  # never a path of the machine that trained
+        config.base_model_name_or_path = base_model(self.settings)  # never a local path of the training machine
         config.inference_mode = True
-        config.target_modules = sorted(config.target_modules)  # a set, which has another order in every process
+        config.target_modules = sorted(config.target_modules)  # a set, whose order differs between processes
         target.mkdir(exist_ok=True)
         config.save_pretrained(str(target))
         save_tensors(weights.adapter, target / "adapter_model.safetensors")

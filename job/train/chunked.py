@@ -1,11 +1,11 @@
-"""A loss summed over rows, differentiated chunk by chunk as it is computed.
+"""A loss summed over rows, with gradients computed chunk by chunk during the forward pass.
 
 Frames are independent of each other in the sub-talker and in the output heads. Autograd would keep the activations of
-all of them until the backward pass: 16 positions through every layer, and 15 times the logits, of each frame, which
-together outweigh the talker's. A sum's gradient is the sum of the chunks' gradients, so each chunk's is taken at once
-and its activations are let go. This costs no computation twice, as checkpointing does, and on a CPU a chunk stays in
-the cache. (Liger Kernel's fused linear cross-entropy, Hsu et al. 2024, does so for one head; here whatever computes the
-loss stays a module, so that adapters, dropout and autocast do what they always do.)
+all of them until the backward pass: for each frame 16 positions through every layer, and 15 sets of logits, more memory
+than the talker's. A sum's gradient is the sum of the chunks' gradients, so each chunk's is computed at once and its
+activations are freed. Unlike checkpointing this recomputes nothing, and on a CPU a chunk stays in the cache. (Liger
+Kernel's fused linear cross-entropy, Hsu et al. 2024, does so for one head; here whatever computes the loss stays a
+module, so that adapters, dropout and autocast work as usual.)
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from typing import Any
 import torch
 from torch import nn
 
-#: Takes rows (n, ...) and what they are held against (n, ...), and gives the sum of their losses, fp32.
+#: Takes rows (n, ...) and targets (n, ...), and returns the sum of their losses, fp32.
 LossOf = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def summed(
     loss_of: LossOf, rows: torch.Tensor, targets: torch.Tensor, parameters: Iterable[nn.Parameter], chunk: int
 ) -> torch.Tensor:
-    """`loss_of(rows, targets)`, at most `chunk` rows at a time.
+    """Compute `loss_of(rows, targets)`, at most `chunk` rows at a time.
 
     Args:
-        loss_of: a sum over rows that do not depend on each other.
+        loss_of: a sum over independent rows.
         rows: (N, ...), N >= 1.
         targets: (N, ...).
-        parameters: all that `loss_of` trains; a gradient reaches no others.
-        chunk: most rows whose activations exist at the same time.
+        parameters: all parameters that `loss_of` trains; no others get a gradient.
+        chunk: maximum number of rows whose activations exist at the same time.
 
     Returns:
-        a scalar that can be differentiated once, by `rows` and `parameters`.
+        a scalar that can be differentiated once, with respect to `rows` and `parameters`.
     """
     trained = [p for p in parameters if p.requires_grad]
     if not torch.is_grad_enabled() or not (trained or rows.requires_grad):
@@ -43,13 +43,13 @@ def summed(
 
 
 def _chunks(rows: torch.Tensor, targets: torch.Tensor, chunk: int) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    # Alike, rather than full ones and a rest: a small chunk takes its products and sums less efficiently.
+    # Equal sizes, rather than full chunks and a remainder: a small chunk is computed less efficiently.
     parts = -(-len(rows) // chunk)
     return zip(torch.tensor_split(rows, parts), torch.tensor_split(targets, parts), strict=True)
 
 
 class _Summed(torch.autograd.Function):
-    """The sum and, at the same time, its gradients; backward only scales them."""
+    """Computes the sum and its gradients in the forward pass; the backward pass only scales them."""
 
     @staticmethod
     def forward(
@@ -80,6 +80,6 @@ class _Summed(torch.autograd.Function):
     def backward(ctx: Any, *outputs: torch.Tensor) -> Any:
         (scale,) = outputs
         by_rows, by_trained = ctx.by_rows, ctx.by_trained
-        del ctx.by_rows, ctx.by_trained  # they are scaled in place, which can be done once
+        del ctx.by_rows, ctx.by_trained  # they are scaled in place, so only once
         scaled = None if by_rows is None else by_rows.mul_(scale)
         return None, scaled, None, None, *(None if g is None else g.mul_(scale) for g in by_trained)

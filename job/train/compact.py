@@ -1,4 +1,4 @@
-"""Numbers in fewer bits: bf16 by stochastic rounding, and moments of a byte each."""
+"""Reduced-precision storage: bf16 by stochastic rounding, and optimizer moments in 8 bits."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import torch
 
 from job.config.optimizer_choice import BLOCK
 
-#: Of an fp32's 23 bits of mantissa, those that `quantized` does not look at.
+#: How many of an fp32's 23 mantissa bits `quantized` ignores.
 _UNSEEN = 14
 
 
 def rounded(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Finite fp32 values as bf16, up or down at random so that the expectation is the value itself.
+    """Round finite fp32 values to bf16 stochastically, so that the expectation is the value itself.
 
-    bf16 is the upper half of an fp32. A uniform integer of 16 bits is added to the lower half, which carries over with
-    probability (lower half) / 2^16, and the lower half is cut off (Zamirai et al., "Revisiting BFloat16 Training",
-    2020, section 3; the bit trick as in torchao's `_fp32_to_bf16_sr`). Values that bf16 holds exactly stay as they are,
-    and what is not finite stays what it is.
+    bf16 is the upper half of an fp32. A uniform 16-bit integer is added to the lower half, which carries over with
+    probability (lower half) / 2^16, and the lower half is truncated (Zamirai et al., "Revisiting BFloat16 Training",
+    2020, section 3; the bit trick as in torchao's `_fp32_to_bf16_sr`). Values that bf16 represents exactly are
+    unchanged, and so are non-finite ones.
 
     Args:
         values: fp32, of any shape.
-        generator: of the values' device.
+        generator: on the values' device.
 
     Returns:
         bf16 of the same shape.
@@ -33,12 +33,12 @@ def rounded(values: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def quantized(values: torch.Tensor, signed: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Blocks of `BLOCK` values as a byte each: the nearest value of the dynamic map, times the block's largest.
+    """Quantize to 8 bits in blocks of `BLOCK` values: the nearest value of the dynamic map, times the block's maximum.
 
     (Dettmers et al., "8-bit Optimizers via Block-wise Quantization", ICLR 2022, sections 2.1 and 2.2.) The nearest one
     is looked up by sign, exponent and the upper 9 bits of the mantissa: a binary search would take twenty times as
-    long on a CPU, and the map's steps are 8 times as wide or more. Without a sign, only 0 becomes 0: a second moment
-    that is lost where the first is kept would make an update of any size.
+    long on a CPU, and the map's steps are at least 8 times as wide. Unsigned, only 0 becomes 0: a second moment rounded
+    to 0 beside a nonzero first moment would make an arbitrarily large update.
 
     Args:
         values: (n,) fp32; none is negative unless `signed`.
@@ -56,7 +56,7 @@ def quantized(values: torch.Tensor, signed: bool) -> tuple[torch.Tensor, torch.T
 
 
 def restored(codes: torch.Tensor, scales: torch.Tensor, signed: bool) -> torch.Tensor:
-    """(n,) fp32 of what `quantized` gave."""
+    """Dequantize what `quantized` returned to (n,) fp32."""
     values = _tables(signed, codes.device)[0].index_select(0, codes.int())
     count = values.numel()
     whole = count // BLOCK * BLOCK
@@ -66,10 +66,10 @@ def restored(codes: torch.Tensor, scales: torch.Tensor, signed: bool) -> torch.T
 
 
 def dynamic_map(signed: bool) -> torch.Tensor:
-    """(256,) fp32, ascending: 0, 1 and the middles of the parts that each decade from 10^-7 to 1 is cut into.
+    """Build the dynamic map, (256,) fp32 ascending: 0, 1 and the midpoints of intervals in each decade of [10^-7, 1].
 
-    A decade has twice as many parts as the one below it, so large values are precise and small ones are not lost; as
-    `create_dynamic_map` of bitsandbytes. An unsigned map has twice the parts instead of negative values.
+    A decade has twice as many intervals as the one below it, so large values are precise and small ones are not lost;
+    as in bitsandbytes' `create_dynamic_map`. An unsigned map has twice as many intervals instead of negative values.
     """
     values = [torch.tensor([0.0, 1.0], dtype=torch.float64)]
     for decade in range(7):
@@ -81,7 +81,7 @@ def dynamic_map(signed: bool) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def _tables(signed: bool, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """The map, and for every sign, exponent and beginning of a mantissa the code of the nearest value."""
+    """Return the map, and the code of the nearest value for every sign, exponent and upper part of the mantissa."""
     values = dynamic_map(signed)
     beginnings = torch.arange(1 << 32 - _UNSEEN, dtype=torch.int64) << _UNSEEN
     middles = (beginnings + (1 << _UNSEEN - 1)).to(torch.int32).view(torch.float32)

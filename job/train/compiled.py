@@ -1,11 +1,11 @@
-"""The decoder layers compiled by torch (TORCH_COMPILE): fewer passes over memory, and fewer kernels to launch.
+"""torch.compile for the decoder layers (TORCH_COMPILE): fewer passes over memory and fewer kernel launches.
 
-What is compiled is the stock layer. Its attention is left out: a packed row has other samples in every batch. In the
+The stock layer is compiled without its attention, because sample lengths in a packed row differ in every batch. In the
 rest only the number of positions (talker) or of frames (sub-talker) varies. All layers of a kind share their graphs, so
 the cost of compiling does not grow with depth.
 
-Modules, names and weights stay what they are; only a layer's `forward` is another, and only while it is trained:
-without gradients or with a cache (evaluation, generation) stock code runs.
+Modules, names and weights stay the same; only a layer's `forward` is replaced, and only in training: without gradients
+or with a cache (evaluation, generation) the stock code runs.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from job.core.errors import BadInput, first_line
 from job.train import attention
 from job.train.changes import Changes
 
-#: Graphs that torch may make of a piece of a layer: for inputs and weights that are trained or frozen, for every phase
-#: of PROGRESSIVE_STAGES, and on a CPU for a few ranges of lengths, because sums of more than 4096 values are taken
-#: otherwise there. What would be more runs uncompiled: no run compiles for ever.
+#: Graphs that torch may compile per piece of a layer: for trained and frozen inputs and weights, for every phase of
+#: PROGRESSIVE_STAGES, and on a CPU for a few ranges of lengths, because sums of more than 4096 values are computed
+#: differently there. Beyond that it runs uncompiled, so that no run recompiles forever.
 MOST_GRAPHS = 32
 
 
 def use(talker: Any, device: torch.device, changes: Changes) -> list[torch.nn.Module]:
-    """Compile the decoder layers of a talker and its sub-talker for training, each piece when it is first needed.
+    """Compile the decoder layers of a talker and its sub-talker for training, each piece on first use.
 
-    If nothing can be compiled on this machine, one line says so and the layers stay as they are: it must cost speed,
-    not the run.
+    If compiling does not work on this machine, a warning is printed and the layers stay unchanged: that must cost
+    speed, not the run.
 
     Returns:
-        the layers that are compiled now.
+        the layers that are compiled.
     """
     import torch._dynamo
 
@@ -50,7 +50,7 @@ def use(talker: Any, device: torch.device, changes: Changes) -> list[torch.nn.Mo
     attention.leave_uncompiled(changes)
     layers: list[torch.nn.Module] = []
     for decoder in (talker.model, talker.code_predictor.model):
-        if decoder.config._attn_implementation == "eager":  # a mask of another size in every batch
+        if decoder.config._attn_implementation == "eager":  # its mask has a different size in every batch
             continue
         forward = _forward(type(decoder.layers[0]).forward)
         for layer in decoder.layers:
@@ -61,10 +61,10 @@ def use(talker: Any, device: torch.device, changes: Changes) -> list[torch.nn.Mo
 
 
 def _forward(stock: Callable[..., Any]) -> Callable[..., Any]:
-    """A layer's `forward` that is compiled where the layer is trained; all layers that have it share their graphs."""
+    """Make a layer's `forward` that is compiled in training; all layers that share it share their graphs."""
     from torch._dynamo.exc import TorchDynamoException
 
-    # One thread compiles: the pool of processes that torch would start otherwise stays as long as the run.
+    # Compile in one thread: otherwise torch starts a pool of processes that stays alive for the whole run.
     compiled = torch.compile(stock, dynamic=True, options={"compile_threads": 1})
     usable = True
 
@@ -74,7 +74,7 @@ def _forward(stock: Callable[..., Any]) -> Callable[..., Any]:
         if usable and self.training and torch.is_grad_enabled() and named.get("past_key_values") is None:
             try:
                 return compiled(self, hidden_states, *others, **named)
-            except TorchDynamoException as error:  # no compiler any more, no memory to compile in
+            except TorchDynamoException as error:  # compiler gone, or out of memory while compiling
                 usable = False
                 warn("train", f"TORCH_COMPILE: layers go on uncompiled: {first_line(error)}")
         return stock(self, hidden_states, *others, **named)
@@ -83,10 +83,10 @@ def _forward(stock: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def check(device: torch.device) -> None:
-    """Compile something small and see it work, forward and backward: compiler, headers, and a place for the result.
+    """Check forward and backward of a small compiled function, which needs a compiler, headers and a cache directory.
 
     Raises:
-        BadInput: it does not.
+        BadInput: it does not work.
     """
     x = torch.linspace(-1, 1, 64, device=device).requires_grad_()
     try:
@@ -94,7 +94,7 @@ def check(device: torch.device) -> None:
         (found,) = torch.autograd.grad(function(x).sum(), x)
         right = torch.allclose(found, torch.cos(x) * x + torch.sin(x), atol=1e-5)
         problem = "" if right else "a compiled function gives wrong values"
-    except Exception as error:  # whatever compilers and the file system may raise
+    except Exception as error:  # compilers and the file system may raise anything
         problem = first_line(error)
         if _no_compiler(error):
             raise BadInput(
@@ -106,7 +106,7 @@ def check(device: torch.device) -> None:
 
 
 def _no_compiler(error: BaseException | None) -> bool:
-    """Inductor's and triton's words for it, in the error or in what led to it."""
+    """Return whether an error or one of its causes is Inductor's or triton's report of a missing compiler."""
     while error is not None:
         if type(error).__name__ == "InvalidCxxCompiler" or "Failed to find C compiler" in str(error):
             return True

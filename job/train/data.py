@@ -1,7 +1,7 @@
-"""Prepared rows as sequences, and the order they are trained in.
+"""Training sequences from prepared rows, and the order in which rows are trained.
 
-The table's codes stay on disk, mapped into memory; text is tokenized once at the start, into the flat arrays of
-`columns`. The order is a pure function of seed and epoch.
+The table's codes stay on disk, memory-mapped; text is tokenized once at the start, into flat arrays (`flat_columns`).
+The order is a pure function of seed and epoch.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from job.train.packing import pack_in_windows
 A = TypeVar("A")
 B = TypeVar("B")
 
-#: Batches that are sorted by length together: enough to make them alike, few enough to keep the order random.
+#: Batches' worth of rows sorted by length together: enough for batches of similar lengths, few enough to keep the order
+#: random.
 SORTING_WINDOW = 50
 
 
 @dataclass(frozen=True)
 class Variant:
-    """How a row is laid out on one visit. `reference` is the row that is cloned from, None for none."""
+    """Layout of a row on one visit. `reference` is the row to clone from, or None."""
 
     streaming: bool
     named_language: bool
@@ -38,9 +39,9 @@ class Variant:
 
 
 class Rows:
-    """One split, ready to be laid out.
+    """One split, whose rows can be laid out as sequences.
 
-    A row takes about 40 bytes and 4 for each of its tokens; its codes are read where they lie.
+    A row takes about 40 bytes of memory plus 4 per token; its codes are read from disk in place.
 
     Args:
         table: columns text, speaker, language, instruct, codes (see `job.prepare`).
@@ -48,12 +49,12 @@ class Rows:
         tokenize: texts -> lists of ids, the base model's own tokenizer.
         speakers: speaker -> (D,) fp32 x-vector.
         text_layout: `non_streaming`, `streaming` or `mixed`.
-        icl_fraction: share of visits on which a row is trained as cloning from another clip of its speaker.
-        seed: of these choices, and of which frames the sub-talker is trained on.
+        icl_fraction: share of visits on which a row is trained as in-context cloning from another clip of its speaker.
+        seed: for these choices, and for which frames the sub-talker is trained on.
 
     Attributes:
-        frames: (rows,) frames of each recording.
-        speakers: (rows,) number of each row's speaker.
+        frames: (rows,) number of frames of each recording.
+        speakers: (rows,) index of each row's speaker.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Rows:
         self._companions = Companions(self.speakers, self.frames, table["text"]) if icl_fraction else None
 
     def clones(self) -> bool:
-        """Whether a row has another that it can be cloned from, where that is asked for."""
+        """Whether cloning is trained and any row has another row to clone from."""
         random = np.random.default_rng(0)
         companions = self._companions
         return companions is not None and any(companions.draw(row, random) is not None for row in range(len(self)))
@@ -90,11 +91,11 @@ class Rows:
         return len(self.speakers)
 
     def variant(self, row: int, visit: int) -> Variant:
-        """How `row` is laid out on its `visit`-th time.
+        """Choose the layout of `row` on its `visit`-th visit.
 
-        `mixed` alternates the text layouts. A row whose language the model knows alternates naming it and Auto, so that
-        the voice speaks both ways. Consecutive visits go through all combinations. Cloning is trained as
-        `generate_voice_clone` does it by default, with the text beside the frames.
+        `mixed` alternates the text layouts. A row in a language the model knows alternates between naming it and Auto,
+        so that the voice works with both. Consecutive visits go through all combinations. Cloning is trained the way
+        `generate_voice_clone` works by default, with the text beside the frames.
         """
         turn = row + visit
         mixed = self._layout == "mixed"
@@ -118,7 +119,7 @@ class Rows:
         """Lay out one row."""
         reference = None
         if variant.reference is not None:
-            # The tokens of `reference_template` are those of `text_template` without the last role.
+            # `reference_template` tokenizes as `text_template` does, without the closing role tokens.
             text = self._text[variant.reference][: -layout.ROLE_TOKENS]
             reference = layout.Reference(text, self._codes[variant.reference])
         return layout.build(
@@ -132,11 +133,11 @@ class Rows:
         )
 
     def length(self, row: int) -> int:
-        """Positions of a row, give or take its layout: what batches are sorted by."""
+        """Approximate length of a row in positions (ignoring its layout), by which batches are sorted."""
         return int(self.frames[row] + self._text.lengths[row])
 
     def positions(self, row: int, visit: int) -> int:
-        """Positions of `row` on its `visit`-th time, exactly: the length of its sequence."""
+        """Exact length of `row`'s sequence on its `visit`-th visit, in positions."""
         variant, text = self.variant(row, visit), int(self._text.lengths[row])
         count = int(self.frames[row]) + layout.positions_around(
             text, streaming=variant.streaming, named_language=variant.named_language
@@ -146,7 +147,7 @@ class Rows:
         return count + int(self._instruct.lengths[row])
 
     def batch(self, rows: list[int], visit: int, fraction: float = 1.0) -> Batch:
-        """One packed row of the samples `rows` as they are on their `visit`-th time.
+        """Build one packed row from the samples `rows`, laid out as on their `visit`-th visit.
 
         Args:
             fraction: share of the frames that the sub-talker is trained on.
@@ -158,7 +159,7 @@ class Rows:
 
 
 class Order(Sequence[list[int]]):
-    """Batches of row numbers, 8 bytes a row: lists of them are made when they are asked for."""
+    """Sequence of batches of row numbers, at 8 bytes per row: lists are created on access."""
 
     def __init__(self, batches: Iterable[Sequence[int]], shuffle: Callable[[int], NDArray[np.int64]]) -> None:
         lengths: list[int] = []
@@ -195,13 +196,13 @@ class Order(Sequence[list[int]]):
 
 
 def admitted(rows: Rows, curriculum: str | None, progress: float) -> NDArray[np.int64]:
-    """Rows that an epoch trains on under a curriculum.
+    """Select the rows that an epoch trains on under a curriculum.
 
     Args:
-        rows: all of them.
-        curriculum: `length` (short ones first), `source` (those that stand first in the data), or None for all.
-        progress: share of the run that is over at the epoch's start: below 1/4 the first third of the rows is trained
-            on, below 1/2 two thirds, then all.
+        rows: all rows.
+        curriculum: `length` (short ones first), `source` (in the order of the data), or None for all rows.
+        progress: share of the run completed at the epoch's start: below 1/4 the first third of the rows is used, below
+            1/2 two thirds, then all.
     """
     if curriculum is None or progress >= 0.5:
         return np.arange(len(rows))
@@ -221,10 +222,10 @@ def epoch_order(
     tokens_per_batch: int | None = None,
     only: NDArray[np.int64] | None = None,
 ) -> Order:
-    """Batches of row numbers for one epoch, over all rows or `only` some.
+    """Order one epoch: shuffled batches of row numbers, over all rows or `only` some.
 
-    Rows are shuffled and, in windows, either packed into batches of at most `tokens_per_batch` positions as they are
-    laid out in this epoch, or sorted by length and cut into batches of `batch_size` rows. The batches are shuffled.
+    Rows are shuffled and then, window by window, either packed into batches of at most `tokens_per_batch` positions (in
+    this epoch's layouts), or sorted by length and split into batches of `batch_size` rows. Then batches are shuffled.
     """
     random = np.random.default_rng([seed, epoch])
     order = np.asarray(random.permutation(len(rows) if only is None else only), dtype=np.int64)
@@ -237,7 +238,7 @@ def epoch_order(
 
 
 def _by_length(order: NDArray[np.int64], rows: Rows, batch_size: int) -> Iterator[list[int]]:
-    """Batches of rows of similar length, so that steps are alike in what they take."""
+    """Yield batches of rows of similar length, so that steps need similar time and memory."""
     window = SORTING_WINDOW * batch_size
     for start in range(0, len(order), window):
         part = sorted(order[start : start + window].tolist(), key=rows.length)
@@ -245,5 +246,5 @@ def _by_length(order: NDArray[np.int64], rows: Rows, batch_size: int) -> Iterato
 
 
 def ahead(inputs: Iterable[A], build: Callable[[A], B]) -> Iterator[tuple[A, B]]:
-    """Yield (input, build(input)) in order, up to two of them built in a thread while the caller works on the last."""
+    """Yield (input, build(input)) in order; a thread prefetches up to two while the caller works on the last one."""
     yield from in_order(inputs, lambda one: (one, build(one)), workers=1, name="batches")

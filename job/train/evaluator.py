@@ -1,4 +1,4 @@
-"""Measuring the model in training: its loss over the validation rows, and what it says."""
+"""Evaluation of the model during training: validation loss, and the sentences it says."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from job.train.probe_rules import Heard
 from job.train.setup import Training
 from job.train.spread import Spread
 
-#: Rows that stand in for a validation split when there is none.
+#: Number of training rows evaluated if there is no validation split.
 STAND_IN_ROWS = 32
 
 
 class Evaluator:
-    """Measures `objective` as it is."""
+    """Evaluates `objective` with its current weights."""
 
     def __init__(
         self, settings: Settings, accelerator: Any, objective: Any, training: Training, spread: Spread
@@ -28,7 +28,7 @@ class Evaluator:
         self._spread = spread
 
     def losses(self) -> dict[str, Any]:
-        """Loss over the validation rows (or stand-ins), every row once, nothing random, in nats a code."""
+        """Compute the loss over the validation rows (or stand-ins), in nats per code: each row once, deterministic."""
         training = self._training
         held_out = len(training.eval_rows) > 0
         rows = training.eval_rows if held_out else training.train_rows
@@ -49,7 +49,7 @@ class Evaluator:
                     sums[2] += found.talker_terms
                     sums[3] += found.sub_talker_terms
         self._objective.train()
-        if self._spread.sharded:  # what is around the layers is left whole for a backward pass, as it is trained now
+        if self._spread.sharded:  # the parts around the layers stay gathered, waiting for a backward pass
             self._objective.reshard()
         talker, sub_talker, terms, sub_terms = self._spread.ranks.sums(sums).tolist()
         measured = {"talker_loss": talker / terms, "sub_talker_loss": sub_talker / max(1.0, sub_terms)}
@@ -57,9 +57,9 @@ class Evaluator:
         return {"loss": loss, **measured, "split": "validation" if held_out else "train"}
 
     def hear(self) -> Heard:
-        """What the probe hears, in the first process, and all know.
+        """Run the probe in the first process and return its findings in all processes.
 
-        A model that is cut up says nothing: stock `generate` needs it whole.
+        A sharded model says nothing: stock `generate` needs unsharded weights.
         """
         if self._spread.sharded:
             return Heard()

@@ -1,15 +1,15 @@
-"""The one place where a model is made to compute in other ways than its stock modules: faster, or in less memory.
+"""The single place where a model's stock computation is replaced by faster or more memory-efficient versions.
 
-`apply` does all of it in this order, and what it returns takes all of it back:
+`apply` makes these changes in order, and what it returns can undo them all:
 
-1. what is kept for the backward pass: GRADIENT_CHECKPOINTING (`recompute`, or transformers' own);
-2. decoder layers compiled: TORCH_COMPILE (`compiled`);
+1. activation checkpointing: GRADIENT_CHECKPOINTING (`recompute`, or transformers' own);
+2. compiled decoder layers: TORCH_COMPILE (`compiled`);
 3. attention within the samples of a packed row (`attention`);
-4. norms by torch's own kernel (`norms`);
-5. products together with their adapters (`adapters`), outside of compiled layers, where the compiler joins the passes.
+4. RMS norms by torch's own kernel (`norms`);
+5. fused LoRA layers (`adapters`), except in compiled layers, where the compiler fuses the passes.
 
-Modules, weights and names stay what they are: only attributes of modules, such as `forward`, are set. So a checkpoint
-is a plain copy of the weights. Adapters and fresh layers must be there already (`job.train.adapt`).
+Modules, weights and names stay the same: only attributes of modules, such as `forward`, are set. So a checkpoint is a
+plain copy of the weights. Adapters and new layers must exist already (`job.train.adapt`).
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from job.config.settings import Settings
 from job.train import adapters, attention, compiled, norms, recompute
 from job.train.changes import Changes
 
-#: Set on a talker while it is changed.
+#: Attribute set on a talker while the changes are applied.
 _MARK = "computes_fast"
 
 
 def apply(model: Any, settings: Settings, device: torch.device, precision: str) -> Changes:
-    """Let a model compute as the settings ask.
+    """Apply the computation changes that the settings ask for.
 
     Args:
         model: a `Qwen3TTSForConditionalGeneration`, adapted; changed in place.
         device: where it will be trained.
-        precision: what MIXED_PRECISION comes to.
+        precision: the resolved MIXED_PRECISION.
 
     Returns:
-        what `undo()` makes a stock model of again.
+        the changes, whose `undo()` restores the stock model.
 
     Raises:
-        RuntimeError: it computes so already.
+        RuntimeError: the changes are already applied.
     """
     talker, changes = model.talker, Changes()
     if is_applied(model):
@@ -56,5 +56,5 @@ def apply(model: Any, settings: Settings, device: torch.device, precision: str) 
 
 
 def is_applied(model: Any) -> bool:
-    """Whether a model computes so now."""
+    """Return whether the changes are applied to a model."""
     return getattr(model.talker, _MARK, False)

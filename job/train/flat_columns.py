@@ -1,4 +1,4 @@
-"""Columns of a split as flat arrays: a row takes a few bytes in memory, however many rows there are; without torch."""
+"""Columns of a split as flat arrays, which take only a few bytes of memory per row; does not need torch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-#: Frames of the longest clip that is cloned from in training (about 15 s at 12.5 frames a second).
+#: Frames of the longest reference clip for cloning in training (about 15 s at 12.5 frames per second).
 LONGEST_REFERENCE = 188
-#: Texts that are tokenized together.
+#: Number of texts tokenized at a time.
 TOKENIZED_TOGETHER = 1000
 
 
 class Tokens:
-    """Token ids of many texts in one array, none for a row without a text. `lengths` is (rows,)."""
+    """Token ids of many texts in one array; a row without a text has none. `lengths` is (rows,)."""
 
     def __init__(self, tokenize: Any, texts: pa.ChunkedArray, template: Callable[[str], str]) -> None:
         ids = array("i")
@@ -39,12 +39,12 @@ class Tokens:
 
 
 class Codes:
-    """Codes of many rows, read from where the column lies. `lengths` is the frames of each row, (rows,)."""
+    """Codes of many rows, read from the memory-mapped column in place. `lengths` is (rows,), in frames."""
 
     def __init__(self, column: pa.ChunkedArray, books: int) -> None:
         chunks = [chunk for chunk in column.chunks if len(chunk)]
         self._offsets = [chunk.offsets.to_numpy() for chunk in chunks]
-        # `values` ignores where a slice begins, and the offsets count from where it would.
+        # `values` ignores the slice's offset, and the list offsets are relative to the unsliced values.
         self._frames = [chunk.values.values.to_numpy()[chunk.values.offset * books :] for chunk in chunks]
         self._frames = [values[: len(values) // books * books].reshape(-1, books) for values in self._frames]
         self._starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
@@ -53,7 +53,7 @@ class Codes:
         )
 
     def __getitem__(self, row: int) -> NDArray[np.int16]:
-        """(frames, books) of a row."""
+        """Codes of a row, (frames, books)."""
         chunk = int(np.searchsorted(self._starts, row, "right")) - 1
         first = row - int(self._starts[chunk])
         start, end = self._offsets[chunk][first : first + 2]
@@ -62,7 +62,7 @@ class Codes:
 
 
 class Companions:
-    """Rows that can be cloned from: of the same speaker, saying something else, and not too long for a prompt."""
+    """Reference rows for cloning: same speaker, different text, and short enough for a prompt."""
 
     def __init__(self, speakers: NDArray[np.int32], frames: NDArray[np.int32], texts: pa.ChunkedArray) -> None:
         short = np.flatnonzero(frames <= LONGEST_REFERENCE).astype(np.int32)
@@ -70,7 +70,7 @@ class Companions:
         for start in range(0, len(texts), TOKENIZED_TOGETHER):
             some = texts.slice(start, TOKENIZED_TOGETHER).to_pylist()
             self._said[start : start + len(some)] = [_digest(text) for text in some]
-        # Those of a speaker stand together in `_order`, speaker n's from `_bounds[n]`, and there those of a text do.
+        # `_order` groups rows by speaker, speaker n's from `_bounds[n]` on, and within a speaker by text.
         of_short = speakers[short]
         self._order = short[np.lexsort((short, self._said[short], of_short))]
         counts = np.bincount(of_short, minlength=1) if len(short) else np.zeros(1, dtype=np.int64)
@@ -78,12 +78,12 @@ class Companions:
         self._speakers = speakers
 
     def draw(self, row: int, random: np.random.Generator) -> int | None:
-        """A row to clone `row` from, each as likely as another; None when there is none."""
+        """Draw a row to clone `row` from, uniformly at random; None if there is none."""
         speaker = int(self._speakers[row])
         if speaker + 1 >= len(self._bounds):
             return None
         group = self._order[self._bounds[speaker] : self._bounds[speaker + 1]]
-        # A changed copy of the row (AUGMENT_...) says the same as it does, and is stepped over with it.
+        # Skip the row itself and its augmented copies (AUGMENT_...), which have the same text.
         said = self._said[group]
         first, end = np.searchsorted(said, self._said[row], "left"), np.searchsorted(said, self._said[row], "right")
         others = len(group) - int(end - first)
@@ -94,7 +94,7 @@ class Companions:
 
 
 def numbered(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int32]]:
-    """The different values of a column of strings, and which of them each row has, (rows,)."""
+    """Dictionary-encode a string column: its distinct values, and each row's index into them, (rows,)."""
     values = pc.unique(column)
     numbers = pc.index_in(column, value_set=values)
     return values.to_pylist(), np.concatenate(

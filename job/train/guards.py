@@ -1,8 +1,8 @@
-"""Watching training: what is wrong with it is said at once, and nothing is masked.
+"""Guards that watch training and report problems at once, without masking anything.
 
 A guard decides from plain numbers, so that each rule can be tested without a model. It raises `TrainingStopped`, saying
-what it saw and what to change, only where going on would cost GPU time for nothing; short of that it warns. Every
-process of a run is given the same (summed) numbers: all of them then stop in the same step.
+what it saw and what to change, only when continuing would waste GPU time; otherwise it warns. Every process of a run
+gets the same (summed) numbers, so that all of them stop in the same step.
 """
 
 from __future__ import annotations
@@ -18,67 +18,68 @@ from job.core.console import warn
 from job.core.errors import TrainingStopped
 from job.train.probe_rules import rank
 
-#: So many steps in a row without a finite loss and gradient end the run.
+#: This many steps in a row without a finite loss and gradient end the run.
 MOST_BAD_STEPS = 5
-#: So does this share of all steps, once there are enough to speak of a share.
+#: So does this share of all steps, once there were STEPS_FOR_SHARE steps.
 MOST_BAD_SHARE = 0.05
 STEPS_FOR_SHARE = 100
 
-#: A loss below this (nats a code) prints as 0.000. Learning a few sentences by heart gets there too, but late: the
-#: embedded clips after more than 400 steps, one short sentence after 200.
+#: A loss below this (nats per code) prints as 0.000. Overfitting a few sentences gets there too, but late: the embedded
+#: clips after more than 400 steps, one short sentence after 200.
 ZERO_LOSS = 5e-4
-#: Below it from within the first EARLY_STEPS steps on, ZERO_STEPS times in a row, nothing was there to be learnt.
+#: If the loss falls below it in the first EARLY_STEPS steps and stays there ZERO_STEPS times in a row, there was
+#: nothing to learn.
 EARLY_STEPS = 20
 ZERO_STEPS = 10
-#: Losses that are the same to the last bit. One batch an epoch gives this when nothing is trained; different batches
-#: never do. Evaluations are over the same rows each time, so that fewer of them tell as much.
+#: Bit-identical losses in a row. One batch per epoch gives these when nothing is trained; different batches never do.
+#: Evaluations use the same rows each time, so fewer of them are enough evidence.
 SAME_STEPS = 25
 SAME_EVALUATIONS = 3
-#: A rate below this share of the highest so far changes nothing that a loss must show (a cosine's end).
+#: A learning rate below this share of the highest so far need not change the loss (the end of a cosine schedule).
 NEGLIGIBLE_RATE = 0.01
-#: A loss this much above that of the first steps is diverging: so many times it, and so many nats more.
+#: Training diverges when the loss exceeds DIVERGED_FACTOR times that of the first steps plus DIVERGED_NATS.
 DIVERGED_FACTOR = 1.5
 DIVERGED_NATS = 1.0
-#: Steps at the start and at the end that are compared for it.
+#: Number of steps compared at the start and at the end.
 DIVERGED_STEPS = 50
-#: With too high a rate the first steps have diverged themselves. So these many of the last steps are compared with the
-#: very first ones, which the rate has hardly touched: (last steps, first steps, times their highest loss, nats more).
+#: With too high a learning rate the first steps have diverged already. So the last few steps are also compared with the
+#: very first ones, which it has hardly affected: (last steps, first steps, factor on their highest loss, nats more).
 DIVERGED_AT_ONCE = ((5, 1, 5.0, 5.0), (20, 3, DIVERGED_FACTOR, DIVERGED_NATS))
 
-#: A gradient norm so many times the median of the last `SPIKE_WINDOW` is a spike.
+#: A gradient norm this many times the median of the last `SPIKE_WINDOW` norms is a spike.
 SPIKE_FACTOR = 10.0
 SPIKE_WINDOW = 50
-#: Norms before a median means something.
+#: Fewest norms for a meaningful median.
 LEAST_NORMS = 20
-#: Spikes in a row to warn at, and to stop at if the loss is up as well.
+#: Spikes in a row before a warning, and before a stop if the loss has risen as well.
 SPIKES_TO_WARN = 3
 SPIKES_TO_STOP = 25
 
 
 @dataclass
 class _Guard:
-    """Its fields, plain JSON types, are kept over a restart; what the settings give is none of them."""
+    """Base of guards: fields are plain JSON types, saved across restarts; values from the settings are not fields."""
 
     def state(self) -> dict[str, Any]:
-        """What `load` takes, JSON-ready."""
+        """Return the state that `load` takes, JSON-serializable."""
         return asdict(self)
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state()`."""
+        """Restore a `state()`."""
         for kept in fields(self):
             setattr(self, kept.name, deepcopy(state[kept.name]))
 
 
 @dataclass
 class FiniteGuard(_Guard):
-    """Counts steps whose loss or gradient is NaN or infinite: stops for many in a row, a share of all, or the first."""
+    """Counts steps with a NaN or infinite loss or gradient; stops at many in a row, a share of all, or the first."""
 
     skipped: int = 0
     seen: int = 0
     in_a_row: int = 0
 
     def admit(self, step: int, loss: float, grad_norm: float) -> bool:
-        """Whether a step was taken: `job.train.update` leaves out those whose loss or gradient is not finite."""
+        """Return whether a step was taken: `job.train.update` skips steps whose loss or gradient is not finite."""
         self.seen += 1
         if math.isfinite(loss) and math.isfinite(grad_norm):
             self.in_a_row = 0
@@ -101,7 +102,7 @@ class FiniteGuard(_Guard):
 
 @dataclass
 class LossGuard(_Guard):
-    """Notices that nothing is trained (a loss at 0 at once, or the same to the last bit) and that training diverges."""
+    """Detects that nothing is trained (loss 0 from the start, or bit-identical) and that training diverges."""
 
     zeros: int = 0
     still: int = 0
@@ -112,7 +113,7 @@ class LossGuard(_Guard):
     recent: list[float] = field(default_factory=list)
 
     def observe(self, step: int, loss: float, grad_norm: float, rate: float = math.inf) -> None:
-        """Take in a step with a finite loss (nats a code) and gradient (before clipping); an unknown rate counts."""
+        """Process a step with a finite loss (nats per code) and gradient norm (unclipped); an unknown rate counts."""
         self._zero(step, loss)
         self._no_gradient(step, loss, grad_norm)
         moving = self._moving(rate) and loss >= ZERO_LOSS
@@ -124,7 +125,7 @@ class LossGuard(_Guard):
         self._diverged(step, loss)
 
     def evaluated(self, step: int, loss: float, rate: float = math.inf) -> None:
-        """Take in an evaluation's loss."""
+        """Process an evaluation's loss."""
         moving = self._moving(rate) and math.isfinite(loss) and loss >= ZERO_LOSS
         if _repeats(self.same_evaluations, loss, moving) >= SAME_EVALUATIONS:
             raise TrainingStopped(
@@ -133,7 +134,7 @@ class LossGuard(_Guard):
             )
 
     def _moving(self, rate: float) -> bool:
-        """Whether a step at this rate must change the loss."""
+        """Return whether a step at this learning rate must change the loss."""
         self.peak_rate = max(self.peak_rate, 0.0 if math.isinf(rate) else rate)
         return rate > NEGLIGIBLE_RATE * self.peak_rate
 
@@ -177,21 +178,21 @@ class LossGuard(_Guard):
 
 @dataclass
 class SpikeGuard(_Guard):
-    """Warns of gradient norms far above the usual, and stops if they stay there and the loss goes up with them.
+    """Warns of gradient norms far above normal, and stops if they persist and the loss rises with them.
 
-    The usual is the median of the last norms, spikes left out while they last. A norm that is not even clipped is no
-    spike: where the loss is near 0, single sentences have norms of many times the median and do no harm.
+    Normal is the median of recent norms, without the spikes of the current streak. A norm too small to be clipped is no
+    spike: when the loss is near 0, single sentences have norms many times the median and do no harm.
     """
 
     max_grad_norm: InitVar[float] = 1.0
     usual: list[list[float]] = field(default_factory=list)  # [norm, loss] of the last steps
-    streak: list[list[float]] = field(default_factory=list)  # and of the spikes since
+    streak: list[list[float]] = field(default_factory=list)  # the same for the spikes since then
 
     def __post_init__(self, max_grad_norm: float) -> None:
-        self._floor = max_grad_norm or 1.0  # 0 is never clip
+        self._floor = max_grad_norm or 1.0  # 0 means never clip
 
     def observe(self, step: int, loss: float, grad_norm: float) -> bool:
-        """Take in a step with a finite loss and gradient. Returns whether it is a spike."""
+        """Process a step with a finite loss and gradient norm. Returns whether it is a spike."""
         usual = median(norm for norm, _ in self.usual) if len(self.usual) >= LEAST_NORMS else math.inf
         self.streak.append([grad_norm, loss])
         if not grad_norm > max(SPIKE_FACTOR * usual, self._floor):
@@ -205,7 +206,7 @@ class SpikeGuard(_Guard):
                 f"usual {usual:.4g}; if the loss goes up too, lower LEARNING_RATE",
             )
         if len(self.streak) >= SPIKES_TO_STOP:
-            # Half of them had a loss above all before them.
+            # At least half of them had a loss above all losses before the streak.
             loss_now, loss_before = median(loss for _, loss in self.streak), max(loss for _, loss in self.usual)
             if loss_now > loss_before:
                 raise TrainingStopped(
@@ -213,18 +214,18 @@ class SpikeGuard(_Guard):
                     f"times the usual {usual:.4g}, and a loss of {loss_now:.4g} (at most {loss_before:.4g} before): "
                     "lower LEARNING_RATE or MAX_GRAD_NORM"
                 )
-            self.restart()  # the loss does not suffer: these norms are the usual from now on
+            self.restart()  # the loss has not risen: accept these norms as normal
         return True
 
     def restart(self) -> None:
-        """Forget what was usual: after other parameters are trained, for example."""
+        """Forget the normal norms, for example when other parameters are trained from now on."""
         self.usual = []
         self.streak = []
 
 
 @dataclass
 class Patience(_Guard):
-    """Decides which evaluation is the best one (`probe_rules.rank`), and when to stop waiting for a better one."""
+    """Early stopping: tracks the best evaluation (by `probe_rules.rank`) and decides when to stop."""
 
     patience: InitVar[int | None]
     target: InitVar[float | None]
@@ -237,7 +238,7 @@ class Patience(_Guard):
         self._patience, self._target = patience, target
 
     def better(self, step: int, loss: float, penalty: float = 0.0) -> bool:
-        """Whether this evaluation ranks first so far (NaN never does). `penalty` is the probe's."""
+        """Return whether this evaluation is the best so far (NaN never is). `penalty` is the probe's."""
         if rank(loss, penalty) < rank(self.best, self.best_penalty):
             self.best, self.best_step, self.best_penalty, self.waited = loss, step, penalty, 0
             return True
@@ -245,7 +246,7 @@ class Patience(_Guard):
         return False
 
     def stop(self, talker_loss: float) -> str | None:
-        """Why to stop now, if there is a reason."""
+        """Return the reason to stop now, or None."""
         if self._target is not None and talker_loss <= self._target:
             return f"talker loss {talker_loss:.4f} reached TARGET_LOSS={self._target}"
         if self._patience is not None and self.waited >= self._patience:
@@ -253,16 +254,16 @@ class Patience(_Guard):
         return None
 
     def state(self) -> dict[str, Any]:
-        """What `load` takes. JSON has no infinity: `best` is None before there is one."""
+        """Return the state that `load` takes. JSON has no infinity: `best` is None until there is one."""
         return {**super().state(), "best": self.best if math.isfinite(self.best) else None}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state()`; patience and target stay those of the settings."""
+        """Restore a `state()`; patience and target stay those of the settings."""
         super().load({**state, "best": math.inf if state["best"] is None else state["best"]})
 
 
 class Guards:
-    """All guards of a run, their state together."""
+    """All guards of a run, with one combined state."""
 
     def __init__(self, max_grad_norm: float = 1.0, patience: int | None = None, target: float | None = None) -> None:
         self.finite = FiniteGuard()
@@ -271,7 +272,7 @@ class Guards:
         self.patience = Patience(patience, target)
 
     def admit(self, step: int, loss: float, grad_norm: float, rate: float = math.inf) -> bool:
-        """Whether a step was taken. Raises `TrainingStopped` for what `FiniteGuard` and the others stop for."""
+        """Return whether a step was taken. Raises `TrainingStopped` if any of the guards does."""
         taken = self.finite.admit(step, loss, grad_norm)
         if taken:
             self.losses.observe(step, loss, grad_norm, rate)
@@ -290,7 +291,7 @@ class Guards:
 
 
 def _repeats(seen: list[float], value: float, counts: bool) -> int:
-    """How often in a row `value` has come; `seen` is that row, which another value begins anew."""
+    """Count how often in a row `value` was seen; `seen` holds that run of equal values, reset by a different one."""
     if not counts or (seen and seen[-1] != value):
         seen.clear()
     if counts:

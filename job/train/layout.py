@@ -1,11 +1,11 @@
-"""The generation contract: which position holds what, and what each position must predict.
+"""The generation contract: what each position of a sequence contains, and what it must predict.
 
 This mirrors, position by position, the inputs that `Qwen3TTSForConditionalGeneration.generate` and
 `generate_icl_prompt` of qwen-tts 0.1.1 build and then extend frame by frame. It is plain numpy on token ids; turning
-ids into embeddings is `objective.py`'s part. `tests/train/test_contract.py` holds the two against each other.
+ids into embeddings is done by `objective.py`. `tests/train/test_contract.py` compares this module with the library.
 
 Every position has a text id. On the codec channel a position has nothing (role and instruct tokens), one id of the
-talker's codec embedding, the speaker's vector, or a frame (the sum of its books' embeddings).
+talker's codec embedding, the speaker's vector, or a frame (the sum of its codebooks' embeddings).
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 
-#: Labels that the loss leaves out.
+#: Label that the loss ignores.
 IGNORED = -100
 #: Tokens of `<|im_start|>assistant\n`, which open every sequence.
 ROLE_TOKENS = 3
-#: Tokens of `<|im_end|>\n<|im_start|>assistant\n`, which close the tokenized text and are never fed.
+#: Tokens of `<|im_end|>\n<|im_start|>assistant\n`, which close the tokenized text and are never fed to the model.
 CLOSING_TOKENS = 5
 #: Tokens of `<|im_end|>\n`, which close a tokenized reference text.
 REFERENCE_CLOSING_TOKENS = 2
 
 
 def text_template(text: str) -> str:
-    """The string that is tokenized for a text, as `Qwen3TTSModel._build_assistant_text` does."""
+    """Build the string to tokenize for a text, as `Qwen3TTSModel._build_assistant_text` does."""
     return f"<|im_start|>assistant\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def instruct_template(instruct: str) -> str:
-    """The string that is tokenized for an instruction, as `Qwen3TTSModel._build_instruct_text` does."""
+    """Build the string to tokenize for an instruction, as `Qwen3TTSModel._build_instruct_text` does."""
     return f"<|im_start|>user\n{instruct}<|im_end|>\n"
 
 
 def reference_template(text: str) -> str:
-    """The string that is tokenized for a reference text, as `Qwen3TTSModel._build_ref_text` does."""
+    """Build the string to tokenize for a reference text, as `Qwen3TTSModel._build_ref_text` does."""
     return f"<|im_start|>assistant\n{text}<|im_end|>\n"
 
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """The ids of a model's config that a sequence is built from."""
+    """Special ids from a model's config, from which sequences are built."""
 
     tts_bos: int
     tts_eos: int
@@ -80,7 +80,7 @@ class SpecialIds:
         )
 
     def language_row(self, language: str | None) -> int | None:
-        """Row of a language's codec embedding; None (Auto) for no language, `auto`, and ones the model lacks."""
+        """Row of a language's codec embedding; None (Auto) for None, `auto` and languages the model lacks."""
         return self.languages.get(language.lower()) if language else None
 
 
@@ -104,7 +104,7 @@ class Sequence:
         labels: (L,) book-0 token that the position must predict, `IGNORED` elsewhere. Not to be shifted again: the
             label of position p is what `generate` samples from the logits of position p.
         frames: (T, books) codes, the reference's first.
-        first_target: index in `frames` of the first frame that is predicted; the ones before are given.
+        first_target: index in `frames` of the first frame that is predicted; those before it are the prompt.
     """
 
     text_ids: Ids
@@ -130,20 +130,20 @@ def build(
     instruct_ids: Ids | None = None,
     reference: Reference | None = None,
 ) -> Sequence:
-    """Lay out one sample.
+    """Lay out one sample as a `Sequence`.
 
     Args:
         ids: the model's special ids.
         text_ids: (N,) token ids of `text_template(text)`.
         frames: (T, books) codes of the recording, T >= 1.
-        streaming: text beside the frames (`non_streaming_mode=False`) instead of before them.
+        streaming: put the text beside the frames (`non_streaming_mode=False`) instead of before them.
         language: row of the language (`SpecialIds.language_row`), None for Auto.
         speaker: whether there is a speaker slot.
         instruct_ids: (M,) token ids of `instruct_template(instruct)`.
         reference: clip to continue from, as `generate_voice_clone` does outside x-vector-only mode.
 
     Raises:
-        ValueError: the text or the recording is empty, or a frame has another number of books than the model.
+        ValueError: the text or the recording is empty, or a frame has a different number of codebooks than the model.
     """
     text = text_ids[ROLE_TOKENS:-CLOSING_TOKENS]
     if len(text) == 0 or len(frames) == 0:
@@ -181,7 +181,7 @@ def build(
     stream = 1 + len(all_frames)  # codec_bos, then the frames
     if streaming:
         beside = np.full(stream, ids.tts_pad)
-        beside[: len(spoken)] = spoken[:stream]  # text longer than the speech is never reached, as in generate
+        beside[: len(spoken)] = spoken[:stream]  # text beyond the speech is never fed, as in generate
     else:
         add(spoken, codec=[ids.codec_pad] * len(spoken))
         beside = np.full(stream, ids.tts_pad)
@@ -205,7 +205,7 @@ def build(
 
 
 def positions_around(text: int, *, streaming: bool, named_language: bool) -> int:
-    """Positions of a sample with a speaker slot besides its frames and its instruction.
+    """Count the positions of a sample with a speaker slot, without its frames and its instruction.
 
     Args:
         text: number of token ids of `text_template(text)`.

@@ -1,4 +1,4 @@
-"""The two JSONL logs, and the averages between their lines."""
+"""Writing of the two JSONL logs, and averages over the steps between lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def now() -> str:
-    """The time of day, UTC, to the second."""
+    """Return the current date and time, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -30,16 +30,16 @@ class Window:
         self.restart()
 
     def restart(self) -> None:
-        """Start the clock again, so that evaluations do not count as training time."""
+        """Restart the clock, so that evaluations do not count as training time."""
         self._started, self._frames = time.monotonic(), 0
 
     def add(self, losses: dict[str, Any]) -> None:
-        """Take in a step."""
+        """Add a step."""
         self.steps.append(losses)
         self._frames += losses["frames"]
 
     def record(self, step: int, epoch: int, rate: float, norm: float) -> dict[str, Any]:
-        """The log line, and start over. Steps that were skipped show as what they were."""
+        """Return the log line and reset. Skipped steps are included with their (non-finite) values."""
         means = {k: float(np.mean([s[k] for s in self.steps])) for k in ("loss", "talker_loss", "sub_talker_loss")}
         speed = round(self._frames / max(time.monotonic() - self._started, 1e-9), 1)
         self.steps = []

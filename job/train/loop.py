@@ -1,8 +1,8 @@
-"""The training stage, from prepared data to `output/best` and `output/last`: `_Run.run` shows a step.
+"""The training loop, from prepared data to `output/best` and `output/last`: `_Run.run` shows one step.
 
-Its parts: `setup` (model, data, what is trained), `schedule` (which rows each step is over), `step` (losses and
-gradients), `update` (the optimizer's step), `guards`, `evaluator`, and `run_state` (what a checkpoint holds, and going
-on from one).
+It combines `setup` (model, data, trained parameters), `schedule` (the rows of each step), `step` (losses and
+gradients), `update` (the optimizer step), `guards`, `evaluator`, and `run_state` (the contents of a checkpoint, and
+resuming from one).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from job.train.writer import BackgroundWriter
 
 
 def train(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
-    """Run the stage.
+    """Run the training stage.
 
     Args:
         ranks: the processes that train together.
@@ -45,7 +45,7 @@ def train(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
     Raises:
         BadInput: the prepared data does not fit the model or the settings.
         TrainingStopped: the loss is not a number, no evaluation gave a finite loss, or memory ran out.
-        StoppedBySignal: SIGTERM or SIGINT; the same command goes on from the checkpoint that was written.
+        StoppedBySignal: SIGTERM or SIGINT; the same command resumes from the checkpoint that was written.
     """
     with (
         setup.accelerator_of(settings, ranks) as accelerator,
@@ -56,14 +56,14 @@ def train(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
         try:
             return _Run(settings, accelerator, ranks, stop, trackers, writer).run()
         except RuntimeError as error:
-            if not is_out_of_memory(error):  # for the model, the optimizer or an evaluation, which cannot be cut up
+            if not is_out_of_memory(error):  # in model, optimizer or evaluation, which cannot be split
                 raise
             raise TrainingStopped(f"out of GPU memory ({first_line(error)}): {LESS_MEMORY}") from error
 
 
 @dataclass
 class Taken:
-    """A step whose losses (talker's, sub-talker's) and norm have not been read."""
+    """A step whose losses (talker's, sub-talker's) and gradient norm have not been read from the device yet."""
 
     step: int
     rate: float
@@ -72,7 +72,7 @@ class Taken:
 
 
 class _Run:
-    """One training run: what its steps share, made ready in `__init__`, and the steps themselves in `run`."""
+    """One training run: `__init__` prepares what the steps share, `run` takes the steps."""
 
     def __init__(
         self,
@@ -109,25 +109,25 @@ class _Run:
         self.taken: Taken | None = None  # the last step, until its numbers are read
         self.norm = 0.0
         self.active = "all"
-        self.unfrozen = True  # parameters that have not been trained before are about to be
+        self.unfrozen = True  # parameters start to be trained for the first time
 
     def run(self) -> dict[str, Any]:
         """Take the steps: forward and backward, clip, optimizer step, log, evaluate, save."""
         settings, schedule, stepper = self.settings, self.schedule, self.stepper
         step = done = self.state.begin(self.start, self.ranks.first)
         self.trackers.start(resumed_from=done)
-        ready = ahead(schedule.after(done), stepper.build)  # the next steps' batches are built meanwhile
+        ready = ahead(schedule.after(done), stepper.build)  # builds the next steps' batches in the background
         for planned, batches in progress(ready, stage="train", total=schedule.steps - done, unit="steps"):
             step, epoch, _ = planned
             self._activate(epoch)  # PROGRESSIVE_STAGES
 
-            losses, frames = stepper.take(planned, batches)  # forward and backward: over parts and processes
+            losses, frames = stepper.take(planned, batches)  # forward and backward, over all parts and processes
             self._check_sub_talker(losses)
             norm = self.update(stepper.parameters, losses)  # clip, and the optimizer's step
             self.optimizer.zero_grad(set_to_none=True)
             rate = self.scheduler.get_last_lr()[0]
             self.scheduler.step()
-            self._settle()  # the step before: its numbers have arrived
+            self._settle()  # read the previous step's numbers, which have arrived by now
             self.taken = Taken(step, rate, frames, Reading(torch.cat([losses, norm.to(losses).reshape(1)])))
 
             last = step == schedule.steps
@@ -149,17 +149,17 @@ class _Run:
         return self._finish(step)
 
     def _check_sub_talker(self, losses: torch.Tensor) -> None:
-        """End a run whose sub-talker learns nothing, in the first step in which frames of it had their turn."""
+        """Stop a run whose sub-talker learns nothing, in the first step that trains it on any frames."""
         if self.unfrozen and self.training.books > 1 and float(losses[1]):
             self.unfrozen = False
             gradients = sub_talker_gradients(self.training.model)
             check_sub_talker(gradients, self.settings.sub_talker_loss_weight, self.training.books)
 
     def _settle(self) -> None:
-        """Take in what the last step gave: its losses and its norm, which the device has computed by now.
+        """Read the last step's losses and gradient norm, which the device has computed by now.
 
-        Done when the next step is under way, or something is about to be said or kept: a GPU is never waited for
-        otherwise.
+        Called once the next step is queued, or before something is logged or saved, so that the host does not wait for
+        the GPU otherwise.
         """
         taken, self.taken = self.taken, None
         if taken is None:
@@ -171,18 +171,18 @@ class _Run:
         self.state.window.add({**losses, "frames": taken.frames})
 
     def _activate(self, epoch: int) -> None:
-        """Train the parts of PROGRESSIVE_STAGES that are this epoch's."""
+        """Switch to the parts that PROGRESSIVE_STAGES trains in this epoch."""
         active = progressive.activate(self.training.phases, epoch, self.training.groups)
         if active != self.active:
             say("train", f"epoch {epoch}: training {active}")
             self._settle()
             self.active, self.unfrozen = active, True
-            self.state.guards.spikes.restart()  # other parameters have other gradients
+            self.state.guards.spikes.restart()  # other parameters have other gradient norms
 
     # ---- evaluation and checkpoints ----------------------------------------------------------------------------------
 
     def _evaluate(self, step: int, epoch: int, rate: float) -> str | None:
-        """Measure, keep the checkpoint if it is the best so far, and say why to stop, if there is a reason."""
+        """Evaluate, export the model if it is the best so far, and return the reason to stop, or None."""
         measured = {"step": step, "epoch": epoch, **self.evaluator.losses(), "timestamp": logs.now()}
         self.state.guards.losses.evaluated(step, measured["loss"], rate)
         penalty = 0.0
@@ -205,7 +205,7 @@ class _Run:
         self.trackers.log(kind, record)
 
     def _export(self, directory: Path) -> None:
-        """Write a checkpoint for stock `qwen_tts`, while training goes on."""
+        """Write a checkpoint for stock `qwen_tts`, while training continues."""
         if not (self.ranks.first or self.spread.sharded):
             return
         weights = self.training.exporter.snapshot()
@@ -216,7 +216,7 @@ class _Run:
             self.writer.submit(lambda: self.training.exporter.write(directory, weights, progress))
 
     def _save(self, step: int) -> None:
-        """Write a checkpoint to go on from, while training goes on."""
+        """Write a checkpoint to resume from, while training continues."""
         if not (self.ranks.first or self.spread.sharded):
             return
         taken = self.state.snapshot(step, self.stepper.pieces, self.ranks.first)
@@ -224,7 +224,7 @@ class _Run:
             self.writer.submit(lambda: resume.save(self.paths.output, taken, self.settings.save_total_limit))
 
     def _stopped(self, step: int) -> NoReturn:
-        """End after a signal to any of the processes, when the checkpoint is on disk."""
+        """Stop after a signal to any of the processes, once the checkpoint is on disk."""
         self.writer.wait()
         self.ranks.wait()
         if not self.ranks.first:

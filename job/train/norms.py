@@ -1,7 +1,7 @@
-"""The stock layers' RMS norms by torch's own: on a GPU one fused kernel, which keeps its input and a scale for a row.
+"""RMS norms by torch's `rms_norm`: one fused kernel on a GPU, which saves only its input and one scale per row.
 
-The stock norm is five operations, of which autograd keeps several times the input. A layer's norms also give their
-result in the type that autocast would lower it to for each of the products that read it, a copy for each of them.
+The stock norm is five operations, for which autograd saves several times the input. Norms inside a layer also return
+their result in autocast's dtype, which saves one lowered copy for each product that reads it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from job.train.changes import Changes
 
 
 def use(talker: Any, changes: Changes) -> None:
-    """Let the norms of a talker and its sub-talker compute so. TORCH_COMPILE fuses these as it would the stock ones."""
+    """Replace the norms of a talker and its sub-talker. TORCH_COMPILE fuses these as well as the stock ones."""
     from qwen_tts.core.models.modeling_qwen3_tts import Qwen3TTSRMSNorm
 
     for decoder in (talker.model, talker.code_predictor.model):
@@ -27,12 +27,12 @@ def use(talker: Any, changes: Changes) -> None:
 
 
 def _norm(self: Any, x: torch.Tensor) -> torch.Tensor:
-    """(..., D) -> (..., D), in the type of input and weight together, as the stock norm."""
+    """Normalise (..., D) in the promoted dtype of input and weight, as the stock norm does."""
     return _normed(self, x, torch.promote_types(x.dtype, self.weight.dtype))
 
 
 def _lowered_norm(self: Any, x: torch.Tensor) -> torch.Tensor:
-    """The same in autocast's type: of the residual stream computed in fp32, of queries and keys as they are."""
+    """Normalise and return autocast's dtype: the residual stream in fp32 before lowering, queries and keys directly."""
     device = x.device.type
     if not torch.is_autocast_enabled(device):
         return _norm(self, x)
@@ -41,6 +41,6 @@ def _lowered_norm(self: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _normed(self: Any, x: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
-    """In the type `kind`, which autocast would change on some devices; the kernel sums in fp32 in any case."""
+    """Normalise in dtype `kind`, with autocast off (it changes the dtype on some devices); sums are always in fp32."""
     with torch.autocast(x.device.type, enabled=False):
         return F.rms_norm(x.to(kind), self.weight.shape, self.weight.to(kind), self.variance_epsilon)

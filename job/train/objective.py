@@ -1,9 +1,9 @@
 """The training loss: exactly the log-probabilities that generation samples from.
 
-Talker: the logits of position p against the book-0 token that `generate` would sample there; no shift here and none in
-the library. Sub-talker: for a frame at position p the sequence [hidden(p-1), e0(c0), e1(c1) ... e14(c14)], whose
-position i+1 predicts book i+1 with head i, as `code_predictor.forward` does step by step. The library's own
-`forward_sub_talker_finetune` is not used: its loss shifts the labels once more.
+Talker: cross-entropy of the logits at position p with the codebook-0 token that `generate` would sample there; no shift
+here and none in the library. Sub-talker: for a frame at position p the sequence [hidden(p-1), e0(c0), e1(c1) ...
+e14(c14)], whose position i+1 predicts codebook i+1 with head i, as `code_predictor.forward` does step by step. The
+library's own `forward_sub_talker_finetune` is not used: its loss shifts the labels once too often.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from job.train.batch import Batch
 from job.train.books import look_up
 from job.train.chunked import summed
 
-#: Predicted tokens whose logits exist at the same time: 4096 x 3072 in fp32 are 50 MB.
+#: Predicted tokens whose logits are in memory at the same time: 4096 x 3072 in fp32 are 50 MB.
 TOKENS_AT_ONCE = 4096
-#: Frames that are in the sub-talker at the same time, 16 positions each: enough to keep the device busy.
+#: Frames that the sub-talker processes at once, 16 positions each: enough to keep the device busy.
 FRAMES_AT_ONCE = {"cuda": 1024, "cpu": 512}
 
 
 class Losses(NamedTuple):
-    """Sums of negative log-probabilities (nats) and how many terms they have.
+    """Sums of negative log-probabilities (nats), and their numbers of terms.
 
-    A tuple, in which FSDP finds the tensors whose backward pass it is to begin with.
+    A tuple, because FSDP searches outputs for tensors on which to hook the start of its backward pass.
     """
 
     talker: torch.Tensor
@@ -53,7 +53,7 @@ class Objective(nn.Module):
         return self.model.talker
 
     def forward(self, batch: Batch) -> Losses:
-        """Loss sums of a batch, of the sub-talker over the frames that it chose, scaled up to all."""
+        """Compute a batch's loss sums; the sub-talker's covers the batch's chosen frames, scaled up to all frames."""
         rows, positions = batch.frame_rows[batch.chosen], batch.hidden_positions[batch.chosen]
         hidden, books = self._talker_states(batch, rows)
         head = self.talker.codec_head
@@ -79,17 +79,17 @@ class Objective(nn.Module):
 
     @property
     def _tables(self) -> list[nn.Embedding]:
-        """The embedding of each book."""
+        """The embedding table of each codebook."""
         return [self.talker.model.codec_embedding, *self.talker.code_predictor.get_input_embeddings()]
 
     def _talker_states(self, batch: Batch, fed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B * L, D): what the talker's last layer gives; and the embeddings (n, books - 1, D) of the frames `fed`."""
+        """Run the talker: its final hidden states (B * L, D), and embeddings (n, books - 1, D) of the frames `fed`."""
         inner = self.talker.model
         text = self.talker.text_projection(inner.text_embedding(batch.text_rows))
         frames, special, books = look_up([table.weight for table in self._tables], batch.frames, batch.codec_rows, fed)
         nothing = special.new_zeros(1, special.shape[1])
         codec = torch.cat([nothing, special, frames, batch.speakers.to(special.dtype)])
-        # Looked up as in an embedding, whose gradient is faster and more repeatable than that of indexing.
+        # `embedding` instead of indexing: its gradient is faster and more reproducible.
         inputs = F.embedding(batch.text_index, text) + F.embedding(batch.codec_index, codec)
         states = inner(
             inputs_embeds=inputs,
@@ -100,17 +100,17 @@ class Objective(nn.Module):
         return states.reshape(-1, states.shape[-1]), books
 
     def _sub_talker_inputs(self, hidden: torch.Tensor, books: torch.Tensor) -> torch.Tensor:
-        """(N, D) and the embeddings (N, books - 1, D) -> (N, books, D)."""
+        """Join hidden states (N, D) and embeddings (N, books - 1, D) into sequences (N, books, D)."""
         return torch.cat([hidden.unsqueeze(1), books.to(hidden.dtype)], dim=1)
 
     def _sub_talker_states(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(N, books, D) -> (N, books - 1, d), from which head i predicts book i + 1."""
+        """Run the sub-talker: (N, books, D) -> (N, books - 1, d), from which head i predicts codebook i + 1."""
         predictor = self.talker.code_predictor
         states = predictor.model(inputs_embeds=predictor.small_to_mtp_projection(inputs), use_cache=False)
         return cast(torch.Tensor, states.last_hidden_state[:, 1:])
 
     def _sub_talker_loss(self, inputs: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """Sum over frames and books: `inputs` (n, books, D), `codes` (n, books)."""
+        """Sum the loss over frames and codebooks: `inputs` (n, books, D), `codes` (n, books)."""
         states = self._sub_talker_states(inputs)
         parts = zip(self.talker.code_predictor.lm_head, states.unbind(1), codes.unbind(1)[1:], strict=True)
         return torch.stack([_cross_entropy(head(of_book), labels) for head, of_book, labels in parts]).sum()

@@ -1,4 +1,4 @@
-"""AdamW as OPTIMIZER and MASTER_WEIGHTS ask for it."""
+"""AdamW variants selected by OPTIMIZER and MASTER_WEIGHTS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from job.train import adapt
 from job.train.compact import quantized, restored, rounded
 from job.train.seeds import seed_of
 
-#: Values that are in fp32 at the same time, whole blocks: few enough for a CPU's cache, enough to keep a GPU busy.
+#: Values converted to fp32 at a time, in whole blocks: few enough for a CPU's cache, enough to keep a GPU busy.
 AT_ONCE = {"cuda": 1 << 22, "cpu": 1 << 16}
 Named = tuple[str, torch.nn.Parameter]
 
@@ -23,7 +23,7 @@ _MOMENTS = (("exp_avg", True), ("exp_avg_sq", False))
 
 
 def optimizer_of(settings: Settings, groups: list[adapt.Group]) -> torch.optim.Optimizer:
-    """AdamW over the groups; only matrices are decayed."""
+    """Create AdamW over the groups; only matrices get weight decay."""
     parts = []
     for group in groups:
         for parameters, weight_decay in zip(decayed_and_not(group), (settings.weight_decay, 0.0), strict=True):
@@ -36,19 +36,19 @@ def optimizer_of(settings: Settings, groups: list[adapt.Group]) -> torch.optim.O
 
 
 def decayed_and_not(group: adapt.Group) -> tuple[list[Named], list[Named]]:
-    """Matrices; and norms, biases and embeddings (decay would wear down rows that the data never uses)."""
+    """Split off matrices from norms, biases and embeddings (decay would shrink embedding rows the data never uses)."""
     decayed = [(name, p) for name, p in group.parameters if p.ndim > 1 and "embedding" not in name]
     names = {name for name, _ in decayed}
     return decayed, [(name, p) for name, p in group.parameters if name not in names]
 
 
 class CompactAdamW(torch.optim.Optimizer):
-    """AdamW whose moments may take a byte each, and whose weights may be in bf16 with no fp32 copy.
+    """AdamW with optional 8-bit moments and optional bf16 weights without an fp32 copy.
 
-    The arithmetic is torch's own, in fp32, a piece of a tensor at a time. bf16 weights are rounded stochastically: at
-    the rates of fine-tuning an update is far below half a step of bf16, and rounding to the nearest would undo it every
-    time. What is random follows from `seed`, the place of the parameter and how often it was updated, so that a resumed
-    run and the processes of a run round alike.
+    The arithmetic is torch's own, in fp32, one piece of a tensor at a time. bf16 weights are rounded stochastically: at
+    fine-tuning learning rates an update is far below half a bf16 step, and rounding to nearest would always discard it.
+    Randomness depends on `seed`, the parameter's index and its number of updates, so that a resumed run and all
+    processes of a run round identically.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, eight_bit: bool, fused: bool, seed: int) -> None:
@@ -65,7 +65,7 @@ class CompactAdamW(torch.optim.Optimizer):
                 self._update(group, parameter, place)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, which would turn the state into the type of the weights."""
+        """Load the state without torch's conversion to the weights' dtype."""
         super().load_state_dict({**state_dict, "state": {}})
         parameters = [p for group in self.param_groups for p in group["params"]]
         for index, saved in state_dict["state"].items():
@@ -84,7 +84,7 @@ class CompactAdamW(torch.optim.Optimizer):
         if weights.dtype != torch.float32:
             generator = torch.Generator(device).manual_seed(seed_of(self._seed, place, step))
         for piece in _pieces(len(weights), AT_ONCE.get(device.type, AT_ONCE["cuda"])):
-            weight = weights[piece].float()  # itself where it is fp32
+            weight = weights[piece].float()  # no copy if it is fp32 already
             first, second = (_moment(state, name, signed, piece) for name, signed in _MOMENTS)
             adamw(
                 [weight], [gradients[piece].float()], [first], [second], [],
@@ -99,7 +99,7 @@ class CompactAdamW(torch.optim.Optimizer):
                 weights[piece] = rounded(weight, generator)
 
     def _begin(self, parameter: torch.nn.Parameter) -> dict[str, torch.Tensor]:
-        """Moments of zero. `step` counts on the CPU: asking a GPU for it would wait for all that is under way."""
+        """Initialise zero moments. `step` is on the CPU: reading it from a GPU would wait for all queued work."""
         count, device = parameter.numel(), parameter.device
         state: dict[str, torch.Tensor] = self.state[parameter]
         state["step"] = torch.zeros((), dtype=torch.int64)
@@ -112,13 +112,13 @@ class CompactAdamW(torch.optim.Optimizer):
 
 
 def _moment(state: dict[str, torch.Tensor], name: str, signed: bool, piece: slice) -> torch.Tensor:
-    """(n,) fp32 of a piece; a view of the state where that is fp32."""
+    """Return a piece of a moment, (n,) fp32; a view of the state if that is fp32."""
     values, scales = state[name].view(-1)[piece], state.get(f"{name}_scale")
     return values if scales is None else restored(values, scales[_blocks(piece)], signed)
 
 
 def _keep(state: dict[str, torch.Tensor], name: str, signed: bool, piece: slice, moment: torch.Tensor) -> None:
-    """Put back what `_moment` gave, where it is not a view."""
+    """Store an updated piece from `_moment`, unless it is a view."""
     scales = state.get(f"{name}_scale")
     if scales is not None:
         state[name][piece], scales[_blocks(piece)] = quantized(moment, signed)
@@ -129,5 +129,5 @@ def _pieces(count: int, most: int) -> Iterator[slice]:
 
 
 def _blocks(piece: slice) -> slice:
-    """Where the scales of a piece are."""
+    """Return the slice of scales that belong to a piece."""
     return slice(piece.start // BLOCK, -(-piece.stop // BLOCK))

@@ -1,4 +1,4 @@
-"""Which samples share a row: one after the other, so that no position of a batch is padding."""
+"""Sample packing: concatenates samples into rows, so that batches contain no padding."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-#: Batches' worth of samples that are packed together: enough to fill the rows, few enough to keep the order random.
+#: Batches' worth of samples packed together: enough to fill the rows, few enough to keep the order random.
 PACKING_WINDOW = 50
-#: Rows that are at least this full are closed; what is in the others is packed again with the next window.
+#: Rows at least this full are emitted; samples in the others are packed again with the next window.
 FULL = 0.97
 
 
 def pack(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
-    """Put samples into rows of at most `capacity` positions, the longest first, each into the first row with room.
+    """Pack samples into rows of at most `capacity` positions by first-fit decreasing.
 
-    First-fit decreasing uses at most 11/9 of the fewest possible rows, and with many short samples hardly more than
-    that number (Johnson 1973). A sample that is longer than a row gets one of its own.
+    The longest sample goes first, each into the first row with room. This uses at most 11/9 of the fewest possible
+    rows, and with many short samples hardly more than the optimum (Johnson 1973). A sample longer than `capacity` gets
+    a row of its own.
 
     Args:
         lengths: (n,) positions of each sample.
-        capacity: positions a row.
+        capacity: positions per row.
 
     Returns:
         rows of indices into `lengths`.
@@ -40,12 +41,12 @@ def pack(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
 
 
 def pack_in_windows(order: Sequence[int], lengths: NDArray[np.int64], capacity: int) -> Iterator[list[int]]:
-    """Pack a shuffled `order` window by window; what does not fill a row goes on into the next window.
+    """Pack a shuffled `order` window by window; samples that do not fill a row carry over into the next window.
 
     Args:
         order: sample numbers.
         lengths: (n,) positions of sample 0, 1, ...
-        capacity: positions a row.
+        capacity: positions per row.
 
     Yields:
         the sample numbers of a row.

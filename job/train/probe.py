@@ -1,14 +1,14 @@
-"""Listening to the model in training: at every evaluation it says a few sentences, and is heard to stop or not.
+"""Generation probe: at every evaluation the model says a few sentences, which are checked for failures.
 
-A lower loss does not mean that a voice stops, keeps off silence and does not go round in circles; saying something
-does. The model in memory speaks through stock `generate`, from an x-vector as in cloning, so that no speaker row is
-needed; its frames are drawn by `job.generation` where that knows the model, in a fraction of the time. The codec is not
-loaded in training: what is judged is the codes.
+A lower loss does not prove that a voice stops, avoids silence and does not loop; generating speech does. The model in
+memory speaks through stock `generate`, from an x-vector as in cloning, so that no speaker row is needed; frames are
+sampled by `job.generation` if it supports the model, in a fraction of the time. The codec is not loaded in training:
+the codes themselves are judged.
 
-Speaking is sampled with the values that stock `generate` has by default, from a seed of its own that is the same at
-every evaluation. Sampled, because that is how released checkpoints are spoken with: greedy speech goes round in
-circles where sampled speech does not, and would mark good checkpoints down. Seeded, so that two checkpoints differ by
-their weights and not by their luck alone, and so that a run can be repeated.
+Speech is sampled with stock `generate`'s default values, from a separate seed that is the same at every evaluation.
+Sampled, because that is how released checkpoints are used: greedy speech loops where sampled speech does not, and would
+penalise good checkpoints. Seeded, so that checkpoints differ by their weights and not by luck alone, and so that a run
+is reproducible.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sentence:
-    """A row that is said.
+    """A row that the probe says.
 
     Attributes:
-        text: what is said.
-        speaker: whose x-vector it is said from.
+        text: the text to say.
+        speaker: whose x-vector is used.
         language: a name or `auto`, as in the prepared row.
         instruct: style instruction, if the row has one.
         streaming: text layout.
-        codes: (frames, books) of the recording.
+        codes: (frames, books) codes of the recording.
     """
 
     text: str
@@ -56,12 +56,12 @@ class Sentence:
 
     @property
     def limit(self) -> int:
-        """Frames after which it is cut off."""
+        """Number of frames after which it is cut off."""
         return limit(len(self.codes))
 
 
 class Probe:
-    """Says the same few sentences at every evaluation; in a language without a row as Auto, as in training."""
+    """Says the same few sentences at every evaluation; a language without a row is said as Auto, as in training."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Probe:
         text_layout: str,
         seed: int,
     ) -> Probe:
-        """Choose sentences of a prepared split; under TEXT_LAYOUT=mixed every second one in the other layout."""
+        """Choose sentences from a prepared split; with TEXT_LAYOUT=mixed the two layouts alternate."""
         import pyarrow.compute as pc
 
         frames = pc.list_value_length(table["codes"]).to_pylist()
@@ -116,37 +116,37 @@ class Probe:
         return cls(sentences, tokenize, speakers, languages, seed)
 
     def run(self, model: Any, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext) -> Heard:
-        """Say the sentences with the model as it is.
+        """Say the sentences with the current model.
 
-        Random states, train and eval modes are as before afterwards: training goes on to the same bits as without the
-        probe. Call it only when the evaluation's loss is finite, since sampling from NaN ends a CUDA process.
+        Random states and train/eval modes are restored afterwards: training continues bit-identical to a run without
+        the probe. Call it only when the evaluation's loss is finite, since sampling from NaN kills a CUDA process.
 
         Args:
-            model: a `Qwen3TTSForConditionalGeneration`, adapted or not, unwrapped and with whole (unsharded) weights.
-            autocast: context of mixed precision, such as `accelerator.autocast`.
+            model: a `Qwen3TTSForConditionalGeneration`, adapted or not, unwrapped and unsharded.
+            autocast: mixed-precision context, such as `accelerator.autocast`.
         """
         if not self.sentences or self._broken:
             return self._last
         try:
             with undisturbed(model, self._seed, self._languages), autocast():
                 findings = self._say_all(model)
-        except RuntimeError as error:  # out of memory, above all: the probe must not cost the run
+        except RuntimeError as error:  # mainly out of memory: the probe must not end the run
             reason = first_line(error)
             warn("train", f"saying sentences at evaluations failed and is left out from now on: {reason}")
-            self._broken = True  # checkpoints to come rank as the last one that was heard
+            self._broken = True  # later checkpoints get the last findings
             return self._last
         self._last = Heard(tuple(findings[i] for i in range(len(self.sentences))))
         return self._last
 
     def _say_all(self, model: Any) -> dict[int, Finding]:
-        """Findings by the sentence's number; fast if possible."""
+        """Say all sentences, by the fast loop if possible; returns findings by sentence number."""
         from job.generation.stack import Unknown
         from job.train.saying import Voice
 
         if self._fast:
             try:
                 return self._say_by(model, Voice(model))
-            except (Unknown, AttributeError, RuntimeError) as reason:  # the last, above all: no memory for a copy
+            except (Unknown, AttributeError, RuntimeError) as reason:  # RuntimeError: mainly no memory for a copy
                 self._fast = False
                 said = (
                     f"sentences at evaluations are said by stock `generate`, which takes longer: {first_line(reason)}"
@@ -157,7 +157,7 @@ class Probe:
     def _say_by(self, model: Any, voice: Voice | None) -> dict[int, Finding]:
         import torch
 
-        torch.manual_seed(self._seed)  # whatever was drawn before
+        torch.manual_seed(self._seed)  # independent of earlier draws
         findings: dict[int, Finding] = {}
         for streaming in (False, True):
             group = [i for i, s in enumerate(self.sentences) if s.streaming == streaming]
@@ -203,7 +203,7 @@ class Probe:
 
     @staticmethod
     def _finding(sentence: Sentence, said: Codes, stopped: bool) -> Finding:
-        """Judge by the sentence's own limit: in a batch, it may have gone on to that of a longer one."""
+        """Judge a sentence by its own limit: in a batch, it may have continued up to the limit of a longer one."""
         within = stopped and len(said) < sentence.limit
         said = said[: sentence.limit]
         found = problems(said, within, sentence.codes)
@@ -212,15 +212,15 @@ class Probe:
 
 @contextmanager
 def undisturbed(model: Any, seed: int, languages: Mapping[str, int]) -> Iterator[None]:
-    """A model in eval mode that knows `languages`, and random generators seeded with `seed`; afterwards all as it was.
+    """Put the model in eval mode with `languages` known and random generators seeded; restore everything afterwards.
 
-    Every module's own mode is put back, not the root's: some parts may be frozen in eval mode.
+    Every module's own mode is restored, not just the root's: some parts may be frozen in eval mode.
     """
     import torch
 
     device = model.talker.device
     modes = [(module, module.training) for module in model.modules()]
-    offsets = model.talker.rope_deltas  # the only other state that generating leaves behind
+    offsets = model.talker.rope_deltas  # the only other state that generation modifies
     config = model.config.talker_config
     known = config.codec_language_id
     accelerator: Any = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)

@@ -1,4 +1,4 @@
-"""The rules of `job.train.probe`: which rows are said, what counts as a fault in their codes, and what faults cost."""
+"""Rules of `job.train.probe`: which rows are said, which faults are detected in their codes, and their penalty."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from numpy.typing import NDArray
 
 Codes = NDArray[np.integer[Any]]
 
-#: Frames that all sentences of one evaluation may take together: 31 s of speech at 12.5 frames a second.
+#: Total frames that all sentences of one evaluation may take: 31 s of speech at 12.5 frames per second.
 MOST_FRAMES = 384
-#: A sentence may take so many times its recording's frames, and some more, before it counts as never stopping.
+#: A sentence counts as never stopping after LIMIT_FACTOR times its recording's frames plus LIMIT_SLACK.
 LIMIT_FACTOR = 2
 LIMIT_SLACK = 10
-#: Said in less than this share of the recording's frames, a sentence cannot be whole.
+#: A sentence said in less than this share of the recording's frames must be incomplete.
 SHORTEST_SHARE = 1 / 3
-#: Frames that a code must be held, or a cycle repeated, to count: 2 s at 12.5 frames a second, longer than a pause.
+#: Frames for which a code must be held, or a cycle repeated, to count: 2 s at 12.5 frames per second, longer than a
+#: pause.
 LEAST_REPEATED = 25
-#: And a cycle must come so many times: a word said three times is no fault of the voice.
+#: A cycle must also repeat this many times: a word said three times is not a fault.
 LEAST_CYCLES = 4
-#: In ten frames of a repetition so many are the same as one cycle earlier: sampling slips in other codes, each of which
-#: differs from the one before it and from the one after.
+#: In a repetition, this many of ten frames equal those one cycle earlier: sampling inserts other codes, each of which
+#: mismatches twice, one cycle after the code it replaces and one cycle before the next one.
 SAME_OF_TEN = 8
-#: What a probe in which every sentence failed costs, in nats a code. See `rank`.
+#: Penalty, in nats per code, when every sentence of a probe failed. See `rank`.
 PENALTY_NATS = 0.5
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one sentence became.
+    """Result of one sentence.
 
     Attributes:
         text: the sentence.
-        frames: frames that were said, at most its limit.
-        recorded: frames of the recording.
-        problems: in words; none for a sentence that passes.
+        frames: number of generated frames, at most its limit.
+        recorded: number of frames of the recording.
+        problems: in words; empty for a sentence that passes.
     """
 
     text: str
@@ -48,24 +49,24 @@ class Finding:
 
 @dataclass(frozen=True)
 class Heard:
-    """One evaluation's findings; none when nothing was said."""
+    """Findings of one evaluation; empty when nothing was said."""
 
     findings: tuple[Finding, ...] = ()
 
     @property
     def penalty(self) -> float:
-        """Share of the sentences that failed, 0 to 1."""
+        """Share of sentences that failed, 0 to 1."""
         return sum(bool(f.problems) for f in self.findings) / len(self.findings) if self.findings else 0.0
 
     def record(self) -> dict[str, Any]:
-        """For the validation log, JSON-ready; nothing when nothing was said."""
+        """Return the fields for the validation log, JSON-serializable; empty when nothing was said."""
         if not self.findings:
             return {}
         said = [{"text": f.text, "frames": f.frames, "problems": list(f.problems)} for f in self.findings]
         return {"penalty": self.penalty, "said": said}
 
     def summary(self) -> str:
-        """For the console; empty when nothing was said."""
+        """Return a summary for the console; empty when nothing was said."""
         if not self.findings:
             return ""
         failed = [f"{f.text[:40]!r}: {', '.join(f.problems)}" for f in self.findings if f.problems]
@@ -74,12 +75,12 @@ class Heard:
 
 
 def rank(loss: float, penalty: float = 0.0) -> tuple[float, float]:
-    """What evaluations are compared by; the lowest is the best.
+    """Return the key that evaluations are compared by; the lowest is the best.
 
-    A probe that failed is worth `PENALTY_NATS` x its share of failed sentences, added to the loss (nats a code, so
-    the same trade at every level of loss): a checkpoint that says both of two sentences properly is preferred to one
-    that says neither, unless that one's loss is lower by more than 0.5. Among equal penalties the loss alone decides.
-    A loss that is not a number comes last.
+    `PENALTY_NATS` x the share of failed sentences is added to the loss (nats per code, so the trade-off is the same at
+    every level of loss): a checkpoint that says both of two sentences properly is preferred to one that says neither,
+    unless the latter's loss is lower by more than 0.5. With equal penalties the loss alone decides. A non-finite loss
+    comes last.
 
     Example:
         >>> rank(4.30, penalty=0.0) < rank(4.25, penalty=0.5)
@@ -93,17 +94,17 @@ def rank(loss: float, penalty: float = 0.0) -> tuple[float, float]:
 
 
 def limit(frames: int) -> int:
-    """Frames that a sentence may take whose recording has `frames`."""
+    """Return how many frames a sentence may take if its recording has `frames`."""
     return LIMIT_FACTOR * frames + LIMIT_SLACK
 
 
 def choose(frames: Sequence[int], count: int, seed: int, most_frames: int = MOST_FRAMES) -> list[int]:
-    """Up to `count` rows, one from each stretch of lengths, the same for the same seed.
+    """Choose up to `count` rows, one from each quantile of lengths, reproducibly by the seed.
 
-    Rows that would take more than their part of `most_frames` are not considered.
+    Rows that would take more than their share of `most_frames` are not considered.
 
     Args:
-        frames: of every row's recording.
+        frames: number of frames of every row's recording.
     """
     if count < 1:
         return []
@@ -115,15 +116,15 @@ def choose(frames: Sequence[int], count: int, seed: int, most_frames: int = MOST
 
 
 def problems(said: Codes, stopped: bool, recorded: Codes) -> tuple[str, ...]:
-    """What is wrong with the codes of one sentence, in words.
+    """Describe what is wrong with the codes of one sentence.
 
-    Repetition is looked for in book 0, which says what is spoken; the books above it differ from frame to frame even
-    in silence. What the recording itself does (a long pause, a laugh) is no fault.
+    Repetition is detected in codebook 0, which carries the content; higher codebooks differ from frame to frame even in
+    silence. Anything the recording itself does (a long pause, a laugh) is not a fault.
 
     Args:
-        said: (frames, books), without the end.
+        said: (frames, books) generated codes, without the end token.
         stopped: whether the talker chose its end token within the limit.
-        recorded: (frames, books) of the recording.
+        recorded: (frames, books) codes of the recording.
     """
     found = []
     if not stopped:
@@ -138,22 +139,23 @@ def problems(said: Codes, stopped: bool, recorded: Codes) -> tuple[str, ...]:
 
 
 def repetition(book: NDArray[np.integer[Any]]) -> tuple[int, int]:
-    """The longest stretch that repeats itself.
+    """Find the longest stretch that repeats itself.
 
-    A stretch repeats with a period if `SAME_OF_TEN` of ten of its codes are the same as one period earlier. Its length
-    is the number of those that are, and one period; it must be `LEAST_CYCLES` periods and `LEAST_REPEATED` frames.
+    A stretch repeats with a period if `SAME_OF_TEN` of ten of its codes equal those one period earlier. Its length is
+    the number of codes that do, plus one period; it must be at least `LEAST_CYCLES` periods and `LEAST_REPEATED`
+    frames.
 
     Args:
-        book: (frames,) codes of one book.
+        book: (frames,) codes of one codebook.
 
     Returns:
-        Its frames and its period (1: a single code), (0, 0) when there is none.
+        Its frames and its period (1: a single code), (0, 0) if there is none.
     """
     best, best_period = 0, 0
     for period in range(1, len(book) // LEAST_CYCLES + 1):
-        # SAME_OF_TEN of ten codes of a window are the same just when 10 * same - SAME_OF_TEN sums to 0 or more over it:
-        # when the prefix sum at its end is no smaller than at its start. The first such start for an end, which gives
-        # the longest window, is where the running minimum of the prefix sums has come down to the end's.
+        # SAME_OF_TEN of ten codes in a window match if and only if 10 * same - SAME_OF_TEN sums to >= 0 over it, i.e.
+        # the prefix sum at its end is no smaller than at its start. For each end, the earliest such start (the longest
+        # window) is where the running minimum of the prefix sums first drops to the end's value.
         same = (book[period:] == book[:-period]).astype(np.int64)
         counts = np.concatenate([[0], np.cumsum(same)])
         sums = 10 * counts - SAME_OF_TEN * np.arange(len(counts))

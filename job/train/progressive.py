@@ -1,4 +1,4 @@
-"""Training parts one after the other (`PROGRESSIVE_STAGES`).
+"""Progressive training: different parts of the model in successive stages (`PROGRESSIVE_STAGES`).
 
 `text_projection:2|talker+text_projection:5|all` trains the text projection alone for two epochs, then the talker with
 it for five, then everything that TRAIN_MODE trains.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from job.train.adapt import Group
 
-#: Part -> what the names of its parameters contain.
+#: Part -> substrings that identify its parameters' names.
 PARTS: dict[str, tuple[str, ...]] = {
     "text_projection": (".text_projection.",),
     "embeddings": (".codec_embedding.",),
@@ -28,7 +28,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Phase:
-    """Parts that are trained until the end of epoch `until` (exclusive); None is until the end of the run."""
+    """Parts that are trained before epoch `until` (exclusive); None means until the end of the run."""
 
     parts: tuple[str, ...]
     until: int | None
@@ -62,10 +62,10 @@ def parse(value: str | None) -> list[Phase]:
 
 
 def check(phases: list[Phase], groups: list[Group]) -> None:
-    """Refuse a phase in which nothing would be trained, before the first step and not in the epoch it begins with.
+    """Reject a phase in which nothing would be trained, already before the first step.
 
     Raises:
-        BadInput: nothing of what TRAIN_MODE trains belongs to it.
+        BadInput: a phase contains none of the parameters that TRAIN_MODE trains.
     """
     names = [name for group in groups for name, _ in group.parameters]
     for phase in phases:
@@ -77,9 +77,9 @@ def check(phases: list[Phase], groups: list[Group]) -> None:
 
 
 def activate(phases: list[Phase], epoch: int, groups: list[Group]) -> str:
-    """Let gradients flow only into what is trained in `epoch`; returns the parts' names.
+    """Enable gradients only for the parts trained in `epoch`; returns the parts' names.
 
-    Parameters without a gradient are left alone by the optimizer, their decay included.
+    The optimizer skips parameters without a gradient, weight decay included.
     """
     if not phases:
         return "all"

@@ -1,4 +1,4 @@
-"""What a device has or is still computing, copied to the host: numbers without waiting, tensors by pieces."""
+"""Device-to-host copies: numbers asynchronously, large tensors in pieces."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import torch
 
 
 class Reading:
-    """A copy of numbers, under way to the host. Asking for them at once would keep a GPU waiting for its next work.
+    """An asynchronous copy of numbers to the host. Reading them synchronously would leave the GPU idle.
 
     Args:
-        values: (n,) on any device; may be changed afterwards.
+        values: (n,) on any device; may be modified afterwards.
     """
 
     def __init__(self, values: torch.Tensor) -> None:
@@ -23,26 +23,26 @@ class Reading:
             self._values = values.detach().clone()
 
     def tensor(self) -> torch.Tensor:
-        """The copy, on the host; waits for what it comes from."""
+        """Return the copy on the host, waiting until it is complete."""
         if self._there is not None:
             self._there.synchronize()
         return self._values
 
     def numbers(self) -> list[float]:
-        """The numbers; waits for what they come from."""
+        """Return the numbers, waiting until they are copied."""
         return [float(value) for value in self.tensor().tolist()]
 
 
 def fill(target: torch.Tensor, source: torch.Tensor, piece_bytes: int = 4 << 20) -> None:
-    """Copy a GPU's tensor into ordinary memory of the same shape: a piece is put in place while the next is under way.
+    """Copy a GPU tensor into pageable host memory, overlapping the transfer of each piece with storing the previous.
 
     Args:
-        target: contiguous, on the CPU; its type is the one that the values take, on the GPU.
-        source: on any device.
-        piece_bytes: what a piece takes of page-locked memory.
+        target: contiguous, on the CPU; values are converted to its dtype on the source's device.
+        source: same shape, on any device.
+        piece_bytes: page-locked memory used per piece.
     """
-    # Straight into ordinary memory the driver copies with one thread. A snapshot that is itself page-locked would be
-    # faster still, but torch never gives such memory back and takes powers of two: 20 GB for 1.7B, full, not 16.
+    # The driver copies directly to pageable memory with only one thread. A page-locked snapshot would be faster still,
+    # but torch never frees such memory and allocates powers of two: 20 GB instead of 16 for 1.7B, full.
     count = piece_bytes // target.element_size()
     under_way: tuple[torch.Tensor, Reading] | None = None
     places, pieces = torch.split(target.view(-1), count), torch.split(source.reshape(-1), count)

@@ -1,10 +1,10 @@
-"""Which results of a layer are kept for its backward pass: GRADIENT_CHECKPOINTING=selective.
+"""Selective activation checkpointing (GRADIENT_CHECKPOINTING=selective).
 
-torch's selective checkpointing, with a rule of which operations' results are worth their memory. Kept are queries, keys
-and values as the products give them, what attention gives and its own product. Computed again are the MLP, whose three
-tensors are half of what a layer would keep and cost two of its seven products, and all that is cheap: norms, rotation,
-gating, casts. Checkpointing whole layers (`true`) computes all products and attention again.
-The same operations compute them, with the same random numbers, so that losses and gradients are the same to the bit.
+torch's selective checkpointing, with a policy for which results are worth their memory. Saved are the query, key and
+value projections, attention's result and its output projection. Recomputed are the MLP, whose three tensors are half of
+what a layer would save and cost two of its seven matrix products, and everything cheap: norms, rotary embedding,
+gating, casts. Checkpointing whole layers (`true`) recomputes all products and attention.
+Recomputation uses the same operations and random numbers, so losses and gradients are identical to the bit.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from job.train.changes import Changes
 
 _aten = torch.ops.aten
 _PRODUCTS = {_aten.mm.default, _aten.addmm.default}
-#: Attention, whose backward pass wants its result and a sum for each head: on a GPU, on a CPU, and of packed rows.
+#: Attention operations, whose backward pass needs their result and per-head log-sums: on GPU, CPU and packed rows.
 _ATTENTION = (
     "aten::_scaled_dot_product_",
     "aten::_flash_attention_forward",
     "aten::_efficient_attention_forward",
     "torch_attn::_varlen_attn",
 )
-#: A product of so much fewer terms than values is cheap: the second one of an adapter.
+#: A matrix product is cheap if its output is over this many times wider than its inner dimension, as in adapters.
 _FEW_TERMS = 4
 
 
 def use(talker: Any, changes: Changes) -> None:
-    """Let the layers of talker and sub-talker keep less, adapters and all that is in them."""
-    # With dropout, the random numbers of the forward pass are needed again; to keep their state costs a little.
+    """Checkpoint the layers of talker and sub-talker selectively, including their adapters."""
+    # With dropout, recomputation needs the forward pass's random numbers; saving their state has a small cost.
     draws = any(getattr(m, "attention_dropout", 0) or (isinstance(m, nn.Dropout) and m.p > 0) for m in talker.modules())
     for decoder in (talker.model, talker.code_predictor.model):
         rule = partial(_policy, decoder.config.intermediate_size)
@@ -49,7 +49,7 @@ def use(talker: Any, changes: Changes) -> None:
 
 
 def use_whole_layers(talker: Any, changes: Changes) -> None:
-    """Transformers' own checkpointing: of a layer, its input alone is kept (GRADIENT_CHECKPOINTING=true)."""
+    """Use transformers' own checkpointing: only each layer's input is saved (GRADIENT_CHECKPOINTING=true)."""
     for module in talker.modules():
         if hasattr(module, "gradient_checkpointing"):
             changes.keep(module, "gradient_checkpointing", "_gradient_checkpointing_func")
@@ -57,7 +57,7 @@ def use_whole_layers(talker: Any, changes: Changes) -> None:
 
 
 def _policy(inner: int, context: Any, operation: Any, *inputs: Any, **named: Any) -> CheckpointPolicy:
-    """Whether the result of an operation of a layer is kept; `inner` is the MLP's width, by which its products show."""
+    """Decide whether to save an operation's result; `inner` is the MLP's width, which identifies its products."""
     kept = operation.name().startswith(_ATTENTION)
     if operation in _PRODUCTS:
         terms, values = inputs[-1].shape

@@ -1,15 +1,15 @@
-"""Going on where a run was stopped, exactly: what the next step depends on, on disk and back.
+"""Checkpoints that resume a run exactly: saves and restores everything the next step depends on.
 
-A checkpoint is a directory `checkpoint-<step>/` of safetensors and JSON (nothing that executes when it is read):
+A checkpoint is a directory `checkpoint-<step>/` of safetensors and JSON (nothing that executes code when read):
 
     trained.safetensors    the trained weights, fp32
     optimizer.safetensors  the optimizer's tensors, `<index of the parameter>.<name>`
-    random.safetensors     states of the random generators
+    random.safetensors     states of the random number generators
     state.json             step, position in the data, scheduler, guards, sizes of the logs
     checksums.json         SHA-256 of the files above; written last
 
-It is filled beside its final name and moved there. The newest one whose checksums agree is taken; a torn one is ignored
-and said.
+It is written under a temporary name and then renamed. The newest one with matching checksums is used; a damaged one is
+skipped with a message.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FILES = ("trained.safetensors", "optimizer.safetensors", "random.safetensors", 
 
 @dataclass
 class Snapshot:
-    """A checkpoint in memory, after a step and with its `state.json`: copies, which training does not change."""
+    """A checkpoint in memory, taken after a step, with its `state.json`: copies that training does not change."""
 
     step: int
     state: dict[str, Any]
@@ -51,9 +51,9 @@ def snapshot(
     parameters: list[tuple[str, torch.nn.Parameter]],
     optimizer: torch.optim.Optimizer,
 ) -> Snapshot:
-    """Copy everything that the next step depends on. Where the model is cut up, all processes must ask."""
+    """Copy everything the next step depends on. With a sharded model this is a collective: all processes call it."""
     moments, scalars = _optimizer_state(optimizer)
-    state = copy.deepcopy(state)  # lists that training goes on with are written later
+    state = copy.deepcopy(state)  # training appends to these lists before they are written
     state.update(step=step, optimizer=scalars)
     return Snapshot(step, state, {name: copied(p) for name, p in parameters}, moments, _random_state())
 
@@ -61,7 +61,7 @@ def snapshot(
 def save(output: Path, taken: Snapshot, keep: int) -> None:
     """Write `checkpoint-<step>` and remove all but the newest `keep`.
 
-    A disk that is full costs this checkpoint and not the run: the ones before it are still there.
+    A full disk loses this checkpoint but does not end the run: the earlier ones are still there.
     """
     from safetensors.torch import save_file
 
@@ -85,16 +85,17 @@ def save(output: Path, taken: Snapshot, keep: int) -> None:
             f"restart goes on from {kept}",
         )
         return
-    # Later ones are damaged, or of a run that has gone back: they must not push out the one to go on from.
+    # Later ones are damaged, or from before the run went back to an earlier step: do not count them, or they would push
+    # out the one to resume from.
     for old in [path for path in _found(output) if _step(path) <= step][keep:]:
         shutil.rmtree(old, ignore_errors=True)
 
 
 def named(path: str) -> Path:
-    """The checkpoint of RESUME=<path>.
+    """Return the checkpoint that RESUME=<path> names.
 
     Raises:
-        BadInput: it is none, or damaged.
+        BadInput: it is not a checkpoint, or is damaged.
     """
     found = Path(path).expanduser().absolute()
     if not (found / "state.json").is_file():
@@ -106,7 +107,7 @@ def named(path: str) -> Path:
 
 
 def step_of(path: Path, name: str = "state.json") -> int:
-    """The step that a checkpoint was written after, by its file `name`; -1 where there is none."""
+    """Read the step a checkpoint was written after from its file `name`; -1 if there is none."""
     try:
         return int(files.read_json(path / name)["step"])
     except FileNotFoundError:
@@ -114,10 +115,10 @@ def step_of(path: Path, name: str = "state.json") -> int:
 
 
 def newest(output: Path, key: str, after: int = -1) -> Path | None:
-    """The newest checkpoint that is whole and belongs to the run `key`; others are named and left out.
+    """Find the newest intact checkpoint of the run `key`; others are reported and skipped.
 
-    `key` is the hash of everything that the run's result follows from; resuming another run's steps would give neither
-    run's result. Those up to the step `after` are not looked at.
+    `key` is the hash of everything the run's result depends on; resuming another run's steps would give neither run's
+    result. Checkpoints up to and including step `after` are ignored.
     """
     for path in _found(output):
         if _step(path) <= after:
@@ -134,12 +135,13 @@ def newest(output: Path, key: str, after: int = -1) -> Path | None:
 
 
 def restore(path: Path, parameters: list[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer) -> None:
-    """Put weights, optimizer and random generators back as they were.
+    """Restore weights, optimizer state and random number generators.
 
-    However many processes have written it: it holds whole tensors, of which each process takes its part.
+    The number of processes may differ from the run that wrote it: it holds full tensors, and each process takes its
+    shard of them.
 
     Raises:
-        BadInput: it is of a run that trains other parameters, or with another optimizer (RESUME=<path>).
+        BadInput: it is from a run with other trained parameters or another optimizer (RESUME=<path>).
     """
     from safetensors.torch import load_file
 
@@ -161,7 +163,7 @@ def restore(path: Path, parameters: list[tuple[str, torch.nn.Parameter]], optimi
 
 
 def restore_rates(scheduler: Any, saved: dict[str, Any]) -> None:
-    """Bring a `LambdaLR` to where a saved one was, with the rates of the settings: RESUME=<path> may set others."""
+    """Restore a `LambdaLR`'s position but keep the settings' learning rates, which may differ with RESUME=<path>."""
     scheduler.load_state_dict({**saved, "base_lrs": scheduler.base_lrs})
     shares = [share(scheduler.last_epoch) for share in scheduler.lr_lambdas]
     rates = [rate * share for rate, share in zip(scheduler.base_lrs, shares, strict=True)]
@@ -171,7 +173,7 @@ def restore_rates(scheduler: Any, saved: dict[str, Any]) -> None:
 
 
 def clear(output: Path) -> None:
-    """Remove all checkpoints: the run they belong to is finished, or another one begins."""
+    """Remove all checkpoints: their run is finished, or another one begins."""
     for path in _found(output):
         shutil.rmtree(path, ignore_errors=True)
     for partial in output.glob(f".checkpoint-*{files.TEMPORARY_SUFFIX}"):
@@ -179,7 +181,7 @@ def clear(output: Path) -> None:
 
 
 def truncate_log(path: Path, size: int) -> None:
-    """Cut a log back to what it was at a checkpoint, so that no step is in it twice."""
+    """Truncate a log to its size at a checkpoint, so that no step is in it twice."""
     if not path.exists():
         files.write_text(path, "")
     with open(path, "r+b") as handle:
@@ -187,7 +189,7 @@ def truncate_log(path: Path, size: int) -> None:
 
 
 def _found(output: Path) -> list[Path]:
-    """Checkpoints, newest first."""
+    """List the checkpoints, newest first."""
     named = [path for path in output.glob("checkpoint-*") if path.is_dir() and _NAME.fullmatch(path.name)]
     return sorted(named, key=_step, reverse=True)
 
@@ -197,7 +199,7 @@ def _step(path: Path) -> int:
 
 
 def _problem(path: Path) -> str | None:
-    """Why a checkpoint cannot be gone on from; None for one that is whole."""
+    """Say why a checkpoint cannot be resumed from; None if it is intact."""
     try:
         checksums = files.read_json(path / "checksums.json")
     except (OSError, ValueError):
@@ -212,7 +214,7 @@ def _problem(path: Path) -> str | None:
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The optimizer's tensors by flat names, and its learning rates."""
+    """Return the optimizer's tensors by flat names, and its learning rates."""
     state = optimizer.state_dict()
     tensors = {
         f"{index}.{name}": copied(value) if isinstance(value, torch.Tensor) else torch.tensor(value)
@@ -224,7 +226,7 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.
 
 
 def _kind(optimizer: torch.optim.Optimizer) -> str:
-    """A name that two optimizers share just when one can go on with the other's state."""
+    """Name the optimizer's state format: equal names mean that one can load the other's state."""
     bits = "8" if getattr(optimizer, "eight_bit", False) else ""
     return type(optimizer).__name__ + bits
 
@@ -245,7 +247,7 @@ def _restore_optimizer(
 
 
 def _random_state() -> dict[str, torch.Tensor]:
-    """torch's, CUDA's, NumPy's and Python's generators as tensors."""
+    """Return the states of torch's, CUDA's, NumPy's and Python's random number generators as tensors."""
     version, words, gauss = random.getstate()
     kind, keys, at, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
     states = {

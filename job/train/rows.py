@@ -1,4 +1,4 @@
-"""Rows of the codec embedding: which have a meaning already, and which new speakers and languages get."""
+"""Allocation of codec embedding rows: which are already in use, and which new speakers and languages get."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 from job.core.errors import BadInput
 from job.model.loading import by_lookup_key
 
-#: First row of the codec embedding that released checkpoints and the model's own instructions give to new speakers.
+#: First row of the codec embedding that released checkpoints and the model's own documentation assign to new speakers.
 FIRST_SPEAKER_ROW = 3000
-#: The last rows of the codec embedding are never sampled (`suppress_tokens` of `generate`); speakers belong there.
+#: This many last rows of the codec embedding are never sampled (`suppress_tokens` of `generate`); speakers go there.
 SUPPRESSED_ROWS = 1024
 
 
 def taken_rows(talker: dict[str, Any]) -> set[int]:
-    """Rows of the codec embedding that a talker's config gives a meaning: special ids, languages and speakers."""
+    """Collect the codec embedding rows that a talker's config uses: special ids, languages and speakers."""
     special = {v for k, v in talker.items() if k.startswith("codec_") and k.endswith("_id") and isinstance(v, int)}
     languages = set((talker.get("codec_language_id") or {}).values())
     return special | languages | set((talker.get("spk_id") or {}).values())
 
 
 def speaker_rows(config: dict[str, Any], speakers: list[str], languages: dict[str, int]) -> dict[str, int]:
-    """Give every new speaker a row of the codec embedding that nothing else uses; those the base has keep theirs.
+    """Assign every new speaker an unused row of the codec embedding; speakers of the base model keep theirs.
 
     Raises:
         BadInput: there are more new speakers than free rows.
@@ -40,7 +40,7 @@ def speaker_rows(config: dict[str, Any], speakers: list[str], languages: dict[st
 
 
 def language_rows(config: dict[str, Any], wanted: list[str]) -> dict[str, int]:
-    """Give every language of the data that the model lacks a free row.
+    """Assign a free row of the codec embedding to every language in the data that the model lacks.
 
     Raises:
         BadInput: there are more new languages than free rows.
@@ -52,7 +52,7 @@ def language_rows(config: dict[str, Any], wanted: list[str]) -> dict[str, int]:
     # Above the codes and special ids, and among the rows that generation never samples.
     start = max([talker["vocab_size"] - SUPPRESSED_ROWS, *(row + 1 for row in known.values())])
     first, end = max(0, talker["vocab_size"] - SUPPRESSED_ROWS), talker["vocab_size"]
-    # Above the known languages and below the speakers where there is room, otherwise wherever there is.
+    # Between the known languages and the speakers if there is room, otherwise anywhere.
     candidates = dict.fromkeys([*range(start, min(FIRST_SPEAKER_ROW, end)), *range(first, end)])
     free = [row for row in candidates if row not in taken]
     if len(free) < len(new):

@@ -1,4 +1,4 @@
-"""What a run's checkpoint holds, where a run begins, and how it goes on from there. The files are `resume`'s."""
+"""State of a run: where it starts, what its checkpoints contain, and how it resumes. Files are handled by `resume`."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from job.train.logs import Window
 from job.train.schedule import Schedule
 from job.train.setup import Training
 
-#: Evaluations without a better one that end a run with held-out rows, unless EARLY_STOPPING_PATIENCE says otherwise.
+#: Evaluations without improvement that end a run with held-out rows, unless EARLY_STOPPING_PATIENCE is set.
 DEFAULT_PATIENCE = 5
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins: after a checkpoint's step, or from nothing.
+    """Where a run starts: after a checkpoint's step, or from scratch.
 
     Attributes:
-        checkpoint: to go on from; None for a run that begins from nothing.
-        state: what its `state.json` says; empty without a checkpoint.
+        checkpoint: the checkpoint to resume from; None for a run from scratch.
+        state: contents of its `state.json`; empty without a checkpoint.
     """
 
     checkpoint: Path | None = None
     state: dict[str, Any] = field(default_factory=dict)
 
     def parts(self, accumulated: int, world: int) -> int:
-        """Batches that a step takes together over all processes.
+        """Number of micro-batches (parts) per step, over all processes.
 
-        As many as at the run's beginning, whoever goes on with it: a step is the same in fewer or more processes.
+        A resumed run keeps the number it began with, so that a step is the same with fewer or more processes.
 
         Args:
             accumulated: GRADIENT_ACCUMULATION_STEPS.
-            world: processes now.
+            world: current number of processes.
         """
         parts = int(self.state.get("parts") or accumulated * world)
         before = int(self.state.get("accumulated", accumulated))
@@ -49,24 +49,24 @@ class Start:
 
     @property
     def pieces(self) -> int:
-        """Into how many pieces a part is cut; more than 1 if memory ran out before."""
+        """Number of pieces a part is split into; more than 1 if memory ran out before."""
         return int(self.state.get("pieces") or 1)
 
 
 def start_of(settings: Settings, key: str) -> Start:
-    """What RESUME and OUTPUT_DIR give to go on from.
+    """Find the checkpoint to start from, by RESUME and OUTPUT_DIR.
 
     Args:
-        key: of the run; of checkpoints in OUTPUT_DIR, only those with this key are its own.
+        key: the run's key; only checkpoints in OUTPUT_DIR with this key belong to the run.
 
     Raises:
-        BadInput: RESUME names something that cannot be gone on from.
+        BadInput: RESUME names something that cannot be resumed from.
     """
     named: Path | None = None
     if settings.resume not in ("auto", "never") and warm.adapter_of(settings) is None:
         named = resume.named(settings.resume)
     if not settings.force and settings.resume != "never":
-        # What this very run has written since, whatever it began with.
+        # Checkpoints this very run has written since it started, whatever it started from.
         own = resume.newest(settings.paths.output, key, after=resume.step_of(named) if named else -1)
         if own is not None:
             return Start(own, files.read_json(own / "state.json"))
@@ -74,15 +74,15 @@ def start_of(settings: Settings, key: str) -> Start:
         return Start()
     state = files.read_json(named / "state.json")
     if resume.step_of(settings.paths.best, "training_state.json") != state["guards"]["patience"]["best_step"]:
-        state["guards"].pop("patience")  # what was best then is not what lies here
+        state["guards"].pop("patience")  # the best model of that run is not the one in OUTPUT_DIR
     return Start(named, state)
 
 
 class RunState:
-    """All that the next step depends on besides settings and data: a checkpoint holds this, and the random generators.
+    """Everything the next step depends on besides settings, data and random generators; saved in checkpoints.
 
     Attributes:
-        guards: of the whole run.
+        guards: the guards of the whole run.
         window: the steps since the last line of the training log.
         measured: the last line of the validation log; empty before the first.
     """
@@ -108,7 +108,7 @@ class RunState:
         self.measured: dict[str, Any] = {}
 
     def snapshot(self, step: int, pieces: int, first: bool) -> resume.Snapshot:
-        """A checkpoint in memory. Where the model is cut up, all processes must ask."""
+        """Copy a checkpoint into memory. With a sharded model this is a collective: all processes call it."""
         state = {
             "key": self._training.key,
             "parts": self._schedule.parts,
@@ -124,13 +124,13 @@ class RunState:
         return resume.snapshot(step, state, self._training.parameters, self._optimizer)
 
     def begin(self, start: Start, first: bool) -> int:
-        """Go back to where a checkpoint was written, or make room for a run that begins from nothing.
+        """Restore the checkpoint, or clear the output for a run from scratch.
 
         Returns:
-            The steps that are done.
+            The number of completed steps.
 
         Raises:
-            BadInput: the checkpoint of RESUME=<path> does not fit, or all steps are done in it.
+            BadInput: the checkpoint of RESUME=<path> does not match, or has completed all steps.
         """
         path, output = start.checkpoint, self._settings.paths.output
         if path is None:
@@ -152,7 +152,7 @@ class RunState:
             )
         if first:
             here = path.parent.resolve() == output.resolve()
-            for log in self._logs:  # those of another run's checkpoint are where that run is
+            for log in self._logs:  # another run's logs are in that run's directory
                 resume.truncate_log(log, state["logs"][log.name] if here else 0)
         say("train", f"going on from {path.name}")
         return done

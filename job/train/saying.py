@@ -1,8 +1,8 @@
-"""The model in training, as it would be published, for the loop over frames that speaks fast.
+"""In-memory stock copy of the model in training, for the fast generation loop.
 
-Layers in training compute in other ways than stock ones: adapters beside them, passes put together, weights that
-autocast lowers. The checkpoint that would be written has none of that. Here it is made in memory: a stock talker that
-shares with the model in training what the two have in common.
+Layers in training differ from stock ones: they have adapters, fused computations, and weights lowered by autocast. An
+exported checkpoint has none of that. This builds the same in memory: a stock talker that shares unchanged weights with
+the model in training.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from job.generation.talker import FastTalker
 from job.train import attention
 from job.train.adapt import merged_weights
 
-#: Parts of the talker that the loop does not read: texts come to it embedded.
+#: Parts of the talker that the loop does not use: its texts are already embedded.
 _UNREAD = ("model.text_embedding.", "text_projection.")
 
 
 class Voice:
-    """A loop over frames with the model's weights as they are now; nothing of the model is changed.
+    """The fast generation loop with the model's current weights; does not change the model.
 
-    It takes the memory of the weights that are not shared: adapted ones, those of another type, and those that the loop
-    puts together. All of it is free again when this is let go of.
+    It takes memory for weights that are not shared: adapted ones, those in another dtype, and those the loop fuses. All
+    of it is freed with this object.
 
     Args:
-        model: a `Qwen3TTSForConditionalGeneration` with whole (unsharded) weights. Under autocast to bf16, speech is in
-            bf16 as the checkpoint is; otherwise in fp32.
+        model: an unsharded `Qwen3TTSForConditionalGeneration`. Under autocast to bf16, generation runs in bf16, like
+            the checkpoint; otherwise in fp32.
 
     Raises:
-        Unknown: the model is of a kind that the loop was not written for.
+        Unknown: the loop does not support this kind of model.
     """
 
     def __init__(self, model: Any) -> None:
@@ -44,7 +44,7 @@ class Voice:
             self._fast = FastTalker(published(model, self._kind))
 
     def generate(self, **arguments: Any) -> Any:
-        """As `FastTalker.generate`, for prompts of any type, within autocast or not."""
+        """Call `FastTalker.generate`, with prompts of any dtype, inside or outside autocast."""
         for name, value in arguments.items():
             if isinstance(value, torch.Tensor) and value.is_floating_point():
                 arguments[name] = value.to(self._kind)
@@ -54,10 +54,10 @@ class Voice:
 
 @torch.no_grad()
 def published(model: Any, kind: torch.dtype) -> Any:
-    """A stock talker in eval mode with the model's weights, adapters added in, in the type `kind`.
+    """Build a stock talker in eval mode from the model's weights, with adapters merged in, in dtype `kind`.
 
     Raises:
-        Unknown: the weights do not fit a stock talker, or are not numbers.
+        Unknown: the weights do not fit a stock talker, or are not finite.
     """
     talker = model.talker
     weights: dict[str, torch.Tensor] = {}
@@ -73,8 +73,8 @@ def published(model: Any, kind: torch.dtype) -> Any:
         weights[short] = tensor.to(kind)
     config = copy.deepcopy(talker.config)
     if config._attn_implementation == attention.NAME:
-        config._attn_implementation = {"": "sdpa"}  # what it is in calls that are not packed
-    with torch.device("meta"):  # nothing is drawn, and no memory taken
+        config._attn_implementation = {"": "sdpa"}  # what it uses for unpacked calls
+    with torch.device("meta"):  # no initialisation and no memory
         stock = type(talker)(config)
     try:
         stock.load_state_dict(weights, assign=True)
@@ -82,5 +82,5 @@ def published(model: Any, kind: torch.dtype) -> Any:
         raise Unknown("weights of other names or shapes") from error
     for ours, theirs in ((stock, talker), (stock.code_predictor, talker.code_predictor)):
         ours.generation_config = theirs.generation_config
-        ours.model.rotary_emb = theirs.model.rotary_emb  # its table is no weight
+        ours.model.rotary_emb = theirs.model.rotary_emb  # its table is not a weight
     return stock.requires_grad_(False).eval()

@@ -1,4 +1,4 @@
-"""The steps of a run: how many, how often it is evaluated, and which rows each step is over."""
+"""Schedule of a run: the number of steps, when to evaluate, and the rows of each step."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import NamedTuple
 from job.config.settings import Settings
 from job.train.data import Order, Rows, admitted, epoch_order
 
-#: A part of a step: numbers of the rows that are computed together.
+#: A micro-batch, a part of a step: numbers of the rows that are computed together.
 Part = list[int]
 
-#: Evaluations in a run unless EVAL_STEPS says otherwise.
+#: Most evaluations in a run, unless EVAL_STEPS is set.
 MOST_EVALUATIONS = 20
 
 
 class Planned(NamedTuple):
-    """A step that is to be taken, by its number from 1, in an epoch from 0."""
+    """A planned step. Steps are numbered from 1, epochs from 0."""
 
     step: int
     epoch: int
@@ -25,12 +25,12 @@ class Planned(NamedTuple):
 
 
 class Schedule:
-    """What comes is a pure function of settings and data, so that a resumed run sees what it would have seen.
+    """The planned steps: a pure function of settings and data, so that a resumed run continues with the same rows.
 
     Attributes:
-        per_epoch: steps of an epoch, by the first one's length: batches by TOKENS_PER_BATCH may differ by one or two.
-        steps: of the whole run.
-        eval_every: steps from one evaluation to the next.
+        per_epoch: steps per epoch, as in the first one: with TOKENS_PER_BATCH, epochs may differ by one or two.
+        steps: steps of the whole run.
+        eval_every: number of steps between evaluations.
     """
 
     def __init__(self, settings: Settings, rows: Rows, parts: int) -> None:
@@ -42,7 +42,7 @@ class Schedule:
         self.eval_every = settings.eval_steps or max(self.per_epoch, math.ceil(self.steps / MOST_EVALUATIONS))
 
     def after(self, done: int) -> Iterator[Planned]:
-        """The steps after step `done`, to the last."""
+        """Yield the steps after step `done`, up to the last."""
         step, epoch = 0, 0
         while step < self.steps:
             order = self._order(epoch, step / self.steps)
@@ -55,7 +55,7 @@ class Schedule:
             epoch += 1
 
     def _order(self, epoch: int, over: float) -> Order:
-        """An epoch's batches; `over` is the share of the run that is over when it begins."""
+        """Order an epoch's batches; `over` is the share of the run completed when it begins."""
         settings = self._settings
         return epoch_order(
             self._rows,

@@ -1,4 +1,4 @@
-"""Seeds that follow from a place in a run alone: a restart, or other numbers of processes, change nothing."""
+"""Random seeds that depend only on the place in a run, not on restarts or the number of processes."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import numpy as np
 
 
 def seed_of(*place: int) -> int:
-    """A seed of its own for every place: SEED and whatever else numbers are drawn by, such as step and part."""
+    """Return a distinct seed for every place: SEED and the indices of the draw, such as step and part."""
     return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1)

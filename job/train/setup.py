@@ -1,4 +1,4 @@
-"""Everything a training run needs before its first step: model, data, what is trained, optimizer."""
+"""Setup of a training run before its first step: model, data, trained parameters, learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ from job.train.spread import Spread
 
 @contextmanager
 def accelerator_of(settings: Settings, ranks: Ranks) -> Iterator[Any]:
-    """An `Accelerator` for DEVICE and MIXED_PRECISION, with all random generators seeded alike in all processes."""
+    """Create an `Accelerator` for DEVICE and MIXED_PRECISION; seed all random generators alike in all processes."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import set_seed
 
     device = resolve_device(settings)
     if device.type == "cuda" and ranks.world == 1:
-        torch.cuda.set_device(device)  # of several processes, each has set its own
+        torch.cuda.set_device(device)  # with several processes, each has already set its own
     set_seed(settings.seed)
     try:
         accelerator = Accelerator(
@@ -58,26 +58,27 @@ def accelerator_of(settings: Settings, ranks: Ranks) -> Iterator[Any]:
             project_dir=str(trackers.directory(settings)),
         )
         if device.type == "cuda":
-            # There it is "cuda", in another thread the first GPU. Every new `AcceleratorState` copies `PartialState`'s.
+            # accelerate sets plain "cuda", which in another thread means the first GPU. Every new `AcceleratorState`
+            # copies `PartialState`'s device.
             accelerator.state.device = PartialState().device = device
         yield accelerator
     finally:
-        AcceleratorState._reset_state(True)  # it is global; another run in this process may want another precision
+        AcceleratorState._reset_state(True)  # global: another run in this process may use another precision
 
 
 @dataclass
 class Training:
-    """What the loop works with.
+    """What the training loop works with.
 
     Attributes:
         model: the `Qwen3TTSForConditionalGeneration`.
-        groups: what is trained, by learning rate.
+        groups: the trained parameters, grouped by learning rate.
         phases: PROGRESSIVE_STAGES; empty for none.
         train_rows, eval_rows: the splits; `eval_rows` may be empty.
         exporter: writes checkpoints for stock `qwen_tts`.
         probe: says a few sentences at every evaluation.
-        books: codebooks.
-        key: hash of everything that the result follows from; a checkpoint of another key is not resumed.
+        books: number of codebooks.
+        key: hash of everything the result depends on; a checkpoint with another key is not resumed.
     """
 
     model: Any
@@ -92,23 +93,23 @@ class Training:
 
     @property
     def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
-        """(name, tensor) of everything that is trained, in the optimizer's order."""
+        """Return (name, tensor) of every trained parameter, in the optimizer's order."""
         return [pair for group in self.groups for part in decayed_and_not(group) for pair in part]
 
 
 def set_up(settings: Settings, accelerator: Any) -> Training:
-    """Load the base and the prepared data and put them together.
+    """Load the base model and the prepared data, and build the `Training` from them.
 
     Raises:
-        BadInput: they do not fit each other or the settings.
+        BadInput: they do not match each other or the settings.
     """
     base = base_directory(settings)
     check_attention(settings, accelerator.device, accelerator.mixed_precision)
-    # Straight to where it is trained, in the type that most of it is kept in: the host never has a copy.
+    # Load straight to the training device, in the dtype that most of it is kept in: no copy on the host.
     kind = stored_type(base) if lowers(settings, accelerator.mixed_precision) else torch.float32
     loaded = load_model(base, accelerator.device, kind, settings.attn_implementation)
     model: Any = loaded.model
-    model.speech_tokenizer = None  # trained on codes; the codec would only take memory
+    model.speech_tokenizer = None  # training uses codes; the codec would only take memory
     speakers = read_speakers(settings.paths)
     config = files.read_json(base / "config.json")
     tables = {split: read_split(settings.paths, split) for split in ("train", "validation")}
@@ -148,7 +149,7 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
     }
     if settings.icl_fraction and not rows["train"].clones():
         warn("train", f"ICL_FRACTION={settings.icl_fraction:g}: no row has another clip of its speaker to clone from")
-    # What the checkpoint is saved in: as trained, so that what was measured is what is published.
+    # dtype of the saved checkpoint: as trained, so that the published weights are those that were evaluated.
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
     return Training(
         model=model,
@@ -172,10 +173,10 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
 
 
 def arrange(model: Any, settings: Settings, precision: str, device: torch.device) -> Changes:
-    """Let an adapted model keep and compute what it trains as the settings ask. Returns how it is made to compute.
+    """Set an adapted model's weight dtypes and fast computation as the settings ask; returns the reversible changes.
 
     Raises:
-        BadInput: MASTER_WEIGHTS and the precision do not go together.
+        BadInput: MASTER_WEIGHTS and the precision are incompatible.
     """
     optimizer_choice.check(settings, precision)
     if lowers(settings, precision):
@@ -184,10 +185,11 @@ def arrange(model: Any, settings: Settings, precision: str, device: torch.device
 
 
 def spread_over(training: Training, objective: torch.nn.Module, spread: Spread, precision: str) -> None:
-    """Cut the model up under DISTRIBUTED=fsdp. What is trained are other tensors afterwards, under the same names."""
+    """Shard the model under DISTRIBUTED=fsdp. Trained parameters become new tensors with the same names."""
     if not spread.sharded:
         return
-    # The sub-talker is small and is differentiated chunk by chunk while it is computed: it is whole meanwhile.
+    # The sub-talker is not sharded layer by layer: it is small, and is differentiated chunk by chunk during the forward
+    # pass, so it is gathered as a whole meanwhile.
     spread.shard(objective, training.model.talker.model.layers, low=precision == "bf16")
     tensors = dict(training.model.named_parameters())
     for group in training.groups:
@@ -195,7 +197,7 @@ def spread_over(training: Training, objective: torch.nn.Module, spread: Spread, 
 
 
 def scheduler_of(settings: Settings, optimizer: torch.optim.Optimizer, steps: int) -> Any:
-    """LR_SCHEDULER over `steps` with WARMUP_STEPS (by default 5 %, at most 100)."""
+    """Build LR_SCHEDULER over `steps` with WARMUP_STEPS (by default 5 %, at most 100)."""
     from transformers import get_scheduler
 
     warmup = settings.warmup_steps
@@ -208,12 +210,12 @@ def scheduler_of(settings: Settings, optimizer: torch.optim.Optimizer, steps: in
 
 
 def lowers(settings: Settings, precision: str) -> bool:
-    """Whether what is not trained is kept in bf16. Where nearly all is trained, the rest is kept as exact."""
+    """Return whether frozen weights are kept in bf16. If nearly all are trained, the rest stays in fp32 too."""
     return optimizer_choice.in_bf16(settings) or (precision == "bf16" and not mode_of(settings).nearly_all)
 
 
 def lower_weights(model: Any, everything: bool = False) -> None:
-    """Keep what is not trained in bf16, or all: autocast computes in it anyway, and it halves the memory."""
+    """Convert frozen weights, or all, to bf16: autocast computes in bf16 anyway, and it halves the memory."""
     for parameter in model.parameters():
         if everything or not parameter.requires_grad:
             parameter.data = parameter.data.bfloat16()
@@ -223,7 +225,7 @@ def _key(settings: Settings, base: Path) -> str:
     groups = (variables.ModelVariables, variables.VoiceVariables, variables.TrainingVariables)
     fields = {name.upper() for group in groups for name in group.model_fields}
     values = {name: value for name, value in settings.fingerprint_values().items() if name in fields}
-    if settings.resume == "never":  # not to look at what is there makes no other run of what follows
+    if settings.resume == "never":  # ignoring old checkpoints does not make it a different run
         values["RESUME"] = "auto"
     prepared = settings.paths.prepared
     data = [files.digest_file(path) for path in (prepared / "summary.json", settings.paths.speakers)]

@@ -1,8 +1,8 @@
-"""The work of a step over the processes of a run, so that the result does not depend on how many there are.
+"""Distribution of a step's work over the processes of a run, with a result that does not depend on their number.
 
-A step is a fixed number of parts; a process takes every world-th of them. torch's DistributedDataParallel would wait
-forever where processes have different numbers of parts, or where one of them is out of memory and begins again:
-`GradientSum` is what it does for the rest, sums while the last backward pass still runs.
+A step is a fixed number of micro-batches (parts); each process takes every world-th one. torch's
+DistributedDataParallel would deadlock when processes have different numbers of parts, or when one runs out of memory
+and retries. `GradientSum` replaces it, and likewise overlaps the sums with the last backward pass.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from job.train.readings import fill
 
 T = TypeVar("T")
 
-#: Gradients from this size on are summed in a message each; smaller ones together, until they are as much.
+#: Gradients of at least this size get a message (all-reduce) each; smaller ones are batched up to this size.
 MESSAGE_BYTES = 4 << 20
 
 
@@ -31,7 +31,7 @@ class Spread:
 
     Args:
         ranks: the processes.
-        sharded: DISTRIBUTED=fsdp: weights, gradients and optimizer are cut up (FSDP2, `fully_shard`).
+        sharded: DISTRIBUTED=fsdp: weights, gradients and optimizer state are sharded (FSDP2, `fully_shard`).
     """
 
     def __init__(self, ranks: Ranks, sharded: bool = False) -> None:
@@ -39,31 +39,32 @@ class Spread:
         self.sharded = sharded and ranks.world > 1
 
     def shard(self, objective: nn.Module, layers: Iterable[nn.Module], low: bool) -> None:
-        """Cut the model up: each of `layers` for itself, and what is left together. Parameters become `DTensor`s.
+        """Shard the model: each of `layers` as a unit, the rest as one more unit. Parameters become `DTensor`s.
 
         Args:
-            objective: with all that is ever trained set to be so; others stay whole, as tables that are only looked up.
-            layers: of it.
-            low: layers are put together in bf16, which autocast would make a copy in; gradients are added up in fp32.
+            objective: every parameter that is ever trained must require a gradient; the others, such as tables that
+                are only looked up, are not sharded.
+            layers: layers of `objective`.
+            low: gather layers in bf16, of which autocast would make a copy anyway; gradients are summed in fp32.
         """
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         device = next(objective.parameters()).device
         mesh = dist.device_mesh.init_device_mesh(device.type, (self.ranks.world,))
         frozen = {p for p in objective.parameters() if not p.requires_grad}
-        # The stream between layers, and the rotation's angles, keep their type.
+        # The residual stream between layers, and the rotary angles, keep their dtype.
         policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         for layer in layers:
             fully_shard(layer, mesh=mesh, mp_policy=policy if low else MixedPrecisionPolicy())
         root = cast(Any, fully_shard(objective, mesh=mesh, ignored_params=frozen))
-        # A group adds gradients up in the types of what is trained in its first pass: unless it looks now, in bf16, and
-        # fails then, where PROGRESSIVE_STAGES trains a layer later.
+        # FSDP picks a group's gradient dtype from what is trained in its first pass. Initialised only then, it would
+        # pick bf16, and fail when PROGRESSIVE_STAGES starts to train a layer later. So initialise it now.
         root._get_fsdp_state()._lazy_init()
 
     def mine(self, parts: Sequence[T]) -> list[tuple[int, T, bool]]:
-        """(number, part, whether it counts) of what this process takes.
+        """Return (number, part, whether it counts) for each part this process computes.
 
-        Under FSDP all take the same number, since every pass is a meeting; what is too much does not count.
+        Under FSDP every pass is a collective, so all processes take equally many parts; surplus ones do not count.
         """
         ranks, count = self.ranks, len(parts)
         taken = [(n, parts[n], True) for n in range(ranks.rank, count, ranks.world)]
@@ -74,24 +75,24 @@ class Spread:
 
     @property
     def loss_scale(self) -> float:
-        """FSDP averages gradients over the processes where a sum is wanted."""
+        """Factor on the loss: FSDP averages gradients over the processes, but we need their sum."""
         return float(self.ranks.world) if self.sharded else 1.0
 
 
 class GradientSum:
-    """Adds the processes' gradients up, in place, beginning while the last backward pass of a step still runs.
+    """Sums gradients over all processes, in place, overlapping with the last backward pass of a step.
 
-    All processes send the same messages in the same order, once in every attempt at a step, whatever becomes of it: one
-    that has no part, or whose memory has run out, sends zeros. So nobody waits for a message that never comes, and
-    whether the sums count is asked afterwards.
+    All processes send the same messages in the same order, once per attempt at a step, even if the attempt fails: a
+    process that has no part, or is out of memory, sends zeros. So no process waits for a message that never comes, and
+    whether the sums are valid is decided afterwards.
 
-    A large gradient is a message by itself, in its own place; small ones are copied together. The order is that in
-    which the first process came by its gradients in the first step with these parameters: one that came later, as it
-    may elsewhere, holds up the messages after it and nothing else.
+    A large gradient is its own message, summed in place; small ones are copied into one buffer. The order is that in
+    which gradients became ready on the first process in the first step with these parameters. A gradient that is ready
+    later on another process only delays the messages after it.
 
     Args:
-        ranks: the processes; with one, nothing is sent.
-        parameters: what is trained, the same in all.
+        ranks: the processes; with only one, nothing is sent.
+        parameters: the trained parameters, the same in all processes.
     """
 
     def __init__(self, ranks: Ranks, parameters: Sequence[nn.Parameter]) -> None:
@@ -109,7 +110,7 @@ class GradientSum:
         self._missing = [len(numbers) for numbers in self._messages]
 
     def watch(self) -> None:
-        """Send from now on, as gradients are ready; between forward and backward of this process's last part."""
+        """Start sending gradients as they become ready; call between forward and backward of the last part."""
         if self._ranks.world > 1:
             for number, parameter in enumerate(self.parameters):
                 hook = partial(self._ready, number)
@@ -122,7 +123,7 @@ class GradientSum:
             self._send()
 
     def _send(self) -> None:
-        """The next message."""
+        """Send the next message."""
         gradients = self._gradients(len(self._sent))
         flat = gradients[0] if len(gradients) == 1 else torch.cat([g.reshape(-1) for g in gradients])
         self._sent.append((_started(flat), flat))
@@ -131,14 +132,14 @@ class GradientSum:
         return [cast(torch.Tensor, self.parameters[number].grad) for number in self._messages[message]]
 
     def finish(self, short: bool, stop: bool) -> tuple[bool, bool]:
-        """Leave the sums in the parameters. One that has a gradient nowhere is left without.
+        """Store the sums as the parameters' gradients. A parameter without a gradient in any process gets none.
 
         Args:
-            short: this process's memory has run out.
-            stop: this process is to stop.
+            short: this process ran out of memory.
+            stop: this process was asked to stop.
 
         Returns:
-            both, whether it is so in any process. If memory has run out somewhere, the gradients are worth nothing.
+            both flags, true if they are in any process. If any process ran out of memory, the gradients are invalid.
         """
         if self._ranks.world == 1:
             return short, stop
@@ -174,14 +175,14 @@ class GradientSum:
                 torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(pieces, gradients, strict=True)])
 
     def _learn(self) -> None:
-        """Take over the first process's order, once; it has a part in every step."""
+        """Adopt the first process's order, once; that process has a part in every step."""
         if not self._learned:
             arrived = self._ranks.share(self._arrived)
             self._order([*arrived, *sorted(set(range(len(self.parameters))).difference(arrived))])
             self._learned = True
 
     def _send_nothing(self) -> None:
-        """The messages that the others still wait for, in the memory that the gradients leave."""
+        """Send zeros for the messages the other processes still wait for, reusing the gradients' memory."""
         for work, _ in self._sent:
             work.wait()
         for parameter in self.parameters:
@@ -197,7 +198,7 @@ def _started(tensor: torch.Tensor) -> dist.Work:
 
 
 def _messages(parameters: Sequence[nn.Parameter], order: Iterable[int]) -> list[list[int]]:
-    """Numbers of the parameters whose gradients go together, of one type; in `order` as far as that is complete."""
+    """Group parameter numbers into messages, each of one dtype; in `order` as far as that is complete."""
     messages: list[list[int]] = []
     small: dict[torch.dtype, list[int]] = {}
     for number in order:
@@ -220,14 +221,14 @@ def _bytes(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor itself, or what it is a piece of. With pieces, all processes must ask."""
+    """Return the full tensor, gathered if it is sharded. That is a collective: all processes must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def copied(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """The whole tensor's values on the CPU, of which training changes nothing; none in processes that write nothing."""
+    """Copy the full tensor to the CPU, safe from later training steps; empty in processes that write nothing."""
     tensor = whole(tensor.detach())
-    if dist.is_initialized() and dist.get_rank() > 0:  # asked for its piece alone: no checkpoint a process on the host
+    if dist.is_initialized() and dist.get_rank() > 0:  # took part in the gather only: not one host copy per process
         return torch.empty(0, dtype=dtype or tensor.dtype)
     copy = torch.empty(tensor.shape, dtype=dtype or tensor.dtype)
     if tensor.is_cuda:
@@ -238,12 +239,12 @@ def copied(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tens
 
 
 def number(value: Any) -> float:
-    """A one-element tensor as a number, whatever it is spread over."""
+    """Return a one-element tensor, sharded or not, as a number."""
     return float(whole(value.detach())) if isinstance(value, torch.Tensor) else float(value)
 
 
 def like(tensor: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
-    """`tensor`, which is whole, cut up as `model` is."""
+    """Shard the full `tensor` the way `model` is sharded."""
     if isinstance(model, DTensor) and tensor.shape == model.shape:
         return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements)
     return tensor

@@ -1,4 +1,4 @@
-"""One step's losses and gradients: over its parts, over the processes, and within the memory there is."""
+"""Losses and gradients of one step: over its micro-batches (parts) and processes, within the available memory."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from job.train.seeds import seed_of
 from job.train.setup import Training
 from job.train.spread import GradientSum, Spread
 
-#: What to do where memory runs out.
+#: Advice for when memory runs out.
 LESS_MEMORY = "set GRADIENT_CHECKPOINTING=true, lower MAX_SECONDS or BATCH_SIZE, or take TRAIN_MODE=lora"
 
 
 class Stepper:
     """Forward and backward over the parts of a step.
 
-    Every term of the loss weighs the same, whatever part it is in and whoever computes it. What is random in a part
-    follows from SEED, step and part alone: neither the number of processes nor a restart changes it. A part is cut into
-    `pieces`, more than one once memory has run out. `stop` is asked after every step, so that all processes stop at the
-    same one.
+    Every term of the loss has the same weight, whichever part it is in and whichever process computes it. Randomness in
+    a part depends only on SEED, step and part: neither the number of processes nor a restart changes it. A part is
+    split into `pieces`: one, or more after memory has run out. `stop` is checked after every step, so that all
+    processes stop at the same step.
     """
 
     def __init__(
@@ -58,31 +58,31 @@ class Stepper:
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What is trained at the moment (PROGRESSIVE_STAGES)."""
+        """The parameters that are trained at the moment (PROGRESSIVE_STAGES)."""
         return [p for p in self._all if p.requires_grad]
 
     def build(self, planned: Planned) -> list[Batch | None]:
-        """The batches of the parts that this process takes; None where a part is cut into pieces. For any thread."""
+        """Build the batches of this process's parts; None where a part is split into pieces. Thread-safe."""
         mine = self._spread.mine(planned.parts)
         if self.pieces > 1:
             return [None for _ in mine]
         if self._accelerator.device.type == "cuda":
-            torch.cuda.set_device(self._accelerator.device)  # a thread of its own begins at the first GPU
+            torch.cuda.set_device(self._accelerator.device)  # a new thread starts on the first GPU
         return [self._pinned(self._batch(rows, planned.epoch)) for _, rows, _ in mine]
 
     def take(self, planned: Planned, built: Sequence[Batch | None]) -> tuple[torch.Tensor, int]:
-        """Leave the step's gradients in the parameters. `stopping` then says whether it is to be the last one.
+        """Compute the step's gradients into the parameters. `stopping` then says whether this is the last step.
 
         Args:
             built: its batches, from `build`.
 
         Returns:
-            (2,) fp64 on the device, the talker's and the sub-talker's loss in nats a code; and how many frames.
+            (2,) fp64 on the device, the talker's and the sub-talker's loss in nats per code; and the number of frames.
 
         Raises:
-            TrainingStopped: a single sample does not fit the memory.
+            TrainingStopped: a single sample does not fit in memory.
         """
-        whole = [] if self._spread.sharded else self.parameters  # what is cut up is added up in the passes
+        whole = [] if self._spread.sharded else self.parameters  # FSDP sums gradients in each pass
         if list(map(id, whole)) != list(map(id, self._sum.parameters)):
             self._sum = GradientSum(self._spread.ranks, whole)
         while True:
@@ -94,10 +94,10 @@ class Stepper:
         return self._spread.ranks.sums(sums), self._frames(planned.parts)
 
     def _attempt(self, planned: Planned, built: Sequence[Batch | None]) -> torch.Tensor | None:
-        """(2,) fp64 losses of this process's share of the step, their gradients taken; None when memory ran out."""
+        """Run this process's share of the step, backward included: (2,) fp64 losses; None if memory ran out."""
         step, parts = planned.step, planned.parts
         frames = self._frames(parts)
-        talker_terms = frames + sum(len(rows) for rows in parts)  # every frame's first code, and every end
+        talker_terms = frames + sum(len(rows) for rows in parts)  # first code of every frame, and every end
         sub_terms = max(1, frames * (self._books - 1))
         weight, scale = self._settings.sub_talker_loss_weight, self._spread.loss_scale
         device = self._accelerator.device
@@ -112,20 +112,20 @@ class Stepper:
                 loss = share * (talker + weight * sub_talker)
                 if last:
                     self._sum.watch()
-                if loss.requires_grad:  # not where only the sub-talker is trained, and no frame has its turn
+                if loss.requires_grad:  # no gradient if only the sub-talker is trained and none of its frames is chosen
                     loss.backward()
                 if counts:
                     sums += torch.stack([talker.detach(), sub_talker.detach()])
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            if self._spread.sharded:  # the others are waiting within the pass, and cannot be asked to begin again
+            if self._spread.sharded:  # the others wait inside a collective and cannot retry
                 raise self._out_of_memory(step, "few") from error
             return None
         return sums
 
     def _pieces(self, planned: Planned, built: Sequence[Batch | None]) -> Iterator[tuple[int, int, Batch, bool, bool]]:
-        """(part, piece of it, batch, whether it counts, whether it is the last) of what this process computes."""
+        """Yield (part, piece, batch, whether it counts, whether it is the last) for all this process computes."""
         mine = self._spread.mine(planned.parts)
         for (part, rows, counts), batch in zip(mine, built, strict=True):
             cuts = np.array_split(np.asarray(rows), min(self.pieces, len(rows)))
@@ -137,12 +137,12 @@ class Stepper:
     def _batch(self, rows: Part, epoch: int) -> Batch:
         batch = self._rows.batch(rows, epoch, self._settings.sub_talker_frame_fraction)
         if self._spread.sharded and not len(batch.chosen):
-            # Processes add up the same gradients in every pass, or wait for each other: one frame that counts nothing.
+            # Every process must reduce the same gradients in every pass, or they deadlock: one frame with weight 0.
             batch = replace(batch, chosen=batch.chosen.new_zeros(1), chosen_scale=0.0)
         return batch
 
     def _pinned(self, batch: Batch) -> Batch:
-        """Where a GPU copies it from without anyone waiting."""
+        """Pin the batch's memory, so that a GPU copies it asynchronously."""
         return batch.pin_memory() if self._accelerator.device.type == "cuda" else batch
 
     @staticmethod
@@ -150,7 +150,7 @@ class Stepper:
         return TrainingStopped(f"out of GPU memory at step {step}, with {samples} samples at a time: {LESS_MEMORY}")
 
     def _halve(self, planned: Planned) -> None:
-        """Cut parts into twice as many pieces, and begin the step again."""
+        """Split parts into twice as many pieces and drop this attempt's gradients, so that the step can be retried."""
         step, most = planned.step, max(len(rows) for rows in planned.parts)
         if self.pieces >= most:
             raise self._out_of_memory(step, "one")

@@ -1,4 +1,4 @@
-"""Training is stopped in its first step when the sub-talker learns nothing: by its gradients, for no loss shows it."""
+"""Guard that stops training in its first step if the sub-talker gets no gradients, which no loss would show."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from job.core.errors import TrainingStopped
 
 
 def sub_talker_gradients(model: Any) -> dict[str, float]:
-    """Gradient norm of every trained parameter that only the sub-talker's loss can reach; 0 without a gradient.
+    """Return the gradient norm of each trained parameter that only the sub-talker's loss reaches; 0 without a gradient.
 
-    Its layers, its input projection and its heads, and not its embeddings: those are fed to the talker as well, and get
-    a gradient from there however badly the sub-talker is trained.
+    These are its layers, input projection and heads, but not its embeddings: those are fed to the talker as well, and
+    get a gradient from there even if the sub-talker is not trained.
     """
     return {
         name: 0.0 if parameter.grad is None else float(parameter.grad.detach().float().norm())
@@ -22,15 +22,15 @@ def sub_talker_gradients(model: Any) -> dict[str, float]:
 
 
 def check_sub_talker(gradients: Mapping[str, float], weight: float, books: int) -> None:
-    """Refuse to train a sub-talker that learns nothing. For the first step, and after others are unfrozen.
+    """Stop if the sub-talker learns nothing. Call in the first step, and after other parameters are unfrozen.
 
-    A model whose talker learns alone says the right words in noise, and its total loss falls all the same.
+    A model in which only the talker learns says the right words as noise, and its total loss falls all the same.
 
     Args:
         gradients: from `sub_talker_gradients`; empty when the sub-talker is frozen, which is fine. Single zeros are
-            too (an adapter's A before the first step), a whole head's are not.
+            fine too (an adapter's A before the first step), but not those of a whole head.
         weight: SUB_TALKER_LOSS_WEIGHT; nothing is checked at 0.
-        books: codebooks of the model; nothing is checked with one.
+        books: number of codebooks of the model; nothing is checked with one.
 
     Raises:
         TrainingStopped: no parameter, or no parameter of a trained head, has a gradient.

@@ -1,7 +1,7 @@
-"""Sending the two logs to TensorBoard, Weights & Biases or trackio as well, through accelerate's trackers.
+"""Experiment trackers: send the two logs to TensorBoard, Weights & Biases or trackio through accelerate.
 
-The JSONL logs are always written, by the loop itself; what is done here may fail without harm: a tracker that does is
-warned of once and left out, and training goes on. What the trackers keep on disk is under OUTPUT_DIR/trackers.
+The JSONL logs are always written by the loop itself, so a tracker may fail without harm: it is dropped with one warning
+and training continues. The trackers' files are in OUTPUT_DIR/trackers.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from job.core.redact import one_line, redact
 if TYPE_CHECKING:
     from job.config.settings import Settings
 
-#: Tracker -> what `pip install` needs for it. trackio from 0.21 on needs a huggingface_hub that qwen-tts cannot use.
+#: Tracker -> its requirement for `pip install`. trackio >= 0.21 needs a huggingface_hub that qwen-tts cannot use.
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio<0.21"}
-#: Always on, and not one of accelerate's.
+#: Always on; not one of accelerate's trackers.
 ALWAYS = "jsonl"
-#: Seconds that W&B may take to start, and to send what is left at the end: the GPU is paid for meanwhile.
+#: Seconds W&B may take to start, and to send its remaining data at the end: the GPU is being paid for meanwhile.
 WANDB_START_SECONDS = 60.0
 WANDB_FINISH_SECONDS = 60.0
 
 
 def names(settings: Settings) -> list[str]:
-    """The trackers of TRACKERS and USE_WANDB, in order, without `jsonl`.
+    """List the trackers of TRACKERS and USE_WANDB, in order, without `jsonl`.
 
     Raises:
         BadInput: one is unknown, or its package is missing.
@@ -49,12 +49,12 @@ def names(settings: Settings) -> list[str]:
 
 
 def directory(settings: Settings) -> Path:
-    """Where trackers keep their files."""
+    """Return the directory of the trackers' files."""
     return settings.paths.output / "trackers"
 
 
 def check(settings: Settings) -> list[str]:
-    """Refuse what would leave a run untracked. Returns `names`.
+    """Reject settings that would leave a run untracked. Returns `names`.
 
     Raises:
         BadInput: a tracker is unknown or not installed, or W&B has neither a key nor WANDB_MODE=offline.
@@ -63,7 +63,7 @@ def check(settings: Settings) -> list[str]:
     if "wandb" in wanted:
         import wandb
 
-        # W&B itself reads its variables and its files; without a key `wandb.init` would ask for one on a terminal.
+        # W&B reads its own variables and files; without a key `wandb.init` would prompt for one on a terminal.
         unsent = wandb.setup().settings.mode in ("offline", "dryrun", "disabled")
         if not unsent and not _logged_in(wandb) and _key(settings) is None:
             raise BadInput("TRACKERS: wandb has no key; set WANDB_API_KEY, or WANDB_MODE=offline to keep the run here")
@@ -71,7 +71,7 @@ def check(settings: Settings) -> list[str]:
 
 
 class Trackers:
-    """The trackers of one run, a context manager. The accelerator has their `names` and the `directory` for them."""
+    """Context manager of one run's trackers. The accelerator was given their `names` and `directory`."""
 
     def __init__(self, settings: Settings, accelerator: Any) -> None:
         self._settings = settings
@@ -80,13 +80,13 @@ class Trackers:
         self._running: dict[str, Any] = {}
 
     def __enter__(self) -> Trackers:
-        """Nothing yet: a run is announced by `start`, when it is known whether it goes on from a checkpoint."""
+        """Do nothing yet: `start` opens the trackers, once it is known whether the run resumes from a checkpoint."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close all of them, however training ended."""
+        """Close all trackers, however training ended."""
         for name, tracker in list(self._running.items()):
             if name == "wandb":
                 self._attempt(name, tracker.tracker.finish, exit_code=int(error is not None))
@@ -96,13 +96,13 @@ class Trackers:
         self._accelerator.trackers = []
 
     def start(self, resumed_from: int = 0) -> None:
-        """Open them, on the main process only. A run that goes on keeps its curves; one from 0 is a new run."""
+        """Open the trackers, on the main process only. A resumed run continues its curves; one from 0 is a new run."""
         if not self._accelerator.is_main_process or not self._accelerator.log_with:
             return
         where = directory(self._settings)
         identity = self._identity(where / "run.json", resumed_from)
         wanted, opened = list(self._accelerator.log_with), []
-        for one in wanted:  # one by one, so that one that fails does not take the others along
+        for one in wanted:  # one by one, so that one failure does not affect the others
             name = str(one)
             self._accelerator.log_with, self._accelerator.trackers = [one], []
             if self._attempt(name, self._open, name, where, identity, resumed_from):
@@ -111,11 +111,11 @@ class Trackers:
         self._accelerator.log_with, self._accelerator.trackers = wanted, opened
 
     def log(self, kind: str, record: Mapping[str, Any]) -> None:
-        """Send one line of a log (`train` or `validation`), its numbers as `<kind>/<name>`."""
+        """Send one log line (`kind` is `train` or `validation`), its numbers as `<kind>/<name>`."""
         step = int(record["step"])
         numbers = {f"{kind}/{k}": v for k, v in record.items() if k != "step" and _is_number(v)}
         for name, tracker in list(self._running.items()):
-            # accelerate drops the step on its way to trackio, which then counts calls.
+            # accelerate does not pass the step on to trackio, which then counts calls instead.
             log = tracker.tracker.log if name == "trackio" else tracker.log
             self._attempt(name, log, numbers, step=step)
 
@@ -124,7 +124,7 @@ class Trackers:
         config = _config(settings)
         options: dict[str, Any] = {}
         if name == "tensorboard":
-            # Points after the checkpoint, from before the run was cut off, are hidden.
+            # Hide points after the checkpoint, logged before the run was interrupted.
             options = {"purge_step": resumed_from + 1} if resumed_from else {}
         elif name == "wandb":
             options = {
@@ -133,11 +133,11 @@ class Trackers:
                 "name": settings.wandb_run_name,
                 "entity": settings.wandb_entity,
                 "resume": "allow" if resumed_from else None,
-                "config": config,  # here and not after: offline, accelerate would open a second run for it
+                "config": config,  # not set later: offline, accelerate would open a second run for it
                 "settings": _wandb_settings(settings),
             }
         elif name == "trackio":
-            # The only way to tell trackio where to write; one that the user has set counts.
+            # The only way to tell trackio where to write; a value set by the user takes precedence.
             os.environ.setdefault("TRACKIO_DIR", str(where / "trackio"))
             options = {"name": identity["name"], "resume": "allow", "config": config, "embed": False}
         where.mkdir(parents=True, exist_ok=True)
@@ -147,26 +147,26 @@ class Trackers:
             tracker.store_init_configuration(config)
 
     def _identity(self, path: Path, resumed_from: int) -> dict[str, str]:
-        """Id and name of the run: those of the run that is gone on with, or new ones, kept for then."""
+        """Return the run's id and name: those of the resumed run, or new ones, saved for a later resume."""
         if resumed_from:
             try:
                 known = files.read_json(path)
                 return {"id": str(known["id"]), "name": str(known["name"])}
             except (OSError, ValueError, KeyError, TypeError):
-                pass  # the first part of the run was not tracked
-        new = secrets.token_hex(4)  # not of a seeded generator: neither repeated by the next run nor drawn from ours
+                pass  # the run was not tracked before it was resumed
+        new = secrets.token_hex(4)  # not from our seeded generators: must differ between runs and not advance them
         identity = {"id": new, "name": f"{self._settings.wandb_run_name or 'run'}-{new}"}
         files.write_json(path, identity)
         return identity
 
     def _attempt(self, name: str, do: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
-        """Whether it worked. If not, this tracker is left out from now on."""
+        """Call `do` and return whether it succeeded. If not, this tracker is dropped from now on."""
         try:
             do(*args, **kwargs)
             return True
         except JobError:
-            raise  # a signal's, above all
-        except Exception as error:  # whatever a tracker does wrong, training is worth more
+            raise  # mainly a signal's
+        except Exception as error:  # no tracker failure is worth ending training
             self._running.pop(name, None)
             reason = one_line(error, self._secrets)
             warn("train", f"TRACKERS: {name} failed and is left out from now on: {reason}")
@@ -174,7 +174,7 @@ class Trackers:
 
 
 def _config(settings: Settings) -> dict[str, Any]:
-    """The variables that can change a result, as plain values; what looks like a secret is masked."""
+    """Return the variables that can change a result, as plain values; anything that looks like a secret is masked."""
     values = {}
     for name, value in settings.fingerprint_values().items():
         if value is not None:
@@ -184,7 +184,7 @@ def _config(settings: Settings) -> dict[str, Any]:
 
 
 def _wandb_settings(settings: Settings) -> Any:
-    """W&B's own settings: the curves and the configuration go there, and nothing else of this machine."""
+    """Return W&B's own settings: send curves and configuration, and nothing else about this machine."""
     import wandb
 
     return wandb.Settings(
@@ -200,15 +200,15 @@ def _wandb_settings(settings: Settings) -> Any:
 
 
 def _key(settings: Settings) -> str | None:
-    """WANDB_API_KEY as one of our variables (it may stand in a `.env` file, which W&B does not read)."""
+    """Return WANDB_API_KEY from our variables (it may be in a `.env` file, which W&B does not read)."""
     return settings.wandb_api_key.get_secret_value() if settings.wandb_api_key else None
 
 
 def _logged_in(wandb: Any) -> bool:
-    """Whether W&B finds a key of its own: WANDB_API_KEY, its settings, or ~/.netrc. Nothing is sent or asked."""
+    """Return whether W&B finds a key itself: WANDB_API_KEY, its settings, or ~/.netrc. Sends and prompts nothing."""
     settings = wandb.setup().settings
     silent = settings.silent
-    settings.silent = True  # the greeting names the account, and so asks the server, for minutes if it is away
+    settings.silent = True  # its greeting looks up the account, for minutes if the server is down
     try:
         return bool(wandb.login(verify=False, prompt=False))
     except wandb.Error as error:

@@ -1,8 +1,8 @@
-"""The optimizer's step: gradients clipped to a norm, and nothing changed where a loss or a gradient is not finite.
+"""Optimizer step with gradient clipping, skipped if a loss or a gradient is not finite.
 
-Done the plain way, the host waits for the norm to decide, and a pass of its own over all gradients clips them. torch's
-fused AdamW takes both as numbers that stay on the device: it divides gradients as it reads them (`grad_scale`) and
-leaves everything as it is (`found_inf`).
+Done naively, the host waits for the norm to decide, and clipping is an extra pass over all gradients. torch's fused
+AdamW takes both as tensors that stay on the device: it divides gradients while reading them (`grad_scale`), and changes
+nothing if `found_inf` is set.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from job.train.spread import number
 
 
 class Update:
-    """An optimizer's steps. `bound` is MAX_GRAD_NORM, over all gradients together; infinite is never clip."""
+    """Takes an optimizer's steps. `bound` is MAX_GRAD_NORM, over all gradients together; infinity means never clip."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, bound: float) -> None:
         self._optimizer: Any = optimizer
@@ -26,14 +26,14 @@ class Update:
         self._on_device = isinstance(optimizer, torch.optim.AdamW) and all(g["fused"] for g in optimizer.param_groups)
 
     def __call__(self, parameters: Sequence[torch.nn.Parameter], losses: torch.Tensor) -> torch.Tensor:
-        """Take a step, unless a loss or a gradient is not finite; the gradients are left in no defined state.
+        """Take a step, unless a loss or a gradient is not finite; gradients are undefined afterwards.
 
         Args:
-            parameters: what is trained; those without a gradient are passed over.
+            parameters: the trained parameters; those without a gradient are skipped.
             losses: of any shape, fp32 or fp64.
 
         Returns:
-            a scalar on the device, the norm before clipping.
+            a scalar on the device, the gradient norm before clipping.
         """
         gradients = [p.grad for p in parameters if p.grad is not None]
         if not self._on_device or any(isinstance(g, DTensor) for g in gradients):
@@ -50,8 +50,8 @@ class Update:
 
 
 def _norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Scalar fp32."""
-    if all(g.device.type == "cpu" for g in gradients):  # `vector_norm` is half as fast there
+    """Total norm of the gradients, scalar fp32."""
+    if all(g.device.type == "cpu" for g in gradients):  # `vector_norm` is half as fast on a CPU
         squares = [torch.dot(flat, flat).double() for flat in (g.flatten() for g in gradients)]
         return torch.stack([*squares, torch.zeros((), dtype=torch.float64)]).sum().sqrt().float()
     return torch.nn.utils.get_total_norm(gradients)

@@ -1,7 +1,7 @@
-"""Starting from an adapter that someone trained before (`RESUME=<directory>`), by whatever tool.
+"""Warm start from an adapter trained earlier, by any tool (`RESUME=<directory>`).
 
-`adapter_model.safetensors` with its `adapter_config.json`, and beside it, if there is one,
-`text_projection.safetensors` or `.bin`. Tools differ in what they wrapped, so names are matched by their ends.
+It consists of `adapter_model.safetensors`, its `adapter_config.json` and optionally `text_projection.safetensors` or
+`.bin`. Tools differ in how they wrap the model, so parameter names are matched by their suffixes.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _WRAPPERS = ("base_model.model.", "base_model.", "model.")
 
 
 def is_adapter(directory: Path) -> bool:
-    """Whether `directory` holds an adapter."""
+    """Return whether `directory` contains an adapter."""
     return (directory / "adapter_model.safetensors").is_file() or (directory / "adapter_model.bin").is_file()
 
 
 def adapter_of(settings: Settings) -> Path | None:
-    """The adapter that RESUME names, if it names one.
+    """Return the adapter that RESUME names, if any.
 
     Raises:
-        BadInput: TRAIN_MODE has no use for it.
+        BadInput: TRAIN_MODE cannot use it.
     """
     directory = Path(settings.resume).expanduser()
     if settings.resume in ("auto", "never") or not is_adapter(directory):
@@ -39,18 +39,18 @@ def adapter_of(settings: Settings) -> Path | None:
 
 
 def weights_of(directory: Path) -> list[Path]:
-    """The files that an adapter's tensors are in."""
+    """List the files that contain an adapter's tensors."""
     return [path for stem in ("adapter_model", "text_projection") for path in sorted(directory.glob(f"{stem}.*"))]
 
 
 def start_from(model: Any, directory: Path, *, rank: int, alpha: float) -> int:
-    """Copy an adapter's weights into the adapters that have been injected, and its text projection.
+    """Load an adapter's weights into the injected adapters, and its text projection into the model.
 
     Returns:
-        how many tensors were taken.
+        the number of tensors loaded.
 
     Raises:
-        BadInput: rank or scale differ from the settings, or nothing of it fits this model.
+        BadInput: rank or scale differ from the settings, or none of its tensors fit this model.
     """
     config = files.read_json(directory / "adapter_config.json")
     if config.get("r") != rank or float(config.get("lora_alpha", 0)) != float(alpha):
@@ -83,7 +83,7 @@ def start_from(model: Any, directory: Path, *, rank: int, alpha: float) -> int:
 
 
 def _match(name: str, ours: dict[str, Any]) -> str | None:
-    """Our parameter that a foreign name means: equal, or ending in it after the wrappers are taken off."""
+    """Find our parameter for a foreign name: equal, or matching by suffix once wrapper prefixes are removed."""
     for wrapper in _WRAPPERS:
         name = name.removeprefix(wrapper)
     name = name.replace(".default.", ".")
@@ -101,7 +101,7 @@ def _copy(parameter: torch.nn.Parameter, tensor: torch.Tensor, what: str) -> Non
 
 
 def _load(directory: Path, stem: str) -> dict[str, torch.Tensor]:
-    """Tensors of `<stem>.safetensors` or `<stem>.bin` (read without executing anything in it)."""
+    """Load the tensors of `<stem>.safetensors` or `<stem>.bin` (without executing any code in it)."""
     from safetensors.torch import load_file
 
     if (directory / f"{stem}.safetensors").is_file():

@@ -1,4 +1,4 @@
-"""Checkpoints are written while training goes on: one at a time, in the order they were taken."""
+"""Background writing of checkpoints during training: one at a time, in order."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from job.core import files
 
 
 class BackgroundWriter:
-    """A thread that writes, a context manager.
+    """Context manager that writes in a thread.
 
-    At most one writing is under way and the next one waits for it, so that no more than one checkpoint's copy is in
-    memory. The thread is no obstacle to ending the process: what it was writing aside is then never moved into place.
+    Only one write is in progress and the next one waits for it, so that at most one checkpoint's copy is in memory. The
+    thread does not keep the process alive: an unfinished temporary file is then never renamed into place.
     """
 
     def __init__(self) -> None:
@@ -24,36 +24,36 @@ class BackgroundWriter:
         self._error: BaseException | None = None
 
     def __enter__(self) -> BackgroundWriter:
-        """Nothing runs until `submit`."""
+        """Do nothing: the thread starts with `submit`."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for what is under way; its failure is raised unless something else has failed already."""
+        """Wait for the current write; its error is raised unless another exception is already propagating."""
         with contextlib.ExitStack() as stack:
             if error is not None:
                 stack.enter_context(contextlib.suppress(Exception))
             self.wait()
 
     def submit(self, write: Callable[[], None]) -> None:
-        """Write when all before is written.
+        """Start a write once the previous one is finished.
 
         Args:
-            write: works on copies of its own; training changes the weights meanwhile.
+            write: must work on its own copies, because training changes the weights meanwhile.
 
         Raises:
-            whatever the writing before it has raised.
+            whatever the previous write raised.
         """
         self.wait()
         self._thread = threading.Thread(target=self._run, args=(write,), name="checkpoints", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
-        """Until nothing is under way.
+        """Wait until no write is in progress.
 
         Raises:
-            whatever the last writing has raised.
+            whatever the last write raised.
         """
         if self._thread is not None:
             self._thread.join()

@@ -1,11 +1,11 @@
-"""What judges tell: names, units, which way is better, and the marks that a voice can reach."""
+"""Figures that judges report: names, units, which direction is better, and the marks (thresholds) to reach."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-#: What the marks are called, from none reached to all.
+#: Names of the marks, from none reached to all.
 MARKS = ("below the minimum", "minimum", "target", "excellent")
 
 
@@ -14,14 +14,14 @@ class Figure:
     """One figure.
 
     Attributes:
-        name: in stats.json.
-        label: in tables.
-        unit: `%` of a share from 0 to 1, `s` and the like, or nothing.
-        digits: behind the point, as it is shown.
-        better: whether more is better, or less, or to be near the voice's own recordings.
-        least: a smaller difference is not worth speaking of.
-        short: in a sentence; empty for one that the verdict does not speak of.
-        marks: the minimum, the target, and what is excellent; None where none are agreed on.
+        name: its name in stats.json.
+        label: its label in tables.
+        unit: `%` for a share from 0 to 1, `s` and the like, or empty.
+        digits: decimals shown.
+        better: whether more is better, or less, or being close to the voice's own recordings.
+        least: smallest difference worth mentioning.
+        short: its name in a sentence; empty if the verdict does not mention it.
+        marks: thresholds for minimum, target and excellent; None if none are established.
     """
 
     name: str
@@ -34,23 +34,23 @@ class Figure:
     marks: tuple[float, float, float] | None = None
 
     def shown(self, value: float | None, *, sign: bool = False) -> str:
-        """A value, or with `sign` a difference of two, as people read it."""
+        """Format a value, or with `sign` a difference of two values."""
         if value is None:
             return "–"
         scaled, unit = (100 * value, " %") if self.unit == "%" else (value, f" {self.unit}" if self.unit else "")
         if sign and self.unit == "%":
             unit = " points"
-        scaled = round(scaled, self.digits) + 0.0  # no minus in front of a zero
+        scaled = round(scaled, self.digits) + 0.0  # no minus sign on zero
         return f"{scaled:{'+' if sign else ''}.{self.digits}f}{unit}".replace("-", "−")
 
     def mark(self, value: float) -> int | None:
-        """How many of the three marks a value reaches; None where there are none."""
+        """Return how many of the three marks a value reaches; None if there are no marks."""
         if self.marks is None:
             return None
         return sum(value <= mark if self.better == "lower" else value >= mark for mark in self.marks)
 
 
-#: In the order of tables. Marks: those that people who train this model work with; see docs/judging.md.
+#: In table order. The marks are those that practitioners who train this model use; see docs/judging.md.
 FIGURES = [
     Figure("mos", "Naturalness (MOS)", "", 2, "higher", 0.1, "naturalness", (2.5, 3.5, 4.2)),
     Figure("similarity", "Similarity", "%", 0, "higher", 0.02, "similarity", (0.5, 0.7, 0.85)),

@@ -1,6 +1,6 @@
-"""Similarity by a speaker-verification model (SIMILARITY_MODEL) that had no part in training the voice.
+"""Speaker similarity by a speaker-verification model (SIMILARITY_MODEL) that was not used in training the voice.
 
-The base model's own encoder made the x-vector that the voice was trained with, and so flatters it.
+The base model's own encoder made the x-vector that the voice was trained with, and so is biased in its favour.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from job.core.files import digest_bytes
 from job.evaluate.judges.judge import Clip, Judge
 from job.evaluate.judges.models import cosine, identity, unusable
 
-#: Recordings of each speaker that it is compared with.
+#: Number of recordings per speaker to compare with.
 REFERENCES = 3
-#: What such models are trained at, Hz, and the least they can tell from, s.
+#: Sample rate of such models, Hz, and the shortest clip they can judge, s.
 MODEL_RATE, SHORTEST = 16_000, 0.5
 
 
 class Independent(Judge):
-    """Mean cosine between a clip's embedding and those of some recordings of its speaker, itself left out.
+    """Mean cosine similarity of a clip's embedding with those of some recordings of its speaker, except itself.
 
-    `references` is filled by `know` before anything is rated.
+    `know` fills `references` before anything is rated.
     """
 
     name = "independent similarity"
@@ -39,7 +39,7 @@ class Independent(Judge):
         self.references: dict[str, list[tuple[bytes, NDArray[np.float32]]]] = {}
 
     def know(self, recordings: Sequence[Clip]) -> None:
-        """Take the first recordings of each speaker for what the voice should be like."""
+        """Use the first recordings of each speaker as references."""
         for clip in recordings:
             known = self.references.setdefault(clip.speaker, [])
             if len(known) < REFERENCES + 1:
@@ -48,7 +48,7 @@ class Independent(Judge):
         self.by = f"{self.by}, references {digest_bytes(sounds)[:12]}"
 
     def __call__(self, clip: Clip) -> dict[str, Any]:
-        """`similarity_independent`."""
+        """Return `similarity_independent`."""
         itself = clip.waveform.tobytes()
         known = [vector for sound, vector in self.references.get(clip.speaker, []) if sound != itself][:REFERENCES]
         if not known or not clip.waveform.size:
@@ -57,7 +57,7 @@ class Independent(Judge):
         return {"similarity_independent": float(np.mean([cosine(vector, one) for one in known]))}
 
     def embed(self, clip: Clip) -> NDArray[np.float32]:
-        """Embedding (dim,) of a clip."""
+        """Compute the embedding (dim,) of a clip."""
         import torch
         from torchaudio.functional import resample
 
@@ -70,7 +70,7 @@ class Independent(Judge):
 
 
 def load(settings: Settings, device: str) -> Independent | None:
-    """SIMILARITY_MODEL (a directory or a Hub repo of transformers' x-vector kind); None where it is not set.
+    """Load SIMILARITY_MODEL (a directory or Hub repo with an x-vector model of transformers); None if unset.
 
     Raises:
         BadInput: it cannot be loaded.

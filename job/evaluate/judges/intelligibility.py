@@ -1,4 +1,4 @@
-"""Intelligibility: whether a speech recogniser (ASR_MODEL) hears what was to be said. jiwer counts the errors."""
+"""Intelligibility: whether a speech recogniser (ASR_MODEL) transcribes the intended text. jiwer counts the errors."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from job.text.letters import script
 #: (waveform (samples,) float32, sample rate in Hz) -> transcript.
 Transcriber = Callable[[NDArray[np.float32], int], str]
 
-#: Recognisers see at most this much at once, s; longer speech is chunked by the pipeline.
+#: Recognisers process at most this much at once, s; longer speech is chunked by the pipeline.
 CHUNK_SECONDS = 30
 #: Scripts that are written without spaces between words.
 WITHOUT_SPACES = {"Han", "Japanese", "Thai", "Lao", "Myanmar", "Khmer"}
 
 
 class Intelligibility(Judge):
-    """Error rates of what `transcribe` hears."""
+    """Error rates of the transcripts from `transcribe`."""
 
     name = "intelligibility"
 
     def __init__(self, by: str, transcribe: Transcriber) -> None:
-        """Take the recogniser, and what it is called."""
+        """Take the recogniser and its name."""
         self.by = by
         self.transcribe = transcribe
 
     def __call__(self, clip: Clip) -> dict[str, Any]:
-        """`wer`, `cer` and the `transcript`."""
+        """Return `wer`, `cer` and the `transcript`."""
         transcript = self.transcribe(clip.waveform, clip.sample_rate) if clip.waveform.size else ""
         words, characters = error_rates(clip.text, transcript, clip.language)
         return {"wer": words, "cer": characters, "transcript": transcript}
 
 
 def error_rates(text: str, transcript: str, language: str = "Auto") -> tuple[float | None, float | None]:
-    """WER and CER: substitutions, deletions and insertions by the words, or characters, of the text.
+    """Compute WER and CER: substitutions, deletions and insertions per word, or character, of the text.
 
     0 is perfect; above 1 is possible. None for a text without words. Spaces are left out of the CER, so that scripts
     without spaces are judged alike; in these every character counts as a word.
@@ -58,10 +58,10 @@ def error_rates(text: str, transcript: str, language: str = "Auto") -> tuple[flo
 
 
 def normalize(text: str, language: str = "Auto") -> str:
-    """Text as it is compared: in English by Whisper's own rules (numbers, contractions), else by Unicode's alone.
+    """Normalise text for comparison: English by Whisper's rules (numbers, contractions), others by Unicode only.
 
-    Whisper's rules for other languages take vowel signs and accents that stand by themselves away, and so part words of
-    Hindi, Yoruba and many others.
+    Whisper's rules for other languages remove combining vowel signs and accents, and so split words of Hindi, Yoruba
+    and many others.
     """
     if language.lower() != "english":
         return _plain(text)
@@ -77,10 +77,10 @@ def _english() -> Any:
 
 
 def _plain(text: str) -> str:
-    """NFKC, case-folded, no punctuation or symbols, single spaces, in any language.
+    """Normalise text in any language: NFKC, case-folded, no punctuation or symbols, single spaces.
 
-    What is removed is decided by Unicode categories. Marks (category M: vowel signs, accents) and apostrophes inside
-    words stay, since they change the word; a hyphen or dash parts words.
+    Unicode categories decide what is removed. Marks (category M: vowel signs, accents) and apostrophes inside words
+    stay, since they change the word; a hyphen or dash separates words.
     """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     out: list[str] = []
@@ -97,7 +97,7 @@ def _plain(text: str) -> str:
 
 
 def load(settings: Settings, device: str) -> Intelligibility | None:
-    """ASR_MODEL (a directory or a Hub repo); None where it is not set.
+    """Load ASR_MODEL (a directory or a Hub repo); None if unset.
 
     Raises:
         BadInput: it cannot be loaded.
@@ -110,7 +110,7 @@ def load(settings: Settings, device: str) -> Intelligibility | None:
 
 
 def load_transcriber(name: str, device: str, token: str | None = None) -> Transcriber:
-    """The speech recogniser of that name through transformers' own pipeline.
+    """Load the named speech recogniser through transformers' pipeline.
 
     The pipeline resamples; speech of over 30 s is chunked. A recogniser that needs a language detects it itself.
 

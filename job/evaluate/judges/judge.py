@@ -1,4 +1,4 @@
-"""What a judge is, and what it is given."""
+"""The `Judge` interface, and the `Clip` that judges rate."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Clip:
     """Speech to be rated.
 
     Attributes:
-        waveform: (samples,) in [-1, 1], all of it finite.
+        waveform: (samples,) in [-1, 1], all finite.
         sample_rate: Hz.
-        text: what was to be said.
-        speaker: whose voice it is meant to be.
+        text: the intended text.
+        speaker: the intended speaker.
         language: name of the text's language, or `Auto`.
     """
 
@@ -36,24 +36,24 @@ class Judge(ABC):
     """Rates one clip at a time.
 
     Attributes:
-        name: in the log.
-        by: what rates, precisely enough that two clips rated by the same need not be rated twice.
+        name: its name in the log.
+        by: identity of the rating model or method, precise enough that cached ratings by the same one can be reused.
     """
 
     name: str
     by: str
 
     def know(self, recordings: Sequence[Clip]) -> None:  # noqa: B027 - most need not
-        """Learn what the voices are like from their own recordings, before anything is rated."""
+        """Learn the voices' properties from their own recordings, before anything is rated."""
 
     @abstractmethod
     def __call__(self, clip: Clip) -> dict[str, Any]:
-        """Figures of `figures.FIGURES` by name, and other things worth keeping; None where there is nothing to tell.
+        """Rate a clip: figures from `figures.FIGURES` by name, and other data worth storing; None where unknown.
 
-        It may raise anything: the clip then has no figures of this judge.
+        It may raise anything: the clip then has no figures from this judge.
         """
 
 
 def finite(waveform: NDArray[np.floating[Any]]) -> Wave:
-    """The waveform with silence for what is not a number, and full scale for what is infinite."""
+    """Replace NaN samples by silence and infinite ones by full scale."""
     return np.nan_to_num(np.asarray(waveform, dtype=np.float32), nan=0.0, posinf=1.0, neginf=-1.0)

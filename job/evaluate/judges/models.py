@@ -1,4 +1,4 @@
-"""What judges that a variable names have in common: their identity, and what is said when one cannot be loaded."""
+"""Helpers for judges with a model named by a variable: its identity, and the error if it cannot be loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from job.core.errors import BadInput, first_line
 
 
 def identity(name: str) -> str:
-    """A model's name, and for one that is here what tells that its files are the same as last time."""
+    """Identify a model by its name, and a local one also by what shows that its files have not changed."""
     path = Path(name).expanduser()
     if not path.exists():
         return name
@@ -21,12 +21,12 @@ def identity(name: str) -> str:
 
 
 def unusable(variable: str, name: str, error: Exception) -> BadInput:
-    """The error for a model that a variable names and that cannot be loaded."""
+    """Create the error for a model named by a variable that cannot be loaded."""
     reason = first_line(error)
     return BadInput(f"{variable}={name}: cannot be loaded ({reason}); give a model directory or a Hub repo")
 
 
 def cosine(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float:
-    """Cosine of the angle between two vectors of one shape (dim,), in [-1, 1]; 0 when one is zero."""
+    """Compute the cosine similarity of two vectors (dim,), in [-1, 1]; 0 if either is zero."""
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(np.dot(a, b)) / norm if norm else 0.0

@@ -1,4 +1,4 @@
-"""MOS: how natural speech sounds, from 1 (bad) to 5 (excellent), as listeners would say on average.
+"""MOS (mean opinion score): predicted naturalness of speech, from 1 (bad) to 5 (excellent).
 
 Predicted by DistillMOS, whose weights are in its package, or by the model that MOS_MODEL names.
 """
@@ -20,9 +20,9 @@ from job.core.errors import BadInput
 from job.evaluate.judges.judge import Clip, Judge
 from job.evaluate.judges.models import identity, unusable
 
-#: Rate that MOS predictors are trained at, Hz.
+#: Sample rate of MOS predictors, Hz.
 MODEL_RATE = 16_000
-#: Stretches of 7.7 s of a long clip that are listened to.
+#: Maximum number of 7.7 s windows of a long clip that are rated.
 MOST_WINDOWS = 4
 
 
@@ -32,12 +32,12 @@ class Mos(Judge):
     name = "mos"
 
     def __init__(self, by: str, predict: Callable[[Any], Any]) -> None:
-        """Take what predicts, and what it is called."""
+        """Take the predictor and its name."""
         self.by = by
         self.predict = predict
 
     def __call__(self, clip: Clip) -> dict[str, Any]:
-        """`mos`."""
+        """Return `mos`."""
         import torch
         from torchaudio.functional import resample
 
@@ -52,14 +52,14 @@ class Mos(Judge):
 
 
 def load(settings: Settings, device: str) -> Mos | None:
-    """DistillMOS; nothing for MOS_MODEL=none; or the model that it names, which is one of two kinds.
+    """Load DistillMOS by default, None for MOS_MODEL=none, or else the model that MOS_MODEL names.
 
-    A TorchScript file, called with float32 (1, samples) at 16 kHz and, where its `forward` takes two arguments, with
-    the rate 16000 as well, that returns one number; or a transformers audio-classification model (directory or Hub
-    repo) with a single output, whose logit is the score.
+    That is a TorchScript file which returns one number and is called with float32 (1, samples) at 16 kHz and, if its
+    `forward` takes two arguments, also with the rate 16000; or a transformers audio-classification model (directory or
+    Hub repo) with a single output, whose logit is the score.
 
     Raises:
-        BadInput: MOS_MODEL cannot be loaded, or has more outputs than one.
+        BadInput: MOS_MODEL cannot be loaded, or has more than one output.
     """
     name = settings.mos_model
     if not name:
@@ -78,7 +78,7 @@ def _distilled(device: str) -> Callable[[Any], Any]:
     from distillmos import ConvTransformerSQAModel
     from distillmos.sqa import SEQ_LEN
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints where its weights are
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints the path of its weights
         model = ConvTransformerSQAModel(segmenting_in_forward=False)
     model = model.to(device).eval()
 
@@ -89,9 +89,9 @@ def _distilled(device: str) -> Callable[[Any], Any]:
 
 
 def windows(samples: Any, width: int) -> Any:
-    """Up to `MOST_WINDOWS` stretches (windows, width) of samples (n,), evenly from all of it, filled up with silence.
+    """Cut samples (n,) into up to `MOST_WINDOWS` evenly spaced windows (windows, width), padded with silence.
 
-    DistillMOS itself takes one every second, which for speech that does not end would take longer than saying it.
+    DistillMOS itself takes one window per second, which for speech that never stops would take longer than generation.
     """
     import torch
 

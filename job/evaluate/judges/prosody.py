@@ -1,4 +1,4 @@
-"""Prosody: how fast a voice speaks, how high, and how lively; to be compared with its own recordings."""
+"""Prosody: speaking rate, pitch and pitch range, to be compared with the voice's own recordings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from job.evaluate.hearing import LONGEST, pitches
 from job.evaluate.judges.judge import Clip, Judge
 from job.text.letters import letters
 
-#: Less sound tells nothing, s.
+#: Shortest sound that can be measured, s.
 SHORTEST = 0.3
 
 
@@ -23,7 +23,7 @@ class Prosody(Judge):
     by = "measured, 1"
 
     def __call__(self, clip: Clip) -> dict[str, Any]:
-        """`letters_per_second` (pauses count), `pitch` in Hz, and `pitch_range` in semitones."""
+        """Return `letters_per_second` (pauses included), `pitch` in Hz, and `pitch_range` in semitones."""
         nothing = {"letters_per_second": None, "pitch": None, "pitch_range": None}
         first, last = sounding(clip.waveform, clip.sample_rate)
         sound = np.asarray(clip.waveform[first:last], dtype=np.float64)
@@ -40,5 +40,5 @@ class Prosody(Judge):
 
 
 def load(settings: Settings, device: str) -> Prosody:
-    """It needs nothing."""
+    """Create the judge, which needs no model."""
     return Prosody()

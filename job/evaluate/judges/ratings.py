@@ -1,4 +1,4 @@
-"""Having clips judged: each once, whatever happens to the run, and without a judge that fails ending it."""
+"""Rating of clips by all judges: each clip once, cached across restarts, and tolerating judges that fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from job.evaluate.judges.judge import Clip, Judge
 
 @dataclass
 class Account:
-    """What one judge did: how many clips it rated, for how long, and how many were known from before or failed."""
+    """Statistics of one judge: clips rated, time taken, and clips that were cached or failed."""
 
     by: str
     rated: int = 0
@@ -27,19 +27,19 @@ class Account:
     reason: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """For stats.json."""
+        """Return the entry for stats.json."""
         told: dict[str, Any] = {"by": self.by, "rated": self.rated, "kept": self.kept, "failed": self.failed}
         return {**told, "seconds": round(self.seconds, 3), **({"reason": self.reason} if self.reason else {})}
 
 
 @dataclass
 class Ratings:
-    """What `judges` say about clips, kept in `path` from clip to clip.
+    """Ratings of clips by `judges`, cached in `path` after every clip.
 
     Attributes:
-        judges: who is asked, in this order.
-        path: JSON Lines: what each judge said about each sound, by a digest of all that it depends on.
-        accounts: by the judges' names.
+        judges: the judges, in the order they are asked.
+        path: JSON Lines with each judge's rating of each sound, keyed by a digest of everything it depends on.
+        accounts: statistics by judge name.
     """
 
     judges: Sequence[Judge]
@@ -47,7 +47,7 @@ class Ratings:
     accounts: dict[str, Account] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Read what was said before; a line that a kill cut off is left out."""
+        """Read the cached ratings; a line truncated by a kill is ignored."""
         self._known: dict[str, dict[str, Any]] = {}
         self._used: set[str] = set()
         if not self.path.is_file():
@@ -60,18 +60,18 @@ class Ratings:
                 continue
 
     def of(self, recordings: Sequence[Clip], clips: Sequence[Clip]) -> list[dict[str, Any]]:
-        """What all judges say about each clip, in the clips' order.
+        """Return all judges' figures for each clip, in the clips' order.
 
         Args:
-            recordings: the voices' own, that some judges compare with.
-            clips: to be rated.
+            recordings: the voices' own recordings, with which some judges compare.
+            clips: the clips to rate.
         """
         told: list[dict[str, Any]] = [{} for _ in clips]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         work = [(judge, number) for judge in self.judges for number in range(len(clips))]
         ready: dict[str, bool] = {}
         with open(self.path, "a", encoding="utf-8") as kept:
-            kept.write("\n")  # after a line that was cut off
+            kept.write("\n")  # terminate a truncated last line
             for judge, number in console.progress(work, stage="synthesize", total=len(work), unit="ratings"):
                 if judge.name not in ready:
                     ready[judge.name] = self._prepared(judge, recordings)
@@ -90,7 +90,7 @@ class Ratings:
         started = time.perf_counter()
         try:
             judge.know(recordings)
-        except Exception as error:  # a judge may raise anything, and none is worth the run
+        except Exception as error:  # a judge may raise anything, and none should end the run
             account.reason = first_line(error)
         account.by = judge.by
         account.seconds += time.perf_counter() - started
@@ -120,13 +120,13 @@ class Ratings:
 
 
 def _key(judge: Judge, clip: Clip) -> str:
-    """A digest of all that a rating depends on."""
+    """Compute a digest of everything a rating depends on."""
     about = (judge.name, judge.by, clip.sample_rate, clip.text, clip.speaker, clip.language)
     return files.digest_bytes(repr(about).encode() + clip.waveform.tobytes())
 
 
 def _plain(value: Any) -> Any:
-    """Six digits for a number, None for one that JSON cannot hold, text as it is."""
+    """Make a value JSON-serializable: numbers to six digits, None if JSON cannot represent it, text unchanged."""
     if value is None or isinstance(value, str):
         return value
     return round(float(value), 6) if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""The list of judges. A new one is a module with a `load`, and a line in `LOADERS` (or a call of `register`)."""
+"""Registry of judges. To add one, write a module with a `load` and add it to `LOADERS` (or call `register`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from job.evaluate.judges.judge import Judge
 
 Loader = Callable[[Settings, str], Judge | None]
 
-#: (settings, device) -> the judge; None where it has nothing to judge with.
+#: (settings, device) -> the judge; None if it is not configured.
 LOADERS: list[Loader] = [
     mos.load,
     similarity.load,
@@ -24,7 +24,7 @@ LOADERS: list[Loader] = [
 
 
 def register(load: Loader, *told: Figure) -> None:
-    """Have another judge rate test speech. `told` are the figures that it gives, for the tables and the verdict."""
+    """Register another judge of test speech. `told` are the figures it returns, for the tables and the verdict."""
     LOADERS.append(load)
     for figure in told:
         FIGURES.append(figure)
@@ -32,7 +32,7 @@ def register(load: Loader, *told: Figure) -> None:
 
 
 def unregister(load: Loader, *told: Figure) -> None:
-    """Take back what `register` did."""
+    """Undo `register`."""
     LOADERS.remove(load)
     for figure in told:
         FIGURES.remove(figure)
@@ -40,9 +40,9 @@ def unregister(load: Loader, *told: Figure) -> None:
 
 
 def load_judges(settings: Settings, device: str) -> list[Judge]:
-    """Load all judges, before anything is spoken: a wrong name must not cost the speech.
+    """Load all judges, before anything is spoken, so that a wrong name fails early and loses no speech.
 
-    One that comes with the job and cannot be loaded is left out, with one line.
+    A built-in judge that cannot be loaded is skipped with one message.
 
     Raises:
         BadInput: a model that a variable names cannot be loaded.

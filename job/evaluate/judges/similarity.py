@@ -1,7 +1,7 @@
-"""Similarity: how close a voice is to its speaker's, by the base model's own speaker encoder.
+"""Speaker similarity: how close a voice is to its speaker, by the base model's own speaker encoder.
 
-Also by windows of two seconds: some voices begin as somebody else, some drift away in a long text. Short windows are
-less alike by themselves, so they are only compared with one another.
+Also measured in windows of two seconds: some voices start as someone else, some drift in a long text. Similarity is
+lower for short windows in general, so they are only compared with one another.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from job.model.loading import base_directory
 if TYPE_CHECKING:
     from job.model.speaker_encoder import SpeakerEncoder
 
-#: Length of a window, s, and how many of a long text are looked at.
+#: Length of a window, s, and the maximum number of windows per clip.
 WINDOW, MOST_WINDOWS = 2.0, 15
-#: Fewest windows that tell how the first one differs from the rest, and whether the voice drifts.
+#: Minimum number of windows to compare the first with the rest, and to measure drift.
 FEWEST_FOR_START, FEWEST_FOR_DRIFT = 3, 4
 
 
 class Similarity(Judge):
-    """Cosine between a clip's x-vector and the one that its speaker was trained with."""
+    """Cosine similarity of a clip's x-vector with the one its speaker was trained with."""
 
     name = "similarity"
 
@@ -42,7 +42,7 @@ class Similarity(Judge):
         self.references = references
 
     def __call__(self, clip: Clip) -> dict[str, Any]:
-        """`similarity`, `similarity_start` and `similarity_drift`; None for a speaker without a reference."""
+        """Return `similarity`, `similarity_start` and `similarity_drift`; None for a speaker without a reference."""
         reference = self.references.get(clip.speaker.lower())
         nothing = {"similarity": None, "similarity_start": None, "similarity_drift": None}
         if reference is None or not clip.waveform.size:
@@ -56,7 +56,7 @@ class Similarity(Judge):
 
 
 def windows_of(waveform: NDArray[np.float32], sample_rate: int) -> list[NDArray[np.float32]]:
-    """Windows (samples,) of the sound from its first to its last word, the first and the last one among them."""
+    """Cut the sound, without silence at its ends, into windows (samples,), including its very start and end."""
     first, last = sounding(waveform, sample_rate)
     sound = waveform[first:last]
     width = round(WINDOW * sample_rate)
@@ -65,19 +65,19 @@ def windows_of(waveform: NDArray[np.float32], sample_rate: int) -> list[NDArray[
 
 
 def by_window(similarities: list[float]) -> dict[str, float]:
-    """What the similarities of the windows of one clip, in their order, tell; nothing for too few of them."""
+    """Summarise the similarities of one clip's windows, in order; omits figures for which there are too few."""
     found = {}
     if len(similarities) >= FEWEST_FOR_START:
         found["similarity_start"] = similarities[0] - float(np.median(similarities[1:]))
     if len(similarities) >= FEWEST_FOR_DRIFT:
         part = len(similarities) // 3 or 1
-        # the first window has a figure of its own
+        # the first window has its own figure
         found["similarity_drift"] = float(np.mean(similarities[-part:]) - np.mean(similarities[1 : 1 + part]))
     return found
 
 
 def load(settings: Settings, device: str) -> Similarity | None:
-    """The encoder and the prepared x-vectors; None where there are none, or the base model is not at hand."""
+    """Load the encoder and the prepared x-vectors; None if there are none, or the base model is not available."""
     if not settings.paths.speakers.is_file():
         return None
     import torch
