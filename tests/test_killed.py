@@ -26,7 +26,7 @@ def undisturbed(tmp_path_factory):
     ("number", "hits"),
     [
         (signal.SIGKILL, KILLS),
-        (signal.SIGTERM, STOPS),
+        pytest.param(signal.SIGTERM, STOPS, marks=pytest.mark.thorough),  # one stop: tests/test_pipeline.py
         pytest.param(signal.SIGKILL, 25, marks=pytest.mark.thorough),
         pytest.param(signal.SIGTERM, 10, marks=pytest.mark.thorough),
     ],

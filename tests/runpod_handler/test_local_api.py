@@ -36,7 +36,7 @@ BAD: list[tuple[Any, str]] = [
     ({"variables": {"BATCH_SIZE": [4]}}, "input.variables.BATCH_SIZE: must be text"),
     ({"variables": {"BATCH_SIZE": None}}, "input.variables.BATCH_SIZE: must be text"),
     ({"variables": {"TRAIN_MODE": "lorra"}}, "TRAIN_MODE='lorra'"),
-    ({"variables": {"PRESET": "norwegian"}}, "PRESET='norwegian' is not known"),
+    ({"variables": {"PRESET": "norwegian"}}, "PRESET='norwegian' does not exist"),
     ({"variables": {"LR": 1e-5, "LEARNING_RATE": 1e-4}}, "are names of the same variable with different values"),
     ({"variables": {"HF_REPO_ID": "a b/c"}}, "HF_REPO_ID='a b/c'"),
     ({"variables": {"HF_TOKEN": TOKEN}}, "send it as credentials.hf_token"),
