@@ -1,4 +1,4 @@
-"""Recordings: decoding any rate and channel count to mono at the codec's rate, the whole of a file or a part of it."""
+"""Decode a recording, or a part of it, from any sample rate and channel count to mono at the codec's rate."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = [
     "text_mismatch",
 ]
 
-#: Seconds that a part may end behind its file's end: times are often rounded.
+#: Seconds by which a part may end after the end of its file: times are often rounded.
 PART_SLACK = 0.1
 
 
@@ -64,9 +64,9 @@ def load(
 ) -> Clip:
     """Decode, check, mix to mono and resample one recording, or the part of it from `start` to `end` (seconds).
 
-    A part is exactly the file's samples round(start * its rate) to round(end * its rate), before resampling. Of a file
-    that is read in many parts, what was decoded is kept for the next ones, within bounds: parts in the order of time
-    decode it once. At most `max_seconds` (and one more) are ever read at once, so a day-long file costs no memory.
+    A part is exactly the file's samples round(start * its rate) to round(end * its rate), before resampling. For a file
+    read in many parts, decoded samples are cached within bounds: parts in chronological order decode it once. At most
+    `max_seconds` (and one more) are ever read at once, so a day-long file does not fill the memory.
 
     Raises:
         Unusable: `unreadable`, `cut_off`, `joined`, `wrong_header`, `no_such_part`, `empty`, `not_finite`, `too_short`,
@@ -126,14 +126,14 @@ def pad_to_frames(samples: Samples, samples_per_frame: int) -> Samples:
 
 
 def _most(recording: Recording, first: int, max_seconds: float) -> int:
-    """The sample to read to, so that no more than a second over `max_seconds` is held."""
+    """End of the range of samples to read: at most one second over `max_seconds` is held in memory."""
     if math.isinf(max_seconds):
         return recording.length
     return first + int((max_seconds + 1.0) * recording.rate)
 
 
 def _check_times(path: Path, start: float | None, end: float | None) -> None:
-    """Refuse times that name no part of any recording."""
+    """Reject times that cannot be a part of any recording."""
     first, last = 0.0 if start is None else start, math.inf if end is None else end
     if not (math.isfinite(first) and first >= 0 and last > first and (end is None or math.isfinite(end))):
         raise Unusable("no_such_part", f"{path}: no part from {first:g} to {last:g} s: the end must be after the start")
@@ -152,7 +152,7 @@ def _read_part(path: Path, recording: Recording, start: float, end: float | None
 
 
 def _check_length(path: Path, samples: int, rate: int, min_seconds: float, max_seconds: float) -> None:
-    """Refuse what is empty, too short or too long; a part's ends are rounded, so one sample is no matter."""
+    """Reject empty, too short or too long clips; one sample is tolerated, since a part's ends are rounded."""
     if samples == 0:
         raise Unusable("empty", f"{path}: no samples in it")
     if samples > max_seconds * rate + 1:

@@ -1,4 +1,4 @@
-"""Headers of uncompressed files (WAV, RF64, W64, AIFF, CAF, AU, NIST): where the sound lies, how much is promised."""
+"""Headers of uncompressed files (WAV, RF64, W64, AIFF, CAF, AU, NIST): location and declared size of the data."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 from job.audio.opening import Bytes
 
-#: What W64's names of chunks end with; they begin with the name that the chunk has in WAV.
+#: Last 12 bytes of W64's chunk GUIDs; the first 4 are the chunk's name in WAV.
 _W64_NAME = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
-#: Bytes a sample by AU's number of the encoding.
+#: Bytes per sample by AU encoding number.
 _AU_WIDTHS = {1: 1.0, 2: 1.0, 3: 2.0, 4: 3.0, 5: 4.0, 6: 4.0, 7: 8.0, 23: 0.5, 25: 0.375, 26: 0.625, 27: 1.0}
-#: AIFF-C's names of what is not compressed.
+#: AIFF-C's names of uncompressed formats.
 _AIFF_PLAIN = (b"NONE", b"twos", b"sowt", b"fl32", b"FL32", b"fl64", b"FL64")
 
 
 @dataclass(slots=True)
 class Sound:
-    """Where a file's sound lies, as its header says.
+    """Location of a file's audio data, as its header declares.
 
     `start` and `size` in bytes (`size` None: the header says that it does not know; 0: it was never filled in);
     `per_second` bytes, 0 where compression makes that unknown; `field` the place and format of the size in the header,
@@ -39,7 +39,7 @@ class Sound:
 
 
 def sound_of(data: Bytes, start: int) -> Sound | None:
-    """What the header at `start` says of the sound; None for other formats and headers that are not whole."""
+    """Parse the header at `start`; None for other formats and incomplete headers."""
     parse = {
         b"RIFF": _riff,
         b"RIFX": _riff,
@@ -58,7 +58,7 @@ def sound_of(data: Bytes, start: int) -> Sound | None:
 
 
 def chunks(data: Bytes, place: int, form: str) -> Iterator[tuple[bytes, int, int]]:
-    """(name, place of the content, size) of each chunk; `form` is the size's format, or "w64"."""
+    """Yield (name, offset of the content, size) of each chunk; `form` is the struct format of the size, or "w64"."""
     while True:
         if form == "w64":
             head = data.at(place, 24)
@@ -82,7 +82,7 @@ def chunks(data: Bytes, place: int, form: str) -> Iterator[tuple[bytes, int, int
 
 
 def unknown(size: int) -> bool:
-    """Whether a size of 32 bits is what programs put that write to a pipe: the largest number, or some bytes less."""
+    """Whether a 32-bit size is a placeholder of programs that write to a pipe: the maximum, or a little less."""
     return size >= 0xFFFF0000 or 0x7FFF0000 <= size < 0x80000000
 
 

@@ -1,4 +1,4 @@
-"""What is measured of a recording: levels, clipping, silence at its ends, and whether a text can be what is said."""
+"""Measure a recording: levels, clipping, silence at its ends, and whether its text is plausible for its length."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOW_RATE = 16_000
 DC_OFFSET = 0.02
 #: Seconds of silence at either end from which it is reported: the model would learn to wait.
 LONG_SILENCE = 1.0
-#: Characters a second outside of which text and audio cannot belong together, in any script: fast Latin-script speech
+#: Characters per second outside of which text and audio cannot belong together, in any script: fast Latin-script speech
 #: reaches about 25, slow speech in a syllabic script stays above 1.
 CHARACTERS_PER_SECOND = (0.4, 45.0)
 #: A mixdown this much softer (dB) than its loudest channel has cancelled itself: the channels are in opposite phase.
@@ -53,7 +53,7 @@ class Figures:
     tracks: int = 1
 
     def warnings(self) -> list[str]:
-        """Short categories of what is wrong but not wrong enough to leave the recording out."""
+        """Categories of problems that are not bad enough to reject the recording."""
         found = {
             "clipped": self.clipped > CLIPPED_SHARE,
             "low_sample_rate": self.rate < LOW_RATE,
@@ -67,7 +67,7 @@ class Figures:
 
 
 def mix(frames: NDArray[np.float32]) -> Samples:
-    """(samples, channels) -> (samples,): the mean, or the loudest channel where the mean cancels itself out."""
+    """Mix (samples, channels) down to (samples,): the mean, or the loudest channel if the mean cancels itself out."""
     if frames.shape[1] == 1:
         return np.ascontiguousarray(frames[:, 0])
     mono: Samples = frames.mean(axis=1, dtype=np.float32)

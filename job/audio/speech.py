@@ -1,8 +1,8 @@
-"""Is there speech in a recording? Judged by Silero VAD (voice activity detection), whose weights are in its package.
+"""Detect speech in a recording with Silero VAD (voice activity detection), whose weights ship with its package.
 
 It gives the probability of speech for each window of 32 ms. The thresholds are measured on recordings of people and
 machines in some twenty languages, also whispered, by telephone, at 0 dB of noise, and cut to 0.3 s: hardly any of them
-falls under (4 of 1150 single letters and words, no sentence), and noise, hum, tones and most music do.
+fall below (4 of 1150 single letters and words, no sentence), and noise, hum, tones and most music do.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from job.audio.clip import Samples, Unusable, resample
 
-#: Rate that the model hears at, Hz, and the samples of a window.
+#: The model's sample rate in Hz, and samples per window.
 RATE, WINDOW = 16_000, 512
 #: Windows of silence put before a clip, left out of the figures: the model must hear something before it is sure. And
 #: half a window: a sound that begins with a window at full strength is more often taken for speech (siren, music).
 LEAD = 6
 HALF = WINDOW // 2
-#: Windows that are averaged: one alone may be a click.
+#: Windows to average: a single one may be a click.
 SMOOTH = 3
-#: RMS that clips are brought to, so that soft recordings are judged like loud ones.
+#: RMS that clips are normalized to, so that quiet recordings are judged like loud ones.
 LEVEL = 0.05
 #: A window at or over this probability is speech.
 SPEECH = 0.5
@@ -37,13 +37,13 @@ LEAST_SURE = ((1.0, 0.25), (3.0, 0.5))
 LEAST_PERHAPS = 0.15
 #: Share of speech under which a warning is given, for clips of at least a second.
 LITTLE = 0.25
-#: Longest pause inside the speech, in seconds, that is left out, and that is warned of.
+#: Pauses inside the speech, in seconds: a longer one than the first rejects the clip, than the second gives a warning.
 LONGEST_PAUSE, LONG_PAUSE = 3.0, 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What was heard in a recording of `seconds`.
+    """Speech statistics of a recording of `seconds`.
 
     Attributes:
         speech: share of it that is speech, 0 to 1.
@@ -60,7 +60,7 @@ class Heard:
 
     @property
     def fault(self) -> str | None:
-        """Why it must not be trained on: `no_speech` or `long_pause`; None when it may."""
+        """Reason for rejection: `no_speech` or `long_pause`; None if the recording is usable."""
         (short, doubtful), (long, sure) = LEAST_SURE
         least = float(np.interp(self.seconds, [short, long], [doubtful, sure]))
         sentence = self.seconds >= LEAST_SURE[-1][0]
@@ -69,7 +69,7 @@ class Heard:
         return "long_pause" if self.pause > LONGEST_PAUSE else None
 
     def refuse(self, name: str) -> None:
-        """Leave the recording called `name` out where it has a fault.
+        """Reject the recording called `name` if it has a fault.
 
         Raises:
             Unusable: `no_speech` or `long_pause`, with the figures.
@@ -83,7 +83,7 @@ class Heard:
             raise Unusable(fault, f"{name}: {heard}; cut it there, or set QUALITY_GATE=off to keep it")
 
     def warnings(self) -> list[str]:
-        """Short categories of what is wrong with a recording that is kept."""
+        """Categories of problems of a recording that is kept."""
         fault = self.fault
         found = {
             "no_speech": fault == "no_speech",
@@ -119,7 +119,7 @@ class Detector:
         return found
 
     def listen(self, samples: Samples, rate: int) -> Heard:
-        """What is heard in mono samples (n,), n > 0, at `rate` Hz."""
+        """Compute the speech statistics of mono samples (n,), n > 0, at `rate` Hz."""
         probabilities = self.probabilities(samples, rate)
         smooth = np.convolve(probabilities, np.ones(SMOOTH) / SMOOTH, "valid")
         maybe = np.flatnonzero(smooth >= PERHAPS)
@@ -135,5 +135,5 @@ class Detector:
 
 @cache
 def detector() -> Detector:
-    """The one of this process; first called by the thread that starts the others."""
+    """The process-wide detector; must first be called by the thread that starts the others."""
     return Detector()

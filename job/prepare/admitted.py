@@ -1,4 +1,4 @@
-"""The encoded rows that are used: as far as the limits let them in, without those that others prove wrong."""
+"""Select the encoded rows to use: up to MAX_HOURS and MAX_EVAL_SAMPLES, less rows that comparison shows are wrong."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from job.prepare.work import STAGE, Work
 
 
 class Admitted:
-    """The shards of a run, when all that are needed are encoded.
+    """The rows to use from a run's shards, once all required shards are encoded.
 
-    MAX_HOURS and MAX_EVAL_SAMPLES count rows that are left out by comparison with others, too: what is left is at most
-    what they say, and which shards must be encoded does not depend on what is in those after them.
+    MAX_HOURS and MAX_EVAL_SAMPLES also count rows that are later rejected by comparison with others. So the limits are
+    upper bounds, and which shards must be encoded does not depend on the contents of later shards.
 
     Attributes:
-        lines: split -> how many lines of its manifest are used.
+        lines: split -> number of lines of its manifest that are used.
         problems: what is wrong with texts and recordings of whole sources, one line each.
     """
 
@@ -43,17 +43,17 @@ class Admitted:
         self._doubtful = texts.compare()
 
     def tables(self, split: str) -> Iterator[pa.Table]:
-        """The used lines of a split, in order; `reason` and `detail` are set for all rows that are left out."""
+        """Yield the used lines of a split in order; `reason` and `detail` are set for all rejected rows."""
         left = self.lines[split]
         for table in self._work.shards.tables(split, left):
             table = table.slice(0, left)
             left -= len(table)
             for found in self._left_out:
                 table = found.mark(split, table, self._work.settings.quality_gate)
-            yield self._doubtful.mark(split, table, "off")  # kept with a warning, whatever the gate
+            yield self._doubtful.mark(split, table, "off")  # kept with a warning, whatever QUALITY_GATE is
 
     def _within_limits(self, split: str) -> Iterator[pa.Table]:
-        """The shards of a split up to the row that would pass a limit. Says when MAX_HOURS is reached."""
+        """Yield the shards of a split up to the row that would exceed a limit. Logs when MAX_HOURS is reached."""
         work = self._work
         most_frames, most_rows = work.limits(split)
         frames = rows = 0
@@ -76,4 +76,4 @@ class Admitted:
                 return
             frames, rows = int(all_frames[-1]), int(all_rows[-1])
             if most_rows is not None and rows >= most_rows:
-                return  # the shards after this one need not be there
+                return  # later shards may not exist

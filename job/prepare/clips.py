@@ -1,4 +1,4 @@
-"""Which clips of a speaker stand for the voice: clean, whole, and full of speech."""
+"""Select the clips that represent a speaker's voice: clean, full bandwidth, and mostly speech."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from job.prepare.quality import Tally
 PREFERRED_SECONDS = (3.0, 10.0)
 #: Clips whose x-vectors are averaged by strategy `best`.
 BEST_CLIPS = 5
-#: Share of speech from which a clip is full of it: sentences have about 0.8, with silence at both ends 0.6.
+#: Share of speech from which a clip counts as mostly speech: sentences have about 0.8, with silence at both ends 0.6.
 FULL = 0.6
 
 
 def ranked(rows: NDArray[np.int64], tally: Tally, most: int = BEST_CLIPS) -> NDArray[np.int64]:
-    """Numbers (into `rows`, a speaker's kept rows) of the `most` best clips; other voices' only where all are."""
+    """Indices into `rows` (a speaker's kept rows) of the `most` best clips; other voices' only if all rows are."""
     own = np.flatnonzero(~np.isin(rows, tally.other_voices))
     own = own if len(own) else np.arange(len(rows))
     chosen = rows[own]
@@ -35,22 +35,23 @@ def best_clips(
     pause: NDArray[np.float64] | None = None,
     most: int = BEST_CLIPS,
 ) -> NDArray[np.int64]:
-    """The cleanest clips of a speaker: 3 to 10 s, unclipped, most speech over noise; otherwise the longest.
+    """Select the cleanest clips of a speaker: 3 to 10 s, unclipped, highest SNR; otherwise the longest.
 
-    Telephone recordings stand back: without high frequencies they have little noise, and not the whole voice either. So
-    do, before anything else, clips with little speech or a long pause, which measure cleanest of all.
+    Telephone recordings are used only if there are no others: without high frequencies they have little noise, but not
+    the whole voice either. The same holds, first of all, for clips with little speech or a long pause, which measure
+    cleanest of all.
 
     Args:
         seconds: (n,) lengths.
-        snr: (n,) speech over noise in dB; NaN where it was not measured.
+        snr: (n,) signal-to-noise ratio of the speech in dB; NaN if not measured.
         clipped: (n,) share of clipped samples; NaN where it was not measured.
         rate: (n,) sample rate of the recording, Hz; 0 where it was not measured.
-        speech: (n,) share of speech; NaN where it was not measured, None where none was.
+        speech: (n,) share of speech; NaN if not measured, None if it was measured for no clip.
         pause: (n,) longest pause in seconds, likewise.
-        most: clips to return.
+        most: number of clips to return.
 
     Returns:
-        numbers of at most `most` clips, the best first.
+        indices of at most `most` clips, the best first.
     """
     share = np.full(len(seconds), np.nan) if speech is None else speech
     silence = np.full(len(seconds), np.nan) if pause is None else pause

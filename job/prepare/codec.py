@@ -1,4 +1,4 @@
-"""The speech tokenizer as prepare uses it: whole frames in, int16 codes of the base's codebooks out."""
+"""Wrap the speech tokenizer for prepare: whole frames in, int16 codes of the base model's codebooks out."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     import torch
     from qwen_tts import Qwen3TTSTokenizer
 
-#: Codes (frames, books).
+#: Codes (frames, codebooks).
 Codes = NDArray[np.int16]
 
-#: Frames of the sound that is encoded before anything else.
+#: Length of the warm-up sound, in frames.
 WARM_UP_FRAMES = 6
 
 
@@ -30,7 +30,7 @@ class Codec:
     """The real `Qwen3TTSTokenizer`, its sizes, and encoding that does not depend on the batch."""
 
     def __init__(self, tokenizer: Qwen3TTSTokenizer, books: int) -> None:
-        """Wrap a loaded tokenizer, ready for several threads; `books` is how many codebooks the base model speaks.
+        """Wrap a loaded tokenizer, made safe for several threads; `books` is the base model's number of codebooks.
 
         Raises:
             BadInput: the tokenizer is of another kind or has too few codebooks.
@@ -55,27 +55,27 @@ class Codec:
 
     @property
     def device(self) -> torch.device:
-        """Where it encodes."""
+        """The device that the tokenizer runs on."""
         device: torch.device = self.tokenizer.device
         return device
 
     @property
     def frame_rate(self) -> float:
-        """Codec frames a second."""
+        """Codec frames per second."""
         return self.sample_rate / self.samples_per_frame
 
     def warm_up(self) -> None:
-        """Encode a short sound for nothing, so that no clip's codes come from the first call.
+        """Encode a short sound and discard the codes, so that no clip is encoded by the first call.
 
-        The libraries below set themselves up in the process's first call, and some of it in each thread's.
+        The underlying libraries initialize themselves on the first call of the process, and partly of each thread.
         """
         time = np.arange(WARM_UP_FRAMES * self.samples_per_frame, dtype=np.float32) / self.sample_rate
         Codec._encode(self, [np.asarray(0.3 * np.sin(2 * np.pi * 220.0 * time), dtype=np.float32)])
 
     def encode(self, clips: Sequence[Samples]) -> list[Codes]:
-        """Mono clips (samples,) at `sample_rate` -> codes (frames, books) each, in the same order.
+        """Encode mono clips (samples,) at `sample_rate` to codes (frames, codebooks) each, in the same order.
 
-        When a batch does not fit the GPU's memory it is halved: the codes do not depend on the batch.
+        A batch that does not fit in GPU memory is halved: the codes do not depend on the batch.
         """
         import torch
 
@@ -90,13 +90,13 @@ class Codec:
         return self.encode(padded[:half]) + self.encode(padded[half:])
 
     def _encode(self, padded: list[Samples]) -> list[Codes]:
-        # The flags are the process's: on a CPU they change nothing, and several threads encode.
+        # `reproducible` sets process-wide flags: useless on a CPU, where several threads encode.
         with reproducible() if self.device.type == "cuda" else one_torch_thread():
             output: Any = self.tokenizer.encode(padded, sr=self.sample_rate)
         return [codes[:, : self.books].to("cpu").numpy().astype(np.int16) for codes in output.audio_codes]
 
     def decode(self, codes: Codes) -> Samples:
-        """Codes (frames, books) -> mono samples in [-1, 1] at `sample_rate`."""
+        """Decode codes (frames, codebooks) to mono samples in [-1, 1] at `sample_rate`."""
         with reproducible():
             waves, rate = self.tokenizer.decode({"audio_codes": [codes.astype(np.int64)]})
         samples = np.asarray(waves[0], dtype=np.float32).reshape(-1)
@@ -119,10 +119,9 @@ def load_codec(settings: Settings, books: int, device: torch.device) -> Codec:
 
 
 def make_tables(tokenizer: Qwen3TTSTokenizer) -> None:
-    """Compute the entries of the encoder's codebooks now.
+    """Compute the encoder's codebook embeddings eagerly.
 
-    Transformers computes them when a codebook is first used and keeps them: with several threads, in whichever comes
-    first, while the others look on.
+    Transformers computes and caches them when a codebook is first used: a race when several threads encode.
     """
     import torch
 
@@ -130,7 +129,7 @@ def make_tables(tokenizer: Qwen3TTSTokenizer) -> None:
     with torch.no_grad():
         for part in (quantizer.semantic_residual_vector_quantizer, quantizer.acoustic_residual_vector_quantizer):
             for layer in part.layers:
-                layer.codebook._embed = None  # what it may have kept can be of other weights or of another device
+                layer.codebook._embed = None  # a cached one may be from other weights or another device
                 assert layer.codebook.embed is layer.codebook._embed
 
 
@@ -139,23 +138,22 @@ _PLAIN = "plain_causal"
 
 
 def _use_plain_masks(config: Any) -> None:
-    """Let the encoder's transformer build its causal mask at once.
+    """Make the encoder's transformer build its causal mask in one operation.
 
-    Transformers looks for several sequences packed into one, and builds the mask element by element under two levels of
-    vmap: three quarters of the time that a short clip takes on a CPU. There is one sequence a row, and the mask is the
-    same.
+    Transformers checks for packed sequences and builds the mask element by element under two levels of vmap: three
+    quarters of the encoding time of a short clip on a CPU. Here each row is one sequence, so the mask is the same.
     """
     from transformers import AttentionMaskInterface
 
     if config._attn_implementation == "sdpa":
         AttentionMaskInterface.register(_PLAIN, _plain_mask)
-        config._attn_implementation = {"": _PLAIN}  # the attention modules are made: only the mask is looked up by it
+        config._attn_implementation = {"": _PLAIN}  # attention modules exist already: this selects only the mask
 
 
 def _plain_mask(
     batch_size: int, cache_position: torch.Tensor, kv_length: int, kv_offset: int = 0, **others: Any
 ) -> torch.Tensor | None:
-    """Transformers' `sdpa_mask`: (batch, 1, queries, keys), true where a position attends to another."""
+    """Replace transformers' `sdpa_mask`: (batch, 1, queries, keys), true where a query attends to a key."""
     import torch
     from transformers.masking_utils import sdpa_mask
 

@@ -1,7 +1,7 @@
-"""One recording under two texts: rows whose codes are equal and whose words are not. At least one of them is wrong.
+"""Reject rows that share one recording but have different texts (equal codes, different words).
 
-Which one cannot be known, so all of them are left out. Such rows come of a recording that was copied to another name,
-written twice by an export, or taken for a row whose own was missing.
+At least one of the texts is wrong; which one is unknown, so all such rows are rejected. They arise when a recording is
+copied to another name, written twice by an export, or substituted for a missing one.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from job.dataset.prepared import SPLITS
 from job.prepare.leaving_out import LeftOut
 from job.text.words import bare
 
-#: Reason of rows that are left out, and warning of rows that are kept all the same.
+#: Reason of rejected rows, and warning of rows that are kept nevertheless.
 REASON = "same_recording"
-#: Frames that must differ from the one before them: short and silent recordings may well have the same codes.
+#: Fewest frames that must differ from the previous one: short or silent recordings may legitimately share codes.
 FEWEST_CHANGES = 4
-#: Share of rows with codes of another row over which the audio column is wrong rather than some rows: the gate says so.
+#: Share of rows with duplicate codes above which the audio column itself is wrong: the quality gate reports that.
 MOST = 0.5
 
-#: What is noted of a usable row, 37 bytes.
+#: Columns collected per usable row (37 bytes).
 _NOTED: dict[str, type[Any]] = {
     "split": np.uint8,
     "position": np.int64,
@@ -37,7 +37,7 @@ _NOTED: dict[str, type[Any]] = {
 
 
 class Recordings:
-    """Which recording and which words each usable row has, noted while shards pass by."""
+    """Collect hashes of the recording and the words of each usable row, shard by shard."""
 
     def __init__(self) -> None:
         self._sources: dict[str, int] = {}
@@ -45,7 +45,7 @@ class Recordings:
         self._digests: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
 
     def add(self, split: str, table: pa.Table) -> None:
-        """Note the usable rows of a shard (`store.shard_schema`) whose recordings can be told from others."""
+        """Add the usable rows of a shard (`store.shard_schema`) whose codes change enough to identify the recording."""
         table = table.filter(table["reason"].is_null())
         self._digests.append(table["digest"].to_numpy())
         table = table.filter(pa.array(_changes(table) >= FEWEST_CHANGES))
@@ -59,7 +59,7 @@ class Recordings:
             self._parts[name].append(np.asarray(given, dtype=kind))
 
     def compare(self) -> LeftOut:
-        """The rows of one recording and different words; none where most rows repeat another's recording."""
+        """Find rows with the same recording and different words; none if most rows repeat another row's recording."""
         digests = np.concatenate(self._digests)
         if len(digests) - len(np.unique(digests)) > MOST * len(digests):
             return LeftOut.nothing(REASON)
@@ -67,7 +67,7 @@ class Recordings:
         order = np.argsort(noted["digest"], kind="stable")
         starts = np.flatnonzero(np.diff(noted["digest"][order], prepend=~noted["digest"][order[:1]]))
         words = noted["words"][order]
-        others = np.full(len(order), -1)  # of each row, the first one of its recording that has other words
+        others = np.full(len(order), -1)  # per row, the first one with its recording and other words
         ends = np.append(starts[1:], len(order))
         for start, end in zip(starts[ends - starts > 1], ends[ends - starts > 1], strict=True):
             like_first = words[start:end] == words[start]
@@ -87,7 +87,7 @@ class Recordings:
 
 
 def _changes(table: pa.Table) -> NDArray[np.int64]:
-    """(rows,) how many frames of each row's codes differ from the frame before them."""
+    """Count the frames of each row's codes that differ from the previous frame, (rows,)."""
     codes = table["codes"].combine_chunks()
     lengths = pc.list_value_length(codes).to_numpy(zero_copy_only=False)
     flat = codes.flatten()
@@ -104,5 +104,5 @@ def _changes(table: pa.Table) -> NDArray[np.int64]:
 
 
 def words_of(text: str) -> int:
-    """64 bits of a hash of the letters and digits of a text: case, punctuation and spaces make no other words."""
+    """64-bit hash of the letters and digits of a text, ignoring case, punctuation and spaces."""
     return int.from_bytes(hashlib.sha256(bare(text).encode("utf-8", "surrogatepass")).digest()[:8], "big")

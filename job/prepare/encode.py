@@ -1,4 +1,4 @@
-"""Rows through decoding and encoding, streamed: bounded memory, padding kept small, order restored."""
+"""Stream rows through decoding and encoding with bounded memory and little padding, keeping their order."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from job.prepare.codec import Codec, Codes
 from job.prepare.manifest_rows import Row
 from job.prepare.readers import readers
 
-#: Batches' worth of clips that are sorted by length together.
+#: Window size in batches; the clips of a window are sorted by length.
 WINDOW_BATCHES = 8
-#: Seconds of audio after which a window is closed whatever its count: at 24 kHz in float32 about 115 MB. While one is
-#: encoded, the next is read.
+#: Most seconds of audio in a window, whatever its count: about 115 MB at 24 kHz in float32. The next window is read
+#: while one is encoded.
 WINDOW_SECONDS = 1200.0
-#: Clips that are encoded side by side on a CPU, at most: each takes memory for its activations.
+#: Most clips encoded in parallel on a CPU: each takes memory for its activations.
 MOST_ENCODERS = 8
-#: A call is repeated only after so many times its clips: the repeating takes at most 1 % of the time.
+#: A call is repeated only after this many times its clips were encoded, so that repeats take at most 1 % of the time.
 PROVE_EVERY = 100
 
 
 @dataclass(slots=True)
 class Proof:
-    """Clips that were encoded in one call, kept with their codes to be encoded a second time."""
+    """Clips of one codec call and their codes, kept to check that a second call gives the same codes."""
 
     samples: list[Samples]
     codes: list[Codes]
@@ -45,7 +45,7 @@ class Proof:
 
 @dataclass(slots=True)
 class Item:
-    """A row on its way: first `samples`, then `codes` (frames, books), or the reason why it is left out.
+    """A row in the pipeline: first with `samples`, then with `codes` (frames, codebooks) or the reason for rejection.
 
     `proof` is set at the first item of some calls of the codec; see `encode_stream`.
     """
@@ -59,7 +59,7 @@ class Item:
     proof: Proof | None = None
 
     def warnings(self, frame_rate: float) -> list[str]:
-        """Short categories of what is wrong with an encoded row but not wrong enough to leave it out."""
+        """Categories of problems of an encoded row that are not bad enough to reject it."""
         if self.codes is None:
             return []
         found = self.figures.warnings() if self.figures else []
@@ -68,7 +68,7 @@ class Item:
         return [*found, "text_mismatch"] if text_mismatch(self.row.text, seconds) else found
 
     def digest(self) -> int:
-        """64 bits that tell the codes from others; 0 without codes."""
+        """64-bit hash of the codes; 0 without codes."""
         if self.codes is None:
             return 0
         return int.from_bytes(hashlib.sha256(np.ascontiguousarray(self.codes).tobytes()).digest()[:8], "big")
@@ -77,7 +77,7 @@ class Item:
 def encode_stream(
     items: Iterable[Item], settings: Settings, codec: Codec, group: Callable[[Item], Any] = lambda item: None
 ) -> Generator[Item, None, None]:
-    """Give items with samples their codes, in order: in batches on a GPU, one by one on a CPU.
+    """Encode the items that have samples, in order: in batches on a GPU, one by one on a CPU.
 
     There a batch only makes tensors that leave the cache, and single clips can be encoded side by side.
 
@@ -96,9 +96,9 @@ def encode_stream(
 def encode_singly(
     items: Iterable[Item], codec: Codec, group: Callable[[Item], Any] = lambda item: None
 ) -> Generator[Item, None, None]:
-    """Encode clip by clip, as many side by side as torch has threads; the order is kept, samples are dropped.
+    """Encode clip by clip, as many in parallel as torch has threads; the order is kept, samples are freed.
 
-    Each is encoded by one thread alone, however many there are: see `one_torch_thread`.
+    Each clip is encoded by a single thread, however many there are: see `one_torch_thread`.
     """
     import torch
 
@@ -125,8 +125,8 @@ def encode_singly(
 
 
 def read_items(rows: Iterable[Row], settings: Settings, codec: Codec, processes: int = 1) -> Iterator[Item]:
-    """Decode (or, for rows that arrive encoded, check) each row, some at a time (see `readers`), in order."""
-    speech.detector()  # before there are threads that would each load it
+    """Decode each row (or check its codes, if it arrived encoded), several in parallel (see `readers`), in order."""
+    speech.detector()  # load it before the threads start, or each would
 
     def read(row: Row) -> Item:
         try:
@@ -145,10 +145,10 @@ def encode_items(
     *,
     read_ahead: bool = True,
 ) -> Generator[Item, None, None]:
-    """Give items with samples their codes, in batches of `batch_size`; order is kept, samples are dropped.
+    """Encode the items that have samples in batches of `batch_size`; the order is kept, samples are freed.
 
-    Clips are sorted by length within a window of a few batches, so that a batch pads little. A window holds items of
-    one `group`. With `read_ahead` a thread takes the items, a window before they are encoded.
+    Clips are sorted by length within a window of a few batches, to keep padding small. A window holds items of one
+    `group`. With `read_ahead` a thread reads the items one window ahead of the encoding.
     """
     choice = _Proven(group, 1)
     enough = threading.Event()
@@ -169,7 +169,7 @@ def encode_items(
 
 
 def check_codes(raw: Any, codec: Codec) -> Codes:
-    """Codes that arrived with a row -> (frames, books) int16.
+    """Check the codes that arrived with a row and convert them to int16 (frames, codebooks).
 
     Raises:
         Unusable: `empty`, or `bad_codes` when the shape or a value does not fit the base model.
@@ -219,7 +219,7 @@ def _read(row: Row, settings: Settings, codec: Codec) -> Item:
 
 
 class _Proven:
-    """Chooses the calls of the codec that are made a second time: the first ones, then some that begin a group."""
+    """Choose the codec calls to repeat as a check: the first ones, then some that begin a group."""
 
     def __init__(self, group: Callable[[Item], Any], first: int) -> None:
         self._group = group
@@ -228,7 +228,7 @@ class _Proven:
         self._since = 0
 
     def takes(self, item: Item, clips: int) -> bool:
-        """Whether to repeat the call for so many clips that begins with `item`. Asked for every call, in order."""
+        """Whether to repeat the call whose first of `clips` clips is `item`. Must be asked for every call, in order."""
         begins, self._last = self._group(item) != self._last, self._group(item)
         chosen = self._first > 0 or (begins and self._since >= PROVE_EVERY * clips)
         self._first -= 1

@@ -1,12 +1,12 @@
-"""Which texts are too long or too short for their recordings, by what the other rows of the corpus show.
+"""Detect texts that are too long or too short for their recordings, compared with the other rows of the corpus.
 
-Each row says its text at some rate. Within one language the rates lie close together; a row far off them has the text
-of another recording, or two sentences where one was said, or half of what was said.
+Each row has a speaking rate. Within one language the rates lie close together; an outlier has the text of another
+recording, two sentences where one was spoken, or half of what was spoken.
 
-The model, all in logarithms: seconds of sound = (letters + some) / rate. The `some` letters are what every clip takes
-however short it is. How far a row may be off follows from how far the others are, and is wider for short clips, where
-one drawn-out vowel is half of the sound. Everything is made of medians, so that wrong rows do not move the measure
-that they are judged by.
+The model, all in logarithms: seconds of sound = (letters + some) / rate. The `some` letters stand for the time
+that every clip takes, however short. The tolerance follows from the deviations of the other rows, and is wider for
+short clips, where one drawn-out vowel is half of the sound. All estimates use medians, so that wrong rows do not
+distort the measure that they are judged by.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.int32]
 
-#: Fewer rows of a language cannot be compared with each other.
+#: Fewest rows of a language that can be compared with each other.
 FEWEST = 20
-#: Letters a second outside of which nobody speaks, in any language: the bounds where too few rows can be compared. The
-#: lower one is for more than `SURE_SECONDS` of sound: a word may be drawn out, and a pause may be long.
+#: Letters per second outside of which nobody speaks, in any language: the bounds if too few rows can be compared. The
+#: lower one applies to more than `SURE_SECONDS` of sound: a word may be drawn out, and a pause may be long.
 ANYBODY = (1.0, 32.0)
 SURE_SECONDS = 4.0
 
-#: Extra letters that are tried for what a clip takes besides its letters: what is usual first, and others where they
-#: bring the rows closer together by more than chance does. Rows that came encoded have silence in them.
+#: Candidates for the extra letters per clip: the usual value first; another is chosen only if it reduces the spread by
+#: more than chance does (to under `_CLOSER`). Rows that arrived encoded include silence.
 _EXTRA, _CLOSER = (3.0, 1.0, 5.0, 9.0, 15.0), 0.96
 #: What is expected of one speaker: a rate that varies by so much (as a share), sounds that are drawn out or a pause of
 #: so many seconds, and so many letters that are not sounds, or the other way round.
@@ -33,7 +33,7 @@ _RATE, _PAUSE, _SPELLING = 0.12, 0.09, 1.2
 #: A corpus is never taken to be more even than this share of what is expected, and counts as so many rows that are as
 #: expected besides its own.
 _EVENEST, _EXPECTED_ROWS = 0.9, 10
-#: How many standard deviations a row may be off.
+#: Most standard deviations by which a row may deviate.
 _DEVIATIONS = 2.8
 #: Where more than `_TAIL` of the rows are over the bound and thin out from it, they are the tail of what is said
 #: (pauses, drawn-out words) and not other texts: the bound moves out by steps, to `_WIDEST` of where it was. They thin
@@ -46,11 +46,11 @@ _SPEAKER_ROWS, _SPEAKER_MOST = 8, 0.4
 
 
 def bounds(letters: Floats, heard: Floats, language: Numbers, speaker: Numbers) -> tuple[Floats, Floats]:
-    """The letters a second that each row may be said at.
+    """Compute the range of letters per second that is plausible for each row.
 
     Args:
-        letters: (n,) how long the texts are (`letters.letters`).
-        heard: (n,) seconds of sound without silence at the ends, over 0.
+        letters: (n,) lengths of the texts (`letters.letters`).
+        heard: (n,) seconds of sound without silence at the ends, positive.
         language: (n,) numbers: rows of one number are compared with each other.
         speaker: (n,) numbers.
 
@@ -66,14 +66,14 @@ def bounds(letters: Floats, heard: Floats, language: Numbers, speaker: Numbers) 
 
 
 def groups(numbers: NDArray[np.integer]) -> list[NDArray[np.int64]]:
-    """(n,) numbers -> for each different one its places, in order."""
+    """Indices (in order) of each distinct value of `numbers` (n,)."""
     order = np.argsort(numbers, kind="stable")
     starts = np.flatnonzero(np.diff(numbers[order], prepend=numbers[order[:1]] - 1))
     return np.split(order, starts[1:]) if len(order) else []
 
 
 def extra_letters(letters: Floats, heard: Floats) -> float:
-    """What a clip takes besides its letters, counted in letters: that with which the rates lie closest together."""
+    """Estimate a clip's fixed time in letters: the value with which the rates lie closest together."""
     logs = np.log(heard)
     best, least = _EXTRA[0], np.inf
     for extra in _EXTRA:
@@ -85,7 +85,7 @@ def extra_letters(letters: Floats, heard: Floats) -> float:
 
 
 def _compared(letters: Floats, heard: Floats, speaker: Numbers) -> tuple[Floats, Floats]:
-    """Bounds (n,) of the rows of one language, from how far they are off each other."""
+    """Bounds (n,) for the rows of one language, from the deviations of all of them."""
     padded = letters + extra_letters(letters, heard)
     off = np.log(heard) - np.log(padded)
     expected = np.median(off) + np.zeros(len(off))
@@ -98,7 +98,7 @@ def _compared(letters: Floats, heard: Floats, speaker: Numbers) -> tuple[Floats,
 
 
 def _speakers(off: Floats, speaker: Numbers) -> Floats:
-    """(n,) how much slower (or faster, negative) each row's speaker is than the others; less sure for few rows."""
+    """How much slower (negative: faster) each row's speaker is than the others, (n,); shrunk to 0 for few rows."""
     slower = np.zeros(len(off))
     order = np.lexsort((off, speaker))
     starts = np.flatnonzero(np.diff(speaker[order], prepend=-1))
@@ -112,9 +112,9 @@ def _speakers(off: Floats, speaker: Numbers) -> Floats:
 
 
 def _bound(deviations: Floats) -> float:
-    """How far up a row may be off, in units of what is expected.
+    """Largest positive deviation allowed for a row, in units of the expected width.
 
-    From the rows that are off upwards: their median gives a first measure, those within its bound a better one.
+    Estimated from the positive deviations: their median gives a first estimate, those within its bound refine it.
     """
     count = len(deviations)
     upwards = np.sort(deviations[deviations > 0])

@@ -1,4 +1,4 @@
-"""Rows that are left out after they were encoded, because of what the other rows show."""
+"""Rows rejected after encoding, because comparison with other rows shows that they are wrong."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from job.dataset.prepared import SPLITS
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Rows that one `reason` holds for: their splits (numbers into SPLITS), positions and details, (rows,) each.
+    """Rows rejected for one `reason`: their splits (indices into SPLITS), positions and details, (rows,) each.
 
-    Of each split the positions ascend.
+    Positions are in ascending order within each split.
     """
 
     reason: str
@@ -25,13 +25,13 @@ class LeftOut:
 
     @classmethod
     def nothing(cls, reason: str) -> LeftOut:
-        """No row at all."""
+        """Reject no rows."""
         return cls(reason, np.zeros(0, np.uint8), np.zeros(0, np.int64), [])
 
     def mark(self, split: str, table: pa.Table, gate: str) -> pa.Table:
-        """A shard in which these rows are left out; with QUALITY_GATE=off they are kept with a warning.
+        """Mark these rows as rejected in a shard; with QUALITY_GATE=off they are kept with a warning.
 
-        Rows that are left out already keep the reason that they have.
+        Rows that are already rejected keep their reason.
         """
         mine = np.flatnonzero(self.split == SPLITS.index(split))
         if not len(mine) or not len(table):

@@ -1,4 +1,4 @@
-"""Rows of the raw manifest, with speaker and language in the form that the model looks them up by."""
+"""Read rows of the raw manifest, with speaker and language as the keys that the model uses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Row:
     """One row of the raw manifest.
 
     `number` is its row in the source, `position` its line in the manifest (from 0). `codes` is set for rows that arrive
-    encoded: [[one int a codebook] a frame]. `start` and `end` are seconds into the recording, for rows that are a part.
+    encoded: a list of frames, each with one int per codebook. `start` and `end` are seconds into the recording, for
+    rows that are a segment of it.
     """
 
     id: str
@@ -40,9 +41,9 @@ class Row:
 
 
 def read_rows(path: Path, split: str, settings: Settings, language: Callable[[str], str]) -> Iterator[Row]:
-    """Stream a manifest that fetch wrote; nothing when it does not exist.
+    """Stream the rows of a manifest that fetch wrote; yields nothing if it does not exist.
 
-    `language` makes the name that a row gives its language the one that the model knows it by.
+    `language` maps the language name in a row to the model's name.
     """
     if not path.is_file():
         return
@@ -66,19 +67,19 @@ def read_rows(path: Path, split: str, settings: Settings, language: Callable[[st
 
 
 def speaker_key(name: str) -> str:
-    """The name that `generate_custom_voice` looks a speaker up by: lower case, composed."""
+    """Normalize a speaker name to the key that `generate_custom_voice` looks up: lower case, composed Unicode."""
     return names.lookup_key(str(name))
 
 
 def language_key(name: str, known: Iterable[str]) -> str:
-    """The name that the model knows a language by: the base's (`en`, `pt_BR` and `Deutsch` have one), or a new one.
+    """Map a language name to the model's: one of the base model's (`en`, `pt_BR`, `Deutsch` map to one), or a new one.
 
     Args:
         name: as a row or LANGUAGE gives it.
         known: the base model's languages.
 
     Raises:
-        BadInput: it looks like a misspelling of a known one.
+        BadInput: the name looks like a misspelling of a known one.
     """
     try:
         return Languages(known).find(str(name)).key

@@ -1,8 +1,7 @@
-"""Rows whose text is not what is said in their recording: found by their lengths, left out or refused.
+"""Detect rows whose text does not match their recording, by comparing the lengths of the two.
 
-While shards pass by, a `Lengths` notes how long each text and each recording is. Then `Lengths.compare` looks whether
-texts and recordings are moved against each other (`job.prepare.shifted`), and which rows do not fit the others
-(`job.prepare.fit`).
+A `Lengths` collects the length of each text and recording, shard by shard. `Lengths.compare` then checks whether texts
+and recordings are shifted against each other (`job.prepare.shifted`), and which rows are outliers (`job.prepare.fit`).
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from job.prepare.leaving_out import LeftOut
 from job.prepare.manifest_rows import AUTO
 from job.text.letters import letters, script
 
-#: Reason of rows that are left out, and warning of rows that are kept though they do not fit.
+#: Reason of rejected rows, and warning of rows that are kept although they do not fit.
 REASON = "text_mismatch"
-#: Sources that are named where several are shifted or shuffled.
+#: Most sources to list when several are shifted or shuffled.
 NAMED = 3
-#: Less sound than this (seconds) is not told apart from none.
+#: Lower bound on the measured sound, in seconds; anything shorter is treated as this long.
 _LEAST_SOUND = 0.05
 
-#: What is noted of a usable row, 45 bytes. `language` and `source` are numbers into the lists of names.
+#: Columns collected per usable row (45 bytes). `language`, `source` and `speaker` are indices into lists of names.
 _NOTED: dict[str, type[Any]] = {
     "split": np.uint8,
     "position": np.int64,
@@ -43,14 +42,14 @@ _NOTED: dict[str, type[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Mismatches:
-    """What was found: `problems` of whole sources, one line each, and the rows that do not fit."""
+    """Result of the comparison: `problems` of whole sources, one line each, and the rows that do not fit."""
 
     problems: list[str]
     rows: LeftOut
 
 
 class Lengths:
-    """How long the texts and the recordings of all usable rows are."""
+    """Collect the lengths of texts and recordings of all usable rows."""
 
     def __init__(self) -> None:
         self._names: dict[str, dict[Any, int]] = {"source": {}, "language": {}, "speaker": {}}
@@ -58,7 +57,7 @@ class Lengths:
         self._impossible: list[NDArray[np.bool_]] = [np.zeros(0, bool)]
 
     def add(self, split: str, table: pa.Table) -> None:
-        """Note the usable rows of a shard (`store.shard_schema`)."""
+        """Add the usable rows of a shard (`store.shard_schema`)."""
         table = table.filter(table["reason"].is_null())
         sources = [(split, source) for source in table["source"].to_pylist()]
         values = {
@@ -73,7 +72,7 @@ class Lengths:
         self._impossible.append(np.asarray([REASON in found for found in table["warnings"].to_pylist()], dtype=bool))
 
     def compare(self) -> Mismatches:
-        """What does not fit. Where whole sources do not, nothing can be said of single rows but what is impossible."""
+        """Find rows and sources that do not fit. If whole sources do not, only impossible single rows are reported."""
         noted = {name: np.concatenate(parts) for name, parts in self._parts.items()}
         impossible = np.concatenate(self._impossible)
         said, heard = noted["letters"], noted["heard"]
@@ -96,7 +95,7 @@ class Lengths:
         return [known.setdefault(value, len(known)) for value in values]
 
     def _problems(self, noted: dict[str, NDArray[Any]]) -> list[str]:
-        """Sources with shifted or shuffled texts; where there are none, languages with shuffled ones."""
+        """Describe sources with shifted or shuffled texts; if there are none, languages with shuffled ones."""
         said, heard = noted["letters"], noted["heard"]
         found: list[str] = []
         sources = list(self._names["source"])
@@ -116,9 +115,9 @@ class Lengths:
 
 
 def measures(item: Item, frame_rate: float) -> dict[str, float]:
-    """What a shard keeps for the comparison: `letters` of the text, and seconds `heard` without silence at the ends.
+    """Measure a row for the comparison: `letters` of the text, and seconds `heard` without leading or trailing silence.
 
-    A row that came encoded is taken as it is, since nothing is known of its silence.
+    A row that arrived encoded counts at its full length, since its silence is unknown.
     """
     sound = 0.0 if item.codes is None else len(item.codes) / frame_rate
     if item.figures is not None:
@@ -127,7 +126,7 @@ def measures(item: Item, frame_rate: float) -> dict[str, float]:
 
 
 def _language(language: str, text: str) -> str:
-    """What a row is compared with: rows of its language or, where that is left to the model, of its script."""
+    """Name the group a row is compared within: its language or, if that is left to the model, its script."""
     return f"{script(text) or 'no'} script" if language == AUTO else language
 
 
@@ -136,7 +135,7 @@ def _lists(table: pa.Table, *names: str) -> list[list[Any]]:
 
 
 def _detail(said: float, heard: float, bounds: tuple[float, float], language: str) -> str:
-    """One line for rejected.jsonl; `language` is "" where too few rows could be compared."""
+    """Explain a rejection in one line for rejected.jsonl; `language` is "" if too few rows could be compared."""
     rate = said / heard
     others = f"rows of {language} say" if language else "people say"
     expected = f"{others} {bounds[0]:.1f} to {bounds[1]:.1f} a second"

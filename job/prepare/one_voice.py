@@ -1,9 +1,9 @@
-"""Is it one voice that stands under a speaker's name? Judged by how far apart the x-vectors of its clips are.
+"""Check that each speaker name is a single voice, by the distances between the x-vectors of its clips.
 
-What is near and what is far differs between speaker encoders, so the recordings say it themselves: the two halves of
-one clip are the same voice for sure. Where nearly all pairs of clips are farther apart than the halves of nearly all
-clips, the name stands for many voices. One voice with two microphones, rooms or moods does not get there: half of its
-pairs are as near as the halves are.
+What counts as near or far differs between speaker encoders, so the scale comes from the recordings: the two halves of
+one clip are certainly the same voice. If nearly all pairs of clips are farther apart than the halves of nearly all
+clips, the name stands for many voices. One voice with two microphones, rooms or moods does not reach that: half of its
+pairs are as near as the halves.
 """
 
 from __future__ import annotations
@@ -29,47 +29,47 @@ from job.prepare.speakers import KEPT, clip_of
 if TYPE_CHECKING:
     from job.prepare.work import Work
 
-#: Speaker names looked at: those with the most rows.
+#: Most speaker names to check: those with the most rows.
 MOST_NAMES = 20
-#: Clips of a name looked at, at most and at least; fewer say nothing.
+#: Most and fewest clips to check per name; fewer are not conclusive.
 MOST_CLIPS, FEWEST_CLIPS = 32, 12
-#: Clips under this many seconds have halves that are too short to know a voice by; no more than the second is used.
+#: Seconds: the halves of clips under the first are too short to identify a voice; longer clips are cut to the second.
 SHORTEST, LONGEST = 2.0, 8.0
-#: Clips that could become the reference, which are looked at first.
+#: Most candidates for the reference clip, which are checked first.
 CANDIDATES = 8
-#: Halves of a clip at this percentile are as far apart as one voice gets.
+#: Percentile of the distances between halves of a clip that is taken as the largest distance within one voice.
 ONE_VOICE_PERCENTILE = 90.0
-#: Share of pairs of clips farther apart than that: of many voices, and of perhaps several. Measured with people's
+#: Share of pairs of clips farther apart than that: many voices, perhaps several. Measured with people's
 #: voices and a trained encoder: one voice to 0.5, with half of the clips by telephone, in a hall, noisy or pitched
 #: 0.77; three voices 0.73 to 0.84, eight 0.91, seventeen 0.98.
 MANY_SHARE, SEVERAL_SHARE = 0.85, 0.6
-#: And as many times the typical distance of halves must the typical distance of clips be: one voice to 1.7, voices
-#: from 1.9.
+#: The typical distance between clips must also be this many times that between halves: one voice has up to 1.7,
+#: several voices from 1.9.
 FARTHER = 1.8
-#: And as many times that must be, for many voices, the distance that a quarter of the pairs are within: of one voice in
-#: two rooms, half are the same room's.
+#: For many voices, the distance at this percentile of the pairs must also be `NEAR` times that between halves: with one
+#: voice in two rooms, half of the pairs are from the same room.
 NEAR_PERCENTILE, NEAR = 25.0, 1.6
-#: A clip whose typical distance from the others is so many times that of one voice, and of the other clips, is another
-#: voice's.
+#: A clip is another voice's if its typical distance from the others is this many times the largest within one voice,
+#: and this many times that of the other clips.
 OTHER_VOICE, OTHER_CLIP = 1.4, 1.6
-#: Were more than this share of the clips other voices, none of them would be an exception.
+#: If more than this share of the clips look like other voices, none counts as an exception.
 MOST_OTHERS = 0.2
-#: Distances (1 - cosine) under this are equal: a synthetic sound's halves may be the same to the last digit.
+#: Distances (1 - cosine) are at least this: the halves of a synthetic sound may be the same to the last digit.
 NO_DISTANCE = 0.01
 
 
 @dataclass(slots=True)
 class Spread:
-    """How far apart the clips of a speaker's name are; distances are 1 - cosine.
+    """Distances between the clips of a speaker name, as 1 - cosine.
 
     Attributes:
-        clips: how many were looked at.
+        clips: number of clips checked.
         halves: typical (median) distance between the halves of a clip.
         farthest_halves: their 90th percentile.
         between: typical distance between clips.
-        near: distance that the nearest quarter of the pairs of clips are within.
+        near: 25th percentile of the distances between pairs of clips.
         apart: share of pairs of clips farther apart than `farthest_halves`.
-        others: which clips (numbers from 0) are another voice's.
+        others: indices of the clips that are another voice's.
     """
 
     clips: int
@@ -89,7 +89,7 @@ class Spread:
         return "many" if self.apart >= MANY_SHARE and self.near >= NEAR * halves else "several"
 
     def figures(self) -> dict[str, Any]:
-        """For quality.json: similarities (cosine) rather than distances."""
+        """Figures for quality.json: cosine similarities rather than distances."""
         return {
             "clips": self.clips,
             "voices": self.voices,
@@ -100,7 +100,7 @@ class Spread:
 
 
 def spread(vectors: NDArray[np.float32]) -> Spread:
-    """Measure x-vectors (clips, 2, dim) of the halves of at least two clips."""
+    """Compute the `Spread` from x-vectors (clips, 2, dim) of the halves of at least two clips."""
     unit = vectors.astype(np.float64) / np.maximum(np.linalg.norm(vectors, axis=2, keepdims=True), 1e-12)
     halves = 1 - (unit[:, 0] * unit[:, 1]).sum(axis=1)
     distances = 1 - np.einsum("iad,jbd->ij", unit, unit) / 4
@@ -123,14 +123,14 @@ def spread(vectors: NDArray[np.float32]) -> Spread:
 
 
 def clips_to_hear(seconds: NDArray[np.float64], best: Sequence[int]) -> NDArray[np.int64]:
-    """Which of a speaker's clips to look at: those that could become the reference, and others spread over the data.
+    """Select the clips of a speaker to check: candidates for the reference, and others spread evenly over the data.
 
     Args:
-        seconds: (n,) lengths; NaN for clips that cannot be heard.
-        best: numbers of the candidates.
+        seconds: (n,) lengths; NaN for clips without a recording.
+        best: indices of the candidates.
 
     Returns:
-        numbers in rising order, at most `MOST_CLIPS`.
+        indices in ascending order, at most `MOST_CLIPS`.
     """
     long = np.flatnonzero(seconds >= SHORTEST)
     first = [n for n in best if seconds[n] >= SHORTEST][:CANDIDATES]
@@ -140,7 +140,7 @@ def clips_to_hear(seconds: NDArray[np.float64], best: Sequence[int]) -> NDArray[
 
 
 def embed_halves(samples: Samples, rate: int, encoder: SpeakerEncoder) -> NDArray[np.float32]:
-    """x-vectors (2, dim) of the first and the second half of mono samples (n,) at `rate` Hz."""
+    """Compute x-vectors (2, dim) of the first and second half of mono samples (n,) at `rate` Hz."""
     heard = samples[: int(LONGEST * rate)]
     middle = len(heard) // 2
     return np.stack([encoder.embed(half, rate).numpy() for half in (heard[:middle], heard[middle:])])
@@ -149,11 +149,11 @@ def embed_halves(samples: Samples, rate: int, encoder: SpeakerEncoder) -> NDArra
 def judge(
     names: Mapping[str, int], tally: Tally, shards: Shards, codec: Codec, encoder: SpeakerEncoder | None
 ) -> dict[str, tuple[Spread, list[int]]]:
-    """Measure the speakers with the most rows, as far as they have enough clips of recordings.
+    """Measure the speakers with the most rows, if they have enough clips with recordings.
 
     Args:
-        names: speaker -> its number in the tally, of those that are to be judged.
-        encoder: the base's; with None nothing is judged.
+        names: speaker -> its number in the tally, for the speakers to check.
+        encoder: the base model's speaker encoder; with None nothing is checked.
 
     Returns:
         Speaker -> its spread, and the rows (numbers of kept rows) of other voices.
@@ -165,7 +165,9 @@ def judge(
     most = sorted(rows_of, key=lambda name: (-len(rows_of[name]), name))[:MOST_NAMES]
     for name in sorted(most):
         rows = rows_of[name]
-        seconds = np.where(tally["rate"][rows] > 0, tally.seconds[rows], np.nan)  # what came encoded is not heard
+        seconds = np.where(
+            tally["rate"][rows] > 0, tally.seconds[rows], np.nan
+        )  # rows that arrived encoded are not checked
         chosen = rows[clips_to_hear(seconds, ranked(rows, tally, CANDIDATES).tolist())]
         if len(chosen) < FEWEST_CLIPS:
             continue
@@ -176,11 +178,11 @@ def judge(
 
 
 def problems(work: Work, tally: Tally) -> list[str]:
-    """Judge the new speakers; keep the figures and the rows of other voices in the tally, and say what is doubtful.
+    """Check the new speakers, record figures and rows of other voices in the tally, and warn of doubtful cases.
 
     Returns:
-        What the data must be refused for: one line for a name that many voices go by, where the user named neither
-        SPEAKER_NAME nor a column of speakers, and so cannot have meant them to be one.
+        Reasons to refuse the data: one line for a name that stands for many voices, if the user set neither
+        SPEAKER_NAME nor a speaker column, and so cannot have meant them to be one.
     """
     settings = work.settings
     names = {name: n for n, name in enumerate(tally.speakers) if work.plans[name].strategy != KEPT}

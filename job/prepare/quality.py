@@ -1,4 +1,4 @@
-"""Figures about the data: gathered from the encoded shards in columns, written as quality.json and a page."""
+"""Collect statistics of the data from the encoded shards, for quality.json and its HTML page."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _COLUMNS: dict[str, type[Any]] = {
 
 
 class Names:
-    """Numbers for names, in order of appearance."""
+    """Assign numbers to names, in order of appearance."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
@@ -62,7 +62,7 @@ class Names:
 
 
 class Tally:
-    """Everything that is counted while shards pass by. The columns are complete after `close`.
+    """Statistics accumulated shard by shard. The columns are complete after `close`.
 
     Attributes:
         kept: number of usable rows.
@@ -127,14 +127,14 @@ class Tally:
             self._parts[name].append(np.asarray(values[name], dtype=kind))
 
     def refuse(self, row: dict[str, Any]) -> None:
-        """Count a row that is left out."""
+        """Count a rejected row."""
         self.refused += 1
         self._reasons[str(row.get("reason"))] += 1
         if len(self.first_refused) < SHOWN_REJECTED:
             self.first_refused.append(row)
 
     def close(self) -> None:
-        """Put the columns together when all shards have passed."""
+        """Concatenate the columns after the last shard."""
         for name, kind in _COLUMNS.items():
             self._columns[name] = np.concatenate([np.zeros(0, dtype=kind), *self._parts.pop(name)])
         self.validation = self["source"] == SPLITS.index("validation")
@@ -150,7 +150,7 @@ class Tally:
 
     @property
     def duplicates(self) -> int:
-        """Rows whose codes another row had before them."""
+        """Number of rows whose codes repeat those of an earlier row."""
         return self.kept - len(np.unique(self["digest"]))
 
     @property
@@ -212,13 +212,13 @@ def figures_of(tally: Tally, problems: Sequence[str], copies: int = 0) -> dict[s
 
 
 def frames_per_character(tally: Tally, percentile: float = 95.0) -> float:
-    """Codec frames a character of text, 95th percentile over the training rows: bounds how long speech may take."""
+    """Codec frames per character of text, 95th percentile of the training rows: bounds how long speech may take."""
     ratios = (tally["frames"] / np.maximum(1, tally["characters"]))[~tally.validation]
     return float(np.percentile(ratios, percentile)) if len(ratios) else 0.0
 
 
 def shared_digests(tally: Tally) -> int:
-    """Validation rows whose codes a training row has too."""
+    """Number of validation rows whose codes also occur in training."""
     digests, validation = tally["digest"], tally.validation
     return int(np.isin(digests[validation], digests[~validation]).sum())
 

@@ -1,8 +1,8 @@
-"""One text under two recordings of very different length: one of them may be what another row says.
+"""Warn of rows with the same text and recordings of very different length: one text may belong to another row.
 
-A text that was pasted into a wrong row fits the recording there well enough by length alone, if that is not much
-longer or shorter. But it is then in the data twice, and its two recordings are not alike in length. It may as well be
-two takes, one of them drawn out: such rows are kept with a warning.
+A text pasted into the wrong row can pass the length check if the recording there is not much longer or shorter. But the
+text is then in the data twice, with recordings of different length. They may also be two takes, one of them drawn out,
+so such rows are kept with a warning.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from job.prepare.leaving_out import LeftOut
 
 #: Warning of the rows.
 REASON = "repeated_text"
-#: Letters that a text must have: a short one may be said at any length.
+#: Fewest letters of a text to compare: a short one may be spoken at any length.
 FEWEST_LETTERS = 20
-#: How many times as long as the shortest recording of the text by the speaker the longest must be.
+#: Ratio of the longest to the shortest recording of a text by one speaker above which its rows get a warning.
 LONGER = 1.3
-#: Share of rows whose text another row has too, from which the corpus is made of repeated sentences (of takes, moods,
-#: speeds): their lengths say nothing then.
+#: Share of rows with a repeated text above which the corpus repeats sentences on purpose (takes, moods, speeds), so
+#: that lengths are not informative.
 MOST = 0.1
 
-#: What is noted of a usable row with a text that is long enough, 29 bytes.
+#: Columns collected per usable row with a long enough text (29 bytes).
 _NOTED: dict[str, type[Any]] = {
     "split": np.uint8,
     "position": np.int64,
@@ -38,14 +38,14 @@ _NOTED: dict[str, type[Any]] = {
 
 
 class Texts:
-    """Which text each usable row has and how long its recording is, noted while shards pass by."""
+    """Collect the text and the length of the recording of each usable row, shard by shard."""
 
     def __init__(self) -> None:
         self._speakers: dict[str, int] = {}
         self._parts: dict[str, list[NDArray[Any]]] = {name: [np.zeros(0, kind)] for name, kind in _NOTED.items()}
 
     def add(self, split: str, table: pa.Table) -> None:
-        """Note the usable rows of a shard (`store.shard_schema`) that have long enough texts."""
+        """Add the usable rows of a shard (`store.shard_schema`) that have long enough texts."""
         usable = table["reason"].is_null().to_numpy() & (table["letters"].to_numpy() >= FEWEST_LETTERS)
         table = table.filter(pa.array(usable))
         values = {
@@ -58,7 +58,7 @@ class Texts:
             self._parts[name].append(np.asarray(given, dtype=kind))
 
     def compare(self) -> LeftOut:
-        """The rows of one speaker and text whose recordings differ much in length; for warnings only."""
+        """Find rows with the same speaker and text but very different lengths of recording; for warnings only."""
         noted = {name: np.concatenate(parts) for name, parts in self._parts.items()}
         order = np.lexsort((noted["heard"], noted["speaker"], noted["said"]))
         keys = np.stack([noted[name][order].astype(np.uint64) for name in ("said", "speaker")])

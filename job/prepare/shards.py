@@ -1,7 +1,7 @@
-"""Encoded rows in shards, so that a killed run goes on at its last finished one and several processes can share them.
+"""Sharded storage of encoded rows: a killed run resumes after its last finished shard, and processes share the work.
 
-A shard is some consecutive lines of a raw manifest: `<split>-<number>.arrow`, and beside it, written last, a note with
-its fingerprint (of everything that its contents follow from) and its checksum.
+A shard holds consecutive lines of a raw manifest: `<split>-<number>.arrow`, and a JSON sidecar, written last, with its
+fingerprint (a hash of everything that determines its contents) and its checksum.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from job.prepare.encode import Item
 from job.prepare.manifest_rows import Row
 from job.prepare.parquet_store import shard_table
 
-#: Manifest lines of a shard: what a kill costs at most, a few seconds of a GPU or a few minutes of a CPU.
+#: Manifest lines per shard. A kill loses at most one shard: a few seconds of GPU or a few minutes of CPU time.
 LINES = 256
-#: Raised when the columns of a shard or their meaning change.
+#: Format version; increment it when the columns of a shard or their meaning change.
 FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Lines `number * LINES` and on of a split's manifest, as they are now."""
+    """Identify a shard: the lines of a split's manifest from `number * LINES` on, in their current state."""
 
     split: str
     number: int
@@ -42,7 +42,7 @@ class Shard:
 
 @dataclass(slots=True)
 class _Seen:
-    """Sizes of the shards under number `end`, but for those that are `missing`."""
+    """Total rows and frames of the shards numbered below `end`, except those in `missing`."""
 
     end: int = 0
     rows: int = 0
@@ -54,10 +54,10 @@ class Shards:
     """The encoded shards of a work directory.
 
     Args:
-        directory: where they lie; made when the first one is written.
-        codec: what they are encoded with.
-        identities: split -> what the codes follow from besides the rows: settings and the codec's weights.
-        run: says which sizes of shards belong to the manifests as they are; see `sizes`.
+        directory: where the shards are stored; created when the first one is written.
+        codec: the codec that encodes them.
+        identities: split -> what determines the codes besides the rows: settings and the codec's weights.
+        run: hash of the current manifests and settings; `sizes` counts only shards written for it.
     """
 
     def __init__(self, directory: Path, codec: Codec, identities: dict[str, Any], run: str) -> None:
@@ -69,7 +69,7 @@ class Shards:
         self._seen: dict[str, _Seen] = {}
 
     def cut(self, split: str, rows: Iterable[Row]) -> Iterator[tuple[Shard, list[Row]]]:
-        """A split's rows, shard by shard. Looks at every recording's size and time."""
+        """Split the rows into shards. Reads the size and modification time of every recording."""
         stream = iter(rows)
         number = 0
         while chunk := list(islice(stream, LINES)):
@@ -78,7 +78,7 @@ class Shards:
             number += 1
 
     def is_finished(self, shard: Shard) -> bool:
-        """Whether it is there, whole, and of the rows and settings as they are. Says when it is damaged."""
+        """Whether the shard exists, is intact, and matches the current rows and settings. Warns if it is damaged."""
         if shard in self._right:
             return True
         note = self._note(shard.split, shard.number)
@@ -96,7 +96,7 @@ class Shards:
         return True
 
     def write(self, shard: Shard, items: Sequence[Item]) -> None:
-        """Keep a shard's items; a kill leaves all of it or nothing.
+        """Write a shard atomically: a kill leaves either the whole shard or nothing.
 
         Raises:
             OSError: with the file's name, when the disk is full.
@@ -115,16 +115,16 @@ class Shards:
             "rows": len(kept),
             "frames": sum(kept),
         }
-        self._note_path(shard.split, shard.number).unlink(missing_ok=True)  # it is not of what comes now
+        self._note_path(shard.split, shard.number).unlink(missing_ok=True)  # describes the old contents
         files.write_with(path, lambda temporary: temporary.write_bytes(contents))
         files.write_json(self._note_path(shard.split, shard.number), note)
         self._right.add(shard)
 
     def sizes(self, split: str, before: int) -> tuple[int, int]:
-        """Rows and frames of the finished shards under number `before`, whoever wrote them: at least so many there are.
+        """Count rows and frames of the finished shards below `before`, whichever process wrote them (a lower bound).
 
-        What counts are shards of these very manifests and settings (`run`). Asked for rising numbers, it looks at each
-        shard until it is finished.
+        Only shards written for the current manifests and settings (`run`) count. When called with increasing numbers,
+        it rereads a shard's sidecar only until that shard is finished.
         """
         seen = self._seen.get(split)
         if seen is None or before < seen.end:
@@ -140,16 +140,16 @@ class Shards:
         return seen.rows, seen.frames
 
     def present(self, split: str) -> int:
-        """Finished shards of a split, right ones or not."""
+        """Number of finished shards of a split, whether up to date or not."""
         return sum(1 for _ in self.directory.glob(f"{split}-*.json"))
 
     def tables(self, split: str, rows: int) -> Iterator[pa.Table]:
-        """The shards of a manifest of `rows` lines in order; columns as in `store.shard_schema`."""
+        """Yield the shards of a manifest of `rows` lines in order; columns as in `store.shard_schema`."""
         for number in range(-(-rows // LINES)):
             yield self._table(split, number)
 
     def take(self, split: str, chosen: NDArray[np.bool_], columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Some columns of the rows that were kept and whose manifest lines are `chosen` (lines,), in order."""
+        """Yield `columns` of the kept rows whose manifest lines the mask `chosen` (lines,) selects, in order."""
         last = np.flatnonzero(chosen)
         for table in self.tables(split, int(last[-1]) + 1 if len(last) else 0):
             kept = chosen[table["position"].to_numpy()] & table["reason"].is_null().to_numpy()
@@ -157,13 +157,13 @@ class Shards:
                 yield table.select(columns).filter(pa.array(kept))
 
     def row(self, split: str, position: int) -> dict[str, Any]:
-        """What is known of one line of a manifest, without its codes."""
+        """All columns but the codes for one manifest line."""
         table = self._table(split, position // LINES).drop_columns("codes")
         found: dict[str, Any] = table.slice(position % LINES, 1).to_pylist()[0]
         return found
 
     def codes(self, split: str, position: int) -> Codes:
-        """Codes (frames, books) of one line of a manifest."""
+        """Codes (frames, codebooks) of one manifest line."""
         return row_codes(self._table(split, position // LINES), position % LINES)
 
     def _table(self, split: str, number: int) -> pa.Table:
@@ -185,7 +185,7 @@ class Shards:
 
 
 def _identity(row: Row) -> str:
-    """Everything about a row that its part of a shard follows from."""
+    """Everything about a row that determines its part of a shard."""
     recording = None if row.audio is None else files.stamp(row.audio)
     about = (row.id, row.number, row.source, row.text, row.speaker, row.language, row.instruct, row.codes)
     return repr((about, str(row.ref_audio), recording, row.start, row.end))

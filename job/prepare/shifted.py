@@ -1,8 +1,8 @@
-"""Texts that are all beside their recordings: moved by a row or more, or shuffled.
+"""Detect texts that are shifted against their recordings by one or more rows, or shuffled.
 
-A sheet of texts that lost one row, or an export that begins to count at 0 in one column and at 1 in the other, leaves
-every text with the recording of its neighbour. Each row alone looks well; but long texts are then with short
-recordings, and fit the recording a row further on.
+A table of texts that lost one row, or an export that counts from 0 in one column and from 1 in the other, pairs every
+text with its neighbour's recording. Each row alone looks fine, but long texts are then paired with short recordings,
+and fit the recording of the next row.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 
 from job.prepare.fit import Floats
 
-#: Rows that texts may be moved by.
+#: Shifts to try, in rows.
 SHIFTS = (-1, 1, -2, 2, -3, 3, -4, 4, -5, 5)
-#: Fewer rows are not looked at: by chance they fit anything.
+#: Fewest rows to check: fewer fit anything by chance.
 FEWEST_SHIFTED, FEWEST_SHUFFLED = 25, 50
-#: Two lengths are told apart if one is longer by at least this (natural logarithm: a fifth).
+#: Two lengths count as different if one is longer by at least this (natural logarithm: a fifth).
 _TOLD_APART = 0.2
-#: How well lengths are known (logarithm), and the most that one pair of rows can say for or against a shift.
+#: Standard deviation of lengths (logarithm), and the largest score of one pair of rows for or against a shift.
 _SIGMA, _MOST = 0.2, 3.0
-#: Share of the rows that can tell a shift which must be for it, and for the neighbour being longer as well as for it
-#: being shorter: where lengths only grow from row to row, every text fits its neighbour.
+#: Least share of the informative rows that must favour a shift; and the least share with a longer neighbour, as well as
+#: with a shorter one: if lengths only grow from row to row, every text fits its neighbour.
 _FOR, _EITHER_WAY = 0.75, 0.15
-#: Rank correlation of lengths with text and recording moved together that a shift must have.
+#: Least rank correlation of the lengths of texts and recordings once the shift is undone.
 _TOGETHER = 0.5
-#: Spread (logarithm) of the lengths of texts and of recordings from which they must go together, and the rank
-#: correlation that lengths which do go together have at least.
+#: Least spread (logarithm) of the lengths of texts and recordings for a correlation to be expected, and the least rank
+#: correlation of matching ones.
 _VARIED, _UNRELATED = 0.25, 0.4
-#: Letters that a clip takes besides its own.
+#: Letters added to every text for the time that a clip takes besides its letters.
 _EXTRA = 3.0
 
 
@@ -45,15 +45,15 @@ class Shift:
 
 
 def find_shift(letters: Floats, heard: Floats, number: NDArray[np.int64]) -> Shift | None:
-    """Whether texts and recordings of one source are moved against each other, from some row to some row.
+    """Find a range of rows in which texts and recordings of one source are shifted against each other.
 
     Args:
         letters: (n,) how long the texts are, of one language or put on a common footing (`centred`).
         heard: (n,) seconds of sound.
-        number: (n,) the rows' numbers in their source; rows that were left out before may be missing.
+        number: (n,) the rows' numbers in their source; rows that were rejected before may be missing.
 
     Returns:
-        None where no shift fits better, or the lengths cannot tell.
+        None if no shift fits better, or the lengths are inconclusive.
     """
     if len(number) < FEWEST_SHIFTED:
         return None
@@ -75,9 +75,9 @@ def find_shift(letters: Floats, heard: Floats, number: NDArray[np.int64]) -> Shi
 
 
 def unrelated(letters: Floats, heard: Floats) -> float | None:
-    """The rank correlation of lengths of texts and recordings, if it shows that they are shuffled; None otherwise.
+    """Rank correlation of the lengths of texts and recordings if it shows that they are shuffled; None otherwise.
 
-    That is: there are many of them, they vary, and long texts do not go with long recordings.
+    They are shuffled if there are enough rows, lengths vary, and long texts are not paired with long recordings.
     """
     if len(letters) < FEWEST_SHUFFLED:
         return None
@@ -89,13 +89,13 @@ def unrelated(letters: Floats, heard: Floats) -> float | None:
 
 
 def centred(letters: Floats, heard: Floats) -> tuple[Floats, Floats]:
-    """Logarithms of the lengths, each less their median: 0 is an average text, and an average recording."""
+    """Logarithms of the lengths, each minus its median: 0 is a typical text, or a typical recording."""
     said, sound = np.log(letters + _EXTRA), np.log(heard)
     return said - np.median(said), sound - np.median(sound)
 
 
 def _pairs(number: NDArray[np.int64], by: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places of all rows n (of ascending numbers) that have a row n + `by`, and the places of those."""
+    """Indices of all rows n (ascending numbers) for which row n + `by` exists, and the indices of those rows."""
     there = np.searchsorted(number, number + by)
     there[there == len(number)] = 0
     here = np.flatnonzero(number[there] == number + by)
@@ -107,7 +107,7 @@ def _misfit(said: Floats, sound: Floats) -> Floats:
 
 
 def _best_stretch(gain: Floats) -> tuple[int, int, float]:
-    """The consecutive rows `first` to `last` (exclusive) with the largest sum of `gain`, and that sum."""
+    """Find the consecutive rows `first` to `last` (exclusive) with the largest sum of `gain`, and that sum."""
     sums = np.concatenate([[0.0], np.cumsum(gain)])
     lowest = np.minimum.accumulate(sums)
     last = int(np.argmax(sums - lowest))
@@ -116,9 +116,9 @@ def _best_stretch(gain: Floats) -> tuple[int, int, float]:
 
 
 def _is_sure(said: Floats, sound: Floats, here: NDArray[np.int64], there: NDArray[np.int64]) -> bool:
-    """Whether the rows that can tell are for the shift, by far more than chance would have it anywhere in the source.
+    """Whether the informative rows favour the shift by far more than chance would produce anywhere in the source.
 
-    A row can tell if the two recordings differ in length, and one of them fits the text clearly better.
+    A row is informative if the two recordings differ in length and one of them fits the text clearly better.
     """
     if len(here) < FEWEST_SHIFTED:
         return False
@@ -139,7 +139,7 @@ def _is_sure(said: Floats, sound: Floats, here: NDArray[np.int64], there: NDArra
 
 
 def _rank_correlation(a: Floats, b: Floats) -> float:
-    """Spearman's: 1 where the order is the same, 0 where there is none; equal values share their rank."""
+    """Spearman's rank correlation: 1 for the same order, 0 for unrelated orders; equal values share their rank."""
     ranks = [_ranks(a), _ranks(b)]
     deviations = [one - one.mean() for one in ranks]
     norm = float(np.sqrt((deviations[0] ** 2).sum() * (deviations[1] ** 2).sum()))
@@ -152,5 +152,5 @@ def _ranks(values: Floats) -> Floats:
 
 
 def _spread(values: Floats) -> float:
-    """A standard deviation that a few outliers do not change."""
+    """Robust standard deviation, from the median absolute deviation."""
     return float(np.median(np.abs(values - np.median(values)))) * 1.4826

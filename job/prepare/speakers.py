@@ -1,4 +1,4 @@
-"""Speakers: which recordings stand for a speaker, and the x-vector computed from them."""
+"""Choose the reference recordings of each speaker, and compute the x-vector from them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from job.prepare.shards import Shards
 if TYPE_CHECKING:
     import torch
 
-#: Longest reference that is read, in seconds.
+#: Longest allowed reference recording, in seconds.
 LONGEST_REFERENCE = 600.0
 
 
@@ -38,7 +38,7 @@ KEPT = "kept"
 
 @dataclass(slots=True)
 class SpeakerRows:
-    """What the manifests say about one speaker: number of rows, and each `ref_audio` with the row that names it."""
+    """A speaker in the manifests: number of rows, and each `ref_audio` with the first row that names it."""
 
     rows: int = 0
     references: dict[Path, int] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Plan:
 
 
 def survey(rows: Iterable[Row]) -> dict[str, SpeakerRows]:
-    """Speakers of the manifests, in order of appearance."""
+    """Collect the speakers of the manifests, in order of appearance."""
     speakers: dict[str, SpeakerRows] = {}
     for row in rows:
         entry = speakers.setdefault(row.speaker, SpeakerRows())
@@ -72,7 +72,7 @@ def plan_references(
 
     Raises:
         BadInput: REF_AUDIO_PATH is missing or could mean several speakers, rows of a speaker name different
-            `ref_audio`, or the strategy asks for what is not there.
+            `ref_audio`, or the strategy needs something that is missing.
     """
     wanted, path = settings.ref_audio_strategy, settings.ref_audio_path
     owner: str | None = None
@@ -126,7 +126,7 @@ def x_vectors(
     """Compute each kept speaker's x-vector once, in fp32.
 
     Args:
-        encoder: the base's; None where all speakers are voices that the base has.
+        encoder: the base model's speaker encoder; None if the base already has all the voices.
 
     Returns:
         Speaker -> x-vector (enc_dim,), and speaker -> what the summary says about it.
@@ -223,7 +223,7 @@ def _load_reference(path: Path, rate: int, strategy: str) -> Samples:
 
 
 def clip_of(number: int, tally: Tally, shards: Shards, codec: Codec, rate: int) -> tuple[str, Samples]:
-    """Label and samples at `rate` of a kept row's recording, its `ref_audio`, or what its codes decode to."""
+    """Load label and samples at `rate` of a kept row: its recording, else its `ref_audio`, else its decoded codes."""
     split, position = SPLITS[tally["source"][number]], int(tally["position"][number])
     row = shards.row(split, position)
     longest = math.inf if tally["rate"][number] else LONGEST_REFERENCE  # what was measured is within MAX_SECONDS

@@ -1,4 +1,4 @@
-"""The stage from top to bottom: manifests -> codes -> splits -> x-vectors -> files."""
+"""Run the whole prepare stage: manifests -> codes -> splits -> x-vectors -> files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def prepare(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
     if settings.data_mode == "none":
         return ranks.first_does(lambda: _already_prepared(settings))
     begun: list[Work] = []
-    ranks.first_does(lambda: begun.append(Work(settings)))  # what is wrong is said once, before all of them begin
+    ranks.first_does(lambda: begun.append(Work(settings)))  # errors are reported once, before all processes begin
     work = begun[0] if begun else Work(settings)
     if ranks.world > 1:
         work.encode((*SPLITS, COPIES), ranks.rank, ranks.world)
@@ -44,9 +44,9 @@ def prepare(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
 
 
 def merge(work: Work) -> dict[str, Any]:
-    """Put the shards together to the prepared dataset; what is not encoded yet is encoded here.
+    """Merge the shards into the prepared dataset; shards not yet encoded are encoded here.
 
-    No other process may be encoding any more.
+    All other processes must have finished encoding.
 
     Returns:
         Counts for the stage's state file.
@@ -54,20 +54,20 @@ def merge(work: Work) -> dict[str, Any]:
     paths = work.settings.paths
     files.recover_directory(paths.prepared)
 
-    # 1. Codes of all rows: which of them are validated on is known when the bad ones are out.
+    # 1. Codes of all rows: the validation rows are chosen after the bad ones are rejected.
     work.encode(SPLITS)
     admitted = Admitted(work)
     tally = _gather(work, admitted)
     _hold_out(tally, work)
 
-    # 2. The gate, with its figures on disk either way.
+    # 2. The quality gate; its figures are written whether it passes or not.
     found = [*quality_gate.problems(tally), *one_voice.problems(work, tally)]
     _write_figures(work, tally, admitted, found)
     _report_rows(tally)
     quality_gate.refuse_nothing_left(tally)
     quality_gate.enforce(found, work.settings.quality_gate)
 
-    # 3. Voices and rows are built beside the old dataset and take its place in one step.
+    # 3. The new dataset is built beside the old one and replaces it in one step.
     work.encode((COPIES,))
     summary: dict[str, Any] = {}
     files.replace_directory(paths.prepared, lambda directory: summary.update(_fill(directory, work, tally)))
@@ -78,7 +78,7 @@ def merge(work: Work) -> dict[str, Any]:
 
 
 def _gather(work: Work, admitted: Admitted) -> Tally:
-    """Count the rows that are used and those that are left out."""
+    """Tally the used and the rejected rows."""
     codec = work.codec
     tally = Tally(codec.books, codec.codebook_size, codec.frame_rate, work.settings.seed)
     tally.mispaired = admitted.problems
@@ -92,7 +92,7 @@ def _gather(work: Work, admitted: Admitted) -> Tally:
 
 
 def _hold_out(tally: Tally, work: Work) -> None:
-    """Move some training rows to the validation split, unless there is a validation manifest."""
+    """Hold out some training rows for validation, unless there is a validation manifest."""
     if work.manifest.rows["validation"]:
         if not tally.validation.any():
             console.warn(STAGE, "no usable row in the validation data; training goes on without validation")
@@ -146,7 +146,7 @@ def _write_splits(directory: Path, work: Work, tally: Tally) -> dict[str, Any]:
 
 
 def _lines(work: Work, tally: Tally, split: str, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(lines of the split's manifest,) true for the `chosen` (kept,) rows that come from it."""
+    """Convert the mask `chosen` (kept,) to a mask over the lines of the split's manifest (lines,)."""
     lines = np.zeros(work.manifest.rows[split], dtype=bool)
     lines[tally["position"][chosen & (tally["source"] == SPLITS.index(split))]] = True
     return lines
@@ -191,7 +191,7 @@ def _refused_by_fetch(settings: Settings) -> Iterator[dict[str, Any]]:
 
 
 def _write_figures(work: Work, tally: Tally, admitted: Admitted, found: list[str], copies: int = 0) -> None:
-    """quality.json, quality.html and rejected.jsonl; they are there when the gate refuses, too."""
+    """Write quality.json, quality.html and rejected.jsonl, also when the gate refuses the data."""
     paths = work.settings.paths
 
     def refused() -> Iterator[dict[str, Any]]:
@@ -207,7 +207,7 @@ def _write_figures(work: Work, tally: Tally, admitted: Admitted, found: list[str
 
 
 def _report_rows(tally: Tally) -> None:
-    """One line a reason, so that nothing is left out silently."""
+    """Log one line per reason, so that no row is rejected silently."""
     for reason, count in tally.rejected_by_reason().items():
         console.warn(STAGE, f"{count} rows left out: {reason} (data/rejected.jsonl)")
     for warning, (count, ids) in sorted(tally.warnings.items()):
@@ -215,7 +215,7 @@ def _report_rows(tally: Tally) -> None:
 
 
 def _announce(summary: dict[str, Any], tally: Tally, settings: Settings) -> dict[str, Any]:
-    """Say what was prepared; returns the counts for the state file."""
+    """Log what was prepared; returns the counts for the state file."""
     unknown = [name for name, entry in summary["languages"].items() if not entry["known"]]
     if unknown:
         console.say(STAGE, f"the base model does not know {', '.join(unknown)}: each gets a row of its own in training")
@@ -239,7 +239,7 @@ def _announce(summary: dict[str, Any], tally: Tally, settings: Settings) -> dict
 
 
 def _already_prepared(settings: Settings) -> dict[str, Any]:
-    """DATA_MODE=none: check that a prepared dataset is there, and leave it as it is."""
+    """Check, for DATA_MODE=none, that a prepared dataset exists, and leave it unchanged."""
     files.recover_directory(settings.paths.prepared)
     summary = read_summary(settings.paths)
     if "train" not in summary.get("splits", {}):

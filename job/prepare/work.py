@@ -1,4 +1,4 @@
-"""What is prepared and what with: the raw rows, the codec, and the encoding of the shards."""
+"""Set up the inputs of prepare (raw rows, references, codec) and encode the shards."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STAGE = "prepare"
-#: The shards of altered copies (AUGMENT_*) of the training manifest's rows.
+#: Name of the extra split that holds augmented copies (AUGMENT_*) of the training rows.
 COPIES = "copies"
-#: Packages that the codes follow from.
+#: Packages whose versions affect the codes.
 _LIBRARIES = ("torch", "transformers", "qwen-tts", "soundfile", "av", "soxr", "silero-vad", "onnxruntime")
 
 
 class Manifest:
-    """The raw rows, read as a stream as often as they are needed; the first reading surveys speakers and languages.
+    """Stream the raw rows, as often as needed; the constructor reads them once to collect speakers and languages.
 
     Raises:
         BadInput: the name of a row's language looks like a misspelling, or two speakers' references disagree.
@@ -46,7 +46,7 @@ class Manifest:
         self.known = known
         self.rows = dict.fromkeys(SPLITS, 0)
         self._keys: dict[str, str] = {}
-        #: Name of a language as rows give it -> the first such row.
+        #: Language name as given in the rows -> the first row that has it.
         first: dict[str, str] = {}
         self.speakers = speakers.survey(self._counted(first))
         self.rows[COPIES] = self.rows["train"]
@@ -68,7 +68,7 @@ class Manifest:
                 yield row
 
     def _understood(self, first: dict[str, str]) -> tuple[set[str], dict[str, str | None]]:
-        """What the rows' languages are called by the model, and their ISO codes; other spellings are said, once."""
+        """Map the rows' languages to the model's names and ISO codes; logs each differing spelling once."""
         languages, codes = Languages(self.known, first), dict[str, str | None]()
         for name, where in first.items():
             try:
@@ -84,7 +84,7 @@ class Manifest:
 
 
 class Work:
-    """Everything that must hold before rows are encoded, and their encoding.
+    """Check all inputs before anything is encoded, then encode the rows.
 
     Raises:
         BadInput: there is no manifest, or a reference recording or a model directory cannot be used.
@@ -105,7 +105,7 @@ class Work:
         self.plans = speakers.plan_references(self.manifest.speakers, settings, existing)
         self.device = loading.resolve_device(settings)
         self.codec = load_codec(settings, config.books, self.device)
-        # Needed last, for voices that the base does not have; that it is there is seen before encoding.
+        # Used only at the end, for voices that the base lacks; loaded here so that a missing one fails before encoding.
         new = any(plan.strategy != speakers.KEPT for plan in self.plans.values())
         self.encoder = SpeakerEncoder(self.base, self.device) if new else None
         speakers.check_files(self.plans, self.codec.sample_rate, settings.quality_gate != "off")
@@ -113,7 +113,7 @@ class Work:
         self._begun: set[str] = set()
 
     def _shards(self) -> Shards:
-        """The shards as they must be. Which GPU, which process and which batch encodes a row is no part of that."""
+        """Build the `Shards`. Their fingerprints do not depend on which GPU, process or batch encodes a row."""
         settings = self.settings
         codec = {
             "weights": _codec_identity(loading.speech_tokenizer_directory(settings)),
@@ -135,7 +135,7 @@ class Work:
     def encode(self, splits: Sequence[str], rank: int = 0, world: int = 1) -> None:
         """Encode the shards of process `rank` of `world` (those whose number is `rank` modulo `world`).
 
-        What is finished is left alone.
+        Finished shards are skipped.
 
         Raises:
             OSError: with the file's name, when a shard cannot be written; those before it are kept.
@@ -169,7 +169,7 @@ class Work:
 
         total = max(1, (self.manifest.rows[split] - shards.LINES * self.shards.present(split)) // world)
         unit = "copies" if split == COPIES else f"{split} rows"
-        with closing(self._encoded(split, rows(), world)) as items:  # what is read ahead ends with a failure here
+        with closing(self._encoded(split, rows(), world)) as items:  # stops the read-ahead if this fails
             shown = console.progress(items, stage=STAGE, total=total * self._items_of_a_row(split), unit=unit)
             for number, group in groupby(shown, key=_shard_of):
                 while waiting[0][0].number != number:
@@ -183,16 +183,16 @@ class Work:
         self._begun.add(split)
 
     def _encoded(self, split: str, rows: Iterable[Row], world: int = 1) -> Generator[Item, None, None]:
-        """The rows' items, or those of their altered copies, with codes."""
+        """Encode the rows, or their augmented copies for `COPIES`."""
         reader = augment.read_copies if split == COPIES else read_items
         items = reader(rows, self.settings, self.codec, -(-world // self.settings.num_nodes))
         return encode_stream(items, self.settings, self.codec, _shard_of)
 
     def _proven(self, split: str, rows: list[Row], items: list[Item]) -> list[Item]:
-        """A shard's `items`, once some of its clips have given the same codes twice.
+        """Return a shard's items after checking that a sample of its clips encodes to the same codes again.
 
         Raises:
-            MachineFault: neither the first codes nor those of a second encoding of the whole shard can be repeated.
+            MachineFault: the codes cannot be reproduced, not even after encoding the whole shard a second time.
         """
         if (item := self._disproven(items)) is None:
             return items
@@ -208,14 +208,14 @@ class Work:
         )
 
     def _disproven(self, items: list[Item]) -> Item | None:
-        """The first item whose codes are not the same when they are made again."""
+        """The first item whose codes differ when it is encoded again."""
         return next((item for item in items if item.proof is not None and not item.proof.holds(self.codec)), None)
 
     def _items_of_a_row(self, split: str) -> int:
         return len(augment.changes(self.settings)) if split == COPIES else 1
 
     def _is_enough(self, split: str, number: int) -> bool:
-        """Whether the shards before `number` are known to hold all rows that MAX_HOURS and MAX_EVAL_SAMPLES let in."""
+        """Whether the shards before `number` are known to hold all rows that MAX_HOURS and MAX_EVAL_SAMPLES allow."""
         most_frames, most_rows = self.limits(split)
         if most_frames is None and most_rows is None:
             return False
@@ -228,6 +228,6 @@ def _shard_of(item: Item) -> int:
 
 
 def _codec_identity(directory: Path) -> list[Any]:
-    """Contents of the codec's files: nodes that have downloaded them for themselves agree on it."""
+    """Names and checksums of the codec's files: the same on all nodes, even if each downloaded its own copy."""
     wanted = sorted([*directory.glob("*.json"), *directory.glob("*.safetensors")])
     return [(path.name, files.digest_file(path)) for path in wanted]
