@@ -11,9 +11,9 @@ SHOWN_REJECTED = 50
 
 
 def render(figures: dict[str, Any], rejected: Sequence[dict[str, Any]], more: int) -> str:
-    """The page as HTML. Everything from the data is escaped; nothing is loaded from elsewhere.
+    """Render the page as HTML. Everything from the data is escaped; nothing is loaded from elsewhere.
 
-    `rejected` are the first of `more` rows that were left out.
+    `rejected` are the first of `more` rejected rows.
     """
     import jinja2
 

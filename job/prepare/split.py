@@ -1,4 +1,4 @@
-"""Holding out rows for validation."""
+"""Hold out rows for validation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def held_out(
     fraction: float | None,
     most: int | None,
 ) -> NDArray[np.bool_]:
-    """Which rows to validate on.
+    """Choose the rows to hold out for validation.
 
     Rows of the same text or the same codes stay together: a sentence that is trained on says nothing when it is
     validated on. The groups are ranked by a hash of the seed and their text, and the first ones that fit into
