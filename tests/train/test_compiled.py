@@ -106,7 +106,7 @@ def said(model):
     return codes[0].tolist()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", ["lora", *(pytest.param(m, marks=pytest.mark.thorough) for m in MODES if m != "lora")])
 def test_compiled_training_is_uncompiled_training(tiny_base, tts, mode, capsys):
     """The same losses to 1e-5 and the same gradients, from a few graphs whatever the lengths; speaking makes none."""

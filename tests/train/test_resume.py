@@ -93,7 +93,7 @@ def disturbed(work, signals):
     return codes, out
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_disturbed_run_ends_as_an_undisturbed_one(prepared, tmp_path):
     """Stopped at a random moment, killed at another, then left alone: equal weights to the last bit, no step missing
     or logged twice, no temporary file; SIGTERM ends within seconds with 143."""

@@ -115,7 +115,7 @@ def test_a_run_goes_on_with_more_or_fewer_processes(copy, capsys):
         alike(alone, work)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_model_that_is_cut_up_trains_the_same(copy, capsys):
     """DISTRIBUTED=fsdp with full fine-tuning; its checkpoint is one that a single process goes on from."""
     alone, two = copy("alone"), copy("two")
