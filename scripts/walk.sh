@@ -87,7 +87,7 @@ cp job/demo/clips/en-*.flac recordings/
 sed -n -e 's/, "speaker": "ada", "language": "English"//p' job/demo/clips/metadata.jsonl >recordings/train.jsonl
 small=(INIT_MODEL_PATH=demo DEVICE=cpu MAX_STEPS=4 BATCH_SIZE=2 PROBE_SENTENCES=0 "TEST_TEXTS=Hello." MAX_NEW_TOKENS=12)
 walk "${small[@]}" bash -euxc "$(blocks docs/quickstart.md)"
-expect "4 steps an epoch, 4 in all"
+expect "4 steps per epoch, 4 in total"
 expect "[report] done"
 [[ -f work/output/best/model.safetensors && -f work/report/index.html ]] || fail "no checkpoint, or no report"
 
