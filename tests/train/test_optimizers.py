@@ -266,7 +266,7 @@ def train(prepared, output, *more):
     return settings, result["last_loss"], log
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_each_trains_as_adamw_does(prepared, tmp_path):
     """Forty steps from random weights: the loss falls as with fp32 and plain moments, to 5 % (bf16 arithmetic alone
     differs from fp32 by as much); bf16 weights are published as they are."""

@@ -99,7 +99,7 @@ def test_two_processes_train_what_one_does(copy, capsys):
     alike(alone, two)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_run_goes_on_with_more_or_fewer_processes(copy, capsys):
     """1 -> 2 and 2 -> 1, stopped by SIGTERM in between: the curve of an undisturbed run."""
     alone = copy("alone")
