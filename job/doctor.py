@@ -77,7 +77,7 @@ def _supported(settings: Settings) -> None:
         value = getattr(settings, field)
         if value != default:
             raise BadInput(f"{field.upper()}={value}: not supported in this version; unset it")
-    if settings.distributed == "fsdp" and not mode_of(settings).cut_up:
+    if settings.distributed == "fsdp" and not mode_of(settings).shardable:
         raise BadInput(f"DISTRIBUTED=fsdp: needs TRAIN_MODE=full; with TRAIN_MODE={settings.train_mode} use ddp")
     if settings.distributed == "fsdp" and settings.torch_compile:
         raise BadInput("TORCH_COMPILE=true: needs DISTRIBUTED=ddp; unset one of them")

@@ -15,7 +15,7 @@ class Full(TrainMode):
 
     name = "full"
     nearly_all = True
-    cut_up = True
+    shardable = True
 
     def select(self, model: Any, settings: Settings) -> None:
         """Enable gradients for the talker and the sub-talker."""

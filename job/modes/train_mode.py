@@ -26,14 +26,14 @@ class TrainMode:
         name: the value of TRAIN_MODE.
         adapters: whether adapters are trained and the base's weights stay frozen.
         nearly_all: whether so few weights are frozen that they are kept in fp32 like the others.
-        cut_up: whether DISTRIBUTED=fsdp (sharding) is supported.
+        shardable: whether DISTRIBUTED=fsdp (sharding) is supported.
         card: fields of the settings that the model card shows for this mode.
     """
 
     name: ClassVar[str]
     adapters: ClassVar[bool] = False
     nearly_all: ClassVar[bool] = False
-    cut_up: ClassVar[bool] = False
+    shardable: ClassVar[bool] = False
     card: ClassVar[tuple[str, ...]] = ()
 
     # ---- what is trained ---------------------------------------------------------------------------------------------
