@@ -46,8 +46,9 @@ class Sentence:
     speaker: str | None
 
     def values(self) -> dict[str, Any]:
-        """The sentence as columns of a row."""
-        return {"start": self.start, "end": self.end, "text": self.text, "speaker": self.speaker}
+        """The sentence as columns of a row, without a speaker if none is named."""
+        named = {"speaker": self.speaker} if self.speaker is not None else {}
+        return {"start": self.start, "end": self.end, "text": self.text, **named}
 
 
 def sentences(cues: Iterable[Cue], name: str, longest: float, length: float) -> Iterator[Sentence | RowError]:

@@ -95,14 +95,10 @@ class Recordings:
         folders are chapters by one speaker.
         """
         speakers = not self._named and len({self._speaker(path) for path in self.audio} - {None}) > 1
-        fields = {"speaker": speakers, "language": False}
-        for source in self._sources.values():
-            if isinstance(source, sidecars.Source) and source.path.suffix.lower() == ".json":
-                fields = {"speaker": True, "language": True}
-                break
-        timed = any(isinstance(source, sidecars.Source) and source.timed for source in self._sources.values())
-        fields.update(start=timed, end=timed)
-        fields["speaker"] |= timed
+        found = [source for source in self._sources.values() if isinstance(source, sidecars.Source)]
+        objects = any(source.path.suffix.lower() == ".json" for source in found)
+        timed = any(source.timed for source in found)
+        fields = {"speaker": speakers or objects or timed, "language": objects, "start": timed, "end": timed}
         columns = ["audio", "text", "ref_audio", "ref_text", *(name for name, used in fields.items() if used), "id"]
 
         def read() -> Iterator[Row | Unreadable]:
@@ -137,8 +133,7 @@ class Recordings:
             if isinstance(one, RowError):
                 yield one
             else:
-                said = {name: value for name, value in one.values().items() if value is not None}
-                yield {**values, **said, "id": f"{values['id']}-{one.first:04d}"}
+                yield {**values, **one.values(), "id": f"{values['id']}-{one.first:04d}"}
 
     def _values(self, path: Path, speakers: bool) -> dict[str, Any] | None:
         """Return a recording's row; None if another recording of the same sentence is used instead."""

@@ -99,11 +99,12 @@ class Sidecars:
             found = [*self._named(audio, stem + ending, stem), *self._named(audio, audio.name + ending, stem)]
             tagged = self._tagged.get((audio.parent, key(stem + ending)), ())
             found = found or [path for path in tagged if (path.parent, _plain(path.stem)) not in self._stems]
-            if len(found) > 1 and any(cue_files.holds_times(path) for path in found):
+            with_times = [path for path in found if cue_files.holds_times(path)]
+            if with_times and len(found) > 1:
                 names = " and ".join(path.name for path in found[:3])
                 raise RowError("several texts for one recording", f"{names} of {audio.name}; keep the one that is said")
-            if found and cue_files.holds_times(found[0]):
-                return Source(found[0], timed=True)
+            if with_times:
+                return Source(with_times[0], timed=True)
         return None
 
     def values(self, audio: Path, source: Source) -> dict[str, Any]:

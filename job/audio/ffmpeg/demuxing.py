@@ -2,7 +2,7 @@
 
 Manifests come from strangers, and FFmpeg opens addresses, playlists and lists of files as readily as recordings. So it
 is never given a name, only the bytes of a file that is open already, and never asked what they are: the format follows
-from their beginning (`job.audio_files.film`), and no format that refers to other files is among those.
+from their beginning (`job.audio.audio_files.film`), and no format that refers to other files is among those.
 """
 
 from __future__ import annotations

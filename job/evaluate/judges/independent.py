@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from job.config.settings import Settings
 from job.core.files import digest_bytes
 from job.evaluate.judges.judge import Clip, Judge
-from job.evaluate.judges.models import cosine, identity, unusable
+from job.evaluate.judges.models import cosine, identity, loading
 
 #: Number of recordings per speaker to compare with.
 REFERENCES = 3
@@ -81,9 +81,7 @@ def load(settings: Settings, device: str) -> Independent | None:
     from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
     extract: Any = AutoFeatureExtractor
-    try:
+    with loading("SIMILARITY_MODEL", name):
         model: Any = AutoModelForAudioXVector.from_pretrained(name, token=settings.token).to(device).eval()
         extractor = extract.from_pretrained(name, token=settings.token)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise unusable("SIMILARITY_MODEL", name, error) from error
     return Independent(identity(name), extractor, model, device)

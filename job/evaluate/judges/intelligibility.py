@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from job.config.settings import Settings
 from job.evaluate.judges.judge import Clip, Judge
-from job.evaluate.judges.models import identity, unusable
+from job.evaluate.judges.models import identity, loading
 from job.text.letters import script
 
 #: (waveform (samples,) float32, sample rate in Hz) -> transcript.
@@ -119,10 +119,8 @@ def load_transcriber(name: str, device: str, token: str | None = None) -> Transc
     """
     from transformers import pipeline
 
-    try:
+    with loading("ASR_MODEL", name):
         recognizer: Any = pipeline("automatic-speech-recognition", model=name, device=device, token=token)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise unusable("ASR_MODEL", name, error) from error
 
     def transcribe(waveform: NDArray[np.float32], sample_rate: int) -> str:
         long = waveform.size > CHUNK_SECONDS * sample_rate

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,19 @@ def identity(name: str) -> str:
     return f"{name} ({files.digest_bytes(repr(files.identity(path)).encode())[:12]})"
 
 
-def unusable(variable: str, name: str, error: Exception) -> BadInput:
-    """Create the error for a model named by a variable that cannot be loaded."""
-    reason = first_line(error)
-    return BadInput(f"{variable}={name}: cannot be loaded ({reason}); give a model directory or a Hub repo")
+@contextmanager
+def loading(variable: str, name: str) -> Iterator[None]:
+    """Load a model named by a variable in the body of this.
+
+    Raises:
+        BadInput: it cannot be loaded; naming the variable.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = first_line(error)
+        wrong = f"{variable}={name}: cannot be loaded ({reason}); give a model directory or a Hub repo"
+        raise BadInput(wrong) from error
 
 
 def cosine(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 from job.config.settings import Settings
 from job.core.errors import BadInput
 from job.evaluate.judges.judge import Clip, Judge
-from job.evaluate.judges.models import identity, unusable
+from job.evaluate.judges.models import identity, loading
 
 #: Sample rate of MOS predictors, Hz.
 MODEL_RATE = 16_000
@@ -67,10 +67,8 @@ def load(settings: Settings, device: str) -> Mos | None:
     if name == "none":
         return None
     path = Path(name).expanduser()
-    try:
+    with loading("MOS_MODEL", name):
         predict = _torchscript(path, device) if path.is_file() else _regressor(name, device, settings.token)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise unusable("MOS_MODEL", name, error) from error
     return Mos(identity(name), predict)
 
 
