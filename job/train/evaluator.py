@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from job.config.settings import Settings
+from job.train.passes import JOINED_IN_EVALUATION, join
 from job.train.probe_rules import Heard
 from job.train.setup import Training
 from job.train.spread import Spread
@@ -37,6 +38,9 @@ class Evaluator:
         size = self._settings.batch_size
         batches = [order[start : start + size] for start in range(0, count, size)]
         device = self._accelerator.device
+        if device.type == "cuda":
+            groups = join(batches, lambda row: rows.positions(row, 0), JOINED_IN_EVALUATION)
+            batches = [[row for index in group for row in batches[index]] for group in groups]
         sums = torch.zeros(4, dtype=torch.float64, device=device)
         self._objective.eval()
         with torch.no_grad():

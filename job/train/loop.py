@@ -25,6 +25,7 @@ from job.train.data import ahead
 from job.train.evaluator import Evaluator
 from job.train.objective import Objective
 from job.train.optimizers import optimizer_of
+from job.train.passes import most_joined
 from job.train.readings import Reading
 from job.train.run_state import RunState, start_of
 from job.train.schedule import Schedule
@@ -104,7 +105,9 @@ class _Run:
         self.scheduler = setup.scheduler_of(settings, self.optimizer, self.schedule.steps)
         self.update = Update(self.optimizer, settings.max_grad_norm or math.inf)
         self.state = RunState(settings, training, self.schedule, self.optimizer, self.scheduler)
-        self.stepper = Stepper(settings, accelerator, objective, training, self.spread, stop, self.start.pieces)
+        joined = most_joined(settings, accelerator.device.type, sharded=self.spread.sharded)
+        division = self.start.division(joined)
+        self.stepper = Stepper(settings, accelerator, objective, training, self.spread, stop, division)
         self.evaluator = Evaluator(settings, accelerator, objective, training, self.spread)
         self.taken: Taken | None = None  # the last step, until its numbers are read
         self.norm = 0.0
@@ -219,7 +222,7 @@ class _Run:
         """Write a checkpoint to resume from, while training continues."""
         if not (self.ranks.first or self.spread.sharded):
             return
-        taken = self.state.snapshot(step, self.stepper.pieces, self.ranks.first)
+        taken = self.state.snapshot(step, self.stepper.division, self.ranks.first)
         if self.ranks.first:
             self.writer.submit(lambda: resume.save(self.paths.output, taken, self.settings.save_total_limit))
 

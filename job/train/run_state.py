@@ -15,6 +15,7 @@ from job.core.errors import BadInput
 from job.train import resume, warm
 from job.train.guards import Guards
 from job.train.logs import Window
+from job.train.passes import Division
 from job.train.schedule import Schedule
 from job.train.setup import Training
 
@@ -47,10 +48,14 @@ class Start:
         before = int(self.state.get("accumulated", accumulated))
         return parts if before == accumulated else parts // before * accumulated  # changed, with RESUME=<path>
 
-    @property
-    def pieces(self) -> int:
-        """Number of pieces a part is split into; more than 1 if memory ran out before."""
-        return int(self.state.get("pieces") or 1)
+    def division(self, joined: int) -> Division:
+        """How micro-batches are computed: as before the checkpoint, where memory may have run out.
+
+        Args:
+            joined: most positions of micro-batches computed together, from scratch.
+        """
+        pieces = int(self.state.get("pieces") or 1)
+        return Division(0 if pieces > 1 else min(joined, int(self.state.get("joined", joined))), pieces)
 
 
 def start_of(settings: Settings, key: str) -> Start:
@@ -107,13 +112,14 @@ class RunState:
         self.window = Window()
         self.measured: dict[str, Any] = {}
 
-    def snapshot(self, step: int, pieces: int, first: bool) -> resume.Snapshot:
+    def snapshot(self, step: int, division: Division, first: bool) -> resume.Snapshot:
         """Copy a checkpoint into memory. With a sharded model this is a collective: all processes call it."""
         state = {
             "key": self._training.key,
             "parts": self._schedule.parts,
             "accumulated": self._settings.gradient_accumulation_steps,
-            "pieces": pieces,
+            "pieces": division.pieces,
+            "joined": division.joined,
             "scheduler": self._scheduler.state_dict(),
             "guards": self.guards.state(),
             "window": self.window.steps,

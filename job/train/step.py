@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from job.config.settings import Settings
@@ -16,11 +15,14 @@ from job.core.errors import TrainingStopped
 from job.core.out_of_memory import is_out_of_memory
 from job.core.stopping import StopRequest
 from job.train.batch import Batch
+from job.train.passes import Division, Pass
 from job.train.schedule import Part, Planned
 from job.train.seeds import seed_of
 from job.train.setup import Training
 from job.train.spread import GradientSum, Spread
 
+#: The passes of a step, with their batches.
+Built = list[tuple[Pass, Batch]]
 #: Advice for when memory runs out.
 LESS_MEMORY = "set GRADIENT_CHECKPOINTING=true, lower MAX_SECONDS or BATCH_SIZE, or take TRAIN_MODE=lora"
 
@@ -29,9 +31,9 @@ class Stepper:
     """Forward and backward over the parts of a step.
 
     Every term of the loss has the same weight, whichever part it is in and whichever process computes it. Randomness in
-    a part depends only on SEED, step and part: neither the number of processes nor a restart changes it. A part is
-    split into `pieces`: one, or more after memory has run out. `stop` is checked after every step, so that all
-    processes stop at the same step.
+    a pass depends only on SEED, step and part: a restart does not change it, nor, on a CPU, the number of processes.
+    `division` says how parts are computed together or in pieces; it gets smaller when memory runs out. `stop` is
+    checked after every step, so that all processes stop at the same step.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Stepper:
         training: Training,
         spread: Spread,
         stop: StopRequest,
-        pieces: int = 1,
+        division: Division | None = None,
     ) -> None:
         self._settings = settings
         self._accelerator = accelerator
@@ -53,7 +55,7 @@ class Stepper:
         self._spread = spread
         self._stop = stop
         self._sum = GradientSum(spread.ranks, [])
-        self.pieces = pieces
+        self.division = division or Division()
         self.stopping = False
 
     @property
@@ -61,16 +63,13 @@ class Stepper:
         """The parameters that are trained at the moment (PROGRESSIVE_STAGES)."""
         return [p for p in self._all if p.requires_grad]
 
-    def build(self, planned: Planned) -> list[Batch | None]:
-        """Build the batches of this process's parts; None where a part is split into pieces. Thread-safe."""
-        mine = self._spread.mine(planned.parts)
-        if self.pieces > 1:
-            return [None for _ in mine]
+    def build(self, planned: Planned) -> Built:
+        """Build the batches of this process's passes. Thread-safe."""
         if self._accelerator.device.type == "cuda":
             torch.cuda.set_device(self._accelerator.device)  # a new thread starts on the first GPU
-        return [self._pinned(self._batch(rows, planned.epoch)) for _, rows, _ in mine]
+        return [(one, self._batch(one.rows, planned.epoch)) for one in self._passes(planned)]
 
-    def take(self, planned: Planned, built: Sequence[Batch | None]) -> tuple[torch.Tensor, int]:
+    def take(self, planned: Planned, built: Built) -> tuple[torch.Tensor, int]:
         """Compute the step's gradients into the parameters. `stopping` then says whether this is the last step.
 
         Args:
@@ -90,10 +89,10 @@ class Stepper:
             short, self.stopping = self._sum.finish(sums is None, self._stop.name is not None)
             if sums is not None and not short:
                 break
-            self._halve(planned)
+            self._divide(planned)
         return self._spread.ranks.sums(sums), self._frames(planned.parts)
 
-    def _attempt(self, planned: Planned, built: Sequence[Batch | None]) -> torch.Tensor | None:
+    def _attempt(self, planned: Planned, built: Built) -> torch.Tensor | None:
         """Run this process's share of the step, backward included: (2,) fp64 losses; None if memory ran out."""
         step, parts = planned.step, planned.parts
         frames = self._frames(parts)
@@ -103,18 +102,18 @@ class Stepper:
         device = self._accelerator.device
         sums = torch.zeros(2, dtype=torch.float64, device=device)
         try:
-            for part, piece, batch, counts, last in self._pieces(planned, built):
-                torch.manual_seed(seed_of(self._settings.seed, step, part, piece))
+            for one, batch, last in self._batches(planned, built):
+                torch.manual_seed(seed_of(self._settings.seed, step, one.part, one.piece))
                 with self._accelerator.autocast():
                     losses = self._objective(batch.to(device))
                 talker, sub_talker = losses.talker / talker_terms, losses.sub_talker / sub_terms
-                share = scale if counts else 0.0
+                share = scale if one.counts else 0.0
                 loss = share * (talker + weight * sub_talker)
                 if last:
                     self._sum.watch()
                 if loss.requires_grad:  # no gradient if only the sub-talker is trained and none of its frames is chosen
                     loss.backward()
-                if counts:
+                if one.counts:
                     sums += torch.stack([talker.detach(), sub_talker.detach()])
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -124,45 +123,48 @@ class Stepper:
             return None
         return sums
 
-    def _pieces(self, planned: Planned, built: Sequence[Batch | None]) -> Iterator[tuple[int, int, Batch, bool, bool]]:
-        """Yield (part, piece, batch, whether it counts, whether it is the last) for all this process computes."""
-        mine = self._spread.mine(planned.parts)
-        for (part, rows, counts), batch in zip(mine, built, strict=True):
-            cuts = np.array_split(np.asarray(rows), min(self.pieces, len(rows)))
-            for piece, cut in enumerate(cuts):
-                if batch is None or self.pieces > 1:
-                    batch = self._pinned(self._batch(cut.tolist(), planned.epoch))
-                yield part, piece, batch, counts, part == mine[-1][0] and piece == len(cuts) - 1
+    def _batches(self, planned: Planned, built: Built) -> Iterator[tuple[Pass, Batch, bool]]:
+        """Yield each pass of this process with its batch, and whether it is the last."""
+        passes = self._passes(planned)
+        ready = [one for one, _ in built] == passes  # not if memory has run out since they were built
+        for index, one in enumerate(passes):
+            batch = built[index][1] if ready else self._batch(one.rows, planned.epoch)
+            yield one, batch, index == len(passes) - 1
+
+    def _passes(self, planned: Planned) -> list[Pass]:
+        return self.division.passes(self._spread.mine(planned.parts), self._length(planned))
+
+    def _length(self, planned: Planned) -> Callable[[int], int]:
+        return lambda row: self._rows.positions(row, planned.epoch)
 
     def _batch(self, rows: Part, epoch: int) -> Batch:
         batch = self._rows.batch(rows, epoch, self._settings.sub_talker_frame_fraction)
         if self._spread.sharded and not len(batch.chosen):
             # Every process must reduce the same gradients in every pass, or they deadlock: one frame with weight 0.
             batch = replace(batch, chosen=batch.chosen.new_zeros(1), chosen_scale=0.0)
-        return batch
-
-    def _pinned(self, batch: Batch) -> Batch:
-        """Pin the batch's memory, so that a GPU copies it asynchronously."""
+        # Page-locked memory is copied to a GPU asynchronously.
         return batch.pin_memory() if self._accelerator.device.type == "cuda" else batch
 
     @staticmethod
     def _out_of_memory(step: int, samples: str) -> TrainingStopped:
         return TrainingStopped(f"out of GPU memory at step {step}, with {samples} samples at a time: {LESS_MEMORY}")
 
-    def _halve(self, planned: Planned) -> None:
-        """Split parts into twice as many pieces and drop this attempt's gradients, so that the step can be retried."""
-        step, most = planned.step, max(len(rows) for rows in planned.parts)
-        if self.pieces >= most:
-            raise self._out_of_memory(step, "one")
-        self.pieces = min(2 * self.pieces, most)
+    def _divide(self, planned: Planned) -> None:
+        """Take smaller passes and drop this attempt's gradients, so that the step can be retried."""
+        world = self._spread.ranks.world
+        shares = [planned.parts[rank::world] for rank in range(world)]
+        smaller = self.division.smaller(shares, self._length(planned))
+        if smaller is None:
+            raise self._out_of_memory(planned.step, "one")
+        self.division = smaller
         for parameter in self._all:
             parameter.grad = None
         gc.collect()
         torch.cuda.empty_cache()
         say(
             "train",
-            f"out of GPU memory at step {step}: batches are computed in {self.pieces} pieces from now on, which gives "
-            "the same result",
+            f"out of GPU memory at step {planned.step}: batches are computed {smaller} from now on, which gives the "
+            "same result",
         )
 
     def _frames(self, parts: Sequence[Part]) -> int:

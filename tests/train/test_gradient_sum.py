@@ -82,7 +82,7 @@ def rows_of() -> Any:
         made.to = lambda device: made
         return made
 
-    return SimpleNamespace(frames=np.full(8, 2), batch=batch)
+    return SimpleNamespace(frames=np.full(8, 2), batch=batch, positions=lambda row, epoch: 2)
 
 
 def take(ranks: Ranks) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def take(ranks: Ranks) -> dict[str, Any]:
         sums, _ = stepper.take(planned, stepper.build(planned))
         gradients = {n: None if p.grad is None else p.grad.tolist() for n, p in model.named_parameters()}
         types = {str(p.grad.dtype) for p in model.parameters() if p.grad is not None}
-        found[name] = gradients, sums.tolist(), model.on_its_way, stepper.pieces, types
+        found[name] = gradients, sums.tolist(), model.on_its_way, stepper.division.pieces, types
         model.zero_grad()
     return found
 
