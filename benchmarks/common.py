@@ -18,8 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from job.config import surroundings  # noqa: E402
 
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", surroundings.SPINS)  # as in the job, before torch is imported
+surroundings.settle(os.environ)  # as in the job, before torch is imported
 
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402

@@ -28,6 +28,8 @@ sys.path[:0] = [path for path in (str(HERE), str(HERE.parent)) if path not in sy
 
 from gpu import driver, verdict  # noqa: E402  # neither imports torch
 
+from job.config import surroundings  # noqa: E402
+
 
 def main() -> int:
     """Check, or be the process that cases run in; returns the exit code."""
@@ -55,6 +57,7 @@ def check(options: argparse.Namespace, work: Path) -> int:
     out.mkdir(parents=True, exist_ok=True)
     # As the job does at its start: libraries that look for models on the Hub would wait for a network.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    surroundings.settle(os.environ)  # the allocator's settings among them, which torch reads when it is imported
     if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     command = driver.command_of(Path(__file__).resolve(), work, options.device, options.cases)

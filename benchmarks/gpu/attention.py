@@ -68,7 +68,7 @@ def of_frames(context: Context) -> Iterator[Finding]:
 
             _compare(finding, attend, tensors, [16], made)
         if context.on_gpu:
-            finding.figures["cudnn allowed"] = torch.backends.cuda.cudnn_sdp_enabled()
+            finding.holds("cuDNN off", not torch.backends.cuda.cudnn_sdp_enabled(), "cuDNN's attention may be used")
         yield finding
 
 

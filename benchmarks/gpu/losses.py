@@ -44,19 +44,20 @@ MODES = {
 MEAN, END = 0.02, 0.03
 
 
-def against_fp32(mode: str) -> Callable[[Context], Iterator[Finding]]:
-    """A case for a TRAIN_MODE."""
+def against_fp32(mode: str, more: dict[str, str] | None = None) -> Callable[[Context], Iterator[Finding]]:
+    """A case for a TRAIN_MODE, and `more` variables of the run that is compared with fp32."""
 
     def run(context: Context) -> Iterator[Finding]:
         base, steps = base_of(context), SMALL_STEPS if context.small else STEPS
         lowered = "bf16" if context.small else "auto"
         exact, found = (
-            losses(context, base, f"{mode}-{precision}", {**MODES[mode], "MIXED_PRECISION": precision}, steps)
-            for precision in ("no", lowered)
+            losses(context, base, f"{mode}-{precision}", {**MODES[mode], **others, "MIXED_PRECISION": precision}, steps)
+            for precision, others in (("no", {}), (lowered, more or {}))
         )
         tenth = max(1, steps // 10)
         first, last = (float(part.mean()) for part in (found[:tenth], found[-tenth:]))
-        finding = Finding(f"losses, {mode}, against fp32", {"steps": steps, "first": rounded(first)})
+        name = ", compiled" if more else ""
+        finding = Finding(f"losses, {mode}{name}, against fp32", {"steps": steps, "first": rounded(first)})
         off = np.abs(found - exact) / exact
         finding.most("off in the mean", float(off.mean()), MEAN)
         finding.most("off at the end", float(abs(last / exact[-tenth:].mean() - 1)), END)
@@ -132,4 +133,7 @@ def built_in(context: Context) -> Path:
     return base if base.exists() else build(base)
 
 
-CASES = [Case(f"losses, {mode}", against_fp32(mode), 150) for mode in MODES]
+CASES = [
+    *(Case(f"losses, {mode}", against_fp32(mode), 150) for mode in MODES),
+    Case("losses, full, compiled", against_fp32("full", {"TORCH_COMPILE": "true"}), 200, gpus=1, alone=True),
+]

@@ -35,7 +35,10 @@ def profiled(context: Context, step: Callable[[], Any]) -> dict[str, Any]:
     }
     if not kernels:
         return {"kernels": None}  # the profiler is not allowed to look at this GPU
-    most = sorted(kernels, key=lambda event: -took[event.key])[:TOP]
+    ordered = sorted(kernels, key=lambda event: -took[event.key])
+    for event in ordered:  # into the log
+        print(f"{took[event.key] / 1000:9.3f} ms {event.count:6d} {event.key[:300]}")
+    most = ordered[:TOP]
     return {
         "kernels" if context.on_gpu else "operations": sum(event.count for event in kernels),
         "busy ms": rounded(sum(took.values()) / 1000),

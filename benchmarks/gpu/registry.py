@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gpu import attention, audio, kernels, losses, ranks, speech, updates
+from gpu import attention, audio, kernels, libraries, losses, ranks, speech, updates
 from gpu.case import Case
 from gpu.speed import Shape, naive, of
 
-#: TOKENS_PER_BATCH: a large batch, as many as eight clips have, and a very large batch.
-POSITIONS = (8192, 700, 32768)
+#: TOKENS_PER_BATCH: a large batch, as many as eight clips have, or one clip, and a very large batch.
+POSITIONS = (8192, 700, 90, 32768)
 SMALL_POSITIONS = (300, 100)
 
 
@@ -33,7 +33,7 @@ def _speeds(sizes: tuple[str, ...], positions: tuple[int, ...]) -> list[Case]:
     """The aims first: full fine-tuning, LoRA's memory, prepare, speech; then what else there is to know."""
     first = positions[:1]
     large = sizes[0]
-    kept = [Shape(size, "lora", first, checkpointing="selective") for size in sizes]
+    kept = [Shape(size, "lora", first, checkpointing=kind) for kind in ("selective", True) for size in sizes]
     found = [
         Case(f"speed, naive, {large}", naive(large), 120),
         _case(Shape(large, "full", positions)),
@@ -51,7 +51,7 @@ def _speeds(sizes: tuple[str, ...], positions: tuple[int, ...]) -> list[Case]:
             for mode in ("full", "lora")
             if (size, mode) != (large, "full")
         ]
-    return found
+    return [*found, *libraries.cases(large, first[0])]
 
 
 def _case(shape: Shape, gpus: int = 0) -> Case:

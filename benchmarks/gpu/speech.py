@@ -20,6 +20,8 @@ from job.generation.talker import FastTalker, generating
 from job.model.loading import load_model
 
 BATCHES = (8, 1)
+#: The released codec's decoder, where its config.json differs from the classes' defaults.
+DECODER = {"codebook_dim": 512, "hidden_size": 512, "intermediate_size": 1024, "head_dim": 64}
 
 
 def same_codes(context: Context) -> Iterator[Finding]:
@@ -117,7 +119,7 @@ def _decoder(context: Context) -> Any:
 
         config = Qwen3TTSTokenizerV2Config(**codec_config(16, 2048, 8, 32))
     else:
-        config = Qwen3TTSTokenizerV2Config()
+        config = Qwen3TTSTokenizerV2Config(decoder_config=DECODER)
     torch.manual_seed(0)
     with torch.device(context.device):
         return Qwen3TTSTokenizerV2Model(config).decoder.eval()

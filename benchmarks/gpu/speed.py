@@ -21,7 +21,9 @@ from job.train import compiled
 
 #: Rows that epochs are drawn from: several batches of the largest size.
 ROWS, SMALL_ROWS = 2048, 24
-NAIVE_ROWS = 256
+NAIVE_ROWS = 128
+#: Names of GRADIENT_CHECKPOINTING.
+KEPT = {"selective": "selective", True: "whole layers'"}
 #: Steps of each size that do not count, and those that do at the least, and seconds at the least.
 WARM_UP, STEPS, SECONDS = 3, 6, 3.0
 
@@ -42,7 +44,7 @@ class Shape:
     @property
     def name(self) -> str:
         """Of its case."""
-        kept = "" if self.checkpointing == "false" else f", {self.checkpointing} checkpointing"
+        kept = "" if self.checkpointing == "false" else f", {KEPT[self.checkpointing]} checkpointing"
         return f"speed, {self.mode}, {self.size}{', compiled' if self.compiled else ''}{kept}"
 
 
@@ -69,7 +71,7 @@ def of(shape: Shape) -> Callable[[Context], Iterator[Finding]]:
             if too_much := _too_much(context, loop, positions):
                 finding.undone = too_much
             else:
-                _measure(context, shape, bench, loop, finding)
+                measured_part(context, shape, bench, loop, finding)
             yield finding
 
     return run
@@ -101,7 +103,8 @@ def naive(size: str) -> Callable[[Context], Iterator[Finding]]:
     return run
 
 
-def _measure(context: Context, shape: Shape, bench: loops.Bench, loop: loops.Ours, finding: Finding) -> None:
+def measured_part(context: Context, shape: Shape, bench: loops.Bench, loop: loops.Ours, finding: Finding) -> None:
+    """Steps of a loop at its present `tokens`: the figures of a part of a case."""
     fraction = bench.settings.sub_talker_frame_fraction
     backward = 1.0 if shape.mode == "lora" else 2.0  # through frozen weights gradients only pass
     if context.on_gpu:

@@ -39,7 +39,10 @@ def serve(options: argparse.Namespace) -> None:
     import torch
 
     from gpu.registry import cases_of
+    from job.config.settings import Settings
+    from job.model.loading import resolve_device
 
+    resolve_device(Settings(device="cpu"))  # which turns off, for all devices, what the job does not use
     on_gpu = options.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
     if not on_gpu:

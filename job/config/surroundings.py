@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import MutableMapping
 from importlib.util import find_spec
 
 from job.config import names
@@ -35,7 +36,7 @@ _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 SPINS = "1000"
 
 
-def settle(env: dict[str, str]) -> list[str]:
+def settle(env: MutableMapping[str, str]) -> list[str]:
     """Correct `env` where possible, and refuse values that make an import fail. Fast, since every command runs it.
 
     Returns:

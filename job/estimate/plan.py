@@ -9,6 +9,7 @@ from typing import Any
 from job.config.settings import Settings
 from job.core.console import say, warn
 from job.dataset.prepared import read_summary
+from job.estimate import timing
 from job.estimate.activations import Load
 from job.estimate.flops import Work
 from job.estimate.layer_bytes import Shapes, Types
@@ -31,8 +32,6 @@ GPUS = {
     "RTX 4090": (24, 165e12),
     "L4": (24, 121e12),
 }
-#: Shares of that rate that training reaches, from small to large batches; used to estimate hours.
-UTILIZATION = (0.15, 0.40)
 #: Bytes per second between nodes: 100 Gbit/s, as most rented nodes have.
 NETWORK = 100e9 / 8
 #: Seconds that a CPU core takes to judge a clip, its pitch and x-vectors among it.
@@ -43,7 +42,11 @@ HEADROOM = 0.05
 
 @dataclass(frozen=True)
 class Plan:
-    """The estimates: `state_bytes` of weights, gradients and optimizer, `memory` per GPU for the largest batch."""
+    """The estimates.
+
+    Among them `state_bytes` of weights, gradients and optimizer, `memory` per GPU for the largest batch, and `passes`
+    (forward and backward) of each process per step.
+    """
 
     rows: int
     hours: float
@@ -59,6 +62,7 @@ class Plan:
     memory: Memory
     checkpoint_bytes: int
     flops: float
+    passes: int
 
 
 def estimate(settings: Settings) -> Plan:
@@ -92,6 +96,7 @@ def estimate(settings: Settings) -> Plan:
         memory=memory_of(settings, largest, processes, shapes=shapes),
         checkpoint_bytes=parameters * SAVED_BYTES,
         flops=steps / per_epoch * _epoch_flops(settings, shapes, measured),
+        passes=timing.passes_per_step(settings, measured.mean),
     )
 
 
@@ -141,10 +146,9 @@ def helps(settings: Settings, measured: Lengths, processes: int, shapes: Shapes 
 
 
 def hours_on(plan: Plan, gpu: str) -> tuple[float, float]:
-    """Hours of training on a kind of GPU, for the best and the worst of `UTILIZATION`."""
-    rate = GPUS[gpu][1] * plan.processes
-    low, high = UTILIZATION
-    return plan.flops / rate / high / 3600, plan.flops / rate / low / 3600
+    """Hours of training on a kind of GPU, in the best and in the worst case (`timing`)."""
+    best, worst = timing.seconds_per_step(plan.flops / plan.steps / plan.processes, plan.passes, GPUS[gpu][1])
+    return plan.steps * best / 3600, plan.steps * worst / 3600
 
 
 def sent_bytes(settings: Settings, plan: Plan) -> float:
@@ -192,8 +196,7 @@ def print_plan(settings: Settings) -> None:
         "plan",
         f"{plan.checkpoint_bytes / 1e9:.2f} GB per bf16 checkpoint; at most three exist: best, last, one unfinished",
     )
-    low, high = UTILIZATION
-    say("plan", f"{plan.flops:.2g} FLOPs; training time at {high:.0%} to {low:.0%} of the data sheet's rate:")
+    say("plan", f"{plan.flops:.2g} FLOPs in all; training takes about:")
     fits = True
     for gpu, (size, _) in GPUS.items():
         pieces = pieces_on(settings, plan.largest, plan.processes, gpu, plan.shapes)
@@ -204,6 +207,7 @@ def print_plan(settings: Settings) -> None:
         best, worst = hours_on(plan, gpu)
         cut = "" if pieces == 1 else f"; the largest batches split into {pieces} parts: slower, with the same result"
         say("plan", f"{gpu} {size} GB: {_readable(best)} to {_readable(worst)}{cut}")
+    _print_launching(plan)
     if settings.num_nodes > 1 and not mode_of(settings).adapters:
         _print_network(settings, plan)
     _print_judging(settings)
@@ -230,6 +234,19 @@ def _print_judging(settings: Settings) -> None:
     base = "" if settings.baselines is False else " (on a GPU the base model says them too, in two ways)"
     seconds = clips * JUDGING_SECONDS
     say("plan", f"then {said} texts are said{base}; judging {clips} clips takes some {seconds:.0f} s on a CPU core")
+
+
+def _print_launching(plan: Plan) -> None:
+    """A line where the GPU would mostly wait for its host: then larger batches cost next to nothing."""
+    gpu, (_, rate) = next(iter(GPUS.items()))
+    computed, _ = timing.seconds_per_step(plan.flops / plan.steps / plan.processes, 0, rate)
+    launched = plan.passes * timing.LAUNCHING[0]
+    if computed < launched / 2:
+        say(
+            "plan",
+            f"batches are small: an {gpu} computes a step in {computed:.2g} s, but its kernels take {launched:.2g} s or "
+            "more to be launched; a larger BATCH_SIZE takes hardly longer per step",
+        )
 
 
 def _print_memory(settings: Settings, plan: Plan) -> None:
