@@ -244,8 +244,8 @@ def _print_launching(plan: Plan) -> None:
     if computed < launched / 2:
         say(
             "plan",
-            f"batches are small: an {gpu} computes a step in {computed:.2g} s, but its kernels take {launched:.2g} s or "
-            "more to be launched; a larger BATCH_SIZE takes hardly longer per step",
+            f"batches are small: an {gpu} computes a step in {computed:.2g} s, but launching its kernels takes "
+            f"{launched:.2g} s or more; a larger BATCH_SIZE takes hardly longer per step",
         )
 
 

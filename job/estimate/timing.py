@@ -1,9 +1,9 @@
 """Estimate how long a training step takes: what the GPU computes, and what its host needs to launch that.
 
 Every forward and backward pass launches thousands of kernels, whatever the batch. With a small batch the GPU waits for
-them: on an H200, 8 clips (700 positions) took 392 ms with full fine-tuning and 571 ms with LoRA, of which the GPU worked
-58 and 35 ms. Large batches are limited by the GPU, which reached 30 % of its data sheet's rate while it worked, or 39 %
-with TORCH_COMPILE (`make gpu-check`, 2026-11-29; benchmarks/RESULTS.md).
+them: on an H200, 8 clips (700 positions) took 392 ms with full fine-tuning and 571 ms with LoRA, in which the GPU was
+busy for 58 and 35 ms. Large batches are limited by the GPU, which reached 30 % of its data sheet's rate while it was
+busy, or 39 % with TORCH_COMPILE (`make gpu-check`, 2026-11-29; benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
