@@ -1,7 +1,7 @@
 # Each target sets up what it needs. Paths are relative, so the checkout's own path may hold spaces.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-slow test-thorough coverage walk lint docs bench gpu-check soak image check-image sbom lock variables clean
+.PHONY: help setup setup-dev demo test test-slow test-thorough coverage mutation walk lint docs bench gpu-check soak image check-image sbom lock variables clean
 
 # A Python 3.11 or newer to make .venv with; unset, the first one found. IMAGE is the tag of `make image`.
 PYTHON ?=
@@ -39,6 +39,9 @@ coverage: setup-dev ## which lines the fast tests run: the total, and pages in c
 	$(PYTEST) -m "not slow and not thorough" --cov --cov-report=html
 	@echo "lines and branches of job/ that the fast tests run: $$($(PY) -m coverage report --format=total) %"
 
+mutation: setup-dev ## change layout, loss and split in one place at a time: does a test fail? Half an hour
+	bash scripts/mutation.sh
+
 walk: ## run the README's commands from a fresh clone with empty caches, as a new user would
 	@bash scripts/walk.sh
 
@@ -75,7 +78,7 @@ sbom: setup-dev ## write the list of packages and their licences (SBOM) to dist/
 	@$(PY) scripts/sbom.py dist
 
 lock: setup-dev ## update requirements*.lock from requirements*.in; UPGRADE=1 takes newer versions
-	for name in requirements requirements-dev runpod/requirements; do \
+	for name in requirements requirements-dev requirements-mutation runpod/requirements; do \
 	  $(PY) -m uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --fork-strategy fewest \
 	    --no-emit-index-url --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) \
 	    $$name.in -o $$name.lock || exit; done

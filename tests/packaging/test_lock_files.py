@@ -53,7 +53,14 @@ def test_what_is_asked_for_is_locked(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["requirements.lock", "requirements-dev.lock", "requirements.in", "requirements-dev.in"]
+    "name",
+    [
+        "requirements.lock",
+        "requirements-dev.lock",
+        "requirements-mutation.lock",
+        "requirements.in",
+        "requirements-dev.in",
+    ],
 )
 def test_no_file_names_an_index(name: str) -> None:
     """Whoever installs decides where from: pip's own settings."""

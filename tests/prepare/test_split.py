@@ -138,3 +138,16 @@ def test_where_every_text_has_too_many_rows_other_takes_are_held_out() -> None:
     rows = [(f"Word {n % 3}", "a", n) for n in range(60)]
     assert sum(choose(rows, fraction=0.1)) == 6
     assert choose(rows, 1, fraction=0.1) != choose(rows, 2, fraction=0.1)
+
+
+def test_half_a_character_is_a_text_like_any_other():
+    """Files hold lone surrogates, which UTF-8 has no bytes for: the rank differs, and nothing fails."""
+    assert len({rank(0, text) for text in ("\ud83d", "\ude00", "\ud83d\ude00", "")}) == 4
+
+
+def test_a_group_that_is_too_large_does_not_end_the_choice():
+    """Smaller ones after it are still held out: with two texts of nine rows each first, single rows fill the share."""
+    texts = sorted((f"text {n}" for n in range(40)), key=lambda text: rank(0, text))
+    rows = [(text, "one", n) for n, text in enumerate([text for text in texts[:2] for _ in range(9)] + texts[2:])]
+    chosen = choose(rows, fraction=8 / len(rows))
+    assert [text for (text, _, _), held in zip(rows, chosen, strict=True) if held] == texts[2:10]
