@@ -160,7 +160,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "validate",
         "job.publish.validate:run",
-        (_MODEL, _DATA, _TRAINING, _PUBLISH),  # what the model card describes
+        (_MODEL, _DATA, _TRAINING, _PUBLISH, "text_layout"),  # what the model card describes
         ("train",),
         _nothing,
         lambda p: [p.best / "README.md"],
@@ -169,7 +169,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "synthesize",
         "job.evaluate.synthesize:run",
-        (_MODEL, _VOICE, _SYNTHESIS),
+        (_MODEL, _VOICE, _SYNTHESIS, "language", "text_normalizer"),
         ("train",),
         _texts,
         lambda p: [p.samples / "stats.json"],

@@ -1,0 +1,64 @@
+"""A stage reads no variable that it does not name: else a change of it would leave an old result in place."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from job.config.settings import Settings, variables
+from job.stages import STAGES
+
+JOB = Path(__file__).resolve().parents[1] / "job"
+#: The stages of each room; doctor and report take all variables.
+STAGES_OF = {
+    "fetch": ["fetch"],
+    "prepare": ["prepare"],
+    "train": ["train"],
+    "publish": ["validate", "push"],
+    "evaluate": ["synthesize"],
+}
+
+
+def read_in(source: str) -> set[str]:
+    """Fields that code reads of something called `settings`, `_settings` or `given`."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in Settings.model_fields:
+            of = node.value
+            name = of.id if isinstance(of, ast.Name) else of.attr if isinstance(of, ast.Attribute) else ""
+            if name.lstrip("_") in ("settings", "given"):
+                found.add(node.attr)
+    return found
+
+
+def named_by(stages: list[str]) -> set[str]:
+    """Fields that these stages' results depend on."""
+    found: set[str] = set()
+    for stage in STAGES:
+        if stage.name in stages:
+            for used in stage.uses:
+                found |= {used} if isinstance(used, str) else set(used.model_fields)
+    return found
+
+
+@pytest.mark.parametrize("room", STAGES_OF)
+def test_a_stage_names_every_variable_that_it_reads(room: str) -> None:
+    free = {variable.field for variable in variables() if variable.free}
+    named = named_by(STAGES_OF[room]) | free
+    read = {path.name: read_in(path.read_text(encoding="utf-8")) - named for path in (JOB / room).rglob("*.py")}
+    assert {name: fields for name, fields in read.items() if fields} == {}
+    assert len(set().union(*(read_in(p.read_text(encoding="utf-8")) for p in (JOB / room).rglob("*.py")))) > 3
+
+
+def test_what_a_stage_names_are_variables() -> None:
+    names = {used for stage in STAGES for used in stage.uses if isinstance(used, str)}
+    assert names <= set(Settings.model_fields)
+
+
+def test_a_read_of_another_variable_would_be_seen() -> None:
+    assert read_in("def f(settings, self):\n    return settings.language, self._settings.seed, other.greedy") == {
+        "language",
+        "seed",
+    }
