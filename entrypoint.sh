@@ -36,10 +36,11 @@ fi
 # error; until then the log goes to its default path.
 ask='from job.config.settings import load
 s = load()
-print(s.upload_logs, s.node_rank, s.console_log, sep="\n")'
-answer=$("$python" -c "$ask" 2>/dev/null) || answer=$(printf '%s\n' False 0 "$(unquoted "${CONSOLE_LOG:-/tmp/console_log.txt}")")
+print(s.upload_logs, bool(s.notify_url), s.node_rank, s.console_log, sep="\n")'
+answer=$("$python" -c "$ask" 2>/dev/null) || answer=$(printf '%s\n' False "${NOTIFY_URL:+True}" 0 "$(unquoted "${CONSOLE_LOG:-/tmp/console_log.txt}")")
 {
   read -r upload_logs
+  read -r notify
   read -r node_rank
   IFS= read -r -d '' log || true # reads to the end: a path may contain any character
 } <<<"$answer"
@@ -139,11 +140,15 @@ code=0
 job "$@" || code=$? # starts one process per GPU if there are several
 
 case $1 in
--* | settings | plan | upload-log) ;; # these have no log worth uploading
+-* | settings | plan | say | upload-log | notify) ;; # these have no log worth uploading, and nobody waits for them
 *)
   if [[ $upload_logs == True && $node_rank == 0 ]]; then
     stopped=0 # the log of a stopped run is the most important one
     job upload-log || echo "the console log was not uploaded; the run itself ended with $code" >&2
+  fi
+  if [[ $notify == True && $node_rank == 0 ]]; then
+    stopped=0
+    job notify "$code" || echo "no message was sent to NOTIFY_URL; the run itself ended with $code" >&2
   fi
   ;;
 esac

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -123,6 +124,19 @@ def upload_log() -> None:
     loaded = _settings(quiet=True)  # the run itself has already printed the warnings
     if loaded.upload_logs:
         upload(loaded)
+
+
+@app.command(hidden=True)
+def notify(code: Annotated[int, typer.Argument(help="The run's exit code.")]) -> None:
+    """Send a message to NOTIFY_URL that the run has ended with this exit code."""
+    from job import notify as messages
+
+    try:
+        loaded = _settings(quiet=True)
+    except errors.BadInput:  # the run has printed it already
+        messages.send_about_settings(os.environ, code)
+    else:
+        messages.send(loaded, code)
 
 
 def _settings(*, quiet: bool = False) -> Any:

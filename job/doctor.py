@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from job import notify
 from job.config import names, optimizer_choice
 from job.config.settings import Settings
 from job.config.variables import SOURCE_VARIABLES
@@ -42,6 +43,7 @@ def run(settings: Settings) -> dict[str, Any]:
     driver.check(settings.device)
     _data_is_named(settings)
     _resume(settings)
+    notify.check(settings)
     for variable, directory in (("WORK_DIR", settings.paths.work), ("OUTPUT_DIR", settings.paths.output)):
         _writable(variable, directory)
     source = fetch.check(settings)

@@ -144,6 +144,8 @@ class Settings(
     def secrets(self) -> list[str]:
         """The tokens and keys, which must never be printed; those in unreadable files are left out."""
         keys = [self.wandb_api_key.get_secret_value()] if self.wandb_api_key else []
+        if self.notify_url:
+            keys += self.notify_url.get_secret_value().split()
         return [*keys, *([self.token] if self.token else [])]
 
     def public(self) -> dict[str, Any]:

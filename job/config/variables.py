@@ -146,6 +146,12 @@ class PublishVariables(BaseSettings):
         "both", "What a LoRA checkpoint contains: merged weights, the adapter, or both."
     )
     upload_logs: bool = var(False, "Upload the console log, secrets redacted.", free=True)
+    notify_url: SecretStr | None = var(
+        None,
+        "Where a message goes when a run has ended, however it ended: addresses of Apprise, such as `ntfys://my-topic` "
+        "(docs/nightly.md).",
+        free=True,
+    )
     trackers: str = var("jsonl", "Comma-separated: jsonl (always), tensorboard, wandb, trackio.", free=True)
     use_wandb: bool = var(False, "Same as wandb in TRACKERS.", free=True)
     wandb_api_key: SecretStr | None = var(None, "W&B key.", free=True)
