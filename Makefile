@@ -9,7 +9,7 @@ IMAGE ?= qwen3-tts-job
 export PYTHON
 
 PY := .venv/bin/python
-SHELL_SCRIPTS := entrypoint.sh .ci/run $(wildcard scripts/*.sh k8s/*.sh runpod/*.sh)
+SHELL_SCRIPTS := entrypoint.sh .ci/run $(wildcard scripts/*.sh k8s/*.sh runpod/*.sh deploy/*/*.sbatch)
 # Three processes, since each takes 2 GB and waits now and then; the tests of a file share their fixtures.
 PYTEST := $(PY) -m pytest --timeout 900 --numprocesses 3 --dist loadfile
 

@@ -103,10 +103,20 @@ def runpod(file: Path) -> Template:
     return Template([], environment, own=frozenset({"POD_AFTER"}), placeholder=r"\{\{ RUNPOD_SECRET_\w+ \}\}")
 
 
+def slurm(file: Path) -> Template:
+    """A batch script of Slurm, which has its job queued again after some exit codes."""
+    text = file.read_text()
+    given = dict(re.findall(r"APPTAINERENV_(\w+)=(/\S+)", text))
+    assert given.pop("ENV_FILE") == "/run/job.env"  # there in the container alone
+    (again,) = re.findall(r"^([\d |]+)\)$", text, re.MULTILINE)
+    return Template([], given, set(range(256)) - {int(code) for code in again.split("|")})
+
+
 #: Template in the repository -> the function that reads it.
 PLATFORMS: dict[str, Callable[[Path], Template]] = {
     "compose.yaml": compose,
     "deploy/qwen3-tts-job.service": systemd,
+    "deploy/slurm/qwen3-tts-job.sbatch": slurm,
     "k8s/base/job.yaml": kubernetes,
     "runpod/template.json": runpod,
 }
