@@ -61,6 +61,7 @@ def agree(found: Working, measured: memory.Measured) -> None:
     assert backward <= max((1 + TOLERANCE) * measured.backward, 0.5 * measured.peak)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["full", "lora"])
 @pytest.mark.parametrize("checkpointed", [False, "selective", True], ids=["all kept", "selective", "checkpointed"])
 @pytest.mark.parametrize("shape", [WIDE, NARROW], ids=["as 1.7B", "as 0.6B"])

@@ -187,6 +187,7 @@ def test_silence(capsys, variables, data, tmp_path):
     refused(run_job(capsys, ["run"], {**variables, "TRAIN_JSONL": data(GOOD)}), 3, "silent")
 
 
+@pytest.mark.slow
 def test_loss_that_is_not_a_number(capsys, variables, data, tiny_base, tmp_path):
     """A base model with NaN weights: exit 4 at the first step, and nothing that could be published is left."""
     from safetensors.torch import load_file, save_file

@@ -92,6 +92,7 @@ def test_threads_that_wait_give_up_their_core_unless_told_otherwise(name):
     assert {key: value for key, value in env.items() if "OMP_" in key and key != "OMP_NUM_THREADS"} == {name: "77"}
 
 
+@pytest.mark.slow
 def test_how_threads_wait_is_known_before_their_library_is_loaded(tmp_path):
     """It reads the environment once; a command's settings are loaded before torch is."""
     code = "import sys; from job import cli; cli._settings(quiet=True); import os; print('torch' in sys.modules)"

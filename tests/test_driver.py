@@ -72,6 +72,7 @@ def test_the_kernels_line_is_read(tmp_path: Path) -> None:
     assert driver.driver_version(tmp_path / "none") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("device", "refused"), [("auto", True), ("cpu", False), ("mps", False)])
 def test_an_old_driver_is_refused_unless_the_cpu_is_wanted(tmp_path: Path, device: str, refused: bool) -> None:
     """With torch as it is locked, in a process that finds the old library first."""

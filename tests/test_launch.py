@@ -157,6 +157,7 @@ def test_a_node_that_does_not_come_is_named(tmp_path):
     assert f"MASTER_ADDR=127.0.0.1:{port} did not answer within 3 s" in err
 
 
+@pytest.mark.slow
 def test_a_waiting_node_obeys_a_signal(tmp_path):
     process = node(1, free_port(), tmp_path)
     assert "connecting to node 0" in process.stdout.readline()

@@ -42,6 +42,7 @@ def holder(tmp_path):
     process.wait()
 
 
+@pytest.mark.slow
 def test_a_second_run_refuses(holder, tmp_path, capsys):
     """Exit 2 with one line that names WORK_DIR and the other process; nothing is touched."""
     result = run_job(capsys, ["run"], {"PRESET": "demo", "WORK_DIR": tmp_path})
@@ -137,6 +138,7 @@ def test_the_owner_shows_that_it_lives(tmp_path, monkeypatch):
         assert held.path.stat().st_mtime > 100
 
 
+@pytest.mark.slow
 def test_of_many_that_come_at_once_one_gets_it(tmp_path):
     """Eight threads, one lock: one holds it, seven are refused."""
     outcomes = []
@@ -175,6 +177,7 @@ def test_a_work_directory_that_cannot_be_made_is_said_in_one_line(tmp_path, caps
         ]
 
 
+@pytest.mark.slow
 def test_a_volume_without_hard_links(tmp_path, monkeypatch):
     """Where files cannot be linked, the lock is still one run's."""
 

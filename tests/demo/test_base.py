@@ -60,6 +60,7 @@ def test_two_builds_are_equal_byte_for_byte_and_a_seed_changes_them(tiny_base: P
     assert changed == {"model.safetensors", "speech_tokenizer/model.safetensors"}
 
 
+@pytest.mark.slow
 def test_building_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
     import torch
 
@@ -153,6 +154,7 @@ def test_codes_of_whole_frames_do_not_depend_on_the_batch(
         assert torch.equal(alone, batched)
 
 
+@pytest.mark.slow
 def test_decoding_gives_whole_frames_that_are_audible_and_follow_the_codes(model: Any) -> None:
     import torch
 
@@ -196,6 +198,7 @@ def test_it_clones_and_speaks_in_both_prompt_modes(model: Any, waves: list[np.nd
         assert np.isfinite(wave[0]).all() and np.abs(wave[0]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_other_sizes_and_ids_load_encode_and_speak(tmp_path: Path, waves: list[np.ndarray]) -> None:
     """Tests of other stages build bases like this one to show that no size and no id is built in."""
     import torch
@@ -273,6 +276,7 @@ def test_cached_base_is_built_once_by_racing_processes_and_repaired_when_incompl
     assert contents(directory) == contents(tiny_base)
 
 
+@pytest.mark.slow
 def test_cached_base_falls_back_to_the_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("a file where the cache directory would be")

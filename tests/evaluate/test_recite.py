@@ -57,6 +57,7 @@ def test_a_language_that_the_checkpoint_lacks_is_said_as_auto(talking: Talking):
     assert recite(directory, [row], device=cpu())[0].language == "Auto"
 
 
+@pytest.mark.slow
 def test_never_stopping_is_no_right_stop_even_where_all_frames_agree(endless: Path):
     rows = [{**row, "codes": row["codes"][:6]} for row in recordings(endless, ["Nine."], max_new_tokens=8)]
     (one,) = recite(endless, rows, device=cpu())

@@ -275,6 +275,7 @@ def chromium(*arguments: str, page: Path, profile: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_a_browser_shows_the_page_and_runs_nothing_in_it(tmp_path: Path):
     settings = fill(tmp_path / "work")

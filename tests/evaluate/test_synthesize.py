@@ -39,6 +39,7 @@ def stats(work: Path) -> dict[str, Any]:
     return value
 
 
+@pytest.mark.slow
 def test_a_voice_that_stops_passes_and_what_is_written_is_what_was_said(talking: Talking, tmp_path: Path):
     """Every figure of stats.json agrees with the file beside it, and the codes are the ones the checkpoint knows."""
     checkpoint, rows = talking
@@ -71,6 +72,7 @@ def test_a_voice_that_stops_passes_and_what_is_written_is_what_was_said(talking:
     assert written["settings"]["greedy"] is True
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_speech_and_another_seed_does_not(talking: Talking, tmp_path: Path):
     work = install(talking[0], tmp_path)
     spoken = []
@@ -138,6 +140,7 @@ def loudness(tmp_path: Path) -> Path:
     return tmp_path / "loudness.pt"
 
 
+@pytest.mark.slow
 def test_the_voice_its_recordings_and_the_base_cloning_it_are_judged_alike(
     talking: Talking,
     tiny_base: Path,

@@ -97,6 +97,7 @@ def hub() -> Iterator[Hub]:
         yield running
 
 
+@pytest.mark.slow
 def test_a_private_parquet_dataset_arrives_byte_for_byte(hub: Hub, tmp_path: Path) -> None:
     shards = {"data/train-00000-of-00001.parquet": voices(), "data/test-00000-of-00001.parquet": voices(3)}
     hub.add_repo("dataset", "alice/voices", shards, private=True)

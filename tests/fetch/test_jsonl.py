@@ -331,6 +331,7 @@ GOOD = st.fixed_dictionaries({"audio": st.just("a.wav"), "text": JSON, "id": JSO
 LINES = st.binary(max_size=60) | OBJECTS | GOOD | JSON.map(json.dumps).map(str.encode) | st.just(b"[" * 100_000)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=st.lists(LINES, max_size=8))
 def test_whatever_a_line_holds_it_is_kept_or_left_out_with_a_reason(tmp_path: Path, lines: list[bytes]) -> None:

@@ -133,6 +133,7 @@ def words(text: str) -> list[str]:
 ACCEPTED: list[bool] = []
 
 
+@pytest.mark.slow
 @settings(
     max_examples=EXAMPLES,
     phases=PHASES,

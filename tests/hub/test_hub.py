@@ -123,6 +123,7 @@ print(json.dumps(seen))
     assert anonymous == "DatasetNotFoundError"
 
 
+@pytest.mark.slow
 def test_datasets_reads_a_folder_of_clips(hub: Hub, tmp_path: Path) -> None:
     """A dataset repo of clips with a metadata.jsonl comes down whole, over more than one page of listing."""
     clips = {f"clips/{i}.wav": clip(i, "WAV") for i in range(7)}

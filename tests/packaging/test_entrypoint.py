@@ -139,6 +139,7 @@ def test_caller_stays_in_his_directory_and_cannot_shadow_the_job(house: House) -
     assert house.run("where").stdout.strip() == str(house.cwd)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_reaches_the_job_and_its_last_words_reach_the_log(house: House, number: signal.Signals) -> None:
     process = subprocess.Popen(
@@ -180,6 +181,7 @@ def test_leftover_workers_do_not_keep_the_run_from_ending(house: House) -> None:
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.slow
 def test_a_job_that_is_paused_goes_on(house: House) -> None:
     """SIGSTOP, by an operator or a debugger: bash says that it has ended, and it would be killed."""
     done = house.run("pause")

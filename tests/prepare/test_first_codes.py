@@ -246,6 +246,7 @@ def test_a_repetition_that_goes_wrong_is_no_harm(
     assert everything(hit) == everything(calm)
 
 
+@pytest.mark.slow
 def test_codes_that_are_never_the_same_end_the_run_in_one_line_and_nothing_is_kept(
     make: Make, recordings: list[dict[str, Any]], break_codec: Callable[..., list[Faulty]], way: str
 ) -> None:

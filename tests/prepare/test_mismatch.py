@@ -75,6 +75,7 @@ def test_a_row_of_two_sentences_is_left_out_with_figures(make: Make, reference: 
     assert len(kept) == 58 and not {"train-7", "train-41"} & set(kept)
 
 
+@pytest.mark.slow
 def test_recordings_are_measured_without_the_silence_at_their_ends(make: Make, wav: Callable[..., str]) -> None:
     """One is half silence and belongs to its text; another says half of its text. It is no reference clip either."""
     made = corpus(2, 40, seconds=lambda random, rows: random.uniform(0.8, 3.2, rows), spread=0.05)
@@ -160,6 +161,7 @@ def test_shuffled_texts_are_refused_as_such(make: Make, reference: str) -> None:
     assert "shifted" not in said
 
 
+@pytest.mark.slow
 def test_real_speech_is_kept(make: Make, clips: list[dict[str, Any]]) -> None:
     """All embedded clips, from one word to a long sentence, by language and without any."""
     for language in ("given", "auto"):

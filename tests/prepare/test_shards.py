@@ -170,6 +170,7 @@ def redone(settings: Settings, before: dict[str, float]) -> list[str]:
     return sorted(name for name in after if before.get(name) != after[name])
 
 
+@pytest.mark.slow
 def test_a_shard_is_used_only_for_the_rows_and_settings_that_it_was_made_of(
     make: Make, mixed: list[dict[str, Any]], wav: Callable[..., str]
 ) -> None:
@@ -264,6 +265,7 @@ def test_a_limit_that_is_reached_at_the_end_of_a_shard_asks_for_no_other(
     assert read_split(settings.paths, "validation").column("id").to_pylist() == [f"validation-{n}" for n in (1, 2, 3)]
 
 
+@pytest.mark.slow
 def test_what_a_lost_process_has_not_encoded_the_first_one_does(make: Make, mixed: list[dict[str, Any]]) -> None:
     """A limit is reckoned from the shards before one, not from those that happen to be there."""
     values = {"max_hours": 5.0 / 3600, "quality_gate": "warn", "augment_volume": True}
@@ -284,6 +286,7 @@ def test_rows_that_come_encoded_have_no_copies_and_that_is_no_error(make: Make, 
     assert prepare.run(settings)["train_rows"] == len(rows) + 2
 
 
+@pytest.mark.slow
 def test_a_full_disk_names_the_file_and_the_next_run_goes_on(
     make: Make, mixed: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -210,6 +210,7 @@ def test_a_validation_manifest_is_the_validation_split_up_to_its_limit(make: Mak
     assert "emil" in read_speakers(settings.paths)
 
 
+@pytest.mark.slow
 def test_held_out_rows_are_in_one_split_only(make: Make, clips: list[dict[str, Any]]) -> None:
     settings = make(raw(clips), validation_fraction=0.34)
     counts = prepare.run(settings)

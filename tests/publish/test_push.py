@@ -183,6 +183,7 @@ def test_missing_rights_are_found_in_minute_one(hub: Hub, work: Path, token: str
     assert token not in done.output
 
 
+@pytest.mark.slow
 def test_check_passes_and_changes_nothing(hub: Hub, work: Path) -> None:
     """With the rights that are needed: a repo to be created, one that exists, an organisation's, a short name."""
     hub.tokens[FINE] = Token("alice", "fineGrained", scoped={("user", "alice"): ("repo.content.read", "repo.write")})
@@ -230,6 +231,7 @@ def test_contradictions_are_bad_input(hub: Hub, work: Path, token: str | None, e
     assert said in do(hub, work, "check", token=token, **env).refused(2)
 
 
+@pytest.mark.slow
 def test_last_goes_to_its_own_repo(hub: Hub, work: Path) -> None:
     shutil.copytree(work / "output" / "best", work / "output" / "last")
     (work / "output" / "last" / "training_state.json").unlink()
@@ -241,6 +243,7 @@ def test_last_goes_to_its_own_repo(hub: Hub, work: Path) -> None:
     assert not hub.repos["model", "studio/voice-last"].private
 
 
+@pytest.mark.slow
 def test_passing_failures_are_tried_again(hub: Hub, work: Path) -> None:
     """5xx, 429 (as long as the Hub asks for) and broken connections at any request: the push comes through."""
     hub.fail("GET", "/api/whoami-v2", status=503, times=2)
@@ -259,6 +262,7 @@ def test_passing_failures_are_tried_again(hub: Hub, work: Path) -> None:
     assert len(hub.repos["model", "alice/voice"].commits) == 2
 
 
+@pytest.mark.slow
 def test_a_refusal_is_not_tried_again(hub: Hub, work: Path) -> None:
     hub.fail("POST", "/commit/main", status=403, times=9, message="storage limit reached")
     line = do(hub, work, "validate", "push").refused(5)
@@ -266,6 +270,7 @@ def test_a_refusal_is_not_tried_again(hub: Hub, work: Path) -> None:
     assert len(hub.seen("POST", "/commit/main")) == 1
 
 
+@pytest.mark.slow
 def test_a_push_that_broke_off_goes_on(hub: Hub, work: Path) -> None:
     """The Hub goes away in the middle of the upload: exit 5, all kept; the rerun sends only what had not arrived."""
     hub.fail("POST", "/commit/main", status=500, times=99)
@@ -281,6 +286,7 @@ def test_a_push_that_broke_off_goes_on(hub: Hub, work: Path) -> None:
     assert sorted(hub.files("model", "alice/voice")) == PUBLISHED
 
 
+@pytest.mark.slow
 def test_an_upload_that_broke_off_in_the_middle_goes_on(hub: Hub, work: Path) -> None:
     """One of two weight files cannot be sent: exit 5 and no commit; the rerun sends that one only."""
     codec = work / "output" / "best" / "speech_tokenizer" / "model.safetensors"
@@ -297,6 +303,7 @@ def test_an_upload_that_broke_off_in_the_middle_goes_on(hub: Hub, work: Path) ->
     assert hub.files("model", "alice/voice")["speech_tokenizer/model.safetensors"] == codec.read_bytes()
 
 
+@pytest.mark.slow
 def test_weights_of_an_earlier_training_are_removed(hub: Hub, work: Path) -> None:
     """A loader must not find shards of one training beside the index of another; the owner's other files stay."""
     old = {"model-00001-of-00002.safetensors": b"old", "adapter_config.json": "{}", "samples/a.wav": b"RIFF"}
@@ -313,6 +320,7 @@ def test_what_arrived_is_compared_with_what_was_sent(hub: Hub, work: Path) -> No
     assert f"alice/voice has {len(PUBLISHED)} files that differ from the local ones, first README.md" in line
 
 
+@pytest.mark.slow
 def test_an_empty_base_model_is_caught_everywhere(hub: Hub, work: Path) -> None:
     """By our check before the push, and by the Hub's own: the failure that cost others a night's training."""
     do(hub, work, "validate")
@@ -323,6 +331,7 @@ def test_an_empty_base_model_is_caught_everywhere(hub: Hub, work: Path) -> None:
     assert not hub.seen("POST", "/commit")
 
 
+@pytest.mark.slow
 def test_a_card_from_before_the_base_had_a_name_is_not_published(hub: Hub, work: Path) -> None:
     """Trained from a directory and validated without a token; then a token comes, and then BASE_MODEL_ID."""
     local = {"INIT_MODEL_PATH": str(work / "base")}
@@ -334,6 +343,7 @@ def test_a_card_from_before_the_base_had_a_name_is_not_published(hub: Hub, work:
     assert b"base_model: Qwen/Other" in hub.files("model", "alice/voice")["README.md"]
 
 
+@pytest.mark.slow
 def test_the_hub_is_asked_about_the_card(hub: Hub, work: Path) -> None:
     """Its refusal is ours, in its words; when it cannot be asked, the stage goes on with a warning."""
     refusal = json.dumps({"errors": [{"message": '"language" is odd'}], "warnings": []})
@@ -349,6 +359,7 @@ def test_the_hub_is_asked_about_the_card(hub: Hub, work: Path) -> None:
     assert "http://127.0.0.1:9: cannot check whether publishing will work: no connection" in unreachable.refused(1)
 
 
+@pytest.mark.slow
 def test_the_log_never_fails_the_run(hub: Hub, work: Path) -> None:
     """Whatever happens to the log is a warning: the exit code is that of the run."""
     missing = do(hub, work, "log", UPLOAD_LOGS="true", CONSOLE_LOG=str(work / "none.txt"))

@@ -102,6 +102,7 @@ def test_a_job_that_blabs_is_silenced(sdk: Path, house: House) -> None:
     assert not private.exists()
 
 
+@pytest.mark.slow
 def test_a_token_in_the_wrong_place_is_refused_without_being_repeated(sdk: Path, house: House) -> None:
     wrong = [
         {"variables": {"HF_TOKEN": WRITE}},

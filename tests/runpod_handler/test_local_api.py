@@ -75,6 +75,7 @@ def test_bad_input_is_one_clear_line_and_nothing_is_started(server: LocalServer,
     assert set((server.volume / "jobs").iterdir()) == before
 
 
+@pytest.mark.slow
 def test_bad_input_that_only_the_job_can_see_is_the_jobs_own_line(server: LocalServer) -> None:
     """Missing data is found by the job's doctor: its line is the result, with the exit code that it ended with."""
     result = server.run({"variables": {"TRAIN_JSONL": "no such.jsonl"}, "name": "missing"})[-1]

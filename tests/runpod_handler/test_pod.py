@@ -77,6 +77,7 @@ class Pod:
         return self.process.wait(30)
 
 
+@pytest.mark.slow
 def test_the_pod_is_stopped_once_the_run_has_ended_and_runs_nothing_twice(
     sdk: Path, house: House, api: tuple[Api, str]
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_failed_run_ends_the_pod_too_and_a_refusal_is_tried_again(
     assert "BATCH_SIZE" in log and "try later" in log and KEY not in log
 
 
+@pytest.mark.slow
 def test_a_pod_that_is_stopped_stops_its_job(sdk: Path, house: House, api: tuple[Api, str]) -> None:
     seen, url = api
     pod = Pod(sdk, house, url, "wait")
@@ -122,6 +124,7 @@ def test_a_pod_that_is_stopped_stops_its_job(sdk: Path, house: House, api: tuple
     assert not seen.asked
 
 
+@pytest.mark.slow
 def test_what_to_do_afterwards_is_checked_before_anything_is_paid_for(
     sdk: Path, house: House, api: tuple[Api, str]
 ) -> None:

@@ -111,6 +111,7 @@ def test_peft_loads_the_adapter_on_the_base_and_equals_the_merged_weights(adapte
     assert changed > 20, "the adapter must have changed many layers for this to prove anything"
 
 
+@pytest.mark.slow
 def test_an_adapters_config_is_the_same_whoever_writes_it(adapted):
     """peft keeps the names of the adapted layers as a set, and would write them in another order in every process."""
     names = json.loads((adapted.paths.best / "adapter" / "adapter_config.json").read_text())["target_modules"]
@@ -140,6 +141,7 @@ def test_lora_scale(adapted, tiny_base, tmp_path, scale):
     assert not (tmp_path / "scaled" / "adapter").exists()
 
 
+@pytest.mark.slow
 def test_warm_start_from_an_adapter(adapted, tiny_base, tmp_path):
     """RESUME=<adapter>: training begins where the adapter ended; names as other tools write them fit too."""
     other = tmp_path / "other"
@@ -162,6 +164,7 @@ def test_warm_start_from_an_adapter(adapted, tiny_base, tmp_path):
             _same(ours[name], theirs[name])
 
 
+@pytest.mark.slow
 def test_an_adapter_brings_its_text_projection_along(adapted, tiny_base, tmp_path):
     """Started from an adapter with one and trained without: what is saved is still what was trained."""
     start = adapted.paths.best / "adapter"
@@ -174,6 +177,7 @@ def test_an_adapter_brings_its_text_projection_along(adapted, tiny_base, tmp_pat
         assert torch.equal(merged[f"talker.text_projection.{name}"], tensor)
 
 
+@pytest.mark.slow
 def test_warm_start_with_another_rank_is_refused(adapted, tiny_base, tmp_path):
     """The line names LORA_R and the adapter's value."""
     with pytest.raises(BadInput, match="LORA_R=4"):
@@ -265,6 +269,7 @@ def test_a_new_language_is_not_left_out_of_an_adapter_alone(tmp_path, tiny_base,
         train(tmp_path / "w", INIT_MODEL_PATH=str(tiny_base), **values)
 
 
+@pytest.mark.slow
 def test_an_adapter_alone_is_trained_once(tmp_path, tiny_base, capsys):
     """EXPORT=adapter: a rerun has nothing to do, and nobody is asked to speak what cannot."""
     train(tmp_path, INIT_MODEL_PATH=str(tiny_base), EXPORT="adapter", MAX_STEPS="1")

@@ -167,6 +167,7 @@ def no_compiler():
         yield
 
 
+@pytest.mark.slow
 def test_without_a_compiler_training_goes_on_uncompiled(tiny_base, no_compiler, capsys):
     """One line, no traceback, and the layers as they were."""
     model = adapted(tiny_base, "full")

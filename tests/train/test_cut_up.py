@@ -82,6 +82,7 @@ def taken(request, base, tmp_path_factory):
     return request.param, passes(base, ALONE, request.param), *two
 
 
+@pytest.mark.slow
 def test_each_phase_trains_what_it_names_as_the_whole_model_does(taken):
     """Also what was frozen in the passes before; sums are fp32, whatever is computed in."""
     precision, (expected, _), (found, _), _ = taken

@@ -91,6 +91,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(trained, work, disk, cap
         assert (output / file).read_bytes() == (undisturbed / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_disk_too_full_for_the_result_ends_with_one_line_and_goes_on_later(trained, work, disk, capsys):
     """Exit 2 with what to do; with more room the same command goes on from its last checkpoint, to the same end."""
     undisturbed = trained[1]
@@ -109,6 +110,7 @@ def test_a_disk_too_full_for_the_result_ends_with_one_line_and_goes_on_later(tra
     assert (output / "best/model.safetensors").read_bytes() == (undisturbed / "best/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_changes_nothing(trained, work, capsys, monkeypatch):
     """Time of day goes back by hours at every look, as after a time server's correction; training does not care."""
     real, looks = time.time, []

@@ -99,6 +99,7 @@ def test_memory_grows_in_place_unless_the_user_says_otherwise(given, name):
     assert allocators == {name: given.get(name, "expandable_segments:True")}
 
 
+@pytest.mark.slow
 def test_torch_reads_that_variable():
     program = "import torch; torch._C._accelerator_setAllocatorSettings('max_split_size_mb:100')"
     wrong = {**os.environ, surroundings._ALLOCATOR[0]: "expandable_segments:Perhaps"}

@@ -72,6 +72,7 @@ def test_learning_rate_schedules(prepared, tmp_path):
     assert shapes["warm"] == [0.0, 0.5, 1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_ends_after_a_few_steps_and_says_why(prepared, tmp_path, capsys):
     """Whatever is read late, or only for a line of the log: no step is taken for a loss that is not a number."""
     from job.core.errors import TrainingStopped
@@ -82,6 +83,7 @@ def test_a_run_that_diverges_ends_after_a_few_steps_and_says_why(prepared, tmp_p
     assert [f"step {step}: loss nan" in said.out + said.err for step in range(1, 8)] == [False, *[True] * 5, False]
 
 
+@pytest.mark.slow
 def test_epochs_batches_and_accumulation_count_the_steps(prepared, tmp_path):
     """NUM_EPOCHS, BATCH_SIZE, TOKENS_PER_BATCH and GRADIENT_ACCUMULATION_STEPS: steps are rows over clips a step."""
     from job.train import run

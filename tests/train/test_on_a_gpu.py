@@ -217,6 +217,7 @@ def larger_base(tiny_base, tmp_path_factory):
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: what its driver takes of the host")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_the_host_never_has_a_copy_of_the_model(work, larger_base, monkeypatch, device, mode):
@@ -272,6 +273,7 @@ def test_only_the_process_that_writes_a_checkpoint_has_a_copy_of_it():
     assert copied(torch.ones(5)).numel() == 5
 
 
+@pytest.mark.slow
 def test_training_leaves_no_model_behind(work):
     """Synthesis follows in the same process, and must not find the GPU full of what Python has not looked for yet."""
     settings = variables.load({**FEW, "WORK_DIR": str(work)})

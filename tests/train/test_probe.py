@@ -142,6 +142,7 @@ def test_a_model_that_has_learned_its_sentences_is_heard_to_say_them(by_heart, m
     }
 
 
+@pytest.mark.slow
 def test_an_untrained_model_is_heard_not_to(by_heart):
     _, before = by_heart
     assert before.penalty == 1.0

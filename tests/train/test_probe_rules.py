@@ -67,6 +67,7 @@ def slow_repetition(book):
     return best
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(0, 3), max_size=30),

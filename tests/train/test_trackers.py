@@ -206,6 +206,7 @@ print("trained to the end")
 """
 
 
+@pytest.mark.slow
 def test_a_tracker_that_fails_later_is_warned_of_once_and_training_goes_on(tmp_path):
     """A file that cannot grow any more, as on a full disk."""
     done = run_python(FULL_DISK, tmp_path / "work", home=tmp_path)
