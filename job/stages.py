@@ -165,7 +165,7 @@ STAGES: tuple[Stage, ...] = (
         _nothing,
         lambda p: [p.best / "README.md"],
     ),
-    Stage("push", "job.publish.push:run", (_PUBLISH,), ("train", "validate"), _repos, lambda p: []),
+    Stage("push", "job.publish.push:run", (_PUBLISH, "synth_gate"), ("train", "validate"), _repos, lambda p: []),
     Stage(
         "synthesize",
         "job.evaluate.synthesize:run",
@@ -184,6 +184,23 @@ STAGES: tuple[Stage, ...] = (
         lambda p: [p.report],
     ),
 )
+
+
+def release(outcome: str) -> Stage:
+    """The end of publishing, which follows the last stage: not a stage of its own, but with a state file as they have.
+
+    Args:
+        outcome: what became of the test speech: `passed`, `refused` by SYNTH_GATE, or `unheard`.
+    """
+    return Stage(
+        "release",
+        f"job.publish.release:{outcome}",
+        (_PUBLISH, "synth_gate"),
+        ("push", "synthesize", "report"),
+        lambda s: (outcome, _repos(s), _identities(s.paths.samples / "stats.json")),
+        lambda p: [],
+    )
+
 
 NAMES = tuple(stage.name for stage in STAGES)
 

@@ -106,6 +106,11 @@ class Paths:
         return self.work / "said.wav"
 
     @property
+    def created_repos(self) -> Path:
+        """The Hub repos that runs in this work directory have created."""
+        return self.work / "created_repos.json"
+
+    @property
     def report(self) -> Path:
         """The HTML report about the run."""
         return self.work / "report" / "index.html"
