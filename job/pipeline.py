@@ -2,7 +2,8 @@
 
     doctor -> fetch -> prepare -> train -> validate -> push -> synthesize -> report
 
-What `push` has uploaded is finished after the report (`job.publish.release`). A stage (`job.stages`) is a function of the settings that returns counts. It talks to the next one only through files.
+A stage (`job.stages`) is a function of the settings that returns counts. It talks to the next one only through files.
+What `push` has uploaded is finished after the report (`job.publish.release`).
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,7 +96,9 @@ def send(
     before = hub_client.retrying(f"reading {repo}", lambda: api.model_info(repo, revision=branch), settings)
     there = [sibling.rfilename for sibling in before.siblings or []]
     size = sum(_size(source) for source in sources.values())
-    say("push", f"{len(sources)} files, {size / 1e6:.1f} MB, for {repo}{'' if branch == MAIN else f', branch {branch}'}")
+    say(
+        "push", f"{len(sources)} files, {size / 1e6:.1f} MB, for {repo}{'' if branch == MAIN else f', branch {branch}'}"
+    )
     upload = partial(_commit, api, repo, sources, _stale(there, sources, stale), message, branch)
     commit = hub_client.retrying(f"uploading to {repo}", upload, settings)
     look = partial(api.model_info, repo, revision=branch, files_metadata=True)
@@ -107,12 +110,10 @@ def send(
     return Arrived(commit, commit != before.sha, bool(after.private))
 
 
-def _commit(
-    api: HfApi, repo: str, sources: Sources, stale: Sequence[str], message: str, branch: str
-) -> str:
+def _commit(api: HfApi, repo: str, sources: Sources, stale: Sequence[str], message: str, branch: str) -> str:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    changes = [
+    changes: list[CommitOperationAdd | CommitOperationDelete] = [
         *(CommitOperationDelete(name) for name in stale),
         *(CommitOperationAdd(name, source) for name, source in sources.items()),
     ]
@@ -120,11 +121,7 @@ def _commit(
 
 
 def _stale(there: Sequence[str], sources: Sources, patterns: Sequence[str]) -> list[str]:
-    from huggingface_hub.utils import filter_repo_objects
-
-    if not patterns:
-        return []
-    return [name for name in filter_repo_objects(there, allow_patterns=list(patterns)) if name not in sources]
+    return [name for name in there if name not in sources and any(fnmatchcase(name, one) for one in patterns)]
 
 
 def _size(source: Path | bytes) -> int:

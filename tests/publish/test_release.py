@@ -1,4 +1,4 @@
-"""What becomes of a model after its test speech, on a local Hub: where it is, what follows it, what never reaches main."""
+"""A model after its test speech, on a local Hub: where it is, what follows it, what never reaches main."""
 
 from __future__ import annotations
 
@@ -176,3 +176,74 @@ def test_a_kill_at_any_request_and_a_rerun_end_in_the_same_state(hub: Hub, spoke
         assert sorted(stored) == sorted([*PUBLISHED, *SPEECH]), name
         assert json.loads(stored["samples/stats.json"])
         assert (len(repo.commits), repo.branches) == (2, {}), name
+
+
+#: Publishes as `python -m job` does, with the state that a `synthesize` whose speech passed would have left.
+COMMANDS = """
+import os
+import time
+from job import pipeline
+from job.config import settings
+from job.core import state
+from job.stages import stage
+loaded = settings.load()
+pipeline.run(loaded, "validate", "push")
+pipeline.run(loaded, "report", "report")
+one = stage("synthesize")
+values = pipeline.stage_values(loaded, one)
+now = pipeline.fingerprint(loaded, one, values)
+about = {"fingerprint": now, "outputs": [], "counts": {}, "values": values, "started": time.monotonic()}
+state.write(loaded.paths.state, "synthesize", **about)
+print("-- heard")
+pipeline.run(loaded, "report", "report")
+print("-- again")
+pipeline.run(loaded, "report", "report")
+print("-- other settings")
+other = settings.load({**os.environ, "SYNTH_GATE_SHARE": "0.5"})
+pipeline.run(other, "report", "report")
+"""
+
+
+def test_the_report_command_ends_the_publishing_of_just_what_has_passed(hub: Hub, spoken: Path) -> None:
+    """Not before the speech has been heard; once; and not for speech that was heard with other settings."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | hub.env(spoken.parent / "home")
+    env |= {"WORK_DIR": str(spoken), "TRAIN_MODE": "full", "HF_TOKEN": WRITE, "HF_REPO_ID": "alice/voice"}
+    done = subprocess.run([sys.executable, "-c", COMMANDS], env=env | GATE, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    before, rest = done.stdout.split("-- heard")
+    heard, rest = rest.split("-- again")
+    again, other = rest.split("-- other settings")
+    assert "main of alice/voice stays as it was: the test speech has not passed yet" in before
+    assert "the test speech has passed, main has the new voice" in heard
+    assert "[release] nothing to do" in again
+    assert "stays as it was: the test speech has not passed yet" in other
+    assert sorted(hub.files("model", "alice/voice")) == sorted([*PUBLISHED, *SPEECH])
+    assert len(hub.repos["model", "alice/voice"].commits) == 2
+    assert candidates(hub) == []
+
+
+@pytest.mark.slow
+def test_a_model_of_noise_is_not_published_by_a_whole_run(hub: Hub, tmp_path: Path) -> None:
+    """From recordings to exit code 6: main is empty, the candidate is complete; without the gate main has it."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "OMP_NUM_THREADS") if name in os.environ}
+    env = kept | hub.env(tmp_path / "home") | GATE
+    env |= {"PRESET": "demo", "WORK_DIR": str(tmp_path / "work"), "MAX_STEPS": "2", "MAX_TRAIN_SAMPLES": "4"}
+    env |= {
+        "TEST_TEXTS": "One.",
+        "DEVICE": "cpu",
+        "HF_TOKEN": WRITE,
+        "HF_REPO_ID": "alice/voice",
+        "MAX_NEW_TOKENS": "4",
+    }
+    command = [sys.executable, "-m", "job", "run"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 6, done.stderr
+    [branch] = candidates(hub)
+    assert f"the test speech has failed, the candidate is at {hub.url}/alice/voice/tree/{branch}" in done.stdout
+    assert hub.files("model", "alice/voice") == {}
+    stored = hub.files("model", "alice/voice", branch)
+    assert {"model.safetensors", "samples/stats.json", "report/index.html"} <= set(stored)
+    assert any(name.endswith(".wav") for name in stored)
+    done = subprocess.run(command, env=env | {"SYNTH_GATE": "warn"}, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert set(hub.files("model", "alice/voice")) == set(stored)
