@@ -17,12 +17,12 @@ from typing import Any
 
 from job import environment_check
 from job.config.settings import Settings, environment
-from job.core import state
+from job.core import files, state
 from job.core.console import say, warn
 from job.core.errors import PublishFailed, SpeechFailed
 from job.core.lock import WorkLock
 from job.processes.ranks import ALONE, Ranks
-from job.stages import NAMES, Stage, between, release, stage
+from job.stages import CHOICE, NAMES, Stage, between, release, stage
 
 
 def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks: Ranks = ALONE) -> None:
@@ -41,7 +41,11 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks:
     failed: SpeechFailed | None = None
     ranks.first_does(lambda: _check_environment(settings, stages))
     with _locked(settings, ranks):
+        # a kill in the moment in which the best checkpoint is exchanged must not look as if there were none
+        ranks.first_does(lambda: files.recover_directory(settings.paths.best))
         for one in stages:
+            if one.name == "validate" and settings.best_by == "judges":
+                run_stage(settings, CHOICE)
             try:
                 run_stage(settings, one, ranks)
             except SpeechFailed as error:
@@ -96,7 +100,7 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
     say(stage.name, "started")
     started = time.monotonic()
     counts = stage.run(settings, ranks)
-    if stage.spread:
+    if stage.spread or stage is CHOICE:
         _free_memory()
     if ranks.first:
         state.write(

@@ -161,16 +161,18 @@ STAGES: tuple[Stage, ...] = (
         "validate",
         "job.publish.validate:run",
         (_MODEL, _DATA, _TRAINING, _PUBLISH),  # what the model card describes
-        ("train",),
+        ("train", "choose"),
         _nothing,
         lambda p: [p.best / "README.md"],
     ),
-    Stage("push", "job.publish.push:run", (_PUBLISH, "synth_gate"), ("train", "validate"), _repos, lambda p: []),
+    Stage(
+        "push", "job.publish.push:run", (_PUBLISH, "synth_gate"), ("train", "choose", "validate"), _repos, lambda p: []
+    ),
     Stage(
         "synthesize",
         "job.evaluate.synthesize:run",
         (_MODEL, _VOICE, _SYNTHESIS),
-        ("train",),
+        ("train", "choose"),
         _texts,
         lambda p: [p.samples / "stats.json"],
         left_out=_cannot_speak,
@@ -183,6 +185,17 @@ STAGES: tuple[Stage, ...] = (
         _nothing,
         lambda p: [p.report],
     ),
+)
+
+
+#: Follows training with BEST_BY=judges, before anything reads the best checkpoint: no stage of its own either.
+CHOICE = Stage(
+    "choose",
+    "job.evaluate.choose:run",
+    ("best_by",),  # the others cannot be chosen from again
+    ("train",),
+    _nothing,
+    lambda p: [p.best / "training_state.json"],
 )
 
 

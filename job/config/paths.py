@@ -76,6 +76,11 @@ class Paths:
         return self.output / "best"
 
     @property
+    def candidates(self) -> Path:
+        """Checkpoints of the last validations, `step-<step>`, until the best is chosen (BEST_BY=judges)."""
+        return self.output / "candidates"
+
+    @property
     def last(self) -> Path:
         """The checkpoint after the last step."""
         return self.output / "last"
@@ -99,6 +104,11 @@ class Paths:
     def judged(self) -> Path:
         """What judges said about clips, so that a killed run need not ask them again."""
         return self.work / "judged.jsonl"
+
+    @property
+    def choosing(self) -> Path:
+        """What was judged of each candidate, so that a killed run need not say and judge it again."""
+        return self.work / "choosing"
 
     @property
     def said(self) -> Path:

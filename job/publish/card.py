@@ -87,6 +87,7 @@ def render(settings: Settings, heard: Mapping[str, Any] | None = None, files_at:
         languages=[_plain(name) for name in card_facts.language_names(settings)],
         rows=_training_rows(settings),
         losses=_loss_rows(settings),
+        chosen=card_facts.chosen(settings),
         heard=_heard(heard, files_at) if heard else None,
         licence=metadata["license"],
     )
