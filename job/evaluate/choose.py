@@ -24,7 +24,7 @@ from job.evaluate.judges.judge import Judge
 from job.evaluate.judges.ratings import Ratings
 from job.evaluate.judges.registry import load_judges
 from job.evaluate.samples import describe, file_name, heard_as
-from job.evaluate.speaking import speak
+from job.evaluate.speaking import Sample, speak
 from job.evaluate.synthesize import load_voice, prepared, rows_of
 from job.model.loading import read_config
 
@@ -142,9 +142,9 @@ def _figures(settings: Settings, step: int, directory: Path, asked: Asked) -> di
     key = _key(settings, directory, asked)
     if kept.is_file() and (told := files.read_json(kept))["key"] == key:
         return dict(told["figures"])
-    console.say(STAGE, f"step {step} says {len(asked.utterances)} texts {_seeds(settings)} times")
+    console.say(STAGE, f"saying {len(asked.utterances) * _seeds(settings)} samples with the checkpoint of step {step}")
     model = load_voice(directory, settings)
-    samples = []
+    samples: list[Sample] = []
     for number in range(_seeds(settings)):
         seeded = settings.model_copy(update={"seed": settings.seed + number})
         samples += speak(model, asked.utterances, seeded, asked.frames_per_character)

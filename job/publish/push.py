@@ -118,9 +118,11 @@ def upload_log(settings: Settings) -> None:
         data = redact(text, settings.secrets).encode()
         api = hub_client.client(settings)
 
-        def upload() -> str:
-            repo = rights.full_name(targets(settings)[0].repo, rights.whoami(api))
-            api.create_repo(repo, private=settings.hub_private, exist_ok=True)
+        account = hub_client.retrying("asking for the account", lambda: rights.whoami(api), settings, hub_client.FEW)
+        repo = rights.full_name(targets(settings)[0].repo, account)
+        uploading.create(api, repo, settings, hub_client.FEW)
+
+        def upload() -> None:
             waiting = uploading.candidate(settings)  # what waits on its branch, or was refused, leaves main as it is
             branch = waiting if uploading.gated(settings) and api.revision_exists(repo, waiting) else None
             api.upload_file(
@@ -130,9 +132,12 @@ def upload_log(settings: Settings) -> None:
                 revision=branch,
                 commit_message="Console log of the run",
             )
-            return repo
 
-        repo = hub_client.retrying("uploading the log", upload, settings, hub_client.FEW)
+        try:
+            hub_client.retrying("uploading the log", upload, settings, hub_client.FEW)
+        except Exception as error:
+            uploading.remove_unused(api, repo, settings, error)
+            raise
         say("push", f"uploaded the log to {repo}/{LOG_IN_REPO}")
     except Exception as error:
         warn("push", f"the log could not be uploaded: {hub_client.explain(error, settings)}")

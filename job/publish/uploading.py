@@ -147,7 +147,7 @@ def guard(sources: Sources, settings: Settings) -> None:
                 raise PublishFailed(f"{where} contains {variable}, so nothing is uploaded; remove it from the file")
 
 
-def create(api: HfApi, repo: str, settings: Settings) -> None:
+def create(api: HfApi, repo: str, settings: Settings, attempts: int = hub_client.ATTEMPTS) -> None:
     """Create the repo if there is none, and note that this run did: `remove_unused` removes no other."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -167,9 +167,9 @@ def create(api: HfApi, repo: str, settings: Settings) -> None:
                 return False
             raise
 
-    if hub_client.retrying(f"reading {repo}", there, settings):
+    if hub_client.retrying(f"reading {repo}", there, settings, attempts):
         return
-    if hub_client.retrying(f"creating {repo}", made, settings):
+    if hub_client.retrying(f"creating {repo}", made, settings, attempts):
         files.write_json(settings.paths.created_repos, [*created(settings), repo])
 
 

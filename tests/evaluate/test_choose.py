@@ -15,6 +15,7 @@ from job.publish import card
 from tests.evaluate.conftest import SPEAKERS, write_prepared
 from tests.evaluate.test_judges import recogniser  # noqa: F401 - a fixture
 from tests.evaluate.test_synthesize import settings
+from tests.support.commands import run_job
 
 GOOD = {"failed": 0.0, "cer": 0.02, "similarity": 0.8, "mos": 3.0}
 
@@ -81,7 +82,7 @@ def test_the_lowest_error_rate_wins_over_the_lowest_loss_and_what_was_judged_is_
     chosen = choose.run(asked)
     assert (chosen["step"], chosen["lowest_loss_step"]) == (better, worse)
     assert f"chosen by judges: step {better} of 10, 20; character error rate" in chosen["why"]
-    assert "texts" not in capsys.readouterr().out, "nothing was said again"
+    assert "saying" not in capsys.readouterr().out, "nothing was said again"
     assert (asked.paths.best / "model.safetensors").read_bytes() == (made[better] / "model.safetensors").read_bytes()
     assert not asked.paths.candidates.exists()
     assert choose.run(asked)["why"] == chosen["why"], "once chosen, it stays so"
@@ -111,3 +112,22 @@ def test_whatever_fails_in_judging_the_loss_decides_with_one_line(
         f"[choose] warning: {chosen['why']}"
     ]
     assert chosen["why"].startswith("chosen by the loss, as judging failed: ASR_MODEL=")
+
+
+@pytest.mark.slow
+def test_training_keeps_the_last_checkpoints_until_one_is_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command line: two of four validations' checkpoints, then one with its reason; rerun, nothing is done."""
+    run = {"PRESET": "demo", "DEVICE": "cpu", "MAX_TRAIN_SAMPLES": "4", "MAX_STEPS": "4", "EVAL_STEPS": "1"}
+    run |= {"SAVE_TOTAL_LIMIT": "2", "BEST_BY": "judges", "MAX_NEW_TOKENS": "4", "WORK_DIR": str(tmp_path)}
+    output = tmp_path / "output"
+    assert run_job(capsys, ["run", "--until", "train"], run).code == 0
+    assert sorted(path.name for path in (output / "candidates").iterdir()) == ["step-3", "step-4"]
+    told = run_job(capsys, ["validate"], run)
+    assert told.code == 0, told.err
+    assert "chosen by judges: step" in told.out
+    assert not (output / "candidates").exists()
+    assert "chosen by judges: step" in (output / "best" / "README.md").read_text()
+    again = run_job(capsys, ["validate"], run)
+    assert "[choose] nothing to do" in again.out

@@ -113,8 +113,11 @@ def test_without_the_gate_the_speech_follows_in_a_second_commit(hub: Hub, spoken
 def test_a_refused_upload_leaves_no_empty_repo(hub: Hub, work: Path, env: dict[str, str]) -> None:
     """Quota: the repo made for it is gone again; one that somebody else made, empty or not, stays."""
     hub.fail("POST", "/commit/", status=403, times=9, message="storage limit reached")
-    done = do(hub, work, "validate", "push", **env)
-    assert "storage limit reached (status 403)" in done.refused(5)
+    log = {"UPLOAD_LOGS": "true", "CONSOLE_LOG": str(work / "console.txt")}
+    (work / "console.txt").write_text("step 1")
+    done = do(hub, work, "validate", "push", "log", **env, **log)
+    assert "storage limit reached (status 403)" in done.outcomes[1]["line"]
+    assert "the log could not be uploaded: storage limit reached" in done.output
     assert ("model", "alice/voice") not in hub.repos
     hub.add_repo("model", "alice/theirs", {})
     assert "storage limit" in do(hub, work, "push", HF_REPO_ID="alice/theirs", **env).refused(5)
