@@ -80,8 +80,9 @@ def _one(
         message = f"{uploading.commit_message(target, settings)}, with its test speech" if moves else "Test speech"
         stale = [*(OLD_SPEECH if speaks and heard else ()), *(contents.ALL_STALE if moves else ())]
         uploading.send(api, repo, sources, message, settings, branch=branch, stale=stale)
-    if moves:
+    if branch == uploading.MAIN:  # with the gate or, once it was refused, without it: main has what has waited
         hub_client.retrying(f"tidying {repo}", lambda: _drop(api, repo, waiting), settings)
+    if moves:
         say("release", f"{api.endpoint}/{repo}: the test speech has passed, main has the new voice")
     elif gated:
         why = f"has failed, the candidate is at {api.endpoint}/{repo}/tree/{branch}" if heard else "has not passed yet"

@@ -258,3 +258,4 @@ def test_a_model_of_noise_is_not_published_by_a_whole_run(hub: Hub, tmp_path: Pa
     done = subprocess.run(command, env=env | {"SYNTH_GATE": "warn"}, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert set(hub.files("model", "alice/voice")) == set(stored)
+    assert candidates(hub) == []
