@@ -21,7 +21,7 @@ from job.text import languages
 
 #: Disk space for logs, samples, manifests and the like, besides weights and data.
 SPARE_BYTES = 64 << 20
-#: Most complete checkpoints on disk at any moment: best, last, and one being written.
+#: Most complete checkpoints on disk at any moment: best, last, and one being written; BEST_BY=judges keeps others.
 CHECKPOINTS = 3
 
 #: Variables that this version reads but does not implement. Setting one is an error instead of being ignored.
@@ -155,7 +155,8 @@ def _languages(settings: Settings, known: dict[str, int]) -> None:
 
 def _disk(settings: Settings, base_bytes: int) -> int:
     """Refuse to start without disk space for the checkpoints. Returns the bytes needed."""
-    need = CHECKPOINTS * base_bytes + SPARE_BYTES
+    kept = settings.save_total_limit if settings.best_by == "judges" else 0
+    need = (CHECKPOINTS + kept) * base_bytes + SPARE_BYTES
     free = shutil.disk_usage(settings.paths.output).free
     if free < need:
         raise BadInput(

@@ -3,6 +3,7 @@
     doctor -> fetch -> prepare -> train -> validate -> push -> synthesize -> report
 
 A stage (`job.stages`) is a function of the settings that returns counts. It talks to the next one only through files.
+What `push` has uploaded is finished after the report (`job.publish.release`).
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from typing import Any
 
 from job import environment_check
 from job.config.settings import Settings, environment
-from job.core import state
+from job.core import files, state
 from job.core.console import say, warn
-from job.core.errors import SpeechFailed
+from job.core.errors import PublishFailed, SpeechFailed
 from job.core.lock import WorkLock
 from job.processes.ranks import ALONE, Ranks
-from job.stages import NAMES, Stage, between
+from job.stages import CHOICE, NAMES, Stage, between, release, stage
 
 
 def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks: Ranks = ALONE) -> None:
@@ -40,13 +41,40 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks:
     failed: SpeechFailed | None = None
     ranks.first_does(lambda: _check_environment(settings, stages))
     with _locked(settings, ranks):
+        # a kill in the moment in which the best checkpoint is exchanged must not look as if there were none
+        ranks.first_does(lambda: files.recover_directory(settings.paths.best))
         for one in stages:
+            if one.name == "validate" and settings.best_by == "judges":
+                run_stage(settings, CHOICE)
             try:
                 run_stage(settings, one, ranks)
             except SpeechFailed as error:
                 failed = error  # raised after the report, which shows it best
+        if stages[-1].name == NAMES[-1]:
+            _release(settings, failed)
     if failed is not None:
         raise failed
+
+
+def _release(settings: Settings, failed: SpeechFailed | None) -> None:
+    """Finish publishing what `push` has uploaded for exactly these settings and this checkpoint; else do nothing."""
+    pushed = _current(settings, "push")
+    if pushed is None or "skipped" in pushed["counts"]:
+        return
+    outcome = "refused" if failed else "unheard" if _current(settings, "synthesize") is None else "passed"
+    try:
+        run_stage(settings, release(outcome))
+    except PublishFailed as error:
+        if failed is None:
+            raise
+        warn("release", str(error))  # the exit code is that of the speech
+
+
+def _current(settings: Settings, name: str) -> dict[str, Any] | None:
+    """The state of a stage that is done with the current settings and inputs, else None."""
+    one, found = stage(name), state.read(settings.paths.state, name)
+    now = fingerprint(settings, one, stage_values(settings, one)) if found and one.left_out(settings) is None else None
+    return found if found and found.get("fingerprint") == now else None
 
 
 def _check_environment(settings: Settings, stages: tuple[Stage, ...]) -> None:
@@ -72,7 +100,7 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
     say(stage.name, "started")
     started = time.monotonic()
     counts = stage.run(settings, ranks)
-    if stage.spread:
+    if stage.spread or stage is CHOICE:
         _free_memory()
     if ranks.first:
         state.write(

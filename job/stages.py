@@ -161,16 +161,18 @@ STAGES: tuple[Stage, ...] = (
         "validate",
         "job.publish.validate:run",
         (_MODEL, _DATA, _TRAINING, _PUBLISH, "text_layout"),  # what the model card describes
-        ("train",),
+        ("train", "choose"),
         _nothing,
         lambda p: [p.best / "README.md"],
     ),
-    Stage("push", "job.publish.push:run", (_PUBLISH,), ("train", "validate"), _repos, lambda p: []),
+    Stage(
+        "push", "job.publish.push:run", (_PUBLISH, "synth_gate"), ("train", "choose", "validate"), _repos, lambda p: []
+    ),
     Stage(
         "synthesize",
         "job.evaluate.synthesize:run",
         (_MODEL, _VOICE, _SYNTHESIS, "language", "text_normalizer"),
-        ("train",),
+        ("train", "choose"),
         _texts,
         lambda p: [p.samples / "stats.json"],
         left_out=_cannot_speak,
@@ -184,6 +186,34 @@ STAGES: tuple[Stage, ...] = (
         lambda p: [p.report],
     ),
 )
+
+
+#: Follows training with BEST_BY=judges, before anything reads the best checkpoint: no stage of its own either.
+CHOICE = Stage(
+    "choose",
+    "job.evaluate.choose:run",
+    ("best_by",),  # the others cannot be chosen from again
+    ("train",),
+    _nothing,
+    lambda p: [p.best / "training_state.json"],
+)
+
+
+def release(outcome: str) -> Stage:
+    """The end of publishing, which follows the last stage: not a stage of its own, but with a state file as they have.
+
+    Args:
+        outcome: what became of the test speech: `passed`, `refused` by SYNTH_GATE, or `unheard`.
+    """
+    return Stage(
+        "release",
+        f"job.publish.release:{outcome}",
+        (_PUBLISH, "synth_gate"),
+        ("push", "synthesize", "report"),
+        lambda s: (outcome, _repos(s), _identities(s.paths.samples / "stats.json")),
+        lambda p: [],
+    )
+
 
 NAMES = tuple(stage.name for stage in STAGES)
 

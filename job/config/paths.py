@@ -76,6 +76,11 @@ class Paths:
         return self.output / "best"
 
     @property
+    def candidates(self) -> Path:
+        """Checkpoints of the last validations, `step-<step>`, until the best is chosen (BEST_BY=judges)."""
+        return self.output / "candidates"
+
+    @property
     def last(self) -> Path:
         """The checkpoint after the last step."""
         return self.output / "last"
@@ -101,9 +106,19 @@ class Paths:
         return self.work / "judged.jsonl"
 
     @property
+    def choosing(self) -> Path:
+        """What was judged of each candidate, so that a killed run need not say and judge it again."""
+        return self.work / "choosing"
+
+    @property
     def said(self) -> Path:
         """The WAV that `say` wrote last."""
         return self.work / "said.wav"
+
+    @property
+    def created_repos(self) -> Path:
+        """The Hub repos that runs in this work directory have created."""
+        return self.work / "created_repos.json"
 
     @property
     def report(self) -> Path:

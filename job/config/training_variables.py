@@ -96,6 +96,11 @@ class TrainingVariables(BaseSettings):
     eval_steps: int | None = var(None, "Steps between validations. Default: once per epoch.", ge=1)
     save_steps: int = var(500, "Steps between checkpoints.", ge=1, free=True)
     save_total_limit: int = var(3, "Number of checkpoints to keep.", ge=1, free=True)
+    best_by: Literal["loss", "judges"] = var(
+        "loss",
+        "What makes `output/best`: the lowest validation loss, or what judges of speech say of that checkpoint and of "
+        "those of the last SAVE_TOTAL_LIMIT validations (docs/judging.md).",
+    )
     probe_sentences: int = var(
         2,
         "Sentences generated at every validation: a checkpoint that never stops or repeats itself ranks lower; 0 turns "

@@ -16,7 +16,7 @@ from job.estimate.layer_bytes import Shapes, Types
 from job.estimate.lengths import Lengths
 from job.estimate.memory import CUDA_BYTES, Memory, cut_up, memory_of, state_bytes
 from job.estimate.parameters import parameter_counts, shapes_of
-from job.evaluate import spoken_texts
+from job.evaluate import choose, spoken_texts
 from job.evaluate.baselines import RECORDINGS
 from job.evaluate.comparison import BASES
 from job.modes import mode_of
@@ -194,7 +194,8 @@ def print_plan(settings: Settings) -> None:
     _print_memory(settings, plan)
     say(
         "plan",
-        f"{plan.checkpoint_bytes / 1e9:.2f} GB per bf16 checkpoint; at most three exist: best, last, one unfinished",
+        f"{plan.checkpoint_bytes / 1e9:.2f} GB per bf16 checkpoint; at most three exist: best, last, one unfinished"
+        + (f", and {settings.save_total_limit} to choose from" if settings.best_by == "judges" else ""),
     )
     say("plan", f"{plan.flops:.2g} FLOPs in all; training takes about:")
     fits = True
@@ -210,6 +211,7 @@ def print_plan(settings: Settings) -> None:
     _print_launching(plan)
     if settings.num_nodes > 1 and not mode_of(settings).adapters:
         _print_network(settings, plan)
+    _print_choosing(settings)
     _print_judging(settings)
     less = [] if fits else helps(settings, plan.lengths, plan.processes, plan.shapes)
     if less:
@@ -226,6 +228,20 @@ def judged_clips(settings: Settings) -> tuple[int, int]:
         said = len(spoken_texts.parse_texts(settings.test_texts)) * max(1, len(speakers)) * layouts
     ways = 1 if settings.baselines is False else 1 + len(BASES)
     return said, said * ways + 2 * RECORDINGS
+
+
+def _print_choosing(settings: Settings) -> None:
+    """What BEST_BY=judges takes after training: as many samples of each of the kept checkpoints, and of the best."""
+    if settings.best_by != "judges":
+        return
+    kept = settings.save_total_limit + 1
+    clips = kept * choose.TEXTS * (1 if settings.greedy else choose.SEEDS)
+    seconds = clips * JUDGING_SECONDS
+    say(
+        "plan",
+        f"then up to {kept} checkpoints say {clips} samples, to choose the best; judging takes some {seconds:.0f} s on "
+        "a CPU core",
+    )
 
 
 def _print_judging(settings: Settings) -> None:

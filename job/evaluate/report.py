@@ -31,6 +31,7 @@ from job.evaluate.report_speech import (
     sample_row,
     shown,
 )
+from job.model import card_facts
 
 STAGE = "report"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -68,6 +69,7 @@ def run(settings: Settings) -> dict[str, Any]:
             version=__version__,
             verdict=key_figures(samples, training, validation),
             answer=answer,
+            chosen=card_facts.chosen(settings),
             samples=samples,
             summary={name: value for name, value in summary.items() if name != "verdict"},
             comparison=comparison_table(stats),

@@ -23,7 +23,7 @@ from job.evaluate.judges.ratings import Ratings
 from job.evaluate.judges.registry import load_judges
 from job.evaluate.samples import describe, file_name, heard_as, summarize, write
 from job.evaluate.speaking import Sample, speak
-from job.evaluate.verdict import table, verdict
+from job.evaluate.verdict import cells, table, verdict
 from job.model.loading import base_directory, read_config
 
 if TYPE_CHECKING:
@@ -194,6 +194,7 @@ def judged(
         "samples": described,
         "summary": summary,
         "comparison": rows,
+        "table": cells(rows),
         "compared": others,
         "judges": {name: account.as_dict() for name, account in ratings.accounts.items()},
     }

@@ -39,8 +39,10 @@ def verdict(rows: Sequence[Row], failed: int, samples: int, share: float, no_bas
     return " ".join(sentences)
 
 
-def table(rows: Sequence[Row]) -> list[str]:
-    """Format the comparison as lines with aligned columns, omitting empty columns."""
+def cells(rows: Sequence[Row]) -> list[list[str]]:
+    """Format the comparison as a table, the heading first, omitting empty columns; no table without rows."""
+    if not rows:
+        return []
     sources = [name for name in SOURCES if any(row[name] is not None for row in rows)]
     against = any(row["against_base"] for row in rows)
     head = ["", *(SOURCES[name] for name in sources), *(["Against the base"] if against else []), "Mark"]
@@ -53,10 +55,16 @@ def table(rows: Sequence[Row]) -> list[str]:
         ]
         for row in rows
     ]
-    widths = [max(len(line[column]) for line in (head, *body)) for column in range(len(head))]
+    return [head, *body]
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Format the comparison as lines with aligned columns."""
+    found = cells(rows)
+    widths = [max(map(len, column)) for column in zip(*found, strict=True)]
     lines = []
-    for label, *cells in (head, *body):
-        shown = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+    for label, *others in found:
+        shown = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
         lines.append("  ".join((label.ljust(widths[0]), *shown)).rstrip())
     return lines
 

@@ -125,6 +125,12 @@ def losses(settings: Settings) -> Losses:
     return Losses(first=trained[0] if trained else None, last=trained[-1] if trained else None, best=best)
 
 
+def chosen(settings: Settings) -> str | None:
+    """Why the best checkpoint is the best one, in a sentence's words; None if the lowest loss has decided (BEST_BY)."""
+    why = (_read(settings.paths.best / "training_state.json").get("chosen") or {}).get("why")
+    return str(why) if why else None
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         value = files.read_json(path)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from job.config.names import NO_LANGUAGE
 from job.config.settings import Settings
@@ -18,6 +20,8 @@ from job.modes import mode_of
 from job.publish.licenses import LICENSES
 
 TEMPLATE = Path(__file__).parent / "card.md.jinja"
+#: Samples that the card has a player for.
+MOST_PLAYERS = 6
 
 #: Characters in a name that would end a code span or a table cell.
 _UNSAFE = re.compile(r"[`|<>\r\n]")
@@ -45,8 +49,12 @@ def front_matter(settings: Settings) -> dict[str, Any]:
     return {key: value for key, value in metadata.items() if value}
 
 
-def render(settings: Settings) -> str:
+def render(settings: Settings, heard: Mapping[str, Any] | None = None, files_at: str = "") -> str:
     """The complete README.md.
+
+    Args:
+        heard: `samples/stats.json`, once the test speech is published with the model.
+        files_at: address of the folder `samples/` in the repo, where the players find the sounds.
 
     Raises:
         BadInput: BASE_MODEL_ID is not a Hub id.
@@ -79,9 +87,23 @@ def render(settings: Settings) -> str:
         languages=[_plain(name) for name in card_facts.language_names(settings)],
         rows=_training_rows(settings),
         losses=_loss_rows(settings),
+        chosen=card_facts.chosen(settings),
+        heard=_heard(heard, files_at) if heard else None,
         licence=metadata["license"],
     )
     return re.sub(r"\n{3,}", "\n\n", str(card)).strip() + "\n"
+
+
+def _heard(stats: Mapping[str, Any], files_at: str) -> dict[str, Any]:
+    """What the card says about the test speech: the verdict, the table, and a player for each of the first samples."""
+    return {
+        "verdict": _plain(str((stats.get("summary") or {}).get("verdict") or "")),
+        "table": [[_plain(str(cell)) for cell in line] for line in stats.get("table") or []],
+        "players": [
+            {"text": " ".join(_plain(str(one["text"])).split()), "url": f"{files_at}/{quote(str(one['file']))}"}
+            for one in (stats.get("samples") or [])[:MOST_PLAYERS]
+        ],
+    }
 
 
 def check_card(text: str) -> list[str]:

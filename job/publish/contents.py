@@ -56,6 +56,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 #: Weights in a repo that are not among the files being published are those of an earlier training, and are removed:
 #: a loader that finds both would mix them.
 STALE = ("model*.safetensors", "model.safetensors.index.json", "adapter_*", "adapter/*", "text_projection.safetensors")
+#: The same with the codec's.
+ALL_STALE = (*STALE, *(f"speech_tokenizer/{name}" for name in STALE[:2]))
 
 #: Bytes of a tensor that are checked at a time.
 CHUNK = 1 << 24

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import glob
 import re
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.config.settings import Settings
 from job.core.console import say, warn
 from job.core.errors import BadInput, JobError, PublishFailed, Unreachable, is_outage
-from job.core.redact import SHORTEST_SECRET, redact
+from job.core.redact import redact
 from job.model import card_facts
-from job.publish import card, contents, hub_client, rights
+from job.publish import card, contents, hub_client, rights, uploading
 from job.publish.targets import Target, skipped, targets
 
 if TYPE_CHECKING:
@@ -70,11 +67,12 @@ def run(settings: Settings) -> dict[str, Any]:
     """Create missing repos, upload changed files, and compare the repo with the local files.
 
     Only the files of `contents.ALLOWED` are uploaded, in one commit per repo once all data has been sent. A rerun
-    uploads only what is missing. `upload_folder` is used rather than `upload_large_folder`, which commits several times
-    and writes a cache into the folder; a checkpoint has a dozen files, whose uploads resume individually.
+    uploads only what is missing. `upload_large_folder` would commit several times and write a cache into the folder; a
+    checkpoint has a dozen files, whose uploads resume individually. With SYNTH_GATE=fail they go to a branch, which
+    `release` moves `main` to.
 
     Returns:
-        `{"repo", "commit", "url", "files", "bytes", "uploaded", "private"}` of HF_REPO_ID, and the same of
+        `{"repo", "commit", "url", "branch", "files", "bytes", "uploaded", "private"}` of HF_REPO_ID, and the same of
         HF_LAST_REPO_ID under `"last"`; `{"skipped": reason}` when there is nothing to do.
 
     Raises:
@@ -120,15 +118,26 @@ def upload_log(settings: Settings) -> None:
         data = redact(text, settings.secrets).encode()
         api = hub_client.client(settings)
 
-        def upload() -> str:
-            repo = rights.full_name(targets(settings)[0].repo, rights.whoami(api))
-            api.create_repo(repo, private=settings.hub_private, exist_ok=True)
-            api.upload_file(
-                path_or_fileobj=data, path_in_repo=LOG_IN_REPO, repo_id=repo, commit_message="Console log of the run"
-            )
-            return repo
+        account = hub_client.retrying("asking for the account", lambda: rights.whoami(api), settings, hub_client.FEW)
+        repo = rights.full_name(targets(settings)[0].repo, account)
+        uploading.create(api, repo, settings, hub_client.FEW)
 
-        repo = hub_client.retrying("uploading the log", upload, settings, hub_client.FEW)
+        def upload() -> None:
+            waiting = uploading.candidate(settings)  # what waits on its branch, or was refused, leaves main as it is
+            branch = waiting if uploading.gated(settings) and api.revision_exists(repo, waiting) else None
+            api.upload_file(
+                path_or_fileobj=data,
+                path_in_repo=LOG_IN_REPO,
+                repo_id=repo,
+                revision=branch,
+                commit_message="Console log of the run",
+            )
+
+        try:
+            hub_client.retrying("uploading the log", upload, settings, hub_client.FEW)
+        except Exception as error:
+            uploading.remove_unused(api, repo, settings, error)
+            raise
         say("push", f"uploaded the log to {repo}/{LOG_IN_REPO}")
     except Exception as error:
         warn("push", f"the log could not be uploaded: {hub_client.explain(error, settings)}")
@@ -154,77 +163,35 @@ def _check_local(target: Target, settings: Settings) -> None:
 
 
 def _publish(api: HfApi, account: dict[str, Any], target: Target, settings: Settings) -> dict[str, Any]:
-    """Publish one checkpoint, and verify that the repo then has the same files."""
-    names = contents.published(target.directory)
-    sizes = {name: (target.directory / name).stat().st_size for name in names}
-    _guard(target.directory, names, settings)
+    """Publish one checkpoint to `main`, or to its candidate branch while the speech gate has to pass first."""
+    sources = uploading.model_files(target)
+    uploading.guard(sources, settings)
     wanted = rights.full_name(target.repo, account)
     repo = hub_client.retrying(
         f"checking {wanted}", lambda: rights.check_target(api, account, target, settings), settings
     )
-    hub_client.retrying(
-        f"creating {repo}", lambda: api.create_repo(repo, private=settings.hub_private, exist_ok=True), settings
-    )
-    before = hub_client.retrying(f"reading {repo}", lambda: api.model_info(repo), settings)
-    say("push", f"{len(names)} files, {sum(sizes.values()) / 1e6:.1f} MB, for {repo}")
-    stale = [*contents.STALE, *(f"speech_tokenizer/{name}" for name in contents.STALE[:2])]  # the codec's weights too
-    upload = partial(
-        api.upload_folder,
-        repo_id=repo,
-        folder_path=target.directory,
-        allow_patterns=[glob.escape(name) for name in names],
-        delete_patterns=stale,
-        commit_message=commit_message(target, settings),
-    )
-    commit = hub_client.retrying(f"uploading to {repo}", upload, settings)
-    after = hub_client.retrying(f"checking {repo}", lambda: api.model_info(repo, files_metadata=True), settings)
-    there = {sibling.rfilename: sibling.size for sibling in after.siblings or []}
-    wrong = [name for name, size in sizes.items() if there.get(name) != size]
-    if wrong:
-        raise PublishFailed(f"{repo} has {len(wrong)} files that differ from the local ones, first {wrong[0]}")
-    changed = commit.oid != before.sha
+    branch = uploading.candidate(settings) if uploading.gated(settings) else uploading.MAIN
+    uploading.create(api, repo, settings)
+    message = uploading.commit_message(target, settings)
+    try:
+        sent = uploading.send(api, repo, sources, message, settings, branch=branch, stale=contents.ALL_STALE)
+    except PublishFailed:
+        raise
+    except Exception as error:
+        uploading.remove_unused(api, repo, settings, error)
+        raise
     url = f"{api.endpoint}/{repo}"
-    visibility = "private" if after.private else "public"
-    say("push", f"{url} ({visibility}) {'is now up to date' if changed else 'was already up to date'}")
+    visibility = "private" if sent.private else "public"
+    say("push", f"{url} ({visibility}) {'is now up to date' if sent.changed else 'was already up to date'}")
+    if branch != uploading.MAIN:
+        say("push", f"SYNTH_GATE=fail: it is on branch {branch}, and main follows once the test speech has passed")
     return {
         "repo": repo,
-        "commit": str(commit.oid),
+        "commit": sent.commit,
         "url": url,
-        "files": len(names),
-        "bytes": sum(sizes.values()),
-        "uploaded": changed,
-        "private": bool(after.private),
+        "branch": branch,
+        "files": len(sources),
+        "bytes": sum(path.stat().st_size for path in sources.values()),
+        "uploaded": sent.changed,
+        "private": sent.private,
     }
-
-
-def _guard(directory: Path, names: list[str], settings: Settings) -> None:
-    """Refuse to upload a text file that contains a token or a key.
-
-    Raises:
-        PublishFailed: naming the file.
-    """
-    key = settings.wandb_api_key.get_secret_value() if settings.wandb_api_key else None
-    known = {"HF_TOKEN": settings.token, "WANDB_API_KEY": key}
-    secrets = {name: value.encode() for name, value in known.items() if value and len(value) >= SHORTEST_SECRET}
-    for name in names:
-        if name.endswith(".safetensors"):
-            continue
-        data = (directory / name).read_bytes()
-        for variable, secret in secrets.items():
-            if secret in data:
-                raise PublishFailed(
-                    f"{directory / name} contains {variable}, so nothing is uploaded; remove it from the file"
-                )
-
-
-def commit_message(target: Target, settings: Settings) -> str:
-    """The commit message: checkpoint, step and loss."""
-    found = card_facts.losses(settings)
-    kind = target.directory.name
-    row = (found.best if kind == "best" else found.last) or {}
-    parts = [f"{kind} checkpoint"]
-    if row.get("step") is not None:
-        parts.append(f"step {row['step']}")
-    if isinstance(row.get("loss"), float | int):
-        parts.append(f"loss {float(row['loss']):.4f}")
-    return ", ".join(parts)

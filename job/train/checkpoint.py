@@ -43,6 +43,18 @@ class Weights:
     projection: dict[str, torch.Tensor]
 
 
+def keeps_candidates(settings: Settings) -> bool:
+    """Whether the checkpoints of validations are kept to choose from by their speech; an adapter alone cannot speak."""
+    return settings.best_by == "judges" and mode_of(settings).merged(settings)
+
+
+def forget_candidates(directory: Path, keep: int) -> None:
+    """Remove all but the `keep` newest candidates."""
+    found = sorted(directory.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+    for path in found[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 @dataclass(frozen=True)
 class Exporter:
     """Writes complete CustomVoice checkpoints of a model during training.

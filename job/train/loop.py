@@ -8,6 +8,7 @@ resuming from one).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,6 +22,7 @@ from job.core.out_of_memory import is_out_of_memory
 from job.core.stopping import StopRequest
 from job.processes.ranks import ALONE, Ranks
 from job.train import logs, progressive, resume, setup
+from job.train.checkpoint import Weights, forget_candidates, keeps_candidates
 from job.train.data import ahead
 from job.train.evaluator import Evaluator
 from job.train.objective import Objective
@@ -197,8 +199,11 @@ class _Run:
             penalty = heard.penalty
         self.state.measured = measured
         self._log("validation", self.paths.validation_log, measured)
-        if self.state.guards.patience.better(step, measured["loss"], penalty):
-            self._export(self.paths.best)
+        better = self.state.guards.patience.better(step, measured["loss"], penalty)
+        wanted = [self.paths.best] if better else []
+        if keeps_candidates(self.settings) and math.isfinite(measured["loss"]):
+            wanted.append(self.paths.candidates / f"step-{step}")
+        self._export(*wanted)
         self.state.window.restart()
         return self.state.guards.patience.stop(measured["talker_loss"])
 
@@ -207,16 +212,22 @@ class _Run:
             logs.append(log, record)
         self.trackers.log(kind, record)
 
-    def _export(self, directory: Path) -> None:
-        """Write a checkpoint for stock `qwen_tts`, while training continues."""
-        if not (self.ranks.first or self.spread.sharded):
+    def _export(self, *directories: Path) -> None:
+        """Write a checkpoint for stock `qwen_tts` to each of the directories, while training continues."""
+        if not directories or not (self.ranks.first or self.spread.sharded):
             return
         weights = self.training.exporter.snapshot()
         kept = {k: v for k, v in self.state.measured.items() if k not in ("timestamp", "said")}
         settings = self.settings
         progress = {**kept, "train_mode": settings.train_mode, "text_layout": settings.text_layout}
         if self.ranks.first:
-            self.writer.submit(lambda: self.training.exporter.write(directory, weights, progress))
+            self.writer.submit(lambda: self._write(directories, weights, progress))
+
+    def _write(self, directories: Sequence[Path], weights: Weights, progress: dict[str, Any]) -> None:
+        for directory in directories:
+            self.training.exporter.write(directory, weights, progress)
+        if keeps_candidates(self.settings):
+            forget_candidates(self.paths.candidates, self.settings.save_total_limit)
 
     def _save(self, step: int) -> None:
         """Write a checkpoint to resume from, while training continues."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,7 @@ class RunState:
         if path is None:
             if first:
                 resume.clear(output)
+                shutil.rmtree(self._settings.paths.candidates, ignore_errors=True)
                 for log in self._logs:
                     files.write_text(log, "")
             return 0

@@ -37,6 +37,7 @@ class Frame(BaseHTTPRequestHandler):
 
     hub: ClassVar[Hub]
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer is two writes, and the second would wait 40 ms for the client's system
     routes: ClassVar[list[tuple[str, re.Pattern[str], Callable[..., None]]]] = []
 
     def log_message(self, *_: object) -> None:

@@ -97,15 +97,33 @@ class Handler(Frame):
         self._send_json(answer)
 
     def refs(self, kinds: str, repo: str) -> None:
-        head = self._readable(kinds, repo).head.oid
-        branches = [{"name": "main", "ref": "refs/heads/main", "targetCommit": head}]
+        found = self._readable(kinds, repo)
+        heads = {"main": found.head, **{name: history[-1] for name, history in found.branches.items()}}
+        branches = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": c.oid} for n, c in heads.items()]
         self._send_json({"branches": branches, "converts": [], "tags": []})
+
+    def make_branch(self, kinds: str, repo: str, branch: str) -> None:
+        found = self._writable(kinds, repo)
+        start = self._commit_of(found, dict(json.loads(self.body or b"{}")).get("startingPoint") or "main")
+        if found.history(branch) is not None:
+            raise Refusal(409, f"Reference already exists: refs/heads/{branch}")
+        found.branches[branch] = [start]
+        self._send(b"OK", 201, {})
+
+    def remove_branch(self, kinds: str, repo: str, branch: str) -> None:
+        found = self._writable(kinds, repo)
+        if branch == "main":
+            raise Refusal(403, "The main branch cannot be deleted")
+        if found.branches.pop(branch, None) is None:
+            raise Refusal(404, f"Invalid rev id: refs/heads/{branch}", "RevisionNotFound")
+        self._send(b"OK", 200, {})
 
     def history(self, kinds: str, repo: str, revision: str) -> None:
         found = self._readable(kinds, repo)
         self._commit_of(found, revision)
+        past = found.history(revision) or found.commits
         date = "2025-01-01T00:00:00.000Z"
-        commits = [{"id": c.oid, "title": c.message, "message": "", "date": date, "authors": []} for c in found.commits]
+        commits = [{"id": c.oid, "title": c.message, "message": "", "date": date, "authors": []} for c in past]
         self._send_json(commits[::-1])
 
     def auth_check(self, kinds: str, repo: str) -> None:
@@ -132,7 +150,7 @@ class Handler(Frame):
 
     def cdn(self, kinds: str, repo: str, oid: str) -> None:
         self._check_signature()
-        for commit in self.hub.repos[kinds.removesuffix("s"), repo].commits:
+        for commit in self.hub.repos[kinds.removesuffix("s"), repo].every_commit():
             for blob in commit.files.values():
                 if blob.large and blob.sha256 == oid:
                     self._send_range(blob.data, {"ETag": f'"{oid}"', "Accept-Ranges": "bytes"})
@@ -225,15 +243,18 @@ class Handler(Frame):
     def commit(self, kinds: str, repo: str, revision: str) -> None:
         found = self._writable(kinds, repo)
         self._commit_of(found, revision)
+        history = found.history(revision)
+        if history is None:
+            raise Refusal(400, f"{revision} is not a branch")
         lines = [json.loads(line) for line in self.body.splitlines() if line.strip()]
         header = next(line["value"] for line in lines if line["key"] == "header")
-        if header.get("parentCommit") not in (None, found.head.oid):
+        if header.get("parentCommit") not in (None, history[-1].oid):
             raise Refusal(412, "A commit has happened since. Please refresh and try again.")
         with self.hub.lock:
-            files = dict(found.head.files)
+            files = dict(history[-1].files)
             for line in lines:
                 self._apply(found, files, line["key"], line["value"])
-            commit = found.commit(header["summary"], files)
+            commit = found.commit(header["summary"], files, revision)
         prefix = "" if found.kind == "model" else f"{found.kind}s/"
         url = f"{self.hub.url}/{prefix}{found.id}/commit/{commit.oid}"
         self._send_json({"success": True, "commitOid": commit.oid, "commitUrl": url, "hookOutput": ""})
@@ -275,6 +296,8 @@ Handler.routes = [
         ("GET", _KINDS + _REPO + "/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", Handler.listing),
         ("POST", _KINDS + _REPO + "/paths-info/(?P<revision>[^/]+)", Handler.paths_info),
         ("GET", _KINDS + _REPO + "/refs", Handler.refs),
+        ("POST", _KINDS + _REPO + "/branch/(?P<branch>[^/]+)", Handler.make_branch),
+        ("DELETE", _KINDS + _REPO + "/branch/(?P<branch>[^/]+)", Handler.remove_branch),
         ("GET", _KINDS + _REPO + "/commits/(?P<revision>[^/]+)", Handler.history),
         ("GET", _KINDS + _REPO + "/auth-check", Handler.auth_check),
         ("POST", _KINDS + _REPO + "/preupload/(?P<revision>[^/]+)", Handler.preupload),

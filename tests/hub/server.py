@@ -121,10 +121,12 @@ class Hub:
             self.repos[kind, repo_id] = repo
         return repo
 
-    def files(self, kind: str, repo_id: str) -> dict[str, bytes]:
-        """Path -> contents at the head of `main`."""
+    def files(self, kind: str, repo_id: str, revision: str = "main") -> dict[str, bytes]:
+        """Path -> contents at the head of `main`, or of another branch."""
         with self.lock:
-            return {path: blob.data for path, blob in self.repos[kind, repo_id].head.files.items()}
+            commit = self.repos[kind, repo_id].at(revision)
+            assert commit is not None, f"{repo_id} has no {revision}"
+            return {path: blob.data for path, blob in commit.files.items()}
 
     def fail(
         self, method: str, path: str, *, status: int = 500, times: int = 1, message: str = "", **headers: str
@@ -174,7 +176,7 @@ class Hub:
         """
         with self.lock:
             stored: list[Any] = [
-                blob.data for repo in self.repos.values() for c in repo.commits for blob in c.files.values()
+                blob.data for repo in self.repos.values() for c in repo.every_commit() for blob in c.files.values()
             ]
             objects = [data for repo in self.repos.values() for data in repo.objects.values()]
             return b"\n".join([*(r.body for r in self.requests), *stored, *objects])

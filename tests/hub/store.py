@@ -116,13 +116,14 @@ class Commit:
 
 @dataclass
 class Repo:
-    """A repo and its history, oldest commit first."""
+    """A repo and the history of its `main`, oldest commit first; other branches beside it."""
 
     kind: str
     id: str
     private: bool
     commits: list[Commit] = field(default_factory=list)
     objects: dict[str, bytes] = field(default_factory=dict)
+    branches: dict[str, list[Commit]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.commit("initial commit", {})
@@ -131,15 +132,26 @@ class Repo:
     def head(self) -> Commit:
         return self.commits[-1]
 
-    def commit(self, message: str, files: dict[str, Blob]) -> Commit:
+    def history(self, branch: str = "main") -> list[Commit] | None:
+        """The commits of a branch, oldest first."""
+        name = branch.removeprefix("refs/heads/")
+        return self.commits if name == "main" else self.branches.get(name)
+
+    def commit(self, message: str, files: dict[str, Blob], branch: str = "main") -> Commit:
         oid = hashlib.sha1(f"{self.kind}/{self.id}/{next(_ids)}/{message}".encode()).hexdigest()
-        self.commits.append(Commit(oid, message, files))
-        return self.head
+        history = self.history(branch)
+        assert history is not None
+        history.append(Commit(oid, message, files))
+        return history[-1]
+
+    def every_commit(self) -> list[Commit]:
+        return [commit for history in (self.commits, *self.branches.values()) for commit in history]
 
     def at(self, revision: str) -> Commit | None:
-        if revision in ("main", "refs/heads/main"):
-            return self.head
-        found = [c for c in self.commits if len(revision) >= 7 and c.oid.startswith(revision)]
+        history = self.history(revision)
+        if history:
+            return history[-1]
+        found = [c for c in self.every_commit() if len(revision) >= 7 and c.oid.startswith(revision)]
         return found[-1] if found else None
 
 

@@ -26,12 +26,13 @@ DRIVER = """
 import json, sys, time
 from job.config import settings
 from job.core.errors import JobError
-from job.publish import hub_client, push, validate
+from job.publish import hub_client, push, release, validate
 hub_client.FIRST_WAIT = 0.01
 loaded = settings.load()
 outcomes = []
 for name in sys.argv[1:]:
-    call = {"validate": validate.run, "check": push.check, "push": push.run, "log": push.upload_log}[name]
+    call = {"validate": validate.run, "check": push.check, "push": push.run, "log": push.upload_log}.get(name)
+    call = call or getattr(release, name)
     try:
         outcomes.append({"result": call(loaded)})
     except JobError as error:

@@ -1,0 +1,196 @@
+"""Upload files to a repo on the Hub in one commit, to `main` or to a branch, and compare what has arrived."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from job.config.settings import Settings
+from job.core import files, state
+from job.core.console import say, warn
+from job.core.errors import PublishFailed
+from job.core.redact import SHORTEST_SECRET
+from job.model import card_facts
+from job.publish import contents, hub_client
+from job.publish.targets import Target
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+MAIN = "main"
+#: Path in the repo -> the local file, or what it holds.
+Sources = Mapping[str, Path | bytes]
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A commit that has been compared with the local files, and whether it changed anything."""
+
+    commit: str
+    changed: bool
+    private: bool
+
+
+def gated(settings: Settings) -> bool:
+    """Whether `main` has to wait for the speech gate; a checkpoint that cannot speak has none to wait for."""
+    return settings.synth_gate == "fail" and contents.merged(settings)
+
+
+def candidate(settings: Settings) -> str:
+    """The branch that a checkpoint waits on: `candidate-` and eight digits, the same whenever its run is continued."""
+    trained = settings.paths.best / "training_state.json"
+    kept = files.digest_file(trained) if trained.is_file() else "none"
+    return f"candidate-{hashlib.sha256((state.digest(settings.paths.state, 'train') + kept).encode()).hexdigest()[:8]}"
+
+
+def model_files(target: Target) -> dict[str, Path]:
+    """The files of a checkpoint that are published."""
+    return {name: target.directory / name for name in contents.published(target.directory)}
+
+
+def commit_message(target: Target, settings: Settings) -> str:
+    """The commit message: checkpoint, step and loss."""
+    found = card_facts.losses(settings)
+    kind = target.directory.name
+    row = (found.best if kind == "best" else found.last) or {}
+    parts = [f"{kind} checkpoint"]
+    if row.get("step") is not None:
+        parts.append(f"step {row['step']}")
+    if isinstance(row.get("loss"), float | int):
+        parts.append(f"loss {float(row['loss']):.4f}")
+    return ", ".join(parts)
+
+
+def send(
+    api: HfApi,
+    repo: str,
+    sources: Sources,
+    message: str,
+    settings: Settings,
+    *,
+    branch: str = MAIN,
+    stale: Sequence[str] = (),
+) -> Arrived:
+    """Upload the files in one commit, and verify that the branch then has them.
+
+    Nothing is sent that the repo already has, on whatever branch: the Hub knows large files by their hash. No files
+    have changed: no commit. `upload_folder` does the same for one folder, and these come from several.
+
+    Args:
+        branch: created from `main` if the repo does not have it.
+        stale: patterns of files to remove that are not among `sources`.
+
+    Raises:
+        PublishFailed: what arrived is not what was sent.
+    """
+    guard(sources, settings)
+
+    if branch != MAIN:
+        make = partial(api.create_branch, repo, branch=branch, exist_ok=True)
+        hub_client.retrying(f"making a branch of {repo}", make, settings)
+    before = hub_client.retrying(f"reading {repo}", lambda: api.model_info(repo, revision=branch), settings)
+    there = [sibling.rfilename for sibling in before.siblings or []]
+    size = sum(_size(source) for source in sources.values())
+    say(
+        "push", f"{len(sources)} files, {size / 1e6:.1f} MB, for {repo}{'' if branch == MAIN else f', branch {branch}'}"
+    )
+    upload = partial(_commit, api, repo, sources, _stale(there, sources, stale), message, branch)
+    commit = hub_client.retrying(f"uploading to {repo}", upload, settings)
+    look = partial(api.model_info, repo, revision=branch, files_metadata=True)
+    after = hub_client.retrying(f"checking {repo}", look, settings)
+    sizes = {sibling.rfilename: sibling.size for sibling in after.siblings or []}
+    wrong = [name for name, source in sources.items() if sizes.get(name) != _size(source)]
+    if wrong:
+        raise PublishFailed(f"{repo} has {len(wrong)} files that differ from the local ones, first {wrong[0]}")
+    return Arrived(commit, commit != before.sha, bool(after.private))
+
+
+def _commit(api: HfApi, repo: str, sources: Sources, stale: Sequence[str], message: str, branch: str) -> str:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    changes: list[CommitOperationAdd | CommitOperationDelete] = [
+        *(CommitOperationDelete(name) for name in stale),
+        *(CommitOperationAdd(name, source) for name, source in sources.items()),
+    ]
+    return str(api.create_commit(repo, changes, commit_message=message, revision=branch).oid)
+
+
+def _stale(there: Sequence[str], sources: Sources, patterns: Sequence[str]) -> list[str]:
+    return [name for name in there if name not in sources and any(fnmatchcase(name, one) for one in patterns)]
+
+
+def _size(source: Path | bytes) -> int:
+    return len(source) if isinstance(source, bytes) else source.stat().st_size
+
+
+def guard(sources: Sources, settings: Settings) -> None:
+    """Refuse to upload a text file that contains a token or a key.
+
+    Raises:
+        PublishFailed: naming the file.
+    """
+    key = settings.wandb_api_key.get_secret_value() if settings.wandb_api_key else None
+    known = {"HF_TOKEN": settings.token, "WANDB_API_KEY": key}
+    secrets = {name: value.encode() for name, value in known.items() if value and len(value) >= SHORTEST_SECRET}
+    for name, source in sources.items():
+        if name.endswith((".safetensors", ".wav")):
+            continue
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        for variable, secret in secrets.items():
+            if secret in data:
+                where = name if isinstance(source, bytes) else source
+                raise PublishFailed(f"{where} contains {variable}, so nothing is uploaded; remove it from the file")
+
+
+def create(api: HfApi, repo: str, settings: Settings, attempts: int = hub_client.ATTEMPTS) -> None:
+    """Create the repo if there is none, and note that this run did: `remove_unused` removes no other."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    def there() -> bool:
+        try:
+            api.model_info(repo)
+            return True
+        except RepositoryNotFoundError:
+            return False
+
+    def made() -> bool:
+        try:
+            api.create_repo(repo, private=settings.hub_private)
+            return True
+        except Exception as error:
+            if hub_client.status_of(error) == 409:  # made meanwhile, or by an attempt whose answer was lost
+                return False
+            raise
+
+    if hub_client.retrying(f"reading {repo}", there, settings, attempts):
+        return
+    if hub_client.retrying(f"creating {repo}", made, settings, attempts):
+        files.write_json(settings.paths.created_repos, [*created(settings), repo])
+
+
+def created(settings: Settings) -> list[str]:
+    """The repos that runs in this work directory have created."""
+    path = settings.paths.created_repos
+    return list(files.read_json(path)) if path.is_file() else []
+
+
+def remove_unused(api: HfApi, repo: str, settings: Settings, error: BaseException) -> None:
+    """Remove a repo that this run created, if the Hub refuses for good (rights, quota) what was to go into it.
+
+    After a failure that may pass it stays, and with it what has arrived for the next attempt. So does a repo that
+    somebody else made, or that has any file or branch of anybody.
+    """
+    if hub_client.may_pass(error) or repo not in created(settings):
+        return
+    try:
+        branches = [ref.name for ref in api.list_repo_refs(repo).branches]
+        if {name for ref in branches for name in api.list_repo_files(repo, revision=ref)} <= {".gitattributes"}:
+            api.delete_repo(repo)
+            say("push", f"{repo}, created for this and empty, is removed")
+    except Exception as failure:  # the reason why nothing could be uploaded counts, not this
+        warn("push", f"{repo} is left empty: {hub_client.explain(failure, settings)}")
