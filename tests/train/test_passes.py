@@ -63,9 +63,11 @@ def test_memory_that_runs_out_again_and_again_ends_at_single_samples(parts, worl
             for one in division.passes([(n, rows, True) for n, rows in enumerate(share)], lengths.__getitem__)
         ]
         assert sorted(row for rows in passes for row in rows) == list(range(len(lengths)))
-        largest = max(sum(lengths[row] for row in rows) for rows in passes)
-        assert before is None or (passes != before[0] and largest <= before[1])
-        before, division = (passes, largest), division.smaller(shares, lengths.__getitem__)
+        # Micro-batches are joined by positions, and cut into pieces by samples.
+        largest = max(sum(lengths[row] for row in rows) if division.joined else len(rows) for rows in passes)
+        assert before is None or passes != before[0]
+        assert before is None or division.joined == 0 != before[2] or largest <= before[1]
+        before, division = (passes, largest, division.joined), division.smaller(shares, lengths.__getitem__)
     assert before is not None and all(len(rows) == 1 for rows in before[0])
 
 
