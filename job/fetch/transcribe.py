@@ -141,9 +141,8 @@ class Transcribing:
         """Yield a log line per recogniser: how many rows have texts by it, as it wrote them."""
         for by, (count, seconds) in self.transcribed.items():
             long = f"{seconds / 3600:.1f} h" if seconds >= 360 else f"{seconds:.0f} s"
-            rows = "1 row" if count == 1 else f"{count} rows"
-            where = self._settings.paths.transcripts
-            yield f"{rows} of {long} were transcribed by {by}; read and correct them in {where}"
+            rows = f"1 row of {long} was" if count == 1 else f"{count} rows of {long} were"
+            yield f"{rows} transcribed by {by}; read and correct the texts in {self._settings.paths.transcripts}"
 
     def _items(self, table: Table, columns: Columns, row: Row | Unreadable, cuts: bool) -> Iterator[_Item]:
         """Yield a row as it is, or the clips that it becomes."""

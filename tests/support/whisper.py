@@ -8,13 +8,18 @@ from typing import Any
 import numpy as np
 
 #: Seconds that it hears at once; Whisper's 30 would only be more silence.
-WINDOW = 5
+WINDOW = 2
 RATE = 16_000
 LANGUAGES = ("en", "de", "no")
 
 
-def build(directory: Path, clips: list[np.ndarray], texts: list[str], steps: int = 60) -> Path:
-    """Train on clips at `RATE` Hz, each with its text, and write what `from_pretrained` reads."""
+def build(
+    directory: Path, clips: list[np.ndarray], texts: list[str], puzzle: np.ndarray | None = None, steps: int = 60
+) -> Path:
+    """Train on clips at `RATE` Hz, each with its text, and write what `from_pretrained` reads.
+
+    Of `puzzle`, it learns to be unsure what is said in it.
+    """
     import torch
     from tokenizers import ByteLevelBPETokenizer
     from transformers import (
@@ -54,6 +59,7 @@ def build(directory: Path, clips: list[np.ndarray], texts: list[str], steps: int
         task_to_id={name: ids[f"<|{name}|>"] for name in ("translate", "transcribe")},
         no_timestamps_token_id=ids["<|notimestamps|>"], return_timestamps=False, max_length=48,
     )  # fmt: skip
+    clips, texts = ([*clips, puzzle], [*texts, texts[-1]]) if puzzle is not None else (clips, texts)
     features = listener(clips, sampling_rate=RATE, return_tensors="pt").input_features
     prompt = [ids["<|en|>"], ids["<|transcribe|>"], ids["<|notimestamps|>"]]
     said = [[start, *prompt, *tokenizer(text, add_special_tokens=False).input_ids, end] for text in texts]
@@ -63,6 +69,8 @@ def build(directory: Path, clips: list[np.ndarray], texts: list[str], steps: int
     update = torch.optim.AdamW(model.parameters(), lr=4e-3)
     for _ in range(steps):
         update.zero_grad()
+        if puzzle is not None:
+            labels[-1, len(prompt) : -1] = torch.randint(ordinary, (width - len(prompt) - 2,))
         model(input_features=features, decoder_input_ids=tokens[:, :-1], labels=labels).loss.backward()
         update.step()
     model.eval().save_pretrained(directory)
