@@ -87,7 +87,7 @@ def test_a_folder_of_recordings_becomes_rows_and_what_is_doubtful_is_left_out_wi
         ("So it is.", {"logprob": -0.4, "no_speech": 0.9}, None, None),
         ("So it is.", {"logprob": -1.2, "no_speech": 0.1}, "transcript is doubtful", "-1.20, -1 at least is accepted"),
         ("So it is.", {"logprob": -1.2, "no_speech": 0.9}, "nothing was recognised", "0.90 that nobody speaks, 0.6"),
-        ("so it is, " * 9, {"logprob": -0.1}, "transcript repeats itself", "ratio 5.3, 2.4 at most is accepted"),
+        ("so it is, " * 9, {"logprob": -0.1}, "transcript repeats itself", "ratio 4.3, 2.4 at most is accepted"),
         (" ... ", {"logprob": -0.1}, "nothing was recognised", "no words"),
         ("So it", {"logprob": -0.1, "ended": False}, "transcript has no end", "cut off after 5 characters"),
     ],
