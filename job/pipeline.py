@@ -72,8 +72,7 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
     say(stage.name, "started")
     started = time.monotonic()
     counts = stage.run(settings, ranks)
-    if stage.spread:
-        _free_memory()
+    _free_memory()
     if ranks.first:
         state.write(
             settings.paths.state,

@@ -20,6 +20,7 @@ from job.fetch.claims import undisputed
 from job.fetch.collect import Collector, reason_of, summarise
 from job.fetch.columns import choose
 from job.fetch.transcribe import Transcribing
+from job.fetch.transcribed_rows import TranscribedRows
 
 SPLITS = ("train", "validation")
 
@@ -46,7 +47,7 @@ def run(settings: Settings) -> dict[str, Any]:
     console.say("fetch", f"reading {source.about}")
     paths = settings.paths
     store = Store(paths.raw / "audio")
-    transcribing = Transcribing(settings, store)
+    transcribing, transcribed = Transcribing(settings, store), TranscribedRows()
     tables = {split: transcribing.table(table) for split, table in source.tables().items()}
     for table in tables.values():
         choose(table, settings)  # a misnamed column is found before any audio is downloaded
@@ -55,7 +56,7 @@ def run(settings: Settings) -> dict[str, Any]:
     for split in SPLITS:
         if split in tables:
             counts[split] = files.write_jsonl(
-                paths.manifest(split), transcribing.counted(collector.rows(split, tables[split]))
+                paths.manifest(split), transcribed.counted(collector.rows(split, tables[split]))
             )
         else:
             paths.manifest(split).unlink(missing_ok=True)  # from an earlier run
@@ -68,12 +69,12 @@ def run(settings: Settings) -> dict[str, Any]:
         f"{counts['train']} training and {counts['validation']} validation rows, {rejected} left out"
         + (f" (see {paths.fetch_rejected})" if rejected else ""),
     )
-    for line in transcribing.lines():
+    for line in transcribed.lines(paths.transcripts):
         console.say("fetch", line)
     preview.show(paths.manifest("train"), counts["train"], settings)
     counts = {**counts, "rejected": rejected, "speakers": len(collector.speakers)}
     if (written := transcript_store.digest(paths)) is not None:
-        counts |= {"transcribed": sum(rows for rows, _ in transcribing.transcribed.values()), "transcripts": written}
+        counts |= {"transcribed": transcribed.count, "transcripts": written}
     return {**counts, "source": source.about, **({"revision": at} if at else {})}
 
 

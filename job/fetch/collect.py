@@ -166,10 +166,7 @@ class Collector:
 
     def _locate(self, table: Table, value: Any, field: str, rate: Any) -> Path:
         path = self.store.locate(value, field, table.folders, table.remote, rate, table.tree)
-        try:
-            str(path).encode()
-        except UnicodeEncodeError:
-            raise RowError(f"{field} has a name that is not UTF-8", f"{str(path)[-200:]!r}; rename it") from None
+        audio_store.check_name(path, field)
         return path
 
     def _try(self, split: str, table: Table, columns: Columns, item: Row | Unreadable) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from job.audio.clip import Samples
 from job.config.names import AUTO
 from job.config.settings import Settings
-from job.core.errors import BadInput, first_line
+from job.core.errors import BadInput, Unreachable, first_line, is_outage
 from job.core.out_of_memory import is_out_of_memory
 from job.model.loading import resolve_device
 from job.text.languages import Languages, UnclearLanguage
@@ -111,6 +111,7 @@ class Recogniser:
 
         Raises:
             BadInput: it cannot be loaded.
+            Unreachable: the Hub cannot be reached.
         """
         import torch
         from transformers import AutoConfig
@@ -124,7 +125,7 @@ class Recogniser:
             self._load(settings.token, whisper=kind == "whisper")
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             set_by = f"ASR_MODEL={self.name}" if settings.asr_model else f"{self.name} (ASR_MODEL is not set)"
-            raise BadInput(
+            raise (Unreachable if is_outage(error) else BadInput)(
                 f"{set_by}: cannot be loaded to transcribe recordings without texts ({first_line(error)}); give a "
                 "model directory or a Hub repo, or set TRANSCRIBE=never to leave those recordings out"
             ) from error
@@ -192,7 +193,9 @@ class Recogniser:
         whole = torch.cat([prompt, padded], dim=1)[:, : model.config.max_target_positions]
         logits = model(encoder_outputs=encoded, decoder_input_ids=whole[:, :-1]).logits.float()
         silent = logits[:, 0].softmax(-1)[:, config.no_timestamps_token_id - 1].tolist()  # the token <|nospeech|>
-        chances = logits.log_softmax(-1).gather(-1, whole[:, 1:, None])[..., 0]
+        chances = logits.gather(-1, whole[:, 1:, None])[..., 0] - logits.logsumexp(
+            -1
+        )  # a log_softmax is as large again
         found = []
         for number, row in enumerate(texts):
             sure = chances[number, prompt.shape[1] - 1 :][: len(row) + 1].mean().item()

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from job.audio import audio_files, clip, measure
+from job.audio import audio_files, clip, measure, speech
 from job.audio.decode import CANNOT_READ, Recording, recording_of_parts
 from job.audio.unusable import Unusable
 from job.config.settings import Settings
@@ -62,9 +61,8 @@ class Transcribing:
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
-        self._failed: str | None = None
+        self._failed: BadInput | None = None
         self._untold = self._told = 0
-        self.transcribed: dict[str, tuple[int, float]] = {}
 
     @cached_property
     def _kept(self) -> TranscriptStore:
@@ -82,6 +80,7 @@ class Transcribing:
         Raises:
             BadInput: no column looks like the audio; while reading: the recogniser cannot be loaded, or does not know
                 the language.
+            Unreachable: while reading: the recogniser is on the Hub, which cannot be reached.
         """
         if self._settings.transcribe == "never":
             return table
@@ -90,7 +89,9 @@ class Transcribing:
             return table
         cuts = columns.has_ends or not columns.has_times
         text = (columns.by_field["text"] or ("text",))[0]
-        added = [text, "language", *(["id"] if table.header else []), *(["start", "end"] if cuts else [])]
+        added = [text, *(["start", "end"] if cuts else [])]
+        if table.header:  # of one without, columns are found by their contents
+            added += ["id", *([] if columns.by_field["language"] else ["language"])]
 
         def read() -> Iterator[Row | Unreadable]:
             self._untold = self._told = 0
@@ -103,7 +104,8 @@ class Transcribing:
                         waiting = []
             yield from self._answers(columns, waiting, text)
             if self._failed is not None and self._untold > self._told:
-                raise BadInput(f"{table.where}: {self._untold} rows have no text. {self._failed}")
+                rows = f"no text in {self._untold} of {self._untold + self._told} rows"
+                raise type(self._failed)(f"{table.where}: {rows}. {self._failed}")
 
         return replace(table, columns=list(dict.fromkeys([*table.columns, *added])), read=read, total=None)
 
@@ -127,23 +129,6 @@ class Transcribing:
 
         return replace(table, columns=list(dict.fromkeys([*table.columns, text])), read=read)
 
-    def counted(self, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yield manifest rows, and count those that were transcribed."""
-        for row in rows:
-            if by := row.get(TRANSCRIBED_BY):
-                start, end = row.get("start") or 0.0, row.get("end")
-                seconds = (audio_store.seconds(Path(row["audio"])) if end is None else end) - start
-                count, before = self.transcribed.get(by, (0, 0.0))
-                self.transcribed[by] = (count + 1, before + seconds)
-            yield row
-
-    def lines(self) -> Iterator[str]:
-        """Yield a log line per recogniser: how many rows have texts by it, as it wrote them."""
-        for by, (count, seconds) in self.transcribed.items():
-            long = f"{seconds / 3600:.1f} h" if seconds >= 360 else f"{seconds:.0f} s"
-            rows = f"1 row of {long} was" if count == 1 else f"{count} rows of {long} were"
-            yield f"{rows} transcribed by {by}; read and correct the texts in {self._settings.paths.transcripts}"
-
     def _items(self, table: Table, columns: Columns, row: Row | Unreadable, cuts: bool) -> Iterator[_Item]:
         """Yield a row as it is, or the clips that it becomes."""
         if isinstance(row, Unreadable) or not has_no_text(columns, row, self._settings):
@@ -163,6 +148,7 @@ class Transcribing:
     def _clips(self, table: Table, columns: Columns, row: Row, cuts: bool) -> Iterator[_Clip | _Rest]:
         value, rate = (columns.value(field, row.values) for field in ("audio", "sampling_rate"))
         path = self._store.locate(value, "audio", table.folders, table.remote, rate, table.tree)
+        audio_store.check_name(path, "audio")
         length = audio_store.seconds(path)
         part = segments.part(lambda field: columns.value(field, row.values), lambda: length, columns.has_ends)
         begin, end = (0.0, length) if part is None else (part.start, length if part.end is None else part.end)
@@ -183,13 +169,20 @@ class Transcribing:
         elif not cuts:
             raise RowError("too long to transcribe", f"{path.name}: {end - begin:.1f} s; give the rows an end as well")
         else:
+            place = None
             for piece in pauses.pieces(pauses.stretches(recording, begin, end), begin, end, longest):
                 place = (piece.start, piece.end)
-                if piece.fault is not None and self._kept.heard(region, *place) is None:
-                    kind, detail = piece.fault
-                    self._kept.add([(region, _line(place, "", reason=kind, detail=detail))])
+                if piece.fault is not None:
+                    self._keep_out(region, place, *piece.fault)
                 yield self._clip(row, region, recording, place, code)
+            if place is None:
+                self._keep_out(region, (begin, end), "no speech", "nothing that may be a word")
+                yield _Clip(row, region, begin, end)
         yield _Rest(row, region, known=False)
+
+    def _keep_out(self, region: Region, times: tuple[Any, Any], reason: str, detail: str) -> None:
+        if self._kept.heard(region, *times) is None:
+            self._kept.add([(region, _line(times, "", reason=reason, detail=detail))])
 
     def _code(self, language: str | None, where: str) -> str | None:
         """Return Whisper's code of a row's language, or of LANGUAGE; None to detect it."""
@@ -197,26 +190,32 @@ class Transcribing:
         return whisper_code(language or self._settings.language, self._settings.asr_model, where)
 
     def _clip(self, row: Row, region: Region, recording: Recording, times: tuple[Any, Any], code: str | None) -> _Clip:
+        """Read a clip, unless it was heard before or nobody speaks in it: Whisper makes words up of silence."""
         if self._kept.heard(region, *times) is not None:
             return _Clip(row, region, *times)
         rate, (start, end) = recording.rate, times
         first, last = (0, recording.length) if start is None else (round(start * rate), round(end * rate))
         samples = np.nan_to_num(measure.mix(recording.read_part(first, last)), posinf=1.0, neginf=-1.0)
+        found = speech.detector().listen(samples, rate) if len(samples) else None
+        if found is None or found.fault == "no_speech":
+            sure = 0.0 if found is None else found.surest
+            self._keep_out(region, times, "no speech", f"the surest place has the probability {sure:.2f}")
+            return _Clip(row, region, *times)
         return _Clip(row, region, *times, clip.resample(samples, rate, RATE), code)
 
     def _transcribe(self, clips: list[_Clip]) -> None:
         """Transcribe clips, and keep what was heard.
 
         Raises:
-            BadInput: the recogniser cannot be loaded, and it is named by ASR_MODEL or the run cannot do without it.
+            BadInput, Unreachable: the recogniser cannot be loaded, and is named by ASR_MODEL or all is to be heard.
         """
         try:
             recogniser = self._recogniser
         except BadInput as error:
             if self._settings.asr_model or self._settings.transcribe == "always":
                 raise
-            self._failed = str(error)  # an error only if most rows have no text
-            console.warn("fetch", self._failed)
+            self._failed = error  # raised only if most rows have no text
+            console.warn("fetch", f"{error}; they are left out")
             return
         for code in dict.fromkeys(one.code for one in clips):
             some = [one for one in clips if one.code == code]
@@ -259,7 +258,7 @@ class Transcribing:
             found = {**row.values, text: line.get("text")}
             found |= {column: None for column in columns.by_field["text"] if column != text}
             if line.get("language") not in (None, region.language):  # changed by hand
-                found[(columns.by_field["language"] or ("language",))[0]] = line["language"]
+                found |= dict.fromkeys(columns.by_field["language"] or ("language",), line["language"])
             if "start" in line and (line["start"], line["end"]) != (region.start, region.end):
                 found |= {column: None for field in segments.NAMES for column in columns.by_field[field]}
                 name = row.values.get("id") or audio_files.stem(region.audio.name)

@@ -27,6 +27,7 @@ from tests.fetch.test_cues import talk
 from tests.support import whisper
 
 TEXTS = ["Hello.", "The tea is hot.", "Good evening, everyone."]
+UNSURE = "Not now."
 
 
 def _wave(text: str) -> np.ndarray:
@@ -41,17 +42,17 @@ def _noise() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real Whisper that knows three sentences and is unsure of noise."""
+    """A real Whisper that knows three sentences and is unsure of another."""
     directory = tmp_path_factory.mktemp("whisper") / "tiny"
-    return whisper.build(directory, [_wave(text) for text in TEXTS], TEXTS, _noise())
+    return whisper.build(directory, [_wave(text) for text in TEXTS], TEXTS, _wave(UNSURE))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four recordings without texts; one is noise."""
+    """Five recordings without texts: three sentences, one that the recogniser is unsure of, and noise."""
     root = tmp_path / "voice"
     root.mkdir()
-    for name, wave in zip("abcd", [*map(_wave, TEXTS), _noise()], strict=True):
+    for name, wave in zip("abcde", [*map(_wave, [*TEXTS, UNSURE]), _noise()], strict=True):
         soundfile.write(root / f"{name}.wav", wave, whisper.RATE)
     return root
 
@@ -73,7 +74,8 @@ def test_a_folder_of_recordings_becomes_rows_and_what_is_doubtful_is_left_out_wi
     got = heard(DATA_DIR=folder)
     assert _texts(got) == TEXTS and [row["id"] for row in got["train"]] == ["a", "b", "c"]
     assert {row["transcribed_by"] for row in got["train"]} == {str(tiny_whisper)}
-    (left,) = got["rejected"]
+    left, silent = got["rejected"]
+    assert (silent["row"], silent["reason"]) == (5, "no speech")
     assert left["row"] == 4 and left["reason"] in ("transcript is doubtful", "transcript repeats itself")
     assert left["detail"].startswith("d.wav: ") and "is accepted" in left["detail"]
     assert f"3 rows of 3 s were transcribed by {tiny_whisper}" in capsys.readouterr().out
@@ -106,7 +108,7 @@ def test_what_a_person_changed_counts_and_nothing_is_heard_again(folder: Path, h
     got = heard(DATA_DIR=folder, ASR_MODEL="/nowhere")  # it need not even be loaded
     assert _texts(got) == ["Hallo.", TEXTS[2]]
     assert ["transcribed_by" in row for row in got["train"]] == [False, True]
-    assert [row["row"] for row in got["rejected"]] == [4]
+    assert [row["row"] for row in got["rejected"]] == [4, 5]
     write_lines(path, ["{broken"])
     with pytest.raises(BadInput, match=r"transcripts\.jsonl line 1: not JSON.*mend the line"):
         heard(DATA_DIR=folder)
@@ -144,7 +146,9 @@ def test_another_language_or_recording_is_heard_anew_unless_a_person_was_there(f
 def test_a_long_recording_is_cut_in_pauses_and_a_killed_run_goes_on(tmp_path: Path, heard: Any) -> None:
     said = talk(tmp_path / "long" / "talk.wav", pause=0.7)
     got = heard(DATA_DIR=tmp_path / "long", MAX_SECONDS=4)
-    spans = [(row["start"], row["end"]) for row in got["train"]]
+    paths = got["settings"].paths
+    spans = [(line["start"], line["end"]) for line in files.read_jsonl(paths.heard) if "text" in line]
+    assert {(row["start"], row["end"]) for row in got["train"]} < set(spans), "some are doubtful"
     assert len(spans) > 2 and all(end - start <= 4 for start, end in spans)
     whole, rate = soundfile.read(tmp_path / "long" / "talk.wav", dtype="float32")
     chances = speech.detector().probabilities(whole, rate)[speech.LEAD :]
@@ -154,13 +158,12 @@ def test_a_long_recording_is_cut_in_pauses_and_a_killed_run_goes_on(tmp_path: Pa
     for start, end, _ in said:
         assert any(a <= start + 0.1 and end - 0.1 <= b for a, b in spans), "every sentence is in a row"
 
-    paths = got["settings"].paths
     rows, log = paths.transcripts.read_bytes(), paths.heard.read_bytes()
     lines = log.splitlines(keepends=True)
     paths.heard.write_bytes(b"".join(lines[:2]) + lines[2][:40])  # killed while it wrote the third
-    paths.transcripts.write_bytes(b"".join(rows.splitlines(keepends=True)[:3])[:-1] + b'\n{"audio": "/lo')
+    paths.transcripts.write_bytes(rows + b'{"audio": "/lo')
     again = heard(DATA_DIR=tmp_path / "long", MAX_SECONDS=4)
-    assert again["train"] == got["train"]
+    assert again["train"] == got["train"] and again["rejected"] == got["rejected"]
     assert paths.transcripts.read_bytes() == rows and paths.heard.read_bytes() == log, "one line for each clip"
 
 
@@ -199,7 +202,7 @@ def test_a_recogniser_that_is_no_whisper_is_used_as_it_is(tmp_path: Path) -> Non
 
 
 def test_never_ends_in_one_line_that_names_the_variable(folder: Path, fetched: Any) -> None:
-    with pytest.raises(BadInput, match=r"none of its 4 recordings has a .txt .*TRANSCRIBE=auto transcribes them$"):
+    with pytest.raises(BadInput, match=r"none of its 5 recordings has a .txt .*TRANSCRIBE=auto transcribes them$"):
         fetched(DATA_DIR=folder, TRANSCRIBE="never")
     table = write_lines(folder / "t.jsonl", [{"audio": "a.wav"}])
     with pytest.raises(BadInput, match=r"no column looks like the text.*TRANSCRIBE"):
@@ -242,7 +245,7 @@ def test_without_a_recogniser_a_few_rows_are_left_out_and_a_whole_source_is_an_e
     assert [row["reason"] for row in got["rejected"]] == ["no text"]
     assert "cannot be loaded to transcribe" in capsys.readouterr().err
     table.unlink()
-    with pytest.raises(BadInput, match=r"4 rows have no text.*ASR_MODEL is not set.*TRANSCRIBE=never"):
+    with pytest.raises(BadInput, match=r"no text in [45] of 5 rows.*ASR_MODEL is not set.*TRANSCRIBE=never"):
         fetched(DATA_DIR=folder, TRANSCRIBE="auto", DEVICE="cpu")
 
 

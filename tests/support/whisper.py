@@ -36,13 +36,11 @@ def build(
     words.train_from_iterator([*texts, *(f" {text}" for text in texts)], vocab_size=600, min_frequency=1)
     words.save_model(str(directory))
     tokenizer = WhisperTokenizer(str(directory / "vocab.json"), str(directory / "merges.txt"))
-    ordinary = len(tokenizer)
     special = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{code}|>" for code in LANGUAGES)]
     special += ["<|translate|>", "<|transcribe|>", "<|nospeech|>", "<|notimestamps|>"]
     tokenizer.add_special_tokens({"additional_special_tokens": special})
     ids: dict[str, Any] = {token: tokenizer.convert_tokens_to_ids(token) for token in special}
     end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
-    assert len(tokenizer) <= ordinary + len(special)
     listener = WhisperFeatureExtractor(chunk_length=WINDOW)
     torch.manual_seed(0)
     model: Any = WhisperForConditionalGeneration(
@@ -69,9 +67,12 @@ def build(
     update = torch.optim.AdamW(model.parameters(), lr=4e-3)
     for _ in range(steps):
         update.zero_grad()
-        if puzzle is not None:
-            labels[-1, len(prompt) : -1] = torch.randint(ordinary, (width - len(prompt) - 2,))
-        model(input_features=features, decoder_input_ids=tokens[:, :-1], labels=labels).loss.backward()
+        logits = model(input_features=features, decoder_input_ids=tokens[:, :-1]).logits
+        known = len(said) - (puzzle is not None)
+        loss = torch.nn.functional.cross_entropy(logits[:known].flatten(0, 1), labels[:known].flatten())
+        if puzzle is not None:  # every token is as likely as any other
+            loss = loss - logits[-1, len(prompt) :].log_softmax(-1).mean()
+        loss.backward()
         update.step()
     model.eval().save_pretrained(directory)
     WhisperProcessor(listener, tokenizer).save_pretrained(directory)
