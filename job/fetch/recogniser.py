@@ -141,12 +141,17 @@ class Recogniser:
         processor: Any = AutoProcessor
         self._processor = processor.from_pretrained(self.name, token=token)
         model: Any = WhisperForConditionalGeneration.from_pretrained(self.name, dtype=self._dtype, token=token)
+        if not hasattr(model.generation_config, "no_timestamps_token_id"):
+            raise ValueError("its generation_config.json is incomplete; copy that of the Whisper that it was made from")
         self._model = model.to(self.device).eval()
 
     def transcribe(self, clips: list[Samples], language: str | None) -> list[Transcript]:
         """Transcribe clips, mono at `RATE` Hz, of a language (Whisper's code; None detects it for each clip).
 
         Batches that do not fit the GPU's memory are halved.
+
+        Raises:
+            BadInput: the recogniser knows English only.
         """
         found: list[Transcript] = []
         while len(found) < len(clips):
@@ -177,6 +182,8 @@ class Recogniser:
         prompt = torch.full((len(clips), 1), config.decoder_start_token_id, device=self.device)
         options: dict[str, Any] = {}
         tokens: list[str] = []
+        if getattr(config, "is_multilingual", None) is False and language not in (None, "en"):
+            raise BadInput(f"ASR_MODEL={self.name}: knows English only, and LANGUAGE or a row says {language}")
         if getattr(config, "lang_to_id", None):
             tokens = self._language_tokens(encoded, language, len(clips))
             options = {"language": tokens, "task": "transcribe"}

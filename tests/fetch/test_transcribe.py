@@ -201,6 +201,33 @@ def test_a_recogniser_that_is_no_whisper_is_used_as_it_is(tmp_path: Path) -> Non
     assert found[0] == found[3] and found[0] != found[2]
 
 
+def test_a_gpu_with_little_memory_hears_fewer_clips_at_once(
+    tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    values = {"ASR_MODEL": str(tiny_whisper), "DEVICE": "cpu", "WORK_DIR": str(tmp_path)}
+    loaded = recogniser.Recogniser(variables.load(values))
+    encoder = loaded._model.get_encoder()
+    listen = encoder.forward
+
+    def forward(features: Any, **more: Any) -> Any:
+        if len(features) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return listen(features, **more)
+
+    monkeypatch.setattr(encoder, "forward", forward)
+    assert [one.text for one in loaded.transcribe([_wave(text) for text in TEXTS], "en")] == TEXTS
+
+
+def test_a_whisper_for_english_is_not_used_for_another_language(tiny_whisper: Path, tmp_path: Path) -> None:
+    values = {"ASR_MODEL": str(tiny_whisper), "DEVICE": "cpu", "WORK_DIR": str(tmp_path)}
+    loaded = recogniser.Recogniser(variables.load(values))
+    loaded._model.generation_config.is_multilingual = False
+    with pytest.raises(BadInput, match="knows English only"):
+        loaded.transcribe([_wave(TEXTS[0])], "de")
+
+
 def test_never_ends_in_one_line_that_names_the_variable(folder: Path, fetched: Any) -> None:
     with pytest.raises(BadInput, match=r"none of its 5 recordings has a .txt .*TRANSCRIBE=auto transcribes them$"):
         fetched(DATA_DIR=folder, TRANSCRIBE="never")
