@@ -58,7 +58,7 @@ class Edges:
         heard = mix(recording.read_part(first, round((seconds + _AROUND) * rate)))
         if not len(heard) or not np.isfinite(heard).all():
             return seconds
-        found = nearest_pause(may_be_speech(heard, rate), seconds - first / rate)
+        found = nearest_pause(chances(heard, rate) >= speech.PERHAPS, seconds - first / rate)
         if found is None:
             self.in_speech += 1
             return seconds
@@ -70,11 +70,11 @@ class Edges:
         return seconds
 
 
-def may_be_speech(samples: Samples, rate: int) -> np.ndarray:
-    """Return for each window, `STEP` seconds apart, whether it may contain speech."""
+def chances(samples: Samples, rate: int) -> np.ndarray:
+    """Return for each window, `STEP` seconds apart, the probability of speech, averaged with its neighbours."""
     probabilities = speech.detector().probabilities(samples, rate)[speech.LEAD :]
     padded = np.pad(probabilities, speech.SMOOTH // 2, mode="edge")
-    return np.asarray(np.convolve(padded, np.ones(speech.SMOOTH) / speech.SMOOTH, "valid") >= speech.PERHAPS)
+    return np.convolve(padded, np.ones(speech.SMOOTH) / speech.SMOOTH, "valid")
 
 
 def nearest_pause(spoken: np.ndarray, edge: float) -> float | None:

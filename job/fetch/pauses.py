@@ -11,7 +11,8 @@ import numpy as np
 
 from job.audio.decode import Recording
 from job.audio.measure import mix
-from job.fetch.edges import SHORTEST_PAUSE, STEP, may_be_speech
+from job.audio.speech import PERHAPS, SPEECH
+from job.fetch.edges import SHORTEST_PAUSE, STEP, chances
 
 #: Windows of the speech detector in a block, and those before and after it that the detector also hears.
 _BLOCK, _AROUND = 1875, 47
@@ -34,37 +35,48 @@ class Piece:
     fault: tuple[str, str] | None = None
 
 
-def stretches(recording: Recording, begin: float, end: float) -> Iterator[tuple[float, float]]:
-    """Yield the stretches of (possible) speech between `begin` and `end`, as start and end in seconds, in order."""
-    first, last = round(begin / STEP), math.ceil(end / STEP)
-    since: int | None = None
-    until = first
-    for number, spoken in enumerate(_windows(recording, first, last), start=first):
-        if not spoken:
-            continue
-        if since is not None and number - until >= SHORTEST_PAUSE:
-            yield _seconds(since, until, begin, end)
-            since = None
-        since = number if since is None else since
-        until = number + 1
-    if since is not None:
-        yield _seconds(since, until, begin, end)
+def stretches(recording: Recording, begin: float, end: float, longest: float) -> Iterator[tuple[float, float]]:
+    """Yield the stretches of speech between `begin` and `end`, as start and end in seconds, in order.
+
+    What may be speech counts as speech; in a stretch of more than `longest` seconds, only what surely is.
+    """
+    found = _windows(recording, round(begin / STEP), math.ceil(end / STEP))
+    for first, held in _runs(enumerate(found, start=round(begin / STEP)), PERHAPS):
+        long = len(held) * STEP > longest - 2 * MARGIN
+        for start, part in _runs(enumerate(held, start=first), SPEECH) if long else [(first, held)]:
+            # the detector hears half a window late: the window before counts as well
+            yield max(begin, (start - 1) * STEP), min(end, (start + len(part)) * STEP)
 
 
-def _seconds(first: int, last: int, begin: float, end: float) -> tuple[float, float]:
-    """Convert windows to seconds; as the detector hears half a window late, the one before counts as speech too."""
-    return max(begin, (first - 1) * STEP), min(end, last * STEP)
+def _runs(windows: Iterable[tuple[int, float]], least: float) -> Iterator[tuple[int, list[float]]]:
+    """Yield runs of windows with at least this probability: the first one's number, and the probabilities.
+
+    Shorter gaps than a pause do not end a run.
+    """
+    first, held, until = 0, list[float](), 0
+    for number, chance in windows:
+        if held and number - until >= SHORTEST_PAUSE and chance >= least:
+            yield first, held[: until - first]
+            held = []
+        if chance >= least:
+            first, until = first if held else number, number + 1
+        if held or chance >= least:
+            held.append(chance)
+    if held:
+        yield first, held[: until - first]
 
 
-def _windows(recording: Recording, first: int, last: int) -> Iterator[bool]:
-    """Yield for each window from `first` to `last` whether it may contain speech."""
+def _windows(recording: Recording, first: int, last: int) -> Iterator[float]:
+    """Yield for each window from `first` to `last` the probability of speech."""
     rate = recording.rate
     for start in range(first, last, _BLOCK):
         stop = min(last, start + _BLOCK)
         before = max(0, start - _AROUND)
         heard = mix(recording.read_part(round(before * STEP * rate), round((stop + _AROUND) * STEP * rate)))
-        spoken = may_be_speech(np.nan_to_num(heard, posinf=1.0, neginf=-1.0), rate) if len(heard) else np.zeros(0, bool)
-        yield from spoken[start - before : stop - before].tolist()
+        if len(heard):
+            yield from chances(np.nan_to_num(heard, posinf=1.0, neginf=-1.0), rate)[
+                start - before : stop - before
+            ].tolist()
 
 
 def pieces(speech: Iterable[tuple[float, float]], begin: float, end: float, longest: float) -> Iterator[Piece]:

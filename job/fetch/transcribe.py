@@ -170,7 +170,7 @@ class Transcribing:
             raise RowError("too long to transcribe", f"{path.name}: {end - begin:.1f} s; give the rows an end as well")
         else:
             place = None
-            for piece in pauses.pieces(pauses.stretches(recording, begin, end), begin, end, longest):
+            for piece in pauses.pieces(pauses.stretches(recording, begin, end, longest), begin, end, longest):
                 place = (piece.start, piece.end)
                 if piece.fault is not None:
                     self._keep_out(region, place, *piece.fault)
