@@ -100,8 +100,7 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
     say(stage.name, "started")
     started = time.monotonic()
     counts = stage.run(settings, ranks)
-    if stage.spread or stage is CHOICE:
-        _free_memory()
+    _free_memory()
     if ranks.first:
         state.write(
             settings.paths.state,
@@ -139,7 +138,7 @@ def _due(settings: Settings, stage: Stage, values: dict[str, Any]) -> str | None
         missing = [path for path in stage.outputs(paths) if not path.exists()]
         arrived = None if missing else stage.arrived(paths)
         if arrived:
-            say(stage.name, f"{arrived} has been added since the last run; running this stage again")
+            say(stage.name, f"{arrived} has been added or changed since the last run; running this stage again")
         elif not missing:
             when = str(previous.get("finished", ""))[:19]
             say(stage.name, f"nothing to do: done {when} UTC with the same settings and inputs (FORCE=true redoes it)")

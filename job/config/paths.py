@@ -31,6 +31,16 @@ class Paths:
         return self.raw / f"{split}.jsonl"
 
     @property
+    def transcripts(self) -> Path:
+        """The rows that a recogniser made of recordings without texts, for people to correct."""
+        return self.work / "data" / "transcripts.jsonl"
+
+    @property
+    def heard(self) -> Path:
+        """Log of what the recogniser heard, so that no clip is transcribed twice."""
+        return self.work / "data" / "heard.jsonl"
+
+    @property
     def prepared(self) -> Path:
         """The prepared dataset, which prepare writes and train reads."""
         return self.work / "data" / "prepared"

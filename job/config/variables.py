@@ -66,6 +66,11 @@ class DataVariables(BaseSettings):
     language_column: str | None = var(None, "Column with the language.")
     instruct_column: str | None = var(None, "Column with the style instruction.")
     language: str = var("Auto", "Language of rows without one: a name or code; `new:NAME` adds a new language.")
+    transcribe: Literal["auto", "never", "always"] = var(
+        "auto",
+        "`auto` transcribes recordings that have no text, with ASR_MODEL; `always` all, whatever texts they have; "
+        "`never` leaves those without a text out.",
+    )
     text_normalizer: Literal["auto", "none"] = var(
         "none",
         "`auto` writes numbers, signs and abbreviations out in words, in data and test texts; wise where the base does "
@@ -174,7 +179,11 @@ class SynthesisVariables(BaseSettings):
         None, "Longest speech in frames. Default: three times the expected length of the text.", ge=2
     )
     lora_scale: float = var(1.0, "Scale of the LoRA adapter when speaking.", ge=0)
-    asr_model: str | None = var(None, "Speech recogniser for WER and CER.")
+    asr_model: str | None = var(
+        None,
+        "Speech recogniser for WER and CER, and for recordings without texts (those: by default whisper-large-v3-turbo "
+        "on a GPU, whisper-small on a CPU).",
+    )
     mos_model: str | None = var(
         None, "Model for MOS, instead of the one that is installed with the job; `none` turns MOS off."
     )

@@ -12,13 +12,15 @@ from typing import Any
 
 from job.config.paths import Paths
 from job.config.settings import Settings
-from job.core import console, files
+from job.core import console, files, state
 from job.core.errors import BadInput
-from job.fetch import preview, references, sources
+from job.fetch import preview, references, sources, transcript_store
 from job.fetch.audio_store import Store
 from job.fetch.claims import undisputed
 from job.fetch.collect import Collector, reason_of, summarise
 from job.fetch.columns import choose
+from job.fetch.transcribe import Transcribing
+from job.fetch.transcribed_rows import TranscribedRows
 
 SPLITS = ("train", "validation")
 
@@ -43,16 +45,19 @@ def run(settings: Settings) -> dict[str, Any]:
     if source.note:
         console.say("fetch", source.note)
     console.say("fetch", f"reading {source.about}")
-    tables = source.tables()
-    for table in tables.values():
-        choose(table, settings)  # a misnamed column is found before any audio is downloaded
     paths = settings.paths
     store = Store(paths.raw / "audio")
+    transcribing, transcribed = Transcribing(settings, store), TranscribedRows()
+    tables = {split: transcribing.table(table) for split, table in source.tables().items()}
+    for table in tables.values():
+        choose(table, settings)  # a misnamed column is found before any audio is downloaded
     collector = Collector(settings, store)
-    counts = dict.fromkeys(SPLITS, 0)
+    counts: dict[str, Any] = dict.fromkeys(SPLITS, 0)
     for split in SPLITS:
         if split in tables:
-            counts[split] = files.write_jsonl(paths.manifest(split), collector.rows(split, tables[split]))
+            counts[split] = files.write_jsonl(
+                paths.manifest(split), transcribed.counted(collector.rows(split, tables[split]))
+            )
         else:
             paths.manifest(split).unlink(missing_ok=True)  # from an earlier run
     counts = _drop_disputed(collector, counts, paths)
@@ -64,8 +69,12 @@ def run(settings: Settings) -> dict[str, Any]:
         f"{counts['train']} training and {counts['validation']} validation rows, {rejected} left out"
         + (f" (see {paths.fetch_rejected})" if rejected else ""),
     )
+    for line in transcribed.lines(paths.transcripts):
+        console.say("fetch", line)
     preview.show(paths.manifest("train"), counts["train"], settings)
     counts = {**counts, "rejected": rejected, "speakers": len(collector.speakers)}
+    if (written := transcript_store.digest(paths)) is not None:
+        counts |= {"transcribed": transcribed.count, "transcripts": written}
     return {**counts, "source": source.about, **({"revision": at} if at else {})}
 
 
@@ -130,7 +139,13 @@ def _source(settings: Settings) -> sources.Source | None:
 
 
 def arrived(paths: Paths) -> Path | None:
-    """Return a file that was missing or empty in the last run, for a rejected row, and now has contents; else None."""
+    """Return a file that was missing or empty in the last run, for a rejected row, and now has contents; else None.
+
+    The transcripts are such a file as well if a person has changed or deleted them.
+    """
+    written = (state.read(paths.state, "fetch") or {}).get("counts", {}).get("transcripts")
+    if written is not None and written != transcript_store.digest(paths):
+        return paths.transcripts
     if not paths.fetch_rejected.is_file():
         return None
     wanted = (Path(name) for row in files.read_jsonl(paths.fetch_rejected) for name in row.get("looked_for") or ())
@@ -163,7 +178,9 @@ def check(settings: Settings) -> str:
     references.check_variables(settings)
     source = sources.pick(settings)
     parts = []
-    for split, table in source.tables().items():
+    transcribing = Transcribing(settings, Store(None))
+    for split, given in source.tables().items():
+        table = transcribing.assumed(given)
         columns = choose(table, settings)
         if table.remote is None:
             Collector(settings, Store(None)).first_good(table)

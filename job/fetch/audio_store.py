@@ -138,6 +138,18 @@ class Store:
         return len(unused)
 
 
+def check_name(path: Path, field: str) -> None:
+    """Check that a file's name can be written to a manifest.
+
+    Raises:
+        RowError: it has bytes that are not UTF-8, as of an old encoding.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise RowError(f"{field} has a name that is not UTF-8", f"{str(path)[-200:]!r}; rename it") from None
+
+
 def seconds(source: Path | io.BytesIO) -> float:
     """Return the duration in seconds from the file's header; for a video, that of its audio track.
 

@@ -19,7 +19,7 @@ from job.fetch.columns import Columns, choose, notes
 from job.fetch.edges import Edges
 from job.fetch.references import References
 from job.fetch.row_languages import RowLanguages
-from job.fetch.table import Row, RowError, Table, Unreadable
+from job.fetch.table import TRANSCRIBED_BY, Row, RowError, Table, Unreadable
 from job.fetch.transcripts import Mended
 from job.normalize import Normalizer, Told
 
@@ -132,6 +132,8 @@ class Collector:
             if table.loose and self.store.directory is not None:
                 part = self._edges.settle(Path(built["audio"]), part)
             built |= {"start": part.start, "end": part.end}
+        if by := row.values.get(TRANSCRIBED_BY):
+            built[TRANSCRIBED_BY] = by
         self._mended.add(row.number, str(get("text", row.values)), cleaned)
         self._normalize(built)
         return built
@@ -164,10 +166,7 @@ class Collector:
 
     def _locate(self, table: Table, value: Any, field: str, rate: Any) -> Path:
         path = self.store.locate(value, field, table.folders, table.remote, rate, table.tree)
-        try:
-            str(path).encode()
-        except UnicodeEncodeError:
-            raise RowError(f"{field} has a name that is not UTF-8", f"{str(path)[-200:]!r}; rename it") from None
+        audio_store.check_name(path, field)
         return path
 
     def _try(self, split: str, table: Table, columns: Columns, item: Row | Unreadable) -> dict[str, Any] | None:

@@ -91,8 +91,10 @@ class Columns:
         return list(dict.fromkeys(column for columns in self.by_field.values() for column in columns))
 
 
-def choose(table: Table, settings: Settings) -> Columns:
+def choose(table: Table, settings: Settings, needs_text: bool = True) -> Columns:
     """Match a table's columns to the fields: by the variables, by their names, and by the values in a sample of rows.
+
+    Without `needs_text` there may be no column for the text.
 
     Raises:
         BadInput: a variable names a column that does not exist, no column looks like the text or the audio, or the
@@ -123,6 +125,10 @@ def choose(table: Table, settings: Settings) -> Columns:
             chosen = doubts.text_by_values(table, rows, others)
             found["text"], pair, why["text"] = chosen.columns, chosen.pair, chosen.why
     _require(found, table)
+    if not found["text"] and (needs_text or _may_be_text(table, others, settings)):
+        hint = "" if settings.transcribe == "always" else "; TRANSCRIBE=always transcribes the recordings instead"
+        listed = shown(table.columns)
+        raise BadInput(f"{table.where}: no column looks like the text among {listed}; name it with TEXT_COLUMN{hint}")
     bare = _is_bare(found["audio"], held, table)
     if not table.header and bare and not found["id"]:
         found["id"] = found["audio"][:1]
@@ -228,9 +234,15 @@ def _likely_speakers(table: Table, found: dict[str, tuple[str, ...]], others: li
     return next((p.column for p in labels), None)
 
 
+def _may_be_text(table: Table, others: list[Profile], settings: Settings) -> bool:
+    """Whether a table without an obvious text may have one, so that its recordings are not transcribed unasked."""
+    if settings.transcribe == "always":
+        return False
+    named = [p for p in others if not table.header or plain_name(p.column) not in LIKELY_SPEAKERS]
+    return any(p.says_nothing is None and p.letters > 0 for p in named)
+
+
 def _require(found: dict[str, tuple[str, ...]], table: Table) -> None:
     listed = shown(table.columns)
-    if not found["text"]:
-        raise BadInput(f"{table.where}: no column looks like the text among {listed}; name it with TEXT_COLUMN")
     if not found["audio"] and not found["audio_codes"]:
         raise BadInput(f"{table.where}: no column looks like the audio among {listed}; name it with AUDIO_COLUMN")

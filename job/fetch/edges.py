@@ -17,9 +17,9 @@ FARTHEST, INSIDE = 0.3, 0.1
 #: Seconds on each side of an edge that are passed to the speech detector.
 _AROUND = 1.5
 #: Seconds between the starts of two windows of the detector.
-_STEP = speech.WINDOW / speech.RATE
+STEP = speech.WINDOW / speech.RATE
 #: Minimum length of a pause, in windows without speech (probabilities averaged over `speech.SMOOTH` windows).
-_SHORTEST = 2
+SHORTEST_PAUSE = 2
 
 
 class Edges:
@@ -58,7 +58,7 @@ class Edges:
         heard = mix(recording.read_part(first, round((seconds + _AROUND) * rate)))
         if not len(heard) or not np.isfinite(heard).all():
             return seconds
-        found = nearest_pause(_speech(heard, rate), seconds - first / rate)
+        found = nearest_pause(chances(heard, rate) >= speech.PERHAPS, seconds - first / rate)
         if found is None:
             self.in_speech += 1
             return seconds
@@ -70,23 +70,23 @@ class Edges:
         return seconds
 
 
-def _speech(samples: Samples, rate: int) -> np.ndarray:
-    """Return for each window, `_STEP` seconds apart, whether it may contain speech."""
+def chances(samples: Samples, rate: int) -> np.ndarray:
+    """Return for each window, `STEP` seconds apart, the probability of speech, averaged with its neighbours."""
     probabilities = speech.detector().probabilities(samples, rate)[speech.LEAD :]
     padded = np.pad(probabilities, speech.SMOOTH // 2, mode="edge")
-    return np.asarray(np.convolve(padded, np.ones(speech.SMOOTH) / speech.SMOOTH, "valid") >= speech.PERHAPS)
+    return np.convolve(padded, np.ones(speech.SMOOTH) / speech.SMOOTH, "valid")
 
 
 def nearest_pause(spoken: np.ndarray, edge: float) -> float | None:
     """Return the position in a pause that is nearest to `edge`, both in seconds.
 
     It is `edge` itself if that is in a pause, and None if no pause is within `FARTHEST`. `spoken` says for each window,
-    `_STEP` seconds apart, whether it may contain speech."""
+    `STEP` seconds apart, whether it may contain speech."""
     changes = np.flatnonzero(np.diff(np.concatenate([[True], spoken, [True]]).astype(np.int8)))
     best: float | None = None
     for first, last in zip(changes[::2], changes[1::2], strict=True):  # windows first to last - 1 are a pause
-        begins, ends = first * _STEP, (last - 1) * _STEP
-        if last - first < _SHORTEST:
+        begins, ends = first * STEP, (last - 1) * STEP
+        if last - first < SHORTEST_PAUSE:
             continue
         if begins <= edge <= ends:
             return edge

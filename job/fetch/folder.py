@@ -89,12 +89,13 @@ def _open(root: Path, where: str, settings: Settings) -> Table:
         table = tables.only_one(root, where, Names(iter(found)), settings, settings.train_split)
         if table is not None:
             return _completed(table, root)
-    if not beside.with_text:
-        inner = next((p for p in sorted(root.glob("*/metadata.*")) if p.name in METADATA), None)
+    inner = next((p for p in sorted(root.glob("*/metadata.*")) if p.name in METADATA), None)
+    if not beside.can_be_read or (not beside.with_text and inner and settings.transcribe != "always"):
         more = f"; set DATA_DIR to {inner.parent}, where there is a {inner.name}" if inner else ""
         raise BadInput(
             f"{where}: no table in it (metadata.csv, a .list, .tsv or .txt) names its audio files, and "
             f"none of its {len(found)} recordings has a .txt of its name beside it{beside.not_read()}{more}"
+            + ("; TRANSCRIBE=auto transcribes them" if settings.transcribe == "never" else "")
         )
     return beside.table(where)
 

@@ -35,7 +35,10 @@ def list_files(root: Path) -> tuple[list[Path], list[Path]]:
 
 
 class Recordings:
-    """The recordings of a folder and the location of each one's text. `with_text` is how many have one."""
+    """The recordings of a folder and the location of each one's text. `with_text` is how many have one.
+
+    `can_be_read` says whether any recording has a text or can be transcribed (TRANSCRIBE).
+    """
 
     def __init__(self, root: Path, audio: list[Path], others: list[Path], settings: Settings) -> None:
         self.root = root
@@ -46,17 +49,26 @@ class Recordings:
         self._of_text: dict[sidecars.Source, list[Path]] = {}
         for path in audio:
             try:
-                source = self._source(path)
+                source = None if settings.transcribe == "always" else self._source(path)
             except RowError as error:
                 self._sources[path] = error
                 continue
+            if source is None and self._transcribed(path, settings):
+                source = sidecars.Source(path.with_name(audio_files.stem(path.name)), untold=True)
             if source is not None:
                 self._sources[path] = source
                 self._of_text.setdefault(source, []).append(path)
-        self.with_text = len(self._sources)
+        self.with_text = sum(not (isinstance(s, sidecars.Source) and s.untold) for s in self._sources.values())
+        self.can_be_read = bool(self._sources)
         self._of_text = {source: paths for source, paths in self._of_text.items() if len(paths) > 1}
         self._named = "speaker_name" in settings.model_fields_set
         self._said: set[str] = set()
+
+    def _transcribed(self, path: Path, settings: Settings) -> bool:
+        """Whether a recording without a text is transcribed; not if it has one that is not read, unless asked for."""
+        if audio_files.ending_of(path.name) in audio_files.UNREADABLE or settings.transcribe == "never":
+            return False
+        return settings.transcribe == "always" or not self._texts.has_unread(path)
 
     def _source(self, path: Path) -> sidecars.Source | None:
         """Find the text of a recording.
@@ -150,7 +162,7 @@ class Recordings:
         values: dict[str, Any] = {"audio": str(path), "ref_audio": audio, "ref_text": text}
         if speakers:
             values["speaker"] = self._speaker(path)
-        if not source.timed:
+        if not source.timed and not source.untold:
             values.update(self._texts.values(path, source))
         values["id"] = audio_files.stem(str(path.relative_to(self.root)))
         return values
@@ -170,6 +182,8 @@ class Recordings:
             self._say("microphones", f"{_names(paths)} are one sentence: of several microphones the first is used")
         else:
             chosen = find.choose(paths)
+            if chosen is None and source.untold:
+                return True
             if chosen is not None:
                 self._say("formats", f"{_names(paths)} are one recording: of several formats the best is used")
         if chosen is None:

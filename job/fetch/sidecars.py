@@ -37,12 +37,14 @@ class Source:
     """Where the text of a recording is: a file, or in a table of transcripts the line of the name `line`.
 
     `shared` are the folders below the root that both paths have in common, if the text is in a parallel folder.
-    `timed` files give the times of each sentence."""
+    `timed` files give the times of each sentence. `untold`: there is none; `path` is the recording's, without ending.
+    """
 
     path: Path
     line: str | None = None
     shared: tuple[str, ...] | None = None
     timed: bool = False
+    untold: bool = False
 
 
 class Sidecars:
@@ -126,6 +128,10 @@ class Sidecars:
                     todo = f"{other} is not read: save what is said as {stem}.txt, without times"
                     return RowError("audio without text", f"{audio.name} has no {stem}.txt beside it; {todo}")
         return RowError("audio without text", f"{audio.name} has no {stem}.txt beside it")
+
+    def has_unread(self, audio: Path) -> bool:
+        """Whether a file in place of a transcript lies next to a recording, of a kind that is not read."""
+        return "; " in self.none(audio).detail
 
     def _named(self, audio: Path, name: str, stem: str) -> list[Path]:
         """Return the files called `name` next to a recording, except those that belong to another recording."""

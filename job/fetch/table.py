@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+#: Key of a row whose text was transcribed: the recogniser's name.
+TRANSCRIBED_BY = "transcribed_by"
+
 #: Size of the sample of rows, spread over a source, from which the contents of its columns are guessed.
 SAMPLE_ROWS = 500
 

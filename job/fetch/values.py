@@ -14,6 +14,9 @@ from job.fetch.transcripts import Cleaned
 #: Invisible characters that `str.strip` does not treat as whitespace: zero-width space and byte order mark.
 INVISIBLE = "\u200b\ufeff"
 
+#: Kinds of the errors of `required_text` for a row that has no text at all.
+NO_TEXT = ("no text", "empty text")
+
 #: Prepared codes are stored as int16.
 LARGEST_CODE = 32767
 

@@ -99,16 +99,20 @@ def tiny_wav2vec(head: str, directory: Path, **config: object) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module")
-def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_recogniser(directory: Path) -> Path:
     """A real CTC recogniser with random weights."""
     from transformers import Wav2Vec2CTCTokenizer
 
-    directory = tiny_wav2vec("ctc", tmp_path_factory.mktemp("asr"))
+    tiny_wav2vec("ctc", directory)
     vocabulary = {token: n for n, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", "a", "b", "c"])}
     (directory / "vocab.json").write_text(json.dumps(vocabulary))
     Wav2Vec2CTCTokenizer(str(directory / "vocab.json")).save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="module")
+def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_recogniser(tmp_path_factory.mktemp("asr"))
 
 
 def test_a_recogniser_hears_speech_at_the_codecs_rate_and_long_speech_in_chunks(recogniser: Path):

@@ -38,7 +38,8 @@ def fetched(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Run fetch with the given variables; returns its counts, the manifests' rows and the rejected rows."""
 
     def run(**variables: Any) -> dict[str, Any]:
-        loaded = settings.load({"WORK_DIR": str(tmp_path / "work"), **{k: str(v) for k, v in variables.items()}})
+        fixed = {"WORK_DIR": str(tmp_path / "work"), "TRANSCRIBE": "never"}
+        loaded = settings.load({**fixed, **{k: str(v) for k, v in variables.items()}})
         counts = fetch.run(loaded)
         manifests = {
             split: list(files.read_jsonl(path)) if (path := loaded.paths.manifest(split)).exists() else None

@@ -40,7 +40,9 @@ def call(hub: Hub, home: Path, *asked: dict[str, Any], action: str = "run", toke
     env = {k: v for k, v in os.environ.items() if k != "HF_TOKEN"} | hub.env(home / "hf")
     jobs = []
     for number, variables in enumerate(asked):
-        given = {"WORK_DIR": str(home / f"work{number}"), **variables} | ({"HF_TOKEN": token} if token else {})
+        given = {"WORK_DIR": str(home / f"work{number}"), "TRANSCRIBE": "never", **variables} | (
+            {"HF_TOKEN": token} if token else {}
+        )
         jobs.append({"call": action, "variables": {k: str(v) for k, v in given.items()}})
     done = subprocess.run(
         [sys.executable, "-c", CODE], input=json.dumps(jobs), env=env, capture_output=True, text=True, timeout=200

@@ -113,5 +113,5 @@ def test_a_folder_above_the_one_with_the_metadata_is_told_which(tmp_path: Path, 
         fetched(DATA_DIR=root)
     assert "\n" not in str(caught.value)
     (root / "eva" / "metadata.jsonl").unlink()
-    with pytest.raises(BadInput, match=r"has a \.txt of its name beside it$"):
+    with pytest.raises(BadInput, match=r"has a \.txt of its name beside it; TRANSCRIBE=auto transcribes them$"):
         fetched(DATA_DIR=root)

@@ -41,7 +41,7 @@ def test_a_recording_that_was_missing_or_empty_is_taken_in_when_it_comes(
     assert "nothing to do" in again(TRAIN_JSONL=path)[0], "what is still missing is no reason"
     write_audio(tmp_path / "late.wav", seed=1)
     said, texts = again(TRAIN_JSONL=path)
-    assert f"{tmp_path / 'late.wav'} has been added since the last run" in said
+    assert f"{tmp_path / 'late.wav'} has been added or changed since the last run" in said
     assert texts == ["one", "two"]
     assert "nothing to do" in again(TRAIN_JSONL=path)[0]
 

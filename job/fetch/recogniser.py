@@ -1,0 +1,220 @@
+"""Transcribe clips with a speech recogniser (ASR_MODEL): in batches, and with the figures that tell how sure it is."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from job.audio.clip import Samples
+from job.config.names import AUTO
+from job.config.settings import Settings
+from job.core.errors import BadInput, Unreachable, first_line, is_outage
+from job.core.out_of_memory import is_out_of_memory
+from job.model.loading import resolve_device
+from job.text.languages import Languages, UnclearLanguage
+
+if TYPE_CHECKING:
+    import torch
+
+#: The recognisers that are used if ASR_MODEL is not set, by the kind of device; another one than a GPU is slow.
+RELEASED = {"cuda": "openai/whisper-large-v3-turbo"}
+RELEASED_SMALL = "openai/whisper-small"
+#: Sample rate of the clips, Hz, and the number of clips transcribed together, by the kind of device.
+RATE = 16_000
+BATCH, BATCH_SMALL = {"cuda": 16}, 4
+#: Whisper's own criteria: lowest mean log-probability of a token, highest probability that nobody speaks (where the
+#: former is low as well), and highest ratio of a text's bytes to its compressed ones, which is high if it repeats.
+LEAST_LOGPROB, MOST_NO_SPEECH, MOST_COMPRESSION = -1.0, 0.6, 2.4
+#: ISO 639 code -> Whisper's, where they differ.
+_CODES = {"nb": "no", "jv": "jw", "fil": "tl"}
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was heard in a clip; figures that the recogniser does not give are None.
+
+    Attributes:
+        text: without surrounding spaces.
+        language: Whisper's code of the language.
+        logprob: mean log-probability of the tokens, the end included.
+        no_speech: probability that nobody speaks.
+        ended: whether the text came to its end.
+    """
+
+    text: str
+    language: str | None = None
+    logprob: float | None = None
+    no_speech: float | None = None
+    ended: bool = True
+
+    @property
+    def confidence(self) -> float | None:
+        """Geometric mean of the tokens' probabilities, 0 to 1."""
+        return None if self.logprob is None else round(math.exp(self.logprob), 3)
+
+    def doubt(self) -> tuple[str, str] | None:
+        """Return the reason and the figure for leaving the clip out; None if the transcript can be trusted."""
+        unsure = self.logprob is not None and self.logprob < LEAST_LOGPROB
+        if not any(map(str.isalnum, self.text)):
+            return "nothing was recognised", "the transcript has no words"
+        if unsure and self.no_speech is not None and self.no_speech > MOST_NO_SPEECH:
+            figure = f"probability {self.no_speech:.2f} that nobody speaks, {MOST_NO_SPEECH:g} at most is accepted"
+            return "nothing was recognised", f"{figure}: {self.text[:60]!r}"
+        encoded = self.text.encode()
+        compression = len(encoded) / len(zlib.compress(encoded))
+        if compression > MOST_COMPRESSION:
+            figure = f"compression ratio {compression:.1f}, {MOST_COMPRESSION:g} at most is accepted"
+            return "transcript repeats itself", f"{figure}: {self.text[:60]!r}"
+        if unsure:
+            figure = f"mean log-probability {self.logprob:.2f}, {LEAST_LOGPROB:g} at least is accepted"
+            return "transcript is doubtful", f"{figure}: {self.text[:60]!r}"
+        if not self.ended:
+            return "transcript has no end", f"it was cut off after {len(self.text)} characters: {self.text[:60]!r}"
+        return None
+
+
+def model_name(settings: Settings, device: torch.device) -> str:
+    """The recogniser to use: ASR_MODEL, or a released Whisper that fits the device."""
+    return settings.asr_model or RELEASED.get(device.type, RELEASED_SMALL)
+
+
+def whisper_code(language: str, asr_model: str | None, where: str) -> str | None:
+    """Return Whisper's code of a language; None if the recogniser should detect the language, or ASR_MODEL knows it.
+
+    Raises:
+        BadInput: it is not a language, or Whisper does not know it and ASR_MODEL does not name another recogniser.
+    """
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    try:
+        found = Languages().find(language)
+    except UnclearLanguage as question:
+        raise BadInput(f"{where}: {question}") from None
+    code = _CODES.get(found.code or "", found.code)
+    if found.key == AUTO or code in LANGUAGES:
+        return None if found.key == AUTO else code
+    if asr_model is None or asr_model.startswith("openai/whisper-"):
+        raise BadInput(
+            f"{where}: Whisper does not know {found.name}, so its recordings cannot be transcribed; set ASR_MODEL to a "
+            "recogniser that does, or give the recordings their texts (TRANSCRIBE=never leaves out those without)"
+        )
+    return None
+
+
+class Recogniser:
+    """A recogniser on its `device`. `name` is what it was loaded from."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Load the recogniser; from the Hub on first use if it is not a directory.
+
+        Raises:
+            BadInput: it cannot be loaded.
+            Unreachable: the Hub cannot be reached.
+        """
+        import torch
+        from transformers import AutoConfig
+
+        self.device = resolve_device(settings)
+        self.name = model_name(settings, self.device)
+        self._dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+        self._batch = BATCH.get(self.device.type, BATCH_SMALL)
+        try:
+            kind = AutoConfig.from_pretrained(self.name, token=settings.token).model_type
+            self._load(settings.token, whisper=kind == "whisper")
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            set_by = f"ASR_MODEL={self.name}" if settings.asr_model else f"{self.name} (ASR_MODEL is not set)"
+            raise (Unreachable if is_outage(error) else BadInput)(
+                f"{set_by}: cannot be loaded to transcribe recordings without texts ({first_line(error)}); give a "
+                "model directory or a Hub repo, or set TRANSCRIBE=never to leave those recordings out"
+            ) from error
+
+    def _load(self, token: str | None, whisper: bool) -> None:
+        from transformers import AutoProcessor, WhisperForConditionalGeneration, pipeline
+
+        if not whisper:
+            kind: Any = "automatic-speech-recognition"
+            self._pipeline: Any = pipeline(kind, model=self.name, device=self.device, token=token)
+            return
+        self._pipeline = None
+        processor: Any = AutoProcessor
+        self._processor = processor.from_pretrained(self.name, token=token)
+        model: Any = WhisperForConditionalGeneration.from_pretrained(self.name, dtype=self._dtype, token=token)
+        if not hasattr(model.generation_config, "no_timestamps_token_id"):
+            raise ValueError("its generation_config.json is incomplete; copy that of the Whisper that it was made from")
+        self._model = model.to(self.device).eval()
+
+    def transcribe(self, clips: list[Samples], language: str | None) -> list[Transcript]:
+        """Transcribe clips, mono at `RATE` Hz, of a language (Whisper's code; None detects it for each clip).
+
+        Batches that do not fit the GPU's memory are halved.
+
+        Raises:
+            BadInput: the recogniser knows English only.
+        """
+        found: list[Transcript] = []
+        while len(found) < len(clips):
+            some = clips[len(found) : len(found) + self._batch]
+            try:
+                found += self._heard(some, language)
+            except RuntimeError as error:
+                if self._batch == 1 or not is_out_of_memory(error):
+                    raise
+                self._batch = max(1, self._batch // 2)
+        return found
+
+    def _heard(self, clips: list[Samples], language: str | None) -> list[Transcript]:
+        import torch
+
+        if self._pipeline is not None:
+            inputs = [{"raw": clip, "sampling_rate": RATE} for clip in clips]
+            return [Transcript(str(one["text"]).strip()) for one in self._pipeline(inputs, batch_size=len(inputs))]
+        with torch.inference_mode():
+            return self._whispered(clips, language)
+
+    def _whispered(self, clips: list[Samples], language: str | None) -> list[Transcript]:
+        import torch
+
+        model, config, tokenizer = self._model, self._model.generation_config, self._processor.tokenizer
+        inputs = self._processor.feature_extractor(clips, sampling_rate=RATE, return_tensors="pt")
+        encoded = model.get_encoder()(inputs.input_features.to(self.device, self._dtype))
+        prompt = torch.full((len(clips), 1), config.decoder_start_token_id, device=self.device)
+        options: dict[str, Any] = {}
+        tokens: list[str] = []
+        if getattr(config, "is_multilingual", None) is False and language not in (None, "en"):
+            raise BadInput(f"ASR_MODEL={self.name}: knows English only, and LANGUAGE or a row says {language}")
+        if getattr(config, "lang_to_id", None):
+            tokens = self._language_tokens(encoded, language, len(clips))
+            options = {"language": tokens, "task": "transcribe"}
+            ids = [[config.lang_to_id[token], config.task_to_id["transcribe"]] for token in tokens]
+            prompt = torch.cat([prompt, torch.tensor(ids, device=self.device)], dim=1)
+        prompt = torch.cat([prompt, torch.full_like(prompt[:, :1], config.no_timestamps_token_id)], dim=1)
+        options |= {"attention_mask": torch.ones(inputs.input_features.shape[::2], device=self.device)}  # all is heard
+        said = model.generate(encoder_outputs=encoded, return_timestamps=False, num_beams=1, do_sample=False, **options)
+        end = model.config.eos_token_id
+        texts = [[token for token in row if token < end] for row in said.tolist()]  # special tokens follow the end
+        most = model.config.max_target_positions - prompt.shape[1] - 1
+        width = max(map(len, texts)) + 1
+        padded = torch.tensor([row + [end] * (width - len(row)) for row in texts], device=self.device)
+        whole = torch.cat([prompt, padded], dim=1)[:, : model.config.max_target_positions]
+        logits = model(encoder_outputs=encoded, decoder_input_ids=whole[:, :-1]).logits.float()
+        silent = logits[:, 0].softmax(-1)[:, config.no_timestamps_token_id - 1].tolist()  # the token <|nospeech|>
+        chances = logits.gather(-1, whole[:, 1:, None])[..., 0] - logits.logsumexp(
+            -1
+        )  # a log_softmax is as large again
+        found = []
+        for number, row in enumerate(texts):
+            sure = chances[number, prompt.shape[1] - 1 :][: len(row) + 1].mean().item()
+            code = tokens[number].strip("<|>") if tokens else language
+            text = tokenizer.decode(row, skip_special_tokens=True).strip()
+            found.append(Transcript(text, code, sure, silent[number], len(row) < most))
+        return found
+
+    def _language_tokens(self, encoded: Any, language: str | None, count: int) -> list[str]:
+        """Return each clip's language as the token of the model: the one given if the model has it, else as heard."""
+        known: dict[str, int] = self._model.generation_config.lang_to_id
+        if f"<|{language}|>" in known:
+            return [f"<|{language}|>"] * count
+        by_id = {number: token for token, number in known.items()}
+        return [by_id[number] for number in self._model.detect_language(encoder_outputs=encoded).tolist()]

@@ -1,0 +1,235 @@
+"""Keep what a recogniser heard: a manifest for people to correct, and a log of what is done, so that a rerun goes on.
+
+The manifest (`data/transcripts.jsonl`) has a row per clip: `audio`, `start` and `end` if it is a part, `text`,
+`language`, `confidence` and `by`. Whatever a person does to it counts: a text that was changed, a row that was deleted
+or added. The log (`data/heard.jsonl`) has a line per clip as it was heard, with the reason if it was left out, and one
+per recording that is finished. Both are appended to, the manifest first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from job.config.paths import Paths
+from job.core import files
+from job.core.errors import BadInput
+from job.fetch import jsonl
+from job.fetch.table import Unreadable
+
+#: Bytes at each end of a recording from which it is told that it has changed.
+_ENDS = 1 << 20
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Region:
+    """What is to be transcribed: a recording, or the part of it that a row gives; how it is cut, and its language.
+
+    Attributes:
+        start, end: seconds; None for the whole recording.
+        longest: seconds of the longest piece.
+    """
+
+    audio: Path
+    start: float | None
+    end: float | None
+    language: str
+    longest: float
+
+    @property
+    def key(self) -> tuple[str, float | None, float | None]:
+        """What is the same in all runs."""
+        return str(self.audio), self.start, self.end
+
+    def holds(self, row: Line) -> bool:
+        """Whether a row of the manifest belongs to this: its middle lies within."""
+        if row.get("audio") != str(self.audio):
+            return False
+        if self.start is None or self.end is None or not _has_times(row):
+            return self.start is None or not _has_times(row)
+        return bool(self.start <= (row["start"] + row["end"]) / 2 <= self.end)
+
+
+class TranscriptStore:
+    """The transcripts of a work directory."""
+
+    def __init__(self, paths: Paths) -> None:
+        """Read what is there.
+
+        Raises:
+            BadInput: a line of the manifest is broken, by a person's hand.
+        """
+        self.path, self._log_path = paths.transcripts, paths.heard
+        self._rows = self._read_manifest()
+        self._log: dict[tuple[Any, ...], list[Line]] = {}
+        if self.path.is_file():  # whoever deletes the manifest wants all to be transcribed again
+            for line in _without_torn_end(self._log_path):
+                self._log.setdefault((line["of"], line["from"], line["to"]), []).append(line)
+        else:
+            self._log_path.unlink(missing_ok=True)
+        self._forgotten = False
+        self._sounds: dict[Path, str] = {}
+        self._known = {(name, _shown(row)) for name, rows in self._rows.items() for row in rows}
+        self._clips: dict[tuple[Any, ...], Line] = {}
+        for key, lines in self._log.items():
+            self._clips |= {(key, *_shown(line)[:2]): line for line in lines if "text" in line}
+
+    def _read_manifest(self) -> dict[str, list[Line]]:
+        rows: dict[str, list[Line]] = {}
+        _without_torn_end(self.path)
+        for row in jsonl.read(self.path) if self.path.is_file() else ():
+            where = f"{self.path} line {row.number}"
+            if isinstance(row, Unreadable):
+                raise BadInput(f"{where}: {row.error}; mend the line, or delete it to leave its clip out")
+            if not isinstance(row.values.get("audio"), str):
+                raise BadInput(f"{where}: no audio; mend the line, or delete it to leave its clip out")
+            if any(row.values.get(k) is not None for k in ("start", "end")) and not _has_times(dict(row.values)):
+                raise BadInput(f"{where}: start and end must be seconds; mend the line, or delete it")
+            rows.setdefault(row.values["audio"], []).append(dict(row.values))
+        return rows
+
+    def begin(self, region: Region) -> None:
+        """Forget a recording that is to be transcribed anew: its sound, its language or the cutting has changed.
+
+        One whose rows were changed by hand is kept as it is.
+        """
+        lines = self._log.get(region.key)
+        if not lines or all(line["as"] == self._as(region) for line in lines) or self._by_hand(region):
+            return
+        del self._log[region.key]
+        self._clips = {place: line for place, line in self._clips.items() if place[0] != region.key}
+        kept = [row for row in self._rows.get(str(region.audio), ()) if not region.holds(row)]
+        self._rows[str(region.audio)] = kept
+        self._known = {(name, _shown(row)) for name, rows in self._rows.items() for row in rows}
+        self._forgotten = True
+
+    def _by_hand(self, region: Region) -> bool:
+        heard = [_shown(line) for line in self._log.get(region.key, ()) if line.get("text") and not line.get("reason")]
+        return sorted(heard) != sorted(_shown(row) for row in self.rows(region))
+
+    def _as(self, region: Region) -> list[Any]:
+        if region.audio not in self._sounds:
+            self._sounds[region.audio] = _fingerprint(region.audio)
+        return [self._sounds[region.audio], region.language, region.longest]
+
+    def is_done(self, region: Region) -> bool:
+        """Whether all of it has been transcribed."""
+        return any("done" in line for line in self._log.get(region.key, ()))
+
+    def heard(self, region: Region, start: float | None, end: float | None) -> Line | None:
+        """Return the log's line about a clip; None if it has not been transcribed."""
+        return self._clips.get((region.key, *_shown({"start": start, "end": end})[:2]))
+
+    def rejected(self, region: Region) -> list[Line]:
+        """Return the log's lines about the clips that were left out."""
+        return [line for line in self._log.get(region.key, ()) if line.get("reason")]
+
+    def rows(self, region: Region) -> list[Line]:
+        """Return the rows of the manifest that belong to a region, in order of time."""
+        found = [row for row in self._rows.get(str(region.audio), ()) if region.holds(row)]
+        return sorted(found, key=lambda row: row.get("start") or 0.0)
+
+    def is_as_heard(self, region: Region, row: Line) -> bool:
+        """Whether a person has left a row as it was."""
+        line = self._clips.get((region.key, *_shown(row)[:2]))
+        return line is not None and _shown(line) == _shown(row)
+
+    def add(self, found: Iterable[tuple[Region, Line]]) -> None:
+        """Keep clips that were heard: `start`, `end`, `text`, and `reason` and `detail` of one that is left out."""
+        if self._forgotten:
+            files.write_jsonl(self._log_path, (line for lines in self._log.values() for line in lines))
+            files.write_jsonl(self.path, (row for rows in self._rows.values() for row in rows))
+            self._forgotten = False
+        rows, lines = [], []
+        for region, one in found:
+            lines.append({**self._head(region), **one})
+            times = {} if one["start"] is None else {"start": one["start"], "end": one["end"]}
+            row = {"audio": str(region.audio), **times}
+            row |= {name: one[name] for name in ("text", "language", "confidence", "by") if name in one}
+            place = (str(region.audio), _shown(row))
+            if not one.get("reason") and place not in self._known:  # a kill may have come between the two files
+                self._known.add(place)
+                self._rows.setdefault(place[0], []).append(row)
+                rows.append(row)
+        _append(self.path, rows)
+        self._log_lines(lines)
+
+    def finish(self, regions: list[Region]) -> None:
+        """Note that all clips of these regions have been kept."""
+        self._log_lines([{**self._head(region), "done": True} for region in regions])
+
+    def _head(self, region: Region) -> Line:
+        return {"of": region.key[0], "from": region.start, "to": region.end, "as": self._as(region)}
+
+    def _log_lines(self, lines: list[Line]) -> None:
+        for line in lines:
+            key = (line["of"], line["from"], line["to"])
+            self._log.setdefault(key, []).append(line)
+            if "text" in line:
+                self._clips[(key, *_shown(line)[:2])] = line
+        _append(self._log_path, lines)
+
+
+def digest(paths: Paths) -> str | None:
+    """Return a digest of the manifest, to see that a person has changed it; None if there is none."""
+    return files.digest_file(paths.transcripts) if paths.transcripts.is_file() else None
+
+
+def _has_times(row: Line) -> bool:
+    values = [row.get("start"), row.get("end")]
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _shown(row: Line) -> tuple[float, float, str]:
+    """What a person may change of a row, to be compared."""
+    times = (float(row["start"]), float(row["end"])) if _has_times(row) else (-1.0, -1.0)
+    return (*times, str(row.get("text")))
+
+
+def _fingerprint(path: Path) -> str:
+    """Digest of a recording's size, beginning and end: copying or touching it changes nothing."""
+    size = path.stat().st_size
+    with open(path, "rb") as handle:
+        ends = handle.read(_ENDS)
+        handle.seek(max(0, size - _ENDS))
+        ends += handle.read(_ENDS)
+    return files.digest_bytes(str(size).encode() + ends)[:16]
+
+
+def _without_torn_end(path: Path) -> list[Line]:
+    """Mend the end of a file that a kill has torn, and return its lines that can be read."""
+    if not path.is_file():
+        return []
+    data = path.read_bytes()
+    whole, _, torn = data.rpartition(b"\n")
+    if torn:
+        data = (data if _reads(torn) else whole).rstrip(b"\n") + b"\n"  # a person's editor may end without a newline
+        files.write_with(path, lambda temporary: temporary.write_bytes(data))
+    return [json.loads(line) for line in data.splitlines() if line.strip() and _reads(line)]
+
+
+def _reads(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _append(path: Path, lines: list[Line]) -> None:
+    """Add lines to a file and flush them to disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    if not new and not lines:
+        return
+    with files.named_errors(path), open(path, "a", encoding="utf-8") as handle:
+        handle.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        handle.flush()
+        os.fsync(handle.fileno())
+    if new:
+        files.sync_directory(path.parent)
