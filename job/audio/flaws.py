@@ -89,9 +89,10 @@ def find(samples: Samples, rate: int) -> Flaws:
     """The figures of mono samples (n,) at the codec's `rate` (24 kHz)."""
     sound = samples - samples.mean(dtype=np.float64).astype(np.float32)
     if len(sound) < SHORTEST * rate:
-        return Flaws(*[float("nan")] * len(NAMES), print=np.zeros(PRINT_SIZE, np.int8))
+        unknown: dict[str, Any] = dict.fromkeys(NAMES, float("nan"))
+        return Flaws(**unknown, print=np.zeros(PRINT_SIZE, np.int8))
     power = _power(sound, WINDOW, STEP)
-    frequencies = np.fft.rfftfreq(WINDOW, 1 / rate)
+    frequencies: NDArray[np.float64] = np.fft.rfftfreq(WINDOW, 1 / rate).astype(np.float64)
     levels = _decibels(power.sum(axis=1))
     loud = levels > np.percentile(levels, 95) - PAUSE_DB
     hum, steady = _lines(sound, rate)
@@ -194,8 +195,10 @@ def _monotony(sound: Samples) -> float:
         return float("nan")
     frames = np.lib.stride_tricks.sliding_window_view(low, PITCH_WINDOW)[::PITCH_STEP]
     window = np.hanning(PITCH_WINDOW).astype(np.float32)
-    shape, size = (lambda x: irfft(np.abs(rfft(x, size, axis=-1)) ** 2, axis=-1)), 2 * PITCH_WINDOW
-    products, unity = shape(frames * window), shape(window)
+    size = 2 * PITCH_WINDOW
+    products, unity = (
+        np.asarray(irfft(np.abs(rfft(one, size, axis=-1)) ** 2, axis=-1)) for one in (frames * window, window)
+    )
     energy = products[:, :1]
     first, last = LAGS
     periodic = products[:, : last + 1] / np.maximum(energy, 1e-12) / (unity[: last + 1] / unity[0])

@@ -38,7 +38,7 @@ class Prints:
         prints = [one if one and any(one) else None for one in table["print"].to_pylist()]
         usable = table["reason"].is_null().to_numpy() & np.array([one is not None for one in prints], dtype=bool)
         table = table.filter(pa.array(usable))
-        kept = [one for one, is_kept in zip(prints, usable, strict=True) if is_kept]
+        kept = [one for one, is_kept in zip(prints, usable, strict=True) if is_kept and one is not None]
         self._prints.append(np.frombuffer(b"".join(kept), np.int8).reshape(-1, PRINT_SIZE))
         values = {"split": np.full(len(table), SPLITS.index(split))}
         for name, kind in self._kinds.items():
