@@ -85,6 +85,11 @@ def _recordings(settings: Settings) -> str:
     return digest.hexdigest()
 
 
+def _decided(settings: Settings) -> dict[str, Any]:
+    """What people decided about single rows; nothing where there is no such file."""
+    return _identities(settings.paths.edits) if settings.paths.edits.is_file() else {}
+
+
 def _base(settings: Settings) -> dict[str, Any]:
     local = [p for p in (settings.init_model_path, settings.tokenizer_path) if p and Path(p).expanduser().is_dir()]
     return _identities(*local)
@@ -143,7 +148,7 @@ STAGES: tuple[Stage, ...] = (
         "job.prepare:run",
         (_MODEL, _DATA, _VOICE),
         ("fetch",),
-        lambda s: (_recordings(s), _base(s)),
+        lambda s: (_recordings(s), _base(s), *([edits] if (edits := _decided(s)) else [])),
         lambda p: [p.prepared / "train", p.prepared / "summary.json", p.speakers],
         left_out=_prepared_already,
         spread=True,

@@ -31,12 +31,22 @@ CHARACTERS_PER_SECOND = (0.4, 45.0)
 #: A mixdown this much softer (dB) than its loudest channel has cancelled itself: the channels are in opposite phase.
 PHASE_LOSS_DB = 20.0
 
+#: A sample this close to the largest magnitude, as a share of it, is at the peak: speech is there for a moment.
+PEAK_SHARE = 0.98
+#: A dropout: samples that stay the same for this long (seconds), with sound right before and right after them that is
+#: no more than this much softer than the recording.
+DROPOUT, BESIDE, BESIDE_DB = (0.002, 0.15), 0.005, 20.0
+
 _FRAME_SECONDS = 0.025
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Measurements of one recording: levels in dBFS, times in seconds, `rate` in Hz before resampling."""
+    """Measurements of one recording: levels in dBFS, times in seconds, `rate` in Hz before resampling.
+
+    `flat_tops` is the share of samples at the peak, wherever that is: of a waveform that was cut off, and perhaps made
+    softer afterwards. `dropouts` is how often a second the sound is missing for a moment.
+    """
 
     seconds: float
     rate: int
@@ -51,6 +61,8 @@ class Figures:
     over_full_scale: bool = False
     header_mended: bool = False
     tracks: int = 1
+    flat_tops: float = 0.0
+    dropouts: float = 0.0
 
     def warnings(self) -> list[str]:
         """Categories of problems that are not bad enough to reject the recording."""
@@ -129,7 +141,30 @@ def measure(
         over_full_scale=over_full_scale,
         header_mended=header_mended,
         tracks=tracks,
+        flat_tops=_flat_tops(centred),
+        dropouts=_dropouts(centred, rate),
     )
+
+
+def _flat_tops(centred: Samples) -> float:
+    magnitudes = np.abs(centred)
+    peak = float(magnitudes.max())
+    return float((magnitudes >= PEAK_SHARE * peak).mean()) if peak > 0 else 0.0
+
+
+def _dropouts(centred: Samples, rate: int) -> float:
+    """How many a second."""
+    stays = np.concatenate([[False], centred[1:] == centred[:-1], [False]])
+    changes = np.flatnonzero(stays[1:] != stays[:-1])
+    starts, ends = changes[::2], changes[1::2]
+    long = (ends - starts >= DROPOUT[0] * rate) & (ends - starts <= DROPOUT[1] * rate)
+    beside = max(1, round(BESIDE * rate))
+    least = float(np.mean(np.square(centred, dtype=np.float64))) * 10 ** (-BESIDE_DB / 10)
+    count = 0
+    for start, end in zip(starts[long], ends[long], strict=True):
+        sides = centred[max(0, start - beside) : start], centred[end + 1 : end + 1 + beside]
+        count += all(len(side) and float(np.mean(np.square(side, dtype=np.float64))) > least for side in sides)
+    return count / (len(centred) / rate)
 
 
 def _frame_levels(samples: Samples, rate: int) -> NDArray[np.float64]:

@@ -47,7 +47,7 @@ class Paths:
 
     @property
     def encoding(self) -> Path:
-        """Shards of codes while prepare is running; removed once the prepared dataset is complete."""
+        """Shards of codes; kept, so that a rerun with other edits or limits encodes only what changed."""
         return self.work / "data" / "encoding"
 
     @property
@@ -69,6 +69,11 @@ class Paths:
     def quality_page(self) -> Path:
         """The same statistics as an HTML page."""
         return self.work / "data" / "quality.html"
+
+    @property
+    def edits(self) -> Path:
+        """What people decided about single rows, saved from the page; read by prepare."""
+        return self.work / "data" / "edits.jsonl"
 
     @property
     def rejected(self) -> Path:

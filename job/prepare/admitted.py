@@ -11,8 +11,11 @@ import pyarrow.compute as pc
 from job.core import console
 from job.dataset.prepared import SPLITS
 from job.prepare.conflicts import Recordings
+from job.prepare.copies import Prints
+from job.prepare.flawed import Sounds
 from job.prepare.mismatch import Lengths
 from job.prepare.repeated import Texts
+from job.prepare.tongues import Tongues
 from job.prepare.work import STAGE, Work
 
 
@@ -25,22 +28,29 @@ class Admitted:
     Attributes:
         lines: split -> number of lines of its manifest that are used.
         problems: what is wrong with texts and recordings of whole sources, one line each.
+        ways: how whole sources were recorded that single rows would be left out for, one line each.
     """
 
     def __init__(self, work: Work) -> None:
         self._work = work
         self.lines = dict.fromkeys(SPLITS, 0)
         lengths, recordings, texts = Lengths(), Recordings(), Texts()
+        sounds, prints, self._tongues = Sounds(), Prints(), Tongues()
         for split in SPLITS:
             for table in self._within_limits(split):
                 self.lines[split] += len(table)
                 lengths.add(split, table)
                 recordings.add(split, table)
                 texts.add(split, table)
+                sounds.add(split, table)
+                prints.add(split, table)
+                self._tongues.add(table)
         mismatches = lengths.compare()
         self.problems = mismatches.problems
-        self._left_out = (recordings.compare(), mismatches.rows)
-        self._doubtful = texts.compare()
+        flawed = sounds.compare()
+        self.ways = flawed.sources
+        self._left_out = (*flawed.left_out, recordings.compare(), mismatches.rows)
+        self._doubtful = (texts.compare(), *flawed.named, *prints.compare())
 
     def tables(self, split: str) -> Iterator[pa.Table]:
         """Yield the used lines of a split in order; `reason` and `detail` are set for all rejected rows."""
@@ -50,7 +60,9 @@ class Admitted:
             left -= len(table)
             for found in self._left_out:
                 table = found.mark(split, table, self._work.settings.quality_gate)
-            yield self._doubtful.mark(split, table, "off")  # kept with a warning, whatever QUALITY_GATE is
+            for found in self._doubtful:
+                table = found.mark(split, table, "off")  # kept with a warning, whatever QUALITY_GATE is
+            yield self._tongues.mark(table)
 
     def _within_limits(self, split: str) -> Iterator[pa.Table]:
         """Yield the shards of a split up to the row that would exceed a limit. Logs when MAX_HOURS is reached."""

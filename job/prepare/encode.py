@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from job.audio import speech
-from job.audio.clip import Clip, Figures, Samples, Unusable, load, text_mismatch
+from job.audio import flaws, speech
+from job.audio.clip import Clip, Figures, Samples, Unusable, load
 from job.config.settings import Settings
 from job.core.threads import ahead, in_order
 from job.prepare.codec import Codec, Codes
+from job.prepare.edits import text_warnings
 from job.prepare.manifest_rows import Row
 from job.prepare.readers import readers
 
@@ -54,6 +55,7 @@ class Item:
     samples: Samples | None = None
     figures: Figures | None = None
     heard: speech.Heard | None = None
+    flaws: flaws.Flaws | None = None
     codes: Codes | None = None
     unusable: Unusable | None = None
     proof: Proof | None = None
@@ -65,7 +67,7 @@ class Item:
         found = self.figures.warnings() if self.figures else []
         found += self.heard.warnings() if self.heard else []
         seconds = self.figures.seconds if self.figures else len(self.codes) / frame_rate
-        return [*found, "text_mismatch"] if text_mismatch(self.row.text, seconds) else found
+        return found + text_warnings(self.row.text, seconds)
 
     def digest(self) -> int:
         """64-bit hash of the codes; 0 without codes."""
@@ -215,7 +217,8 @@ def _read(row: Row, settings: Settings, codec: Codec) -> Item:
     heard = speech.detector().listen(clip.samples, clip.rate)
     if settings.quality_gate != "off":
         heard.refuse(str(row.audio))
-    return Item(row, samples=clip.samples, figures=clip.figures, heard=heard)
+    found = flaws.find(clip.samples, clip.rate)
+    return Item(row, samples=clip.samples, figures=clip.figures, heard=heard, flaws=found)
 
 
 class _Proven:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,16 +46,22 @@ class LeftOut:
         if not len(hit):
             return table
         if gate == "off":
-            warnings = table["warnings"].to_pylist()
-            for row in hit:
-                warnings[row] = [*(one for one in warnings[row] if one != self.reason), self.reason]
-            return _with(table, "warnings", warnings)
+            return with_warnings(table, hit, self.reason)
         reasons, details = table["reason"].to_pylist(), table["detail"].to_pylist()
         for row in hit:
             reasons[row], details[row] = self.reason, self.details[mine[places[row]]]
-        return _with(_with(table, "reason", reasons), "detail", details)
+        return with_column(with_column(table, "reason", reasons), "detail", details)
 
 
-def _with(table: pa.Table, name: str, values: list[object]) -> pa.Table:
+def with_warnings(table: pa.Table, rows: Iterable[int], reason: str) -> pa.Table:
+    """A shard in which the rows (numbers from 0) have one warning more, unless they have it already."""
+    warnings = table["warnings"].to_pylist()
+    for row in rows:
+        warnings[row] = [*(one for one in warnings[row] if one != reason), reason]
+    return with_column(table, "warnings", warnings)
+
+
+def with_column(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
+    """A table with other values in one of its columns."""
     index = table.schema.get_field_index(name)
     return table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))

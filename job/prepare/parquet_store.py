@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from job.audio import flaws
 from job.core import files
 from job.dataset.prepared import schema
 from job.prepare.codec import Codec
@@ -20,8 +21,8 @@ from job.prepare.mismatch import measures
 #: Rows of a Parquet file.
 SHARD_ROWS = 2000
 
-#: What is known of a row besides its prepared columns. `reason` and `detail` are set for rows that are left out, the
-#: last eight for rows whose recording was measured.
+#: What is known of a row besides its prepared columns. `reason` and `detail` are set for rows that are left out,
+#: those from `rms` on for rows whose recording was measured.
 _BESIDES: tuple[tuple[str, pa.DataType], ...] = (
     ("position", pa.int64()),
     ("number", pa.int64()),
@@ -43,11 +44,16 @@ _BESIDES: tuple[tuple[str, pa.DataType], ...] = (
     ("clipped", pa.float64()),
     ("rate", pa.int32()),
     ("channels", pa.int32()),
+    ("dc", pa.float64()),
+    ("flat_tops", pa.float64()),
+    ("dropouts", pa.float64()),
     ("speech", pa.float64()),
     ("pause", pa.float64()),
+    *((name, pa.float32()) for name in flaws.NAMES),
+    ("print", pa.binary()),
 )
-_MEASURED = [name for name, _ in _BESIDES[-8:-2]]
-_HEARD = [name for name, _ in _BESIDES[-2:]]
+_MEASURED = ("rms", "peak", "snr", "clipped", "rate", "channels", "dc", "flat_tops", "dropouts")
+_HEARD = ("speech", "pause")
 
 
 def shard_schema(books: int) -> pa.Schema:
@@ -83,6 +89,9 @@ def shard_table(items: Sequence[Item], codec: Codec) -> pa.Table:
         values[name] = [None if item.figures is None else getattr(item.figures, name) for item in items]
     for name in _HEARD:
         values[name] = [None if item.heard is None else getattr(item.heard, name) for item in items]
+    for name in flaws.NAMES:
+        values[name] = [None if item.flaws is None else getattr(item.flaws, name) for item in items]
+    values["print"] = [None if item.flaws is None else item.flaws.print.tobytes() for item in items]
     arrays = [
         pa.ListArray.from_arrays(pa.array(offsets), frames, type=field.type)
         if field.name == "codes"

@@ -7,7 +7,7 @@ fingerprint (a hash of everything that determines its contents) and its checksum
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from job.core import files
 from job.core.console import warn
 from job.dataset.prepared import row_codes
 from job.prepare.codec import Codec, Codes
+from job.prepare.edits import Edit, lay_over
 from job.prepare.encode import Item
 from job.prepare.manifest_rows import Row
 from job.prepare.parquet_store import shard_table
@@ -28,7 +29,7 @@ from job.prepare.parquet_store import shard_table
 #: Manifest lines per shard. A kill loses at most one shard: a few seconds of GPU or a few minutes of CPU time.
 LINES = 256
 #: Format version; increment it when the columns of a shard or their meaning change.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +59,22 @@ class Shards:
         codec: the codec that encodes them.
         identities: split -> what determines the codes besides the rows: settings and the codec's weights.
         run: hash of the current manifests and settings; `sizes` counts only shards written for it.
+        edits: split -> manifest line -> what a person decided about it, applied whenever shards are read.
     """
 
-    def __init__(self, directory: Path, codec: Codec, identities: dict[str, Any], run: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        codec: Codec,
+        identities: dict[str, Any],
+        run: str,
+        edits: Mapping[str, Mapping[int, Edit]] | None = None,
+    ) -> None:
         self.directory = directory
         self._codec = codec
         self._identities = {split: json.dumps([FORMAT, LINES, one], default=str) for split, one in identities.items()}
         self._run = run
+        self._edits = edits or {}
         self._right: set[Shard] = set()
         self._seen: dict[str, _Seen] = {}
 
@@ -139,6 +149,14 @@ class Shards:
         seen.end = before
         return seen.rows, seen.frames
 
+    def prune(self) -> None:
+        """Delete what belongs to no shard that this run wrote or found finished."""
+        kept = {self._path(one.split, one.number) for one in self._right}
+        kept |= {path.with_suffix(".json") for path in kept}
+        for path in self.directory.glob("*"):
+            if path not in kept:
+                path.unlink(missing_ok=True)
+
     def present(self, split: str) -> int:
         """Number of finished shards of a split, whether up to date or not."""
         return sum(1 for _ in self.directory.glob(f"{split}-*.json"))
@@ -168,7 +186,9 @@ class Shards:
 
     def _table(self, split: str, number: int) -> pa.Table:
         with pa.memory_map(str(self._path(split, number))) as source:
-            return pa.ipc.open_file(source).read_all()
+            table = pa.ipc.open_file(source).read_all()
+        edits = self._edits.get(split)
+        return lay_over(table, edits) if edits else table
 
     def _note(self, split: str, number: int) -> dict[str, Any]:
         try:

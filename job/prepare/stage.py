@@ -15,13 +15,14 @@ from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import DataRefused
 from job.dataset.prepared import SPLITS, read_summary, schema, write_cache
-from job.prepare import augment, one_voice, page, quality, quality_gate, speakers
+from job.prepare import augment, edits, one_voice, page, quality, quality_gate, speakers
 from job.prepare.admitted import Admitted
 from job.prepare.manifest_rows import AUTO, speaker_key
 from job.prepare.parquet_store import write_shards
 from job.prepare.quality import Tally
 from job.prepare.split import held_out
 from job.prepare.work import COPIES, STAGE, Work
+from job.prepare.worst import Worst
 from job.processes.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
@@ -29,18 +30,28 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+#: A file beside the shards that says that a dataset was made of them.
+_FINISHED = "finished"
+
 
 def prepare(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Run the stage, in every process of a run; see `job.prepare.run`."""
     if settings.data_mode == "none":
         return ranks.first_does(lambda: _already_prepared(settings))
     begun: list[Work] = []
+    ranks.first_does(lambda: _begin_anew(settings))
     ranks.first_does(lambda: begun.append(Work(settings)))  # errors are reported once, before all processes begin
     work = begun[0] if begun else Work(settings)
     if ranks.world > 1:
         work.encode((*SPLITS, COPIES), ranks.rank, ranks.world)
         ranks.wait()
     return ranks.first_does(lambda: merge(work))
+
+
+def _begin_anew(settings: Settings) -> None:
+    """With FORCE, drop the shards of a run that was finished; those of a run that was killed are gone on with."""
+    if settings.force and (settings.paths.encoding / _FINISHED).is_file():
+        shutil.rmtree(settings.paths.encoding)
 
 
 def merge(work: Work) -> dict[str, Any]:
@@ -53,6 +64,7 @@ def merge(work: Work) -> dict[str, Any]:
     """
     paths = work.settings.paths
     files.recover_directory(paths.prepared)
+    (paths.encoding / _FINISHED).unlink(missing_ok=True)
 
     # 1. Codes of all rows: the validation rows are chosen after the bad ones are rejected.
     work.encode(SPLITS)
@@ -64,6 +76,8 @@ def merge(work: Work) -> dict[str, Any]:
     found = [*quality_gate.problems(tally), *one_voice.problems(work, tally)]
     _write_figures(work, tally, admitted, found)
     _report_rows(tally)
+    for way in admitted.ways:
+        console.warn(STAGE, way)
     quality_gate.refuse_nothing_left(tally)
     quality_gate.enforce(found, work.settings.quality_gate)
 
@@ -73,7 +87,8 @@ def merge(work: Work) -> dict[str, Any]:
     files.replace_directory(paths.prepared, lambda directory: summary.update(_fill(directory, work, tally)))
     _write_figures(work, tally, admitted, found, summary.pop("copies"))
     write_cache(paths)
-    shutil.rmtree(paths.encoding, ignore_errors=True)
+    work.shards.prune()
+    files.write_text(paths.encoding / _FINISHED, "")
     return _announce(summary, tally, work.settings)
 
 
@@ -193,17 +208,23 @@ def _refused_by_fetch(settings: Settings) -> Iterator[dict[str, Any]]:
 def _write_figures(work: Work, tally: Tally, admitted: Admitted, found: list[str], copies: int = 0) -> None:
     """Write quality.json, quality.html and rejected.jsonl, also when the gate refuses the data."""
     paths = work.settings.paths
+    worst = Worst(tally)
 
     def refused() -> Iterator[dict[str, Any]]:
         yield from _refused_by_fetch(work.settings)
         for split in SPLITS:
             for table in admitted.tables(split):
+                worst.add(split, table)
                 yield from quality.refused_rows(split, table.filter(table["reason"].is_valid()))
 
     figures = quality.figures_of(tally, found, copies)
+    figures["ways"] = admitted.ways
     files.write_jsonl(paths.rejected, refused())
     files.write_json(paths.quality, figures)
-    files.write_text(paths.quality_page, page.render(figures, tally.first_refused, tally.refused))
+    files.write_text(
+        paths.quality_page,
+        page.render(figures, tally.first_refused, tally.refused, worst.kinds(), edits.read_plain(paths.edits), paths),
+    )
 
 
 def _report_rows(tally: Tally) -> None:

@@ -18,6 +18,7 @@ from job.model import loading, voices
 from job.model.speaker_encoder import SpeakerEncoder
 from job.prepare import augment, shards, speakers
 from job.prepare.codec import load_codec
+from job.prepare.edits import Edit, Edits
 from job.prepare.encode import Item, encode_stream, read_items
 from job.prepare.manifest_rows import AUTO, Row, read_rows
 from job.prepare.shards import Shard, Shards
@@ -46,10 +47,16 @@ class Manifest:
         self.known = known
         self.rows = dict.fromkeys(SPLITS, 0)
         self._keys: dict[str, str] = {}
+        #: Split -> line of its manifest -> what a person decided about it.
+        self.edits: dict[str, dict[int, Edit]] = {}
+        decided = Edits(settings.paths.edits)
         #: Language name as given in the rows -> the first row that has it.
         first: dict[str, str] = {}
-        self.speakers = speakers.survey(self._counted(first))
+        self.speakers = speakers.survey(self._counted(first, decided))
         self.rows[COPIES] = self.rows["train"]
+        self.edits[COPIES] = self.edits.get("train", {})
+        if unused := decided.unused():
+            console.warn(STAGE, unused)
         self.languages, self.codes = self._understood(first)
 
     def read(self, split: str) -> Iterator[Row]:
@@ -60,10 +67,12 @@ class Manifest:
         split = "train" if split == COPIES else split
         return read_rows(self._settings.paths.manifest(split), split, self._settings, language)
 
-    def _counted(self, first: dict[str, str]) -> Iterator[Row]:
+    def _counted(self, first: dict[str, str], decided: Edits) -> Iterator[Row]:
         for split in SPLITS:
             for row in self._rows(split, str):
                 self.rows[split] += 1
+                if decided and (edit := decided.find(row)):
+                    self.edits.setdefault(split, {})[row.position] = edit
                 first.setdefault(row.language, f"{row.source} row {row.number}")
                 yield row
 
@@ -130,7 +139,7 @@ class Work:
         identities = {**dict.fromkeys(SPLITS, encoded), COPIES: altered}
         manifests = [files.digest_file(path) for s in SPLITS if (path := settings.paths.manifest(s)).is_file()]
         run = files.digest_bytes(repr((identities, manifests)).encode())
-        return Shards(settings.paths.encoding, self.codec, identities, run)
+        return Shards(settings.paths.encoding, self.codec, identities, run, self.manifest.edits)
 
     def encode(self, splits: Sequence[str], rank: int = 0, world: int = 1) -> None:
         """Encode the shards of process `rank` of `world` (those whose number is `rank` modulo `world`).

@@ -1,0 +1,236 @@
+"""Flaws of a recording that neither its level nor its silence shows: hum, music, loops, robots, holes, a narrow band.
+
+The figures follow from the samples alone, cost some milliseconds a clip, and are judged elsewhere: what is a flaw of
+one row may be how a whole source was recorded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from job.audio.measure import Samples
+
+Array = NDArray[np.float32]
+
+#: Frames of the spectrum: window and step, samples at 24 kHz (43 ms, 20 ms).
+WINDOW, STEP = 1024, 480
+#: Long windows in which steady lines stand out (0.34 s, 3 Hz apart), and their step.
+LONG, LONG_STEP = 8192, 2048
+#: A line is steady that stands out by this factor over its surroundings (bins) at this percentile of time.
+STANDS_OUT, AROUND, PERCENTILE = 10.0, 17, 20.0
+#: Mains frequencies, Hz, and the harmonics that are looked at.
+MAINS, HARMONICS = (50.0, 60.0), 8
+#: Steady lines are looked for up to here, Hz.
+LINES_TO = 5000.0
+#: The band ends where the mean spectrum is this far under its highest point, dB.
+BAND_DB = 75.0
+#: Frames this much softer than the loud ones (95th percentile) are pauses, dB.
+PAUSE_DB = 25.0
+#: Band in which speech has no holes, Hz.
+VOICE_BAND = (300.0, 3400.0)
+#: Repetitions are looked for from this lag on, seconds, up to half of the sound.
+SHORTEST_LOOP = 0.04
+#: Bands (Hz) and points in time of the print that tells a recording from others.
+PRINT_BANDS, PRINT_POINTS = (100.0, 500.0, 1200.0, 2500.0, 6000.0), 32
+PRINT_SIZE = PRINT_POINTS * (len(PRINT_BANDS) - 1)
+#: Range of the print under its loudest, dB.
+PRINT_DB = 40.0
+#: Pitch: samples averaged to one (24 kHz to 8 kHz), window and step after that, lags looked at (400 to 60 Hz).
+DOWN, PITCH_WINDOW, PITCH_STEP, LAGS = 3, 640, 160, (20, 133)
+#: A frame is voiced whose autocorrelation comes back to this; fewer voiced frames say nothing.
+VOICED, FEWEST_VOICED = 0.75, 15
+#: The first and the last so many samples (20 ms) are compared with the loud parts.
+END = 480
+#: Reported where there is no steady line at all, dB.
+NONE = -99.0
+#: Recordings shorter than this, in seconds, say nothing about these, and shorter than the second nothing about lines:
+#: a vowel may last as long as they do.
+SHORTEST, SHORTEST_LINES = 0.5, 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Flaws:
+    """What was found; NaN where the recording is too short to tell.
+
+    Attributes:
+        hum: share of the sound in steady lines at the harmonics of 50 or 60 Hz, dB.
+        steady: share of it in steady lines that are no hum (music, a whistle), dB.
+        band: frequency up to which there is sound, Hz.
+        repetition: highest correlation of its envelope with itself a little later, up to 1 for a loop.
+        flatness: of the loud frames' spectra in the band of the voice, dB; deep holes make it low.
+        monotony: semitones from the median within which three quarters of the pitch lie.
+        onset, ending: level of the first and the last 20 ms against the loud parts, dB.
+        print: `PRINT_SIZE` numbers that are alike in two copies of one recording.
+    """
+
+    hum: float
+    steady: float
+    band: float
+    repetition: float
+    flatness: float
+    monotony: float
+    onset: float
+    ending: float
+    print: NDArray[np.int8]
+
+    def figures(self) -> dict[str, float]:
+        """The numbers, without the print."""
+        return {name: getattr(self, name) for name in NAMES}
+
+
+NAMES = ("hum", "steady", "band", "repetition", "flatness", "monotony", "onset", "ending")
+
+
+def find(samples: Samples, rate: int) -> Flaws:
+    """The figures of mono samples (n,) at the codec's `rate` (24 kHz)."""
+    sound = samples - samples.mean(dtype=np.float64).astype(np.float32)
+    if len(sound) < SHORTEST * rate:
+        unknown: dict[str, Any] = dict.fromkeys(NAMES, float("nan"))
+        return Flaws(**unknown, print=np.zeros(PRINT_SIZE, np.int8))
+    power = _power(sound, WINDOW, STEP)
+    frequencies: NDArray[np.float64] = np.fft.rfftfreq(WINDOW, 1 / rate).astype(np.float64)
+    levels = _decibels(power.sum(axis=1))
+    loud = levels > np.percentile(levels, 95) - PAUSE_DB
+    hum, steady = _lines(sound, rate)
+    onset, ending = _ends(sound)
+    return Flaws(
+        hum=hum,
+        steady=steady,
+        band=_band(power, frequencies),
+        repetition=_repetition(power, frequencies, rate),
+        flatness=_flatness(power[loud], frequencies),
+        monotony=_monotony(sound),
+        onset=onset,
+        ending=ending,
+        print=_print(power, frequencies),
+    )
+
+
+def _power(sound: Samples, window: int, step: int) -> Array:
+    """Power spectrum (frames, bins)."""
+    from scipy.fft import rfft
+
+    if len(sound) < window:
+        sound = np.pad(sound, (0, window - len(sound)))
+    frames = np.lib.stride_tricks.sliding_window_view(sound, window)[::step]
+    spectrum = rfft(frames * np.hanning(window).astype(np.float32), axis=1)
+    return np.asarray(spectrum.real**2 + spectrum.imag**2, dtype=np.float32)
+
+
+def _decibels(power: Any) -> Any:
+    return 10 * np.log10(np.asarray(power, dtype=np.float64) + 1e-20)
+
+
+def _lines(sound: Samples, rate: int) -> tuple[float, float]:
+    """Shares (dB) of what is in steady lines: at harmonics of the mains, and elsewhere."""
+    from scipy.ndimage import median_filter
+
+    if len(sound) < SHORTEST_LINES * rate:
+        return float("nan"), float("nan")
+    power = _power(sound, LONG, LONG_STEP)
+    total = float(power.mean(axis=0, dtype=np.float64).sum())
+    step = rate / LONG
+    low = np.percentile(power[:, : int(LINES_TO / step)], PERCENTILE, axis=0)
+    stands_out = np.where(low > STANDS_OUT * median_filter(low, AROUND, mode="nearest"), low, 0.0)
+    found, mains = 0.0, np.zeros(len(low), bool)
+    for hertz in MAINS:
+        places = np.round(hertz * np.arange(1, HARMONICS + 1) / step).astype(int)
+        near = np.zeros(len(low), bool)
+        for place in places:
+            near[place - 1 : place + 2] = True
+        share = float(stands_out[near].sum()) if stands_out[places[0] - 1 : places[1] + 2].any() else 0.0
+        if share > found:
+            found, mains = share, near
+    others = float(stands_out[~mains].sum())
+    shares = [float(_decibels(one / total)) if one > 0 and total > 0 else NONE for one in (found, others)]
+    return max(NONE, shares[0]), max(NONE, shares[1])
+
+
+def _band(power: Array, frequencies: NDArray[np.float64]) -> float:
+    smooth = np.convolve(_decibels(power.mean(axis=0)), np.ones(5) / 5, "valid")
+    return float(frequencies[2:-2][np.flatnonzero(smooth > smooth.max() - BAND_DB)[-1]])
+
+
+def _bands(power: Array, frequencies: NDArray[np.float64], edges: Any, floor: float) -> NDArray[np.float64]:
+    """Level (frames, bands) in dB, no more than `floor` under the loudest."""
+    places = np.searchsorted(frequencies, edges)
+    levels = _decibels(np.add.reduceat(power, places, axis=1)[:, :-1])
+    return np.asarray(np.maximum(levels, levels.max() - floor))
+
+
+def _repetition(power: Array, frequencies: NDArray[np.float64], rate: int) -> float:
+    from scipy.fft import irfft, next_fast_len, rfft
+
+    bands = _bands(power, frequencies, np.geomspace(100, 8000, 17), 50.0)
+    frames = len(bands)
+    first, last = max(1, round(SHORTEST_LOOP * rate / STEP)), frames // 2
+    if last <= first:
+        return float("nan")
+    centred = bands - bands.mean(axis=0)
+    size = next_fast_len(2 * frames)
+    spectrum = rfft(centred, size, axis=0)
+    products = irfft((spectrum.real**2 + spectrum.imag**2).sum(axis=1), size)[:frames]
+    energy = np.concatenate([[0.0], np.cumsum((centred**2).sum(axis=1))])
+    lags = np.arange(first, last)
+    norms = np.sqrt((energy[-1] - energy[lags]) * energy[frames - lags])
+    return float(np.max(products[lags] / np.maximum(norms, 1e-9)))
+
+
+def _flatness(loud: Array, frequencies: NDArray[np.float64]) -> float:
+    low, high = np.searchsorted(frequencies, VOICE_BAND)
+    band = loud[:, low:high].astype(np.float64)
+    band = band + 1e-9 * band.max(axis=1, keepdims=True) + 1e-20
+    return float(np.median(_decibels(np.exp(np.log(band).mean(axis=1)) / band.mean(axis=1))))
+
+
+def _monotony(sound: Samples) -> float:
+    from scipy.fft import irfft, rfft
+
+    low = sound[: len(sound) // DOWN * DOWN].reshape(-1, DOWN).mean(axis=1)
+    if len(low) < PITCH_WINDOW:
+        return float("nan")
+    frames = np.lib.stride_tricks.sliding_window_view(low, PITCH_WINDOW)[::PITCH_STEP]
+    window = np.hanning(PITCH_WINDOW).astype(np.float32)
+    size = 2 * PITCH_WINDOW
+    products, unity = (
+        np.asarray(irfft(np.abs(rfft(one, size, axis=-1)) ** 2, axis=-1)) for one in (frames * window, window)
+    )
+    energy = products[:, :1]
+    first, last = LAGS
+    periodic = products[:, : last + 1] / np.maximum(energy, 1e-12) / (unity[: last + 1] / unity[0])
+    inner = periodic[:, first:last]
+    peaks = (inner > periodic[:, first - 1 : last - 1]) & (inner >= periodic[:, first + 1 : last + 1])
+    peaks &= inner >= np.maximum(VOICED, 0.92 * inner.max(axis=1, keepdims=True))
+    voiced = peaks.any(axis=1) & (energy[:, 0] > energy.max() * 10 ** (-PAUSE_DB / 10))
+    if np.count_nonzero(voiced) < FEWEST_VOICED:
+        return float("nan")
+    at = np.argmax(peaks[voiced], axis=1) + first
+    before, here, after = (periodic[voiced][np.arange(len(at)), at + step] for step in (-1, 0, 1))
+    semitones = 12 * np.log2(at + 0.5 * (before - after) / np.minimum(before - 2 * here + after, -1e-9))
+    return float(np.percentile(np.abs(semitones - np.median(semitones)), 75))
+
+
+def _ends(sound: Samples) -> tuple[float, float]:
+    levels = _decibels((sound[: len(sound) // END * END].reshape(-1, END).astype(np.float64) ** 2).mean(axis=1))
+    last = float(_decibels(np.mean(sound[-END:].astype(np.float64) ** 2)))
+    loud = float(np.percentile(levels, 95))
+    return float(levels[0]) - loud, last - loud
+
+
+def _print(power: Array, frequencies: NDArray[np.float64]) -> NDArray[np.int8]:
+    """The envelope of some bands, stretched to one length: copies at other levels, rates and codecs have the same."""
+    levels = _bands(power, frequencies, np.array(PRINT_BANDS), PRINT_DB)
+    loudest = np.convolve(levels.max(axis=1), np.ones(3) / 3, "same")
+    heard = np.flatnonzero(loudest > levels.max() - PRINT_DB + 15)
+    levels = levels[heard[0] : heard[-1] + 1] if len(heard) else levels
+    sums = np.concatenate([np.zeros((1, levels.shape[1])), np.cumsum(levels, axis=0)])
+    edges = np.linspace(0, len(levels), PRINT_POINTS + 1)
+    at_edges = np.stack([np.interp(edges, np.arange(len(sums)), band) for band in sums.T])
+    points = np.diff(at_edges, axis=1)
+    points = points - points.mean(axis=1, keepdims=True)
+    points = points / max(float(points.std()), 1e-9)
+    return np.asarray(np.clip(np.round(30 * points), -127, 127), dtype=np.int8).reshape(-1)

@@ -1,0 +1,91 @@
+"""Recordings that are there twice, though not to the last bit: at another level, through a codec, a little faster.
+
+Each row's print (`job.audio.flaws`) is compared with those of rows that fall into one drawer with it: drawers are by
+the sides of random planes that a print lies on, so two copies share some of them, and nothing is compared with all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from job.audio.flaws import PRINT_SIZE
+from job.dataset.prepared import SPLITS
+from job.prepare.leaving_out import LeftOut
+from job.prepare.thresholds import ALIKE, LENGTHS
+
+#: Warnings: of the later copy, and of a validation row whose recording is trained on.
+REASON, ALSO_TRAINED = "repeated_recording", "also_in_train"
+#: Share of rows that are copies over which the corpus is made of takes of the same: nothing is said of single rows.
+MOST = 0.5
+#: Chests of drawers, planes of each at least, and how many rows before it in its drawer a row is compared with.
+CHESTS, FEWEST_PLANES, BEFORE = 12, 10, 4
+
+
+class Prints:
+    """The prints of all usable rows, noted while shards pass by."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, type[Any]] = {"split": np.uint8, "position": np.int64, "seconds": np.float32}
+        self._parts: dict[str, list[NDArray[Any]]] = {name: [np.zeros(0, kind)] for name, kind in self._kinds.items()}
+        self._prints: list[NDArray[np.int8]] = [np.zeros((0, PRINT_SIZE), np.int8)]
+
+    def add(self, split: str, table: pa.Table) -> None:
+        """Note the rows of a shard (`store.shard_schema`) that have a print."""
+        prints = [one if one and any(one) else None for one in table["print"].to_pylist()]
+        usable = table["reason"].is_null().to_numpy() & np.array([one is not None for one in prints], dtype=bool)
+        table = table.filter(pa.array(usable))
+        kept = [one for one, is_kept in zip(prints, usable, strict=True) if is_kept and one is not None]
+        self._prints.append(np.frombuffer(b"".join(kept), np.int8).reshape(-1, PRINT_SIZE))
+        values = {"split": np.full(len(table), SPLITS.index(split))}
+        for name, kind in self._kinds.items():
+            given = values[name] if name in values else table[name].to_numpy()
+            self._parts[name].append(np.asarray(given, dtype=kind))
+
+    def compare(self) -> list[LeftOut]:
+        """Later copies, and validation rows that are trained on; for warnings only."""
+        noted = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+        first, second = self._pairs(np.concatenate(self._prints), noted["seconds"])
+        if len(np.unique(second)) > MOST * len(noted["split"]):
+            return [LeftOut.nothing(REASON), LeftOut.nothing(ALSO_TRAINED)]
+        crosses = noted["split"][first] != noted["split"][second]
+        found = []
+        for reason, rows in ((REASON, np.unique(second[~crosses])), (ALSO_TRAINED, np.unique(second[crosses]))):
+            order = rows[np.lexsort((noted["position"][rows], noted["split"][rows]))]
+            found.append(LeftOut(reason, noted["split"][order], noted["position"][order], [""] * len(order)))
+        return found
+
+    def _pairs(
+        self, prints: NDArray[np.int8], seconds: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows that are copies: the earlier and the later one of each pair, in the order of splits and positions."""
+        count = len(prints)
+        pairs = [np.zeros((2, 0), np.int64)]
+        norms = np.linalg.norm(prints.astype(np.float32), axis=1)
+        planes = max(FEWEST_PLANES, int(count).bit_length())
+        draw = np.random.default_rng(0)
+        for _ in range(CHESTS):
+            normals = draw.standard_normal((PRINT_SIZE, planes)).astype(np.float32)
+            drawers = _sides(prints, normals)
+            order = np.argsort(drawers, kind="stable")
+            for back in range(1, BEFORE + 1):
+                a, b = order[:-back], order[back:]
+                same = drawers[a] == drawers[b]
+                a, b = a[same], b[same]
+                close = np.abs(seconds[a] - seconds[b]) <= LENGTHS * np.maximum(seconds[a], seconds[b])
+                a, b = a[close], b[close]
+                likeness = (prints[a].astype(np.float32) * prints[b]).sum(axis=1) / (norms[a] * norms[b])
+                alike = likeness >= ALIKE
+                pairs.append(np.stack([a[alike], b[alike]]))
+        first, second = np.concatenate(pairs, axis=1)
+        return np.minimum(first, second), np.maximum(first, second)
+
+
+def _sides(prints: NDArray[np.int8], normals: NDArray[np.float32]) -> NDArray[np.int64]:
+    """(n,) on which sides of the planes each print lies, as the bits of a number; some rows at a time."""
+    bits = 1 << np.arange(normals.shape[1], dtype=np.int64)
+    parts = [(prints[at : at + 65_536].astype(np.float32) @ normals > 0) @ bits for at in range(0, len(prints), 65_536)]
+    return np.concatenate([np.zeros(0, np.int64), *parts])

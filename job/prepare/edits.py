@@ -1,0 +1,170 @@
+"""What people decided about single rows: WORK_DIR/data/edits.jsonl, which quality.html saves.
+
+One JSON object a line names a row by its `id`, or by its `audio` (and `start`, for a part), or by both, and says
+`"bad": true` or what its `"text"` is. A later line about the same row takes the place of an earlier one. Edits are
+laid over the encoded rows when these are read, so nothing is encoded again for them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from job.audio.clip import text_mismatch
+from job.core.errors import BadInput
+from job.prepare.leaving_out import with_column
+from job.text.letters import letters
+
+if TYPE_CHECKING:
+    from job.prepare.manifest_rows import Row
+
+#: Reason of rows that are marked bad.
+REASON = "marked_bad"
+#: Warning of rows whose text holds no letter of any script: nobody can know how digits and signs are said.
+NO_WORDS = "no_words"
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One line of the file: the row that it names, and what it says of it."""
+
+    line: int
+    id: str | None
+    audio: str | None
+    start: float | None
+    bad: bool
+    text: str | None
+
+    def is_about(self, row: Row) -> bool:
+        """Whether the row is the one that is named, by all that it is named by."""
+        if self.id is not None and self.id != row.id:
+            return False
+        if self.audio is None:
+            return True
+        same_file = row.audio is not None and self.audio in (str(row.audio), row.audio.name)
+        return same_file and (self.start is None or (row.start is not None and abs(self.start - row.start) < 1e-3))
+
+
+class Edits:
+    """The edits of a work directory, found by rows; `unused` are those that no row was asked for.
+
+    Raises:
+        BadInput: a line is not what it must be.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._edits: dict[str, list[Edit]] = {}
+        self._unused: dict[int, Edit] = {}
+        for number, line in enumerate(_lines(path), start=1):
+            if line.strip():
+                edit = _edit(path, number, line)
+                key = edit.id if edit.id is not None else Path(edit.audio or "").name
+                self._edits.setdefault(key, []).insert(0, edit)
+                self._unused[number] = edit
+
+    def __bool__(self) -> bool:
+        return bool(self._edits)
+
+    def find(self, row: Row) -> Edit | None:
+        """The last edit about a row."""
+        named = self._edits.get(row.id, []) + (self._edits.get(row.audio.name, []) if row.audio else [])
+        fitting = [edit for edit in named if edit.is_about(row)]
+        for edit in fitting:
+            self._unused.pop(edit.line, None)
+        return max(fitting, key=lambda edit: edit.line, default=None)
+
+    def unused(self) -> str | None:
+        """One line about the edits of rows that there are not; None when there are none."""
+        if not self._unused:
+            return None
+        first = next(iter(self._unused.values()))
+        count = f"{len(self._unused)} edits name" if len(self._unused) > 1 else "one edit names"
+        return f"{self._path}: {count} no row of the data, the first in line {first.line} ({first.id or first.audio})"
+
+
+def read_plain(path: Path) -> list[dict[str, Any]]:
+    """The lines of the file as they are, for the page to add to."""
+    return [json.loads(line) for line in _lines(path) if line.strip()]
+
+
+def lay_over(table: pa.Table, edits: Mapping[int, Edit]) -> pa.Table:
+    """A shard as it is with the edits, by position in the manifest."""
+    hits = [(row, edits[at]) for row, at in enumerate(table["position"].to_pylist()) if at in edits]
+    if not hits:
+        return table
+    names = ("text", "characters", "letters", "reason", "detail", "warnings")
+    columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in names}
+    seconds = table["seconds"].to_pylist()
+    for row, edit in hits:
+        if edit.text is not None:
+            columns["text"][row] = edit.text
+            columns["characters"][row] = len(edit.text)
+            columns["letters"][row] = letters(edit.text)
+            others = [one for one in columns["warnings"][row] if one not in (NO_WORDS, "text_mismatch")]
+            columns["warnings"][row] = others + (text_warnings(edit.text, seconds[row]) if seconds[row] else [])
+        if edit.bad and columns["reason"][row] is None:
+            columns["reason"][row] = REASON
+            columns["detail"][row] = (
+                f"marked bad in line {edit.line} of data/edits.jsonl; take that line out to keep it"
+            )
+    for name in names:
+        table = with_column(table, name, columns[name])
+    return table
+
+
+def text_warnings(text: str, seconds: float) -> list[str]:
+    """What can be told of a text alone, and of its length."""
+    found = [NO_WORDS] if text and not any(c.isalpha() for c in text) else []
+    return [*found, "text_mismatch"] if text_mismatch(text, seconds) else found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} cannot be read as UTF-8 text; save it from data/quality.html again") from error
+
+
+def _edit(path: Path, number: int, line: str) -> Edit:
+    """One line.
+
+    Raises:
+        BadInput: it is no JSON object, names no row, or says nothing of it.
+    """
+    where = f"{path} line {number}"
+    try:
+        said = json.loads(line)
+    except ValueError:
+        raise BadInput(
+            f'{where}: no JSON; write {{"id": "17", "bad": true}} or {{"id": "17", "text": "..."}}'
+        ) from None
+    if not isinstance(said, dict) or not (_is(said, "id", (str, int)) or _is(said, "audio", str)):
+        raise BadInput(f"{where}: it names no row; give it the row's id (or its audio) as data/quality.html shows it")
+    bad, text, start = said.get("bad", False), said.get("text"), said.get("start")
+    if not isinstance(bad, bool) or not (text is None or (isinstance(text, str) and text.strip())):
+        raise BadInput(f"{where}: bad must be true or false, and text words in quotation marks")
+    if start is not None and (isinstance(start, bool) or not isinstance(start, int | float)):
+        raise BadInput(f"{where}: start must be a number of seconds")
+    if not bad and text is None:
+        raise BadInput(f'{where}: it says nothing of the row; add "bad": true or "text": "..."')
+    return Edit(
+        number,
+        str(said["id"]) if said.get("id") is not None else None,
+        said.get("audio"),
+        start,
+        bad,
+        text.strip() if text is not None else None,
+    )
+
+
+def _is(said: dict[str, Any], name: str, kinds: Any) -> bool:
+    value = said.get(name)
+    return isinstance(value, kinds) and not isinstance(value, bool) and value != ""

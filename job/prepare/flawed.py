@@ -1,0 +1,101 @@
+"""Rows whose sound passes a limit of `job.prepare.thresholds`: left out or named, or said once of a whole source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from job.dataset.prepared import SPLITS
+from job.prepare.leaving_out import LeftOut
+from job.prepare.thresholds import LIMITS, OF_SOURCE, Limit
+
+#: Fewer rows over a limit than this are never how a source was recorded.
+FEWEST_OF_SOURCE = 3
+
+_FIGURES = tuple(dict.fromkeys(limit.figure for limit in LIMITS))
+
+
+@dataclass(frozen=True, slots=True)
+class Flawed:
+    """What was found: rows to leave out, rows to name, and one line for each flaw that a whole source has."""
+
+    left_out: list[LeftOut]
+    named: list[LeftOut]
+    sources: list[str]
+
+
+class Sounds:
+    """The figures of all usable rows with a measured recording, noted while shards pass by."""
+
+    def __init__(self) -> None:
+        self._sources: dict[str, int] = {}
+        kinds = {"split": np.uint8, "position": np.int64, "source": np.int32, "seconds": np.float32}
+        self._kinds: dict[str, type[Any]] = {**kinds, **dict.fromkeys(_FIGURES, np.float32)}
+        self._parts: dict[str, list[NDArray[Any]]] = {name: [np.zeros(0, kind)] for name, kind in self._kinds.items()}
+
+    def add(self, split: str, table: pa.Table) -> None:
+        """Note the rows of a shard (`shard_schema`)."""
+        table = table.filter(table["reason"].is_null())
+        sources = [self._sources.setdefault(one, len(self._sources)) for one in table["source"].to_pylist()]
+        values: dict[str, Any] = {"split": np.full(len(table), SPLITS.index(split)), "source": sources}
+        for name, kind in self._kinds.items():
+            if name not in values:
+                column = table[name]
+                values[name] = (column.fill_null(np.nan) if name in _FIGURES else column).to_numpy()
+            self._parts[name].append(np.asarray(values[name], dtype=kind))
+
+    def compare(self) -> Flawed:
+        """Judge all rows."""
+        noted = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+        noted["dc"] = np.abs(noted["dc"])
+        found = Flawed([], [], [])
+        for limit in LIMITS:
+            warned = self._over(limit, limit.warn, noted)
+            refused = self._over(limit, limit.refuse, noted) if limit.refuse is not None else np.zeros_like(warned)
+            refused &= ~self._ways(limit, refused, noted, [])
+            kept = warned & ~refused
+            named = kept & ~self._ways(limit, warned, noted, found.sources)
+            found.left_out.append(
+                _rows(limit.reason, refused, noted, [limit.detail(v) for v in _of(limit, refused, noted)])
+            )
+            found.named.append(_rows(limit.reason, named, noted, [""] * int(named.sum())))
+        return found
+
+    def _over(self, limit: Limit, value: float, noted: dict[str, NDArray[Any]]) -> NDArray[np.bool_]:
+        figure = noted[limit.figure]
+        over = figure < value if limit.below else figure > value
+        return np.asarray(over & (noted["seconds"] >= limit.least_seconds))
+
+    def _ways(
+        self, limit: Limit, over: NDArray[np.bool_], noted: dict[str, NDArray[Any]], said: list[str]
+    ) -> NDArray[np.bool_]:
+        """Rows of the sources that are like this as a whole; they are described in `said`."""
+        if not len(over):
+            return np.zeros_like(over)
+        counts = np.bincount(noted["source"])
+        hits = np.bincount(noted["source"][over], minlength=len(counts))
+        like_this = (hits >= FEWEST_OF_SOURCE) & (hits > OF_SOURCE * counts)
+        for source, name in enumerate(self._sources):
+            if like_this[source]:
+                typical = limit.spare * float(np.median(noted[limit.figure][over & (noted["source"] == source)]))
+                shown = f"{limit.figure.replace('_', ' ')} typically {typical:.3g} {limit.unit}".rstrip()
+                said.append(
+                    f"{limit.reason}: {hits[source]} of {counts[source]} rows of {name} ({shown}), so it is how they "
+                    f"were recorded, and they are kept; {limit.advice}"
+                )
+        return np.asarray(like_this[noted["source"]])
+
+
+def _of(limit: Limit, rows: NDArray[np.bool_], noted: dict[str, NDArray[Any]]) -> list[float]:
+    order = np.lexsort((noted["position"][rows], noted["split"][rows]))
+    return [float(value) for value in noted[limit.figure][rows][order]]
+
+
+def _rows(reason: str, rows: NDArray[np.bool_], noted: dict[str, NDArray[Any]], details: list[str]) -> LeftOut:
+    split, position = noted["split"][rows], noted["position"][rows]
+    order = np.lexsort((position, split))
+    return LeftOut(reason, split[order], position[order], details)
