@@ -1,1 +1,1 @@
-"""Audio files: which are sound, and what the others are."""
+"""Reading audio files: formats, integrity checks, decoding, measurements and speech detection."""

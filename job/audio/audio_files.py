@@ -1,8 +1,8 @@
-"""Audio files by name and by their first bytes: what can be decoded, and what a file that cannot be really is.
+"""Recognize audio files by name and first bytes, and say what an undecodable file really is.
 
-Most files that "cannot be decoded" are no sound at all: a pointer that git-LFS left, the web page of a failed download,
-an archive. Converting those, which a decoder's message suggests, cannot help; each is called what it is, with what to
-do.
+Most files that "cannot be decoded" are not audio at all: a git-LFS pointer, the web page of a failed download, an
+archive. Converting those, as a decoder's message suggests, cannot help, so each is named for what it is, with what to
+do about it.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import re
 import unicodedata
 from pathlib import Path
 
-#: What soundfile reads, by name ending.
+#: File extensions of formats that soundfile reads.
 READABLE = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".aif", ".au", ".caf", ".w64")
-#: Sound, and films with sound, that FFmpeg's libraries read (`job.audio.ffmpeg`).
+#: Extensions of audio and video formats read with FFmpeg's libraries (`job.audio.ffmpeg`).
 BY_FFMPEG = (
     *(".m4a", ".m4b", ".aac", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".wma", ".wmv", ".asf", ".webm", ".mkv", ".mka"),
     *(".avi", ".flv", ".mpg", ".mpeg", ".mts", ".m2ts", ".amr", ".ape", ".wv", ".tta", ".mpc", ".ra", ".rm", ".dsf"),
     *(".ac3", ".shn"),
 )
-#: Sound under copy protection.
+#: Extensions of copy-protected audio.
 UNREADABLE = (".aax", ".m4p")
-#: All endings of recordings.
+#: All extensions of recordings.
 SOUNDS = (*READABLE, *BY_FFMPEG, *UNREADABLE)
 
-#: How to make a readable file of one that holds sound in another format.
+#: How to convert audio in an unsupported format.
 CONVERT = "convert it: ffmpeg -i IN -vn OUT.flac"
 
-#: How much of a file is looked at.
+#: How much of a file is inspected.
 HEAD_BYTES = 4096
 
 _AGAIN = "get the file again"
@@ -36,7 +36,7 @@ _UNPACK = "unpack it and name the recordings in it"
 _DECRYPT = "decrypt it first"
 _NO_SOUND = "give the recording"
 
-#: (first bytes, what such a file is, what to do). The first that fits counts.
+#: (first bytes, what such a file is, what to do). The first match wins.
 _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs.github.com/spec/", "a git-LFS pointer, not the recording", "run `git lfs pull`"),
     (b"version https://hawser.github.com/spec/", "a git-LFS pointer, not the recording", "run `git lfs pull`"),
@@ -78,7 +78,7 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"#EXTM3U", "a playlist", "give the recordings that it names"),
 )
 
-#: (first bytes, what such a file is, the name of FFmpeg's demuxer for it).
+#: (first bytes, what such a file is, name of FFmpeg's demuxer for it).
 _FILMS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1aE\xdf\xa3", "WebM or Matroska", "matroska"),
     (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media (WMA or WMV)", "asf"),
@@ -98,14 +98,14 @@ _FILMS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x0b\x77", "AC-3 sound", "ac3"),
 )
 
-#: What follows `ftyp` in the family of MPEG-4.
+#: Brands that follow `ftyp` in files of the MPEG-4 family.
 _BRANDS = {b"M4A": "M4A", b"M4B": "M4A", b"qt ": "a QuickTime film", b"3gp": "3GP", b"3g2": "3GP"}
-#: What a file of that family begins with in older cameras, before or instead of `ftyp`.
+#: Box types that begin a file of that family; older cameras write others before or instead of `ftyp`.
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _PROTECTED_BRANDS = (b"aax ", b"aaxc", b"M4P ")
 PROTECTED = "it is sound with copy protection (DRM); give a recording without"
 
-#: Codecs of WAV files, by the number in their header, for the message.
+#: Names of WAV codecs by their number in the header, for error messages.
 _WAV_CODECS = {
     2: "ADPCM",
     0x11: "IMA ADPCM",
@@ -122,16 +122,16 @@ _PAGE = re.compile(r"<(?:!doctype\s+html|html|head|body|script|title|meta)\b", r
 
 
 def lossless_first(path: Path) -> int:
-    """A key for sorting recordings of the same sound: those that lost nothing before MP3 and the like."""
+    """Sort key for recordings of the same sound: lossless formats before MP3 and the like."""
     ending = path.suffix.lower()
     lossless = (".wav", ".flac", ".aiff", ".aif", ".w64", ".caf", ".au")
     return 0 if ending in lossless else 1 if ending in READABLE else 2
 
 
 def before_films(paths: list[Path]) -> list[Path]:
-    """Of recordings that lie beside films of the same name, the recordings; films where there is nothing else.
+    """Prefer audio files to video files of the same name; return the videos where there is nothing else.
 
-    Films of faces without sound, and the sound beside them, are how many corpora come.
+    Many corpora come as silent videos of faces with the audio in separate files beside them.
     """
     for endings in (("", *READABLE), BY_FFMPEG):
         found = [path for path in paths if ending_of(path.name) in endings]
@@ -141,22 +141,22 @@ def before_films(paths: list[Path]) -> list[Path]:
 
 
 def ending_of(name: str) -> str:
-    """The ending of a name, in lower case, if it is one of sound or film; else nothing.
+    """The extension of a file name, in lower case, if it is an audio or video one; else the empty string.
 
-    `Path.suffix` would take the `.1` of `a.1` for one.
+    `Path.suffix` would take the `.1` of `a.1` for an extension.
     """
     ending = Path(name).suffix.lower()
     return ending if ending in SOUNDS else ""
 
 
 def stem(name: str) -> str:
-    """A file's name without its ending of sound or film: `a.1` of `a.1.wav`, and `a.1` of `a.1`."""
+    """A file name without its audio or video extension: `a.1` for `a.1.wav`, and `a.1` for `a.1`."""
     ending = ending_of(name)
     return name[: -len(ending)] if ending else name
 
 
 def why_unreadable(source: Path | bytes) -> str:
-    """Why a file that cannot be decoded cannot be, in one phrase that says what it is and what to do.
+    """Explain in one phrase why a file cannot be decoded: what it is and what to do.
 
     `source` is the file, or its contents (or their beginning, at least `HEAD_BYTES` of it).
     """
@@ -173,9 +173,9 @@ def why_unreadable(source: Path | bytes) -> str:
 
 
 def what_it_is(head: bytes) -> str | None:
-    """What bytes that are not a recording are, and what to do; None when they may well be one.
+    """What a file that is not a recording is, and what to do; None when it may be a recording.
 
-    For files that have not been tried to decode: what is named here is never a recording that can be read.
+    Safe to call before trying to decode: what is named here is never a readable recording.
     """
     head = head[:HEAD_BYTES]
     if not head:
@@ -201,7 +201,7 @@ def _is_protected(head: bytes) -> bool:
 
 
 def film(head: bytes) -> tuple[str, str] | None:
-    """What a file is that FFmpeg reads and soundfile does not, and FFmpeg's demuxer for it; None for all others."""
+    """Description and FFmpeg demuxer of a file that FFmpeg reads and soundfile does not; None for all others."""
     if _is_protected(head):
         return None
     for signature, what, demuxer in _FILMS:
@@ -219,12 +219,12 @@ def film(head: bytes) -> tuple[str, str] | None:
 
 
 def is_page(text: str) -> bool:
-    """Whether a text is a web page or another document in HTML or XML."""
+    """Whether a text is an HTML or XML document."""
     return bool(_PAGE.search(text[:1024])) or text.lstrip("\ufeff \t\r\n").lower().startswith(("<?xml", "<!doctype"))
 
 
 def _text(head: bytes) -> str | None:
-    """What a file of text is: a page, a message of a server, or just text. None when it is no text."""
+    """Describe a text file: a web page, a server's message, or plain text. None when it is not text."""
     text = _decoded(head)
     if text is None:
         return None
@@ -240,7 +240,7 @@ def _text(head: bytes) -> str | None:
 
 
 def _decoded(head: bytes) -> str | None:
-    """The bytes as text, if they are text: UTF-8 or UTF-16 with nothing in it that no text has."""
+    """Decode the bytes if they are text: UTF-8 or UTF-16 without control or unassigned characters."""
     encoding = "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
     try:
         text = codecs.getincrementaldecoder(encoding)().decode(head)  # the last character may be cut in two
@@ -251,7 +251,7 @@ def _decoded(head: bytes) -> str | None:
 
 
 def _undecodable(head: bytes) -> str:
-    """Why something that cannot be decoded and that is nothing else that is known may be refused."""
+    """Explain why a file that is not recognized as something other than audio may fail to decode."""
     if (found := film(head)) is not None:
         return f"it is {found[0]}, whatever its name says, and cannot be decoded: cut off or damaged; get it again"
     if head[:4] == b"RIFF":

@@ -1,4 +1,4 @@
-"""Cyclic checksums as FLAC and Ogg use them (most significant bit first), which no library here computes."""
+"""Cyclic redundancy checks (CRC) as used by FLAC and Ogg (most significant bit first), which no dependency provides."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import lru_cache
 
 
 def crc(content: bytes, bits: int, polynomial: int) -> int:
-    """Checksum of `bits` bits; 0 over anything that ends with its own checksum."""
+    """CRC of `bits` bits; 0 for data that ends with its own CRC."""
     table, mask = _table(bits, polynomial), (1 << bits) - 1
     value = 0
     for byte in content:

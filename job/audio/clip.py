@@ -1,4 +1,4 @@
-"""Decode a recording, or a part of it, from any sample rate and channel count to mono at the codec's rate."""
+"""Decode a recording or a part of it, at any sample rate and channel count, to mono at the codec's sample rate."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = [
     "text_mismatch",
 ]
 
-#: Seconds by which a part may end after the end of its file: times are often rounded.
+#: Seconds by which a part may extend past the end of its file: times are often rounded.
 PART_SLACK = 0.1
 
 
@@ -64,9 +64,9 @@ def load(
 ) -> Clip:
     """Decode, check, mix to mono and resample one recording, or the part of it from `start` to `end` (seconds).
 
-    A part is exactly the file's samples round(start * its rate) to round(end * its rate), before resampling. For a file
-    read in many parts, decoded samples are cached within bounds: parts in chronological order decode it once. At most
-    `max_seconds` (and one more) are ever read at once, so a day-long file does not fill the memory.
+    A part is exactly the file's samples round(start * its rate) to round(end * its rate), before resampling. When many
+    parts of a file are read, decoded samples are cached up to a limit, so parts in chronological order decode it once.
+    At most `max_seconds` + 1 seconds are read at once, so a day-long file does not fill the memory.
 
     Raises:
         Unusable: `unreadable`, `cut_off`, `joined`, `wrong_header`, `no_such_part`, `empty`, `not_finite`, `too_short`,
@@ -105,7 +105,7 @@ def load(
 def resample(samples: Samples, source: int, target: int) -> Samples:
     """Samples (n,) at `source` Hz -> about (n * target / source,) at `target` Hz, limited to [-1, 1].
 
-    soxr's VHQ filter rings by a little at full scale, hence the limit.
+    soxr's VHQ filter overshoots slightly at full scale, hence the limit.
     """
     if source == target:
         return samples
@@ -118,7 +118,7 @@ def resample(samples: Samples, source: int, target: int) -> Samples:
 def pad_to_frames(samples: Samples, samples_per_frame: int) -> Samples:
     """Zero-pad (n,) to a whole number of codec frames, at least one.
 
-    The codec gives a partial last frame other codes alone than beside a longer clip of a batch; for whole frames the
+    The codec encodes a partial last frame differently when a longer clip in the batch pads it; for whole frames the
     codes do not depend on the batch.
     """
     frames = max(1, -(-len(samples) // samples_per_frame))
@@ -126,7 +126,7 @@ def pad_to_frames(samples: Samples, samples_per_frame: int) -> Samples:
 
 
 def _most(recording: Recording, first: int, max_seconds: float) -> int:
-    """End of the range of samples to read: at most one second over `max_seconds` is held in memory."""
+    """Last sample to read: at most one second more than `max_seconds` is held in memory."""
     if math.isinf(max_seconds):
         return recording.length
     return first + int((max_seconds + 1.0) * recording.rate)

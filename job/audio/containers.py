@@ -1,4 +1,4 @@
-"""Uncompressed files (WAV, RF64, W64, AIFF, CAF, AU, NIST): the sound that is there against what the header says."""
+"""Check WAV, RF64, W64, AIFF, CAF, AU and NIST files: compare the audio data present with what the header declares."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from job.audio.mpeg import another_file
 from job.audio.opening import HEADERS, Bytes, Layout, cut_off, joined, too_different, wrong_header
 from job.audio.unusable import Unusable
 
-#: What files begin with: where one stands behind the sound, another file follows.
+#: Magic numbers; one found right after the audio data means that another file was appended.
 MAGIC = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"caff", b".snd", b"riff", b"fLaC", b"OggS", b"NIST")
-#: Tags that players put behind everything else.
+#: Tags that players append to a file.
 _TAGS = (b"TAG", b"APET", b"ID3", b"LYRI", b"3DI")
-#: Chunks of notes; one that is cut off itself is no loss.
+#: Metadata chunks; truncating one of these loses no audio.
 _NOTES = tuple(
     b"LIST,bext,id3 ,cue ,smpl,iXML,JUNK,FLLR,PAD ,inst,acid,_PMX,MARK,COMT,INST,APPL,ANNO,NAME,AUTH".split(b",")
 )
-#: Seconds of nothing but zero bytes at the end from which they are looked at.
+#: Shortest run of zero bytes at the end, in seconds, that is examined.
 _HOLLOW_SECONDS = 0.25
-#: Bytes of zeros at the end of compressed sound that are none of it.
+#: Zero bytes at the end of compressed audio that cannot be part of it.
 _COMPRESSED_ZEROS = 256
-#: Downloads and file systems leave zeros in whole blocks of so many bytes.
+#: Interrupted downloads and file systems leave zeros in whole blocks of this many bytes.
 _BLOCK = 4096
-#: Bytes before a block's end that may be zero by chance in sound that is not silent.
+#: Bytes just before a block boundary that may be zero by chance in audio that is not silent.
 _CHANCE = 8
 
 
 def layout(path: Path, data: Bytes, start: int) -> Layout | None:
-    """How a whole file must be read; None for other formats, and where there is no header to go by.
+    """Check a complete file and return how to read it; None for other formats and for incomplete headers.
 
-    A header that was never filled in (its recorder crashed), or says that it does not know, counts as if it named all
-    that is there.
+    A size that was never filled in (the recorder crashed) or is declared unknown is taken to be all the data present.
 
     Raises:
         Unusable: `cut_off`, `joined` or `wrong_header`.
@@ -62,7 +61,7 @@ def layout(path: Path, data: Bytes, start: int) -> Layout | None:
 
 
 def _to_the_end(path: Path, data: Bytes, start: int, sound: Sound, there: int) -> Layout:
-    """A header without a size: everything is sound, unless another file begins in it."""
+    """Layout for a header without a size: all the rest is audio data, unless another file begins in it."""
     other = data.find(HEADERS, sound.start)
     if other >= 0:
         raise joined(path, (other - sound.start) / sound.per_second if sound.per_second else None)
@@ -76,12 +75,12 @@ def _to_the_end(path: Path, data: Bytes, start: int, sound: Sound, there: int) -
 
 
 def _differ(sound: Sound, there: int, promised: int) -> bool:
-    per_second = sound.per_second or promised  # where it is unknown, the share counts
+    per_second = sound.per_second or promised  # if unknown, compare as fractions of the declared size
     return too_different(there / per_second, promised / per_second)
 
 
 def _is_notes(data: Bytes, end: int, sound: Sound) -> bool:
-    """Whether behind the sound come only chunks, tags and zeros (or nothing)."""
+    """Whether only chunks, tags and zeros (or nothing) follow the audio data."""
     if data.size - end < 8 or data.at(end, 4).startswith(_TAGS) or data.only_zeros(end):
         return True
     starts = {"w64": {end + -end % 8, end}, ">q": {end}, "": set()}.get(sound.form, {end + end % 2, end})
@@ -89,7 +88,7 @@ def _is_notes(data: Bytes, end: int, sound: Sound) -> bool:
 
 
 def _are_chunks(data: Bytes, place: int, form: str) -> bool:
-    """Whether all the rest of a file are chunks without sound; the last may be cut off where it holds notes."""
+    """Whether the rest of the file consists of chunks without audio; the last may be truncated if it is metadata."""
     for name, content, size in chunks(data, place, form):
         if name.startswith(_TAGS) or (not any(name) and data.only_zeros(place)):
             return True
@@ -102,12 +101,12 @@ def _are_chunks(data: Bytes, place: int, form: str) -> bool:
 
 
 def _zeros_from(path: Path, data: Bytes, sound: Sound, end: int) -> float | None:
-    """The second from which a file holds only zeros that may be missing sound: whole blocks, up to the file's end.
+    """Time in seconds from which the file holds only zeros that may be missing data: whole blocks up to its end.
 
-    Whether they are is seen in what comes before them: silence that was recorded, or added, is not begun in a word.
+    Whether data is missing depends on what precedes them: recorded or added silence does not begin in mid-word.
 
     Raises:
-        Unusable: `cut_off` where zero bytes are no silence.
+        Unusable: `cut_off` where zero bytes do not encode silence.
     """
     if any(data.at(max(sound.start, data.size - 64), 64)) or not data.only_zeros(end):
         return None
@@ -117,7 +116,7 @@ def _zeros_from(path: Path, data: Bytes, sound: Sound, end: int) -> float | None
         place = max(sound.start, begin - _BLOCK) + len(piece)
         if piece:
             break
-    if not sound.per_second:  # compressed: no run of zeros is sound
+    if not sound.per_second:  # compressed audio contains no long runs of zeros
         if end - place < _COMPRESSED_ZEROS:
             return None
         raise Unusable("cut_off", f"{path}: cut off: only zeros behind {place} of {data.size} bytes; copy it again")

@@ -1,4 +1,4 @@
-"""Decoding a recording's file, whole or in part: no more than is wanted is held, and long files are decoded once."""
+"""Decode an audio file, whole or in part, within bounded memory and without decoding long files repeatedly."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from job.audio.unusable import Unusable
 from job.audio.whole import check
 from job.core import console
 
-#: (samples, channels) at the file's own rate, full scale is 1.
+#: (samples, channels) at the file's own sample rate; full scale is 1.
 Frames = NDArray[np.float32]
 
-#: What is raised for files that soundfile, FFmpeg or the system cannot read.
+#: Exceptions raised for files that soundfile, FFmpeg or the system cannot read.
 CANNOT_READ = (soundfile.SoundFileError, OSError, RuntimeError, ValueError, TypeError)
-#: Formats whose files say how much sound they hold; of others nobody could tell that they were cut off.
+#: Formats that declare how much audio they hold; in any other, truncation could not be detected.
 _TELLING = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "FLAC", "OGG", "MP3", "NIST", "FFMPEG"}
-#: Codings in which any sample can be sought exactly; in others the decoder must come from the beginning.
+#: Encodings that can seek to any sample exactly; all others must be decoded from the beginning.
 _SEEKABLE = {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
-#: Files of which parts were read that are kept open.
+#: Most files kept open while parts of them are read.
 _MOST_FILES = 4
-#: Bytes of decoded sound that are kept of them, all together.
+#: Most bytes of decoded audio cached for all of them together.
 _MOST_BYTES = 128 << 20
-#: Samples that are decoded, and kept, at once.
+#: Samples per decoded and cached block.
 _BLOCK = 1 << 20
-#: Seconds before a hole of zeros that are listened to, and the level (full scale is 1) from which they are sound.
+#: Seconds examined before a run of zeros, and the level (full scale is 1) above which they are sound.
 _BEFORE, _SOUND = 0.02, 0.005
 
 
 class Recording:
-    """A file that was found to be whole, and its sound. Threads may share it.
+    """An audio file that was checked to be complete. Thread-safe.
 
     Attributes:
-        rate: samples a second.
-        length: samples of each channel.
-        mended: whether its header was wrong, and is read as if it were right.
-        tracks: how many tracks of sound the file has.
+        rate: sample rate, Hz.
+        length: samples per channel.
+        mended: whether its header was wrong and is corrected while reading.
+        tracks: number of audio tracks in the file.
     """
 
     def __init__(self, path: Path) -> None:
-        """Check the file, by its container.
+        """Check that the file is complete, according to its container.
 
         Raises:
-            Unusable: it is not whole, or nothing would tell whether it is.
+            Unusable: it is not complete, or its format cannot tell whether it is.
             CANNOT_READ: soundfile or the system cannot read it.
         """
         self._path = path
@@ -85,10 +85,10 @@ class Recording:
         return file
 
     def read(self, first: int, last: int) -> Frames:
-        """Samples `first` to `last`, fewer where the recording ends, decoded for this call.
+        """Decode samples `first` to `last`, fewer at the end of the recording, without caching.
 
         Raises:
-            Unusable: `cut_off`, where the file ends before its end, or its last part is zeros that are no silence.
+            Unusable: `cut_off`: the data ends before the declared end, or ends in zeros that are not silence.
             CANNOT_READ: as above.
         """
         first, last = min(first, self.length), min(last, self.length)
@@ -100,7 +100,7 @@ class Recording:
         return self._checked(frames, first, last)
 
     def read_part(self, first: int, last: int) -> Frames:
-        """The same for one of several parts of a file: what had to be decoded for it is kept for the others."""
+        """Like `read`, for one of several parts of a file: the decoded blocks are cached for the other parts."""
         if self._seekable:
             return self.read(first, last)
         first, last = min(first, self.length), min(last, self.length)
@@ -110,7 +110,7 @@ class Recording:
         return self._checked(np.concatenate(blocks)[first - start : last - start], first, last)
 
     def _decode(self, file: soundfile.SoundFile | FfmpegFile, first: int, last: int) -> Frames:
-        """Samples of a file that was just opened, in the same pieces as `_block`: MP3's last bit depends on them."""
+        """Decode samples of a newly opened file in the same blocks as `_block`: MP3's last bit depends on them."""
         if self._seekable:
             file.seek(first)
             whole: Frames = file.read(last - first, dtype="float32", always_2d=True)
@@ -122,7 +122,7 @@ class Recording:
         return (pieces[0] if len(pieces) == 1 else np.concatenate(pieces))[first:]
 
     def check_end(self) -> None:
-        """See whether the last sample can be decoded, which the containers of FLAC and of films do not tell.
+        """Check that the last sample can be decoded, which FLAC and video containers do not tell.
 
         Raises:
             Unusable: `cut_off`.
@@ -131,14 +131,14 @@ class Recording:
             self.read(self.length - 1, self.length)
 
     def close(self) -> None:
-        """Close the file; reading goes on from its beginning."""
+        """Close the file; later reads reopen it and decode from its beginning."""
         with self._lock:
             if self._file is not None:
                 self._file.close()
             self._file = None
 
     def _block(self, index: int) -> Frames:
-        """Samples `index * _BLOCK` and following; called with the lock held."""
+        """Return the block of samples starting at `index * _BLOCK`, cached or decoded; call with the lock held."""
         found = _blocks.get((self, index))
         if found is not None:
             return found
@@ -170,7 +170,7 @@ class Recording:
         return cut_off(self._path, there / self.rate, self.length / self.rate)
 
     def _decodable(self) -> int:
-        """Samples that can be decoded, for the message about a file that cannot be decoded to its end."""
+        """Number of samples that can be decoded, for the error message about a truncated file."""
         count = 0
         with self._open() as file:
             try:
@@ -183,7 +183,7 @@ class Recording:
 
 @contextmanager
 def _reasons(path: Path) -> Iterator[None]:
-    """Make what FFmpeg cannot decode a reason to leave a recording out."""
+    """Convert FFmpeg's `Undecodable` to `Unusable`, so that the recording is rejected."""
     try:
         yield
     except Undecodable as error:
@@ -191,7 +191,7 @@ def _reasons(path: Path) -> Iterator[None]:
 
 
 class _Blocks:
-    """Decoded blocks by file and number; the least recently used ones go when they are too many bytes."""
+    """LRU cache of decoded blocks by file and block index, limited to `_MOST_BYTES`."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[Recording, int], Frames] = OrderedDict()
@@ -215,7 +215,7 @@ class _Blocks:
 
 @dataclass(slots=True)
 class _Entry:
-    """A file of which parts are read: checked by the first of the threads that want it."""
+    """A file that is read in parts; the first thread that needs it checks it."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     recording: Recording | None = None
@@ -223,17 +223,17 @@ class _Entry:
 
 
 _blocks = _Blocks()
-#: The first film with several tracks.
+#: The first video with several audio tracks, so that it is logged only once.
 _said: list[Path] = []
 _entries: OrderedDict[tuple[str, int, int], _Entry] = OrderedDict()
 _entries_lock = threading.Lock()
 
 
 def recording_of_parts(path: Path) -> Recording:
-    """The recording at `path`, checked once however many of its parts are read; a changed file is checked anew.
+    """Return the recording at `path`, checked once however many of its parts are read, again if the file changed.
 
     Raises:
-        Unusable, CANNOT_READ: as of `Recording`.
+        Unusable, CANNOT_READ: as for `Recording`.
     """
     status = path.stat()
     key = (str(path), status.st_size, status.st_mtime_ns)

@@ -1,4 +1,4 @@
-"""Films, and sound in their containers: whether all of the file is there, and whether it is one file."""
+"""Check video files, and audio in video containers, for truncation and for several files joined into one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from job.audio import audio_files
 from job.audio.opening import Bytes, Layout, joined
 from job.audio.unusable import Unusable
 
-#: Bytes of zeros that no compressed sound ends in.
+#: Compressed audio never ends in this many zero bytes.
 _ZEROS = 64
 _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_ENCRYPTED = bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e")
@@ -18,10 +18,10 @@ _MATROSKA_SEGMENT = b"\x18S\x80g"
 
 
 def layout(path: Path, data: Bytes, demuxer: str) -> Layout:
-    """How a film's file must be read, once its outermost parts were seen to be all there.
+    """Check that the top-level elements of a video file are complete, and return how to read it.
 
     Raises:
-        Unusable: `cut_off` or `joined`, or it is copy protected.
+        Unusable: `cut_off`, `joined`, or `unreadable` where it is copy protected.
     """
     counted = True
     if demuxer == "mov":
@@ -48,7 +48,7 @@ def _check_size(path: Path, data: Bytes, promised: int) -> None:
 
 
 def _check_boxes(path: Path, data: Bytes) -> bool:
-    """Whether the index of an MPEG-4 or QuickTime file covers all its sound (it does not where it is in fragments)."""
+    """Check an MPEG-4 or QuickTime file; return whether its index covers all the audio (not in fragmented files)."""
     names = []
     for name, place, size in _boxes(data):
         _check_size(path, data, place + size)
@@ -59,7 +59,7 @@ def _check_boxes(path: Path, data: Bytes) -> bool:
 
 
 def _boxes(data: Bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(name, place, bytes) of each box, up to what is none."""
+    """Yield (name, offset, size in bytes) of each box, up to the first bytes that are not a box."""
     place = 0
     while place + 8 <= data.size:
         head = data.at(place, 16)
@@ -75,14 +75,14 @@ def _boxes(data: Bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _check_matroska(path: Path, data: Bytes) -> None:
-    """Where the one segment of a Matroska or WebM file says how long it is, and whether another file follows."""
+    """Check the declared size of a Matroska or WebM file's segment, and that no other file follows it."""
     size, length = _number(data.at(4, 8))
     place = 4 + length + size
     head = data.at(place, 12)
     if head[:4] != _MATROSKA_SEGMENT:
         return
     size, length = _number(head[4:])
-    if not length or size == (1 << 7 * length) - 1:  # it was written as it came, and does not know its end
+    if not length or size == (1 << 7 * length) - 1:  # unknown size, written by a live stream
         return
     end = place + 4 + length + size
     _check_size(path, data, end)
@@ -91,7 +91,7 @@ def _check_matroska(path: Path, data: Bytes) -> None:
 
 
 def _number(coded: bytes) -> tuple[int, int]:
-    """A number of Matroska's, and how many bytes it takes; 0 bytes where it is none."""
+    """Parse a Matroska (EBML) variable-length integer: its value and its bytes; 0 bytes where it is malformed."""
     length = 9 - coded[0].bit_length() if coded else 9
     if length > min(8, len(coded)):
         return 0, 0
@@ -99,7 +99,7 @@ def _number(coded: bytes) -> tuple[int, int]:
 
 
 def _check_asf(path: Path, data: Bytes) -> None:
-    """What the header of a Windows Media file says: its size, and whether it is copy protected."""
+    """Check a Windows Media file against the size in its header, and that it is not copy protected."""
     (size,) = struct.unpack("<Q", data.at(16, 8).ljust(8, b"\0"))
     head = data.at(0, min(size, 1 << 16))
     if _ASF_ENCRYPTED in head:
@@ -114,7 +114,7 @@ def _check_asf(path: Path, data: Bytes) -> None:
 
 
 def _check_flv(path: Path, data: Bytes) -> None:
-    """A Flash film ends in the size of its last part, which its beginning says too."""
+    """Check that a Flash video ends with the size of its last tag, and that this tag's header gives the same size."""
     size = int.from_bytes(data.at(max(0, data.size - 4), 4), "big")
     place = data.size - 4 - size
     if size < 11 or place < 0 or data.at(place + 1, 3) != (size - 11).to_bytes(3, "big"):

@@ -1,4 +1,4 @@
-"""Sound out of films and of formats that soundfile does not read, decoded by FFmpeg's libraries (PyAV)."""
+"""Read the audio of videos and of formats that soundfile does not support, with FFmpeg's libraries (PyAV)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["FfmpegFile", "Undecodable", "open_sound", "seconds_of"]
 
 
 def open_sound(path: Path) -> soundfile.SoundFile | FfmpegFile:
-    """A recording in any format, to read from; soundfile reads those that it knows.
+    """Open a recording in any format for reading, with soundfile where it supports the format.
 
     Raises:
         soundfile.SoundFileError, Undecodable, OSError: it cannot be read.
@@ -28,7 +28,7 @@ def open_sound(path: Path) -> soundfile.SoundFile | FfmpegFile:
 
 
 def seconds_of(source: Path | bytes) -> float | None:
-    """How long a film's sound is, about, by its header where that tells; None for files that soundfile reads.
+    """Approximate duration of a video's audio, from its header if possible; None for files that soundfile reads.
 
     Raises:
         Undecodable, OSError: it cannot be read.

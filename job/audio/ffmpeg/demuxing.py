@@ -1,8 +1,9 @@
-"""Opening a file for FFmpeg so that nothing but this file is read, and choosing the track that is heard.
+"""Open a file with FFmpeg so that no other file can be read, and select its audio track.
 
-Manifests come from strangers, and FFmpeg opens addresses, playlists and lists of files as readily as recordings. So it
-is never given a name, only the bytes of a file that is open already, and never asked what they are: the format follows
-from their beginning (`job.audio.audio_files.film`), and no format that refers to other files is among those.
+Manifests may come from untrusted sources, and FFmpeg opens URLs, playlists and concatenation lists as readily as
+recordings. It is therefore never given a file name, only the bytes of a file that is already open, and never probes the
+format: that is determined from the first bytes (`job.audio.audio_files.film`), and none of the formats recognized there
+can refer to other files.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import InputContainer
 
-#: Bytes that are read at once.
+#: Read buffer size, bytes.
 _BUFFER = 1 << 16
-#: How encrypted tracks are marked.
+#: Codec tags of encrypted tracks.
 _ENCRYPTED = ("drms", "enca", "aavd")
 
 
 class Undecodable(RuntimeError):
-    """A file that FFmpeg cannot read, in one phrase: what it is and what to do. `reason` is a short category."""
+    """Raised for a file that FFmpeg cannot read. The message says what it is and what to do; `reason` is a category."""
 
     def __init__(self, message: str, reason: str = "unreadable") -> None:
         super().__init__(message)
@@ -33,14 +34,14 @@ class Undecodable(RuntimeError):
 
 
 class _Nameless:
-    """An open file without a name, which FFmpeg can therefore not open again, or take for an address."""
+    """An open file without a `name`, so that FFmpeg can neither reopen it nor take the name for a URL."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._seek = file.seek
         self.read, self.tell, self.close = file.read, file.tell, file.close
 
     def seek(self, place: int, whence: int = 0) -> int:
-        """As of a file; for places that no file has, as damaged ones name them, FFmpeg's error and no exception."""
+        """Seek; for invalid offsets, which damaged files may contain, return FFmpeg's error code instead of raising."""
         try:
             return self._seek(place, whence)
         except (OSError, ValueError, OverflowError):
@@ -48,10 +49,10 @@ class _Nameless:
 
 
 def opened(source: Path | bytes, demuxer: str) -> tuple[IO[bytes], InputContainer]:
-    """A file, or its contents, in a format that was told from its beginning.
+    """Open a file, or its contents, with the given demuxer.
 
     Raises:
-        Undecodable: it cannot be read as that.
+        Undecodable: it cannot be read in that format.
         OSError: the system cannot read the file.
     """
     import av
@@ -75,7 +76,7 @@ def opened(source: Path | bytes, demuxer: str) -> tuple[IO[bytes], InputContaine
 
 
 def _why_not(source: Path | bytes, demuxer: str) -> str:
-    """Why a file of a known format cannot be opened."""
+    """Explain why a file of a known format cannot be opened."""
     what = _what(source)
     if demuxer == "mov":
         return (
@@ -91,7 +92,7 @@ def _what(source: Path | bytes) -> str:
 
 
 def head_of(source: Path | bytes) -> bytes:
-    """The first bytes of a file, or of its contents."""
+    """Return the first `HEAD_BYTES` of a file, or of its contents."""
     if isinstance(source, bytes):
         return source[: audio_files.HEAD_BYTES]
     with open(source, "rb") as file:
@@ -99,10 +100,10 @@ def head_of(source: Path | bytes) -> bytes:
 
 
 def track_of(container: InputContainer, source: Path | bytes) -> AudioStream:
-    """The track that is heard: the first that is marked as the default, else the first; all others are not read.
+    """Select the audio track to decode: the first one marked as default, else the first. All others are discarded.
 
     Raises:
-        Undecodable: there is none, it is encrypted, or nothing decodes it.
+        Undecodable: there is no audio track, it is encrypted, or there is no decoder for it.
     """
     import av
 
@@ -118,5 +119,5 @@ def track_of(container: InputContainer, source: Path | bytes) -> AudioStream:
     for stream in container.streams:
         if stream is not track:
             stream.discard = av.stream.Discard.all
-    context.thread_count = 1  # sound is decoded fast, and the same on every machine
+    context.thread_count = 1  # audio decoding is fast, and this makes it the same on every machine
     return track

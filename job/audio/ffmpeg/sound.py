@@ -1,4 +1,4 @@
-"""A film's sound, read like a sound file: `read`, `seek`, `frames`, `samplerate` as of `soundfile.SoundFile`."""
+"""Read a video's audio track through the interface of `soundfile.SoundFile`: `read`, `seek`, `frames`, `samplerate`."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ from job.audio.ffmpeg.demuxing import Undecodable, opened, track_of
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
 
-#: (samples, channels) at the file's own rate, full scale is 1.
+#: (samples, channels) at the file's own sample rate; full scale is 1.
 Frames = NDArray[np.float32]
 
-#: Containers that say how many samples there are.
+#: Containers that declare the exact number of samples.
 _COUNTED = ("mov", "wv", "tta")
-#: Containers in which a time is found again; in others FFmpeg guesses where it is.
+#: Containers with reliable seeking by time; in others FFmpeg guesses the position.
 _SOUGHT = (*_COUNTED, "matroska", "asf", "flv")
-#: Containers whose sound lasts as long as they say, but for `SLACK`.
+#: Containers whose declared duration is accurate to within `SLACK`.
 _PROMISING = (*_COUNTED, "asf", "ape", "avi", "mpc", "mpc8", "dsf")
-#: Seconds that are decoded before a place that was sought: a decoder needs what came before.
+#: Seconds decoded before a seek target: a decoder depends on preceding data.
 _BEFORE = 2.5
-#: Seconds between two places of a film that are remembered.
+#: Seconds between two recorded positions (`FfmpegFile.places`).
 _APART = 1.0
-#: Seconds that may be missing of what a container promises: an encoder's delay, or a rounded time.
+#: Seconds that may be missing from a container's declared duration: encoder delay, or rounded times.
 SLACK = 0.1
-#: How long a track is, as FFmpeg and mkvmerge note it in Matroska.
+#: Format of a track's duration in Matroska tags, as written by FFmpeg and mkvmerge.
 _DURATION = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
-#: Sampling rates that recordings have, Hz.
+#: Plausible sample rates of recordings, Hz.
 _RATES = range(1000, 768_001)
-#: Samples that are decoded at once to count them.
+#: Samples decoded per step when counting or skipping.
 _BLOCK = 1 << 18
 
 
 class FfmpegFile:
-    """One track of a film, or of a sound file in such a format. Its first sample is at 0 s.
+    """One audio track of a video, or of an audio file in a format read by FFmpeg. Its first sample is at 0 s.
 
     Attributes:
-        samplerate: samples a second.
-        channels: of the track.
-        tracks: how many tracks of sound there are.
-        track: which of them this is, for people (`2 of 3 (nor)`).
-        places: for containers whose clocks are too coarse to tell samples (Matroska's counts milliseconds): the sample
-            at which the frames of some times begin, known once the samples were counted.
+        samplerate: sample rate, Hz.
+        channels: channels of the track.
+        tracks: number of audio tracks in the file.
+        track: which of them this is, for display (`2 of 3 (nor)`).
+        places: timestamp (pts) -> sample at which that frame begins, for some frames. Filled while the samples are
+            counted, for containers whose clock is too coarse to identify a sample (Matroska's counts milliseconds).
     """
 
     format, subtype = "FFMPEG", ""
@@ -66,15 +66,15 @@ class FfmpegFile:
     _noted: int
 
     def __init__(self, source: Path | bytes, demuxer: str, *, counted: bool = True) -> None:
-        """Open it and decode the first frame, which tells the rate better than the header does.
+        """Open the file and decode its first frame, whose sample rate is more reliable than the header's.
 
         Args:
             source: the file, or its contents.
             demuxer: FFmpeg's name for its format.
-            counted: whether the container's own number of samples may be trusted, if it has one.
+            counted: whether to trust the container's declared number of samples, if there is one.
 
         Raises:
-            Undecodable: FFmpeg cannot read it, or there is no sound in it.
+            Undecodable: FFmpeg cannot read it, or it has no audio.
             OSError: the system cannot read the file.
         """
         self._source, self._demuxer = source, demuxer
@@ -105,12 +105,12 @@ class FfmpegFile:
 
     @property
     def seekable_exactly(self) -> bool:
-        """Whether `seek` need not decode all that comes before a sample to find it."""
+        """Whether `seek` finds a sample exactly without decoding everything before it."""
         return self._demuxer in _SOUGHT and (self._counted or bool(self.places))
 
     @property
     def promised(self) -> float | None:
-        """Seconds that the container says the sound lasts; None where it does not know, or only guesses."""
+        """Duration in seconds declared by the container; None where it is missing or only an estimate."""
         track, container = self._track, self._container
         if self._demuxer in _PROMISING and track.duration and track.time_base:
             return float(track.duration * track.time_base)
@@ -122,17 +122,17 @@ class FfmpegFile:
 
     @property
     def seconds(self) -> float:
-        """About how long it is, by its header where that says anything."""
+        """Approximate duration in seconds, from the header where it declares one."""
         if (promised := self.promised) is not None:
             return promised
         return self._container.duration / 1e6 if self._container.duration else self.frames / self.samplerate
 
     @property
     def frames(self) -> int:
-        """Samples of each channel; where the container does not count them, all is decoded once to do so.
+        """Samples per channel; where the container does not declare them, everything is decoded once to count them.
 
         Raises:
-            Undecodable: something cannot be decoded, or less is there than the container promises.
+            Undecodable: something cannot be decoded, or there is less than the container declares.
         """
         if self._length is None:
             promised = self.promised
@@ -154,10 +154,10 @@ class FfmpegFile:
         return other._place
 
     def read(self, frames: int, dtype: str = "float32", always_2d: bool = True) -> Frames:
-        """The next (frames, channels) samples, fewer at the end.
+        """Decode the next (frames, channels) samples, fewer at the end.
 
         Raises:
-            Undecodable: what comes next is damaged or not all there.
+            Undecodable: the data is damaged or incomplete.
         """
         pieces, there = [self._pending], len(self._pending)
         while there < frames and (frame := next(self._decoded, None)) is not None:
@@ -172,10 +172,10 @@ class FfmpegFile:
         return found[:frames]
 
     def seek(self, place: int) -> int:
-        """Go to a sample: exactly, or as exactly as the container's clock tells the time.
+        """Seek to a sample: exactly, or as precisely as the container's clock allows. Return the new position.
 
         Raises:
-            Undecodable: as of `read`, of what must be decoded to get there.
+            Undecodable: as for `read`, for the data that must be decoded to get there.
         """
         near = 0 <= place - self._place <= _BEFORE * self.samplerate
         if not near and not (self.seekable_exactly and self._jump(place)):
@@ -186,7 +186,7 @@ class FfmpegFile:
         return self._place
 
     def _jump(self, place: int) -> bool:
-        """Let FFmpeg look for a place, and decode from a little before it; False where it lands behind it."""
+        """Seek with FFmpeg to a little before a sample and decode from there; False where it ends up after it."""
         import av
 
         seconds = place / self.samplerate - _BEFORE
@@ -219,13 +219,13 @@ class FfmpegFile:
         except BaseException as error:
             self._container.close()
             self._file.close()
-            if isinstance(error, ValueError):  # letters in it that are none
+            if isinstance(error, ValueError):  # invalid characters in the header
                 raise Undecodable("its header is damaged; get it again") from error
             raise
-        self._decoded = self._decode(lenient=self._demuxer == "mpegts")  # what is recorded begins in the middle
+        self._decoded = self._decode(lenient=self._demuxer == "mpegts")  # broadcast recordings begin mid-stream
 
     def _begin(self) -> None:
-        """Decode the first frame of a file that was just opened."""
+        """Decode the first frame of a newly opened file and initialize the position."""
         tracks = list(self._container.streams.audio)
         language = self._track.metadata.get("language", "")
         self.tracks = len(tracks)
@@ -240,10 +240,10 @@ class FfmpegFile:
         self._pending = self._floats(frame)
 
     def _decode(self, lenient: bool) -> Generator[AudioFrame, None, None]:
-        """The track's frames; `lenient` passes over what cannot be decoded before the first one.
+        """Yield the track's decoded frames; `lenient` skips undecodable packets before the first frame.
 
         Raises:
-            Undecodable: damaged, or cut off within a packet.
+            Undecodable: the data is damaged, or truncated within a packet.
         """
         import av
 
@@ -252,7 +252,7 @@ class FfmpegFile:
             for packet in self._container.demux(self._track):
                 try:
                     if coded and packet.size and not np.frombuffer(memoryview(packet), np.uint8).any():
-                        raise ValueError("zeros")  # the rest of a download; some decoders make silence of it
+                        raise ValueError("zeros")  # left by an interrupted download; some decoders output silence
                     frames = packet.decode()
                     if packet.is_corrupt or any(frame.is_corrupt for frame in frames):
                         raise ValueError("damaged, or not all there")
@@ -263,7 +263,7 @@ class FfmpegFile:
                 for frame in frames:
                     lenient = False
                     yield frame
-        except IndexError:  # PyAV looks for tracks that turned up late, which are none of ours; the file ends here
+        except IndexError:  # PyAV looks up tracks that appeared late, which are not ours; the file ends here
             return
         except (av.error.FFmpegError, ValueError) as error:
             where = f" after {self._end / self.samplerate:.2f} s" if self.samplerate else ""
@@ -271,7 +271,7 @@ class FfmpegFile:
             raise Undecodable(detail, "cut_off") from error
 
     def _floats(self, frame: AudioFrame) -> Frames:
-        """A frame's samples as (samples, channels)."""
+        """Convert a frame to float32 samples (samples, channels)."""
         if (frame.sample_rate, frame.layout.nb_channels) != (self.samplerate, self.channels):
             detail = f"its sampling rate or channels change after {self._end / self.samplerate:.2f} s"
             raise Undecodable(f"{detail}; {audio_files.CONVERT}")
