@@ -1,4 +1,4 @@
-"""FLAC files: the number of samples that the header says, or that the last frame says where it does not."""
+"""Check FLAC files: compare the header's number of samples with the last frame's, or take it from there if missing."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from job.audio.mpeg import another_file
 from job.audio.opening import Bytes, Layout, joined, too_different, wrong_header
 from job.audio.unusable import Unusable
 
-#: Bytes at the end of a file among which its last frame is looked for.
+#: Bytes at the end of a file that are searched for its last frame.
 _TAIL = 1 << 17
-#: The mark and the header of the block with the stream's figures, which every file begins with.
+#: The magic number and the header of the STREAMINFO block, which every file begins with.
 _BEGINNING = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 
 
 def layout(path: Path, data: Bytes, start: int) -> Layout | None:
-    """How a whole FLAC file must be read; None where none begins at `start`.
+    """Check a FLAC file and return how to read it; None where no FLAC file begins at `start`.
 
-    A file written to a pipe does not say how many samples it has; soundfile needs the number, which its last frame
-    tells. That all of them are there is seen when they are decoded: soundfile then finds fewer than the header says.
+    A file written to a pipe does not declare its number of samples, which soundfile needs; the last frame gives it.
+    Where the number is declared, truncation shows when decoding: soundfile then finds fewer samples.
 
     Raises:
-        Unusable: `joined`, `wrong_header` where more is there than it says, or `cut_off` where it says nothing and the
-            last frame is incomplete.
+        Unusable: `joined`; `wrong_header` where there are more samples than declared; `cut_off` where no number is
+            declared and the last frame is incomplete.
     """
     info = data.at(start, 42)
     if len(info) < 42 or not _BEGINNING.match(info):
@@ -47,8 +47,8 @@ def layout(path: Path, data: Bytes, start: int) -> Layout | None:
 
 
 def _last_sample(data: Bytes, start: int, block: int) -> int:
-    """Samples up to the end of the last frame, 0 where none is complete; `block` is the usual number in a frame."""
-    for stop in (data.size, data.size - 128):  # a tag of 128 bytes may stand behind
+    """Samples up to the end of the last frame, 0 where none is complete; `block` is the samples per frame."""
+    for stop in (data.size, data.size - 128):  # a 128-byte ID3v1 tag may follow
         tail = data.at(max(start, stop - _TAIL), min(_TAIL, stop - start))
         place = tail.rfind(b"\xff")
         while place >= 0:
@@ -62,7 +62,7 @@ def _last_sample(data: Bytes, start: int, block: int) -> int:
 
 
 def _frame_end(frame: bytes, block: int) -> int:
-    """Samples up to the end of a frame, from its header; 0 where it is no header."""
+    """Samples up to the end of a frame, from its header; 0 where the header is invalid."""
     number, place = _coded_number(frame, 4)
     code = frame[2] >> 4
     if place > len(frame) - 4:
@@ -79,7 +79,7 @@ def _frame_end(frame: bytes, block: int) -> int:
 
 
 def _coded_number(frame: bytes, place: int) -> tuple[int, int]:
-    """A number coded as in UTF-8, up to seven bytes, and the place behind it; -1 where it is not well-formed."""
+    """Parse a number coded as in UTF-8, up to seven bytes; return it (-1 if malformed) and the offset after it."""
     first = frame[place]
     ones = 8 - (first ^ 0xFF).bit_length()
     if ones == 0:

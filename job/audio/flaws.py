@@ -1,7 +1,7 @@
-"""Flaws of a recording that neither its level nor its silence shows: hum, music, loops, robots, holes, a narrow band.
+"""Measure flaws that level and silence do not show: hum, music, loops, robotic pitch, spectral holes, narrow bandwidth.
 
-The figures follow from the samples alone, cost some milliseconds a clip, and are judged elsewhere: what is a flaw of
-one row may be how a whole source was recorded.
+The figures depend on the samples alone and cost a few milliseconds per clip. They are judged elsewhere: what is a flaw
+in one row may be how a whole source was recorded.
 """
 
 from __future__ import annotations
@@ -16,55 +16,56 @@ from job.audio.measure import Samples
 
 Array = NDArray[np.float32]
 
-#: Frames of the spectrum: window and step, samples at 24 kHz (43 ms, 20 ms).
+#: Window and step of the short spectrum, in samples at 24 kHz (43 ms, 20 ms).
 WINDOW, STEP = 1024, 480
-#: Long windows in which steady lines stand out (0.34 s, 3 Hz apart), and their step.
+#: Window and step of the long spectrum, in which steady spectral lines stand out (0.34 s, bins 3 Hz apart).
 LONG, LONG_STEP = 8192, 2048
-#: A line is steady that stands out by this factor over its surroundings (bins) at this percentile of time.
+#: A spectral line is steady if its power exceeds the median of the bins around it by this factor; bins in that median;
+#: percentile over time at which powers are compared.
 STANDS_OUT, AROUND, PERCENTILE = 10.0, 17, 20.0
-#: Mains frequencies, Hz, and the harmonics that are looked at.
+#: Mains frequencies, Hz, and how many of their harmonics are checked.
 MAINS, HARMONICS = (50.0, 60.0), 8
-#: Steady lines are looked for up to here, Hz.
+#: Highest frequency searched for steady lines, Hz.
 LINES_TO = 5000.0
-#: The band ends where the mean spectrum is this far under its highest point, dB.
+#: The bandwidth ends where the mean spectrum is this far below its maximum, dB.
 BAND_DB = 75.0
-#: Frames this much softer than the loud ones (95th percentile) are pauses, dB.
+#: Frames this far below the loud ones (95th percentile) are pauses, dB.
 PAUSE_DB = 25.0
-#: Band in which speech has no holes, Hz.
+#: Band in which speech has no spectral holes, Hz.
 VOICE_BAND = (300.0, 3400.0)
-#: Repetitions are looked for from this lag on, seconds, up to half of the sound.
+#: Shortest lag searched for repetitions, seconds; the longest is half the recording.
 SHORTEST_LOOP = 0.04
-#: Bands (Hz) and points in time of the print that tells a recording from others.
+#: Band edges (Hz) and time points of the fingerprint that identifies a recording.
 PRINT_BANDS, PRINT_POINTS = (100.0, 500.0, 1200.0, 2500.0, 6000.0), 32
 PRINT_SIZE = PRINT_POINTS * (len(PRINT_BANDS) - 1)
-#: Range of the print under its loudest, dB.
+#: Dynamic range of the fingerprint below its loudest level, dB.
 PRINT_DB = 40.0
-#: Pitch: samples averaged to one (24 kHz to 8 kHz), window and step after that, lags looked at (400 to 60 Hz).
+#: Pitch: downsampling factor (24 kHz to 8 kHz), window and step after it, range of lags searched (400 to 60 Hz).
 DOWN, PITCH_WINDOW, PITCH_STEP, LAGS = 3, 640, 160, (20, 133)
-#: A frame is voiced whose autocorrelation comes back to this; fewer voiced frames say nothing.
+#: Least peak of the normalized autocorrelation of a voiced frame; fewest voiced frames needed for a result.
 VOICED, FEWEST_VOICED = 0.75, 15
-#: The first and the last so many samples (20 ms) are compared with the loud parts.
+#: How many of the first and of the last samples (20 ms) are compared with the loud parts.
 END = 480
-#: Reported where there is no steady line at all, dB.
+#: Reported where there are no steady lines, dB.
 NONE = -99.0
-#: Recordings shorter than this, in seconds, say nothing about these, and shorter than the second nothing about lines:
-#: a vowel may last as long as they do.
+#: Shortest recording that is measured, and shortest that is searched for steady lines, in seconds: in a shorter one a
+#: single vowel may last throughout.
 SHORTEST, SHORTEST_LINES = 0.5, 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Flaws:
-    """What was found; NaN where the recording is too short to tell.
+    """Figures of one recording; NaN where it is too short to tell.
 
     Attributes:
-        hum: share of the sound in steady lines at the harmonics of 50 or 60 Hz, dB.
-        steady: share of it in steady lines that are no hum (music, a whistle), dB.
+        hum: share of the power in steady lines at harmonics of 50 or 60 Hz, dB.
+        steady: share of the power in other steady lines (music, a whistle), dB.
         band: frequency up to which there is sound, Hz.
-        repetition: highest correlation of its envelope with itself a little later, up to 1 for a loop.
-        flatness: of the loud frames' spectra in the band of the voice, dB; deep holes make it low.
-        monotony: semitones from the median within which three quarters of the pitch lie.
-        onset, ending: level of the first and the last 20 ms against the loud parts, dB.
-        print: `PRINT_SIZE` numbers that are alike in two copies of one recording.
+        repetition: highest autocorrelation of the spectral envelope at any lag; 1 for a loop.
+        flatness: spectral flatness of the loud frames in the voice band, dB; deep holes make it low.
+        monotony: semitones from the median pitch within which three quarters of the voiced frames lie.
+        onset, ending: level of the first and the last 20 ms relative to the loud parts, dB.
+        print: fingerprint of `PRINT_SIZE` numbers that are similar in copies of the same recording.
     """
 
     hum: float
@@ -78,7 +79,7 @@ class Flaws:
     print: NDArray[np.int8]
 
     def figures(self) -> dict[str, float]:
-        """The numbers, without the print."""
+        """All figures by name, without the fingerprint."""
         return {name: getattr(self, name) for name in NAMES}
 
 
@@ -86,7 +87,7 @@ NAMES = ("hum", "steady", "band", "repetition", "flatness", "monotony", "onset",
 
 
 def find(samples: Samples, rate: int) -> Flaws:
-    """The figures of mono samples (n,) at the codec's `rate` (24 kHz)."""
+    """Measure the flaws of mono samples (n,) at the codec's `rate` (24 kHz)."""
     sound = samples - samples.mean(dtype=np.float64).astype(np.float32)
     if len(sound) < SHORTEST * rate:
         unknown: dict[str, Any] = dict.fromkeys(NAMES, float("nan"))
@@ -126,7 +127,7 @@ def _decibels(power: Any) -> Any:
 
 
 def _lines(sound: Samples, rate: int) -> tuple[float, float]:
-    """Shares (dB) of what is in steady lines: at harmonics of the mains, and elsewhere."""
+    """Shares of the power (dB) in steady lines at mains harmonics, and in all other steady lines."""
     from scipy.ndimage import median_filter
 
     if len(sound) < SHORTEST_LINES * rate:
@@ -156,7 +157,7 @@ def _band(power: Array, frequencies: NDArray[np.float64]) -> float:
 
 
 def _bands(power: Array, frequencies: NDArray[np.float64], edges: Any, floor: float) -> NDArray[np.float64]:
-    """Level (frames, bands) in dB, no more than `floor` under the loudest."""
+    """Levels (frames, bands) in dB, limited to at most `floor` below the loudest."""
     places = np.searchsorted(frequencies, edges)
     levels = _decibels(np.add.reduceat(power, places, axis=1)[:, :-1])
     return np.asarray(np.maximum(levels, levels.max() - floor))
@@ -222,7 +223,7 @@ def _ends(sound: Samples) -> tuple[float, float]:
 
 
 def _print(power: Array, frequencies: NDArray[np.float64]) -> NDArray[np.int8]:
-    """The envelope of some bands, stretched to one length: copies at other levels, rates and codecs have the same."""
+    """Fingerprint: band envelopes resampled to a fixed length, alike for copies at other levels, rates and codecs."""
     levels = _bands(power, frequencies, np.array(PRINT_BANDS), PRINT_DB)
     loudest = np.convolve(levels.max(axis=1), np.ones(3) / 3, "same")
     heard = np.flatnonzero(loudest > levels.max() - PRINT_DB + 15)

@@ -21,11 +21,15 @@ _AIFF_PLAIN = (b"NONE", b"twos", b"sowt", b"fl32", b"FL32", b"fl64", b"FL64")
 class Sound:
     """Location of a file's audio data, as its header declares.
 
-    `start` and `size` in bytes (`size` None: the header says that it does not know; 0: it was never filled in);
-    `per_second` bytes, 0 where compression makes that unknown; `field` the place and format of the size in the header,
-    and what it counts besides the sound; `zero_is_silence` whether zero bytes are silence; `unfinished` that the
-    program never came to complete the header; `form` how chunks behind the sound are written; `hide_rest` that
-    soundfile would take them for sound.
+    Attributes:
+        start: offset of the audio data, bytes.
+        size: declared size, bytes; None where it is declared unknown, 0 where it was never filled in.
+        per_second: bytes per second; 0 where compression makes that unknown.
+        field: offset and struct format of the size in the header, and the bytes it counts besides the audio data.
+        zero_is_silence: whether zero bytes encode silence.
+        unfinished: whether the writing program never completed the header.
+        form: format of the chunks after the audio data, as for `chunks`; empty if there can be none.
+        hide_rest: whether soundfile would take those chunks for audio data.
     """
 
     start: int
@@ -53,7 +57,12 @@ def sound_of(data: Bytes, start: int) -> Sound | None:
     }.get(data.at(start, 4))
     try:
         return parse(data, start) if parse else None
-    except (struct.error, ValueError, KeyError, ZeroDivisionError):  # half a header, or an odd one: soundfile will say
+    except (
+        struct.error,
+        ValueError,
+        KeyError,
+        ZeroDivisionError,
+    ):  # incomplete or invalid: soundfile will report it
         return None
 
 
@@ -82,7 +91,7 @@ def chunks(data: Bytes, place: int, form: str) -> Iterator[tuple[bytes, int, int
 
 
 def unknown(size: int) -> bool:
-    """Whether a 32-bit size is a placeholder of programs that write to a pipe: the maximum, or a little less."""
+    """Whether a 32-bit size is a placeholder written by programs that write to a pipe: the maximum or slightly less."""
     return size >= 0xFFFF0000 or 0x7FFF0000 <= size < 0x80000000
 
 

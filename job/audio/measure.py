@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-#: Mono samples (n,), full scale is 1.
+#: Mono samples (n,); full scale is 1.
 Samples = NDArray[np.float32]
 
 #: Below this level (dBFS, mean removed) a recording counts as silent; a quiet room is around -60.
 SILENT_DBFS = -60.0
 #: Reported instead of minus infinity for digital silence.
 FLOOR_DBFS = -120.0
-#: Samples at or over this magnitude count as clipped (16-bit full scale is 0.99997).
+#: Samples at or above this magnitude count as clipped (16-bit full scale is 0.99997).
 CLIPPED_AT = 0.999
 #: Share of clipped samples from which a recording is reported.
 CLIPPED_SHARE = 0.001
@@ -25,16 +25,16 @@ LOW_RATE = 16_000
 DC_OFFSET = 0.02
 #: Seconds of silence at either end from which it is reported: the model would learn to wait.
 LONG_SILENCE = 1.0
-#: Characters per second outside of which text and audio cannot belong together, in any script: fast Latin-script speech
-#: reaches about 25, slow speech in a syllabic script stays above 1.
+#: Characters per second outside this range mean that text and audio cannot belong together, in any script: fast speech
+#: in Latin script reaches about 25, slow speech in a syllabic script stays above 1.
 CHARACTERS_PER_SECOND = (0.4, 45.0)
 #: A mixdown this much softer (dB) than its loudest channel has cancelled itself: the channels are in opposite phase.
 PHASE_LOSS_DB = 20.0
 
-#: A sample this close to the largest magnitude, as a share of it, is at the peak: speech is there for a moment.
+#: Samples at or above this share of the largest magnitude are at the peak, where speech stays only for a moment.
 PEAK_SHARE = 0.98
-#: A dropout: samples that stay the same for this long (seconds), with sound right before and right after them that is
-#: no more than this much softer than the recording.
+#: A dropout is a run of equal samples (shortest and longest, seconds) with sound on both sides of it: so many seconds
+#: there are at most this much (dB) softer than the recording as a whole.
 DROPOUT, BESIDE, BESIDE_DB = (0.002, 0.15), 0.005, 20.0
 
 _FRAME_SECONDS = 0.025
@@ -44,8 +44,8 @@ _FRAME_SECONDS = 0.025
 class Figures:
     """Measurements of one recording: levels in dBFS, times in seconds, `rate` in Hz before resampling.
 
-    `flat_tops` is the share of samples at the peak, wherever that is: of a waveform that was cut off, and perhaps made
-    softer afterwards. `dropouts` is how often a second the sound is missing for a moment.
+    `flat_tops` is the share of samples at the peak, at whatever level: high for a waveform that was clipped and perhaps
+    attenuated afterwards. `dropouts` is the number of dropouts per second.
     """
 
     seconds: float
@@ -91,9 +91,9 @@ def mix(frames: NDArray[np.float32]) -> Samples:
 
 
 def text_mismatch(text: str, seconds: float) -> bool:
-    """Whether the text cannot be what is said, whatever the language: far too long or too short for the audio.
+    """Whether the text is far too long or too short for the audio to be its transcript, in any language.
 
-    Texts of short clips are not judged to be too short: one word may be drawn out.
+    Short clips never count as having too little text: a single word may be drawn out.
     """
     characters = sum(not c.isspace() for c in text)
     low, high = CHARACTERS_PER_SECOND
@@ -120,7 +120,7 @@ def measure(
     header_mended: bool = False,
     tracks: int = 1,
 ) -> Figures:
-    """Figures of a mono recording at its own rate, before resampling moves its peaks."""
+    """Measure a mono recording at its own sample rate, before resampling changes its peaks."""
     centred = mono - mono.mean(dtype=np.float64).astype(np.float32)
     levels = _frame_levels(centred, rate)
     magnitudes = np.abs(mono)
@@ -153,7 +153,7 @@ def _flat_tops(centred: Samples) -> float:
 
 
 def _dropouts(centred: Samples, rate: int) -> float:
-    """How many a second."""
+    """Number of dropouts per second."""
     stays = np.concatenate([[False], centred[1:] == centred[:-1], [False]])
     changes = np.flatnonzero(stays[1:] != stays[:-1])
     starts, ends = changes[::2], changes[1::2]

@@ -1,4 +1,4 @@
-"""MP3 files frame by frame: how many there are against how many the file says, without decoding them."""
+"""Check MP3 files by counting their frames against the declared number, without decoding them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from job.audio.opening import HEADERS, Bytes, Layout, cut_off, joined, wrong_header
 from job.audio.unusable import Unusable
 
-#: kbit/s by index, for (version 1, layer), and the other versions.
+#: Bitrates in kbit/s by index, for (whether MPEG version 1, layer).
 _BITRATES = {
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -20,17 +20,17 @@ _BITRATES = {
     (False, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _RATES = (44_100, 48_000, 32_000)
-#: Marks at the end of a file that are no sound; they are written last, so a file that has one was not cut off.
+#: Magic numbers of tags at the end of a file; they are written last, so a file that has one is not truncated.
 _TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3", b"3DI")
-#: Zero bytes behind the last frame that are more than padding: the rest of a download that never came.
+#: This many zero bytes after the last frame are more than padding: the missing rest of a download.
 _HOLLOW = 4096
-#: Frames in a row that make it certain that they are frames.
+#: Consecutive frames that rule out a chance match.
 _CERTAIN = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What four bytes of header say: `length` in bytes, `samples` a channel, `rate` in Hz, where Xing's mark stands."""
+    """A parsed 4-byte frame header: `length` in bytes, `samples` per channel, `rate` in Hz, offset of a Xing mark."""
 
     length: int
     samples: int
@@ -41,7 +41,7 @@ class Frame:
 
 @lru_cache(maxsize=4096)
 def parse(header: bytes) -> Frame | None:
-    """A frame's header (4 bytes), None if it is none. Frames of free bitrate do not say their length and are none."""
+    """Parse a frame header (4 bytes); None if invalid, or of free bitrate, which does not declare a frame length."""
     bits = int.from_bytes(header, "big")
     version, layer, index, rate_index = bits >> 19 & 3, 4 - (bits >> 17 & 3), bits >> 12 & 15, bits >> 10 & 3
     if len(header) < 4 or bits >> 21 != 0x7FF or version == 1 or layer == 4 or index in (0, 15) or rate_index == 3:
@@ -58,7 +58,7 @@ def parse(header: bytes) -> Frame | None:
 
 
 def layout(path: Path, data: Bytes, start: int) -> Layout | None:
-    """How a whole MP3 must be read; None where no MP3 begins at `start`.
+    """Check a complete MP3 file and return how to read it; None where no MP3 begins at `start`.
 
     Raises:
         Unusable: `cut_off`, `joined` or `wrong_header`.
@@ -86,7 +86,7 @@ def layout(path: Path, data: Bytes, start: int) -> Layout | None:
 def _judge(
     path: Path, data: Bytes, span: tuple[int, int], frame: Frame, count: int, promised: int | None, gaps: int
 ) -> Layout:
-    """Whether `count` frames are all of a file's, whose header has `promised` so many (None: it has no such header)."""
+    """Judge whether the `count` frames found are all, given the header's number (None: there is no such header)."""
     start, stop = span
     one = frame.samples / frame.rate
     there = count * one
@@ -104,14 +104,15 @@ def _judge(
     if gaps / max(1, stop - start) * there > 0.05:
         lost = gaps / (stop - start) * there
         raise Unusable("cut_off", f"{path}: about {lost:.2f} s in the middle are no sound; copy it again")
-    # soundfile takes the first frame's bitrate for that of all and stops where the file would end then: say the number
+    # soundfile assumes that all frames have the first one's bitrate and stops where the file would then end: declare
+    # the number of frames.
     if frame.kind[0] & 3 == 3:
         return Layout(start=start, stop=stop, prefix=_counting_frame(data.at(start, 4), count))
-    return Layout(start=start, stop=stop, seconds=there)  # layers I and II have no such frame, and one bitrate
+    return Layout(start=start, stop=stop, seconds=there)  # layers I and II have no such frame, and a constant bitrate
 
 
 def _walk(data: Bytes, place: int, kind: tuple[int, int]) -> Iterator[tuple[int, Frame]]:
-    """(place, frame) of each frame; over what is none it goes on to the next that is certain. The last may be cut."""
+    """Yield (offset, frame) of each frame, skipping other bytes up to the next certain one. The last may be cut off."""
     while place < data.size:
         frame = parse(data.at(place, 4))
         if frame is None or (frame.kind != kind and not _certain(data, place)):
@@ -124,13 +125,13 @@ def _walk(data: Bytes, place: int, kind: tuple[int, int]) -> Iterator[tuple[int,
 
 
 def another_file(data: Bytes, start: int) -> int:
-    """Where a file of any kind begins behind `start`, -1 if nowhere."""
+    """Offset at or after `start` where another audio file begins, -1 if none does."""
     found = data.find(HEADERS, start)
     return found if found >= 0 else find_frames(data, start)
 
 
 def find_frames(data: Bytes, start: int, stop: int | None = None) -> int:
-    """Where frames begin or go on (several in a row, so that it is no chance), -1 if nowhere before `stop`."""
+    """Offset of the first frame from `start` on (several in a row, to rule out chance), -1 if none before `stop`."""
     for place, piece in data.pieces(start, data.size if stop is None else stop):
         offset = piece.find(b"\xff")
         while offset >= 0:
@@ -141,7 +142,7 @@ def find_frames(data: Bytes, start: int, stop: int | None = None) -> int:
 
 
 def _certain(data: Bytes, place: int) -> bool:
-    """Whether frames of one kind follow each other from here, up to the end of the file if that comes first."""
+    """Whether consecutive frames of one kind begin here: `_CERTAIN` of them, or fewer up to the end of the file."""
     kind = None
     for number in range(_CERTAIN):
         if number >= 2 and place >= data.size:
@@ -159,7 +160,7 @@ def _ends(data: Bytes, place: int) -> bool:
 
 
 def _promised(data: Bytes, place: int, frame: Frame) -> int | None:
-    """Frames that a header frame (Xing, Info or VBRI) says there are, 0 where it says nothing, None if it is none."""
+    """Number of frames declared by a header frame (Xing, Info or VBRI); 0 if not declared, None for other frames."""
     head = data.at(place, 64)
     mark = head[frame.xing : frame.xing + 4]
     if mark in (b"Xing", b"Info"):
@@ -176,7 +177,7 @@ def _tagged(data: Bytes) -> bool:
 
 
 def _counting_frame(header: bytes, count: int) -> bytes:
-    """A frame without sound, like those of the file, that says how many follow it ("Xing")."""
+    """Build a Xing header frame, matching the file's frames, that declares how many frames follow."""
     for index in range(1, 15):
         made = bytes([header[0], header[1] | 1, index << 4 | header[2] & 0x0C, header[3]])
         frame = parse(made)

@@ -1,4 +1,4 @@
-"""Ogg files page by page: whether the stream has its end, no pages are missing, and nothing follows it."""
+"""Check Ogg files page by page: the stream has its last page, no pages are missing, and nothing follows it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from job.audio.unusable import Unusable
 
 _CONTINUED, _FIRST, _LAST = 1, 2, 4
 _PAGE = re.compile(rb"OggS\0")
-#: Position of a page on which no packet ends.
+#: Granule position of a page on which no packet ends.
 _NO_POSITION = 0xFFFFFFFFFFFFFFFF
 
 
 @dataclass(slots=True)
 class _Stream:
-    """One logical stream of the file; positions in samples at `rate`, 0 for what is no sound."""
+    """One logical stream of the file; positions are in samples at `rate`, which is 0 for streams other than audio."""
 
     rate: int
     sequence: int
@@ -29,7 +29,7 @@ class _Stream:
 
 
 def layout(path: Path, data: Bytes, start: int) -> Layout | None:
-    """How a whole Ogg file must be read; None where there is none at `start`.
+    """Check a complete Ogg file and return how to read it; None where there is no Ogg audio at `start`.
 
     Raises:
         Unusable: `cut_off` (the end or pages in the middle are missing) or `joined` (chained streams).
@@ -75,11 +75,11 @@ def layout(path: Path, data: Bytes, start: int) -> Layout | None:
     if broken or not all(stream.ended for stream in streams.values() if stream.rate):
         detail = f"{path}: cut off: the last page is missing or broken {_after(streams)}; copy or convert it again"
         raise Unusable("cut_off", detail)
-    return Layout(start=first)  # soundfile knows a file by its first page, which may be an index's ("skeleton")
+    return Layout(start=first)  # soundfile identifies a file by its first page, which may be an index ("skeleton")
 
 
 def _rate(packet: bytes) -> int:
-    """The unit of positions (a second's worth) that a stream's first packet names; 0 where it is no sound."""
+    """Positions per second, from a stream's first packet; 0 where the stream is not audio."""
     if packet[:7] == b"\x01vorbis":
         return int.from_bytes(packet[12:16], "little")
     if packet[:8] == b"OpusHead":

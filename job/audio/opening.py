@@ -1,4 +1,4 @@
-"""A recording's file read in small pieces, and opened for soundfile with its header put right or junk left out."""
+"""Read an audio file's bytes piecemeal, and open it for soundfile with a corrected header and without junk bytes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import soundfile
 from job.audio.ffmpeg import FfmpegFile
 from job.audio.unusable import Unusable
 
-#: Seconds, and share of the whole, that may be missing or too many: some programs are wrong by some bytes.
+#: Tolerated difference between declared and actual duration, in seconds and as a share: some programs are a few bytes
+#: off.
 SLACK_SECONDS, SLACK_SHARE = 0.05, 0.01
 
-#: Marks by which another file within a file is found; by chance there are none.
+#: Magic numbers that reveal another file inside a file; long enough not to occur by chance.
 HEADERS = re.compile(
     rb"WAVE(?:fmt |JUNK|bext|LIST|ds64)|AIFFCOMM|AIFCFVER|caff\x00\x01\x00\x00desc|NIST_1A\n|wave\xf3\xac\xd3\x11"
     rb"|fLaC[\x00\x80]\x00\x00\x22|OggS\x00\x02|\.snd\x00\x00\x00"
@@ -29,11 +30,15 @@ _WINDOW = 1 << 14
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a whole file must be read: the bytes `start` to `stop`, with `patches` in place and `prefix` before them.
+    """How to read a checked file: the bytes `start` to `stop`, with `patches` applied and preceded by `prefix`.
 
-    `seconds` is what the container says the sound lasts, where it says it; `mended` that its header was wrong;
-    `zeros_from` the second from which a suspicious file holds nothing but zeros. With `demuxer` it is read by FFmpeg,
-    and `counted` says whether the number of samples in its header may be trusted.
+    Attributes:
+        patches: (offset in the file, replacement bytes) of each correction.
+        seconds: duration declared by the container; None if it declares none.
+        mended: whether its header was wrong and is corrected.
+        zeros_from: time in seconds from which a suspicious file holds nothing but zeros; None if it does not.
+        demuxer: name of the demuxer for files read by FFmpeg.
+        counted: with `demuxer`, whether the number of samples in the file's header may be trusted.
     """
 
     start: int = 0
@@ -47,7 +52,7 @@ class Layout:
     counted: bool = True
 
     def open(self, path: Path) -> soundfile.SoundFile | FfmpegFile:
-        """The file as soundfile shall see it; what must not be changed is opened directly, which is faster.
+        """Open the file as soundfile should see it; a file without changes is opened directly, which is faster.
 
         Raises:
             soundfile.SoundFileError, OSError: as from `soundfile.SoundFile`.
@@ -61,7 +66,7 @@ class Layout:
 
 
 class _Changed(io.RawIOBase):
-    """A file with a `Layout` applied; it reads as if the changed bytes stood on disk."""
+    """A file with a `Layout` applied: it reads as if the changed bytes were on disk."""
 
     def __init__(self, path: Path, layout: Layout) -> None:
         self._file: IO[bytes] = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by `close`
@@ -105,7 +110,7 @@ class _Changed(io.RawIOBase):
 
 
 class Bytes:
-    """Bytes of a file anywhere in it, without reading what lies between."""
+    """Random access to the bytes of a file, without reading the rest of it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -114,7 +119,7 @@ class Bytes:
         self._window = b""
 
     def at(self, place: int, count: int) -> bytes:
-        """`count` bytes from `place`, fewer at the end of the file."""
+        """Return `count` bytes from offset `place`, fewer at the end of the file."""
         offset = place - self._base
         if not 0 <= offset <= len(self._window) - count:
             self._file.seek(place)
@@ -123,13 +128,13 @@ class Bytes:
         return self._window[offset : offset + count]
 
     def pieces(self, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
-        """(place, bytes) of one megabyte each, overlapping by 16 bytes so that nothing is found only in halves."""
+        """Yield (offset, bytes) of 1 MiB each, overlapping by 16 bytes so that no match is split between two."""
         for place in range(start, stop, 1 << 20):
             self._file.seek(place)
             yield place, self._file.read(min((1 << 20) + 16, stop - place))
 
     def find(self, pattern: re.Pattern[bytes], start: int) -> int:
-        """Where what the pattern (of at most 16 bytes) fits begins, -1 if nowhere behind `start`."""
+        """Offset of the first match at or after `start` of a pattern of at most 16 bytes, -1 if there is none."""
         for place, piece in self.pieces(start, self.size):
             found = pattern.search(piece)
             if found:
@@ -137,27 +142,27 @@ class Bytes:
         return -1
 
     def only_zeros(self, start: int) -> bool:
-        """Whether nothing but zero bytes comes from `start` on."""
+        """Whether there are only zero bytes from `start` on."""
         return not any(piece.strip(b"\0") for _, piece in self.pieces(start, self.size))
 
 
 def too_different(seconds: float, promised: float) -> bool:
-    """Whether more than a rounding lies between what is there and what was promised."""
+    """Whether actual and declared duration differ by more than rounding."""
     return abs(seconds - promised) > min(SLACK_SECONDS, SLACK_SHARE * max(seconds, promised))
 
 
 def cut_off(path: Path, there: float, promised: float) -> Unusable:
-    """The error for a file that lacks sound."""
+    """The error for a truncated file, with `there` of the `promised` seconds."""
     return Unusable("cut_off", f"{path}: cut off: {there:.2f} of {promised:.2f} s are there; copy it again")
 
 
 def joined(path: Path, first: float | None = None) -> Unusable:
-    """The error for a file that goes on with another one after `first` seconds."""
+    """The error for a file that continues with another one after `first` seconds."""
     after = "" if first is None else f" after {first:.2f} s"
     return Unusable("joined", f"{path}: several files joined into one{after}; split them, or export it again as one")
 
 
 def wrong_header(path: Path, promised: float, there: float) -> Unusable:
-    """The error for a header that promises less than is there."""
+    """The error for a header that declares less audio than there is."""
     detail = f"the header says {promised:.2f} s and {there:.2f} s are there; export it again"
     return Unusable("wrong_header", f"{path}: {detail}")

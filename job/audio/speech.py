@@ -1,8 +1,8 @@
 """Detect speech in a recording with Silero VAD (voice activity detection), whose weights ship with its package.
 
-It gives the probability of speech for each window of 32 ms. The thresholds are measured on recordings of people and
-machines in some twenty languages, also whispered, by telephone, at 0 dB of noise, and cut to 0.3 s: hardly any of them
-fall below (4 of 1150 single letters and words, no sentence), and noise, hum, tones and most music do.
+It gives the probability of speech for each window of 32 ms. The thresholds were measured on recordings of people and
+synthesizers in some twenty languages, including whispered, telephone, 0 dB SNR and cut to 0.3 s: hardly any of them
+fall below (4 of 1150 single letters and words, no sentence), while noise, hum, tones and most music do.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from job.audio.clip import Samples, Unusable, resample
 
 #: The model's sample rate in Hz, and samples per window.
 RATE, WINDOW = 16_000, 512
-#: Windows of silence put before a clip, left out of the figures: the model must hear something before it is sure. And
-#: half a window: a sound that begins with a window at full strength is more often taken for speech (siren, music).
+#: Windows of silence prepended to a clip, excluded from the figures: the model needs context before it is confident.
+#: And half a window: a sound that starts at full level on a window boundary is more often taken for speech (siren,
+#: music).
 LEAD = 6
 HALF = WINDOW // 2
 #: Windows to average: a single one may be a click.
 SMOOTH = 3
-#: RMS that clips are normalized to, so that quiet recordings are judged like loud ones.
+#: RMS to which clips are normalized, so that quiet recordings are judged like loud ones.
 LEVEL = 0.05
-#: A window at or over this probability is speech.
+#: A window at or above this probability is speech.
 SPEECH = 0.5
-#: Pauses are counted between (smoothed) windows at or over this one: what may be speech is no pause.
+#: Pauses are measured between (smoothed) windows at or above this probability: what may be speech is not a pause.
 PERHAPS = 0.25
-#: (seconds, highest smoothed probability that there must be), with a line between them: a word of half a second is
-#: often heard with doubt, a whole sentence never.
+#: (duration in seconds, least peak of the smoothed probability), interpolated linearly: a half-second word often gets
+#: a low probability, a whole sentence never does.
 LEAST_SURE = ((1.0, 0.25), (3.0, 0.5))
-#: From the second of these lengths on, seconds that must at least perhaps be speech.
+#: From the second of these durations on, least seconds that may be speech (`PERHAPS`).
 LEAST_PERHAPS = 0.15
-#: Share of speech under which a warning is given, for clips of at least a second.
+#: Share of speech below which a warning is given, for clips of at least one second.
 LITTLE = 0.25
-#: Pauses inside the speech, in seconds: a longer one than the first rejects the clip, than the second gives a warning.
+#: Pauses within the speech, in seconds: one longer than the first rejects the clip, than the second gives a warning.
 LONGEST_PAUSE, LONG_PAUSE = 3.0, 1.5
 
 
@@ -47,7 +48,7 @@ class Heard:
 
     Attributes:
         speech: share of it that is speech, 0 to 1.
-        pause: longest time between speech and speech in which there is none, in seconds.
+        pause: longest gap between two stretches of speech, in seconds.
         surest: highest probability of speech, 0 to 1, averaged over 96 ms.
         perhaps: seconds that may be speech.
     """
@@ -83,7 +84,7 @@ class Heard:
             raise Unusable(fault, f"{name}: {heard}; cut it there, or set QUALITY_GATE=off to keep it")
 
     def warnings(self) -> list[str]:
-        """Categories of problems of a recording that is kept."""
+        """Categories of problems that are not bad enough to reject the recording."""
         fault = self.fault
         found = {
             "no_speech": fault == "no_speech",
@@ -94,7 +95,7 @@ class Heard:
 
 
 class Detector:
-    """Silero VAD on the CPU. One may be used by many threads at once; the figures do not depend on them."""
+    """Silero VAD on the CPU. Thread-safe; the results do not depend on the number of threads."""
 
     def __init__(self) -> None:
         import torch
@@ -102,13 +103,13 @@ class Detector:
         threads = torch.get_num_threads()
         from silero_vad import load_silero_vad
 
-        torch.set_num_threads(threads)  # importing that package sets one thread for the whole process
+        torch.set_num_threads(threads)  # importing that package limits the whole process to one thread
         self._model: Any = load_silero_vad(sequence=True)
 
     def probabilities(self, samples: Samples, rate: int) -> NDArray[np.float32]:
-        """Probability of speech in each 32 ms of mono samples (n,) at `rate` Hz, and `LEAD` windows before them."""
+        """Probability of speech per 32 ms window of mono samples (n,) at `rate` Hz, preceded by `LEAD` windows."""
         heard = resample(samples, rate, RATE)
-        if not len(heard):  # a sample or two of a high rate
+        if not len(heard):  # a sample or two at a high rate
             heard = np.zeros(1, np.float32)
         heard = heard - heard.mean(dtype=np.float64).astype(np.float32)
         rms, peak = float(np.sqrt(np.mean(np.square(heard, dtype=np.float64)))), float(np.abs(heard).max())
@@ -135,5 +136,5 @@ class Detector:
 
 @cache
 def detector() -> Detector:
-    """The process-wide detector; must first be called by the thread that starts the others."""
+    """The process-wide detector; the first call must come from the thread that starts the others."""
     return Detector()

@@ -1,10 +1,10 @@
-"""The error for a recording that is left out, shared by everything that reads recordings."""
+"""The error for a rejected recording, shared by everything that reads recordings."""
 
 from __future__ import annotations
 
 
 class Unusable(Exception):
-    """A recording that cannot be used. `reason` is a short category, `detail` one line for people."""
+    """Raised for a recording that cannot be used. `reason` is a short category, `detail` a one-line message."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)

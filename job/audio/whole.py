@@ -1,4 +1,4 @@
-"""Whether a recording's file is all there and is one recording, seen from its container before it is decoded."""
+"""Check from the container, before decoding, that an audio file is complete and is a single recording."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from job.audio import audio_files, containers, films, flac, mpeg, ogg
 from job.audio.opening import Bytes, Layout
 
 _BEGINNINGS = re.compile(rb"RIFF....WAVE|fLaC[\x00\x80]\x00\x00\x22|OggS\x00\x02|FORM....AIF[FC]", re.DOTALL)
-#: Bytes of anything in front of a recording that are passed over: a tag, a server's answer, zeros.
+#: Most junk bytes (a tag, a server's response, zeros) skipped before a recording.
 _JUNK = 4096
 
 
 def check(path: Path) -> Layout:
-    """How a file must be read so that all of its sound comes out, and nothing else.
+    """Check a file and return how to read it so that exactly its audio is decoded.
 
-    What no container says (a recording cut between two frames of an MP3 without a count) nobody can know.
+    Damage that leaves no trace in the container (an MP3 without a frame count, cut between two frames) goes undetected.
 
     Raises:
         Unusable: `cut_off`, `joined` or `wrong_header`, with one line that says what to do.
@@ -36,7 +36,7 @@ def check(path: Path) -> Layout:
 
 
 def _behind_tags(data: Bytes) -> int:
-    """Where the sound's file begins behind ID3 tags, which any format may be given."""
+    """Offset after leading ID3 tags, which files of any format may have."""
     place = 0
     while data.at(place, 3) == b"ID3" and len(head := data.at(place, 10)) == 10:
         size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
@@ -45,7 +45,7 @@ def _behind_tags(data: Bytes) -> int:
 
 
 def _behind_junk(data: Bytes, start: int) -> int:
-    """Where a recording begins in the first few kilobytes, -1 where none does."""
+    """Offset of a recording that begins within the first `_JUNK` bytes, -1 if there is none."""
     near = data.at(start, _JUNK + 16)
     found = _BEGINNINGS.search(near)
     if found:
