@@ -1,4 +1,4 @@
-"""Numbers, signs and abbreviations of a text in words, as they are said, in the languages that there are tables for."""
+"""Text normalization: spell out numbers, symbols and abbreviations as spoken, for languages that have rules."""
 
 from __future__ import annotations
 

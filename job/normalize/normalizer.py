@@ -1,4 +1,4 @@
-"""A text with everything in words that is said in words, and what was done to it."""
+"""Spell out the numbers, symbols and abbreviations of a text, and record what was changed."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from job.normalize.spoken_forms import LANGUAGES, NOISES, Rules
 from job.text.languages import iso_code
 
 NUMBERS, SHORT, NOISE = "numbers read out", "abbreviations read out", "noises taken out"
-#: Examples that are shown of what was done.
+#: Examples logged per kind of change.
 _EXAMPLES = 3
 
 _BEFORE, _BEHIND = "([{\"'«„“‘¿¡—–", ".,;:!?)]}\"'»”’…—–"
 _BRACKETED = re.compile(r"\[([^\[\]]{1,40})\]|\(([^()]{1,40})\)|<([^<>]{1,40})>|\*([^*]{1,40})\*")
 _SPACES = "[ \u00a0\u202f\u2009]"
-#: Thousands with spaces between them, and not followed by more digits: those may all be a telephone number.
+#: Digit groups separated by spaces and not followed by more digits, which might all be a telephone number.
 _MORE = rf"{_SPACES}+[+(]*\d[\d()+/-]*[.,:;!?)\]}}\"'»”’…—–]*(?:\s|$)"
 _GROUPED = re.compile(rf"(?<!\S)(\d{{1,3}})((?:{_SPACES}\d{{3}})+)(?!\d)(?!{_MORE})")
 _ORDINAL = {"en": re.compile(r"(\d+)(?:st|nd|rd|th)"), "nl": re.compile(r"(\d+)(?:e|de|ste)")}
 _ORDINAL["sv"] = re.compile(r"(\d+):[ea]")
 _ROW = re.compile(r"[+(]*\d[\d()+/\u2009-]*")
-#: Abbreviations that sentences end with.
+#: Abbreviations that may end a sentence.
 _CLOSING = {"etc.", "usw.", "osv.", "enz.", "ecc.", "itd.", "т.д.", "т.п."}
 _RIGHT_ENDS = {1: "st", 2: "nd", 3: "rd"}
 
 
 @dataclass(frozen=True)
 class Normalized:
-    """A text in words.
+    """A normalized text.
 
     Attributes:
-        text: what is said.
-        done: what was done, in short phrases.
-        left: what has digits in it and was left, each with its name in `spoken_forms.LEFT_ALONE`.
-        unread: whether there is something to read out in a language that there is no table for.
+        text: the text as spoken.
+        done: what was changed, in short phrases.
+        left: words with digits that were left as written, each with its category in `spoken_forms.LEFT_ALONE`.
+        unread: whether there are digits to spell out but no rules for the language.
     """
 
     text: str
@@ -50,13 +50,13 @@ class Normalized:
 
 
 class Normalizer:
-    """Reads texts out in words by the rules of their languages; does nothing where `TEXT_NORMALIZER` is `none`."""
+    """Normalizes texts by the rules of their languages; does nothing if `TEXT_NORMALIZER` is `none`."""
 
     def __init__(self, setting: str) -> None:
         self._on = setting == "auto"
 
     def read(self, text: str, language: str | None) -> Normalized:
-        """A text in the language of that name (any that people give it)."""
+        """Normalize a text in a language, given by any of its usual names."""
         if not self._on:
             return Normalized(text)
         done = []
@@ -81,7 +81,7 @@ def _code(language: str) -> str:
 
 
 def _without_noises(text: str) -> str:
-    """The text without noises in brackets, where words are left."""
+    """Remove bracketed noises from the text, unless no words would remain."""
 
     def gone(found: re.Match[str]) -> str:
         said = re.findall(r"\w+", next(group for group in found.groups() if group is not None).casefold())
@@ -95,7 +95,7 @@ def _without_noises(text: str) -> str:
 
 
 class _Words:
-    """The words of one text, read from left to right."""
+    """The words of one text, normalized from left to right."""
 
     def __init__(self, text: str, code: str, rules: Rules) -> None:
         self._code, self._rules = code, rules
@@ -132,10 +132,10 @@ class _Words:
                 return
 
     def _number(self, at: int) -> None:
-        """Put the words of a number, and of the unit behind it, in their place.
+        """Replace a number, and the unit after it, by words.
 
         Raises:
-            Left: it is not surely one.
+            Left: it is not certain to be a number.
         """
         word = numbers.plain_digits(self._pieces[at]).replace("\u2009", " ")
         head = word[: len(word) - len(word.lstrip(_BEFORE))]
@@ -149,7 +149,7 @@ class _Words:
             and self._code not in ("en", "fr", "es", "it", "pt")
             and self._goes_on(at)
         ):
-            raise Left("date")  # an ordinal, in some case
+            raise Left("date")  # an ordinal, whose grammatical case is unknown
         if (ordered := self._ordinal(core)) is not None:
             self._pieces[at] = head + ordered + tail
             return
@@ -177,14 +177,14 @@ class _Words:
         self._pieces[at + 1] = self._pieces[at + 2] = ""
 
     def _in_a_row(self, at: int) -> bool:
-        """Whether this word and the next may be parts of a telephone number: bare digits, and no comma between."""
+        """Whether this word and the next may be parts of a telephone number: bare digits with no comma between."""
         if not 0 <= at < len(self._pieces) - 2:
             return False
         first, second = (numbers.plain_digits(self._pieces[place]) for place in (at, at + 2))
         return bool(_ROW.fullmatch(first) and _ROW.fullmatch(second.rstrip(_BEHIND)))
 
     def _goes_on(self, at: int) -> bool:
-        """Whether the full stop behind a number makes it an ordinal: the sentence goes on, in German with a noun."""
+        """Whether the full stop after a number marks an ordinal: the sentence continues, in German with a noun."""
         following = self._pieces[at + 2] if at + 2 < len(self._pieces) else ""
         if self._code in ("en", "fr", "es", "it", "pt", "ru", "uk", "ar"):
             return False
@@ -207,7 +207,7 @@ class _Words:
         return self._rules.percent.format(number(core, self._rules, "unit")[0])
 
     def _money(self, core: str, names: tuple[str, str]) -> str:
-        """`five dollars`, `five dollars fifty`."""
+        """Spell out an amount of money: `five dollars`, `five dollars fifty`."""
         whole, point, cents = core.partition(self._rules.point[0])
         if point and not re.fullmatch(r"\d\d", cents):
             raise Left("separators")
@@ -218,14 +218,14 @@ class _Words:
 
 @dataclass
 class Told:
-    """What was done to the texts of a split, for the log."""
+    """Summary of what was changed in the texts of a split, for the log."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
     unread: Counter[str] = field(default_factory=Counter)
 
     def add(self, before: str, after: Normalized, language: str) -> None:
-        """Count a text."""
+        """Count the changes to a text."""
         for what in after.done:
             self.counts[what] += 1
             if len(shown := self.examples.setdefault(what, [])) < _EXAMPLES:
@@ -237,7 +237,7 @@ class Told:
         self.unread[language] += after.unread
 
     def lines(self) -> Iterator[str]:
-        """One line a kind, and one a language that there is no table for."""
+        """Yield one line per kind of change, and one per language without rules."""
         for what, count in self.counts.items():
             times = f"{count} times" if what == _LEFT else "in 1 text" if count == 1 else f"in {count} texts"
             yield f"{what} {times}: {'; '.join(self.examples[what])}"

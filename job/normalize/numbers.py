@@ -1,4 +1,4 @@
-"""Numbers in words. What is not surely one number, read one way, is left (`spoken_forms.LEFT_ALONE`)."""
+"""Spell out numbers. Anything that is not surely a number with a single reading is left (`spoken_forms.LEFT_ALONE`)."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from functools import lru_cache
 
 from job.normalize.spoken_forms import Rules
 
-#: Digits before the decimal point up to which a number is said as one, and behind it.
+#: Most digits before and after the decimal point of what is spelled out as one number.
 _MOST_DIGITS, _MOST_DECIMALS = 12, 6
 _YEARS = range(1100, 2100)
 
 
 class Left(Exception):
-    """Something with digits in it that is left as it is; the text is a name in `spoken_forms.LEFT_ALONE`."""
+    """Raised for something with digits that is left as written; the message is a category in `LEFT_ALONE`."""
 
 
 def plain_digits(text: str) -> str:
-    """The digits of any script as 0 to 9, one character for each; Arabic's percent sign as %."""
+    """Convert digits of any script to 0 to 9, one character each, and the Arabic percent sign to %."""
     return "".join(str(int(c)) if c.isdecimal() and not c.isascii() else "%" if c == "٪" else c for c in text)
 
 
 def number(written: str, rules: Rules, before: str = "") -> tuple[str, bool]:
-    """A number in words, and whether it is 1.
+    """Spell out a number; return the words and whether its value is 1.
 
     Args:
-        written: with digits 0 to 9.
-        rules: of the language.
-        before: what kind of word it counts, if that is known: `unit`.
+        written: the number in digits 0 to 9.
+        rules: rules of the language.
+        before: `unit` if a unit follows; empty if it is unknown what the number counts.
 
     Raises:
-        Left: it is not surely one.
+        Left: it is not certain to be a number.
     """
     sign, whole, part = _parts(written, rules)
     value = int(whole)
@@ -51,7 +51,7 @@ def number(written: str, rules: Rules, before: str = "") -> tuple[str, bool]:
 
 
 def _parts(written: str, rules: Rules) -> tuple[bool, str, str]:
-    """Sign, digits before the point and digits behind it."""
+    """Split into sign, digits before the decimal point and digits after it."""
     found = re.fullmatch(r"([-−]?)(\d[\d.,'٫٬ ]*?)", written)
     if found is None or not found[2][-1].isdigit():
         raise Left(_kind(written))
@@ -72,14 +72,14 @@ def _parts(written: str, rules: Rules) -> tuple[bool, str, str]:
 
 
 def _kind(written: str) -> str:
-    """What it is that is no number."""
+    """Classify something with digits that is not a number."""
     if re.fullmatch(r"\d{1,2}[:.]\d{2}", written):
         return "time"
     return "date" if re.fullmatch(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}\.?", written) else "mixed"
 
 
 def ordinal(value: int, rules: Rules) -> str:
-    """`third` for 3."""
+    """Spell out an ordinal number: `third` for 3."""
     from num2words import num2words
 
     return str(num2words(value, lang=rules.number, to="ordinal"))
@@ -95,7 +95,7 @@ def _cardinal(value: int, language: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _year(value: int, language: str) -> str:
-    """A year from 1100 to 1999 in hundreds, as languages read them that do."""
+    """Spell out a year from 1100 to 1999 in hundreds (`nineteen eighty-four`), for languages that do so."""
     from num2words import num2words
 
     if language == "sv":

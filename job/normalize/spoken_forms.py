@@ -1,11 +1,11 @@
-"""What is read how: one table a thing. What is in none of them is left as it is written."""
+"""Tables of spoken forms by language. Anything not listed in them is left as written."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
 
-#: Why what has digits in it is left as it is: what it is, an example, the reason.
+#: Kinds of text with digits that are left as written: category, examples, reason.
 LEFT_ALONE: tuple[tuple[str, str, str], ...] = (
     ("mixed", "A320, mp3, 4K, 5-10, 1/2, 3:2, 2.0.1, 1990s", "part numbers, ranges, fractions, ratios and versions"),
     ("time", "14:30", "a time, a score or a verse, and read in many ways"),
@@ -20,20 +20,20 @@ LEFT_ALONE: tuple[tuple[str, str, str], ...] = (
 
 @dataclass(frozen=True)
 class Rules:
-    """How a language reads numbers.
+    """How a language spells out numbers.
 
     Attributes:
-        number: num2words' name of the language.
-        point: the sign and the word of a decimal point.
-        group: signs between thousands (a space stands for every kind of space).
-        minus: the word before negative numbers.
-        percent: the word for %; `{}` in it is the number.
-        one: what "1" is before a unit; empty where it is not known.
+        number: num2words' code of the language.
+        point: decimal separator, and the word for it.
+        group: thousands separators (a space stands for every kind of space).
+        minus: word before negative numbers.
+        percent: phrase for %; `{}` in it is the number.
+        one: word for "1" before a unit; empty if it is not known.
         years: whether 1100 to 1999 are read in hundreds.
-        inflected: numbers whose form depends on their word. `inflected_ends`: last digits of such.
-        inflected_years: whether years are ordinals in some case.
-        units: sign -> (one, several).
-        money: sign -> (one, several).
+        inflected: numbers whose form depends on the word they belong to. `inflected_ends`: last digits of such numbers.
+        inflected_years: whether years are read as inflected ordinals.
+        units: symbol -> (singular, plural).
+        money: symbol -> (singular, plural).
         short: abbreviation with its full stop -> words.
     """
 
@@ -71,7 +71,7 @@ _NORWEGIAN = Rules(
     },
 )
 
-#: ISO 639 code -> how numbers are read. Chinese, Japanese, Korean and Hindi are left: counters, and no data.
+#: ISO 639 code -> rules. Chinese, Japanese, Korean and Hindi have none, because of counter words and for lack of data.
 LANGUAGES: dict[str, Rules] = {
     "en": Rules(
         *("en", (".", "point"), ",", "minus", "{} percent", "one", True, ()),
@@ -170,7 +170,7 @@ LANGUAGES: dict[str, Rules] = {
     "ar": Rules(*("ar", ("٫", "فاصلة"), "٬", "سالب", "{} بالمئة", "", False, (1, 2))),
 }
 
-#: Sounds that transcribers write in brackets or between stars, without letter case.
+#: Sounds that transcribers put in brackets or between asterisks, casefolded.
 NOISES = re.compile(
     "laughter|laugh(?:s|ing)?|chuckl(?:e|es|ing)|giggl(?:e|es|ing)|applause|clapping|cheering|cough(?:s|ing)?"
     "|sneez(?:e|es|ing)|sigh(?:s|ing)?|breath(?:s|es|ing|e)?|inhal(?:e|es)|exhal(?:e|es)|gasps?|noises?|music|silence"

@@ -1,4 +1,4 @@
-"""Prepare: recordings in, codec frames, x-vectors and a page about the data out.
+"""The prepare stage: turn recordings into codec frames and x-vectors, and report on the data.
 
 Importing this package is cheap; the work is imported when `run` is called.
 """
@@ -15,11 +15,11 @@ def run(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Turn the raw manifests into the prepared dataset (see `job.prepare.stage`).
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         ranks: the processes that encode, each its own shards.
 
     Returns:
-        Counts for the stage's state file: rows of each split, hours, speakers, rows left out.
+        Counts for the stage's state file: rows of each split, hours, speakers, rejected rows.
 
     Raises:
         BadInput: there is no manifest, or a reference recording or a model directory cannot be used.

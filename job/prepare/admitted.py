@@ -1,4 +1,4 @@
-"""Select the encoded rows to use: up to MAX_HOURS and MAX_EVAL_SAMPLES, less rows that comparison shows are wrong."""
+"""Select the encoded rows to use: up to MAX_HOURS and MAX_EVAL_SAMPLES, except rows that comparison shows are wrong."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Admitted:
     Attributes:
         lines: split -> number of lines of its manifest that are used.
         problems: what is wrong with texts and recordings of whole sources, one line each.
-        ways: how whole sources were recorded that single rows would be left out for, one line each.
+        ways: flaws common to a whole source, for which single rows would get a warning or be rejected; one line each.
     """
 
     def __init__(self, work: Work) -> None:

@@ -46,10 +46,10 @@ def changes(settings: Settings) -> dict[str, Change]:
 
 
 def read_copies(rows: Iterable[Row], settings: Settings, codec: Codec, processes: int = 1) -> Iterator[Item]:
-    """Altered copies of the rows' recordings, each row's together; those over MAX_SECONDS are left out.
+    """Yield altered copies of the rows' recordings, row by row, except those outside MIN_SECONDS to MAX_SECONDS.
 
     A copy has the row's text and speaker, and its id with a suffix, for example `17#speed0.9`. Its random numbers
-    follow from SEED and that id. Rows without a recording (encoded by the vendor's script) give no copies.
+    are seeded with SEED and that id. Rows without a recording (encoded by the vendor's script) have no copies.
     """
     wanted = changes(settings)
 
@@ -73,14 +73,14 @@ def read_copies(rows: Iterable[Row], settings: Settings, codec: Codec, processes
 
 
 def _speed(samples: Samples, rate: int, random: np.random.Generator, *, factor: float) -> Samples:
-    """Another tempo at the same pitch: a `factor` of 1.1 makes (n,) into about (n / 1.1,)."""
+    """Change the tempo but not the pitch: a `factor` of 1.1 turns (n,) into about (n / 1.1,)."""
     import librosa
 
     return _limited(librosa.effects.time_stretch(samples, rate=factor, n_fft=_WINDOW))
 
 
 def _pitch(samples: Samples, rate: int, random: np.random.Generator, *, steps: int) -> Samples:
-    """Another pitch at the same tempo, in semitones."""
+    """Shift the pitch by `steps` semitones without changing the tempo."""
     import librosa
 
     with resampling():
@@ -89,13 +89,13 @@ def _pitch(samples: Samples, rate: int, random: np.random.Generator, *, steps: i
 
 
 def _noise(samples: Samples, rate: int, random: np.random.Generator) -> Samples:
-    """White noise `NOISE_SNR_DB` under the level of the whole recording."""
+    """Add white noise `NOISE_SNR_DB` below the level of the whole recording."""
     level = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) * 10 ** (-NOISE_SNR_DB / 20)
     return _limited(samples + level * random.standard_normal(len(samples), dtype=np.float32))
 
 
 def _volume(samples: Samples, rate: int, random: np.random.Generator) -> Samples:
-    """`VOLUME_DB` softer."""
+    """Change the level by `VOLUME_DB`."""
     return _limited(samples * np.float32(10 ** (VOLUME_DB / 20)))
 
 

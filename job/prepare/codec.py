@@ -27,7 +27,7 @@ WARM_UP_FRAMES = 6
 
 
 class Codec:
-    """The real `Qwen3TTSTokenizer`, its sizes, and encoding that does not depend on the batch."""
+    """A wrapped `Qwen3TTSTokenizer` with its sizes, and encoding whose results do not depend on the batch."""
 
     def __init__(self, tokenizer: Qwen3TTSTokenizer, books: int) -> None:
         """Wrap a loaded tokenizer, made safe for several threads; `books` is the base model's number of codebooks.

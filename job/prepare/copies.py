@@ -1,7 +1,8 @@
-"""Recordings that are there twice, though not to the last bit: at another level, through a codec, a little faster.
+"""Find near-duplicate recordings: the same audio at another level, through a codec, or slightly faster.
 
-Each row's print (`job.audio.flaws`) is compared with those of rows that fall into one drawer with it: drawers are by
-the sides of random planes that a print lies on, so two copies share some of them, and nothing is compared with all.
+Each row's fingerprint (`job.audio.flaws`) is compared only with those in the same hash bucket. The hash is the sides of
+random hyperplanes on which a fingerprint lies (locality-sensitive hashing), so that copies share some of their buckets
+and no fingerprint has to be compared with all others.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from job.dataset.prepared import SPLITS
 from job.prepare.leaving_out import LeftOut
 from job.prepare.thresholds import ALIKE, LENGTHS
 
-#: Warnings: of the later copy, and of a validation row whose recording is trained on.
+#: Warnings for the later copy, and for a validation row whose recording is also in the training data.
 REASON, ALSO_TRAINED = "repeated_recording", "also_in_train"
-#: Share of rows that are copies over which the corpus is made of takes of the same: nothing is said of single rows.
+#: Share of rows that are copies above which the corpus consists of takes of the same sentences: no row gets a warning.
 MOST = 0.5
-#: Chests of drawers, planes of each at least, and how many rows before it in its drawer a row is compared with.
+#: Number of hash tables, least number of hyperplanes per table, and how many preceding rows in its bucket a row is
+#: compared with.
 CHESTS, FEWEST_PLANES, BEFORE = 12, 10, 4
 
 
 class Prints:
-    """The prints of all usable rows, noted while shards pass by."""
+    """Collect the fingerprints of all usable rows, shard by shard."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, type[Any]] = {"split": np.uint8, "position": np.int64, "seconds": np.float32}
@@ -34,7 +36,7 @@ class Prints:
         self._prints: list[NDArray[np.int8]] = [np.zeros((0, PRINT_SIZE), np.int8)]
 
     def add(self, split: str, table: pa.Table) -> None:
-        """Note the rows of a shard (`store.shard_schema`) that have a print."""
+        """Add the usable rows of a shard (`store.shard_schema`) that have a fingerprint."""
         prints = [one if one and any(one) else None for one in table["print"].to_pylist()]
         usable = table["reason"].is_null().to_numpy() & np.array([one is not None for one in prints], dtype=bool)
         table = table.filter(pa.array(usable))
@@ -46,7 +48,7 @@ class Prints:
             self._parts[name].append(np.asarray(given, dtype=kind))
 
     def compare(self) -> list[LeftOut]:
-        """Later copies, and validation rows that are trained on; for warnings only."""
+        """Find later copies, and validation rows that are also in the training data; for warnings only."""
         noted = {name: np.concatenate(parts) for name, parts in self._parts.items()}
         first, second = self._pairs(np.concatenate(self._prints), noted["seconds"])
         if len(np.unique(second)) > MOST * len(noted["split"]):
@@ -61,7 +63,7 @@ class Prints:
     def _pairs(
         self, prints: NDArray[np.int8], seconds: NDArray[np.float32]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows that are copies: the earlier and the later one of each pair, in the order of splits and positions."""
+        """Find pairs of copies: the earlier and the later row of each, in order of splits and positions."""
         count = len(prints)
         pairs = [np.zeros((2, 0), np.int64)]
         norms = np.linalg.norm(prints.astype(np.float32), axis=1)
@@ -85,7 +87,7 @@ class Prints:
 
 
 def _sides(prints: NDArray[np.int8], normals: NDArray[np.float32]) -> NDArray[np.int64]:
-    """(n,) on which sides of the planes each print lies, as the bits of a number; some rows at a time."""
+    """Hash (n,) of each fingerprint: on which sides of the hyperplanes it lies, as bits; computed in chunks of rows."""
     bits = 1 << np.arange(normals.shape[1], dtype=np.int64)
     parts = [(prints[at : at + 65_536].astype(np.float32) @ normals > 0) @ bits for at in range(0, len(prints), 65_536)]
     return np.concatenate([np.zeros(0, np.int64), *parts])

@@ -1,8 +1,8 @@
-"""What people decided about single rows: WORK_DIR/data/edits.jsonl, which quality.html saves.
+"""Apply manual edits to single rows, from WORK_DIR/data/edits.jsonl, which quality.html saves.
 
-One JSON object a line names a row by its `id`, or by its `audio` (and `start`, for a part), or by both, and says
-`"bad": true` or what its `"text"` is. A later line about the same row takes the place of an earlier one. Edits are
-laid over the encoded rows when these are read, so nothing is encoded again for them.
+Each line is a JSON object that identifies a row by its `id`, or by its `audio` (and `start`, for a part), or by both,
+and has `"bad": true` or a new `"text"`. A later line about the same row replaces an earlier one. Edits are applied to
+the encoded rows when these are read, so nothing is encoded again.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from job.text.letters import letters
 if TYPE_CHECKING:
     from job.prepare.manifest_rows import Row
 
-#: Reason of rows that are marked bad.
+#: Reason of rows that were marked bad.
 REASON = "marked_bad"
-#: Warning of rows whose text holds no letter of any script: nobody can know how digits and signs are said.
+#: Warning of rows whose text has no letter of any script: how digits and symbols are spoken is unknown.
 NO_WORDS = "no_words"
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One line of the file: the row that it names, and what it says of it."""
+    """One line of the file: which row it is about, and the decision."""
 
     line: int
     id: str | None
@@ -41,7 +41,7 @@ class Edit:
     text: str | None
 
     def is_about(self, row: Row) -> bool:
-        """Whether the row is the one that is named, by all that it is named by."""
+        """Whether this edit is about the row, by all of the given identifiers."""
         if self.id is not None and self.id != row.id:
             return False
         if self.audio is None:
@@ -51,10 +51,10 @@ class Edit:
 
 
 class Edits:
-    """The edits of a work directory, found by rows; `unused` are those that no row was asked for.
+    """The edits of a work directory, looked up by row; keeps track of those that match no row (`unused`).
 
     Raises:
-        BadInput: a line is not what it must be.
+        BadInput: a line is invalid.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,7 +72,7 @@ class Edits:
         return bool(self._edits)
 
     def find(self, row: Row) -> Edit | None:
-        """The last edit about a row."""
+        """Return the last edit about a row; None if there is none."""
         named = self._edits.get(row.id, []) + (self._edits.get(row.audio.name, []) if row.audio else [])
         fitting = [edit for edit in named if edit.is_about(row)]
         for edit in fitting:
@@ -80,7 +80,7 @@ class Edits:
         return max(fitting, key=lambda edit: edit.line, default=None)
 
     def unused(self) -> str | None:
-        """One line about the edits of rows that there are not; None when there are none."""
+        """Describe in one line the edits that matched no row; None if there are none."""
         if not self._unused:
             return None
         first = next(iter(self._unused.values()))
@@ -89,12 +89,12 @@ class Edits:
 
 
 def read_plain(path: Path) -> list[dict[str, Any]]:
-    """The lines of the file as they are, for the page to add to."""
+    """Return the lines of the file unchanged, for the page to extend."""
     return [json.loads(line) for line in _lines(path) if line.strip()]
 
 
 def lay_over(table: pa.Table, edits: Mapping[int, Edit]) -> pa.Table:
-    """A shard as it is with the edits, by position in the manifest."""
+    """Apply the edits, given by position in the manifest, to a shard."""
     hits = [(row, edits[at]) for row, at in enumerate(table["position"].to_pylist()) if at in edits]
     if not hits:
         return table
@@ -119,7 +119,7 @@ def lay_over(table: pa.Table, edits: Mapping[int, Edit]) -> pa.Table:
 
 
 def text_warnings(text: str, seconds: float) -> list[str]:
-    """What can be told of a text alone, and of its length."""
+    """Warnings about a text by itself, and about its length against that of the recording."""
     found = [NO_WORDS] if text and not any(c.isalpha() for c in text) else []
     return [*found, "text_mismatch"] if text_mismatch(text, seconds) else found
 
@@ -134,10 +134,10 @@ def _lines(path: Path) -> list[str]:
 
 
 def _edit(path: Path, number: int, line: str) -> Edit:
-    """One line.
+    """Parse one line.
 
     Raises:
-        BadInput: it is no JSON object, names no row, or says nothing of it.
+        BadInput: it is not a JSON object, identifies no row, or contains no decision.
     """
     where = f"{path} line {number}"
     try:

@@ -27,7 +27,7 @@ WINDOW_BATCHES = 8
 WINDOW_SECONDS = 1200.0
 #: Most clips encoded in parallel on a CPU: each takes memory for its activations.
 MOST_ENCODERS = 8
-#: A call is repeated only after this many times its clips were encoded, so that repeats take at most 1 % of the time.
+#: A call is repeated only after this many times its number of clips were encoded, so that repeats cost at most 1 %.
 PROVE_EVERY = 100
 
 
@@ -81,14 +81,16 @@ def encode_stream(
 ) -> Generator[Item, None, None]:
     """Encode the items that have samples, in order: in batches on a GPU, one by one on a CPU.
 
-    There a batch only makes tensors that leave the cache, and single clips can be encoded side by side.
+    On a CPU, batches only make tensors too large for its cache, and single clips can be encoded in parallel.
 
-    The first call of the codec in every thread, and from time to time the first one of a group, leaves an
-    `Item.proof`: the caller keeps a group's codes only when its proofs hold.
+    The first call of the codec in every thread, and from time to time the first one of a group, sets an `Item.proof`:
+    the caller must keep a group's codes only if its proofs hold.
 
     Args:
-        items: as they are read.
-        group: clips share a batch only where this is the same, so that batches do not depend on what came before.
+        items: items as they are read.
+        settings: settings of the run.
+        codec: the codec to encode with.
+        group: clips share a batch only if this is equal for them, so that batches do not depend on preceding items.
     """
     if codec.device.type == "cpu":
         return encode_singly(items, codec, group)

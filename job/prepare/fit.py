@@ -27,21 +27,21 @@ SURE_SECONDS = 4.0
 #: Candidates for the extra letters per clip: the usual value first; another is chosen only if it reduces the spread by
 #: more than chance does (to under `_CLOSER`). Rows that arrived encoded include silence.
 _EXTRA, _CLOSER = (3.0, 1.0, 5.0, 9.0, 15.0), 0.96
-#: What is expected of one speaker: a rate that varies by so much (as a share), sounds that are drawn out or a pause of
-#: so many seconds, and so many letters that are not sounds, or the other way round.
+#: Expected deviations of one speaker: variation of the rate (as a share), seconds of drawn-out sounds or pauses, and
+#: letters that are not spoken, or sounds without a letter.
 _RATE, _PAUSE, _SPELLING = 0.12, 0.09, 1.2
-#: A corpus is never taken to be more even than this share of what is expected, and counts as so many rows that are as
-#: expected besides its own.
+#: Lower bound on the estimated spread, as a share of the expected one; and number of imaginary rows with the expected
+#: spread that are added to a corpus's own.
 _EVENEST, _EXPECTED_ROWS = 0.9, 10
-#: Most standard deviations by which a row may deviate.
+#: Largest allowed deviation of a row, in standard deviations.
 _DEVIATIONS = 2.8
-#: Where more than `_TAIL` of the rows are over the bound and thin out from it, they are the tail of what is said
-#: (pauses, drawn-out words) and not other texts: the bound moves out by steps, to `_WIDEST` of where it was. They thin
-#: out if how far they are over it has a standard deviation of at least `_THINNING` of its mean (1 for an exponential
-#: tail, 0.6 for texts of twice or half the length), or is on average less than `_CLOSE` of the bound.
+#: If more than the share `_TAIL` of the rows exceed the bound but thin out beyond it, they are the tail of correct rows
+#: (pauses, drawn-out words) and not wrong texts: the bound is widened in steps, to at most `_WIDEST` times its original
+#: value. Rows thin out if their excess has a standard deviation of at least `_THINNING` of its mean (1 for an
+#: exponential tail, 0.6 for texts of twice or half the length), or a mean of less than `_CLOSE` of the bound.
 _TAIL, _THINNING, _CLOSE, _STEP, _WIDEST = 0.002, 0.85, 0.2, 1.05, 2.5
-#: A speaker's own rate is known as well as by so many rows of the others, and differs from theirs by no more than this
-#: (natural logarithm: a factor of 1.5).
+#: A speaker's own rate is shrunk towards the others' as if these counted this many rows, and differs from theirs by at
+#: most this much (natural logarithm: a factor of 1.5).
 _SPEAKER_ROWS, _SPEAKER_MOST = 8, 0.4
 
 
@@ -51,11 +51,11 @@ def bounds(letters: Floats, heard: Floats, language: Numbers, speaker: Numbers) 
     Args:
         letters: (n,) lengths of the texts (`letters.letters`).
         heard: (n,) seconds of sound without silence at the ends, positive.
-        language: (n,) numbers: rows of one number are compared with each other.
-        speaker: (n,) numbers.
+        language: (n,) language numbers: rows with the same number are compared with each other.
+        speaker: (n,) speaker numbers.
 
     Returns:
-        the lowest and the highest rate of each row, (n,) each. Rows outside of them do not fit their text.
+        The lowest and the highest plausible rate of each row, (n,) each. Rows outside them do not fit their text.
     """
     low = np.where(heard > SURE_SECONDS, ANYBODY[0], 0.0)
     high = ANYBODY[1] * (heard + 0.3) / heard

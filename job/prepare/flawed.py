@@ -1,4 +1,4 @@
-"""Rows whose sound passes a limit of `job.prepare.thresholds`: left out or named, or said once of a whole source."""
+"""Judge rows by the limits of `job.prepare.thresholds`: reject, warn, or report a flaw once for a whole source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from job.dataset.prepared import SPLITS
 from job.prepare.leaving_out import LeftOut
 from job.prepare.thresholds import LIMITS, OF_SOURCE, Limit
 
-#: Fewer rows over a limit than this are never how a source was recorded.
+#: Fewest rows beyond a limit for it to count as how a source was recorded.
 FEWEST_OF_SOURCE = 3
 
 _FIGURES = tuple(dict.fromkeys(limit.figure for limit in LIMITS))
@@ -21,7 +21,7 @@ _FIGURES = tuple(dict.fromkeys(limit.figure for limit in LIMITS))
 
 @dataclass(frozen=True, slots=True)
 class Flawed:
-    """What was found: rows to leave out, rows to name, and one line for each flaw that a whole source has."""
+    """Result: rows to reject, rows to warn of, and one line per flaw of a whole source."""
 
     left_out: list[LeftOut]
     named: list[LeftOut]
@@ -29,7 +29,7 @@ class Flawed:
 
 
 class Sounds:
-    """The figures of all usable rows with a measured recording, noted while shards pass by."""
+    """Collect the figures of all usable rows, shard by shard."""
 
     def __init__(self) -> None:
         self._sources: dict[str, int] = {}
@@ -38,7 +38,7 @@ class Sounds:
         self._parts: dict[str, list[NDArray[Any]]] = {name: [np.zeros(0, kind)] for name, kind in self._kinds.items()}
 
     def add(self, split: str, table: pa.Table) -> None:
-        """Note the rows of a shard (`shard_schema`)."""
+        """Add the usable rows of a shard (`shard_schema`)."""
         table = table.filter(table["reason"].is_null())
         sources = [self._sources.setdefault(one, len(self._sources)) for one in table["source"].to_pylist()]
         values: dict[str, Any] = {"split": np.full(len(table), SPLITS.index(split)), "source": sources}
@@ -49,7 +49,7 @@ class Sounds:
             self._parts[name].append(np.asarray(values[name], dtype=kind))
 
     def compare(self) -> Flawed:
-        """Judge all rows."""
+        """Judge all rows by all limits."""
         noted = {name: np.concatenate(parts) for name, parts in self._parts.items()}
         noted["dc"] = np.abs(noted["dc"])
         found = Flawed([], [], [])
@@ -73,7 +73,7 @@ class Sounds:
     def _ways(
         self, limit: Limit, over: NDArray[np.bool_], noted: dict[str, NDArray[Any]], said: list[str]
     ) -> NDArray[np.bool_]:
-        """Rows of the sources that are like this as a whole; they are described in `said`."""
+        """Mask of the rows of sources that have this flaw as a whole; each such source is described in `said`."""
         if not len(over):
             return np.zeros_like(over)
         counts = np.bincount(noted["source"])

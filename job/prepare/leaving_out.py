@@ -54,7 +54,7 @@ class LeftOut:
 
 
 def with_warnings(table: pa.Table, rows: Iterable[int], reason: str) -> pa.Table:
-    """A shard in which the rows (numbers from 0) have one warning more, unless they have it already."""
+    """Return a shard in which the rows (numbered from 0) have one more warning, without duplicates."""
     warnings = table["warnings"].to_pylist()
     for row in rows:
         warnings[row] = [*(one for one in warnings[row] if one != reason), reason]
@@ -62,6 +62,6 @@ def with_warnings(table: pa.Table, rows: Iterable[int], reason: str) -> pa.Table
 
 
 def with_column(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
-    """A table with other values in one of its columns."""
+    """Return a table with the values of one column replaced."""
     index = table.schema.get_field_index(name)
     return table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))

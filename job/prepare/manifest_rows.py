@@ -1,4 +1,4 @@
-"""Read rows of the raw manifest, with speaker and language as the keys that the model uses."""
+"""Read the rows of a raw manifest, with speaker and language as the keys that the model uses."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Row:
 
 
 def read_rows(path: Path, split: str, settings: Settings, language: Callable[[str], str]) -> Iterator[Row]:
-    """Stream the rows of a manifest that fetch wrote; yields nothing if it does not exist.
+    """Stream the rows of a manifest written by fetch; yields nothing if it does not exist.
 
     `language` maps the language name in a row to the model's name.
     """
@@ -75,7 +75,7 @@ def language_key(name: str, known: Iterable[str]) -> str:
     """Map a language name to the model's: one of the base model's (`en`, `pt_BR`, `Deutsch` map to one), or a new one.
 
     Args:
-        name: as a row or LANGUAGE gives it.
+        name: name as given by a row or LANGUAGE.
         known: the base model's languages.
 
     Raises:

@@ -1,6 +1,6 @@
-"""quality.html: the figures of quality.json as one self-contained page, with the rows to listen to.
+"""Render quality.html: the figures of quality.json as one self-contained page, with the rows to listen to.
 
-It works from the disk, without a server or a network: what is marked on it is saved as edits.jsonl by the browser.
+It works when opened from disk, without a server or a network: the browser saves what is marked on it as edits.jsonl.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 from job.audio.clip import Unusable, load
 from job.config.paths import Paths
 
-#: Rows that were left out, shown on the page; rejected.jsonl has all of them.
+#: Most rejected rows shown on the page; rejected.jsonl has all of them.
 SHOWN_REJECTED = 50
-#: Recordings are put into the page itself up to this many bytes in all, as MP3 at this rate (Hz); others are linked to.
+#: Total bytes of recordings embedded in the page, as MP3 at this sample rate (Hz); all others are linked.
 EMBEDDED, RATE = 6_000_000, 24_000
-#: Longer recordings are linked to, seconds.
+#: Recordings longer than this, in seconds, are always linked.
 LONGEST = 20.0
 
 
@@ -37,9 +37,10 @@ def render(
     Args:
         figures: the contents of quality.json.
         rejected: the first of `more` rejected rows.
-        kinds: what rows were found for -> how many, and the worst of them (`worst.Worst.kinds`).
-        decided: the lines of edits.jsonl as it is.
-        paths: of the run.
+        more: total number of rejected rows.
+        kinds: reason or warning -> number of rows, and the worst of them (`worst.Worst.kinds`).
+        decided: the current lines of edits.jsonl.
+        paths: paths of the run.
     """
     import jinja2
 
@@ -67,7 +68,7 @@ def render(
 
 @lru_cache(maxsize=512)
 def _embedded(audio: str, start: float | None, end: float | None) -> str | None:
-    """The recording as the contents of a `src`; None where it cannot be read or is long."""
+    """Encode a recording as a data URL; None if it cannot be read or is too long."""
     import soundfile
 
     try:
@@ -80,7 +81,7 @@ def _embedded(audio: str, start: float | None, end: float | None) -> str | None:
 
 
 def _link(row: dict[str, Any], here: Path) -> str:
-    """A link to the file, relative to the page, to the row's part of it."""
+    """Relative link from the page to the row's part of its file."""
     from urllib.parse import quote
 
     part = f"#t={row['start']:g},{row['end']:g}" if row["start"] is not None and row["end"] is not None else ""

@@ -1,4 +1,4 @@
-"""Rows on disk: what an encoded shard holds, and the Parquet files of the prepared dataset."""
+"""Storage of rows on disk: the columns of an encoded shard, and the Parquet files of the prepared dataset."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from job.prepare.codec import Codec
 from job.prepare.encode import Item
 from job.prepare.mismatch import measures
 
-#: Rows of a Parquet file.
+#: Rows per Parquet file.
 SHARD_ROWS = 2000
 
-#: What is known of a row besides its prepared columns. `reason` and `detail` are set for rows that are left out,
-#: those from `rms` on for rows whose recording was measured.
+#: Columns of a shard besides those of the prepared dataset. `reason` and `detail` are set for rejected rows, those from
+#: `rms` on for rows whose recording was measured.
 _BESIDES: tuple[tuple[str, pa.DataType], ...] = (
     ("position", pa.int64()),
     ("number", pa.int64()),
@@ -57,12 +57,12 @@ _HEARD = ("speech", "pause")
 
 
 def shard_schema(books: int) -> pa.Schema:
-    """Columns of an encoded shard: those of a prepared split and what the figures about the data need."""
+    """Schema of an encoded shard: the columns of a prepared split, and those needed for statistics and checks."""
     return pa.schema([*schema(books), *(pa.field(name, kind) for name, kind in _BESIDES)])
 
 
 def shard_table(items: Sequence[Item], codec: Codec) -> pa.Table:
-    """Encoded and refused items as a table; the codes go in as one flat array, never as Python integers."""
+    """Build a table of encoded and rejected items; codes are passed as one flat array, never as Python integers."""
     columns = shard_schema(codec.books)
     nothing = np.zeros((0, codec.books), dtype=np.int16)
     codes = [nothing if item.codes is None else item.codes for item in items]
@@ -104,8 +104,8 @@ def shard_table(items: Sequence[Item], codec: Codec) -> pa.Table:
 def write_shards(directory: Path, tables: Iterable[pa.Table], books: int) -> int:
     """Write `00000.parquet`, `00001.parquet` … of `SHARD_ROWS` rows each. Returns the number of rows.
 
-    The bytes depend on the rows alone. `directory` must lie in a directory that is swapped in when it is complete
-    (`files.replace_directory`).
+    The bytes depend only on the rows. `directory` must be inside a directory that replaces the old one once it is
+    complete (`files.replace_directory`).
     """
     directory.mkdir()
     rows = shard = 0

@@ -19,8 +19,8 @@ DURATION_EDGES = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 10.0, 15.0, 20.0, 30.0)
 #: Row ids kept as examples of each warning.
 EXAMPLES = 5
 
-#: What is remembered of a kept row, about 90 bytes: millions of rows must fit the memory. `source` is a number into
-#: SPLITS: the manifest that the row's `position` is in. Measurements are NaN (0) for rows that came encoded.
+#: Columns kept in memory for each kept row, about 90 bytes: millions of rows must fit. `source` is an index into SPLITS
+#: for the manifest that the row's `position` is in. Measurements are NaN (or 0) for rows that arrived encoded.
 _COLUMNS: dict[str, type[Any]] = {
     "source": np.uint8,
     "position": np.int64,
@@ -48,7 +48,7 @@ class Names:
         self._numbers: dict[str, int] = {}
 
     def numbers(self, column: pa.ChunkedArray) -> NDArray[np.int32]:
-        """The numbers of a column of strings."""
+        """Return the numbers of a column of names."""
         encoded = column.combine_chunks().dictionary_encode()
         known = [self._numbers.setdefault(name, len(self._numbers)) for name in encoded.dictionary.to_pylist()]
         numbers: NDArray[np.int32] = np.asarray(known, dtype=np.int32)[encoded.indices.to_numpy(zero_copy_only=False)]
@@ -66,13 +66,13 @@ class Tally:
 
     Attributes:
         kept: number of usable rows.
-        validation: (kept,) whether a row is validated on.
+        validation: (kept,) whether a row is in the validation split.
         used: (books, codebook_size) which codes occur.
         warnings: category -> number of rows and ids of the first ones.
-        refused: number of rows left out; `first_refused` has the first ones.
+        refused: number of rejected rows; `first_refused` has the first ones.
         mispaired: sources whose texts are shifted or shuffled against their recordings, one line each.
-        voices: speaker -> how far apart its clips sound, for quality.json.
-        other_voices: rows (numbers of kept rows) that sound like somebody else than their speaker.
+        voices: speaker -> how similar its clips sound, for quality.json.
+        other_voices: rows (numbers of kept rows) that sound like someone other than their speaker.
     """
 
     def __init__(self, books: int, codebook_size: int, frame_rate: float, seed: int) -> None:
@@ -159,11 +159,11 @@ class Tally:
         return [int(n) for n in self.used.sum(axis=1)]
 
     def rejected_by_reason(self) -> dict[str, int]:
-        """Reason -> rows left out, most frequent first."""
+        """Reason -> number of rejected rows, most frequent first."""
         return dict(self._reasons.most_common())
 
     def by(self, names: Sequence[str], numbers: NDArray[Any], digits: int) -> dict[str, dict[str, Any]]:
-        """Name -> rows and seconds of the rows that have its number, for the names that have rows."""
+        """Name -> rows and seconds of the kept rows with its number, without names that have no rows."""
         rows = np.bincount(numbers, minlength=len(names))
         frames = np.bincount(numbers, weights=self["frames"], minlength=len(names))
         found = {
@@ -175,13 +175,13 @@ class Tally:
 
 
 def refused_rows(split: str, table: pa.Table) -> Iterable[dict[str, Any]]:
-    """The lines of rejected.jsonl for the refused rows of a shard."""
+    """Yield the lines of rejected.jsonl for a table of rejected rows."""
     for row in table.select(["number", "source", "id", "reason", "detail"]).to_pylist():
         yield {"split": split, "row": row.pop("number"), **row}
 
 
 def figures_of(tally: Tally, problems: Sequence[str], copies: int = 0) -> dict[str, Any]:
-    """The contents of quality.json; `copies` are the augmented rows."""
+    """Build the contents of quality.json; `copies` is the number of augmented rows."""
     seconds, measured = tally.seconds, tally["rate"] > 0
     return {
         "rows": tally.kept,
@@ -212,7 +212,7 @@ def figures_of(tally: Tally, problems: Sequence[str], copies: int = 0) -> dict[s
 
 
 def frames_per_character(tally: Tally, percentile: float = 95.0) -> float:
-    """Codec frames per character of text, 95th percentile of the training rows: bounds how long speech may take."""
+    """95th percentile of codec frames per character in the training rows; bounds the length of generated speech."""
     ratios = (tally["frames"] / np.maximum(1, tally["characters"]))[~tally.validation]
     return float(np.percentile(ratios, percentile)) if len(ratios) else 0.0
 

@@ -1,4 +1,4 @@
-"""The quality gate: data that cannot make a voice is refused before anything is paid for."""
+"""The quality gate: refuse data from which no voice can be trained, before any money is spent on training."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from job.core import console
 from job.core.errors import DataRefused
 from job.prepare.quality import Tally
 
-#: Share of rows with codes that another row has, from which the data is taken for broken.
+#: Share of rows with the codes of another row above which the data counts as broken.
 DUPLICATE_SHARE = 0.5
-#: Share of rows left out from which the source is taken for broken.
+#: Share of rejected rows above which the source counts as broken.
 REJECTED_SHARE = 0.5
 
 
 def refuse_nothing_left(tally: Tally) -> None:
-    """Stop when no training row is left; no setting can let that pass.
+    """Stop when no training row is left; no setting overrides this.
 
     Raises:
-        DataRefused: with the reasons for which the rows were left out.
+        DataRefused: with the reasons for which the rows were rejected.
     """
     if not tally.validation.all():
         return
@@ -36,7 +36,7 @@ def refuse_nothing_left(tally: Tally) -> None:
 
 
 def problems(tally: Tally) -> list[str]:
-    """What is wrong with the data as a whole: one line each, with figures and what to do."""
+    """List what is wrong with the data as a whole: one line each, with figures and what to do."""
     found = []
     kept, duplicates = tally.kept, tally.duplicates
     if not tally.distinct_frames and int(tally["frames"].sum()) > 1:
@@ -63,7 +63,7 @@ def problems(tally: Tally) -> list[str]:
 
 
 def enforce(found: Sequence[str], gate: str) -> None:
-    """Do what QUALITY_GATE says about the problems: `fail`, `warn`, or nothing.
+    """Act on the problems as QUALITY_GATE says: fail, warn, or do nothing.
 
     Raises:
         DataRefused: there is a problem and the gate is `fail`.

@@ -1,4 +1,4 @@
-"""How many threads read recordings: as many as keep the encoder busy, where there are cores for them."""
+"""Choose the number of threads that read recordings: enough to keep the encoder busy, as far as there are cores."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from job.core import cpus
 if TYPE_CHECKING:
     import torch
 
-#: Each reads some 240 s of audio a second. Threads will do: two wait 2 % of their time for the interpreter's lock.
+#: Each reads about 240 s of audio per second. Threads suffice: two of them spend 2 % of their time waiting for the GIL.
 MOST_READERS = 8
 
 
 def readers(settings: Settings, device: torch.device, processes: int = 1) -> int:
-    """Threads that decode, resample and measure; with 0 the thread that takes the clips does so.
+    """Number of threads that decode, resample and measure; with 0, the thread that consumes the clips does it.
 
-    NUM_WORKERS where it is set. Else, beside a GPU, all cores but one. A CPU encodes with all its cores while the main
-    thread reads: on two cores readers would only be in the way, on more they are half of them.
+    This is NUM_WORKERS if set. Otherwise, with a GPU, it is the number of cores minus one, up to `MOST_READERS`. A CPU
+    encodes with all its cores while the main thread reads: with up to two cores, readers would only compete with it;
+    with more, they get half of the cores.
 
     Args:
-        settings: NUM_WORKERS.
-        device: where the clips are encoded.
-        processes: of this node that share its cores.
+        settings: settings of the run (NUM_WORKERS).
+        device: device that encodes the clips.
+        processes: processes of this node, which share its cores.
     """
     if settings.num_workers is not None:
         return settings.num_workers

@@ -1,4 +1,4 @@
-"""Sharded storage of encoded rows: a killed run resumes after its last finished shard, and processes share the work.
+"""Sharded storage of encoded rows: a killed run resumes after its last finished shard; processes share the shards.
 
 A shard holds consecutive lines of a raw manifest: `<split>-<number>.arrow`, and a JSON sidecar, written last, with its
 fingerprint (a hash of everything that determines its contents) and its checksum.
@@ -34,7 +34,7 @@ FORMAT = 3
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Identify a shard: the lines of a split's manifest from `number * LINES` on, in their current state."""
+    """Identity of a shard: the lines of a split's manifest from `number * LINES` on, in their current state."""
 
     split: str
     number: int

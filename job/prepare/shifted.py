@@ -36,7 +36,7 @@ _EXTRA = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Texts of a source's rows number `first` to `last` are about the recording `by` rows further on (before: < 0)."""
+    """The texts of a source's rows `first` to `last` belong to the recordings `by` rows later (earlier if negative)."""
 
     first: int
     last: int
@@ -48,9 +48,9 @@ def find_shift(letters: Floats, heard: Floats, number: NDArray[np.int64]) -> Shi
     """Find a range of rows in which texts and recordings of one source are shifted against each other.
 
     Args:
-        letters: (n,) how long the texts are, of one language or put on a common footing (`centred`).
+        letters: (n,) lengths of the texts, of one language or made comparable (`centred`).
         heard: (n,) seconds of sound.
-        number: (n,) the rows' numbers in their source; rows that were rejected before may be missing.
+        number: (n,) numbers of the rows in their source; those of rejected rows may be missing.
 
     Returns:
         None if no shift fits better, or the lengths are inconclusive.

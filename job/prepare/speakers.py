@@ -100,10 +100,10 @@ def plan_references(
 
 
 def check_files(plans: Mapping[str, Plan], rate: int, judged: bool = True) -> None:
-    """Decode every reference file once, and, where it is `judged`, listen for speech in it.
+    """Decode every reference file once and, if `judged`, check that it contains speech.
 
     Raises:
-        BadInput: one is unreadable or silent, or holds no speech.
+        BadInput: one is unreadable or silent, or contains no speech.
     """
     for path in sorted({plan.path for plan in plans.values() if plan.path is not None}):
         strategy = next(p.strategy for p in plans.values() if p.path == path)
@@ -129,7 +129,7 @@ def x_vectors(
         encoder: the base model's speaker encoder; None if the base already has all the voices.
 
     Returns:
-        Speaker -> x-vector (enc_dim,), and speaker -> what the summary says about it.
+        Speaker -> x-vector (enc_dim,), and speaker -> its entry in the summary.
 
     Raises:
         BadInput: a reference cannot be used, or its x-vector is not finite.
@@ -170,7 +170,7 @@ def x_vectors(
 
 
 def _existing_vector(base: Path, name: str) -> torch.Tensor:
-    """The row of a CustomVoice model's codec embedding that is the speaker's voice, fp32."""
+    """Read the voice of a speaker from a CustomVoice model: a row of its codec embedding, fp32."""
     import torch
     from safetensors import safe_open
 
@@ -185,7 +185,7 @@ def _existing_vector(base: Path, name: str) -> torch.Tensor:
 
 
 def _owner(speakers: Mapping[str, SpeakerRows], settings: Settings) -> str:
-    """The speaker that REF_AUDIO_PATH belongs to."""
+    """Determine the speaker that REF_AUDIO_PATH belongs to."""
     if len(speakers) == 1:
         return next(iter(speakers))
     name = speaker_key(settings.speaker_name)
@@ -199,7 +199,7 @@ def _owner(speakers: Mapping[str, SpeakerRows], settings: Settings) -> str:
 
 
 def _only_reference(name: str, entry: SpeakerRows) -> Path:
-    """The one `ref_audio` of a speaker's rows; different paths are fine when the files are equal."""
+    """Return the only `ref_audio` of a speaker's rows; different paths are allowed if the files are identical."""
     (first, first_row), *others = entry.references.items()
     for path, row in others:
         if not (path.is_file() and first.is_file() and files.digest_file(path) == files.digest_file(first)):
@@ -226,7 +226,7 @@ def clip_of(number: int, tally: Tally, shards: Shards, codec: Codec, rate: int) 
     """Load label and samples at `rate` of a kept row: its recording, else its `ref_audio`, else its decoded codes."""
     split, position = SPLITS[tally["source"][number]], int(tally["position"][number])
     row = shards.row(split, position)
-    longest = math.inf if tally["rate"][number] else LONGEST_REFERENCE  # what was measured is within MAX_SECONDS
+    longest = math.inf if tally["rate"][number] else LONGEST_REFERENCE  # measured rows are within MAX_SECONDS
     parts = {"audio": (row["start"], row["end"]), "ref_audio": (None, None)}
     for column, (start, end) in parts.items():
         if row[column] is not None:

@@ -1,4 +1,4 @@
-"""Hold out rows for validation."""
+"""Choose the rows to hold out for validation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import unicodedata
 import numpy as np
 from numpy.typing import NDArray
 
-#: Rows from which some are held out when VALIDATION_FRACTION is not set, and the share.
+#: Defaults if VALIDATION_FRACTION is not set: fewest rows for any to be held out, and the share held out.
 DEFAULT_FROM_ROWS = 50
 DEFAULT_FRACTION = 0.05
 
@@ -23,22 +23,22 @@ def held_out(
 ) -> NDArray[np.bool_]:
     """Choose the rows to hold out for validation.
 
-    Rows of the same text or the same codes stay together: a sentence that is trained on says nothing when it is
-    validated on. The groups are ranked by a hash of the seed and their text, and the first ones that fit into
-    `fraction` of the rows (rounded down, at most `most`) are taken. So the choice depends on neither the order of the
-    rows nor on the other rows, except at the rank where it stops: new data does not move old rows from one split to
-    the other and back. A group that would take the last row of a speaker from training is passed over.
+    Rows with the same text or the same codes stay together: validating on a sentence from the training data would be
+    meaningless. The groups are ranked by a hash of the seed and their text, and the first ones that fit into `fraction`
+    of the rows (rounded down, at most `most`) are taken. So the choice depends neither on the order of the rows nor on
+    the other rows, except for the rank at which it stops: new data does not move old rows back and forth between the
+    splits. A group that would remove a speaker's last row from training is skipped.
 
     Args:
         ranks: (n,) `rank` of each row's text.
         digests: (n,) hash of each row's codes.
         speakers: (n,) number of each row's speaker, from 0.
-        fraction: VALIDATION_FRACTION; None is 0.05 from 50 rows on, and none below.
+        fraction: VALIDATION_FRACTION; None means 0.05 for 50 rows or more, and 0 for fewer.
         most: MAX_EVAL_SAMPLES.
 
     Returns:
-        (n,) true for the rows to validate on. Where every text has more rows than may be held out, rows whose text is
-        trained on are taken, but never ones whose codes are.
+        (n,) true for the rows to hold out. If every text has more rows than may be held out, rows whose text is also in
+        the training data are taken, but never rows whose codes are.
     """
     if fraction is None:
         fraction = DEFAULT_FRACTION if len(ranks) >= DEFAULT_FROM_ROWS else 0.0
@@ -52,13 +52,13 @@ def held_out(
 
 
 def rank(seed: int, text: str) -> int:
-    """Where a text stands when rows are held out: 64 bits of a hash of SEED and the text, however it is spaced."""
+    """Rank of a text for `held_out`: 64-bit hash of SEED and the text, ignoring case and spacing."""
     key = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return int.from_bytes(hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 def _joined(ranks: NDArray[np.uint64], digests: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """(n,) the smallest rank among all rows that a row is tied to, by equal ranks or digests, directly or not."""
+    """Group (n,): the smallest rank among all rows linked to a row, directly or indirectly, by rank or digest."""
     ties = [np.unique(values, return_inverse=True)[1] for values in (ranks, digests)]
     joined = ranks
     while True:
@@ -72,7 +72,7 @@ def _joined(ranks: NDArray[np.uint64], digests: NDArray[np.uint64]) -> NDArray[n
 
 
 def _first_groups(groups: NDArray[np.uint64], speakers: NDArray[np.int32], wanted: int) -> NDArray[np.bool_]:
-    """Rows of the first groups, in ascending order, that together are no more than `wanted`."""
+    """Mask of the rows of the first groups, in ascending order, that together have at most `wanted` rows."""
     left = np.bincount(speakers)
     order = np.argsort(groups, kind="stable")
     chosen = np.zeros(len(groups), dtype=bool)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-#: A file beside the shards that says that a dataset was made of them.
+#: Marker file beside the shards: a dataset was built from them.
 _FINISHED = "finished"
 
 
@@ -49,7 +49,7 @@ def prepare(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
 
 
 def _begin_anew(settings: Settings) -> None:
-    """With FORCE, drop the shards of a run that was finished; those of a run that was killed are gone on with."""
+    """With FORCE, delete the shards of a finished run; a killed run resumes from its shards."""
     if settings.force and (settings.paths.encoding / _FINISHED).is_file():
         shutil.rmtree(settings.paths.encoding)
 

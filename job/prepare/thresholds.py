@@ -1,11 +1,11 @@
-"""Every limit that prepare judges a row's figures by, in one table.
+"""Table of the limits by which prepare judges the figures of each row.
 
-A limit is of a figure that is stored with the row in its shard, so changing one here costs no encoding. Rows over
-`refuse` are left out, rows over `warn` are kept and named. What more than `OF_SOURCE` of a source's rows have is how
-that source was recorded: such rows are kept, and it is said once for all of them.
+The figures are stored with the row in its shard, so changing a limit requires no new encoding. Rows beyond `refuse` are
+rejected, rows beyond `warn` are kept with a warning. A flaw of more than `OF_SOURCE` of a source's rows is how that
+source was recorded: such rows are kept, and it is reported once for the source.
 
-Not in the table, since they are no single figure of a row: decoding (`job.audio.unusable`), speech and pauses
-(`job.audio.speech`), the text's length against the sound (`job.prepare.fit`), one recording under two texts
+Checks that do not depend on a single figure of a row are elsewhere: decoding (`job.audio.unusable`), speech and pauses
+(`job.audio.speech`), length of the text against the recording (`job.prepare.fit`), one recording with two texts
 (`job.prepare.conflicts`).
 """
 
@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Share of a source's rows over a limit from which it is how the source was recorded.
+#: Share of a source's rows beyond a limit above which this is how the source was recorded.
 OF_SOURCE = 0.2
-#: Copies of a recording: the least correlation of their prints, and how far their lengths may differ (share).
+#: Copies of a recording: least correlation of their fingerprints, and largest relative difference of their lengths.
 ALIKE, LENGTHS = 0.98, 0.04
-#: How much likelier (natural logarithm, a letter) another language must make a text than its own, the letters that a
-#: text must have, and the rows that a language must have to be known by.
+#: A text counts as another language's if its log-likelihood per letter there is higher by at least this (natural
+#: logarithm); fewest letters of such a text; fewest rows of a language for its model to be used.
 LIKELIER, FEWEST_LETTERS, FEWEST_ROWS = 0.7, 15, 20
 
 
@@ -27,16 +27,16 @@ class Limit:
     """One limit.
 
     Attributes:
-        reason: what the row is left out for, or warned of.
+        reason: name of the reason for rejection, or of the warning.
         figure: the shard's column.
-        unit: of the figure.
-        warn: figure from which the row is named.
-        refuse: figure from which it is left out; None where it never is.
-        why: what was measured when the limits were set.
+        unit: unit of the figure.
+        warn: limit beyond which the row gets a warning.
+        refuse: limit beyond which it is rejected; None if it never is.
+        why: measurements on which the limits are based.
         advice: what to do about it.
-        below: whether figures under the limits are bad, and not those over them.
+        below: whether figures below the limits are bad, rather than those above.
         least_seconds: shorter recordings are not judged.
-        spare: factor on the figure for people to read, 100 for per cent.
+        spare: factor by which the figure is multiplied for display; 100 for percent.
     """
 
     reason: str
@@ -51,7 +51,7 @@ class Limit:
     spare: float = 1.0
 
     def detail(self, figure: float) -> str:
-        """One line for rejected.jsonl."""
+        """Explain the rejection in one line for rejected.jsonl."""
         assert self.refuse is not None
         side = "under" if self.below else "over"
         shown, limit = (f"{self.spare * value:.3g} {self.unit}".strip() for value in (figure, self.refuse))

@@ -1,8 +1,7 @@
-"""Texts that are in another language than their row says, as far as the corpus itself has that language.
+"""Find texts that are in another language of the corpus than their row says.
 
-What a language looks like is counted from the rows themselves: which three letters follow one another how often. A
-row that another language of the corpus makes far likelier than its own is named, and what it adds to its own
-language's counts is taken out first.
+Each language is modelled by the letter trigram frequencies of its own rows. A row gets a warning if another language's
+model makes its text far likelier than its own language's, from which the row's own trigrams are subtracted first.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from job.prepare.thresholds import FEWEST_LETTERS, FEWEST_ROWS, LIKELIER
 
 #: Warning of the rows.
 REASON = "other_language"
-#: Numbers that three letters are counted under.
+#: Number of hash values of trigrams.
 _SIZE = 1 << 14
 
 
 class Tongues:
-    """Which letters each language has, counted while shards pass by."""
+    """Trigram counts of each language, accumulated shard by shard."""
 
     def __init__(self) -> None:
         self._counts: dict[str, NDArray[np.float64]] = {}
@@ -38,7 +37,7 @@ class Tongues:
             self._rows[language] = self._rows.get(language, 0) + 1
 
     def mark(self, table: pa.Table) -> pa.Table:
-        """A shard with the warning at the rows whose text another language fits better."""
+        """Return a shard in which rows whose text fits another language better have the warning."""
         known = [name for name, rows in self._rows.items() if rows >= FEWEST_ROWS]
         if len(known) < 2 or not len(table):
             return table
@@ -63,7 +62,7 @@ class Tongues:
 
 
 def _threes(text: str) -> NDArray[np.int64]:
-    """A number for each three letters that follow one another; the space counts as one."""
+    """Hash values of the trigrams of a text; a space counts as a letter."""
     letters = " " + " ".join("".join(c if c.isalpha() else " " for c in text.casefold()).split()) + " "
     return np.array(
         [zlib.crc32(letters[at : at + 3].encode("utf-8", "surrogatepass")) % _SIZE for at in range(len(letters) - 2)],

@@ -60,7 +60,7 @@ class Manifest:
         self.languages, self.codes = self._understood(first)
 
     def read(self, split: str) -> Iterator[Row]:
-        """The rows of a split, in order."""
+        """Stream the rows of a split, in order."""
         return self._rows(split, self._keys.__getitem__)
 
     def _rows(self, split: str, language: Callable[[str], str]) -> Iterator[Row]:
@@ -154,7 +154,7 @@ class Work:
                 self._encode_split(split, rank, world)
 
     def limits(self, split: str) -> tuple[float | None, int | None]:
-        """The most frames (MAX_HOURS) and the most rows (MAX_EVAL_SAMPLES) of a split; None for no limit."""
+        """Largest number of frames (MAX_HOURS) and of rows (MAX_EVAL_SAMPLES) in a split; None for no limit."""
         hours = self.settings.max_hours if split != "validation" else None
         frames = hours * 3600 * self.codec.frame_rate if hours else None
         return frames, self.settings.max_eval_samples if split == "validation" else None

@@ -1,4 +1,4 @@
-"""The rows to listen to first: of everything that rows were found for, the ten that are the farthest over its limit."""
+"""Select the rows to listen to first: for each reason and warning, the ten rows farthest beyond the limit."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from job.dataset.prepared import SPLITS
 from job.prepare.quality import Tally
 from job.prepare.thresholds import LIMITS
 
-#: Rows shown of each kind.
+#: Rows shown per kind.
 MOST = 10
-#: Figures that are worse the lower they are, of kinds that have no limit in the table.
+#: Kinds that have no limit in the table -> (figure, sign with which a higher value is worse).
 _OTHERS = {"no_speech": ("speech", -1.0), "little_speech": ("speech", -1.0), "long_pause": ("pause", 1.0)}
 _COLUMNS = ("id", "text", "audio", "start", "end", "number", "source", "reason", "detail", "warnings", "position")
 
 
 class Worst:
-    """Rows of each kind, gathered while shards pass by; rows that the tally says are another voice's are one, too."""
+    """Collect the worst rows of each kind, shard by shard. Rows of other voices, from the tally, are one more kind."""
 
     def __init__(self, tally: Tally) -> None:
         self._kinds: dict[str, tuple[int, list[tuple[float, int, dict[str, Any]]]]] = {}
@@ -31,7 +31,7 @@ class Worst:
         self._other_voices = {(SPLITS[source], position) for source, position in pairs}
 
     def add(self, split: str, table: pa.Table) -> None:
-        """Look at a shard as `Admitted.tables` gives it."""
+        """Add a shard as yielded by `Admitted.tables`."""
         mine = {position for of, position in self._other_voices if of == split}
         others = np.isin(table["position"].to_numpy(), sorted(mine)) if mine else np.zeros(len(table), bool)
         warned = pc.greater(pc.list_value_length(table["warnings"]), 0).to_numpy(zero_copy_only=False)
@@ -48,7 +48,7 @@ class Worst:
                 self._kinds[kind] = count + 1, rows[:MOST]
 
     def kinds(self) -> dict[str, dict[str, Any]]:
-        """Kind -> `count` and `rows`, the worst first; kinds of rows that are left out come first."""
+        """Kind -> `count` and `rows`, worst first; kinds of rejected rows come first."""
         order = sorted(self._kinds, key=lambda kind: (not self._kinds[kind][1][0][2]["left_out"], kind))
         return {
             kind: {"count": self._kinds[kind][0], "rows": [row for _, _, row in self._kinds[kind][1]]} for kind in order
@@ -56,7 +56,7 @@ class Worst:
 
 
 def _badness(kind: str, row: dict[str, Any]) -> float:
-    """How far a row is over the limits of its kind, the farther the larger; 0 where there is no figure."""
+    """Sort key for the rows of a kind: larger is worse; 0 where there is no figure."""
     sides = [(limit.figure, -1.0 if limit.below else 1.0) for limit in LIMITS if limit.reason == kind]
     values = [side * (abs(row[name]) if name == "dc" else row[name]) for name, side in sides if row[name] is not None]
     if not sides and kind in _OTHERS and row[_OTHERS[kind][0]] is not None:
