@@ -1,4 +1,4 @@
-"""Cut a long recording into pieces at pauses, so that no cut lies in speech; it is read block by block."""
+"""Cut a long recording into pieces at pauses, never within speech, reading it block by block."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from job.audio.measure import mix
 from job.audio.speech import PERHAPS, SPEECH
 from job.fetch.edges import SHORTEST_PAUSE, STEP, chances
 
-#: Windows of the speech detector in a block, and those before and after it that the detector also hears.
+#: Windows of the speech detector per block, and windows of context before and after the block.
 _BLOCK, _AROUND = 1875, 47
-#: Seconds of silence left on each side of a piece, at most half of the pause there.
+#: Seconds of silence kept on each side of a piece, but at most half of the pause there.
 MARGIN = 0.15
-#: Pieces of at least this many seconds end at the first pause of `SENTENCE_PAUSE` seconds; shorter ones are joined.
+#: Pieces of at least `SHORTEST` seconds end at the first pause of `SENTENCE_PAUSE` seconds; shorter ones are joined.
 SHORTEST, SENTENCE_PAUSE = 2.0, 0.6
-#: Pauses longer than this, in seconds, are always cut at: `prepare` warns of a longer one inside a clip.
+#: Recordings are always cut at pauses longer than this, in seconds, of which `prepare` would warn inside a clip.
 LONGEST_PAUSE = 1.5
-#: Speech between two such pauses is a piece from this many seconds on.
+#: Shortest speech, in seconds, between two such pauses that can be a piece.
 SHORTEST_ALONE = 1.0
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a recording, in seconds. `fault` is why it cannot be a clip (kind and figures); None if it can."""
+    """A part of a recording, in seconds. `fault` says why it cannot be a clip (kind and figures); None if it can."""
 
     start: float
     end: float
@@ -38,20 +38,21 @@ class Piece:
 def stretches(recording: Recording, begin: float, end: float, longest: float) -> Iterator[tuple[float, float]]:
     """Yield the stretches of speech between `begin` and `end`, as start and end in seconds, in order.
 
-    What may be speech counts as speech; in a stretch of more than `longest` seconds, only what surely is.
+    Possible speech counts as speech, except within a stretch of more than `longest` seconds: there only certain speech
+    does.
     """
     found = _windows(recording, round(begin / STEP), math.ceil(end / STEP))
     for first, held in _runs(enumerate(found, start=round(begin / STEP)), PERHAPS):
         long = len(held) * STEP > longest - 2 * MARGIN
         for start, part in _runs(enumerate(held, start=first), SPEECH) if long else [(first, held)]:
-            # the detector hears half a window late: the window before counts as well
+            # the detector lags by half a window: include the window before
             yield max(begin, (start - 1) * STEP), min(end, (start + len(part)) * STEP)
 
 
 def _runs(windows: Iterable[tuple[int, float]], least: float) -> Iterator[tuple[int, list[float]]]:
-    """Yield runs of windows with at least this probability: the first one's number, and the probabilities.
+    """Yield runs of windows with at least the probability `least`: number of the first window, and all probabilities.
 
-    Shorter gaps than a pause do not end a run.
+    Gaps shorter than a pause do not end a run.
     """
     first, held, until = 0, list[float](), 0
     for number, chance in windows:
@@ -67,7 +68,7 @@ def _runs(windows: Iterable[tuple[int, float]], least: float) -> Iterator[tuple[
 
 
 def _windows(recording: Recording, first: int, last: int) -> Iterator[float]:
-    """Yield for each window from `first` to `last` the probability of speech."""
+    """Yield the probability of speech in each window from `first` to `last` (exclusive)."""
     rate = recording.rate
     for start in range(first, last, _BLOCK):
         stop = min(last, start + _BLOCK)
@@ -80,9 +81,9 @@ def _windows(recording: Recording, first: int, last: int) -> Iterator[float]:
 
 
 def pieces(speech: Iterable[tuple[float, float]], begin: float, end: float, longest: float) -> Iterator[Piece]:
-    """Join stretches of speech to pieces of up to `longest` seconds, in order; `begin` and `end` bound them."""
+    """Join stretches of speech into pieces of up to `longest` seconds, in order, within `begin` to `end`."""
     held: list[tuple[float, float]] = []
-    before = begin  # the end of the speech before the ones held
+    before = begin  # end of the speech before the held stretches
     most = longest - 2 * MARGIN
     for here in chain(speech, [None]):
         while held:
@@ -102,7 +103,7 @@ def pieces(speech: Iterable[tuple[float, float]], begin: float, end: float, long
 
 
 def _longest_pause(held: list[tuple[float, float]]) -> int:
-    """Return before which of the stretches the longest pause is, if possible not before `SHORTEST` seconds."""
+    """Return the index of the stretch after the longest pause, if possible after at least `SHORTEST` seconds."""
     places = range(1, len(held))
     long_enough = [at for at in places if held[at - 1][1] - held[0][0] >= SHORTEST]
     return max(long_enough or places, key=lambda at: held[at][0] - held[at - 1][1])

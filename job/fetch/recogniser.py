@@ -1,4 +1,4 @@
-"""Transcribe clips with a speech recogniser (ASR_MODEL): in batches, and with the figures that tell how sure it is."""
+"""Transcribe clips in batches with a speech recogniser (ASR_MODEL), with figures for its confidence."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from job.text.languages import Languages, UnclearLanguage
 if TYPE_CHECKING:
     import torch
 
-#: The recognisers that are used if ASR_MODEL is not set, by the kind of device; another one than a GPU is slow.
+#: Default recognisers if ASR_MODEL is not set, by device type; devices other than a GPU are slow and get a small one.
 RELEASED = {"cuda": "openai/whisper-large-v3-turbo"}
 RELEASED_SMALL = "openai/whisper-small"
-#: Sample rate of the clips, Hz, and the number of clips transcribed together, by the kind of device.
+#: Sample rate of the clips, Hz, and batch size by device type.
 RATE = 16_000
 BATCH, BATCH_SMALL = {"cuda": 16}, 4
-#: Whisper's own criteria: lowest mean log-probability of a token, highest probability that nobody speaks (where the
-#: former is low as well), and highest ratio of a text's bytes to its compressed ones, which is high if it repeats.
+#: Whisper's own criteria: lowest mean log-probability per token; highest probability of no speech (if the former is low
+#: as well); and highest ratio of a text's size to its compressed size, which is high for repetitive texts.
 LEAST_LOGPROB, MOST_NO_SPEECH, MOST_COMPRESSION = -1.0, 0.6, 2.4
-#: ISO 639 code -> Whisper's, where they differ.
+#: ISO 639 code -> Whisper's code, where they differ.
 _CODES = {"nb": "no", "jv": "jw", "fil": "tl"}
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was heard in a clip; figures that the recogniser does not give are None.
+    """The transcript of a clip; figures that the recogniser does not provide are None.
 
     Attributes:
-        text: without surrounding spaces.
+        text: the text, without surrounding spaces.
         language: Whisper's code of the language.
-        logprob: mean log-probability of the tokens, the end included.
+        logprob: mean log-probability of the tokens, including the end token.
         no_speech: probability that nobody speaks.
-        ended: whether the text came to its end.
+        ended: whether the text ended before the token limit.
     """
 
     text: str
@@ -55,7 +55,7 @@ class Transcript:
         return None if self.logprob is None else round(math.exp(self.logprob), 3)
 
     def doubt(self) -> tuple[str, str] | None:
-        """Return the reason and the figure for leaving the clip out; None if the transcript can be trusted."""
+        """Return the reason and the figure for rejecting the clip; None if the transcript can be trusted."""
         unsure = self.logprob is not None and self.logprob < LEAST_LOGPROB
         if not any(map(str.isalnum, self.text)):
             return "nothing was recognised", "the transcript has no words"
@@ -76,12 +76,12 @@ class Transcript:
 
 
 def model_name(settings: Settings, device: torch.device) -> str:
-    """The recogniser to use: ASR_MODEL, or a released Whisper that fits the device."""
+    """Name of the recogniser to use: ASR_MODEL, or the default Whisper for the device."""
     return settings.asr_model or RELEASED.get(device.type, RELEASED_SMALL)
 
 
 def whisper_code(language: str, asr_model: str | None, where: str) -> str | None:
-    """Return Whisper's code of a language; None if the recogniser should detect the language, or ASR_MODEL knows it.
+    """Return Whisper's code of a language; None to detect the language, or if ASR_MODEL is to handle one it lacks.
 
     Raises:
         BadInput: it is not a language, or Whisper does not know it and ASR_MODEL does not name another recogniser.
@@ -104,10 +104,10 @@ def whisper_code(language: str, asr_model: str | None, where: str) -> str | None
 
 
 class Recogniser:
-    """A recogniser on its `device`. `name` is what it was loaded from."""
+    """A speech recogniser on its `device`. `name` is the directory or repo that it was loaded from."""
 
     def __init__(self, settings: Settings) -> None:
-        """Load the recogniser; from the Hub on first use if it is not a directory.
+        """Load the recogniser; if it is not a directory, it is downloaded from the Hub on first use.
 
         Raises:
             BadInput: it cannot be loaded.
@@ -146,9 +146,9 @@ class Recogniser:
         self._model = model.to(self.device).eval()
 
     def transcribe(self, clips: list[Samples], language: str | None) -> list[Transcript]:
-        """Transcribe clips, mono at `RATE` Hz, of a language (Whisper's code; None detects it for each clip).
+        """Transcribe mono clips at `RATE` Hz in a language (Whisper's code; None detects it for each clip).
 
-        Batches that do not fit the GPU's memory are halved.
+        The batch size is halved when a batch does not fit in GPU memory.
 
         Raises:
             BadInput: the recogniser knows English only.
@@ -190,7 +190,7 @@ class Recogniser:
             ids = [[config.lang_to_id[token], config.task_to_id["transcribe"]] for token in tokens]
             prompt = torch.cat([prompt, torch.tensor(ids, device=self.device)], dim=1)
         prompt = torch.cat([prompt, torch.full_like(prompt[:, :1], config.no_timestamps_token_id)], dim=1)
-        options |= {"attention_mask": torch.ones(inputs.input_features.shape[::2], device=self.device)}  # all is heard
+        options |= {"attention_mask": torch.ones(inputs.input_features.shape[::2], device=self.device)}  # no padding
         said = model.generate(encoder_outputs=encoded, return_timestamps=False, num_beams=1, do_sample=False, **options)
         end = model.config.eos_token_id
         texts = [[token for token in row if token < end] for row in said.tolist()]  # special tokens follow the end
@@ -202,7 +202,7 @@ class Recogniser:
         silent = logits[:, 0].softmax(-1)[:, config.no_timestamps_token_id - 1].tolist()  # the token <|nospeech|>
         chances = logits.gather(-1, whole[:, 1:, None])[..., 0] - logits.logsumexp(
             -1
-        )  # a log_softmax is as large again
+        )  # log_softmax would need as much memory again
         found = []
         for number, row in enumerate(texts):
             sure = chances[number, prompt.shape[1] - 1 :][: len(row) + 1].mean().item()
@@ -212,7 +212,7 @@ class Recogniser:
         return found
 
     def _language_tokens(self, encoded: Any, language: str | None, count: int) -> list[str]:
-        """Return each clip's language as the token of the model: the one given if the model has it, else as heard."""
+        """Return the model's language token for each clip: the given language if the model has it, else as detected."""
         known: dict[str, int] = self._model.generation_config.lang_to_id
         if f"<|{language}|>" in known:
             return [f"<|{language}|>"] * count

@@ -1,4 +1,4 @@
-"""Give the rows of a table that have no text one: their recordings are cut at pauses and transcribed (TRANSCRIBE)."""
+"""Transcribe the recordings of rows that have no text, after cutting long ones at pauses (TRANSCRIBE)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from job.fetch.recogniser import RATE, Recogniser, whisper_code
 from job.fetch.table import TRANSCRIBED_BY, Row, RowError, Table, Unreadable
 from job.fetch.transcript_store import Line, Region, TranscriptStore
 
-#: Longest piece of a recording that is cut, and longest recording that is transcribed as it is; seconds.
+#: Longest piece into which a recording is cut, and longest recording that is transcribed uncut, in seconds.
 LONGEST_PIECE, LONGEST_WHOLE = 20.0, 30.0
-#: Clips that are collected before they are transcribed: the order of the rows is kept.
+#: Clips collected before they are transcribed together; the order of the rows is kept.
 AHEAD = 16
 
 
@@ -32,7 +32,7 @@ AHEAD = 16
 class _Clip:
     """A clip of a row's recording: the whole of it, or a part in seconds.
 
-    Mono `samples` at `RATE` Hz and Whisper's `code` of the language if it is to be transcribed; else it was before.
+    If it is still to be transcribed, it has mono `samples` at `RATE` Hz and Whisper's `code` of the language.
     """
 
     row: Row
@@ -45,7 +45,7 @@ class _Clip:
 
 @dataclass(frozen=True)
 class _Rest:
-    """The end of a row's clips. If all of them are `known` from an earlier run, it stands for them."""
+    """Marks the end of a row's clips. If all of them are `known` from an earlier run, it replaces them."""
 
     row: Row
     region: Region
@@ -56,7 +56,7 @@ _Item = Row | Unreadable | _Clip | _Rest
 
 
 class Transcribing:
-    """Transcribes the recordings without texts of a run's tables. One for all splits: the files are shared."""
+    """Transcribes the recordings without texts in a run's tables; one for all splits, since they share the files."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
@@ -75,12 +75,12 @@ class Transcribing:
         return loaded
 
     def table(self, table: Table) -> Table:
-        """Return the table with a text in every row whose recording can be transcribed; a long one becomes several.
+        """Return the table with a text in every row that can be transcribed; a long recording becomes several rows.
 
         Raises:
-            BadInput: no column looks like the audio; while reading: the recogniser cannot be loaded, or does not know
-                the language.
-            Unreachable: while reading: the recogniser is on the Hub, which cannot be reached.
+            BadInput: no column looks like the audio; or, while reading, the recogniser cannot be loaded or does not
+                know the language.
+            Unreachable: while reading, if the recogniser is on the Hub and the Hub cannot be reached.
         """
         if self._settings.transcribe == "never":
             return table
@@ -90,7 +90,7 @@ class Transcribing:
         cuts = columns.has_ends or not columns.has_times
         text = (columns.by_field["text"] or ("text",))[0]
         added = [text, *(["start", "end"] if cuts else [])]
-        if table.header:  # of one without, columns are found by their contents
+        if table.header:  # without a header, columns are found by their contents
             added += ["id", *([] if columns.by_field["language"] else ["language"])]
 
         def read() -> Iterator[Row | Unreadable]:
@@ -110,7 +110,7 @@ class Transcribing:
         return replace(table, columns=list(dict.fromkeys([*table.columns, *added])), read=read, total=None)
 
     def assumed(self, table: Table) -> Table:
-        """Return the table as it will be, for checks before a run: nothing is loaded, read or transcribed.
+        """Return the table with placeholder texts, for checks before a run: no model is loaded, nothing transcribed.
 
         Raises:
             BadInput: no column looks like the audio, or Whisper does not know LANGUAGE.
@@ -130,7 +130,7 @@ class Transcribing:
         return replace(table, columns=list(dict.fromkeys([*table.columns, text])), read=read)
 
     def _items(self, table: Table, columns: Columns, row: Row | Unreadable, cuts: bool) -> Iterator[_Item]:
-        """Yield a row as it is, or the clips that it becomes."""
+        """Yield a row unchanged, or the clips to transcribe for it."""
         if isinstance(row, Unreadable) or not has_no_text(columns, row, self._settings):
             self._told += 1
             yield row
@@ -185,12 +185,12 @@ class Transcribing:
             self._kept.add([(region, _line(times, "", reason=reason, detail=detail))])
 
     def _code(self, language: str | None, where: str) -> str | None:
-        """Return Whisper's code of a row's language, or of LANGUAGE; None to detect it."""
+        """Return Whisper's code for a row's language, else for LANGUAGE; None to detect the language."""
         where = f"{where}: language {language}" if language else f"LANGUAGE={self._settings.language}"
         return whisper_code(language or self._settings.language, self._settings.asr_model, where)
 
     def _clip(self, row: Row, region: Region, recording: Recording, times: tuple[Any, Any], code: str | None) -> _Clip:
-        """Read a clip, unless it was heard before or nobody speaks in it: Whisper makes words up of silence."""
+        """Read a clip, unless it was already transcribed or has no speech: Whisper makes up words for silence."""
         if self._kept.heard(region, *times) is not None:
             return _Clip(row, region, *times)
         rate, (start, end) = recording.rate, times
@@ -204,10 +204,10 @@ class Transcribing:
         return _Clip(row, region, *times, clip.resample(samples, rate, RATE), code)
 
     def _transcribe(self, clips: list[_Clip]) -> None:
-        """Transcribe clips, and keep what was heard.
+        """Transcribe clips and store the transcripts.
 
         Raises:
-            BadInput, Unreachable: the recogniser cannot be loaded, and is named by ASR_MODEL or all is to be heard.
+            BadInput, Unreachable: the recogniser cannot be loaded, and ASR_MODEL is set or TRANSCRIBE=always.
         """
         try:
             recogniser = self._recogniser
@@ -231,7 +231,7 @@ class Transcribing:
             self._kept.add(found)
 
     def _answers(self, columns: Columns, items: list[_Item], text: str) -> Iterator[Row | Unreadable]:
-        """Yield rows with texts in place of the clips, and the reason for each clip that is left out."""
+        """Yield rows with texts in place of the clips, and the reason for each rejected clip."""
         clips = [one for one in items if isinstance(one, _Clip) and one.samples is not None]
         if clips and self._failed is None:
             self._transcribe(clips)
@@ -253,7 +253,7 @@ class Transcribing:
                 yield from self._rows(columns, item.row, item.region, place, text)
 
     def _rows(self, columns: Columns, row: Row, region: Region, place: Region, text: str) -> Iterator[Row]:
-        """Yield a row for each one in the manifest of transcripts that lies in `place`, a part of `region`."""
+        """Yield a row for each entry in the transcript manifest that lies within `place`, a part of `region`."""
         for line in self._kept.rows(place):
             found = {**row.values, text: line.get("text")}
             found |= {column: None for column in columns.by_field["text"] if column != text}
@@ -269,7 +269,7 @@ class Transcribing:
 
 
 def has_no_text(columns: Columns, row: Row, settings: Settings) -> bool:
-    """Whether a row is to be transcribed."""
+    """Whether a row needs to be transcribed."""
     if any(row.values.get(column) is not None for column in columns.by_field["audio_codes"]):
         return False
     if settings.transcribe == "always":

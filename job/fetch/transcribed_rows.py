@@ -1,4 +1,4 @@
-"""Count the rows whose text a recogniser wrote, so that the log can say how much of the data that is."""
+"""Count the rows whose text came from a speech recogniser, so that the log can say how much of the data that is."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from job.fetch.table import TRANSCRIBED_BY
 
 
 class TranscribedRows:
-    """Counts and seconds of manifest rows, by the recogniser that transcribed them and whose text nobody changed."""
+    """Number and seconds of transcribed manifest rows whose text nobody has changed, by recogniser."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[int, float]] = {}
 
     @property
     def count(self) -> int:
-        """How many rows there are."""
+        """Total number of such rows."""
         return sum(rows for rows, _ in self._found.values())
 
     def counted(self, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Yield the rows of a manifest, and count those that were transcribed."""
+        """Yield the rows of a manifest unchanged, counting those that were transcribed."""
         for row in rows:
             if by := row.get(TRANSCRIBED_BY):
                 end = audio_store.seconds(Path(row["audio"])) if row.get("end") is None else row["end"]

@@ -1,9 +1,9 @@
-"""Keep what a recogniser heard: a manifest for people to correct, and a log of what is done, so that a rerun goes on.
+"""Store transcripts: a manifest for people to correct, and a progress log from which a rerun resumes.
 
-The manifest (`data/transcripts.jsonl`) has a row per clip: `audio`, `start` and `end` if it is a part, `text`,
-`language`, `confidence` and `by`. Whatever a person does to it counts: a text that was changed, a row that was deleted
-or added. The log (`data/heard.jsonl`) has a line per clip as it was heard, with the reason if it was left out, and one
-per recording that is finished. Both are appended to, the manifest first.
+The manifest (`data/transcripts.jsonl`) has one row per clip: `audio`, `start` and `end` if it is a part, `text`,
+`language`, `confidence` and `by`. Manual changes to it take effect: edited texts, deleted and added rows. The log
+(`data/heard.jsonl`) has one line per clip with the original transcript, and the reason if the clip was rejected, and
+one line per finished recording. New lines are appended to both, to the manifest first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from job.core.errors import BadInput
 from job.fetch import jsonl
 from job.fetch.table import Unreadable
 
-#: Bytes at each end of a recording from which it is told that it has changed.
+#: Bytes at each end of a recording that are hashed to detect changes.
 _ENDS = 1 << 20
 
 Line = dict[str, Any]
@@ -29,11 +29,11 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True)
 class Region:
-    """What is to be transcribed: a recording, or the part of it that a row gives; how it is cut, and its language.
+    """A recording to transcribe, or the part of it given by a row, with its language and how it is cut.
 
     Attributes:
         start, end: seconds; None for the whole recording.
-        longest: seconds of the longest piece.
+        longest: longest piece, in seconds.
     """
 
     audio: Path
@@ -44,11 +44,11 @@ class Region:
 
     @property
     def key(self) -> tuple[str, float | None, float | None]:
-        """What is the same in all runs."""
+        """Identity of the region across runs."""
         return str(self.audio), self.start, self.end
 
     def holds(self, row: Line) -> bool:
-        """Whether a row of the manifest belongs to this: its middle lies within."""
+        """Whether a row of the manifest belongs to this region: its midpoint lies within it."""
         if row.get("audio") != str(self.audio):
             return False
         if self.start is None or self.end is None or not _has_times(row):
@@ -57,18 +57,18 @@ class Region:
 
 
 class TranscriptStore:
-    """The transcripts of a work directory."""
+    """The manifest and the log of the transcripts in a work directory."""
 
     def __init__(self, paths: Paths) -> None:
-        """Read what is there.
+        """Read the existing files.
 
         Raises:
-            BadInput: a line of the manifest is broken, by a person's hand.
+            BadInput: a line of the manifest is invalid, because someone edited it.
         """
         self.path, self._log_path = paths.transcripts, paths.heard
         self._rows = self._read_manifest()
         self._log: dict[tuple[Any, ...], list[Line]] = {}
-        if self.path.is_file():  # whoever deletes the manifest wants all to be transcribed again
+        if self.path.is_file():  # deleting the manifest means that everything is to be transcribed again
             for line in _without_torn_end(self._log_path):
                 self._log.setdefault((line["of"], line["from"], line["to"]), []).append(line)
         else:
@@ -95,9 +95,9 @@ class TranscriptStore:
         return rows
 
     def begin(self, region: Region) -> None:
-        """Forget a recording that is to be transcribed anew: its sound, its language or the cutting has changed.
+        """Discard the transcripts of a recording if its audio, its language or how it is cut has changed.
 
-        One whose rows were changed by hand is kept as it is.
+        A recording whose rows were edited by hand is left unchanged.
         """
         lines = self._log.get(region.key)
         if not lines or all(line["as"] == self._as(region) for line in lines) or self._by_hand(region):
@@ -119,29 +119,29 @@ class TranscriptStore:
         return [self._sounds[region.audio], region.language, region.longest]
 
     def is_done(self, region: Region) -> bool:
-        """Whether all of it has been transcribed."""
+        """Whether the whole region has been transcribed."""
         return any("done" in line for line in self._log.get(region.key, ()))
 
     def heard(self, region: Region, start: float | None, end: float | None) -> Line | None:
-        """Return the log's line about a clip; None if it has not been transcribed."""
+        """Return the log line of a clip; None if it has not been transcribed."""
         return self._clips.get((region.key, *_shown({"start": start, "end": end})[:2]))
 
     def rejected(self, region: Region) -> list[Line]:
-        """Return the log's lines about the clips that were left out."""
+        """Return the log lines of the rejected clips of a region."""
         return [line for line in self._log.get(region.key, ()) if line.get("reason")]
 
     def rows(self, region: Region) -> list[Line]:
-        """Return the rows of the manifest that belong to a region, in order of time."""
+        """Return the manifest rows that belong to a region, in order of time."""
         found = [row for row in self._rows.get(str(region.audio), ()) if region.holds(row)]
         return sorted(found, key=lambda row: row.get("start") or 0.0)
 
     def is_as_heard(self, region: Region, row: Line) -> bool:
-        """Whether a person has left a row as it was."""
+        """Whether a manifest row is still as transcribed, without manual changes."""
         line = self._clips.get((region.key, *_shown(row)[:2]))
         return line is not None and _shown(line) == _shown(row)
 
     def add(self, found: Iterable[tuple[Region, Line]]) -> None:
-        """Keep clips that were heard: `start`, `end`, `text`, and `reason` and `detail` of one that is left out."""
+        """Store transcribed clips: `start`, `end`, `text`, and `reason` and `detail` if the clip is rejected."""
         if self._forgotten:
             files.write_jsonl(self._log_path, (line for lines in self._log.values() for line in lines))
             files.write_jsonl(self.path, (row for rows in self._rows.values() for row in rows))
@@ -153,7 +153,7 @@ class TranscriptStore:
             row = {"audio": str(region.audio), **times}
             row |= {name: one[name] for name in ("text", "language", "confidence", "by") if name in one}
             place = (str(region.audio), _shown(row))
-            if not one.get("reason") and place not in self._known:  # a kill may have come between the two files
+            if not one.get("reason") and place not in self._known:  # known if killed between writing the two files
                 self._known.add(place)
                 self._rows.setdefault(place[0], []).append(row)
                 rows.append(row)
@@ -161,7 +161,7 @@ class TranscriptStore:
         self._log_lines(lines)
 
     def finish(self, regions: list[Region]) -> None:
-        """Note that all clips of these regions have been kept."""
+        """Record in the log that all clips of these regions have been stored."""
         self._log_lines([{**self._head(region), "done": True} for region in regions])
 
     def _head(self, region: Region) -> Line:
@@ -177,7 +177,7 @@ class TranscriptStore:
 
 
 def digest(paths: Paths) -> str | None:
-    """Return a digest of the manifest, to see that a person has changed it; None if there is none."""
+    """Return a digest of the manifest, to detect manual changes; None if there is no manifest."""
     return files.digest_file(paths.transcripts) if paths.transcripts.is_file() else None
 
 
@@ -187,13 +187,13 @@ def _has_times(row: Line) -> bool:
 
 
 def _shown(row: Line) -> tuple[float, float, str]:
-    """What a person may change of a row, to be compared."""
+    """Return the values of a row that a person may change, for comparison."""
     times = (float(row["start"]), float(row["end"])) if _has_times(row) else (-1.0, -1.0)
     return (*times, str(row.get("text")))
 
 
 def _fingerprint(path: Path) -> str:
-    """Digest of a recording's size, beginning and end: copying or touching it changes nothing."""
+    """Digest of a recording's size, beginning and end; copying or touching the file does not change it."""
     size = path.stat().st_size
     with open(path, "rb") as handle:
         ends = handle.read(_ENDS)
@@ -203,13 +203,13 @@ def _fingerprint(path: Path) -> str:
 
 
 def _without_torn_end(path: Path) -> list[Line]:
-    """Mend the end of a file that a kill has torn, and return its lines that can be read."""
+    """Repair the end of a file after an interrupted write, and return its valid lines."""
     if not path.is_file():
         return []
     data = path.read_bytes()
     whole, _, torn = data.rpartition(b"\n")
     if torn:
-        data = (data if _reads(torn) else whole).rstrip(b"\n") + b"\n"  # a person's editor may end without a newline
+        data = (data if _reads(torn) else whole).rstrip(b"\n") + b"\n"  # an editor may omit the final newline
         files.write_with(path, lambda temporary: temporary.write_bytes(data))
     return [json.loads(line) for line in data.splitlines() if line.strip() and _reads(line)]
 
@@ -222,7 +222,7 @@ def _reads(line: bytes) -> bool:
 
 
 def _append(path: Path, lines: list[Line]) -> None:
-    """Add lines to a file and flush them to disk."""
+    """Append lines to a file and flush them to disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     if not new and not lines:
