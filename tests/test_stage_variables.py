@@ -19,6 +19,8 @@ STAGES_OF = {
     "publish": ["validate", "push"],
     "evaluate": ["synthesize"],
 }
+#: Fields that a stage reads and that do not make it run anew, and why.
+APART = {"fetch": {"asr_model"}}  # what was transcribed by one recogniser is kept (`data/transcripts.jsonl`)
 
 
 def read_in(source: str) -> set[str]:
@@ -46,7 +48,7 @@ def named_by(stages: list[str]) -> set[str]:
 @pytest.mark.parametrize("room", STAGES_OF)
 def test_a_stage_names_every_variable_that_it_reads(room: str) -> None:
     free = {variable.field for variable in variables() if variable.free}
-    named = named_by(STAGES_OF[room]) | free
+    named = named_by(STAGES_OF[room]) | free | APART.get(room, set())
     read = {path.name: read_in(path.read_text(encoding="utf-8")) - named for path in (JOB / room).rglob("*.py")}
     assert {name: fields for name, fields in read.items() if fields} == {}
     assert len(set().union(*(read_in(p.read_text(encoding="utf-8")) for p in (JOB / room).rglob("*.py")))) > 3

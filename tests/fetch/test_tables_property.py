@@ -161,6 +161,7 @@ def test_no_row_arrives_with_another_text_or_is_lost_without_a_word(clip: Path, 
     ACCEPTED.append(len(kept) == len(truth))
 
 
+@pytest.mark.slow  # as the test above, whose tables it counts
 def test_most_of_these_tables_are_read_whole() -> None:
     """The test above would pass as well if everything were refused."""
     assert sum(ACCEPTED) > 0.3 * len(ACCEPTED)

@@ -10,6 +10,11 @@ import torch
 from job.demo.base import build
 from job.model.loading import load_model
 
+# The first backward pass of a process starts a thread for each kind of device that is known by then, and a process with
+# such threads cannot be forked for tests of two processes. Tests whose tensors pretend to be a GPU's make one known,
+# so the first backward pass is made here, when tests are collected.
+torch.ones(1, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
+
 
 @pytest.fixture(scope="module")
 def stock_talker(tmp_path_factory: pytest.TempPathFactory) -> Any:

@@ -30,6 +30,7 @@ from job.estimate import memory
 from job.model.loading import resolve_device
 from job.processes.ranks import ALONE, Ranks
 from job.train import adapt, added_languages, attention, loop, setup
+from job.train.passes import Pass
 from job.train.readings import fill
 from job.train.schedule import Planned
 from job.train.spread import Spread, copied
@@ -167,7 +168,7 @@ def test_out_of_memory_in_a_cut_up_model_is_not_put_to_the_vote():
     spread = Spread(Ranks(0, 2), sharded=True)  # there is nobody to vote: asking would fail in another way
     stepper = Stepper(variables.load(BASE), accelerator, full, training, spread, StopRequest())
     with pytest.raises(TrainingStopped, match="out of GPU memory at step 7, with few samples"):
-        stepper.take(Planned(7, 0, [[0], [1]]), [batch])
+        stepper.take(Planned(7, 0, [[0], [1]]), [(Pass(0, 0, [0], True), batch)])
 
 
 def test_memory_that_runs_out_between_steps_is_one_line(monkeypatch, tmp_path):
