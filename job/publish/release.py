@@ -79,7 +79,7 @@ def _one(
     if sources:
         message = f"{uploading.commit_message(target, settings)}, with its test speech" if moves else "Test speech"
         stale = [*(OLD_SPEECH if speaks and heard else ()), *(contents.ALL_STALE if moves else ())]
-        uploading.send(api, repo, sources, message, settings, branch=branch, stale=stale)
+        uploading.send(api, repo, sources, message, settings, branch=branch, stale=stale, stage="release")
     if branch == uploading.MAIN:  # with the gate or, once it was refused, without it: main has what has waited
         hub_client.retrying(f"tidying {repo}", lambda: _drop(api, repo, waiting), settings)
     if moves:

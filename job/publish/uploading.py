@@ -75,6 +75,7 @@ def send(
     *,
     branch: str = MAIN,
     stale: Sequence[str] = (),
+    stage: str = "push",
 ) -> Arrived:
     """Upload the files in one commit, and verify that the branch then has them.
 
@@ -84,6 +85,7 @@ def send(
     Args:
         branch: created from `main` if the repo does not have it.
         stale: patterns of files to remove that are not among `sources`.
+        stage: who says so in the log.
 
     Raises:
         PublishFailed: what arrived is not what was sent.
@@ -96,9 +98,8 @@ def send(
     before = hub_client.retrying(f"reading {repo}", lambda: api.model_info(repo, revision=branch), settings)
     there = [sibling.rfilename for sibling in before.siblings or []]
     size = sum(_size(source) for source in sources.values())
-    say(
-        "push", f"{len(sources)} files, {size / 1e6:.1f} MB, for {repo}{'' if branch == MAIN else f', branch {branch}'}"
-    )
+    where = repo if branch == MAIN else f"{repo}, branch {branch}"
+    say(stage, f"{len(sources)} files, {size / 1e6:.1f} MB, for {where}")
     upload = partial(_commit, api, repo, sources, _stale(there, sources, stale), message, branch)
     commit = hub_client.retrying(f"uploading to {repo}", upload, settings)
     look = partial(api.model_info, repo, revision=branch, files_metadata=True)
