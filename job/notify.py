@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from job.config import quoting
 from job.config.settings import Settings
 from job.core import errors, files, state
 from job.core.console import warn
@@ -61,10 +62,19 @@ def send(settings: Settings, code: int) -> bool:
 
 def send_about_settings(environ: Mapping[str, str], code: int) -> bool:
     """The same about a run whose settings could not even be read, with NOTIFY_URL as it stands in the environment."""
-    addresses = environ.get("NOTIFY_URL", "").strip("\"' ").split()
-    log = Path(environ.get("CONSOLE_LOG") or "/tmp/console_log.txt")  # the documented default
+    addresses = _given(environ, "NOTIFY_URL").split()
+    log = Path(_given(environ, "CONSOLE_LOG") or Settings.model_fields["console_log"].default)
     reason = [one_line(line, addresses, _LINE) for line in _reason(log)]
     return bool(addresses) and _sent(addresses, _title("", code), "\n".join(reason) or f"Exit code {code}.", good=False)
+
+
+def _given(environ: Mapping[str, str], name: str) -> str:
+    """A variable of the environment without quotation marks and comments; as it stands where they cannot be read."""
+    raw = environ.get(name, "")
+    try:
+        return quoting.plain(name, raw)
+    except BadInput:
+        return raw.strip("\"' ")
 
 
 def message(settings: Settings, code: int) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from types import MethodType
 from typing import Any
 
+import common
 import loops
 import torch
 
@@ -173,19 +174,14 @@ def _stepped(context: Context, groups: Any, low: bool, made: Callable[[Any], Any
     update, loss = Update(made(copies), 1.0), torch.ones((), device=context.device)
     for _ in range(2):  # what is compiled or made in the first
         update(parameters, loss)
-    _wait(context)
+    common.synchronize(context.device)
     before = torch.cuda.memory_allocated() if context.on_gpu else 0
     start, count = time.perf_counter(), 0
     while count < (2 if context.small else 10):
         update(parameters, loss)
         count += 1
-    _wait(context)
+    common.synchronize(context.device)
     finding.figures["ms a step"] = rounded(1000 * (time.perf_counter() - start) / count)
     if context.on_gpu:
         finding.figures["allocated GB"] = rounded(before / 1e9)
     finding.holds("finite", all(bool(torch.isfinite(p).all()) for p in parameters[:4]), "weights are not finite")
-
-
-def _wait(context: Context) -> None:
-    if context.on_gpu:
-        torch.cuda.synchronize(context.device)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import common
 import loops
 import torch
 
@@ -91,10 +92,10 @@ def naive(size: str) -> Callable[[Context], Iterator[Finding]]:
             epoch = bench.naive(batch)
         rates: list[float] = []
         while len(rates) < 2 and (not rates or time.monotonic() < context.until - 30):
-            _wait(context)
+            common.synchronize(context.device)
             start = time.perf_counter()
             epoch()
-            _wait(context)
+            common.synchronize(context.device)
             rates.append(bench.frames / (time.perf_counter() - start))
         finding = Finding(f"speed, naive, {size}", {"clips a batch": batch, "frames a second": rounded(max(rates))})
         context.remember(f"naive-{size}", max(rates))
@@ -114,13 +115,13 @@ def measured_part(context: Context, shape: Shape, bench: loops.Bench, loop: loop
     steps = loop.endless()
     for _ in range(1 if context.small else WARM_UP):
         next(steps)
-    _wait(context)
+    common.synchronize(context.device)
     start, rows, count, least = time.perf_counter(), [], 0, (2, 0.0) if context.small else (STEPS, SECONDS)
     while count < least[0] or (time.perf_counter() - start < least[1] and time.monotonic() < context.until - 20):
         numbers, loss = next(steps)
         rows += numbers
         count += 1
-    _wait(context)
+    common.synchronize(context.device)
     seconds = time.perf_counter() - start
     rate = float(bench.rows.frames[rows].sum()) / seconds
     finding.holds("loss finite", bool(torch.isfinite(loss)), "the loss is not finite")
@@ -167,8 +168,3 @@ def _fits(epoch: Callable[[], Any]) -> bool:
 
 def _name(context: Context) -> str:
     return torch.cuda.get_device_name(context.device) if context.on_gpu else "cpu"
-
-
-def _wait(context: Context) -> None:
-    if context.on_gpu:
-        torch.cuda.synchronize(context.device)

@@ -26,7 +26,7 @@ from job.evaluate.judges.registry import load_judges
 from job.evaluate.samples import describe, file_name, heard_as
 from job.evaluate.speaking import Sample, speak
 from job.evaluate.synthesize import load_voice, prepared, rows_of
-from job.model.loading import read_config
+from job.model.loading import read_config, resolve_device
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -119,8 +119,6 @@ def pick(
 
 def _asked(settings: Settings) -> Asked:
     """Choose the texts: held-out ones if there are any, else TEST_TEXTS, else texts of the data."""
-    from job.model.loading import resolve_device
-
     paths = settings.paths
     summary, splits = prepared(paths)
     config = read_config(paths.best)

@@ -200,9 +200,8 @@ class Recogniser:
         whole = torch.cat([prompt, padded], dim=1)[:, : model.config.max_target_positions]
         logits = model(encoder_outputs=encoded, decoder_input_ids=whole[:, :-1]).logits.float()
         silent = logits[:, 0].softmax(-1)[:, config.no_timestamps_token_id - 1].tolist()  # the token <|nospeech|>
-        chances = logits.gather(-1, whole[:, 1:, None])[..., 0] - logits.logsumexp(
-            -1
-        )  # log_softmax would need as much memory again
+        # Not by log_softmax, which would need as much memory again.
+        chances = logits.gather(-1, whole[:, 1:, None])[..., 0] - logits.logsumexp(-1)
         found = []
         for number, row in enumerate(texts):
             sure = chances[number, prompt.shape[1] - 1 :][: len(row) + 1].mean().item()

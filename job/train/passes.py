@@ -103,7 +103,7 @@ def join(parts: Sequence[list[int]], length: Callable[[int], int], most: int) ->
     groups: list[list[int]] = []
     room = 0
     for index, rows in enumerate(parts):
-        positions = sum(map(length, rows)) if most else 1
+        positions = sum(map(length, rows))
         if groups and positions <= room:
             groups[-1].append(index)
             room -= positions
