@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from job.dataset.prepared import SPLITS
 from job.prepare.leaving_out import LeftOut
+from job.prepare.noted import Noted
 from job.text.words import bare
 
 #: Reason of rejected rows, and warning of rows that are kept nevertheless.
@@ -41,7 +41,7 @@ class Recordings:
 
     def __init__(self) -> None:
         self._sources: dict[str, int] = {}
-        self._parts: dict[str, list[NDArray[Any]]] = {name: [np.zeros(0, kind)] for name, kind in _NOTED.items()}
+        self._noted = Noted(_NOTED)
         self._digests: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
 
     def add(self, split: str, table: pa.Table) -> None:
@@ -50,20 +50,17 @@ class Recordings:
         self._digests.append(table["digest"].to_numpy())
         table = table.filter(pa.array(_changes(table) >= FEWEST_CHANGES))
         values = {
-            "split": np.full(len(table), SPLITS.index(split)),
             "source": [self._sources.setdefault(one, len(self._sources)) for one in table["source"].to_pylist()],
             "words": [words_of(text) for text in table["text"].to_pylist()],
         }
-        for name, kind in _NOTED.items():
-            given = values[name] if name in values else table[name].to_numpy()
-            self._parts[name].append(np.asarray(given, dtype=kind))
+        self._noted.add(split, table, values)
 
     def compare(self) -> LeftOut:
         """Find rows with the same recording and different words; none if most rows repeat another row's recording."""
         digests = np.concatenate(self._digests)
         if len(digests) - len(np.unique(digests)) > MOST * len(digests):
             return LeftOut.nothing(REASON)
-        noted = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+        noted = self._noted.columns()
         order = np.argsort(noted["digest"], kind="stable")
         starts = np.flatnonzero(np.diff(noted["digest"][order], prepend=~noted["digest"][order[:1]]))
         words = noted["words"][order]

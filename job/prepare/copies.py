@@ -7,15 +7,13 @@ and no fingerprint has to be compared with all others.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from job.audio.flaws import PRINT_SIZE
-from job.dataset.prepared import SPLITS
 from job.prepare.leaving_out import LeftOut
+from job.prepare.noted import Noted
 from job.prepare.thresholds import ALIKE, LENGTHS
 
 #: Warnings for the later copy, and for a validation row whose recording is also in the training data.
@@ -31,8 +29,7 @@ class Prints:
     """Collect the fingerprints of all usable rows, shard by shard."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, type[Any]] = {"split": np.uint8, "position": np.int64, "seconds": np.float32}
-        self._parts: dict[str, list[NDArray[Any]]] = {name: [np.zeros(0, kind)] for name, kind in self._kinds.items()}
+        self._noted = Noted({"split": np.uint8, "position": np.int64, "seconds": np.float32})
         self._prints: list[NDArray[np.int8]] = [np.zeros((0, PRINT_SIZE), np.int8)]
 
     def add(self, split: str, table: pa.Table) -> None:
@@ -42,14 +39,11 @@ class Prints:
         table = table.filter(pa.array(usable))
         kept = [one for one, is_kept in zip(prints, usable, strict=True) if is_kept and one is not None]
         self._prints.append(np.frombuffer(b"".join(kept), np.int8).reshape(-1, PRINT_SIZE))
-        values = {"split": np.full(len(table), SPLITS.index(split))}
-        for name, kind in self._kinds.items():
-            given = values[name] if name in values else table[name].to_numpy()
-            self._parts[name].append(np.asarray(given, dtype=kind))
+        self._noted.add(split, table, {})
 
     def compare(self) -> list[LeftOut]:
         """Find later copies, and validation rows that are also in the training data; for warnings only."""
-        noted = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+        noted = self._noted.columns()
         first, second = self._pairs(np.concatenate(self._prints), noted["seconds"])
         if len(np.unique(second)) > MOST * len(noted["split"]):
             return [LeftOut.nothing(REASON), LeftOut.nothing(ALSO_TRAINED)]

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from job.dataset.prepared import SPLITS
 from job.prepare.leaving_out import LeftOut
+from job.prepare.noted import Noted
 from job.prepare.thresholds import LIMITS, OF_SOURCE, Limit
 
 #: Fewest rows beyond a limit for it to count as how a source was recorded.
@@ -34,23 +34,18 @@ class Sounds:
     def __init__(self) -> None:
         self._sources: dict[str, int] = {}
         kinds = {"split": np.uint8, "position": np.int64, "source": np.int32, "seconds": np.float32}
-        self._kinds: dict[str, type[Any]] = {**kinds, **dict.fromkeys(_FIGURES, np.float32)}
-        self._parts: dict[str, list[NDArray[Any]]] = {name: [np.zeros(0, kind)] for name, kind in self._kinds.items()}
+        self._noted = Noted({**kinds, **dict.fromkeys(_FIGURES, np.float32)})
 
     def add(self, split: str, table: pa.Table) -> None:
         """Add the usable rows of a shard (`shard_schema`)."""
         table = table.filter(table["reason"].is_null())
         sources = [self._sources.setdefault(one, len(self._sources)) for one in table["source"].to_pylist()]
-        values: dict[str, Any] = {"split": np.full(len(table), SPLITS.index(split)), "source": sources}
-        for name, kind in self._kinds.items():
-            if name not in values:
-                column = table[name]
-                values[name] = (column.fill_null(np.nan) if name in _FIGURES else column).to_numpy()
-            self._parts[name].append(np.asarray(values[name], dtype=kind))
+        figures = {name: table[name].fill_null(np.nan).to_numpy() for name in _FIGURES}
+        self._noted.add(split, table, {"source": sources, **figures})
 
     def compare(self) -> Flawed:
         """Judge all rows by all limits."""
-        noted = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+        noted = self._noted.columns()
         noted["dc"] = np.abs(noted["dc"])
         found = Flawed([], [], [])
         for limit in LIMITS:

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from job.dataset.prepared import SPLITS
 from job.prepare import fit, shifted
 from job.prepare.encode import Item
 from job.prepare.leaving_out import LeftOut
 from job.prepare.manifest_rows import AUTO
+from job.prepare.noted import Noted
 from job.text.letters import letters, script
 
 #: Reason of rejected rows, and warning of rows that are kept although they do not fit.
@@ -53,7 +53,7 @@ class Lengths:
 
     def __init__(self) -> None:
         self._names: dict[str, dict[Any, int]] = {"source": {}, "language": {}, "speaker": {}}
-        self._parts: dict[str, list[NDArray[Any]]] = {name: [np.zeros(0, kind)] for name, kind in _NOTED.items()}
+        self._noted = Noted(_NOTED)
         self._impossible: list[NDArray[np.bool_]] = [np.zeros(0, bool)]
 
     def add(self, split: str, table: pa.Table) -> None:
@@ -61,19 +61,16 @@ class Lengths:
         table = table.filter(table["reason"].is_null())
         sources = [(split, source) for source in table["source"].to_pylist()]
         values = {
-            "split": np.full(len(table), SPLITS.index(split)),
             "source": self._numbers("source", sources),
             "language": self._numbers("language", list(map(_language, *_lists(table, "language", "text")))),
             "speaker": self._numbers("speaker", table["speaker"].to_pylist()),
         }
-        for name, kind in _NOTED.items():
-            given = values[name] if name in values else table[name].to_numpy()
-            self._parts[name].append(np.asarray(given, dtype=kind))
+        self._noted.add(split, table, values)
         self._impossible.append(np.asarray([REASON in found for found in table["warnings"].to_pylist()], dtype=bool))
 
     def compare(self) -> Mismatches:
         """Find rows and sources that do not fit. If whole sources do not, only impossible single rows are reported."""
-        noted = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+        noted = self._noted.columns()
         impossible = np.concatenate(self._impossible)
         said, heard = noted["letters"], noted["heard"]
         problems = self._problems(noted)

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from job.dataset.prepared import SPLITS
 from job.prepare.conflicts import words_of
 from job.prepare.leaving_out import LeftOut
+from job.prepare.noted import Noted
 
 #: Warning of the rows.
 REASON = "repeated_text"
@@ -42,24 +41,21 @@ class Texts:
 
     def __init__(self) -> None:
         self._speakers: dict[str, int] = {}
-        self._parts: dict[str, list[NDArray[Any]]] = {name: [np.zeros(0, kind)] for name, kind in _NOTED.items()}
+        self._noted = Noted(_NOTED)
 
     def add(self, split: str, table: pa.Table) -> None:
         """Add the usable rows of a shard (`store.shard_schema`) that have long enough texts."""
         usable = table["reason"].is_null().to_numpy() & (table["letters"].to_numpy() >= FEWEST_LETTERS)
         table = table.filter(pa.array(usable))
         values = {
-            "split": np.full(len(table), SPLITS.index(split)),
             "said": [words_of(text) for text in table["text"].to_pylist()],
             "speaker": [self._speakers.setdefault(one, len(self._speakers)) for one in table["speaker"].to_pylist()],
         }
-        for name, kind in _NOTED.items():
-            given = values[name] if name in values else table[name].to_numpy()
-            self._parts[name].append(np.asarray(given, dtype=kind))
+        self._noted.add(split, table, values)
 
     def compare(self) -> LeftOut:
         """Find rows with the same speaker and text but very different lengths of recording; for warnings only."""
-        noted = {name: np.concatenate(parts) for name, parts in self._parts.items()}
+        noted = self._noted.columns()
         order = np.lexsort((noted["heard"], noted["speaker"], noted["said"]))
         keys = np.stack([noted[name][order].astype(np.uint64) for name in ("said", "speaker")])
         starts = np.flatnonzero(np.r_[len(order) > 0, (np.diff(keys, axis=1) != 0).any(axis=0)][: len(order)])
