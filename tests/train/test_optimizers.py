@@ -18,7 +18,7 @@ from job.config import optimizer_choice as rules
 from job.config import settings as variables
 from job.estimate import memory
 from job.estimate.parameters import parameter_counts
-from job.train import resume
+from job.train import optimizers, resume
 from job.train.compact import dynamic_map, quantized, restored, rounded
 from job.train.optimizers import CompactAdamW, optimizer_of
 from tests.support.commands import run_job
@@ -155,6 +155,52 @@ def test_bf16_weights_go_where_fp32_weights_go(eight_bit):
     ours_went, theirs_went = (float((p[0].float() - start_at[0]).mean()) for p in (ours, theirs))
     assert ours[0].dtype == torch.bfloat16
     assert ours_went == pytest.approx(theirs_went, rel=0.01)
+
+
+def small_matrices():
+    """Sizes as of adapters: some fill whole blocks, some do not, some have too few values for 8 bits."""
+    shapes = [(16, 256), (512, 16), (16, 300), (16, 64), (77, 90)] * 4
+    return [torch.nn.Parameter(torch.randn(s, generator=dice(n)) * 0.02) for n, s in enumerate(shapes)]
+
+
+@pytest.mark.parametrize("eight_bit", [True, False])
+def test_small_tensors_updated_together_go_where_each_alone_goes(monkeypatch, eight_bit):
+    """Up to the order of additions, also when some start to be trained later than others (PROGRESSIVE_STAGES)."""
+    results = []
+    for at_once in (1 << 14, 1 << 10):  # several together; none with another
+        monkeypatch.setitem(optimizers.AT_ONCE, "cpu", at_once)
+        trained = small_matrices()
+        optimizer = made(trained, eight_bit=eight_bit)
+        for few, first, last in ((trained[:9], 0, 2), (trained, 2, 5), (trained[9:], 5, 7)):
+            optimizer.zero_grad(set_to_none=True)
+            steps(optimizer, few, first, last)
+        results.append([t for p in trained for t in (p.detach(), *optimizer.state[p].values())])
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a.double(), b.double(), rtol=1e-5, atol=1.0 if a.dtype == torch.uint8 else 1e-9)
+
+
+def test_adapters_take_few_operations_to_update(monkeypatch):
+    """Hundreds of small matrices take a few dozen operations, not forty each: a GPU waits for each to be launched."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Counted(TorchDispatchMode):
+        found = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            on_device = any(isinstance(a, torch.Tensor) and a.ndim for a in args)  # step counts stay on the host
+            moves = function.overloadpacket.__name__ not in ("view", "slice", "detach", "_unsafe_view", "split")
+            Counted.found += on_device and moves
+            return function(*args, **(kwargs or {}))
+
+    monkeypatch.setitem(optimizers.AT_ONCE, "cpu", optimizers.AT_ONCE["cuda"])
+    trained = [torch.nn.Parameter(torch.full((16, 256), 0.01, dtype=torch.bfloat16)) for _ in range(200)]
+    optimizer = made(trained, eight_bit=True)
+    for p in trained:
+        p.grad = torch.full_like(p, 1e-3)
+    optimizer.step()
+    with Counted():
+        optimizer.step()
+    assert 0 < Counted.found < 150
 
 
 def test_an_update_below_half_a_step_is_not_lost():
