@@ -135,10 +135,30 @@ def skypilot(file: Path) -> Template:
     return Template(task["envs"]["JOB_COMMAND"].split(), given, retries_in_shell(task["run"]))
 
 
+def dstack(file: Path) -> Template:
+    """A task of dstack."""
+    task = yaml.safe_load(file.read_text())
+    (script,) = task["commands"]
+    (command,) = re.findall(r"/opt/job/entrypoint\.sh (.*) &$", script, re.MULTILINE)
+    environment = dict(one.split("=", 1) for one in task["env"])
+    placeholder = r"\$\{\{ secrets\.\w+ \}\}"
+    return Template(command.split(), environment, retries_in_shell(script), placeholder=placeholder)
+
+
+def modal(file: Path) -> Template:
+    """A function of Modal's, which it calls again when it raises; the variables are the user's."""
+    text = file.read_text()
+    (command,) = re.findall(r'def main\(command: str = "(.*)"\)', text)
+    (final,) = re.findall(r"^FINAL = \{(.*)\}$", text, re.MULTILINE)
+    return Template(command.split(), not_retried={int(code) for code in final.split(", ")})
+
+
 #: Template in the repository -> the function that reads it.
 PLATFORMS: dict[str, Callable[[Path], Template]] = {
     "compose.yaml": compose,
+    "deploy/dstack/qwen3-tts-job.dstack.yml": dstack,
     "deploy/hf-jobs/submit.py": hf_jobs,
+    "deploy/modal/qwen3_tts_job.py": modal,
     "deploy/qwen3-tts-job.service": systemd,
     "deploy/skypilot/qwen3-tts-job.yaml": skypilot,
     "deploy/slurm/qwen3-tts-job.sbatch": slurm,
