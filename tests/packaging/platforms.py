@@ -159,7 +159,7 @@ PLATFORMS: dict[str, Callable[[Path], Template]] = {
     "deploy/dstack/qwen3-tts-job.dstack.yml": dstack,
     "deploy/hf-jobs/submit.py": hf_jobs,
     "deploy/modal/qwen3_tts_job.py": modal,
-    "deploy/qwen3-tts-job.service": systemd,
+    "deploy/systemd/qwen3-tts-job.service": systemd,
     "deploy/skypilot/qwen3-tts-job.yaml": skypilot,
     "deploy/slurm/qwen3-tts-job.sbatch": slurm,
     "k8s/base/job.yaml": kubernetes,
