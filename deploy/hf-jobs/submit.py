@@ -22,12 +22,18 @@ from huggingface_hub.errors import HfHubHTTPError
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from job.config.quoting import Notes, read_env_file
-from job.config.settings import load
+from job.config.settings import Settings, load, names_of
 from job.core import errors
 
 #: The image's own; Jobs ask for the whole command.
 ENTRYPOINT = ["tini", "-s", "--", "/opt/job/entrypoint.sh"]
-SECRETS = {"HF_TOKEN", "WANDB_API_KEY", "NOTIFY_URL"}
+#: Names of the variables that the job itself treats as secrets.
+SECRETS = {
+    name
+    for field, info in Settings.model_fields.items()
+    if "SecretStr" in str(info.annotation)
+    for name in names_of(field)
+}
 #: Exit codes after which another try would only end the same way.
 FINAL = {errors.BAD_INPUT, errors.DATA_REFUSED, errors.TRAINING_STOPPED, errors.SPEECH_FAILED}
 #: Seconds between two looks at the Job, and how many of them in a row may find no answer.
@@ -40,9 +46,11 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     if not image:
         raise errors.BadInput("JOB_IMAGE is not set: name the image that you have pushed (docs/image.md)")
     variables, secrets = read(Path(environ.get("JOB_ENV") or "~/qwen3-tts.env").expanduser())
-    tries = environ.get("JOB_TRIES") or "5"
-    if not tries.isdigit() or tries == "0":
+    tries, limit = environ.get("JOB_TRIES") or "5", environ.get("JOB_TIMEOUT") or "12h"
+    if not re.fullmatch(r"[1-9]\d*", tries):
         raise errors.BadInput(f"JOB_TRIES={tries}: must be a number from 1")
+    if not re.fullmatch(r"\d+(\.\d+)?[smhd]?", limit):
+        raise errors.BadInput(f"JOB_TIMEOUT={limit}: must be a time like 12h or 1.5d")
     if not variables.get("MIRROR_CHECKPOINTS"):
         print("MIRROR_CHECKPOINTS is not set: nothing would be left of a Job that is cut short", flush=True)
         tries = "1"
@@ -54,7 +62,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
             env=variables,
             secrets=secrets,
             flavor=environ.get("JOB_FLAVOR") or "a10g-large",  # type: ignore[arg-type]
-            timeout=environ.get("JOB_TIMEOUT") or "12h",  # the default is half an hour
+            timeout=limit,  # half an hour, were it not given
             namespace=environ.get("JOB_NAMESPACE") or None,
         )
         print(f"try {number} of {tries}: {job.url}\nits log: hf jobs logs {job.id}", flush=True)
@@ -72,6 +80,8 @@ def read(file: Path) -> tuple[dict[str, str], dict[str, str]]:
     Raises:
         BadInput: a setting is wrong, or names files that a Job cannot see.
     """
+    if not file.is_file():
+        raise errors.BadInput(f"JOB_ENV={file}: no such file; write the job's variables into it (docs/hf-jobs.md)")
     settings = load({"ENV_FILE": str(file)}, quiet=True)
     for name in ("train_jsonl", "data_dir"):
         if value := getattr(settings, name):
@@ -81,8 +91,10 @@ def read(file: Path) -> tuple[dict[str, str], dict[str, str]]:
             )
     given = read_env_file(file, Notes())
     secrets = {name: value for name, value in given.items() if name in SECRETS}
-    if token := get_token():
-        secrets.setdefault("HF_TOKEN", token)
+    token = get_token()
+    if token is None:
+        raise errors.BadInput("there is no Hub token to pay with; log in with `hf auth login`, or set HF_TOKEN")
+    secrets.setdefault("HF_TOKEN", token)
     return {name: value for name, value in given.items() if name not in secrets}, secrets
 
 

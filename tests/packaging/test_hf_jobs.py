@@ -206,8 +206,19 @@ def test_what_is_wrong_is_said_before_a_machine_is_paid_for(
     Path(own["JOB_ENV"]).write_text(f"SPEAKER_NAME=kari\n{line}\n")
     with pytest.raises(BadInput, match=said):
         script.main(["run"], own)
-    with pytest.raises(BadInput, match="JOB_IMAGE"):
-        script.main(["run"], {})
-    with pytest.raises(BadInput, match=r"nowhere\.env"):
-        script.main(["run"], {**own, "JOB_ENV": "nowhere.env"})
     assert hub.asked == []
+
+
+@pytest.mark.parametrize("wrong", ["JOB_IMAGE=", "JOB_ENV=nowhere.env", "JOB_TRIES=zero", "JOB_TIMEOUT=12hours"])
+def test_what_is_wrong_of_the_scripts_own_variables_is_named(
+    hub: Hub, script: ModuleType, own: dict[str, str], wrong: str
+) -> None:
+    name, value = wrong.split("=")
+    with pytest.raises(BadInput, match=name):
+        script.main(["run"], {**own, name: value})
+    assert hub.asked == []
+
+
+def test_every_secret_of_the_job_is_sent_as_one(script: ModuleType) -> None:
+    assert {"HF_TOKEN", "WANDB_API_KEY", "NOTIFY_URL"} <= script.SECRETS
+    assert not {name for name in script.SECRETS if name.endswith("_FILE")}
