@@ -83,6 +83,7 @@ def test_a_signal_reaches_the_job_which_is_not_started_again(machine: Machine) -
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 143, said
     assert [line.strip() for line in machine.called] == ["run", "stopped"]
+    assert "GRACE_SECONDS=7" in TASK["env"], "it is killed after ten seconds"
     assert "interruption" in TASK["retry"]["on_events"] and "error" not in TASK["retry"]["on_events"]
 
 

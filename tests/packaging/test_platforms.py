@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,15 @@ from tests.packaging.platforms import PLATFORMS, TOP, Template, problems
 @pytest.mark.parametrize("name", PLATFORMS)
 def test_a_template_sets_known_variables_and_no_secrets_and_retries_what_may_pass(name: str) -> None:
     assert problems(PLATFORMS[name](TOP / name)) == []
+
+
+@pytest.mark.parametrize("name", PLATFORMS)
+def test_a_platform_is_in_the_readmes_table(name: str) -> None:
+    """By its template, or the folder that it lies in."""
+    rows = re.findall(r"^\| .* \|$", (TOP / "README.md").read_text(), re.MULTILINE)
+    (table,) = [row for row in rows if row.startswith("| platform | template |")]
+    linked = {target for row in rows[rows.index(table) :] for target in re.findall(r"\]\(([^)]+)\)", row)}
+    assert linked & {name, *(str(folder) for folder in Path(name).parents)}
 
 
 def example(file: Path) -> Template:
