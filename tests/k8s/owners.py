@@ -7,12 +7,16 @@ but not one that a newer version of theirs has given up.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import jsonschema
 import kubernetes_validate
+from kubernetes_validate import utils
 
 from tests.k8s.manifests import Document
+
+utils.schema_contents = cache(utils.schema_contents)  # it reads megabytes for each document
 
 Schema = dict[str, Any]
 TEXT, NUMBER, YES_OR_NO = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
