@@ -10,6 +10,8 @@ K8S = TOP / "k8s"
 OVERLAYS = sorted(path.parent.name for path in (K8S / "overlays").glob("*/kustomization.yaml"))
 #: The overlays that run the job; `files` only holds the volume open.
 JOBS = [name for name in OVERLAYS if name != "files"]
+#: Those whose pods train together.
+NODES = ["multi-node", "jobset", "trainjob"]
 
 Document = dict[str, Any]
 
@@ -21,10 +23,17 @@ def one(documents: list[Document], kind: str) -> Document:
 
 
 def job_spec(documents: list[Document]) -> Document:
-    """The spec of the Job, also of the one that a CronJob makes."""
+    """The spec of the Job, also of the one that a CronJob, a JobSet or a TrainJob makes."""
     for document in documents:
+        spec = document.get("spec", {})
         if document["kind"] == "CronJob":
-            return document["spec"]["jobTemplate"]["spec"]
+            return spec["jobTemplate"]["spec"]
+        if document["kind"] == "JobSet":
+            return spec["replicatedJobs"][0]["template"]["spec"]
+        if document["kind"] == "TrainingRuntime":
+            nodes = one(documents, "TrainJob")["spec"]["trainer"]["numNodes"]
+            job = spec["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]
+            return {**job, "completions": nodes, "parallelism": nodes}
     return one(documents, "Job")["spec"]
 
 

@@ -8,19 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
 from kubernetes_validate.utils import all_versions
 
 from tests.k8s import kubectl as tool
-from tests.k8s.manifests import JOBS, K8S, OVERLAYS, TOP, container, job_spec, one, template, variables
+from tests.k8s import owners
+from tests.k8s.manifests import JOBS, K8S, NODES, OVERLAYS, TOP, container, job_spec, one, template, variables
 
 NEWEST = all_versions()[-3:]
 
 
 def test_the_overlays_that_the_project_promises_are_there() -> None:
-    assert set(OVERLAYS) == {"job", "multi-gpu", "multi-node", "nightly", "files"}
+    assert set(OVERLAYS) == {"job", "multi-gpu", "multi-node", "jobset", "trainjob", "nightly", "files"}
 
 
 @pytest.mark.parametrize("version", NEWEST)
@@ -28,7 +30,7 @@ def test_the_overlays_that_the_project_promises_are_there() -> None:
 def test_documents_are_valid(rendered, overlay, version) -> None:
     """Strictly: a misspelled field is an error."""
     for document in rendered[overlay]:
-        kubernetes_validate.validate(document, version, strict=True)
+        owners.check(document, version)
 
 
 def test_the_namespace_is_valid() -> None:
@@ -40,6 +42,24 @@ def test_validation_notices_a_misspelled_field(rendered) -> None:
     document = {**one(rendered["job"], "Job"), "spec": {**job_spec(rendered["job"]), "backofLimit": 3}}
     with pytest.raises(kubernetes_validate.ValidationError, match="backofLimit"):
         kubernetes_validate.validate(document, NEWEST[-1], strict=True)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "kind", "old", "new"),
+    [
+        ("jobset", "JobSet", "enableDNSHostnames:", "enableDnsHostnames:"),
+        ("jobset", "JobSet", "backoffLimit:", "backofLimit:"),
+        ("trainjob", "TrainingRuntime", "mlPolicy:", "mlpolicy:"),
+        ("trainjob", "TrainingRuntime", "podReplacementPolicy: Failed", "podReplacementPolicy: 7"),
+        ("trainjob", "TrainJob", "numNodes: 2", "numNodes: two"),
+        ("trainjob", "TrainJob", "trainer:", "podTemplateOverrides: []\n  trainer:"),
+    ],
+)
+def test_validation_notices_wrong_fields_of_what_makes_jobs(rendered, overlay, kind, old, new) -> None:
+    text = yaml.safe_dump(one(rendered[overlay], kind), sort_keys=False)
+    assert old in text
+    with pytest.raises((kubernetes_validate.ValidationError, jsonschema.ValidationError)):
+        owners.check(yaml.safe_load(text.replace(old, new)), NEWEST[-1])
 
 
 def test_job_yaml_is_the_rendering_of_overlays_job(kubectl, rendered, copy) -> None:
@@ -139,33 +159,51 @@ def test_multi_node_names_and_numbers_agree(rendered) -> None:
     assert values["MASTER_PORT"] == str(service["spec"]["ports"][0]["port"])
     assert (service["spec"]["clusterIP"], service["spec"]["publishNotReadyAddresses"]) == ("None", True)
     assert len(values["MASTER_ADDR"].split(".")[0]) <= 63
-    assert one(documents, "PersistentVolumeClaim")["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def test_nodes_share_their_work_directory(rendered) -> None:
+@pytest.mark.parametrize(("overlay", "kind"), [("jobset", "JobSet"), ("trainjob", "TrainJob")])
+def test_pods_find_the_first_one_by_the_name_that_a_jobset_gives_it(rendered, overlay, kind) -> None:
+    """A TrainJob makes a JobSet of its own name, from the runtime that is rendered with it."""
+    documents = rendered[overlay]
+    name, spec, values = one(documents, kind)["metadata"]["name"], job_spec(documents), variables(documents, index=1)
+    assert spec["completionMode"] == "Indexed"
+    assert str(spec["completions"]) == str(spec["parallelism"]) == values["NUM_NODES"]
+    assert values["MASTER_ADDR"] == f"{name}-node-0-0.{name}"
+    assert len(f"{name}-node-0-0-abcde") <= 63
+    assert not [d for d in documents if d["kind"] in ("Job", "Service")], "they are made"
+    if kind == "TrainJob":
+        runtime = one(documents, "TrainingRuntime")
+        assert one(documents, kind)["spec"]["runtimeRef"]["name"] == runtime["metadata"]["name"]
+        (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+        assert job["template"]["metadata"]["labels"]["trainer.kubeflow.org/trainjob-ancestor-step"] == "trainer"
+        assert job["name"] == container(documents)["name"] == "node", "what image and variables of a TrainJob go to"
+
+
+@pytest.mark.parametrize("overlay", NODES)
+def test_nodes_share_their_work_directory(rendered, overlay) -> None:
     """Each prepares a part of the data, and all train on the whole: one volume, one place in it."""
-    documents = rendered["multi-node"]
+    documents = rendered[overlay]
+    assert one(documents, "PersistentVolumeClaim")["spec"]["accessModes"] == ["ReadWriteMany"]
     (mount,) = [m for m in container(documents)["volumeMounts"] if m["mountPath"] == "/work"]
     assert mount.keys() == {"mountPath", "name"}, "the same directory for every pod"
     places = {variables(documents, index=index)["WORK_DIR"] for index in range(2)}
     assert len(places) == 1 and places.pop().startswith("/work")
 
 
-@pytest.mark.parametrize("overlay", ["job", "multi-gpu", "multi-node"])
+@pytest.mark.parametrize("overlay", ["job", "multi-gpu", *NODES])
 def test_gpus_asked_for_are_the_gpus_used(rendered, overlay) -> None:
     resources = container(rendered[overlay])["resources"]
     gpus = variables(rendered[overlay]).get("NUM_GPUS", "1")
     assert resources["limits"]["nvidia.com/gpu"] == resources["requests"]["nvidia.com/gpu"] == gpus
 
 
-@pytest.mark.parametrize("overlay", ["job", "nightly", "multi-node"])
+@pytest.mark.parametrize("overlay", ["job", "nightly", *NODES])
 def test_kueue_component_queues_every_kind_of_job(kubectl, copy, overlay) -> None:
     file = copy / "overlays" / overlay / "kustomization.yaml"
     file.write_text(file.read_text() + "components:\n  - ../../components/kueue\n")
     documents = tool.render(kubectl, file.parent)
-    for version in NEWEST:
-        for document in documents:
-            kubernetes_validate.validate(document, version, strict=True)
+    for document in documents:
+        owners.check(document, NEWEST[-1])
     queued = [d["spec"]["jobTemplate"] if d["kind"] == "CronJob" else d for d in documents if "Job" in d["kind"]]
     (job,) = queued
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "user-queue"
@@ -186,3 +224,15 @@ def test_examples_in_comments_work_when_uncommented(kubectl, copy) -> None:
     assert one(documents, "PersistentVolumeClaim")["spec"]["storageClassName"]
     assert job_spec(documents)["suspend"] is True
     assert variables(documents)["HF_TOKEN_FILE"] and variables(documents)["TRAIN_JSONL"]
+
+
+def test_a_trainjobs_example_in_comments_works_when_uncommented(kubectl, copy) -> None:
+    """Nodes and taints of a cluster, as a patch of the runtime."""
+    file = copy / "overlays/trainjob/kustomization.yaml"
+    file.write_text(re.sub(r"^# (?=  )", "", file.read_text(), flags=re.MULTILINE))
+    train = one(tool.render(kubectl, file.parent), "TrainJob")
+    owners.check(train, NEWEST[-1])
+    (patch,) = train["spec"]["runtimePatches"]
+    (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod = job["template"]["spec"]["template"]["spec"]
+    assert job["name"] == "node" and pod["nodeSelector"] and pod["tolerations"][0]["key"] == "spot"

@@ -15,7 +15,7 @@ from job.config.settings import load
 from job.config.settings import variables as known_variables
 from job.core.errors import BadInput
 from tests.k8s import kubectl as tool
-from tests.k8s.manifests import JOBS, K8S, OVERLAYS, TOP, container, job_spec, one, variables
+from tests.k8s.manifests import JOBS, K8S, NODES, OVERLAYS, TOP, container, job_spec, one, variables
 
 KNOWN = {name for variable in known_variables() for name in (variable.name, *variable.aliases)}
 PAGE = (K8S / "README.md").read_text()
@@ -83,7 +83,7 @@ def test_the_entrypoint_takes_the_arguments(rendered) -> None:
         assert "command" not in container(rendered[overlay]), "the image's own: tini and entrypoint.sh"
 
 
-@pytest.mark.parametrize("overlay", ["multi-gpu", "multi-node"])
+@pytest.mark.parametrize("overlay", ["multi-gpu", *NODES])
 def test_the_job_accepts_several_gpus(rendered, overlay) -> None:
     """What the overlays set is not refused by the checks of the first minute."""
     doctor._supported(load(variables(rendered[overlay])))

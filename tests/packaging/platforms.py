@@ -24,7 +24,7 @@ TOP = Path(__file__).resolve().parents[2]
 FINAL = {errors.BAD_INPUT, errors.DATA_REFUSED, errors.TRAINING_STOPPED, errors.SPEECH_FAILED}
 RETRIED = {1, errors.PUBLISH_FAILED}
 #: Variables of libraries, and of the entrypoint, that templates may set.
-OTHERS = {"OMP_NUM_THREADS", "HF_HOME"}
+OTHERS = {"OMP_NUM_THREADS", "HF_HOME", "MIRROR_CHECKPOINTS"}
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,55 @@ def slurm(file: Path) -> Template:
     return Template([], given, set(range(256)) - {int(code) for code in again.split("|")})
 
 
+def hf_jobs(file: Path) -> Template:
+    """The script that submits to Hugging Face Jobs; its variables are the user's, checked by the job's own reader."""
+    text = file.read_text()
+    (final,) = re.findall(r"^FINAL = \{(.*)\}$", text, re.MULTILINE)
+    assert "load(" in text
+    return Template(["run"], not_retried={getattr(errors, one.split(".")[1]) for one in final.split(", ")})
+
+
+def retries_in_shell(text: str) -> set[int]:
+    """The exit codes that a script's `case` does not try again; 143, stopped, is left to the platform."""
+    (again,) = re.findall(r"^\s*([\d |]+)\)", text, re.MULTILINE)
+    return set(range(256)) - {int(code) for code in again.split("|")} - {errors.STOPPED_BY_SIGNAL}
+
+
+def skypilot(file: Path) -> Template:
+    """A task of SkyPilot that runs the image with Docker."""
+    task = yaml.safe_load(file.read_text())
+    given = dict(re.findall(r"-e (\w+)=(/\S+)", task["run"]))
+    assert given.pop("ENV_FILE") == "/run/job.env" and task["secrets"] == {"HF_TOKEN": None}
+    assert task["resources"]["job_recovery"] == {"recover_on_exit_codes": [errors.STOPPED_BY_SIGNAL]}
+    return Template(task["envs"]["JOB_COMMAND"].split(), given, retries_in_shell(task["run"]))
+
+
+def dstack(file: Path) -> Template:
+    """A task of dstack."""
+    task = yaml.safe_load(file.read_text())
+    (script,) = task["commands"]
+    (command,) = re.findall(r"/opt/job/entrypoint\.sh (.*) &$", script, re.MULTILINE)
+    environment = dict(one.split("=", 1) for one in task["env"])
+    placeholder = r"\$\{\{ secrets\.\w+ \}\}"
+    return Template(command.split(), environment, retries_in_shell(script), placeholder=placeholder)
+
+
+def modal(file: Path) -> Template:
+    """A function of Modal's, which it calls again when it raises; the variables are the user's."""
+    text = file.read_text()
+    (command,) = re.findall(r'def main\(command: str = "(.*)"\)', text)
+    (final,) = re.findall(r"^FINAL = \{(.*)\}$", text, re.MULTILINE)
+    return Template(command.split(), not_retried={int(code) for code in final.split(", ")})
+
+
 #: Template in the repository -> the function that reads it.
 PLATFORMS: dict[str, Callable[[Path], Template]] = {
     "compose.yaml": compose,
-    "deploy/qwen3-tts-job.service": systemd,
+    "deploy/dstack/qwen3-tts-job.dstack.yml": dstack,
+    "deploy/hf-jobs/submit.py": hf_jobs,
+    "deploy/modal/qwen3_tts_job.py": modal,
+    "deploy/systemd/qwen3-tts-job.service": systemd,
+    "deploy/skypilot/qwen3-tts-job.yaml": skypilot,
     "deploy/slurm/qwen3-tts-job.sbatch": slurm,
     "k8s/base/job.yaml": kubernetes,
     "runpod/template.json": runpod,

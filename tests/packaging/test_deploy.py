@@ -36,7 +36,7 @@ def service(compose: dict[str, Any]) -> dict[str, Any]:
 def unit(name: str) -> RawConfigParser:
     parser = RawConfigParser(strict=False, comment_prefixes=("#",), delimiters=("=",))
     parser.optionxform = str  # type: ignore[assignment,method-assign]
-    parser.read(TOP / "deploy" / name)
+    parser.read(TOP / "deploy/systemd" / name)
     return parser
 
 
@@ -110,7 +110,7 @@ def test_service_retries_what_may_be_mended_by_it_and_nothing_else() -> None:
 
 def test_stopping_the_service_stops_the_container() -> None:
     """A signal to the client alone need not reach it, and no signal of systemd's does: it is Docker's child."""
-    lines = (TOP / "deploy" / UNITS[0]).read_text().splitlines()
+    lines = (TOP / "deploy/systemd" / UNITS[0]).read_text().splitlines()
     (start,) = [line for line in lines if line.startswith("ExecStart=")]
     name = re.search(r" --name (\S+) job$", start)
     assert name and [line for line in lines if line.startswith("ExecStopPost=")] == [
@@ -133,7 +133,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     if not checker:
         pytest.skip("systemd is not installed")
     for name in UNITS:
-        text = (TOP / "deploy" / name).read_text()
+        text = (TOP / "deploy/systemd" / name).read_text()
         (tmp_path / name).write_text(text.replace("/usr/bin/docker", sys.executable).replace("/srv/", f"{tmp_path}/"))
     (tmp_path / "qwen3-tts-job").mkdir()
     done = subprocess.run(
@@ -145,7 +145,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
 
 def crontab() -> tuple[list[str], str]:
     """The five fields of the time, and the command."""
-    lines = (TOP / "deploy/crontab").read_text().splitlines()
+    lines = (TOP / "deploy/cron/crontab").read_text().splitlines()
     (line,) = [line for line in lines if re.match(r"[\d*]", line)]
     *times, command = line.split(maxsplit=5)
     return times, command

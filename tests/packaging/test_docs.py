@@ -33,6 +33,9 @@ OTHERS = {
     "the image": {"BASE_IMAGE", "BAKE_MODEL", "BAKE_REVISION", "WITH_COMPILER", "REVISION", "VERSION", "SOURCE"},
     "compose": {"JOB_IMAGE", "JOB_WORK", "JOB_USER", "JOB_RECORDINGS", "JOB_GPUS", "JOB_TOKEN_FILE"},
     "the Slurm script": {"JOB_ENV", "JOB_TRIES"},
+    "the script for Hugging Face Jobs": {"JOB_FLAVOR", "JOB_TIMEOUT", "JOB_NAMESPACE"},
+    "other templates": {"JOB_COMMAND", "JOB_GPU"},
+    "a variable of the job that is new": {"MIRROR_CHECKPOINTS"},
     "the RunPod worker": {"JOB_GRACE_SECONDS", "JOB_VOLUME", "POD_AFTER"},
     "shells of the RunPod page": {"RUNPOD_API_KEY", "VOLUME", "TEMPLATE", "ENDPOINT", "URL", "JOB"},
     "libraries": {
