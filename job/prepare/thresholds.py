@@ -6,7 +6,7 @@ source was recorded: such rows are kept, and it is reported once for the source.
 
 Checks that do not depend on a single figure of a row are elsewhere: decoding (`job.audio.unusable`), speech and pauses
 (`job.audio.speech`), length of the text against the recording (`job.prepare.fit`), one recording with two texts
-(`job.prepare.conflicts`).
+(`job.prepare.conflicts`), what a recogniser hears (`job.prepare.wrong_words`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,14 @@ from dataclasses import dataclass
 OF_SOURCE = 0.2
 #: Copies of a recording: least correlation of their fingerprints, and largest relative difference of their lengths.
 ALIKE, LENGTHS = 0.98, 0.04
+#: A text is not what is said if its character error rate is over `WRONG_WORDS` and at least `FEWEST_WRONG` letters are
+#: wrong: the texts of other rows have 0.7 and more, half of a text 0.5, good rows under 0.2. In a language that the
+#: recogniser hears badly the limit is this many standard deviations (from the median absolute deviation) above the
+#: median of its rows; over `MOST_WRONG` good and wrong rows cannot be told apart, and none is rejected.
+WRONG_WORDS, FEWEST_WRONG, WORD_DEVIATIONS, MOST_WRONG = 0.4, 5, 4.0, 0.7
+#: What was heard is the text of another row if its error rate there is at most the first, and at most this share of
+#: that against the row's own text.
+OTHERS_WORDS, OTHERS_SHARE = 0.4, 0.6
 #: A text counts as another language's if its log-likelihood per letter there is higher by at least this (natural
 #: logarithm); fewest letters of such a text; fewest rows of a language for its model to be used.
 LIKELIER, FEWEST_LETTERS, FEWEST_ROWS = 0.7, 15, 20

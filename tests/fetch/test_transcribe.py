@@ -20,7 +20,8 @@ from job.config import settings as variables
 from job.core import files
 from job.core.errors import BadInput
 from job.demo import manifest
-from job.fetch import pauses, recogniser
+from job.fetch import pauses
+from job.model import recogniser
 from tests.evaluate.test_judges import tiny_recogniser
 from tests.fetch.conftest import write_lines
 from tests.fetch.test_cues import talk
