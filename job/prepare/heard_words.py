@@ -139,11 +139,13 @@ class _Listener:
         """Find Whisper's codes of the rows' languages; languages that it does not know are named once."""
         for language in dict.fromkeys(row.language for row in rows):
             try:
-                where = "the texts of some rows are not compared with their recordings"
-                self._codes[language] = whisper_code(language, self._work.settings.asr_model, where)
-            except BadInput as error:
+                self._codes[language] = whisper_code(language, self._work.settings.asr_model, language)
+            except BadInput:
                 self._unknown.add(language)
-                console.warn(STAGE, str(error))
+                unheard = (
+                    f"so the texts of its rows are not compared with what is said ({self._work.settings.asr_model})"
+                )
+                console.warn(STAGE, f"ASR_MODEL does not know {language}, {unheard}")
 
     def _read(self, row: _Recording) -> tuple[_Recording, _Key, Samples | None]:
         """Read a row's recording; None instead of samples if it is in the logs or can no longer be read."""

@@ -21,7 +21,7 @@ ALIKE, LENGTHS = 0.98, 0.04
 #: wrong: the texts of other rows have 0.7 and more, half of a text 0.5, good rows under 0.2. In a language that the
 #: recogniser hears badly the limit is this many standard deviations (from the median absolute deviation) above the
 #: median of its rows; over `MOST_WRONG` good and wrong rows cannot be told apart, and none is rejected.
-WRONG_WORDS, FEWEST_WRONG, WORD_DEVIATIONS, MOST_WRONG = 0.4, 5, 4.0, 0.7
+WRONG_WORDS, FEWEST_WRONG, WORD_DEVIATIONS, MOST_WRONG = 0.4, 6, 4.0, 0.7
 #: What was heard is the text of another row if its error rate there is at most the first, and at most this share of
 #: that against the row's own text.
 OTHERS_WORDS, OTHERS_SHARE = 0.4, 0.6

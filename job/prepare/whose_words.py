@@ -57,11 +57,16 @@ def owners(
         if index in found:
             continue
         others = [at[numbers[index] + by] for by in nearby if numbers[index] + by in at]
-        rates = {other: rate(texts[other], heard[index]) for other in others if len(texts[other]) >= SHORTEST}
+        rates = {other: rate(texts[other], heard[index]) for other in others if _may_be(texts[other], heard[index])}
         best = min(rates, key=rates.__getitem__, default=index)
         if best != index and rates[best] <= min(OTHERS_WORDS, OTHERS_SHARE * own):
             found[index] = numbers[best] - numbers[index]
     return found
+
+
+def _may_be(text: str, heard: str) -> bool:
+    """Whether the lengths allow the transcript to be of this text; most texts need not be compared then."""
+    return len(text) >= SHORTEST and abs(len(text) - len(heard)) <= OTHERS_WORDS * len(text)
 
 
 def shift(numbers: Sequence[int], found: dict[int, int]) -> tuple[Shift, int] | None:

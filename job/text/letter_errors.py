@@ -1,7 +1,8 @@
 """Count the letters of a text that are not in a transcript of it, so that no way of writing the same words counts.
 
 Case, punctuation, spaces, accents and vowel points do not count. Numbers are compared as digits and, where there are
-rules for the language, in words; a number that is in digits on one side only excuses the letters of its word.
+rules for the language, in words; where there are none, a number in digits on one side only excuses the letters of its
+word.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ LETTERS_OF_A_DIGIT = 10
 
 
 def forms(text: str, language: str, spell: Callable[[str, str], str]) -> list[str]:
-    """The letters and digits of a text as they are compared: as written and, if that differs, with numbers in words.
+    """The letters and digits of a text as they are compared: as written, and with numbers in words where that differs.
 
     Args:
         text: a text or a transcript.
         language: its language, by name or code.
         spell: writes the numbers of a text in a language out in words, where it can.
     """
-    return list(dict.fromkeys(_letters(one, language) for one in (text, spell(text, language))))
+    in_words = _letters(spell(text, language), "")  # rules of English would make digits of the words
+    return list(dict.fromkeys((_letters(text, language), in_words)))
 
 
 def errors(texts: list[str], transcripts: list[str]) -> tuple[int, int]:
@@ -35,7 +37,9 @@ def errors(texts: list[str], transcripts: list[str]) -> tuple[int, int]:
     """
     if not all(texts):
         return 0, 0
-    return min((_errors(one, other), len(one)) for one in texts for other in transcripts)
+    unread = abs(_digits(texts[-1]) - _digits(transcripts[-1]))
+    wrong, letters = min((_errors(one, other), len(one)) for one in texts for other in transcripts)
+    return max(0, wrong - LETTERS_OF_A_DIGIT * unread), letters
 
 
 def _errors(text: str, transcript: str) -> int:
@@ -44,9 +48,11 @@ def _errors(text: str, transcript: str) -> int:
     if text == transcript:
         return 0
     found = jiwer.process_characters(text, transcript)
-    digits = abs(sum(map(str.isdecimal, text)) - sum(map(str.isdecimal, transcript)))
-    differ = found.substitutions + found.deletions + found.insertions
-    return max(0, differ - LETTERS_OF_A_DIGIT * digits)
+    return int(found.substitutions + found.deletions + found.insertions)
+
+
+def _digits(text: str) -> int:
+    return sum(map(str.isdecimal, text))
 
 
 def _letters(text: str, language: str) -> str:
