@@ -30,3 +30,13 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from job.demo.base import build
 
     return build(tmp_path_factory.mktemp("model") / "tiny-base")
+
+
+@pytest.fixture(scope="session")
+def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real Whisper that knows three sentences and is unsure of another, trained once a session; read only."""
+    from tests.support import whisper
+
+    clips = [whisper.wave(text) for text in whisper.TEXTS]
+    directory = tmp_path_factory.mktemp("whisper") / "tiny"
+    return whisper.build(directory, clips, whisper.TEXTS, whisper.wave(whisper.UNSURE))

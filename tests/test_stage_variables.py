@@ -20,7 +20,10 @@ STAGES_OF = {
     "evaluate": ["synthesize"],
 }
 #: Fields that a stage reads and that do not make it run anew, and why.
-APART = {"fetch": {"asr_model"}}  # what was transcribed by one recogniser is kept (`data/transcripts.jsonl`)
+APART = {
+    "fetch": {"asr_model"},  # what was transcribed by one recogniser is kept (`data/transcripts.jsonl`)
+    "prepare": {"asr_model"},  # named later, to judge the test speech, it must not begin a finished training anew
+}
 
 
 def read_in(source: str) -> set[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from job.audio import direction
 from job.audio.measure import Samples
 
 Array = NDArray[np.float32]
@@ -65,6 +66,7 @@ class Flaws:
         flatness: spectral flatness of the loud frames in the voice band, dB; deep holes make it low.
         monotony: semitones from the median pitch within which three quarters of the voiced frames lie.
         onset, ending: level of the first and the last 20 ms relative to the loud parts, dB.
+        asymmetry: skewness of the envelope's slope (`job.audio.direction`); below 0 for reversed speech.
         print: fingerprint of `PRINT_SIZE` numbers that are similar in copies of the same recording.
     """
 
@@ -76,6 +78,7 @@ class Flaws:
     monotony: float
     onset: float
     ending: float
+    asymmetry: float
     print: NDArray[np.int8]
 
     def figures(self) -> dict[str, float]:
@@ -83,7 +86,7 @@ class Flaws:
         return {name: getattr(self, name) for name in NAMES}
 
 
-NAMES = ("hum", "steady", "band", "repetition", "flatness", "monotony", "onset", "ending")
+NAMES = ("hum", "steady", "band", "repetition", "flatness", "monotony", "onset", "ending", "asymmetry")
 
 
 def find(samples: Samples, rate: int) -> Flaws:
@@ -107,6 +110,7 @@ def find(samples: Samples, rate: int) -> Flaws:
         monotony=_monotony(sound),
         onset=onset,
         ending=ending,
+        asymmetry=direction.asymmetry(sound, rate),
         print=_print(power, frequencies),
     )
 

@@ -41,6 +41,11 @@ class Paths:
         return self.work / "data" / "heard.jsonl"
 
     @property
+    def heard_words(self) -> Path:
+        """Logs of what a recogniser heard in the rows, to check their texts; one file per process."""
+        return self.work / "data" / "heard_words"
+
+    @property
     def prepared(self) -> Path:
         """The prepared dataset, which prepare writes and train reads."""
         return self.work / "data" / "prepared"

@@ -71,6 +71,11 @@ class DataVariables(BaseSettings):
         "`auto` transcribes recordings that have no text, with ASR_MODEL; `always` all, whatever texts they have; "
         "`never` leaves those without a text out.",
     )
+    check_words: Literal["auto", "never", "always"] = var(
+        "auto",
+        "Whether a speech recogniser compares what each recording says with its text: `auto` if ASR_MODEL is set and "
+        "there is a GPU or a quarter of an hour of recordings at most.",
+    )
     text_normalizer: Literal["auto", "none"] = var(
         "none",
         "`auto` writes numbers, signs and abbreviations out in words, in data and test texts; wise where the base does "
@@ -181,8 +186,8 @@ class SynthesisVariables(BaseSettings):
     lora_scale: float = var(1.0, "Scale of the LoRA adapter when speaking.", ge=0)
     asr_model: str | None = var(
         None,
-        "Speech recogniser for WER and CER, and for recordings without texts (those: by default whisper-large-v3-turbo "
-        "on a GPU, whisper-small on a CPU).",
+        "Speech recogniser for WER and CER, to check texts against recordings (CHECK_WORDS), and for recordings "
+        "without texts (those: by default whisper-large-v3-turbo on a GPU, whisper-small on a CPU).",
     )
     mos_model: str | None = var(
         None, "Model for MOS, instead of the one that is installed with the job; `none` turns MOS off."

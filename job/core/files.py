@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 TEMPORARY_SUFFIX = ".partial"
+#: Bytes at each end of a large file that `digest_ends` reads.
+_ENDS = 1 << 20
 
 
 def sync_directory(directory: Path) -> None:
@@ -168,6 +170,16 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def digest_ends(path: Path) -> str:
+    """Short digest of a file's size, beginning and end; copying or touching the file does not change it."""
+    size = path.stat().st_size
+    with open(path, "rb") as handle:
+        ends = handle.read(_ENDS)
+        handle.seek(max(0, size - _ENDS))
+        ends += handle.read(_ENDS)
+    return digest_bytes(str(size).encode() + ends)[:16]
+
+
 def stamp(path: Path) -> tuple[str, int, int]:
     """Path, size and modification time of a file, to detect cheaply that it changed; (-1, -1) when it is missing."""
     try:
@@ -206,3 +218,11 @@ def identity(path: Path) -> Any:
     if path.is_file() and path.stat().st_size <= 1 << 20:
         return digest_file(path)
     return stamp(path)
+
+
+def named_identity(name: str) -> str:
+    """Identify a model by its name, and a local one also by what shows that its files have not changed."""
+    path = Path(name).expanduser()
+    if not path.exists():
+        return name
+    return f"{name} ({digest_bytes(repr(identity(path)).encode())[:12]})"

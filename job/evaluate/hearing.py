@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from job.audio import direction
 from job.evaluate.audio_stats import Waveform, sounding
 
 Array = NDArray[np.float64]
@@ -34,8 +35,6 @@ MELS, MEL_RANGE_DB = 32, 50.0
 MODULATION_SECONDS, MODULATION_HZ = 0.08, 8.0
 #: Repetitions are searched at lags from this one, s, to half the sound.
 SHORTEST_LOOP = 0.04
-#: (lower edge, upper edge, cutoff of the envelope) in Hz: bands that show the decay after each glottal pulse.
-PULSE_BANDS = ((1000.0, 4000.0, 400.0), (1500.0, 6000.0, 600.0))
 #: Pitch search range, Hz, and window length, s.
 PITCH, PITCH_SECONDS = (60.0, 500.0), 0.085
 #: A frame is voiced if its autocorrelation at the pitch is at least VOICED and it is at most VOICED_DB quieter than the
@@ -95,7 +94,7 @@ def listen(waveform: Waveform, sample_rate: int) -> Heard:
         bandwidth=_bandwidth(power, stft.f),
         modulation=_modulation(mels),
         repetition=_repetition(mels),
-        asymmetry=float(np.mean([_asymmetry(sound, sample_rate, *band) for band in PULSE_BANDS])),
+        asymmetry=direction.asymmetry(sound, sample_rate),
         pitch_spread=_pitch_spread(sound, sample_rate),
     )
 
@@ -150,16 +149,6 @@ def _repetition(mels: Array) -> float | None:
     lags = np.arange(shortest, longest)
     norms = np.sqrt((energy[-1] - energy[lags]) * energy[frames - lags])
     return float(np.max(np.asarray(products)[lags] / np.maximum(norms, 1e-9)))
-
-
-def _asymmetry(sound: Array, sample_rate: int, low: float, high: float, fastest: float) -> float:
-    from scipy.signal import butter, hilbert, sosfiltfilt
-
-    band = butter(3, [low, min(high, 0.475 * sample_rate)], "bandpass", fs=sample_rate, output="sos")
-    envelope = np.abs(hilbert(sosfiltfilt(band, sound)))
-    slope = np.diff(sosfiltfilt(butter(2, fastest, fs=sample_rate, output="sos"), envelope))
-    slope -= slope.mean()
-    return float(np.mean(slope**3) / max(float(np.mean(slope**2)) ** 1.5, 1e-30))
 
 
 def _pitch_spread(sound: Array, sample_rate: int) -> float | None:

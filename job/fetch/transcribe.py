@@ -18,9 +18,9 @@ from job.core.errors import BadInput
 from job.fetch import audio_store, pauses, segments, values
 from job.fetch.audio_store import Store
 from job.fetch.columns import Columns, choose
-from job.fetch.recogniser import RATE, Recogniser, whisper_code
 from job.fetch.table import TRANSCRIBED_BY, Row, RowError, Table, Unreadable
 from job.fetch.transcript_store import Line, Region, TranscriptStore
+from job.model.recogniser import RATE, Recogniser, whisper_code
 
 #: Longest piece into which a recording is cut, and longest recording that is transcribed uncut, in seconds.
 LONGEST_PIECE, LONGEST_WHOLE = 20.0, 30.0

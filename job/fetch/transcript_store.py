@@ -8,21 +8,16 @@ one line per finished recording. New lines are appended to both, to the manifest
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from job.config.paths import Paths
-from job.core import files
+from job.core import append_log, files
 from job.core.errors import BadInput
 from job.fetch import jsonl
 from job.fetch.table import Unreadable
-
-#: Bytes at each end of a recording that are hashed to detect changes.
-_ENDS = 1 << 20
 
 Line = dict[str, Any]
 
@@ -69,7 +64,7 @@ class TranscriptStore:
         self._rows = self._read_manifest()
         self._log: dict[tuple[Any, ...], list[Line]] = {}
         if self.path.is_file():  # deleting the manifest means that everything is to be transcribed again
-            for line in _without_torn_end(self._log_path):
+            for line in append_log.read(self._log_path):
                 self._log.setdefault((line["of"], line["from"], line["to"]), []).append(line)
         else:
             self._log_path.unlink(missing_ok=True)
@@ -82,7 +77,7 @@ class TranscriptStore:
 
     def _read_manifest(self) -> dict[str, list[Line]]:
         rows: dict[str, list[Line]] = {}
-        _without_torn_end(self.path)
+        append_log.read(self.path)
         for row in jsonl.read(self.path) if self.path.is_file() else ():
             where = f"{self.path} line {row.number}"
             if isinstance(row, Unreadable):
@@ -115,7 +110,7 @@ class TranscriptStore:
 
     def _as(self, region: Region) -> list[Any]:
         if region.audio not in self._sounds:
-            self._sounds[region.audio] = _fingerprint(region.audio)
+            self._sounds[region.audio] = files.digest_ends(region.audio)
         return [self._sounds[region.audio], region.language, region.longest]
 
     def is_done(self, region: Region) -> bool:
@@ -157,7 +152,7 @@ class TranscriptStore:
                 self._known.add(place)
                 self._rows.setdefault(place[0], []).append(row)
                 rows.append(row)
-        _append(self.path, rows)
+        append_log.append(self.path, rows)
         self._log_lines(lines)
 
     def finish(self, regions: list[Region]) -> None:
@@ -173,7 +168,7 @@ class TranscriptStore:
             self._log.setdefault(key, []).append(line)
             if "text" in line:
                 self._clips[(key, *_shown(line)[:2])] = line
-        _append(self._log_path, lines)
+        append_log.append(self._log_path, lines)
 
 
 def digest(paths: Paths) -> str | None:
@@ -190,46 +185,3 @@ def _shown(row: Line) -> tuple[float, float, str]:
     """Return the values of a row that a person may change, for comparison."""
     times = (float(row["start"]), float(row["end"])) if _has_times(row) else (-1.0, -1.0)
     return (*times, str(row.get("text")))
-
-
-def _fingerprint(path: Path) -> str:
-    """Digest of a recording's size, beginning and end; copying or touching the file does not change it."""
-    size = path.stat().st_size
-    with open(path, "rb") as handle:
-        ends = handle.read(_ENDS)
-        handle.seek(max(0, size - _ENDS))
-        ends += handle.read(_ENDS)
-    return files.digest_bytes(str(size).encode() + ends)[:16]
-
-
-def _without_torn_end(path: Path) -> list[Line]:
-    """Repair the end of a file after an interrupted write, and return its valid lines."""
-    if not path.is_file():
-        return []
-    data = path.read_bytes()
-    whole, _, torn = data.rpartition(b"\n")
-    if torn:
-        data = (data if _reads(torn) else whole).rstrip(b"\n") + b"\n"  # an editor may omit the final newline
-        files.write_with(path, lambda temporary: temporary.write_bytes(data))
-    return [json.loads(line) for line in data.splitlines() if line.strip() and _reads(line)]
-
-
-def _reads(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
-
-
-def _append(path: Path, lines: list[Line]) -> None:
-    """Append lines to a file and flush them to disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    if not new and not lines:
-        return
-    with files.named_errors(path), open(path, "a", encoding="utf-8") as handle:
-        handle.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-        handle.flush()
-        os.fsync(handle.fileno())
-    if new:
-        files.sync_directory(path.parent)

@@ -21,7 +21,7 @@ class Row:
 
     `number` is its row in the source, `position` its line in the manifest (from 0). `codes` is set for rows that arrive
     encoded: a list of frames, each with one int per codebook. `start` and `end` are seconds into the recording, for
-    rows that are a segment of it.
+    rows that are a segment of it. `transcribed_by` names the recogniser that `text` is from.
     """
 
     id: str
@@ -38,6 +38,7 @@ class Row:
     position: int = 0
     start: float | None = None
     end: float | None = None
+    transcribed_by: str | None = None
 
 
 def read_rows(path: Path, split: str, settings: Settings, language: Callable[[str], str]) -> Iterator[Row]:
@@ -63,6 +64,7 @@ def read_rows(path: Path, split: str, settings: Settings, language: Callable[[st
             position=line - 1,
             start=raw.get("start"),
             end=raw.get("end"),
+            transcribed_by=raw.get("transcribed_by"),
         )
 
 

@@ -62,7 +62,7 @@ class Lengths:
         sources = [(split, source) for source in table["source"].to_pylist()]
         values = {
             "source": self._numbers("source", sources),
-            "language": self._numbers("language", list(map(_language, *_lists(table, "language", "text")))),
+            "language": self._numbers("language", list(map(compared_with, *_lists(table, "language", "text")))),
             "speaker": self._numbers("speaker", table["speaker"].to_pylist()),
         }
         self._noted.add(split, table, values)
@@ -100,7 +100,7 @@ class Lengths:
             _, source = sources[noted["source"][rows[0]]]
             shift = shifted.find_shift(said[rows], heard[rows], noted["number"][rows])
             if shift:
-                found.append(_shifted(shift, source))
+                found.append(shifted_line(shift, source))
             elif (together := shifted.unrelated(said[rows], heard[rows])) is not None:
                 found.append(_shuffled(f"the {len(rows)} rows of {source}", together))
         languages = list(self._names["language"])
@@ -122,7 +122,7 @@ def measures(item: Item, frame_rate: float) -> dict[str, float]:
     return {"letters": letters(item.row.text), "heard": max(sound, _LEAST_SOUND)}
 
 
-def _language(language: str, text: str) -> str:
+def compared_with(language: str, text: str) -> str:
     """Name the group a row is compared within: its language or, if that is left to the model, its script."""
     return f"{script(text) or 'no'} script" if language == AUTO else language
 
@@ -146,7 +146,8 @@ def _detail(said: float, heard: float, bounds: tuple[float, float], language: st
     )
 
 
-def _shifted(shift: shifted.Shift, source: str) -> str:
+def shifted_line(shift: shifted.Shift, source: str) -> str:
+    """Say in one line which rows of a source are shifted, and what to do about it."""
     rows = "one row" if abs(shift.by) == 1 else f"{abs(shift.by)} rows"
     where = "before" if shift.by < 0 else "after"
     until = "on" if shift.to_the_end else f"to row {shift.last}"

@@ -29,7 +29,7 @@ from job.prepare.parquet_store import shard_table
 #: Manifest lines per shard. A kill loses at most one shard: a few seconds of GPU or a few minutes of CPU time.
 LINES = 256
 #: Format version; increment it when the columns of a shard or their meaning change.
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True)

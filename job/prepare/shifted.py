@@ -67,7 +67,7 @@ def find_shift(letters: Floats, heard: Floats, number: NDArray[np.int64]) -> Shi
         if len(here) < FEWEST_SHIFTED:
             continue
         gain = (_misfit(said[here], sound[here]) - _misfit(said[here], sound[there])) / (2 * _SIGMA**2)
-        first, last, score = _best_stretch(np.clip(gain, -_MOST, _MOST))
+        first, last, score = best_stretch(np.clip(gain, -_MOST, _MOST))
         if (found is None or score > found[0]) and _is_sure(said, sound, here[first:last], there[first:last]):
             to_the_end = last >= len(here) - 2 * abs(by)
             found = score, Shift(int(number[here[first]]), int(number[here[last - 1]]), by, to_the_end)
@@ -106,7 +106,7 @@ def _misfit(said: Floats, sound: Floats) -> Floats:
     return (said - sound) ** 2
 
 
-def _best_stretch(gain: Floats) -> tuple[int, int, float]:
+def best_stretch(gain: Floats) -> tuple[int, int, float]:
     """Find the consecutive rows `first` to `last` (exclusive) with the largest sum of `gain`, and that sum."""
     sums = np.concatenate([[0.0], np.cumsum(gain)])
     lowest = np.minimum.accumulate(sums)

@@ -15,7 +15,7 @@ from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import DataRefused
 from job.dataset.prepared import SPLITS, read_summary, schema, write_cache
-from job.prepare import augment, edits, one_voice, page, quality, quality_gate, speakers
+from job.prepare import augment, edits, heard_words, one_voice, page, quality, quality_gate, speakers
 from job.prepare.admitted import Admitted
 from job.prepare.manifest_rows import AUTO, speaker_key
 from job.prepare.parquet_store import write_shards
@@ -45,6 +45,8 @@ def prepare(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
     if ranks.world > 1:
         work.encode((*SPLITS, COPIES), ranks.rank, ranks.world)
         ranks.wait()
+        heard_words.hear(work, ranks.rank, ranks.world)
+        ranks.wait()
     return ranks.first_does(lambda: merge(work))
 
 
@@ -68,7 +70,7 @@ def merge(work: Work) -> dict[str, Any]:
 
     # 1. Codes of all rows: the validation rows are chosen after the bad ones are rejected.
     work.encode(SPLITS)
-    admitted = Admitted(work)
+    admitted = Admitted(work, heard_words.hear(work))
     tally = _gather(work, admitted)
     _hold_out(tally, work)
 
@@ -208,7 +210,7 @@ def _refused_by_fetch(settings: Settings) -> Iterator[dict[str, Any]]:
 def _write_figures(work: Work, tally: Tally, admitted: Admitted, found: list[str], copies: int = 0) -> None:
     """Write quality.json, quality.html and rejected.jsonl, also when the gate refuses the data."""
     paths = work.settings.paths
-    worst = Worst(tally)
+    worst = Worst(tally, admitted.words)
 
     def refused() -> Iterator[dict[str, Any]]:
         yield from _refused_by_fetch(work.settings)

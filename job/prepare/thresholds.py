@@ -6,7 +6,7 @@ source was recorded: such rows are kept, and it is reported once for the source.
 
 Checks that do not depend on a single figure of a row are elsewhere: decoding (`job.audio.unusable`), speech and pauses
 (`job.audio.speech`), length of the text against the recording (`job.prepare.fit`), one recording with two texts
-(`job.prepare.conflicts`).
+(`job.prepare.conflicts`), what a recogniser hears (`job.prepare.wrong_words`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,14 @@ from dataclasses import dataclass
 OF_SOURCE = 0.2
 #: Copies of a recording: least correlation of their fingerprints, and largest relative difference of their lengths.
 ALIKE, LENGTHS = 0.98, 0.04
+#: A text is not what is said if its character error rate is over `WRONG_WORDS` and at least `FEWEST_WRONG` letters are
+#: wrong: the texts of other rows have 0.7 and more, half of a text 0.5, good rows under 0.2. In a language that the
+#: recogniser hears badly the limit is this many standard deviations (from the median absolute deviation) above the
+#: median of its rows; over `MOST_WRONG` good and wrong rows cannot be told apart, and none is rejected.
+WRONG_WORDS, FEWEST_WRONG, WORD_DEVIATIONS, MOST_WRONG = 0.4, 6, 4.0, 0.7
+#: What was heard is the text of another row if its error rate there is at most the first, and at most this share of
+#: that against the row's own text.
+OTHERS_WORDS, OTHERS_SHARE = 0.4, 0.6
 #: A text counts as another language's if its log-likelihood per letter there is higher by at least this (natural
 #: logarithm); fewest letters of such a text; fewest rows of a language for its model to be used.
 LIKELIER, FEWEST_LETTERS, FEWEST_ROWS = 0.7, 15, 20
@@ -68,8 +76,8 @@ LIMITS: tuple[Limit, ...] = (
     Limit("hum", "hum", "dB of the sound", -25.0, -12.0,
           why="speech without hum has no steady line there (-99); hum at half of the speech's level has -7",
           advice="take the hum out (notch filters at 50 or 60 Hz and above)"),
-    Limit("music", "steady", "dB of the sound", -36.0, None, least_seconds=1.5,
-          why="music at half of the speech's level has -35 to -21; one good row in a hundred has -30",
+    Limit("music", "steady", "dB of the sound", -43.0, None, least_seconds=1.5,
+          why="music at half of the speech's level has -44 to -16; one good row in a hundred has -30",
           advice="use the recording without music"),
     Limit("noisy", "snr", "dB", 15.0, None, below=True, least_seconds=1.0,
           why="white noise as loud as the speech gives 6 to 7, at 5 dB 10 to 12; quiet rooms give over 30",
@@ -88,8 +96,11 @@ LIMITS: tuple[Limit, ...] = (
     Limit("robot", "monotony", "semitones", 0.3, 0.15, below=True, least_seconds=1.0,
           why="a voice on one pitch has 0.1 at most, people speaking 0.9 and more",
           advice="use a recording of a person"),
-    Limit("metallic", "flatness", "dB", -25.0, None, below=True,
-          why="a denoiser that is turned up too far leaves holes: -31 to -26; good rows have -22 and more",
+    Limit("reversed", "asymmetry", "", -0.15, -0.3, below=True,
+          why="people have 0.3 to 5, reversed the same with a minus; voices of added sines have 0 either way",
+          advice="turn it round"),
+    Limit("metallic", "flatness", "dB", -24.0, None, below=True,
+          why="a denoiser that is turned up too far leaves holes: -35 to -24; good rows have -22 and more",
           advice="use the recording before it was denoised"),
     Limit("cut_off_word", "onset", "dB of the loud parts", -12.0, None,
           why="recordings that begin inside a word have -5 to 3, others -36 and less, cut close -25",

@@ -49,6 +49,8 @@ class Manifest:
         self._keys: dict[str, str] = {}
         #: Split -> line of its manifest -> what a person decided about it.
         self.edits: dict[str, dict[int, Edit]] = {}
+        #: Split -> line of its manifest -> the recogniser that its text is from.
+        self.transcribed: dict[str, dict[int, str]] = {split: {} for split in SPLITS}
         decided = Edits(settings.paths.edits)
         #: Language name as given in the rows -> the first row that has it.
         first: dict[str, str] = {}
@@ -73,6 +75,8 @@ class Manifest:
                 self.rows[split] += 1
                 if decided and (edit := decided.find(row)):
                     self.edits.setdefault(split, {})[row.position] = edit
+                if row.transcribed_by:
+                    self.transcribed[split][row.position] = row.transcribed_by
                 first.setdefault(row.language, f"{row.source} row {row.number}")
                 yield row
 

@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from job.dataset.prepared import SPLITS
+from job.prepare import wrong_words
 from job.prepare.quality import Tally
 from job.prepare.thresholds import LIMITS
+from job.prepare.wrong_words import Words
 
 #: Rows shown per kind.
 MOST = 10
@@ -21,9 +23,15 @@ _COLUMNS = ("id", "text", "audio", "start", "end", "number", "source", "reason",
 
 
 class Worst:
-    """Collect the worst rows of each kind, shard by shard. Rows of other voices, from the tally, are one more kind."""
+    """Collect the worst rows of each kind, shard by shard. Rows of other voices, from the tally, are one more kind.
 
-    def __init__(self, tally: Tally) -> None:
+    Args:
+        tally: the statistics of all rows.
+        words: what was heard in the rows, which is shown with each.
+    """
+
+    def __init__(self, tally: Tally, words: Words) -> None:
+        self._words = words
         self._kinds: dict[str, tuple[int, list[tuple[float, int, dict[str, Any]]]]] = {}
         self._seen = 0
         at = tally.other_voices
@@ -43,7 +51,9 @@ class Worst:
             kinds += ["other_voice"] if not row["reason"] and row["position"] in mine else []
             for kind in kinds:
                 count, rows = self._kinds.get(kind, (0, []))
-                rows.append((-_badness(kind, row), self._seen, _shown(split, row)))
+                place = (split, row["position"])
+                bad = (self._words.rate(place) or 0.0) if kind == wrong_words.REASON else _badness(kind, row)
+                rows.append((-bad, self._seen, {**_shown(split, row), "heard": self._words.heard(place)}))
                 rows.sort(key=lambda one: one[:2])
                 self._kinds[kind] = count + 1, rows[:MOST]
 

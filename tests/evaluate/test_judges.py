@@ -15,12 +15,12 @@ from job.core.errors import BadInput
 from job.evaluate.comparison import compare
 from job.evaluate.judges import independent, intelligibility, mos, similarity
 from job.evaluate.judges.figures import BY_NAME
-from job.evaluate.judges.intelligibility import error_rates, normalize
 from job.evaluate.judges.judge import Clip, Judge
 from job.evaluate.judges.models import cosine
 from job.evaluate.judges.prosody import Prosody
 from job.evaluate.judges.ratings import Ratings
 from job.evaluate.verdict import table, verdict
+from job.text.error_rates import error_rates, normalize
 from tests.support.speech import spoken
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,32 +18,17 @@ from job.audio import speech
 from job.config import settings as variables
 from job.core import files
 from job.core.errors import BadInput
-from job.demo import manifest
-from job.fetch import pauses, recogniser
+from job.fetch import pauses
+from job.model import recogniser
 from tests.evaluate.test_judges import tiny_recogniser
 from tests.fetch.conftest import write_lines
 from tests.fetch.test_cues import talk
 from tests.support import whisper
-
-TEXTS = ["Hello.", "The tea is hot.", "Good evening, everyone."]
-UNSURE = "Not now."
-
-
-def _wave(text: str) -> np.ndarray:
-    (row,) = (row for row in manifest() if row["text"] == text)
-    wave, rate = soundfile.read(row["audio"], dtype="float32")
-    return np.asarray(soxr.resample(wave, rate, whisper.RATE))
+from tests.support.whisper import TEXTS, UNSURE, wave
 
 
 def _noise() -> np.ndarray:
     return np.random.default_rng(0).normal(0, 0.1, 2 * whisper.RATE).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real Whisper that knows three sentences and is unsure of another."""
-    directory = tmp_path_factory.mktemp("whisper") / "tiny"
-    return whisper.build(directory, [_wave(text) for text in TEXTS], TEXTS, _wave(UNSURE))
 
 
 @pytest.fixture
@@ -52,8 +36,8 @@ def folder(tmp_path: Path) -> Path:
     """Five recordings without texts: three sentences, one that the recogniser is unsure of, and noise."""
     root = tmp_path / "voice"
     root.mkdir()
-    for name, wave in zip("abcde", [*map(_wave, [*TEXTS, UNSURE]), _noise()], strict=True):
-        soundfile.write(root / f"{name}.wav", wave, whisper.RATE)
+    for name, sound in zip("abcde", [*map(wave, [*TEXTS, UNSURE]), _noise()], strict=True):
+        soundfile.write(root / f"{name}.wav", sound, whisper.RATE)
     return root
 
 
@@ -137,7 +121,7 @@ def test_another_language_or_recording_is_heard_anew_unless_a_person_was_there(f
     path = heard(DATA_DIR=folder)["settings"].paths.transcripts
     rows = list(files.read_jsonl(path))
     write_lines(path, [{**rows[0], "text": "By hand."}, *rows[1:]])
-    soundfile.write(folder / "b.wav", _wave(TEXTS[2]), whisper.RATE)
+    soundfile.write(folder / "b.wav", wave(TEXTS[2]), whisper.RATE)
     got = heard(DATA_DIR=folder, LANGUAGE="German")
     assert _texts(got) == ["By hand.", TEXTS[2], TEXTS[2]]
     assert [row["language"] for row in files.read_jsonl(path)] == ["English", "German", "German"]
@@ -170,9 +154,9 @@ def test_a_long_recording_is_cut_in_pauses_and_a_killed_run_goes_on(tmp_path: Pa
 def test_rows_of_a_table_that_have_no_text_are_transcribed_and_the_others_are_left_alone(
     folder: Path, tmp_path: Path, heard: Any
 ) -> None:
-    both = np.concatenate([_wave(TEXTS[0]), _wave(TEXTS[1])])
+    both = np.concatenate([wave(TEXTS[0]), wave(TEXTS[1])])
     soundfile.write(folder / "two.wav", both, whisper.RATE)
-    at = len(_wave(TEXTS[0])) / whisper.RATE
+    at = len(wave(TEXTS[0])) / whisper.RATE
     rows = [
         {"audio": "a.wav", "text": "Given."},
         {"audio": "two.wav", "text": "", "start": at, "end": len(both) / whisper.RATE},
@@ -187,7 +171,7 @@ def test_rows_of_a_table_that_have_no_text_are_transcribed_and_the_others_are_le
 
 
 def test_of_several_formats_of_a_recording_without_text_one_is_heard(folder: Path, heard: Any) -> None:
-    soundfile.write(folder / "a.flac", _wave(TEXTS[0]), whisper.RATE)
+    soundfile.write(folder / "a.flac", wave(TEXTS[0]), whisper.RATE)
     assert _texts(heard(DATA_DIR=folder)) == TEXTS
 
 
@@ -196,7 +180,7 @@ def test_a_recogniser_that_is_no_whisper_is_used_as_it_is(tmp_path: Path) -> Non
     asr_model = str(tiny_recogniser(tmp_path / "ctc"))
     assert recogniser.whisper_code("Igbo", asr_model, "here") is None
     loaded = recogniser.Recogniser(variables.load({"ASR_MODEL": asr_model, "DEVICE": "cpu", "WORK_DIR": str(tmp_path)}))
-    found = loaded.transcribe([_wave(text) for text in TEXTS] * 2, None)
+    found = loaded.transcribe([wave(text) for text in TEXTS] * 2, None)
     assert len(found) == 6 and all(one.confidence is None for one in found)
     assert found[0] == found[3] and found[0] != found[2]
 
@@ -217,7 +201,7 @@ def test_a_gpu_with_little_memory_hears_fewer_clips_at_once(
         return listen(features, **more)
 
     monkeypatch.setattr(encoder, "forward", forward)
-    assert [one.text for one in loaded.transcribe([_wave(text) for text in TEXTS], "en")] == TEXTS
+    assert [one.text for one in loaded.transcribe([wave(text) for text in TEXTS], "en")] == TEXTS
 
 
 def test_a_whisper_for_english_is_not_used_for_another_language(tiny_whisper: Path, tmp_path: Path) -> None:
@@ -225,7 +209,7 @@ def test_a_whisper_for_english_is_not_used_for_another_language(tiny_whisper: Pa
     loaded = recogniser.Recogniser(variables.load(values))
     loaded._model.generation_config.is_multilingual = False
     with pytest.raises(BadInput, match="knows English only"):
-        loaded.transcribe([_wave(TEXTS[0])], "de")
+        loaded.transcribe([wave(TEXTS[0])], "de")
 
 
 def test_never_ends_in_one_line_that_names_the_variable(folder: Path, fetched: Any) -> None:

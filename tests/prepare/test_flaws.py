@@ -66,11 +66,18 @@ def begins_late(wave: np.ndarray) -> np.ndarray:
     return wave[int(np.argmax(np.convolve(wave**2, np.ones(960), "same")[: wave.size // 2])) :]
 
 
+def turned(wave: np.ndarray) -> np.ndarray:
+    """Backwards, by a voice of pulses as people's are; the embedded ones add up sines, which have no direction."""
+    said = vocoded(wave, np.random.default_rng(0))
+    return said[::-1] + 1e-4 * np.random.default_rng(0).standard_normal(said.size)
+
+
 PLANTED: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
     "buzz": (buzz, "hum"),
     "lost packets": (holes, "dropouts"),
     "stuck": (stuck, "loop"),
     "monotone": (monotone, "robot"),
+    "backwards": (turned, "reversed"),
     "muffled": (muffled, "narrow_band"),
     "a held chord": (organ, "music"),
     "begins inside a word": (begins_late, "cut_off_word"),

@@ -177,6 +177,6 @@ def test_real_speech_is_kept(make: Make, clips: list[dict[str, Any]]) -> None:
 def test_a_shift_from_the_beginning_on_points_to_no_row_before_the_first(by: int, place: str) -> None:
     """There is none; what the user must look for is a header or a title in one of the two lists."""
     first = 51 if "row" in place else max(1, 1 - by)
-    said = mismatch._shifted(shifted.Shift(first=first, last=100, by=by, to_the_end=True), "a.tsv")
+    said = mismatch.shifted_line(shifted.Shift(first=first, last=100, by=by, to_the_end=True), "a.tsv")
     assert said.startswith(f"from row {first} on each text") and place in said
     assert "before row 1" not in said and "before row 3" not in said

@@ -47,7 +47,8 @@ addEventListener("load", () => {
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_what_is_marked_on_the_page_is_saved_as_edits_that_prepare_reads(tmp_path: Path) -> None:
-    about = {"split": "train", "number": 1, "source": "rows.jsonl", "start": None, "end": None, "detail": "", "why": ""}
+    about = {"split": "train", "number": 1, "source": "rows.jsonl", "start": None, "end": None, "detail": ""}
+    about |= {"why": "", "heard": None}
     rows = [{**about, "id": name, "text": name, "audio": None, "left_out": False} for name in ("one", "two")]
     decided = [{"id": "three", "bad": True}]
     made = page.render(

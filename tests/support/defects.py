@@ -146,6 +146,11 @@ def _inside(one: Voiced) -> tuple[int, int]:
     return int(np.argmax(level[:third])), 2 * third + int(np.argmax(level[2 * third :]))
 
 
+def _pulsed(one: Voiced, rng: np.random.Generator) -> np.ndarray:
+    """The row said by a vocoder of pulses, as throats have them; the embedded voices add up sines."""
+    return in_a_room(planted.vocoded(one.wave, rng), rng)
+
+
 def _silence(seconds: float, rng: np.random.Generator) -> np.ndarray:
     return 2e-4 * rng.standard_normal(int(seconds * RATE))
 
@@ -168,7 +173,8 @@ SOUNDS: dict[str, Callable[[Voiced, np.random.Generator], np.ndarray]] = {
     "music under speech": under_music,
     "a tone": lambda one, rng: 0.3 * np.sin(2 * np.pi * rng.uniform(200, 1200) * np.arange(one.wave.size) / RATE),
     "two voices at once": two_voices,
-    "reversed": lambda one, rng: one.wave[::-1],
+    "reversed": lambda one, rng: _pulsed(one, rng)[::-1],
+    "reversed, a voice of sines": lambda one, rng: one.wave[::-1],
     "double speed": lambda one, rng: soxr.resample(one.wave, RATE * 2, RATE),
     "half speed": lambda one, rng: soxr.resample(one.wave, RATE / 2, RATE),
     "robot (vocoder at one pitch)": lambda one, rng: planted.robot(one.wave, rng),

@@ -6,11 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
+import soxr
+
+from job.demo import manifest
 
 #: Seconds that it hears at once; Whisper's 30 would only be more silence.
 WINDOW = 2
 RATE = 16_000
 LANGUAGES = ("en", "de", "no")
+#: Sentences of embedded clips that the tests' recogniser knows, and one that it is unsure of.
+TEXTS = ["Hello.", "The tea is hot.", "Good evening, everyone."]
+UNSURE = "Not now."
+
+
+def wave(text: str) -> np.ndarray:
+    """The embedded clip with this text, at `RATE` Hz."""
+    (row,) = (row for row in manifest() if row["text"] == text)
+    samples, rate = soundfile.read(row["audio"], dtype="float32")
+    return np.asarray(soxr.resample(samples, rate, RATE))
 
 
 def build(

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.config.settings import Settings
-from job.core.files import digest_bytes
+from job.core.files import digest_bytes, named_identity
 from job.evaluate.judges.judge import Clip, Judge
-from job.evaluate.judges.models import cosine, identity, loading
+from job.evaluate.judges.models import cosine, loading
 
 #: Number of recordings per speaker to compare with.
 REFERENCES = 3
@@ -84,4 +84,4 @@ def load(settings: Settings, device: str) -> Independent | None:
     with loading("SIMILARITY_MODEL", name):
         model: Any = AutoModelForAudioXVector.from_pretrained(name, token=settings.token).to(device).eval()
         extractor = extract.from_pretrained(name, token=settings.token)
-    return Independent(identity(name), extractor, model, device)
+    return Independent(named_identity(name), extractor, model, device)

@@ -1,10 +1,8 @@
-"""Intelligibility: whether a speech recogniser (ASR_MODEL) transcribes the intended text. jiwer counts the errors."""
+"""Intelligibility: whether a speech recogniser (ASR_MODEL) transcribes the intended text."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable
-from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -12,17 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.config.settings import Settings
+from job.core.files import named_identity
 from job.evaluate.judges.judge import Clip, Judge
-from job.evaluate.judges.models import identity, loading
-from job.text.letters import script
+from job.evaluate.judges.models import loading
+from job.text.error_rates import error_rates
 
 #: (waveform (samples,) float32, sample rate in Hz) -> transcript.
 Transcriber = Callable[[NDArray[np.float32], int], str]
 
 #: Recognisers process at most this much at once, s; longer speech is chunked by the pipeline.
 CHUNK_SECONDS = 30
-#: Scripts that are written without spaces between words.
-WITHOUT_SPACES = {"Han", "Japanese", "Thai", "Lao", "Myanmar", "Khmer"}
 
 
 class Intelligibility(Judge):
@@ -42,60 +39,6 @@ class Intelligibility(Judge):
         return {"wer": words, "cer": characters, "transcript": transcript}
 
 
-def error_rates(text: str, transcript: str, language: str = "Auto") -> tuple[float | None, float | None]:
-    """Compute WER and CER: substitutions, deletions and insertions per word, or character, of the text.
-
-    0 is perfect; above 1 is possible. None for a text without words. Spaces are left out of the CER, so that scripts
-    without spaces are judged alike; in these every character counts as a word.
-    """
-    import jiwer
-
-    said, heard = (normalize(one, language) for one in (text, transcript))
-    if not said:
-        return None, None
-    characters = float(jiwer.cer(said.replace(" ", ""), heard.replace(" ", "")))
-    return characters if script(text) in WITHOUT_SPACES else float(jiwer.wer(said, heard)), characters
-
-
-def normalize(text: str, language: str = "Auto") -> str:
-    """Normalise text for comparison: English by Whisper's rules (numbers, contractions), others by Unicode only.
-
-    Whisper's rules for other languages remove combining vowel signs and accents, and so split words of Hindi, Yoruba
-    and many others.
-    """
-    if language.lower() != "english":
-        return _plain(text)
-    return str(_english()(text)).strip() or _plain(text)
-
-
-@cache
-def _english() -> Any:
-    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
-
-    rules: Any = EnglishTextNormalizer
-    return rules({})  # of the table of British and American spellings, which is part of Whisper's own files
-
-
-def _plain(text: str) -> str:
-    """Normalise text in any language: NFKC, case-folded, no punctuation or symbols, single spaces.
-
-    Unicode categories decide what is removed. Marks (category M: vowel signs, accents) and apostrophes inside words
-    stay, since they change the word; a hyphen or dash separates words.
-    """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    out: list[str] = []
-    for position, character in enumerate(folded):
-        category = unicodedata.category(character)
-        if character in "'’ʼ" and 0 < position < len(folded) - 1:
-            inside = folded[position - 1].isalnum() and folded[position + 1].isalnum()
-            out.append("'" if inside else " ")
-        elif category[0] in "LNM":
-            out.append(character)
-        elif category not in ("Cf", "Cc") or character.isspace():
-            out.append(" ")
-    return " ".join("".join(out).split())
-
-
 def load(settings: Settings, device: str) -> Intelligibility | None:
     """Load ASR_MODEL (a directory or a Hub repo); None if unset.
 
@@ -105,7 +48,7 @@ def load(settings: Settings, device: str) -> Intelligibility | None:
     name = settings.asr_model
     if not name:
         return None
-    by = f"{identity(name)}, jiwer {version('jiwer')}"
+    by = f"{named_identity(name)}, jiwer {version('jiwer')}"
     return Intelligibility(by, load_transcriber(name, device, settings.token))
 
 

@@ -1,25 +1,15 @@
-"""Helpers for judges with a model named by a variable: its identity, and the error if it cannot be loaded."""
+"""Helpers for judges with a model named by a variable: vectors, and the error if it cannot be loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from job.core import files
 from job.core.errors import BadInput, first_line
-
-
-def identity(name: str) -> str:
-    """Identify a model by its name, and a local one also by what shows that its files have not changed."""
-    path = Path(name).expanduser()
-    if not path.exists():
-        return name
-    return f"{name} ({files.digest_bytes(repr(files.identity(path)).encode())[:12]})"
 
 
 @contextmanager

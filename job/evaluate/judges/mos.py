@@ -17,8 +17,9 @@ import numpy as np
 
 from job.config.settings import Settings
 from job.core.errors import BadInput
+from job.core.files import named_identity
 from job.evaluate.judges.judge import Clip, Judge
-from job.evaluate.judges.models import identity, loading
+from job.evaluate.judges.models import loading
 
 #: Sample rate of MOS predictors, Hz.
 MODEL_RATE = 16_000
@@ -69,7 +70,7 @@ def load(settings: Settings, device: str) -> Mos | None:
     path = Path(name).expanduser()
     with loading("MOS_MODEL", name):
         predict = _torchscript(path, device) if path.is_file() else _regressor(name, device, settings.token)
-    return Mos(identity(name), predict)
+    return Mos(named_identity(name), predict)
 
 
 def _distilled(device: str) -> Callable[[Any], Any]:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from job.config.settings import Settings
 from job.core import console
 from job.core.errors import JobError
-from job.core.files import digest_bytes
+from job.core.files import digest_bytes, named_identity
 from job.evaluate import spoken_texts
 from job.evaluate.audio_stats import sounding
 from job.evaluate.judges.judge import Clip, Judge
-from job.evaluate.judges.models import cosine, identity
+from job.evaluate.judges.models import cosine
 from job.model.loading import base_directory
 
 if TYPE_CHECKING:
@@ -93,4 +93,4 @@ def load(settings: Settings, device: str) -> Similarity | None:
         console.warn("synthesize", f"speaker similarity is left out: {error}")
         return None
     references = digest_bytes(b"".join(name.encode() + vectors[name].tobytes() for name in sorted(vectors)))[:12]
-    return Similarity(f"speaker encoder of {identity(str(base))}, x-vectors {references}", encoder, vectors)
+    return Similarity(f"speaker encoder of {named_identity(str(base))}, x-vectors {references}", encoder, vectors)

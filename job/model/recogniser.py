@@ -27,6 +27,8 @@ BATCH, BATCH_SMALL = {"cuda": 16}, 4
 #: Whisper's own criteria: lowest mean log-probability per token; highest probability of no speech (if the former is low
 #: as well); and highest ratio of a text's size to its compressed size, which is high for repetitive texts.
 LEAST_LOGPROB, MOST_NO_SPEECH, MOST_COMPRESSION = -1.0, 0.6, 2.4
+#: Reasons to reject a transcript in which the recogniser lost its place.
+REPEATS, NO_END = "transcript repeats itself", "transcript has no end"
 #: ISO 639 code -> Whisper's code, where they differ.
 _CODES = {"nb": "no", "jv": "jw", "fil": "tl"}
 
@@ -66,12 +68,12 @@ class Transcript:
         compression = len(encoded) / len(zlib.compress(encoded))
         if compression > MOST_COMPRESSION:
             figure = f"compression ratio {compression:.1f}, {MOST_COMPRESSION:g} at most is accepted"
-            return "transcript repeats itself", f"{figure}: {self.text[:60]!r}"
+            return REPEATS, f"{figure}: {self.text[:60]!r}"
         if unsure:
             figure = f"mean log-probability {self.logprob:.2f}, {LEAST_LOGPROB:g} at least is accepted"
             return "transcript is doubtful", f"{figure}: {self.text[:60]!r}"
         if not self.ended:
-            return "transcript has no end", f"it was cut off after {len(self.text)} characters: {self.text[:60]!r}"
+            return NO_END, f"it was cut off after {len(self.text)} characters: {self.text[:60]!r}"
         return None
 
 
@@ -106,8 +108,18 @@ def whisper_code(language: str, asr_model: str | None, where: str) -> str | None
 class Recogniser:
     """A speech recogniser on its `device`. `name` is the directory or repo that it was loaded from."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        task: str = "transcribe recordings without texts",
+        otherwise: str = "TRANSCRIBE=never to leave those recordings out",
+    ) -> None:
         """Load the recogniser; if it is not a directory, it is downloaded from the Hub on first use.
+
+        Args:
+            settings: ASR_MODEL, DEVICE, HF_TOKEN.
+            task: what it is needed for, for the error.
+            otherwise: what to set in order to go on without it, for the error.
 
         Raises:
             BadInput: it cannot be loaded.
@@ -126,8 +138,8 @@ class Recogniser:
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             set_by = f"ASR_MODEL={self.name}" if settings.asr_model else f"{self.name} (ASR_MODEL is not set)"
             raise (Unreachable if is_outage(error) else BadInput)(
-                f"{set_by}: cannot be loaded to transcribe recordings without texts ({first_line(error)}); give a "
-                "model directory or a Hub repo, or set TRANSCRIBE=never to leave those recordings out"
+                f"{set_by}: cannot be loaded to {task} ({first_line(error)}); give a model directory or a Hub "
+                f"repo, or set {otherwise}"
             ) from error
 
     def _load(self, token: str | None, whisper: bool) -> None:
