@@ -71,6 +71,11 @@ class DataVariables(BaseSettings):
         "`auto` transcribes recordings that have no text, with ASR_MODEL; `always` all, whatever texts they have; "
         "`never` leaves those without a text out.",
     )
+    align_model: str | None = var(
+        None,
+        "CTC model that finds the sentences of a text in a recording longer than MAX_SECONDS: a directory or a Hub "
+        "repo. Default: MMS (1130 languages), from the Hub. `none` leaves such recordings out.",
+    )
     text_normalizer: Literal["auto", "none"] = var(
         "none",
         "`auto` writes numbers, signs and abbreviations out in words, in data and test texts; wise where the base does "
