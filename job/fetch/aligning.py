@@ -19,6 +19,7 @@ from job.fetch import pauses, stored_rows, values
 from job.fetch.alignment import cuts, emissions, placing, sentences
 from job.fetch.alignment.cuts import Said
 from job.fetch.alignment.emissions import CtcModel
+from job.fetch.alignment.matching import Heard
 from job.fetch.audio_store import Store
 from job.fetch.collect import PEEK_ROWS
 from job.fetch.columns import Columns, choose
@@ -240,7 +241,7 @@ class Aligning:
                 place = (round(at, 3), round(at, 3))
                 yield stored_rows.line(place, "", reason=one[0], detail=f"{one[1]}: {' '.join(text.split())[:60]!r}")
 
-    def _without_text(self, begin: float, heard: placing.Heard, places: list[Any]) -> Iterator[Line]:
+    def _without_text(self, begin: float, heard: Heard, places: list[Any]) -> Iterator[Line]:
         step, characters = self._model.step, self._model.spelling.characters
         for part in placing.without_text(heard, places):
             first, last = heard.frames[part][[0, -1]].tolist()

@@ -33,17 +33,13 @@ def located(
     return path, (part.start, end), part.start, end
 
 
-def all_of(
-    kept: TranscriptStore, columns: Columns, row: Row, region: Region, text: str
-) -> Iterator[Row | Unreadable]:
+def all_of(kept: TranscriptStore, columns: Columns, row: Row, region: Region, text: str) -> Iterator[Row | Unreadable]:
     """Yield all that is stored of a recording: the reason for each entry that was rejected, then its rows."""
     yield from (left_out(row, region, line) for line in kept.rejected(region))
     yield from rows(kept, columns, row, region, region, text)
 
 
-def rows(
-    kept: TranscriptStore, columns: Columns, row: Row, region: Region, place: Region, text: str
-) -> Iterator[Row]:
+def rows(kept: TranscriptStore, columns: Columns, row: Row, region: Region, place: Region, text: str) -> Iterator[Row]:
     """Yield a row for each entry in the transcript manifest that lies within `place`, a part of `region`.
 
     Args:

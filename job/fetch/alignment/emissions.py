@@ -76,15 +76,17 @@ class CtcModel:
         self.device = resolve_device(settings)
         self._dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self._batch = BATCH.get(self.device.type, 1)
-        extractor: Any = AutoFeatureExtractor
+        default: Any = Wav2Vec2FeatureExtractor
+        extractors: Any = AutoFeatureExtractor
+        tokenizers: Any = AutoTokenizer
         with _Explained(settings):
-            tokenizer: Any = AutoTokenizer.from_pretrained(self.name, token=settings.token)
+            tokenizer = tokenizers.from_pretrained(self.name, token=settings.token)
             delimiter = getattr(tokenizer, "word_delimiter_token", None)
             self.spelling = Spelling(tokenizer.get_vocab(), tokenizer.pad_token, delimiter)
             try:
-                self._extractor = extractor.from_pretrained(self.name, token=settings.token)
+                self._extractor = extractors.from_pretrained(self.name, token=settings.token)
             except (OSError, ValueError):  # a repo with nothing but the model
-                self._extractor = Wav2Vec2FeatureExtractor()
+                self._extractor = default()
             model: Any = AutoModelForCTC.from_pretrained(self.name, dtype=self._dtype, token=settings.token)
             self._model = model.to(self.device).eval()
         self.hop = int(getattr(model.config, "inputs_to_logits_ratio", 320))

@@ -7,19 +7,21 @@ text or speech has no counterpart. Around those places the text is then aligned 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from job.fetch.alignment.matching import Heard, match
+from job.fetch.alignment.matching import DRIFT, Heard, anchored, match
 from job.fetch.alignment.spelling import WILDCARD, Spelling
 
-#: Shares of a sentence's characters heard in one place: from the first on, it is there; below the second, it is not
-#: said, if it has at least `SHORT` characters. Two texts that have nothing in common match by chance to about 0.35.
-SURE, UNLIKELY, SHORT = 0.6, 0.45, 12
-#: Least mean per frame of the log-probability of the text minus that of the likeliest characters. MMS was made of what
-#: is above -0.2; a voice needs less, since the sentence has been compared as well.
+#: Shares of a sentence's characters that are heard where it is aligned: from the first on, it is said there; below the
+#: second, it is not, if it has at least `SHORT` characters. Texts that have nothing in common match to about 0.35.
+SURE, UNLIKELY, SHORT, SURE_IF_SHORT = 0.6, 0.45, 12, 0.8
+#: Between these shares, least mean per frame of the log-probability of the text minus that of the likeliest characters.
+#: MMS was made of what is above -0.2.
 LEAST_SCORE = -0.5
 #: Characters in a row that are not heard, or that the text does not have, within a sentence: about a word.
 WORD = 5
@@ -29,6 +31,8 @@ MANY = 8
 _TOGETHER, _NEAR, _FAR = 1500, 25, 250
 #: Largest alignment, frames times characters: about the bytes that it needs.
 _LARGEST = 400_000_000
+#: Longest distance between two letters of a word, frames.
+_GAP = 15
 #: Frames for which the likeliest characters are computed together.
 _BLOCK = 65_536
 
@@ -53,6 +57,7 @@ class Place:
 
 
 Words = list[list[int]]
+Span = tuple[int, int]
 
 
 def listen(emissions: np.ndarray, spelling: Spelling) -> Heard:
@@ -68,16 +73,13 @@ def place(
 ) -> list[Place | tuple[str, str]]:
     """Return for each sentence, given as the tokens of its words, where it is said, or why that cannot be told."""
     rough = _rough(heard, sentences)
-    known = [number for number, one in enumerate(rough) if isinstance(one, tuple)]
-    found: list[Place | tuple[str, str]] = [(NOT_SAID, f"{_percent(one)} of its letters were heard") for one in rough]
-    for group in _groups(rough, known):
+    found: list[Place | tuple[str, str]] = [(NOT_SAID, "it was not heard")] * len(sentences)
+    for group in _groups(rough, _candidates(heard, sentences, rough, len(emissions))):
         first, last = _window(rough, group, len(emissions))
-        inside = [n for n in group if sentences[n]]
-        characters = sum(len(word) + 1 for n in inside for word in sentences[n])
+        characters = sum(len(word) + 1 for n in group for word in sentences[n])
         if not (characters * 2 < last - first and characters * (last - first) < _LARGEST):
-            found = [(NOT_SAID, TOO_LITTLE) if n in inside and n not in known else one for n, one in enumerate(found)]
-            inside = [n for n in inside if n in known]
-        for number, one in zip(inside, _aligned(emissions, first, last, spelling, inside, sentences), strict=True):
+            group = [n for n in group if rough[n] is not None]
+        for number, one in zip(group, _aligned(emissions, first, last, spelling, group, sentences), strict=True):
             found[number] = _judged(one, heard, sentences[number])
     for number, words in enumerate(sentences):
         if not words or all(token == WILDCARD for word in words for token in word):
@@ -97,52 +99,68 @@ def without_text(heard: Heard, places: list[Place | tuple[str, str]]) -> list[sl
     return [part for part in edges if part.stop - part.start >= MANY]
 
 
-def _rough(heard: Heard, sentences: list[Words]) -> list[tuple[int, int] | float]:
-    """Return for each sentence the first and last frame at which it was heard, or the share of it that was heard."""
+def _rough(heard: Heard, sentences: list[Words]) -> list[Span | None]:
+    """Return for each sentence the first and last frame at which it was heard; None if that is not known."""
     plain = [[token for word in words for token in word if token != WILDCARD] for words in sentences]
-    at = match([token for one in plain for token in one], heard.tokens.tolist()).at
-    found: list[tuple[int, int] | float] = []
+    at = anchored([token for one in plain for token in one], heard.tokens.tolist())
+    found: list[Span | None] = []
     start = 0
     for one in plain:
         mine = at[start : start + len(one)]
         start += len(one)
         here = np.flatnonzero(mine >= 0)
-        # characters far from the others of the sentence are chance
-        jumps = np.flatnonzero(np.diff(mine[here]) - np.diff(here) > 2 * WORD) + 1
+        # a sentence that is in two places is where there is more of it
+        jumps = np.flatnonzero(np.abs(np.diff(mine[here]) - np.diff(here)) > DRIFT) + 1
         here = max(np.split(here, jumps), key=len)
-        share = len(here) / len(one) if one else 0.0
-        if share >= SURE:
-            found.append((int(heard.frames[mine[here[0]]]), int(heard.frames[mine[here[-1]]])))
-        else:
-            found.append(share)
-    return [1.0 if 0 < len(one) < SHORT and not isinstance(f, tuple) else f for f, one in zip(found, plain, strict=True)]
+        if not len(here):
+            found.append(None)
+            continue
+        first, last = mine[here[0]] - here[0], mine[here[-1]] + len(one) - 1 - here[-1]
+        first, last = np.clip([first, last], 0, len(heard.frames) - 1).tolist()
+        found.append((int(heard.frames[first]), int(heard.frames[last])))
+    return found
 
 
-def _groups(rough: list[tuple[int, int] | float], known: list[int]) -> list[list[int]]:
-    """Return the sentences to align together; between two groups there are sentences of which the place is known."""
-    groups: list[list[int]] = []
+def _candidates(heard: Heard, sentences: list[Words], rough: list[Span | None], length: int) -> list[int]:
+    """Return the sentences to align: those of which the place is known, and those that may be between two of them."""
+    chosen = [number for number, one in enumerate(rough) if one is not None]
+    for begin, end in pairwise([-1, *chosen, len(rough)]):
+        gap = range(begin + 1, end)
+        first = rough[begin] if begin >= 0 else None
+        last = rough[end] if end < len(rough) else None
+        there = heard.between(first[1] if first else 0, last[0] if last else length)
+        plain = [[token for word in sentences[n] for token in word if token != WILDCARD] for n in gap]
+        at = match([token for one in plain for token in one], heard.tokens[there].tolist()).at
+        for number, one in zip(gap, plain, strict=True):
+            mine, at = at[: len(one)], at[len(one) :]
+            if one and (mine >= 0).mean() >= UNLIKELY:
+                chosen.append(number)
+    return sorted(chosen)
+
+
+def _groups(rough: list[Span | None], chosen: list[int]) -> Iterator[list[int]]:
+    """Yield the sentences to align together; the places of those on both sides of a border are known."""
     group: list[int] = []
-    begin = 0
-    for number, one in enumerate(rough):
-        if isinstance(one, tuple):
-            apart = bool(group) and group[-1] in known and one[1] - begin > _TOGETHER
-            if apart:
-                groups.append(group)
-                group = []
-            begin = one[0] if not any(n in known for n in group) else begin
-            group.append(number)
-        elif one >= UNLIKELY:
-            group.append(number)
-    return [*groups, group] if group else groups
+    begin: int | None = None
+    for number in chosen:
+        here = rough[number]
+        known = here is not None and begin is not None and group and rough[group[-1]] is not None
+        if known and here[1] - begin > _TOGETHER:
+            yield group
+            group, begin = [], None
+        begin = here[0] if begin is None and here is not None else begin
+        group.append(number)
+    if group:
+        yield group
 
 
-def _window(rough: list[tuple[int, int] | float], group: list[int], length: int) -> tuple[int, int]:
+def _window(rough: list[Span | None], group: list[int], length: int) -> tuple[int, int]:
     """Return the frames in which the sentences of a group are looked for."""
-    before = next((one[1] for one in reversed(rough[: group[0]]) if isinstance(one, tuple)), -_NEAR)
-    after = next((one[0] for one in rough[group[-1] + 1 :] if isinstance(one, tuple)), length + _NEAR)
+    before = next((one[1] for one in reversed(rough[: group[0]]) if one is not None), -_NEAR)
+    after = next((one[0] for one in rough[group[-1] + 1 :] if one is not None), length + _NEAR)
     head, tail = rough[group[0]], rough[group[-1]]
-    first = max(0, before - _NEAR, head[0] - _FAR if isinstance(head, tuple) else 0)
-    last = min(length, after + _NEAR, tail[1] + _FAR if isinstance(tail, tuple) else length)
+    first = max(0, before - _NEAR, head[0] - _FAR if head is not None else 0)
+    last = min(length, after + _NEAR, tail[1] + _FAR if tail is not None else length)
     return first, last
 
 
@@ -171,7 +189,7 @@ def _aligned(
             targets += [any_sound if token == WILDCARD else token for token in word]
         inside.append((begin, len(targets)))
         targets.append(any_sound)
-    repeats = sum(one == other for one, other in zip(targets, targets[1:], strict=False))
+    repeats = sum(one == other for one, other in pairwise(targets))
     if len(targets) + repeats > len(part):
         return [None] * len(numbers)
     best = part.max(1).values
@@ -180,12 +198,20 @@ def _aligned(
     spans = merge_tokens(path[0], scores[0], blank=spelling.blank)
     less = torch.where(path[0] == any_sound, torch.nan, scores[0] - best)
     found: list[_Aligned | None] = []
-    for begin, end in inside:
-        start, stop = spans[begin].start, spans[end - 1].end
+    for number, (begin, end) in zip(numbers, inside, strict=True):
+        head, tail = len(sentences[number][0]), len(sentences[number][-1])
+        start = _behind_gaps(spans[begin : begin + head])[0].start
+        stop = _behind_gaps(spans[end - tail : end][::-1])[0].end
         score = less[start:stop].nanmean().item()
         unsure = any_sound in (targets[begin], targets[end - 1])
         found.append(_Aligned(first + start, first + stop, score, unsure))
     return found
+
+
+def _behind_gaps(word: list[Any]) -> list[Any]:
+    """Return the letters of a sentence's outermost word that are together: one that was misheard may be far off."""
+    gaps = [max(one.start, other.start) - min(one.end, other.end) for one, other in pairwise(word)]
+    return word[max((number for number, gap in enumerate(gaps, start=1) if gap > _GAP), default=0) :]
 
 
 def _judged(one: _Aligned | None, heard: Heard, words: Words) -> Place | tuple[str, str]:
@@ -197,10 +223,11 @@ def _judged(one: _Aligned | None, heard: Heard, words: Words) -> Place | tuple[s
     there = heard.tokens[heard.between(one.first, one.last)]
     matched = match(tokens, there.tolist())
     share = float((matched.at >= 0).mean())
-    figures = f"{_percent(share)} of its letters were heard, log-probability {one.score:.2f} per frame"
+    figures = f"{share:.0%} of its letters were heard, log-probability {one.score:.2f} per frame"
     fault = None
-    if not one.score >= LEAST_SCORE or (share < UNLIKELY and len(tokens) >= SHORT):
-        return NOT_SAID, f"{figures} ({LEAST_SCORE:g} at least is accepted)"
+    sure = share >= (SURE if len(tokens) >= SHORT else SURE_IF_SHORT)
+    if not sure and (not one.score >= LEAST_SCORE or (share < UNLIKELY and len(tokens) >= SHORT)):
+        return NOT_SAID, f"{figures}; {SURE:.0%} or {LEAST_SCORE:g} are needed"
     if matched.missing.max() >= WORD:
         fault = (OTHER, f"{matched.missing.max()} letters in a row were not heard")
     elif matched.extra.max(initial=0) >= WORD and not wild:
@@ -208,7 +235,3 @@ def _judged(one: _Aligned | None, heard: Heard, words: Words) -> Place | tuple[s
     elif one.open:
         fault = (OTHER, "it begins or ends with signs that the model does not know; TEXT_NORMALIZER or words help")
     return Place(one.first, one.last, one.score, fault)
-
-
-def _percent(share: Any) -> str:
-    return f"{share:.0%}" if isinstance(share, float) else "little"

@@ -10,21 +10,32 @@ from collections.abc import Mapping
 WILDCARD = -1
 #: Letters of Latin script that are no base letter with an accent.
 _LATIN = {
-    **{"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ð": "d", "þ": "th", "ł": "l", "ı": "i", "ħ": "h"},
-    **{"ŋ": "ng", "ə": "e", "ɓ": "b", "ɗ": "d", "ƙ": "k", "ƴ": "y", "ɔ": "o", "ɛ": "e",},
+    "ß": "ss",
+    "æ": "ae",
+    "œ": "oe",
+    "ø": "o",
+    "đ": "d",
+    "ð": "d",
+    "þ": "th",
+    "ł": "l",
+    "ı": "i",
+    "ħ": "h",
+    "ŋ": "ng",
+    "ə": "e",
+    "ɓ": "b",
+    "ɗ": "d",
+    "ƙ": "k",
+    "ƴ": "y",
+    "ɔ": "o",
+    "ɛ": "e",
 }
-_CYRILLIC = dict(
-    zip(
-        "абвгдежзийклмнопрстуфхцчшщъыьэюяіїєґўјљњћђџѓќѕ",
-        "a b v g d e zh z i y k l m n o p r s t u f h ts ch sh shch ' y ' e yu ya "
-        "i i e g u j lj nj c dj dz g k dz".replace("'", "").split(" "),
-        strict=True,
-    )
+#: Each Cyrillic and Greek letter, followed by how it is written in Latin ones; the signs ъ and ь are silent.
+_PAIRS = (
+    "аa бb вv гg дd еe жzh зz иi йy кk лl мm нn оo пp рr сs тt уu фf хh цts чch шsh щshch ъ ыy ь эe юyu яya "
+    "іi їi єe ґg ўu јj љlj њnj ћc ђdj џdz ѓg ќk ѕdz "
+    "αa βv γg δd εe ζz ηi θth ιi κk λl μm νn ξx οo πp ρr σs ςs τt υy φf χch ψps ωo"
 )
-_GREEK = dict(
-    zip("αβγδεζηθικλμνξοπρσςτυφχψω", "a v g d e z i th i k l m n x o p r s s t y f ch ps o".split(" "), strict=True)
-)
-_ROMAN = {**_LATIN, **_CYRILLIC, **_GREEK}
+_ROMAN = _LATIN | {pair[0]: pair[1:] for pair in _PAIRS.split()}
 #: Scripts whose Unicode names say how a character sounds: `HANGUL SYLLABLE GAG`, `HIRAGANA LETTER KA`.
 _NAMED = re.compile(
     r"(?:HANGUL SYLLABLE|(?:HIRAGANA|KATAKANA) LETTER(?: SMALL)?|ETHIOPIC SYLLABLE(?: GLOTTAL)?) (\w+)$"
