@@ -96,21 +96,22 @@ def test_every_sentence_of_a_chapter_is_a_row_and_what_does_not_fit_is_told(
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
-    chapter: Any, aligned: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, aligned: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(emissions, "CORE", 5.0)
-    got = aligned(DATA_DIR=chapter[0])
+    said = recorded(tmp_path / "in" / "one.wav", ORDER[:6])
+    (tmp_path / "in" / "one.txt").write_text(" ".join(text for *_, text in said), encoding="utf-8")
+    got = aligned(DATA_DIR=tmp_path / "in")
     paths = got["settings"].paths
     kept = (paths.transcripts, paths.heard, paths.manifest("train"), paths.fetch_rejected)
     whole = [path.read_bytes() for path in kept]
-
-    rows, log = (path.read_bytes().splitlines(keepends=True) for path in kept[:2])
-    paths.transcripts.write_bytes(b"".join(rows[:7]) + rows[7][:30])  # killed while it wrote the eighth
+    rows = whole[0].splitlines(keepends=True)
+    paths.transcripts.write_bytes(b"".join(rows[:3]) + rows[3][:30])  # killed while it wrote the fourth
     paths.heard.unlink()
-    aligned(DATA_DIR=chapter[0])
+    aligned(DATA_DIR=tmp_path / "in")
     assert [path.read_bytes() for path in kept] == whole
-    paths.heard.write_bytes(b"".join(log[:9]) + log[9][:30])
-    aligned(DATA_DIR=chapter[0])
+    paths.heard.write_bytes(whole[1][: len(whole[1]) // 2])
+    aligned(DATA_DIR=tmp_path / "in")
     assert [path.read_bytes() for path in kept] == whole
 
     shutil.rmtree(paths.work)
@@ -118,16 +119,16 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(
 
     def killed(self: Any, some: Any) -> Any:
         windows.extend(some)
-        if len(windows) == 4:
+        if len(windows) == 3:
             raise KeyboardInterrupt
         return heard(self, some)
 
     monkeypatch.setattr(emissions.CtcModel, "_heard", killed)
     with pytest.raises(KeyboardInterrupt):
-        aligned(DATA_DIR=chapter[0])
-    aligned(DATA_DIR=chapter[0])
+        aligned(DATA_DIR=tmp_path / "in")
+    aligned(DATA_DIR=tmp_path / "in")
     assert [path.read_bytes() for path in kept] == whole
-    assert len(windows) == 4 + 10 - 3, "what had been heard was not heard again"
+    assert len(windows) == 4 + 1, "what had been heard was not heard again"
 
 
 def test_what_a_person_changed_counts_and_a_corrected_text_is_aligned_anew(chapter: Any, aligned: Any) -> None:

@@ -40,7 +40,7 @@ def test_between_sentences_there_is_only_white_space(text: str) -> None:
         ("“Is it?” he asked. “It is.” She left.", ["“Is it?” he asked.", "“It is.”", "She left."]),
         ("Mr. J. S. Bach, e.g. this, z. B. das.", ["Mr.", "J. S. Bach, e.g. this, z. B. das."]),
         ("Chapter One\n\nIt was\nlate.", ["Chapter One", "It was\nlate."]),
-        ("Title\nA line that was wrapped by a\nprogram. So.", ["Title", "A line that was wrapped by a\nprogram.", "So."]),
+        ("Title\nA line wrapped by a\nprogram. So.", ["Title", "A line wrapped by a\nprogram.", "So."]),
         ("一。二！三", ["一。", "二！", "三"]),
         ("At 3.14 it ends…", ["At 3.14 it ends…"]),
         (" \n \n", []),
