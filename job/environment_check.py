@@ -97,6 +97,7 @@ def _downloads(settings: Settings) -> bool:
         settings.init_model_path,
         settings.tokenizer_path,
         settings.asr_model,
+        settings.align_model,
         settings.mos_model,
         settings.similarity_model,
     )

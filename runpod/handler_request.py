@@ -50,7 +50,7 @@ RESERVED = {
 #: Text variables that may name a file or a directory. Those that the settings declare as paths are found by themselves.
 MAY_BE_PATHS = (
     *("init_model_path", "tokenizer_path", "dataset_name", "resume", "test_texts"),
-    *("asr_model", "mos_model", "similarity_model"),
+    *("asr_model", "align_model", "mos_model", "similarity_model"),
 )
 
 #: What the job inherits from the worker besides its own variables. The worker's environment also holds RunPod's keys,

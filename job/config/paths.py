@@ -46,6 +46,11 @@ class Paths:
         return self.work / "data" / "heard_words"
 
     @property
+    def alignment(self) -> Path:
+        """What the model of ALIGN_MODEL heard in the recording that is being aligned; deleted when that is done."""
+        return self.work / "data" / "alignment"
+
+    @property
     def prepared(self) -> Path:
         """The prepared dataset, which prepare writes and train reads."""
         return self.work / "data" / "prepared"

@@ -76,6 +76,11 @@ class DataVariables(BaseSettings):
         "Whether a speech recogniser compares what each recording says with its text: `auto` if ASR_MODEL is set and "
         "there is a GPU or a quarter of an hour of recordings at most.",
     )
+    align_model: str | None = var(
+        None,
+        "CTC model that finds the sentences of a text in a recording longer than MAX_SECONDS: a directory or a Hub "
+        "repo. Default: MMS (1130 languages), from the Hub. `none` leaves such recordings out.",
+    )
     text_normalizer: Literal["auto", "none"] = var(
         "none",
         "`auto` writes numbers, signs and abbreviations out in words, in data and test texts; wise where the base does "

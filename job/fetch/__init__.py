@@ -15,6 +15,7 @@ from job.config.settings import Settings
 from job.core import console, files, state
 from job.core.errors import BadInput
 from job.fetch import preview, references, sources, transcript_store
+from job.fetch.aligning import Aligning
 from job.fetch.audio_store import Store
 from job.fetch.claims import undisputed
 from job.fetch.collect import Collector, reason_of, summarise
@@ -48,7 +49,8 @@ def run(settings: Settings) -> dict[str, Any]:
     paths = settings.paths
     store = Store(paths.raw / "audio")
     transcribing, transcribed = Transcribing(settings, store), TranscribedRows()
-    tables = {split: transcribing.table(table) for split, table in source.tables().items()}
+    aligning = Aligning(settings, store, lambda: transcribing.kept)
+    tables = {split: aligning.table(transcribing.table(table)) for split, table in source.tables().items()}
     for table in tables.values():
         choose(table, settings)  # a misnamed column is found before any audio is downloaded
     collector = Collector(settings, store)
@@ -60,6 +62,7 @@ def run(settings: Settings) -> dict[str, Any]:
             )
         else:
             paths.manifest(split).unlink(missing_ok=True)  # from an earlier run
+    aligning.close()
     counts = _drop_disputed(collector, counts, paths)
     files.write_jsonl(paths.fetch_rejected, collector.rejected)
     store.prune(collector.used_audio)
@@ -179,9 +182,11 @@ def check(settings: Settings) -> str:
     source = sources.pick(settings)
     parts = []
     transcribing = Transcribing(settings, Store(None))
+    aligning = Aligning(settings, Store(None), lambda: transcribing.kept)
     for split, given in source.tables().items():
         table = transcribing.assumed(given)
         columns = choose(table, settings)
+        aligning.check(table)
         if table.remote is None:
             Collector(settings, Store(None)).first_good(table)
         rows = f"{table.total} {split} rows" if table.total is not None else f"{split} rows"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from job.fetch.alignment.sentences import CLOSERS, ENDERS
 from job.fetch.cue_files import SEVERAL, Cue
 from job.fetch.table import RowError
 
@@ -24,7 +25,7 @@ ROUNDED = 0.1
 _LONGEST = 1e6
 
 #: Punctuation that ends a sentence, optionally followed by closing quotes and brackets.
-_ENDS = re.compile(r"[.!?…。！？｡؟۔।॥։።]+[\s\"'”’»)\]」』]*$")
+_ENDS = re.compile(rf"[{ENDERS}]+[\s{CLOSERS}]*$")
 _TAG = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
 #: A sound: `[Music]`, `♪ la la ♪`, `*sighs*`; and a cue that consists only of an aside, `(applause)`.
 _SOUND = re.compile(r"\[[^\[\]]*\]|[♪♫]|\*[^*]+\*")

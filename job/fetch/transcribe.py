@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from job.audio import audio_files, clip, measure, speech
+from job.audio import clip, measure, speech
 from job.audio.decode import CANNOT_READ, Recording, recording_of_parts
 from job.audio.unusable import Unusable
 from job.config.settings import Settings
 from job.core import console
 from job.core.errors import BadInput
-from job.fetch import audio_store, pauses, segments, values
+from job.fetch import pauses, stored_rows, values
 from job.fetch.audio_store import Store
 from job.fetch.columns import Columns, choose
-from job.fetch.table import TRANSCRIBED_BY, Row, RowError, Table, Unreadable
-from job.fetch.transcript_store import Line, Region, TranscriptStore
+from job.fetch.table import Row, RowError, Table, Unreadable
+from job.fetch.transcript_store import Region, TranscriptStore
 from job.model.recogniser import RATE, Recogniser, whisper_code
 
 #: Longest piece into which a recording is cut, and longest recording that is transcribed uncut, in seconds.
@@ -65,7 +65,8 @@ class Transcribing:
         self._untold = self._told = 0
 
     @cached_property
-    def _kept(self) -> TranscriptStore:
+    def kept(self) -> TranscriptStore:
+        """The transcripts of this run, and of those before it."""
         return TranscriptStore(self._settings.paths)
 
     @cached_property
@@ -146,21 +147,15 @@ class Transcribing:
             yield Unreadable(row.number, RowError("audio cannot be read", str(error)[:200]))
 
     def _clips(self, table: Table, columns: Columns, row: Row, cuts: bool) -> Iterator[_Clip | _Rest]:
-        value, rate = (columns.value(field, row.values) for field in ("audio", "sampling_rate"))
-        path = self._store.locate(value, "audio", table.folders, table.remote, rate, table.tree)
-        audio_store.check_name(path, "audio")
-        length = audio_store.seconds(path)
-        part = segments.part(lambda field: columns.value(field, row.values), lambda: length, columns.has_ends)
-        begin, end = (0.0, length) if part is None else (part.start, length if part.end is None else part.end)
+        path, times, begin, end = stored_rows.located(self._store, table, columns, row)
         if end - begin < self._settings.min_seconds:
             raise RowError("too short to transcribe", f"{path.name}: {end - begin:.2f} s, less than MIN_SECONDS")
         language = values.optional_text(columns.value("language", row.values), "language")
         code = self._code(language, f"{table.where} row {row.number}")
         longest = min(LONGEST_PIECE, self._settings.max_seconds)
-        times = (None, None) if part is None else (begin, end)
         region = Region(path, times[0], times[1], language or self._settings.language, longest)
-        self._kept.begin(region)
-        if self._kept.is_done(region):
+        self.kept.begin(region)
+        if self.kept.is_done(region):
             yield _Rest(row, region, known=True)
             return
         recording = recording_of_parts(path)
@@ -181,8 +176,8 @@ class Transcribing:
         yield _Rest(row, region, known=False)
 
     def _keep_out(self, region: Region, times: tuple[Any, Any], reason: str, detail: str) -> None:
-        if self._kept.heard(region, *times) is None:
-            self._kept.add([(region, _line(times, "", reason=reason, detail=detail))])
+        if self.kept.heard(region, *times) is None:
+            self.kept.add([(region, stored_rows.line(times, "", reason=reason, detail=detail))])
 
     def _code(self, language: str | None, where: str) -> str | None:
         """Return Whisper's code for a row's language, else for LANGUAGE; None to detect the language."""
@@ -191,7 +186,7 @@ class Transcribing:
 
     def _clip(self, row: Row, region: Region, recording: Recording, times: tuple[Any, Any], code: str | None) -> _Clip:
         """Read a clip, unless it was already transcribed or has no speech: Whisper makes up words for silence."""
-        if self._kept.heard(region, *times) is not None:
+        if self.kept.heard(region, *times) is not None:
             return _Clip(row, region, *times)
         rate, (start, end) = recording.rate, times
         first, last = (0, recording.length) if start is None else (round(start * rate), round(end * rate))
@@ -225,10 +220,9 @@ class Transcribing:
                 reason, detail = said.doubt() or (None, None)
                 figures = {"confidence": said.confidence, "no_speech": said.no_speech, "heard_language": said.language}
                 about = {"language": one.region.language, **figures, "by": recogniser.name}
-                found.append(
-                    (one.region, _line((one.start, one.end), said.text, **about, reason=reason, detail=detail))
-                )
-            self._kept.add(found)
+                about |= {"reason": reason, "detail": detail}
+                found.append((one.region, stored_rows.line((one.start, one.end), said.text, **about)))
+            self.kept.add(found)
 
     def _answers(self, columns: Columns, items: list[_Item], text: str) -> Iterator[Row | Unreadable]:
         """Yield rows with texts in place of the clips, and the reason for each rejected clip."""
@@ -236,36 +230,20 @@ class Transcribing:
         if clips and self._failed is None:
             self._transcribe(clips)
         if self._failed is None:
-            self._kept.finish([one.region for one in items if isinstance(one, _Rest) and not one.known])
+            self.kept.finish([one.region for one in items if isinstance(one, _Rest) and not one.known])
         for item in items:
             if isinstance(item, Row | Unreadable):
                 yield item
             elif isinstance(item, _Rest):
                 if item.known:
-                    yield from (_left_out(item.row, item.region, line) for line in self._kept.rejected(item.region))
-                    yield from self._rows(columns, item.row, item.region, item.region, text)
-            elif (line := self._kept.heard(item.region, item.start, item.end)) is None:
+                    yield from stored_rows.all_of(self.kept, columns, item.row, item.region, text)
+            elif (line := self.kept.heard(item.region, item.start, item.end)) is None:
                 yield Unreadable(item.row.number, RowError("no text", f"{item.region.audio.name}: not transcribed"))
             elif line.get("reason"):
-                yield _left_out(item.row, item.region, line)
+                yield stored_rows.left_out(item.row, item.region, line)
             else:
                 place = replace(item.region, start=item.start, end=item.end)
-                yield from self._rows(columns, item.row, item.region, place, text)
-
-    def _rows(self, columns: Columns, row: Row, region: Region, place: Region, text: str) -> Iterator[Row]:
-        """Yield a row for each entry in the transcript manifest that lies within `place`, a part of `region`."""
-        for line in self._kept.rows(place):
-            found = {**row.values, text: line.get("text")}
-            found |= {column: None for column in columns.by_field["text"] if column != text}
-            if line.get("language") not in (None, region.language):  # changed by hand
-                found |= dict.fromkeys(columns.by_field["language"] or ("language",), line["language"])
-            if "start" in line and (line["start"], line["end"]) != (region.start, region.end):
-                found |= {column: None for field in segments.NAMES for column in columns.by_field[field]}
-                name = row.values.get("id") or audio_files.stem(region.audio.name)
-                found |= {"start": line["start"], "end": line["end"], "id": f"{name}-{round(1000 * line['start']):07d}"}
-            if self._kept.is_as_heard(region, line):
-                found[TRANSCRIBED_BY] = line.get("by")
-            yield Row(row.number, found)
+                yield from stored_rows.rows(self.kept, columns, item.row, item.region, place, text)
 
 
 def has_no_text(columns: Columns, row: Row, settings: Settings) -> bool:
@@ -279,13 +257,3 @@ def has_no_text(columns: Columns, row: Row, settings: Settings) -> bool:
     except RowError as error:
         return error.kind in values.NO_TEXT
     return False
-
-
-def _line(times: tuple[Any, Any], text: str, **more: Any) -> Line:
-    given = {name: value for name, value in more.items() if value is not None}
-    return {"start": times[0], "end": times[1], "text": text, **given}
-
-
-def _left_out(row: Row, region: Region, line: Line) -> Unreadable:
-    at = "" if line["start"] is None else f" at {line['start']:.1f} to {line['end']:.1f} s"
-    return Unreadable(row.number, RowError(line["reason"], f"{region.audio.name}{at}: {line['detail']}"))

@@ -8,6 +8,7 @@ one line per finished recording. New lines are appended to both, to the manifest
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ class Region:
     Attributes:
         start, end: seconds; None for the whole recording.
         longest: longest piece, in seconds.
+        told: digest of its text, if it has one, whose sentences are to be found in it.
     """
 
     audio: Path
@@ -36,6 +38,7 @@ class Region:
     end: float | None
     language: str
     longest: float
+    told: str | None = None
 
     @property
     def key(self) -> tuple[str, float | None, float | None]:
@@ -111,7 +114,12 @@ class TranscriptStore:
     def _as(self, region: Region) -> list[Any]:
         if region.audio not in self._sounds:
             self._sounds[region.audio] = files.digest_ends(region.audio)
-        return [self._sounds[region.audio], region.language, region.longest]
+        told = [] if region.told is None else [region.told]
+        return [self._sounds[region.audio], region.language, region.longest, *told]
+
+    def digest_of(self, region: Region) -> str:
+        """Return a digest of the region: its audio, its text, and how it is cut."""
+        return files.digest_bytes(json.dumps([*region.key, *self._as(region)]).encode())[:16]
 
     def is_done(self, region: Region) -> bool:
         """Whether the whole region has been transcribed."""
@@ -120,6 +128,10 @@ class TranscriptStore:
     def heard(self, region: Region, start: float | None, end: float | None) -> Line | None:
         """Return the log line of a clip; None if it has not been transcribed."""
         return self._clips.get((region.key, *_shown({"start": start, "end": end})[:2]))
+
+    def has(self, region: Region, line: Line) -> bool:
+        """Whether the log has this entry already, from a run that was killed."""
+        return {**self._head(region), **line} in self._log.get(region.key, ())
 
     def rejected(self, region: Region) -> list[Line]:
         """Return the log lines of the rejected clips of a region."""
