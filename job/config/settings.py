@@ -146,6 +146,7 @@ class Settings(
         keys = [self.wandb_api_key.get_secret_value()] if self.wandb_api_key else []
         if self.notify_url:
             keys += self.notify_url.get_secret_value().split()
+        keys += [os.environ[name] for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN") if os.environ.get(name)]
         return [*keys, *([self.token] if self.token else [])]
 
     def public(self) -> dict[str, Any]:

@@ -231,6 +231,12 @@ class JobVariables(BaseSettings):
     env_file: Path | None = var(
         None, "File with variables; the environment takes precedence. Default: `.env`.", free=True
     )
+    mirror_checkpoints: str | None = var(
+        None,
+        "Where checkpoints and prepared data are copied to while training goes on, for a machine whose disk may vanish "
+        "(docs/spot.md): `hf://owner/name`, `s3://bucket/path`, `gs://bucket/path`, or a directory.",
+        free=True,
+    )
     grace_seconds: float = var(
         25,
         "Seconds that a run has after SIGTERM or SIGINT to write a checkpoint and stop.",

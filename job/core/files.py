@@ -168,6 +168,12 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def digest_weights(path: Path) -> str:
+    """SHA-256 of a file; without reading it where the Hub's cache has named it so."""
+    blob = path.resolve()
+    return blob.name if blob.parent.name == "blobs" and len(blob.name) == 64 else digest_file(path)
+
+
 def stamp(path: Path) -> tuple[str, int, int]:
     """Path, size and modification time of a file, to detect cheaply that it changed; (-1, -1) when it is missing."""
     try:

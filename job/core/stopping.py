@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
@@ -41,6 +42,11 @@ def set_grace(seconds: float) -> None:
     """Set GRACE_SECONDS once it is known; a process that takes longer to stop is ended by force."""
     if _watch is not None:
         _watch.grace = seconds
+
+
+def remaining() -> float | None:
+    """Seconds until this process is ended by force; None if no signal has arrived."""
+    return None if _watch is None or _watch.asked is None else _watch.deadline - time.monotonic()
 
 
 def stopped() -> str | None:
@@ -88,6 +94,7 @@ class _Watch:
     def __init__(self) -> None:
         self.grace = 25.0
         self.asked: str | None = None
+        self.deadline = 0.0
         ours, interpreters = socket.socketpair()
         interpreters.setblocking(False)
         self._interpreters = interpreters  # must stay open: the interpreter writes to its file descriptor
@@ -103,8 +110,10 @@ class _Watch:
     def _arrived(self, name: str) -> None:
         if self.asked is not None:
             _end(f"stopped at once by a second {name}; run the same command again to resume from the last checkpoint")
+        patience = max(self.grace - MARGIN, MARGIN)
+        self.deadline = time.monotonic() + patience
         self.asked = name
-        timer = threading.Timer(max(self.grace - MARGIN, MARGIN), self._out_of_patience)
+        timer = threading.Timer(patience, self._out_of_patience)
         timer.daemon = True
         timer.start()
 
