@@ -32,7 +32,9 @@ class HubMirror:
 
         try:
             info = self._api.model_info(self._repo, revision=BRANCH, files_metadata=True)
-        except (RepositoryNotFoundError, RevisionNotFoundError):
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            if hub_client.status_of(error) != 404:  # without a token a private repo does not exist either, as a 401
+                raise
             return {}
         there = {one.rfilename: int(one.size or 0) for one in info.siblings or []}
         return {name.removeprefix(self._prefix): size for name, size in there.items() if name.startswith(self._prefix)}

@@ -142,7 +142,7 @@ def test_resuming_from_every_kind_of_state(prepared, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_run_whose_disk_is_gone_goes_on_from_its_mirror(prepared, tmp_path, capsys):
-    """Killed, and started on an empty disk under another path: the same end, and nothing is fetched or encoded again."""
+    """Killed, and started on an empty disk under another path: the same end, and nothing is encoded again."""
     clean, expected = prepared
     work, mirror = tmp_path / "vanishing", tmp_path / "mirror"
     shutil.copytree(clean, work)
