@@ -46,6 +46,13 @@ OTHERS = {
         "PYTORCH_ALLOC_CONF",
         "GOMP_SPINCOUNT",
         "OMP_WAIT_POLICY",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_REGION",
+        "AWS_ENDPOINT_URL",
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "APPTAINER_BIND",
+        "APPTAINERENV_MIRROR_CHECKPOINTS",
     },
 }
 KNOWN = NAMES.union(*OTHERS.values())
