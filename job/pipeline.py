@@ -22,6 +22,7 @@ from job.core import files, state
 from job.core.console import say, warn
 from job.core.errors import PublishFailed, SpeechFailed
 from job.core.lock import WorkLock
+from job.metrics import Metrics
 from job.mirror.keeping import Mirror
 from job.processes.ranks import ALONE, Ranks
 from job.stages import CHOICE, NAMES, Stage, between, fingerprint, release, stage, stage_values
@@ -42,10 +43,15 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks:
         say("run", "PREPARE_ONLY: stopping after prepare")
     failed: SpeechFailed | None = None
     ranks.first_does(lambda: _check_environment(settings, stages))
-    with _locked(settings, ranks), Mirror(settings, active=ranks.first) as mirror:
+    with (
+        _locked(settings, ranks),
+        Metrics(settings, active=ranks.first) as metrics,
+        Mirror(settings, active=ranks.first) as mirror,
+    ):
         # a kill in the moment in which the best checkpoint is exchanged must not look as if there were none
         ranks.first_does(lambda: files.recover_directory(settings.paths.best))
         for one in stages:
+            metrics.stage = one.name
             if one.name == "validate" and settings.best_by == "judges":
                 run_stage(settings, CHOICE)
             ranks.first_does(partial(mirror.before, one))

@@ -32,7 +32,7 @@ from job.config.variables import (
     TrainingVariables,
     VoiceVariables,
 )
-from job.core.console import warn
+from job.core.console import set_format, warn
 from job.core.errors import BadInput
 
 #: Longest path component in bytes, on Linux and elsewhere.
@@ -247,6 +247,7 @@ def load(environ: Mapping[str, str] | None = None, preset: str | None = None, *,
     for source in (env, from_file):
         names.check(source, groups)
     merged = _merge(env, from_file, preset)
+    set_format(str(merged.get("log_format", "")))
     for line in [] if quiet else said:
         warn("settings", line)
     try:

@@ -244,6 +244,12 @@ class JobVariables(BaseSettings):
         allow_inf_nan=False,
         free=True,
     )
+    log_format: Literal["text", "json"] = var(
+        "text", "Form of the log's lines; `json` is an object a line, with time, level, stage and message.", free=True
+    )
+    metrics_port: int | None = var(
+        None, "Port for Prometheus to ask for figures of the run (docs/monitoring.md).", ge=1, le=65535, free=True
+    )
     console_log: Path = var(
         Path("/tmp/console_log.txt"), "Log of the run; the entrypoint empties it at the start.", free=True
     )

@@ -16,6 +16,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
+from job.core.console import line
 from job.core.errors import STOPPED_BY_SIGNAL, StoppedBySignal
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -130,5 +131,5 @@ def _is_ours(handler: Any) -> bool:
 
 
 def _end(why: str) -> NoReturn:
-    print(f"error: {why}", file=sys.stderr, flush=True)
+    print(line("error", "run", why, exit_code=STOPPED_BY_SIGNAL), file=sys.stderr, flush=True)
     os._exit(STOPPED_BY_SIGNAL)

@@ -111,7 +111,7 @@ def _amazon(bucket: str) -> Any:
     env = environment()
     given = env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL")
     region = env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION")
-    options: dict[str, Any] = {"request_timeout": PATIENCE, "connect_timeout": PATIENCE / 4}
+    options: dict[str, Any] = {"request_timeout": PATIENCE, "connect_timeout": PATIENCE / 4, "allow_delayed_open": True}
     if given:
         address = urlsplit(given if "://" in given else f"https://{given}")
         options |= {"scheme": address.scheme, "endpoint_override": f"{address.netloc}{address.path.rstrip('/')}"}
