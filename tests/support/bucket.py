@@ -30,8 +30,10 @@ class Bucket:
         self._server: ThreadingHTTPServer | None = None
 
     def __enter__(self) -> Self:
+        here = self
+
         class Bound(_Handler):
-            bucket = self
+            bucket = here
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Bound)
         self._server.daemon_threads = True
