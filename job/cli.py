@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from job.core import errors, stopping
+from job.core import console, errors, stopping
 
 app = typer.Typer(
     help="Turn recordings into a published, fine-tuned Qwen3-TTS voice. Environment variables drive it; "
@@ -36,7 +36,6 @@ def run(
 def _run(first: str, last: str, launcher: int = 0) -> None:
     """Run stages in this process, or in one process per GPU; those processes get their launcher's process id."""
     from job import launch, pipeline
-    from job.core import console
     from job.processes import ranks
 
     settings = _settings()
@@ -195,5 +194,5 @@ def _fail(message: str, code: int) -> NoReturn:
 
     line = redact(" ".join(message.split()))  # a rejected value may be a URL with a token in it
     if line:  # empty when the process that failed has already printed the reason
-        print(f"error: {line}", file=sys.stderr, flush=True)
+        print(console.line("error", "run", line, exit_code=code), file=sys.stderr, flush=True)
     sys.exit(code)

@@ -15,6 +15,7 @@ from job.config.variables import SOURCE_VARIABLES
 from job.core import driver
 from job.core.console import say, warn
 from job.core.errors import BadInput
+from job.mirror import addresses
 from job.model import loading
 from job.modes import mode_of
 from job.text import languages
@@ -46,6 +47,7 @@ def run(settings: Settings) -> dict[str, Any]:
     notify.check(settings)
     for variable, directory in (("WORK_DIR", settings.paths.work), ("OUTPUT_DIR", settings.paths.output)):
         _writable(variable, directory)
+    addresses.check(settings)
     source = fetch.check(settings)
     say("doctor", source)
     base = loading.base_directory(settings)

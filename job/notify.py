@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -115,7 +116,8 @@ def _reason(log: Path) -> list[str]:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return []
-    return re.findall(r"^(?:error: .*|\w*Error: .*)$", text, re.MULTILINE)[-1:]
+    found = re.findall(r'^(?:error: .*|\w*Error: .*|\{.*"level": "error".*\})$', text, re.MULTILINE)[-1:]
+    return [f"error: {json.loads(line)['message']}" if line.startswith("{") else line for line in found]
 
 
 def _addresses(settings: Settings) -> list[str]:

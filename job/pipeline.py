@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from job import environment_check
@@ -21,8 +22,10 @@ from job.core import files, state
 from job.core.console import say, warn
 from job.core.errors import PublishFailed, SpeechFailed
 from job.core.lock import WorkLock
+from job.metrics import Metrics
+from job.mirror.keeping import Mirror
 from job.processes.ranks import ALONE, Ranks
-from job.stages import CHOICE, NAMES, Stage, between, release, stage
+from job.stages import CHOICE, NAMES, Stage, between, fingerprint, release, stage, stage_values
 
 
 def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks: Ranks = ALONE) -> None:
@@ -40,14 +43,21 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks:
         say("run", "PREPARE_ONLY: stopping after prepare")
     failed: SpeechFailed | None = None
     ranks.first_does(lambda: _check_environment(settings, stages))
-    with _locked(settings, ranks):
+    with (
+        _locked(settings, ranks),
+        Metrics(settings, active=ranks.first) as metrics,
+        Mirror(settings, active=ranks.first) as mirror,
+    ):
         # a kill in the moment in which the best checkpoint is exchanged must not look as if there were none
         ranks.first_does(lambda: files.recover_directory(settings.paths.best))
         for one in stages:
+            metrics.stage = one.name
             if one.name == "validate" and settings.best_by == "judges":
                 run_stage(settings, CHOICE)
+            ranks.first_does(partial(mirror.before, one))
             try:
-                run_stage(settings, one, ranks)
+                if run_stage(settings, one, ranks):
+                    mirror.after(one)
             except SpeechFailed as error:
                 failed = error  # raised after the report, which shows it best
         if stages[-1].name == NAMES[-1]:
@@ -146,17 +156,3 @@ def _due(settings: Settings, stage: Stage, values: dict[str, Any]) -> str | None
         else:
             say(stage.name, f"{missing[0]} is gone; running this stage again")
     return now
-
-
-def stage_values(settings: Settings, stage: Stage) -> dict[str, Any]:
-    """The variables, by canonical name, that the stage's result depends on."""
-    names: set[str] = set()
-    for used in stage.uses:
-        names |= {used.upper()} if isinstance(used, str) else {field.upper() for field in used.model_fields}
-    return {name: value for name, value in settings.fingerprint_values().items() if name in names}
-
-
-def fingerprint(settings: Settings, stage: Stage, values: dict[str, Any]) -> str:
-    """The stage's fingerprint for the current settings and inputs."""
-    upstream = {name: state.digest(settings.paths.state, name) for name in stage.after}
-    return state.fingerprint(stage.name, values, stage.inputs(settings), upstream)

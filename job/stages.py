@@ -247,3 +247,17 @@ def between(settings: Settings, first: str, last: str) -> tuple[Stage, ...]:
     if settings.prepare_only:
         end = min(end, NAMES.index("prepare"))
     return STAGES[start : end + 1]
+
+
+def stage_values(settings: Settings, stage: Stage) -> dict[str, Any]:
+    """The variables, by canonical name, that the stage's result depends on."""
+    names: set[str] = set()
+    for used in stage.uses:
+        names |= {used.upper()} if isinstance(used, str) else {field.upper() for field in used.model_fields}
+    return {name: value for name, value in settings.fingerprint_values().items() if name in names}
+
+
+def fingerprint(settings: Settings, stage: Stage, values: dict[str, Any]) -> str:
+    """The stage's fingerprint for the current settings and inputs."""
+    upstream = {name: state.digest(settings.paths.state, name) for name in stage.after}
+    return state.fingerprint(stage.name, values, stage.inputs(settings), upstream)

@@ -44,6 +44,7 @@ RESERVED = {
     "HF_TOKEN_FILE": "send the token itself as credentials.hf_token",
     "WANDB_API_KEY": "send it as credentials.wandb_api_key",
     "ENV_FILE": "send the variables themselves",
+    "MIRROR_CHECKPOINTS": "the volume keeps the work",
     "CONSOLE_LOG": "it is console_log.txt in the work directory",
     **dict.fromkeys(("NUM_NODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"), "a worker is a cluster of one node"),
 }

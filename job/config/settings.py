@@ -32,7 +32,7 @@ from job.config.variables import (
     TrainingVariables,
     VoiceVariables,
 )
-from job.core.console import warn
+from job.core.console import set_format, warn
 from job.core.errors import BadInput
 
 #: Longest path component in bytes, on Linux and elsewhere.
@@ -146,6 +146,7 @@ class Settings(
         keys = [self.wandb_api_key.get_secret_value()] if self.wandb_api_key else []
         if self.notify_url:
             keys += self.notify_url.get_secret_value().split()
+        keys += [os.environ[name] for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN") if os.environ.get(name)]
         return [*keys, *([self.token] if self.token else [])]
 
     def public(self) -> dict[str, Any]:
@@ -246,6 +247,7 @@ def load(environ: Mapping[str, str] | None = None, preset: str | None = None, *,
     for source in (env, from_file):
         names.check(source, groups)
     merged = _merge(env, from_file, preset)
+    set_format(str(merged.get("log_format", "")))
     for line in [] if quiet else said:
         warn("settings", line)
     try:

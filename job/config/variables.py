@@ -241,12 +241,24 @@ class JobVariables(BaseSettings):
     env_file: Path | None = var(
         None, "File with variables; the environment takes precedence. Default: `.env`.", free=True
     )
+    mirror_checkpoints: str | None = var(
+        None,
+        "Where checkpoints and prepared data are copied to while training goes on, for a machine whose disk may vanish "
+        "(docs/spot.md): `hf://owner/name`, `s3://bucket/path`, `gs://bucket/path`, or a directory.",
+        free=True,
+    )
     grace_seconds: float = var(
         25,
         "Seconds that a run has after SIGTERM or SIGINT to write a checkpoint and stop.",
         gt=0,
         allow_inf_nan=False,
         free=True,
+    )
+    log_format: Literal["text", "json"] = var(
+        "text", "Form of the log's lines; `json` is an object a line, with time, level, stage and message.", free=True
+    )
+    metrics_port: int | None = var(
+        None, "Port for Prometheus to ask for figures of the run (docs/monitoring.md).", ge=1, le=65535, free=True
     )
     console_log: Path = var(
         Path("/tmp/console_log.txt"), "Log of the run; the entrypoint empties it at the start.", free=True

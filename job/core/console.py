@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -14,6 +16,7 @@ PLAIN_INTERVAL = 10.0
 
 
 _quiet = False
+_json = False
 
 
 def be_quiet() -> None:
@@ -22,16 +25,32 @@ def be_quiet() -> None:
     _quiet = True
 
 
+def set_format(name: str) -> None:
+    """Set LOG_FORMAT: `text`, or `json` for an object a line."""
+    global _json
+    _json = name == "json"
+
+
+def line(level: str, stage: str, message: str, **more: Any) -> str:
+    """A line of the log, of level `info`, `warning` or `error`."""
+    if _json:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        return json.dumps({"time": now, "level": level, "stage": stage, "message": message, **more}, ensure_ascii=False)
+    if level == "error":
+        return f"error: {message}"
+    return f"[{stage}] {'warning: ' if level == 'warning' else ''}{message}"
+
+
 def say(stage: str, message: str) -> None:
     """Print one log line to stdout, unbuffered (the logs of a dying container must not be lost in a buffer)."""
     if not _quiet:
-        print(f"[{stage}] {message}", flush=True)
+        print(line("info", stage, message), flush=True)
 
 
 def warn(stage: str, message: str) -> None:
     """Print one warning line to stderr."""
     if not _quiet:
-        print(f"[{stage}] warning: {message}", file=sys.stderr, flush=True)
+        print(line("warning", stage, message), file=sys.stderr, flush=True)
 
 
 def progress(items: Iterable[T], *, stage: str, total: int, unit: str) -> Iterator[T]:
@@ -39,7 +58,7 @@ def progress(items: Iterable[T], *, stage: str, total: int, unit: str) -> Iterat
     if _quiet:
         yield from items
         return
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not _json:
         from tqdm import tqdm
 
         yield from tqdm(items, desc=stage, total=total, unit=f" {unit}", dynamic_ncols=True)

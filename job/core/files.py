@@ -180,6 +180,12 @@ def digest_ends(path: Path) -> str:
     return digest_bytes(str(size).encode() + ends)[:16]
 
 
+def digest_weights(path: Path) -> str:
+    """SHA-256 of a file; without reading it where the Hub's cache has named it so."""
+    blob = path.resolve()
+    return blob.name if blob.parent.name == "blobs" and len(blob.name) == 64 else digest_file(path)
+
+
 def stamp(path: Path) -> tuple[str, int, int]:
     """Path, size and modification time of a file, to detect cheaply that it changed; (-1, -1) when it is missing."""
     try:

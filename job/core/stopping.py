@@ -12,9 +12,11 @@ import signal
 import socket
 import sys
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
+from job.core.console import line
 from job.core.errors import STOPPED_BY_SIGNAL, StoppedBySignal
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -41,6 +43,11 @@ def set_grace(seconds: float) -> None:
     """Set GRACE_SECONDS once it is known; a process that takes longer to stop is ended by force."""
     if _watch is not None:
         _watch.grace = seconds
+
+
+def remaining() -> float | None:
+    """Seconds until this process is ended by force; None if no signal has arrived."""
+    return None if _watch is None or _watch.asked is None else _watch.deadline - time.monotonic()
 
 
 def stopped() -> str | None:
@@ -88,6 +95,7 @@ class _Watch:
     def __init__(self) -> None:
         self.grace = 25.0
         self.asked: str | None = None
+        self.deadline = 0.0
         ours, interpreters = socket.socketpair()
         interpreters.setblocking(False)
         self._interpreters = interpreters  # must stay open: the interpreter writes to its file descriptor
@@ -103,8 +111,10 @@ class _Watch:
     def _arrived(self, name: str) -> None:
         if self.asked is not None:
             _end(f"stopped at once by a second {name}; run the same command again to resume from the last checkpoint")
+        patience = max(self.grace - MARGIN, MARGIN)
+        self.deadline = time.monotonic() + patience
         self.asked = name
-        timer = threading.Timer(max(self.grace - MARGIN, MARGIN), self._out_of_patience)
+        timer = threading.Timer(patience, self._out_of_patience)
         timer.daemon = True
         timer.start()
 
@@ -121,5 +131,5 @@ def _is_ours(handler: Any) -> bool:
 
 
 def _end(why: str) -> NoReturn:
-    print(f"error: {why}", file=sys.stderr, flush=True)
+    print(line("error", "run", why, exit_code=STOPPED_BY_SIGNAL), file=sys.stderr, flush=True)
     os._exit(STOPPED_BY_SIGNAL)

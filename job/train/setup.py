@@ -223,14 +223,15 @@ def lower_weights(model: Any, everything: bool = False) -> None:
 
 def _key(settings: Settings, base: Path) -> str:
     groups = (variables.ModelVariables, variables.VoiceVariables, variables.TrainingVariables)
-    fields = {name.upper() for group in groups for name in group.model_fields}
+    # Contents only, no places and no times of day: a run may go on in another directory, or on another machine.
+    fields = {name.upper() for group in groups for name in group.model_fields} - {"WORK_DIR", "OUTPUT_DIR"}
     values = {name: value for name, value in settings.fingerprint_values().items() if name in fields}
     if settings.resume == "never":  # ignoring old checkpoints does not make it a different run
         values["RESUME"] = "auto"
     prepared = settings.paths.prepared
     data = [files.digest_file(path) for path in (prepared / "summary.json", settings.paths.speakers)]
-    data += [str(files.stamp(path)[1:]) for path in sorted(prepared.rglob("*.parquet"))]
-    weights = [files.stamp(path) for path in sorted(base.glob("*.safetensors"))]
+    data += [files.digest_file(path) for path in sorted(prepared.rglob("*.parquet"))]
+    weights = [files.digest_weights(path) for path in sorted(base.glob("*.safetensors"))]
     adapter = warm.adapter_of(settings)
-    weights += [files.stamp(path) for path in warm.weights_of(adapter)] if adapter else []
+    weights += [files.digest_weights(path) for path in warm.weights_of(adapter)] if adapter else []
     return files.digest_bytes(json.dumps([values, data, weights], sort_keys=True, default=str).encode())

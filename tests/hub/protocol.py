@@ -118,6 +118,12 @@ class Handler(Frame):
             raise Refusal(404, f"Invalid rev id: refs/heads/{branch}", "RevisionNotFound")
         self._send(b"OK", 200, {})
 
+    def squash(self, kinds: str, repo: str, branch: str) -> None:
+        found = self._writable(kinds, repo)
+        self._commit_of(found, branch)
+        found.squash(branch, dict(json.loads(self.body or b"{}")).get("message") or "Super-squash")
+        self._send_json({})
+
     def history(self, kinds: str, repo: str, revision: str) -> None:
         found = self._readable(kinds, repo)
         self._commit_of(found, revision)
@@ -298,6 +304,7 @@ Handler.routes = [
         ("GET", _KINDS + _REPO + "/refs", Handler.refs),
         ("POST", _KINDS + _REPO + "/branch/(?P<branch>[^/]+)", Handler.make_branch),
         ("DELETE", _KINDS + _REPO + "/branch/(?P<branch>[^/]+)", Handler.remove_branch),
+        ("POST", _KINDS + _REPO + "/super-squash/(?P<branch>[^/]+)", Handler.squash),
         ("GET", _KINDS + _REPO + "/commits/(?P<revision>[^/]+)", Handler.history),
         ("GET", _KINDS + _REPO + "/auth-check", Handler.auth_check),
         ("POST", _KINDS + _REPO + "/preupload/(?P<revision>[^/]+)", Handler.preupload),

@@ -144,6 +144,15 @@ class Repo:
         history.append(Commit(oid, message, files))
         return history[-1]
 
+    def squash(self, branch: str, message: str) -> None:
+        """Replace a branch's history by one commit; what only its older ones had no longer fills the quota."""
+        history = self.history(branch)
+        assert history is not None
+        self.commit(message, history[-1].files, branch)
+        del history[:-1]
+        live = {blob.sha256 for commit in self.every_commit() for blob in commit.files.values()}
+        self.objects = {oid: data for oid, data in self.objects.items() if oid in live}
+
     def every_commit(self) -> list[Commit]:
         return [commit for history in (self.commits, *self.branches.values()) for commit in history]
 

@@ -24,7 +24,7 @@ TOP = Path(__file__).resolve().parents[2]
 FINAL = {errors.BAD_INPUT, errors.DATA_REFUSED, errors.TRAINING_STOPPED, errors.SPEECH_FAILED}
 RETRIED = {1, errors.PUBLISH_FAILED}
 #: Variables of libraries, and of the entrypoint, that templates may set.
-OTHERS = {"OMP_NUM_THREADS", "HF_HOME", "MIRROR_CHECKPOINTS"}
+OTHERS = {"OMP_NUM_THREADS", "HF_HOME"}
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,6 @@ OTHERS = {
     "the Slurm script": {"JOB_ENV", "JOB_TRIES"},
     "the script for Hugging Face Jobs": {"JOB_FLAVOR", "JOB_TIMEOUT", "JOB_NAMESPACE"},
     "other templates": {"JOB_COMMAND", "JOB_GPU"},
-    "a variable of the job that is new": {"MIRROR_CHECKPOINTS"},
     "the RunPod worker": {"JOB_GRACE_SECONDS", "JOB_VOLUME", "POD_AFTER"},
     "shells of the RunPod page": {"RUNPOD_API_KEY", "VOLUME", "TEMPLATE", "ENDPOINT", "URL", "JOB"},
     "libraries": {
@@ -49,6 +48,13 @@ OTHERS = {
         "PYTORCH_ALLOC_CONF",
         "GOMP_SPINCOUNT",
         "OMP_WAIT_POLICY",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_REGION",
+        "AWS_ENDPOINT_URL",
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "APPTAINER_BIND",
+        "APPTAINERENV_MIRROR_CHECKPOINTS",
     },
 }
 KNOWN = NAMES.union(*OTHERS.values())

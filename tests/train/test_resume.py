@@ -141,6 +141,32 @@ def test_resuming_from_every_kind_of_state(prepared, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_run_whose_disk_is_gone_goes_on_from_its_mirror(prepared, tmp_path, capsys):
+    """Killed, and started on an empty disk under another path: the same end, and nothing is encoded again."""
+    clean, expected = prepared
+    work, mirror = tmp_path / "vanishing", tmp_path / "mirror"
+    shutil.copytree(clean, work)
+    process = start({**RUN, "WORK_DIR": str(work), "MIRROR_CHECKPOINTS": str(mirror)}, ("train",))
+    deadline = time.monotonic() + 120
+    while not list(mirror.glob("run-*/checkpoint-*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate(timeout=30)
+    assert not list(mirror.glob("run-*/trained.json"))
+    shutil.rmtree(work)
+    work = tmp_path / "new"
+    given = {**RUN, "WORK_DIR": work, "MIRROR_CHECKPOINTS": mirror}
+    result = run_job(capsys, ["run", "--from", "fetch", "--until", "train"], given)
+    assert result.code == 0, result.err
+    for said in ("[fetch] nothing to do", "[prepare] nothing to do", "[train] going on from checkpoint-"):
+        assert said in result.out
+    weights, logs = outcome(work)
+    assert logs == expected[1]
+    assert weights == expected[0]
+    assert list(mirror.glob("run-*/trained.json"))
+
+
+@pytest.mark.slow
 def test_another_runs_checkpoint_is_not_taken(prepared, tmp_path, capsys):
     """Other settings are another run: its steps are not mixed into this one."""
     clean, _ = prepared

@@ -1,0 +1,1 @@
+"""Copies of a run's data and checkpoints in another place, for machines whose disks vanish (MIRROR_CHECKPOINTS)."""

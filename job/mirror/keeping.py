@@ -1,0 +1,271 @@
+"""Copy prepared data and checkpoints to the mirror in a thread, while the stages go on."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from job.config.settings import Settings
+from job.core import files, state, stopping
+from job.core.console import say, warn
+from job.core.errors import JobError
+from job.mirror import addresses, belongings, identity, returning
+from job.mirror.archive import Archive
+from job.stages import Stage
+
+#: Seconds between two looks for a new checkpoint.
+POLL = 1.0
+#: Seconds after a failure before the next attempt; each wait is twice the last, up to the longest.
+FIRST_WAIT = 5.0
+LONGEST_WAIT = 300.0
+#: Attempts once the stages are over.
+LAST_ATTEMPTS = 3
+#: Seconds that the end of the stages waits for the mirror when no signal has arrived.
+LAST_SECONDS = 1800.0
+#: Seconds of GRACE_SECONDS that are left for the process to end by itself.
+MARGIN = 1.0
+
+
+@dataclass
+class Copy:
+    """A set of files to be stored.
+
+    Attributes:
+        facts: what the manifest is to say of it.
+        sources: called in the thread: path in the set -> file.
+        scratch: directory of its own to be removed afterwards.
+    """
+
+    archive: Archive
+    name: str
+    facts: Callable[[], dict[str, Any]]
+    sources: Callable[[], dict[str, Path]]
+    scratch: Path | None = None
+
+    def discard(self) -> None:
+        """Remove its links."""
+        if self.scratch is not None:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+class Mirror:
+    """Context manager of a run's mirror; does nothing without MIRROR_CHECKPOINTS.
+
+    A failure is a warning, and tried again; it never ends the run or holds a step. What is on its way when the run ends
+    is waited for, after a signal as long as GRACE_SECONDS allow.
+    """
+
+    def __init__(self, settings: Settings, *, active: bool = True) -> None:
+        """`active` is false in all processes of a distributed run but the first."""
+        self._settings = settings
+        self._store = addresses.opened(settings) if active else None
+        self._due: dict[str, Copy] = {}  # one of each kind: a newer one replaces one that still waits
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closing = False
+        self._seen: set[tuple[str, int]] | None = None  # checkpoints that were there before training; None outside it
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Mirror:
+        """Start nothing yet: the thread starts with the first set to be copied."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait until everything has been copied, or there is no more time."""
+        if self._thread is not None:
+            self._closing = True
+            self._wake.set()
+            left = stopping.remaining()
+            self._thread.join(LAST_SECONDS if left is None else max(0.0, left - MARGIN))
+            if self._thread.is_alive():
+                why = (
+                    "it took too long" if left is None else f"GRACE_SECONDS={self._settings.grace_seconds:g} were over"
+                )
+                warn("mirror", f"the newest state is not there, {why}; a new machine goes on from the one before it")
+        if self._store is not None:
+            shutil.rmtree(self._settings.paths.output / belongings.SCRATCH, ignore_errors=True)
+
+    @cached_property
+    def _data(self) -> Archive:
+        assert self._store is not None
+        return Archive(self._store, identity.data_folder(self._settings))
+
+    @cached_property
+    def _training(self) -> Archive:
+        assert self._store is not None
+        return Archive(self._store, identity.run_folder(self._settings, self._data.folder))
+
+    def before(self, stage: Stage) -> None:
+        """Bring back what this stage would make or go on from, if it is in the mirror and not on this machine.
+
+        Raises:
+            Unreachable: the mirror does not answer, and this machine has nothing to go on from.
+        """
+        if self._store is None or stage.name not in ("fetch", "prepare", "train"):
+            return
+        returning.bring_data(self._settings, self._data)
+        if stage.name == "train":
+            returning.bring_training(self._settings, self._training)
+            self._seen = set(self._found())
+            self._keep_data()
+            self._start()
+
+    def after(self, stage: Stage) -> None:
+        """Copy what this stage has finished."""
+        if self._store is None:
+            return
+        if stage.name == "prepare":
+            self._keep_data()
+        elif stage.name == "train":
+            self._seen = None
+            self._keep_trained()
+
+    # ---- what is copied ----------------------------------------------------------------------------------------------
+
+    def _keep_data(self) -> None:
+        paths = self._settings.paths
+        if not (paths.prepared / "summary.json").is_file():
+            return
+
+        def facts() -> dict[str, Any]:
+            return {"step": 0, "prepared": belongings.digest_of_data(paths)}
+
+        self._submit("data", Copy(self._data, "prepared", facts, lambda: belongings.data_files(paths)))
+
+    def _keep_trained(self) -> None:
+        """Link the result at once: the stages that follow change it."""
+        paths = self._settings.paths
+        done = state.read(paths.state, "train")
+        if done is None or done.get("restored"):
+            return
+        try:
+            linked = belongings.link_trained(paths)
+        except OSError as error:
+            warn("mirror", f"the trained model is not copied: {error.strerror or error}")
+            return
+        step = int(done["counts"]["steps"])
+        copy = Copy(
+            self._training,
+            "trained",
+            lambda: {"step": step, "prepared": belongings.digest_of_data(paths)},
+            lambda: linked,
+            paths.output / belongings.SCRATCH / "trained",
+        )
+        self._submit("training", copy)
+
+    def _found(self) -> dict[tuple[str, int], Path]:
+        found = {}
+        for path in self._settings.paths.output.glob("checkpoint-*"):
+            _, _, modified = files.stamp(path / "state.json")
+            if modified > 0:
+                found[path.name, modified] = path
+        return found
+
+    def _look(self) -> None:
+        """Take links to the newest checkpoint if it is a new one."""
+        seen = self._seen
+        if seen is None:
+            return
+        new = {mark: path for mark, path in self._found().items() if mark not in seen}
+        if not new:
+            return
+        newest = max(new.values(), key=lambda path: int(path.name.removeprefix("checkpoint-")))
+        linked = belongings.link_checkpoint(self._settings.paths, newest)
+        if linked is None:
+            return  # replaced meanwhile: look again
+        seen |= set(new)
+        found = files.read_json(linked[f"output/{newest.name}/state.json"])
+        prepared = belongings.digest_of_data(self._settings.paths)
+        facts = {"step": int(found["step"]), "key": found["key"], "prepared": prepared}
+        scratch = self._settings.paths.output / belongings.SCRATCH / newest.name
+        copy = Copy(self._training, newest.name, lambda: facts, lambda: linked, scratch)
+        with self._lock:
+            if self._seen is None:  # training has ended meanwhile, and its result is what counts
+                copy.discard()
+                return
+            self._put("training", copy)
+
+    # ---- the thread --------------------------------------------------------------------------------------------------
+
+    def _submit(self, kind: str, copy: Copy) -> None:
+        with self._lock:
+            self._put(kind, copy)
+        self._wake.set()
+        self._start()
+
+    def _put(self, kind: str, copy: Copy) -> None:
+        superseded, self._due[kind] = self._due.get(kind), copy
+        if superseded is not None and superseded.scratch != copy.scratch:
+            superseded.discard()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        failures, last_tries, again = 0, 0, 0.0
+        while True:
+            self._wake.wait(POLL)
+            self._wake.clear()
+            closing = self._closing  # before the last look
+            try:
+                self._look()
+            except OSError as error:
+                warn("mirror", f"a checkpoint is not copied: {error.strerror or error}")
+            if closing and (not self._due or last_tries >= LAST_ATTEMPTS):
+                return
+            if not self._due or (time.monotonic() < again and not closing):
+                continue
+            with self._lock:
+                kind = min(self._due)  # data before training
+                copy = self._due.pop(kind)
+            if self._copied(copy):
+                failures = 0
+                copy.discard()
+                self._wake.set()
+            else:
+                failures += 1
+                last_tries += closing
+                again = time.monotonic() + min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(failures - 1, 10))
+                self._put_back(kind, copy)
+
+    def _put_back(self, kind: str, copy: Copy) -> None:
+        with self._lock:
+            newer = self._due.setdefault(kind, copy)
+        if newer is not copy and newer.scratch != copy.scratch:
+            copy.discard()
+
+    def _copied(self, copy: Copy) -> bool:
+        """Try to copy; a failure is one line."""
+        try:
+            forget = self._outlived(copy)
+            sent = copy.archive.keep(copy.name, copy.facts(), copy.sources(), forget)
+            if sent is not None:
+                say("mirror", f"{copy.name} is there ({sent / 1e6:.1f} MB sent)")
+            return True
+        except Exception as error:
+            assert self._store is not None
+            reason = str(error) if isinstance(error, JobError) else self._store.explain(error)
+            warn("mirror", f"{copy.name} could not be copied: {reason}; training goes on, and it will be tried again")
+            return False
+
+    def _outlived(self, copy: Copy) -> list[str]:
+        """The checkpoints that go when this one has come: all but the newest SAVE_TOTAL_LIMIT, and of other weights."""
+        if copy.archive is not self._training or copy.name == "trained":
+            return []
+        facts = copy.facts()
+        there = [one for one in copy.archive.manifests() if one.name != copy.name]
+        same = [one for one in there if one.facts.get("key") == facts["key"]]
+        same = sorted((one for one in same if int(one.facts["step"]) < facts["step"]), key=lambda m: m.facts["step"])
+        kept = {one.name for one in same[len(same) - self._settings.save_total_limit + 1 :]}
+        return [one.name for one in there if one.name not in kept]
