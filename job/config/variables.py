@@ -146,7 +146,20 @@ class PublishVariables(BaseSettings):
     )
     hub_private: bool = var(True, "Create repos as private.")
     base_model_id: str | None = var(None, "`base_model` in the model card, if INIT_MODEL_PATH is a directory.")
-    license: str = var("apache-2.0", "Licence in the model card.")
+    license: str = var("apache-2.0", "Licence in the model card: an identifier of the Hub, or `other`.")
+    license_name: str | None = var(
+        None, "LICENSE=other: the licence's short name, such as `my-licence-1.0`.", pattern=r"^[\w.-]+$"
+    )
+    license_link: str | None = var(
+        None,
+        "LICENSE=other: its address, or `LICENSE` for a file of that name in the repo.",
+        pattern=r"^(LICENSE|https?://[^\s/]+\S*)$",
+    )
+    voice_consent: str | None = var(
+        None,
+        "Who agreed that this voice may be made and published, and how, in your words; shown in the model card, and "
+        "required with HUB_PRIVATE=false (docs/publishing.md).",
+    )
     export: Literal["merged", "adapter", "both"] = var(
         "both", "What a LoRA checkpoint contains: merged weights, the adapter, or both."
     )
