@@ -182,7 +182,9 @@ class SynthesisVariables(BaseSettings):
     """Test speech."""
 
     test_texts: str | None = var(
-        None, "Texts to speak: a file with one per line, or a list separated by `|`. Default: a few texts of the data."
+        None,
+        "Texts to speak: a file with one per line, or a list separated by `|`. Default: texts in the language of the "
+        "data that come with the job, and some of the data (docs/judging.md).",
     )
     greedy: bool = var(False, "Always take the most likely code instead of sampling.")
     temperature: float = var(0.9, "Sampling temperature.", gt=0, allow_inf_nan=False)
