@@ -12,7 +12,7 @@ import gc
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from job import environment_check
@@ -106,7 +106,8 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
         return False
     say(stage.name, "started")
     started = time.monotonic()
-    counts = stage.run(settings, ranks)
+    with _page(settings, stage, ranks):
+        counts = stage.run(settings, ranks)
     _free_memory()
     if ranks.first:
         state.write(
@@ -121,6 +122,15 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
     ranks.wait()
     say(stage.name, f"done in {time.monotonic() - started:.1f} s")
     return True
+
+
+def _page(settings: Settings, stage: Stage, ranks: Ranks) -> AbstractContextManager[None]:
+    """What keeps the report page up to date while this process trains."""
+    if stage.name != "train" or not ranks.first:
+        return nullcontext()
+    from job.evaluate import live
+
+    return live.page(settings)
 
 
 def _free_memory() -> None:
