@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from pathlib import Path
 
-#: Bytes of sound in one page; further sounds are links to their files, so that a page of hundreds still opens.
-MOST_BYTES = 8_000_000
+from job.audio import mp3
+
+#: Characters of sound in one page; what is beyond are links to the files, so that a page of hundreds still opens.
+MOST = 8_000_000
 
 
 class Sounds:
-    """The sounds of a page, as MP3 in `data:` addresses: a tenth of a WAV, and every browser plays it."""
+    """The sounds of a page, as long as there is room for them."""
 
     def __init__(self) -> None:
-        self._left = MOST_BYTES
+        self._left = MOST
 
     def address(self, path: Path, link: str) -> str:
         """The address of a sound for a player; `link` where it cannot be read, or the page is full."""
         import soundfile
 
-        made = io.BytesIO()
         try:
-            samples, rate = soundfile.read(str(path), dtype="float32")
-            soundfile.write(made, samples, rate, format="MP3", subtype="MPEG_LAYER_III")
+            made = mp3.data_address(*soundfile.read(str(path), dtype="float32"))
         except (OSError, RuntimeError, ValueError):
             return link
-        coded = base64.b64encode(made.getvalue()).decode()
-        if len(coded) > self._left:
+        if len(made) > self._left:
             return link
-        self._left -= len(coded)
-        return f"data:audio/mpeg;base64,{coded}"
+        self._left -= len(made)
+        return made

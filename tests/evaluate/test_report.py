@@ -180,7 +180,7 @@ def test_a_page_comes_out_of_an_empty_work_directory(tmp_path: Path):
 
 def test_a_sound_that_is_gone_or_too_large_is_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     settings = fill(tmp_path)
-    monkeypatch.setattr(embedded, "MOST_BYTES", len(made(settings)[1].all("audio")[0]["src"]))
+    monkeypatch.setattr(embedded, "MOST", len(made(settings)[1].all("audio")[0]["src"]))
     _, page = made(settings)
     assert [one["src"][:11] for one in page.all("audio")] == ["data:audio/", "../samples/"]
     next(settings.paths.samples.glob("01*")).unlink()

@@ -285,3 +285,9 @@ def test_a_model_of_noise_is_not_published_by_a_whole_run(hub: Hub, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert set(hub.files("model", "alice/voice")) == set(stored)
     assert candidates(hub) == []
+    seen, tags = len(hub.requests), dict(hub.repos["model", "alice/voice"].tags)
+    assert len(tags) == 1
+    done = subprocess.run(command, env=env | {"SYNTH_GATE": "warn"}, capture_output=True, text=True, timeout=600)
+    assert done.stdout.splitlines()[-1].startswith("[run] nothing new: ")
+    assert {request.method for request in hub.requests[seen:]} <= {"GET", "HEAD"}, "a night without anything new"
+    assert hub.repos["model", "alice/voice"].tags == tags
