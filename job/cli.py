@@ -65,9 +65,32 @@ for _name, _about in {
     "validate": "Write and check the model card and the checkpoint's files.",
     "push": "Publish to the Hub.",
     "synthesize": "Speak the test texts and measure the speech.",
-    "report": "Write report/index.html.",
 }.items():
     _stage_command(_name, _about)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path] | None, typer.Argument(help="With --compare: the runs' work directories.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Compare these runs on one page.")] = False,
+) -> None:
+    """Write report/index.html, or with --compare RUN… report/compare.html."""
+    if compare != bool(runs):
+        raise errors.BadInput("runs are compared by `report --compare RUN RUN…`, their work directories")
+    if runs:
+        from job.evaluate.compare_runs import compare as side_by_side
+
+        side_by_side(_settings(), runs)
+    else:
+        _run("report", "report")
+
+
+@app.command()
+def watch() -> None:
+    """Show a run that is going on: its stage, losses, the time left, and its log."""
+    from job.watch import watch as follow
+
+    follow(_settings(quiet=True))
 
 
 @app.command()

@@ -12,7 +12,7 @@ import gc
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -50,34 +50,43 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks:
     ):
         # a kill in the moment in which the best checkpoint is exchanged must not look as if there were none
         ranks.first_does(lambda: files.recover_directory(settings.paths.best))
+        did = False
         for one in stages:
             metrics.stage = one.name
             if one.name == "validate" and settings.best_by == "judges":
-                run_stage(settings, CHOICE)
+                did |= run_stage(settings, CHOICE)
             ranks.first_does(partial(mirror.before, one))
             try:
-                if run_stage(settings, one, ranks):
+                done = run_stage(settings, one, ranks)
+                did |= done
+                if done:
                     mirror.after(one)
             except SpeechFailed as error:
-                failed = error  # raised after the report, which shows it best
+                failed, did = error, True  # raised after the report, which shows it best
         if stages[-1].name == NAMES[-1]:
-            _release(settings, failed)
+            did |= _release(settings, failed)
+        if not did and len(stages) > 1:
+            say("run", "nothing new: data and settings are those of the last run, so nothing was trained or uploaded")
     if failed is not None:
         raise failed
 
 
-def _release(settings: Settings, failed: SpeechFailed | None) -> None:
-    """Finish publishing what `push` has uploaded for exactly these settings and this checkpoint; else do nothing."""
+def _release(settings: Settings, failed: SpeechFailed | None) -> bool:
+    """Finish publishing what `push` has uploaded for exactly these settings and this checkpoint; else do nothing.
+
+    Returns whether there was anything to do.
+    """
     pushed = _current(settings, "push")
     if pushed is None or "skipped" in pushed["counts"]:
-        return
+        return False
     outcome = "refused" if failed else "unheard" if _current(settings, "synthesize") is None else "passed"
     try:
-        run_stage(settings, release(outcome))
+        return run_stage(settings, release(outcome))
     except PublishFailed as error:
         if failed is None:
             raise
         warn("release", str(error))  # the exit code is that of the speech
+        return True
 
 
 def _current(settings: Settings, name: str) -> dict[str, Any] | None:
@@ -109,7 +118,8 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
         return False
     say(stage.name, "started")
     started = time.monotonic()
-    counts = stage.run(settings, ranks)
+    with _page(settings, stage, ranks):
+        counts = stage.run(settings, ranks)
     _free_memory()
     if ranks.first:
         state.write(
@@ -124,6 +134,15 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
     ranks.wait()
     say(stage.name, f"done in {time.monotonic() - started:.1f} s")
     return True
+
+
+def _page(settings: Settings, stage: Stage, ranks: Ranks) -> AbstractContextManager[None]:
+    """What keeps the report page up to date while this process trains."""
+    if stage.name != "train" or not ranks.first:
+        return nullcontext()
+    from job.evaluate import live
+
+    return live.page(settings)
 
 
 def _free_memory() -> None:

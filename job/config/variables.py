@@ -156,7 +156,20 @@ class PublishVariables(BaseSettings):
     )
     hub_private: bool = var(True, "Create repos as private.")
     base_model_id: str | None = var(None, "`base_model` in the model card, if INIT_MODEL_PATH is a directory.")
-    license: str = var("apache-2.0", "Licence in the model card.")
+    license: str = var("apache-2.0", "Licence in the model card: an identifier of the Hub, or `other`.")
+    license_name: str | None = var(
+        None, "LICENSE=other: the licence's short name, such as `my-licence-1.0`.", pattern=r"^[\w.-]+$"
+    )
+    license_link: str | None = var(
+        None,
+        "LICENSE=other: its address, or `LICENSE` for a file of that name in the repo.",
+        pattern=r"^(LICENSE|https?://[^\s/]+\S*)$",
+    )
+    voice_consent: str | None = var(
+        None,
+        "Who agreed that this voice may be made and published, and how, in your words; shown in the model card, and "
+        "required with HUB_PRIVATE=false (docs/publishing.md).",
+    )
     export: Literal["merged", "adapter", "both"] = var(
         "both", "What a LoRA checkpoint contains: merged weights, the adapter, or both."
     )
@@ -179,7 +192,9 @@ class SynthesisVariables(BaseSettings):
     """Test speech."""
 
     test_texts: str | None = var(
-        None, "Texts to speak: a file with one per line, or a list separated by `|`. Default: a few texts of the data."
+        None,
+        "Texts to speak: a file with one per line, or a list separated by `|`. Default: texts in the language of the "
+        "data that come with the job, and some of the data (docs/judging.md).",
     )
     greedy: bool = var(False, "Always take the most likely code instead of sampling.")
     temperature: float = var(0.9, "Sampling temperature.", gt=0, allow_inf_nan=False)

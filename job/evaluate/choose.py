@@ -125,7 +125,7 @@ def _asked(settings: Settings) -> Asked:
     speakers = spoken_texts.speakers_of(config, paths.best)
     held_out = splits[:1] if splits and len(splits[0]) else []
     plain = settings.model_copy(update={"test_texts": None}) if held_out else settings
-    said = spoken_texts.plan(plain, config, speakers, rows_of(held_out or splits))
+    said = spoken_texts.plan(plain, config, speakers, rows_of(held_out or splits), only_data=True)
     return Asked(
         utterances=[said[index] for index in spoken_texts.spread(len(said), TEXTS)],
         splits=splits,

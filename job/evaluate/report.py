@@ -1,7 +1,7 @@
 """HTML report of a run: speech samples, training curves, data and settings.
 
-One self-contained HTML file (only the audio players refer outside it, to `../samples/`), built from whatever exists:
-every section says so when its data is missing. Does not need torch.
+One self-contained HTML file, sounds included, built from whatever exists: every section says so when its data is
+missing. Does not need torch.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from job.core import console, files
 from job.core.errors import BadInput
 from job.core.redact import redact
 from job.evaluate.charts import Line, describe, line_chart, number
+from job.evaluate.embedded import Sounds
 from job.evaluate.report_speech import (
     as_dict,
     as_float,
@@ -28,6 +29,7 @@ from job.evaluate.report_speech import (
     bases,
     comparison_table,
     judges_told,
+    origins_table,
     sample_row,
     shown,
 )
@@ -52,29 +54,44 @@ def run(settings: Settings) -> dict[str, Any]:
     Returns:
         Counts for the stage's state file: samples and failed ones on the page, log lines drawn.
     """
+    counts = write_page(settings)
+    console.say(STAGE, f"{settings.paths.report}")
+    stats = _json(settings.paths.samples / "stats.json")
+    if answer := str(as_dict(stats.get("summary")).get("verdict") or ""):
+        console.say(STAGE, answer)
+    return counts
+
+
+def write_page(settings: Settings, *, training: bool = False) -> dict[str, Any]:
+    """Write the page and return its counts; while `training`, without the speech and the choice of an earlier run."""
     paths = settings.paths
-    training, validation = read_log(paths.training_log), read_log(paths.validation_log)
-    stats = _json(paths.samples / "stats.json")
+    steps, validation = read_log(paths.training_log), read_log(paths.validation_log)
+    stats = {} if training else _json(paths.samples / "stats.json")
     base = bases(stats)
     samples = [sample_row(one, base.get(number)) for number, one in enumerate(stats.get("samples", []))]
+    sounds = Sounds()
+    for one in [part for sample in samples for part in (sample, sample["base"]) if part]:
+        one["url"] = sounds.address(paths.samples / one["file"], one["url"])
     summary = as_dict(stats.get("summary"))
     answer = str(summary.get("verdict") or "")
     page = (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             voice=settings.speaker_name.lower(),
             model=settings.init_model_path,
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             version=__version__,
-            verdict=key_figures(samples, training, validation),
+            training=training,
+            verdict=key_figures(samples, steps, validation),
             answer=answer,
-            chosen=card_facts.chosen(settings),
+            chosen=None if training else card_facts.chosen(settings),
             samples=samples,
             summary={name: value for name, value in summary.items() if name != "verdict"},
             comparison=comparison_table(stats),
             judges=judges_told(stats),
-            charts=charts(training, validation),
+            origins=origins_table(stats),
+            charts=charts(steps, validation),
             figures=flatten(_json(paths.quality)),
             problems=[str(one) for one in as_list(_json(paths.quality).get("problems"))],
             quality_page="../data/quality.html" if paths.quality_page.is_file() else None,
@@ -85,11 +102,8 @@ def run(settings: Settings) -> dict[str, Any]:
         )
     )
     files.write_text(paths.report, redact(page, _secrets(settings)))
-    console.say(STAGE, f"{paths.report}")
-    if answer:
-        console.say(STAGE, answer)
     failed = sum(not one["passed"] for one in samples)
-    return {"samples": len(samples), "failed": failed, "log_lines": len(training) + len(validation)}
+    return {"samples": len(samples), "failed": failed, "log_lines": len(steps) + len(validation)}
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -153,10 +167,10 @@ def flatten(value: dict[str, Any]) -> list[tuple[str, str]]:
             if len(nested) > MOST_ENTRIES:
                 rows.append((f"{name} · …", f"{len(nested) - MOST_ENTRIES} more"))
         elif isinstance(entry, list):
-            listed = ", ".join(_figure(one) for one in entry[: 2 * MOST_ENTRIES])
+            listed = ", ".join(figure(one) for one in entry[: 2 * MOST_ENTRIES])
             rows.append((name, (listed + " …" if len(entry) > 2 * MOST_ENTRIES else listed) or "none"))
         else:
-            rows.append((name, _figure(entry)))
+            rows.append((name, figure(entry)))
     return rows
 
 
@@ -188,7 +202,7 @@ def changed_settings(settings: Settings) -> list[tuple[str, str, str]]:
     values = settings.public()
     defaults = Settings().public()
     return [
-        (variable.name, _figure(values[variable.field.upper()]), _figure(defaults[variable.field.upper()]))
+        (variable.name, figure(values[variable.field.upper()]), figure(defaults[variable.field.upper()]))
         for variable in variables()
         if values[variable.field.upper()] != defaults[variable.field.upper()]
     ]
@@ -202,12 +216,12 @@ def _secrets(settings: Settings) -> list[str]:
         return []  # an unreadable HF_TOKEN_FILE; what it holds is unknown to this process
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     """Create a Jinja environment with escaping: the page contains texts from the data, which are untrusted."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["shown"] = _figure
+    environment.filters["shown"] = figure
     return environment
 
 
@@ -229,7 +243,7 @@ def _points(log: Iterable[dict[str, Any]], field: str) -> list[tuple[float, floa
     return [(float(record["step"]), as_float(record[field])) for record in log if field in record]
 
 
-def _figure(value: Any) -> str:
+def figure(value: Any) -> str:
     """Format any value of a JSON file as text."""
     if value is None:
         return "–"

@@ -14,6 +14,9 @@ from job.evaluate.comparison import BASES, SOURCES
 from job.evaluate.judges.figures import BY_NAME, FIGURES, MARKS
 from job.text.letters import letters
 
+#: What people read of where a text comes from (`spoken_texts.ORIGINS`).
+ORIGINS_TOLD = {"train": "training sentence", "validation": "held-out sentence", "test": "unseen text"}
+
 
 def sample_row(sample: dict[str, Any], base: dict[str, str] | None = None) -> dict[str, Any]:
     """Format one object of stats.json for the page: cells of (label, text, whether it fails the check).
@@ -37,6 +40,7 @@ def sample_row(sample: dict[str, Any], base: dict[str, str] | None = None) -> di
         "text": str(sample.get("text", "")),
         "speaker": str(sample.get("speaker", "")),
         "language": str(sample.get("language", "")),
+        "origin": ORIGINS_TOLD.get(str(sample.get("origin")), ""),
         "layout": str(sample.get("layout", "")).replace("_", "-"),
         "transcript": sample.get("transcript"),
         "passed": bool(sample.get("passed")),
@@ -81,7 +85,9 @@ def bases(stats: dict[str, Any]) -> dict[int, dict[str, str]]:
         files_of = [one.get("file") for one in as_list(compared.get(source)) if isinstance(one, dict)]
         if files_of and all(files_of):
             told = SOURCES[source].lower()
-            return {n: {"url": f"../samples/{quote(str(f))}", "told": told} for n, f in enumerate(files_of)}
+            return {
+                n: {"file": str(f), "url": f"../samples/{quote(str(f))}", "told": told} for n, f in enumerate(files_of)
+            }
     return {}
 
 
@@ -109,6 +115,20 @@ def comparison_table(stats: dict[str, Any]) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError, IndexError):  # damaged
         return {}
     return {"heads": heads, "rows": table} if table else {}
+
+
+def origins_table(stats: dict[str, Any]) -> dict[str, Any]:
+    """Compare texts by where they come from: headers, and rows of a label and cells; empty with a single origin."""
+    groups = {told: as_dict(as_dict(stats.get("by_origin")).get(name)) for name, told in ORIGINS_TOLD.items()}
+    groups = {told: group for told, group in groups.items() if group}
+    if len(groups) < 2:
+        return {}
+    rows = [("Samples", [shown(group.get("samples"), 0) for group in groups.values()])]
+    rows.append(("Fail a check", [shown(group.get("failed"), 0) for group in groups.values()]))
+    for figure in FIGURES:
+        if any(figure.name in group for group in groups.values()):
+            rows.append((figure.label, [figure.shown(group.get(figure.name)) for group in groups.values()]))
+    return {"heads": [f"{told.capitalize()}s" for told in groups], "rows": rows}
 
 
 def judges_told(stats: dict[str, Any]) -> list[str]:

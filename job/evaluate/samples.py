@@ -17,7 +17,7 @@ from job.evaluate.judges.figures import BY_NAME
 from job.evaluate.judges.judge import Clip, finite
 from job.evaluate.own import Own
 from job.evaluate.speaking import Sample
-from job.evaluate.spoken_texts import Utterance
+from job.evaluate.spoken_texts import ORIGINS, Utterance
 
 
 def file_name(number: int, utterance: Utterance) -> str:
@@ -92,6 +92,12 @@ def summarize(described: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if value is not None:
             total[name] = value
     return total
+
+
+def by_origin(described: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Compute the same for the texts of each origin (`spoken_texts.ORIGINS`), apart from each other."""
+    groups = {name: [one for one in described if one.get("origin") == name] for name in ORIGINS}
+    return {name: summarize(some) for name, some in groups.items() if some}
 
 
 def _rounded(value: Any) -> Any:

@@ -6,20 +6,29 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from job.config.names import AUTO, NEW
 from job.config.settings import Settings
 from job.core.errors import BadInput
 from job.model.loading import ModelConfig
 from job.normalize import Normalizer
-from job.text.languages import Languages, UnclearLanguage
+from job.text.languages import Languages, UnclearLanguage, iso_code
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Row = dict[str, Any]
 
-#: Texts from the data per speaker, and the total number of files, when TEST_TEXTS is not set.
-DEFAULT_TEXTS = 4
+#: Total number of files when TEST_TEXTS is not set, and texts from the data per speaker where none come with the job.
 DEFAULT_FILES = 8
+DEFAULT_TEXTS = 4
+#: Of a speaker's texts, one in this many is from the data where others come with the job.
+FROM_DATA = 4
+#: Texts that come with the job: one file a language, by its ISO code, with one text a line.
+SHIPPED = Path(__file__).parent / "texts"
+#: Where a text comes from: from the data it was trained on, from those held out, or from neither.
+ORIGINS = ("train", "validation", "test")
 #: Layouts that each TEXT_LAYOUT trains, and so the ones to generate with.
 LAYOUTS = {
     "non_streaming": ("non_streaming",),
@@ -103,34 +112,68 @@ def parse_texts(value: str) -> list[str]:
     return texts
 
 
+def shipped(language: str) -> list[str]:
+    """Return the texts that come with the job in a language: short and long, a question, numbers, names, prose."""
+    code = iso_code(language)
+    path = SHIPPED / f"{'nb' if code == 'no' else code}.txt"
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def origins(texts: Sequence[str], validation: pa.Table | None, train: pa.Table | None) -> list[str]:
+    """Return for each text where it comes from: one of `ORIGINS`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    where = dict.fromkeys(texts, ORIGINS[2])
+    for name, split in ((ORIGINS[1], validation), (ORIGINS[0], train)):  # one that is in both was trained on
+        if split is not None and len(split):
+            among = pc.is_in(pa.array(where, split["text"].type), value_set=split["text"]).to_pylist()
+            where |= {text: name for text, found in zip(where, among, strict=True) if found}
+    return [where[text] for text in texts]
+
+
 def plan(
-    settings: Settings, config: ModelConfig, speakers: Sequence[str], splits: Sequence[Sequence[Row]]
+    settings: Settings,
+    config: ModelConfig,
+    speakers: Sequence[str],
+    splits: Sequence[Sequence[Row]],
+    *,
+    only_data: bool = False,
 ) -> list[Utterance]:
     """Plan all files to generate, in order.
 
-    TEST_TEXTS are said by every speaker. Otherwise each speaker says up to `DEFAULT_TEXTS` texts from the data, its own
-    if it has any, `DEFAULT_FILES` files in total. With TEXT_LAYOUT=mixed every text is said in both layouts.
+    TEST_TEXTS are said by every speaker. Otherwise each speaker says texts that come with the job in the language of
+    its rows, and some from the data, its own if it has any: `DEFAULT_FILES` files in total. Where none come with the
+    job, it says up to `DEFAULT_TEXTS` from the data. With TEXT_LAYOUT=mixed every text is said in both layouts.
 
     Args:
         settings: TEST_TEXTS, TEXT_LAYOUT, LANGUAGE.
         config: the checkpoint's config.
         speakers: the speakers to use.
         splits: rows (text, speaker, language, instruct) of the prepared splits, the preferred one first.
+        only_data: leave out the texts that come with the job.
 
     Raises:
         BadInput: there is nothing to say.
     """
     layouts = LAYOUTS[settings.text_layout]
+    languages = languages_by_speaker([row for rows in splits for row in rows])
     if settings.test_texts:
         texts = parse_texts(settings.test_texts)
-        languages = languages_by_speaker([row for rows in splits for row in rows])
         said = [
             utterance(settings, config, text, speaker, languages.get(speaker, settings.language))
             for speaker in speakers
             for text in texts
         ]
     else:
-        said = _own_texts(config, speakers, splits, DEFAULT_FILES // len(layouts))
+        # the demo's tiny model recites what it has learned by heart, and can say nothing else
+        only_data = only_data or settings.init_model_path == "demo"
+        limit = DEFAULT_FILES // len(layouts)
+        said = []
+        for speaker in speakers[:limit]:
+            language = languages.get(speaker, settings.language)
+            fresh = [utterance(settings, config, text, speaker, language) for text in shipped(language)]
+            said += _default(config, speaker, splits, [] if only_data else fresh, max(1, limit // len(speakers)))
     if not said:
         raise BadInput("TEST_TEXTS is not set and there are no prepared texts to say; set it to texts separated by |")
     return [replace(one, layout=layout) for one in said for layout in layouts]
@@ -169,21 +212,27 @@ def budget(settings: Settings, text: str, frames_per_character: float) -> int:
     return max(50, round(3 * len(text) * frames_per_character) + 25)
 
 
-def _own_texts(
-    config: ModelConfig, speakers: Sequence[str], splits: Sequence[Sequence[Row]], limit: int
+def _default(
+    config: ModelConfig, speaker: str, splits: Sequence[Sequence[Row]], fresh: Sequence[Utterance], wanted: int
 ) -> list[Utterance]:
-    """Choose texts from the data, spread over lengths within each speaker; speakers beyond `limit` get none."""
-    each = max(1, min(DEFAULT_TEXTS, limit // len(speakers)))
-    said: list[Utterance] = []
-    for speaker in speakers[:limit]:
-        own = ([row for row in rows if row["speaker"] == speaker] for rows in splits)
-        rows = next((some for some in (*own, *splits) if some), [])
-        texts = sorted({row["text"]: row for row in rows}.values(), key=lambda row: (len(row["text"]), row["text"]))
-        for position in spread(len(texts), each):
-            row = texts[position]
-            language = spoken_language(config, row["language"])
-            said.append(Utterance(row["text"], speaker, language, instruct=row.get("instruct") or None))
-    return said
+    """Choose a speaker's texts where TEST_TEXTS is not set; `fresh` are those that come with the job."""
+    if not fresh:
+        return _own_texts(config, speaker, splits, min(DEFAULT_TEXTS, wanted))
+    from_data = wanted // FROM_DATA
+    chosen = [fresh[position] for position in spread(len(fresh), wanted - from_data)]
+    return chosen + _own_texts(config, speaker, splits, from_data)
+
+
+def _own_texts(config: ModelConfig, speaker: str, splits: Sequence[Sequence[Row]], wanted: int) -> list[Utterance]:
+    """Choose texts from the data, the speaker's own if it has any, spread over their lengths."""
+    own = ([row for row in rows if row["speaker"] == speaker] for rows in splits)
+    rows = next((some for some in (*own, *splits) if some), [])
+    texts = sorted({row["text"]: row for row in rows}.values(), key=lambda row: (len(row["text"]), row["text"]))
+    chosen = [texts[position] for position in spread(len(texts), wanted)]
+    return [
+        Utterance(row["text"], speaker, spoken_language(config, row["language"]), instruct=row.get("instruct") or None)
+        for row in chosen
+    ]
 
 
 def _looks_like_a_file(value: str) -> bool:

@@ -21,7 +21,7 @@ from job.evaluate.comparison import compare
 from job.evaluate.judges.judge import Clip, Judge
 from job.evaluate.judges.ratings import Ratings
 from job.evaluate.judges.registry import load_judges
-from job.evaluate.samples import describe, file_name, heard_as, summarize, write
+from job.evaluate.samples import by_origin, describe, file_name, heard_as, summarize, write
 from job.evaluate.speaking import Sample, speak
 from job.evaluate.verdict import cells, table, verdict
 from job.model.loading import base_directory, read_config
@@ -70,11 +70,13 @@ def run(settings: Settings) -> dict[str, Any]:
         no_base = _by_base(settings, spoken)
 
     samples = spoken.samples["voice"]
+    from_where = spoken_texts.origins([one.text for one in utterances], *(splits or (None, None)))
     described = [
         describe(sample, name, spoken.samples_per_frame, spoken.own.get(sample.utterance.speaker))
         for sample, name in zip(samples, spoken.files("voice"), strict=True)
     ]
-    for one in described:
+    for one, origin in zip(described, from_where, strict=True):
+        one["origin"] = origin
         note = "; ".join(one["problems"]) or "good"
         console.say(STAGE, f"{paths.samples / one['file']}: {one['seconds']:.2f} s, {note}")
     for speaker, one_voice in spoken.own.items():
@@ -195,6 +197,7 @@ def judged(
         "summary": summary,
         "comparison": rows,
         "table": cells(rows),
+        "by_origin": by_origin(described),
         "compared": others,
         "judges": {name: account.as_dict() for name, account in ratings.accounts.items()},
     }

@@ -60,7 +60,11 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
 
 def table(rows: Sequence[Row]) -> list[str]:
     """Format the comparison as lines with aligned columns."""
-    found = cells(rows)
+    return aligned(cells(rows))
+
+
+def aligned(found: Sequence[Sequence[str]]) -> list[str]:
+    """Format rows of cells as lines: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*found, strict=True)]
     lines = []
     for label, *others in found:

@@ -9,6 +9,7 @@ from typing import Any
 
 from job.config import names
 from job.config.settings import Settings
+from job.config.variables import SOURCE_VARIABLES
 from job.core import files
 from job.core.errors import BadInput
 from job.text.languages import Languages, UnclearLanguage, iso_code
@@ -21,11 +22,11 @@ _CACHED = re.compile(r"models--([\w.-]+?)--([\w.-]+)/snapshots/[0-9a-f]{7,}/?$")
 
 @dataclass(frozen=True)
 class Losses:
-    """First and last logged training loss, and the validation at which `output/best` was saved."""
+    """First and last logged training loss, and what was measured of the checkpoint itself."""
 
     first: dict[str, Any] | None
     last: dict[str, Any] | None
-    best: dict[str, Any] | None
+    saved: dict[str, Any] | None
 
 
 def base_model(settings: Settings) -> str | None:
@@ -51,17 +52,27 @@ def base_model(settings: Settings) -> str | None:
     return f"{cached.group(1)}/{cached.group(2)}" if cached else None
 
 
-def need_base_model(settings: Settings) -> None:
-    """Refuse to publish a model card that does not name the base model.
+def need_facts(settings: Settings) -> None:
+    """Refuse to publish a model card that does not name the base model, or a public voice without consent.
 
     Raises:
-        BadInput: INIT_MODEL_PATH is a directory and BASE_MODEL_ID is not set.
+        BadInput: INIT_MODEL_PATH is a directory without BASE_MODEL_ID, or HUB_PRIVATE=false without VOICE_CONSENT.
     """
+    if not settings.hub_private and not settings.voice_consent and _has_own_data(settings):
+        raise BadInput(
+            "HUB_PRIVATE=false needs VOICE_CONSENT: who agreed that this voice is made and published, and how (for a "
+            "public data set: its name, its licence and what its speakers agreed to); or set HUB_PRIVATE=true"
+        )
     if base_model(settings) is None and settings.init_model_path != "demo":
         raise BadInput(
             f"BASE_MODEL_ID is not set and INIT_MODEL_PATH={settings.init_model_path} is a directory: the model card "
             "needs the base model's Hub id, for example BASE_MODEL_ID=Qwen/Qwen3-TTS-12Hz-1.7B-Base"
         )
+
+
+def _has_own_data(settings: Settings) -> bool:
+    """Whether it is trained on anything but the built-in clips, which are nobody's voice."""
+    return settings.data_mode == "none" or any(getattr(settings, name.lower()) for name in SOURCE_VARIABLES)
 
 
 def dataset(settings: Settings) -> str | None:
@@ -116,13 +127,18 @@ def _named_ones(found: dict[str, str | None]) -> dict[str, str | None]:
     return {name: code for name, code in found.items() if name not in names.NO_LANGUAGE}
 
 
-def losses(settings: Settings) -> Losses:
-    """Read `training_log.jsonl` and `validation_log.jsonl`; lines truncated by a kill are skipped."""
+def losses(settings: Settings, checkpoint: Path) -> Losses:
+    """Read the logs and the state of a checkpoint, `output/best` or `output/last`; truncated lines are skipped."""
     trained = _read_lines(settings.paths.training_log)
-    validated = [row for row in _read_lines(settings.paths.validation_log) if isinstance(row.get("loss"), float | int)]
-    kept = _read(settings.paths.best / "training_state.json")
-    best = kept if "loss" in kept else min(validated, key=lambda row: float(row["loss"]), default=None)
-    return Losses(first=trained[0] if trained else None, last=trained[-1] if trained else None, best=best)
+    saved: dict[str, Any] | None = _read(checkpoint / "training_state.json")
+    if not saved or "loss" not in saved:  # written by an older version: what the logs say of it
+        validated = _read_lines(settings.paths.validation_log)
+        finite = [row for row in validated if isinstance(row.get("loss"), float | int)]
+        if checkpoint == settings.paths.best:
+            saved = min(finite, key=lambda row: float(row["loss"]), default=None)
+        else:
+            saved = {**trained[-1], "split": "train"} if trained else None
+    return Losses(first=trained[0] if trained else None, last=trained[-1] if trained else None, saved=saved)
 
 
 def chosen(settings: Settings) -> str | None:

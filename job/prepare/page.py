@@ -5,14 +5,13 @@ It works when opened from disk, without a server or a network: the browser saves
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from job.audio import mp3
 from job.audio.clip import Unusable, load
 from job.config.paths import Paths
 
@@ -69,15 +68,11 @@ def render(
 @lru_cache(maxsize=512)
 def _embedded(audio: str, start: float | None, end: float | None) -> str | None:
     """Encode a recording as a data URL; None if it cannot be read or is too long."""
-    import soundfile
-
     try:
         clip = load(Path(audio), RATE, start=start, end=end, max_seconds=LONGEST)
     except (Unusable, OSError):
         return None
-    made = io.BytesIO()
-    soundfile.write(made, clip.samples, RATE, format="MP3", subtype="MPEG_LAYER_III")
-    return "data:audio/mpeg;base64," + base64.b64encode(made.getvalue()).decode("ascii")
+    return mp3.data_address(clip.samples, RATE)
 
 
 def _link(row: dict[str, Any], here: Path) -> str:

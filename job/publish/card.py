@@ -17,7 +17,7 @@ from job.config.names import NO_LANGUAGE
 from job.config.settings import Settings
 from job.model import card_facts
 from job.modes import mode_of
-from job.publish.licenses import LICENSES
+from job.publish import edited, results
 
 TEMPLATE = Path(__file__).parent / "card.md.jinja"
 #: Samples that the card has a player for.
@@ -38,6 +38,8 @@ def front_matter(settings: Settings) -> dict[str, Any]:
     dataset = card_facts.dataset(settings)
     metadata: dict[str, Any] = {
         "license": settings.license.strip().lower(),
+        "license_name": settings.license_name if _own_licence(settings) else None,
+        "license_link": settings.license_link if _own_licence(settings) else None,
         "language": card_facts.language_codes(settings),
         "library_name": "qwen-tts",
         "pipeline_tag": "text-to-speech",
@@ -49,12 +51,15 @@ def front_matter(settings: Settings) -> dict[str, Any]:
     return {key: value for key, value in metadata.items() if value}
 
 
-def render(settings: Settings, heard: Mapping[str, Any] | None = None, files_at: str = "") -> str:
+def render(
+    settings: Settings, heard: Mapping[str, Any] | None = None, files_at: str = "", checkpoint: Path | None = None
+) -> str:
     """The complete README.md.
 
     Args:
         heard: `samples/stats.json`, once the test speech is published with the model.
         files_at: address of the folder `samples/` in the repo, where the players find the sounds.
+        checkpoint: `output/last` for the last checkpoint's card; by default that of `output/best`.
 
     Raises:
         BadInput: BASE_MODEL_ID is not a Hub id.
@@ -64,12 +69,21 @@ def render(settings: Settings, heard: Mapping[str, Any] | None = None, files_at:
     metadata = front_matter(settings)
     summary = card_facts.summary(settings)
     splits = {name: split for name, split in (summary.get("splits") or {}).items() if split.get("rows")}
-    repo = (settings.hf_repo_id or "").strip()
+    best = (settings.hf_repo_id or "").strip()
+    checkpoint = checkpoint or settings.paths.best
+    is_last = checkpoint == settings.paths.last
+    repo = (settings.hf_last_repo_id or "").strip() if is_last else best
     speakers = card_facts.speakers(settings)
+    title = _plain(repo.split("/")[-1] or f"Qwen3-TTS voice: {', '.join(speakers[:3])}")
+    data = ModelCardData(**metadata)
+    if heard and (judged := results.evaluations(settings, heard, f"{files_at}/stats.json")):
+        data.model_name, data.eval_results = title, judged
     card = ModelCard.from_template(
-        ModelCardData(**metadata),
+        data,
         template_path=str(TEMPLATE),
-        title=_plain(repo.split("/")[-1] or f"Qwen3-TTS voice: {', '.join(speakers[:3])}"),
+        title=title,
+        is_last=is_last,
+        best=best if "/" in best else None,
         base=metadata.get("base_model"),
         demo=settings.init_model_path == "demo",
         speakers=[_plain(name) for name in speakers],
@@ -86,12 +100,12 @@ def render(settings: Settings, heard: Mapping[str, Any] | None = None, files_at:
         splits=splits,
         languages=[_plain(name) for name in card_facts.language_names(settings)],
         rows=_training_rows(settings),
-        losses=_loss_rows(settings),
-        chosen=card_facts.chosen(settings),
+        losses=_loss_rows(settings, checkpoint),
+        chosen=None if is_last else card_facts.chosen(settings),
+        consent=" ".join(_plain(settings.voice_consent or "").split()),
         heard=_heard(heard, files_at) if heard else None,
-        licence=metadata["license"],
     )
-    return re.sub(r"\n{3,}", "\n\n", str(card)).strip() + "\n"
+    return edited.marked(re.sub(r"\n{3,}", "\n\n", str(card)))
 
 
 def _heard(stats: Mapping[str, Any], files_at: str) -> dict[str, Any]:
@@ -106,79 +120,8 @@ def _heard(stats: Mapping[str, Any], files_at: str) -> dict[str, Any]:
     }
 
 
-def check_card(text: str) -> list[str]:
-    """Problems for which the Hub would reject a README.md, one line each; checked without a network.
-
-    Checks that there is metadata in YAML; no key is null or empty; `base_model` is a Hub id; `license` is an identifier
-    that the Hub knows; `language` contains ISO 639 codes; lists contain strings.
-    """
-    import yaml
-
-    block = re.match(r"---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", text.lstrip(), re.DOTALL)
-    if block is None:
-        return ["README.md has no metadata (a block between two lines of ---)"]
-    try:
-        data = yaml.safe_load(block.group(1))
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        at = f" in line {where.line + 2}" if where else ""
-        return [f"README.md's metadata is not valid YAML{at}: {getattr(error, 'problem', None) or 'cannot be parsed'}"]
-    if not isinstance(data, dict) or not data:
-        return ["README.md's metadata is empty"]
-    problems = [problem for key, value in data.items() for problem in _empty(str(key), value)]
-    return problems + _wrong_values(data)
-
-
-def _empty(key: str, value: Any) -> list[str]:
-    """Null and empty values, which the Hub rejects."""
-    if value is None:
-        return [f"{key} is null; leave it out or give it a value{_fix(key)}"]
-    if value in ("", [], {}) or (isinstance(value, str) and not value.strip()):
-        return [f"{key} is empty{_fix(key)}"]
-    if isinstance(value, list) and any(item is None or (isinstance(item, str) and not item.strip()) for item in value):
-        return [f"{key} has an empty entry{_fix(key)}"]
-    return []
-
-
-def _fix(key: str) -> str:
-    variables = {
-        "base_model": "BASE_MODEL_ID",
-        "license": "LICENSE",
-        "language": "LANGUAGE",
-        "datasets": "DATASET_NAME",
-    }
-    return f" (set {variables[key]})" if key in variables else ""
-
-
-def _wrong_values(data: dict[str, Any]) -> list[str]:
-    problems = []
-    for key in ("license", "language", "base_model", "datasets", "tags", "pipeline_tag", "library_name"):
-        value = data.get(key)
-        items = value if isinstance(value, list) else [value]
-        problems += [
-            f"{key}: {item!r} is not a string{_fix(key)}"
-            for item in items
-            if item is not None and not isinstance(item, str)
-        ]
-    for name in _strings(data.get("base_model")):
-        if not card_facts.REPO_ID.fullmatch(name) and not re.fullmatch(r"[\w.-]{1,96}", name):
-            problems.append(f"base_model: {name!r} is not a Hub id (set BASE_MODEL_ID to owner/name)")
-    for name in _strings(data.get("license")):
-        if name not in LICENSES:
-            problems.append(
-                f"license: {name!r} is not an identifier that the Hub knows (set LICENSE, or LICENSE=other)"
-            )
-    for name in _strings(data.get("language")):
-        if not re.fullmatch(r"[a-z]{2,3}", name) and name not in ("code", "multilingual"):
-            problems.append(f"language: {name!r} is not an ISO 639 code (set LANGUAGE)")
-    for name in _strings(data.get("datasets")):
-        if not re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", name):
-            problems.append(f"datasets: {name!r} is not a Hub id (set DATASET_NAME)")
-    return problems
-
-
-def _strings(value: Any) -> list[str]:
-    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str) and item.strip()]
+def _own_licence(settings: Settings) -> bool:
+    return settings.license.strip().lower() == "other"
 
 
 def _adapter_only(settings: Settings) -> bool:
@@ -224,11 +167,11 @@ def _training_rows(settings: Settings) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in rows if value is not None]
 
 
-def _loss_rows(settings: Settings) -> list[tuple[str, ...]]:
+def _loss_rows(settings: Settings, checkpoint: Path) -> list[tuple[str, ...]]:
     """Rows of the table of losses (name, step, loss, talker loss, sub-talker loss), from the logs."""
-    found = card_facts.losses(settings)
-    split = "validation" if (found.best or {}).get("split", "validation") == "validation" else "training data"
-    rows = (("first logged", found.first), ("last logged", found.last), (f"this checkpoint, {split}", found.best))
+    found = card_facts.losses(settings, checkpoint)
+    split = "validation" if (found.saved or {}).get("split", "validation") == "validation" else "training data"
+    rows = (("first logged", found.first), ("last logged", found.last), (f"this checkpoint, {split}", found.saved))
     return [
         (what, str(row.get("step", "")), *(_figure(row.get(k)) for k in ("loss", "talker_loss", "sub_talker_loss")))
         for what, row in rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.config.settings import Settings
@@ -10,7 +11,7 @@ from job.core.console import say, warn
 from job.core.errors import BadInput, JobError, PublishFailed, Unreachable, is_outage
 from job.core.redact import redact
 from job.model import card_facts
-from job.publish import card, contents, hub_client, rights, uploading
+from job.publish import card_rules, contents, hub_client, keeping, rights, uploading
 from job.publish.targets import Target, skipped, targets
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def check(settings: Settings) -> dict[str, Any]:
     reason = skipped(settings)
     if reason is not None:
         return {"skipped": reason}
-    card_facts.need_base_model(settings)
+    card_facts.need_facts(settings)
     api = hub_client.client(settings)
 
     def ask() -> dict[str, Any]:
@@ -83,7 +84,7 @@ def run(settings: Settings) -> dict[str, Any]:
     if reason is not None:
         say("push", f"skipped: {reason}")
         return {"skipped": reason}
-    card_facts.need_base_model(settings)
+    card_facts.need_facts(settings)
     wanted = targets(settings)
     for target in wanted:
         _check_local(target, settings)
@@ -155,7 +156,7 @@ def _check_local(target: Target, settings: Settings) -> None:
     if not readme.is_file():
         raise BadInput(f"{readme} is missing; run `python -m job validate` first")
     text = readme.read_text(encoding="utf-8", errors="replace")
-    problems = card.check_card(text)
+    problems = card_rules.check_card(text)
     if card_facts.base_model(settings) and not re.search(r"^base_model:", text, re.MULTILINE):
         problems.append(f"it does not name the base model {card_facts.base_model(settings)}")
     if problems:
@@ -164,7 +165,7 @@ def _check_local(target: Target, settings: Settings) -> None:
 
 def _publish(api: HfApi, account: dict[str, Any], target: Target, settings: Settings) -> dict[str, Any]:
     """Publish one checkpoint to `main`, or to its candidate branch while the speech gate has to pass first."""
-    sources = uploading.model_files(target)
+    sources: dict[str, Path | bytes] = dict(uploading.model_files(target))
     uploading.guard(sources, settings)
     wanted = rights.full_name(target.repo, account)
     repo = hub_client.retrying(
@@ -172,6 +173,7 @@ def _publish(api: HfApi, account: dict[str, Any], target: Target, settings: Sett
     )
     branch = uploading.candidate(settings) if uploading.gated(settings) else uploading.MAIN
     uploading.create(api, repo, settings)
+    sources = keeping.with_card(api, repo, sources, settings, "push")
     message = uploading.commit_message(target, settings)
     try:
         sent = uploading.send(api, repo, sources, message, settings, branch=branch, stale=contents.ALL_STALE)
@@ -191,7 +193,7 @@ def _publish(api: HfApi, account: dict[str, Any], target: Target, settings: Sett
         "url": url,
         "branch": branch,
         "files": len(sources),
-        "bytes": sum(path.stat().st_size for path in sources.values()),
+        "bytes": sum(uploading.size_of(source) for source in sources.values()),
         "uploaded": sent.changed,
         "private": sent.private,
     }

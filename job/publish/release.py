@@ -13,7 +13,7 @@ from job.config.settings import Settings
 from job.core import files
 from job.core.console import say
 from job.core.errors import JobError, PublishFailed
-from job.publish import card, contents, hub_client, rights, uploading
+from job.publish import card, contents, hub_client, keeping, rights, uploading
 from job.publish.targets import Target, targets
 
 if TYPE_CHECKING:
@@ -76,11 +76,14 @@ def _one(
     speaks = target.directory == settings.paths.best and (heard or not gated)
     if speaks:
         sources |= _speech(api, repo, target, settings, heard, branch)
+    sources = keeping.with_card(api, repo, sources, settings, "release")
     if sources:
         message = f"{uploading.commit_message(target, settings)}, with its test speech" if moves else "Test speech"
         stale = [*(OLD_SPEECH if speaks and heard else ()), *(contents.ALL_STALE if moves else ())]
         uploading.send(api, repo, sources, message, settings, branch=branch, stale=stale, stage="release")
-    if branch == uploading.MAIN:  # with the gate or, once it was refused, without it: main has what has waited
+    if branch == uploading.MAIN:
+        hub_client.retrying(f"tagging {repo}", lambda: uploading.tag(api, repo, target, settings), settings)
+        # with the gate or, once it was refused, without it: main has what has waited
         hub_client.retrying(f"tidying {repo}", lambda: _drop(api, repo, waiting), settings)
     if moves:
         say("release", f"{api.endpoint}/{repo}: the test speech has passed, main has the new voice")
@@ -103,6 +106,7 @@ def _speech(
         found |= {f"samples/{path.relative_to(paths.samples).as_posix()}": path for path in sounds}
         stats = files.read_json(paths.samples / "stats.json")
         text = card.render(settings, stats, f"{api.endpoint}/{repo}/resolve/{branch}/samples")
+        text = keeping.local(target.directory / "README.md", text, "release")
         found["README.md"] = text.encode()
         if branch == uploading.MAIN:
             files.write_text(target.directory / "README.md", text)

@@ -21,6 +21,7 @@ from job.publish.targets import Target
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoSibling
 
 MAIN = "main"
 #: Path in the repo -> the local file, or what it holds.
@@ -43,9 +44,22 @@ def gated(settings: Settings) -> bool:
 
 def candidate(settings: Settings) -> str:
     """The branch that a checkpoint waits on: `candidate-` and eight digits, the same whenever its run is continued."""
+    return f"candidate-{_run_digits(settings)}"
+
+
+def tag(api: HfApi, repo: str, target: Target, settings: Settings) -> None:
+    """Tag what `main` now has by run and step, unless this checkpoint has its tag already."""
+    row = card_facts.losses(settings, target.directory).saved or {}
+    name = f"{_run_digits(settings)}-{row.get('step', 0)}"
+    if name not in {ref.name for ref in api.list_repo_refs(repo).tags}:
+        api.create_tag(repo, tag=name, tag_message=commit_message(target, settings), exist_ok=True)
+        say("release", f"{repo}: this voice is tagged {name}")
+
+
+def _run_digits(settings: Settings) -> str:
     trained = settings.paths.best / "training_state.json"
     kept = files.digest_file(trained) if trained.is_file() else "none"
-    return f"candidate-{hashlib.sha256((state.digest(settings.paths.state, 'train') + kept).encode()).hexdigest()[:8]}"
+    return hashlib.sha256((state.digest(settings.paths.state, "train") + kept).encode()).hexdigest()[:8]
 
 
 def model_files(target: Target) -> dict[str, Path]:
@@ -55,10 +69,8 @@ def model_files(target: Target) -> dict[str, Path]:
 
 def commit_message(target: Target, settings: Settings) -> str:
     """The commit message: checkpoint, step and loss."""
-    found = card_facts.losses(settings)
-    kind = target.directory.name
-    row = (found.best if kind == "best" else found.last) or {}
-    parts = [f"{kind} checkpoint"]
+    row = card_facts.losses(settings, target.directory).saved or {}
+    parts = [f"{target.directory.name} checkpoint"]
     if row.get("step") is not None:
         parts.append(f"step {row['step']}")
     if isinstance(row.get("loss"), float | int):
@@ -97,35 +109,49 @@ def send(
         hub_client.retrying(f"making a branch of {repo}", make, settings)
     before = hub_client.retrying(f"reading {repo}", lambda: api.model_info(repo, revision=branch), settings)
     there = [sibling.rfilename for sibling in before.siblings or []]
-    size = sum(_size(source) for source in sources.values())
+    size = sum(size_of(source) for source in sources.values())
     where = repo if branch == MAIN else f"{repo}, branch {branch}"
     say(stage, f"{len(sources)} files, {size / 1e6:.1f} MB, for {where}")
     upload = partial(_commit, api, repo, sources, _stale(there, sources, stale), message, branch)
-    commit = hub_client.retrying(f"uploading to {repo}", upload, settings)
+    commit, hashes = hub_client.retrying(f"uploading to {repo}", upload, settings)
     look = partial(api.model_info, repo, revision=branch, files_metadata=True)
     after = hub_client.retrying(f"checking {repo}", look, settings)
-    sizes = {sibling.rfilename: sibling.size for sibling in after.siblings or []}
-    wrong = [name for name, source in sources.items() if sizes.get(name) != _size(source)]
+    arrived = {sibling.rfilename: sibling for sibling in after.siblings or []}
+    wrong = [name for name, source in sources.items() if not _same(arrived.get(name), source, hashes[name])]
     if wrong:
         raise PublishFailed(f"{repo} has {len(wrong)} files that differ from the local ones, first {wrong[0]}")
     return Arrived(commit, commit != before.sha, bool(after.private))
 
 
-def _commit(api: HfApi, repo: str, sources: Sources, stale: Sequence[str], message: str, branch: str) -> str:
+def _commit(
+    api: HfApi, repo: str, sources: Sources, stale: Sequence[str], message: str, branch: str
+) -> tuple[str, dict[str, str]]:
+    """Commit the files; returns the commit, and each file's SHA-256, which the client has computed anyway."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    changes: list[CommitOperationAdd | CommitOperationDelete] = [
-        *(CommitOperationDelete(name) for name in stale),
-        *(CommitOperationAdd(name, source) for name, source in sources.items()),
-    ]
-    return str(api.create_commit(repo, changes, commit_message=message, revision=branch).oid)
+    removed = [CommitOperationDelete(name) for name in stale]
+    added = [CommitOperationAdd(name, source) for name, source in sources.items()]
+    commit = api.create_commit(repo, [*removed, *added], commit_message=message, revision=branch)
+    return str(commit.oid), {one.path_in_repo: one.upload_info.sha256.hex() for one in added}
+
+
+def _same(there: RepoSibling | None, source: Path | bytes, sha256: str) -> bool:
+    """Whether a file in the repo is the local one, by its size and its hash: git's own for a small file."""
+    if there is None or there.size != size_of(source):
+        return False
+    if there.lfs is not None:
+        return there.lfs.sha256 == sha256
+    from huggingface_hub.utils.sha import git_hash
+
+    return there.blob_id == git_hash(source if isinstance(source, bytes) else source.read_bytes())
 
 
 def _stale(there: Sequence[str], sources: Sources, patterns: Sequence[str]) -> list[str]:
     return [name for name in there if name not in sources and any(fnmatchcase(name, one) for one in patterns)]
 
 
-def _size(source: Path | bytes) -> int:
+def size_of(source: Path | bytes) -> int:
+    """Bytes of what is uploaded."""
     return len(source) if isinstance(source, bytes) else source.stat().st_size
 
 

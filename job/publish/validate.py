@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from job.config.settings import Settings
@@ -10,7 +11,7 @@ from job.core.console import say, warn
 from job.core.errors import BadInput, PublishFailed
 from job.core.redact import one_line
 from job.model import card_facts
-from job.publish import card, contents
+from job.publish import card, card_rules, contents, keeping
 from job.publish.targets import skipped
 
 #: Timeout of requests to the Hub, in seconds.
@@ -30,12 +31,14 @@ def run(settings: Settings) -> dict[str, Any]:
     paths = settings.paths
     if not paths.best.is_dir():
         raise BadInput(f"{paths.best} is missing; run `python -m job train` first (OUTPUT_DIR)")
-    text = checked_card(settings)
+    cards = {
+        directory: keeping.local(directory / "README.md", checked_card(settings, directory), "validate")
+        for directory in (paths.best, paths.last)
+        if directory.is_dir()
+    }
     if skipped(settings) is None:
-        ask_hub(text, settings)
-    for directory in (paths.best, paths.last):
-        if not directory.is_dir():
-            continue
+        ask_hub(cards[paths.best], settings)
+    for directory, text in cards.items():
         problems = contents.check(directory, settings)
         if problems:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -48,16 +51,16 @@ def run(settings: Settings) -> dict[str, Any]:
     return {"files": len(published), "bytes": size, "speakers": speakers, "base_model": card_facts.base_model(settings)}
 
 
-def checked_card(settings: Settings) -> str:
+def checked_card(settings: Settings, checkpoint: Path | None = None) -> str:
     """The model card that will be written, checked by the Hub's rules without a network.
 
     Raises:
         BadInput: the Hub would reject it, or it is to be published and cannot name its base model.
     """
     if skipped(settings) is None:
-        card_facts.need_base_model(settings)
-    text = card.render(settings)
-    problems = card.check_card(text)
+        card_facts.need_facts(settings)
+    text = card.render(settings, checkpoint=checkpoint)
+    problems = card_rules.check_card(text)
     if problems:
         raise BadInput(f"the Hub would reject the model card: {'; '.join(problems)}")
     return text

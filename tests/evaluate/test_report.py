@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
 import re
 import shutil
 import subprocess
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,12 @@ import pytest
 import soundfile
 
 from job.config.settings import Settings
-from job.evaluate import charts, checks, report
+from job.evaluate import charts, checks, embedded, live, report
 from job.evaluate.audio_stats import measure
 from job.evaluate.charts import Line
 from job.evaluate.comparison import compare
 from job.evaluate.hearing import Heard
+from job.evaluate.samples import by_origin
 from job.evaluate.verdict import verdict
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -99,9 +103,11 @@ def test_every_part_of_a_finished_run_is_on_the_page(tmp_path: Path):
     assert report.run(settings) == {"samples": 2, "failed": 1, "log_lines": 403}
     _, page = made(settings)
     players = page.all("audio")
-    assert [player["src"] for player in players] == [
-        "../samples/" + f"0{n}-ay%E1%BB%8D%CC%80%20%231.wav" for n in (1, 2)
-    ]
+    for number, player in enumerate(players, 1):  # inside the page, which can be sent alone
+        kind, _, coded = player["src"].partition("base64,")
+        heard, rate = soundfile.read(io.BytesIO(base64.b64decode(coded)))
+        assert (kind, rate) == ("data:audio/mpeg;", 24_000)
+        assert abs(heard.size / rate - number) < 0.2
     assert all(player["aria-label"] and "controls" in player for player in players)
     assert len(page.all("svg")) == 4
     for expected in ("1 of 2", "✗ never stopped", "3 rows clip", "LEARNING_RATE", "3e-05", "torch 2.11.0", "12.5 %"):
@@ -172,6 +178,45 @@ def test_a_page_comes_out_of_an_empty_work_directory(tmp_path: Path):
     assert page.all("audio") == [] and page.all("svg") == []
 
 
+def test_a_sound_that_is_gone_or_too_large_is_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    settings = fill(tmp_path)
+    monkeypatch.setattr(embedded, "MOST", len(made(settings)[1].all("audio")[0]["src"]))
+    _, page = made(settings)
+    assert [one["src"][:11] for one in page.all("audio")] == ["data:audio/", "../samples/"]
+    next(settings.paths.samples.glob("01*")).unlink()
+    assert [one["src"][:11] for one in made(settings)[1].all("audio")] == ["../samples/"] * 2
+
+
+def test_the_page_is_written_anew_at_each_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """While training, from the logs alone: speech of an earlier run is not shown as if it were this one's."""
+    monkeypatch.setattr(live, "INTERVAL", 0.01)
+    settings = fill(tmp_path)
+    with live.page(settings):
+        time.sleep(0.1)
+        assert not settings.paths.report.exists(), "nothing new yet"
+        with settings.paths.validation_log.open("a") as log:
+            log.write('{"step": 400, "loss": 0.125, "talker_loss": 1.0}\n')
+        while not settings.paths.report.exists():
+            time.sleep(0.01)
+    page = Page(settings.paths.report.read_text(encoding="utf-8"))
+    assert "Training is going on" in page.text and "0.125" in page.text
+    assert page.all("audio") == []
+
+
+def test_sentences_of_training_are_told_from_unseen_ones(tmp_path: Path):
+    settings = fill(tmp_path)
+    path = settings.paths.samples / "stats.json"
+    stats = json.loads(path.read_text())
+    for one, origin in zip(stats["samples"], ("train", "test"), strict=True):
+        one["origin"] = origin
+    stats["by_origin"] = by_origin(stats["samples"])
+    path.write_text(json.dumps(stats))
+    html, page = made(settings)
+    assert "non-streaming · training sentence" in page.text and "non-streaming · unseen text" in page.text
+    assert '<th scope="col">Training sentences</th><th scope="col">Unseen texts</th>' in html
+    assert re.search(r">Fail a check</th><td>0</td><td>1</td>", html)
+
+
 def test_damaged_pieces_do_not_stop_the_page(tmp_path: Path):
     settings = fill(tmp_path)
     judged(settings)
@@ -205,7 +250,7 @@ def test_texts_of_the_data_are_inert(tmp_path: Path):
 def test_nothing_is_loaded_from_elsewhere(tmp_path: Path):
     html, page = made(fill(tmp_path))
     used = [value for _, attributes in page.elements for key, value in attributes.items() if key in ("src", "href")]
-    assert used and all(value.startswith(("../samples/", "../data/")) for value in used)
+    assert used and all(value.startswith(("data:audio/mpeg;base64,", "../data/")) for value in used)
     assert "http://" not in html and "https://" not in html and "url(" not in html
 
 

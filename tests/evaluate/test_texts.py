@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from job.config.settings import Settings, load
@@ -102,3 +105,55 @@ def test_a_base_model_cannot_speak():
     base = ModelConfig({"tts_model_type": "base", "talker_config": {"spk_id": {}}})
     with pytest.raises(BadInput, match="no speaker"):
         spoken_texts.speakers_of(base, Path("somewhere"))
+
+
+BASE_LANGUAGES = ("en", "zh", "ja", "ko", "de", "fr", "ru", "pt", "es", "it")
+OTHERS = ("nb", "nn", "da", "sv", "nl", "pl", "tr", "hi", "ar", "sw", "ha", "yo")
+
+
+@pytest.mark.parametrize("code", [*BASE_LANGUAGES, *OTHERS])
+def test_texts_of_each_language_are_short_and_long_with_a_question_and_numbers(code: str):
+    texts = spoken_texts.shipped(code)
+    assert len(texts) == len(set(texts)) == 6
+    assert all(text == text.strip() and unicodedata.is_normalized("NFC", text) for text in texts)
+    lengths = [len(text) for text in texts]
+    assert lengths[0] == min(lengths)
+    assert lengths[-1] == max(lengths) > 3 * lengths[1], "a paragraph"
+    assert texts[1][-1] in "?？؟か。"
+    assert re.search(r"\d", texts[2])
+
+
+def test_languages_are_found_by_any_name_and_never_guessed():
+    assert spoken_texts.shipped("norwegian") == spoken_texts.shipped("nb_NO") == spoken_texts.shipped("nb")
+    assert spoken_texts.shipped("Norwegian Nynorsk") == spoken_texts.shipped("nn")
+    assert spoken_texts.shipped("Mandarin") == spoken_texts.shipped("chinese")
+    assert [spoken_texts.shipped(name) for name in ("auto", "", "klingon", "My Own Tongue", "../texts/en")] == [[]] * 5
+
+
+def test_by_default_texts_nobody_has_trained_on_come_first():
+    """Six of the language of the data and two of the data; with more speakers fewer of each, all still eight files."""
+    data = rows(*range(1, 20), language="german")
+    plan = spoken_texts.plan(Settings(), CONFIG, ["a"], [data])
+    assert [one.text for one in plan[:6]] == spoken_texts.shipped("de")
+    assert [len(one.text) - 1 for one in plan[6:]] == [1, 19]
+    assert {one.language for one in plan} == {"german"}
+    two = spoken_texts.plan(Settings(), CONFIG, ["a", "b"], [data + rows(3, speaker="b", language="hausa")])
+    assert [one.text in spoken_texts.shipped("ha") for one in two if one.speaker == "b"] == [True, True, True, False]
+    assert len(spoken_texts.plan(Settings(text_layout="mixed"), CONFIG, ["a"], [data])) == 8
+
+
+def test_the_demo_and_the_choice_of_a_checkpoint_say_texts_of_the_data():
+    data = rows(*range(1, 20), language="german")
+    for plan in (
+        spoken_texts.plan(Settings(init_model_path="demo"), CONFIG, ["a"], [data]),
+        spoken_texts.plan(Settings(), CONFIG, ["a"], [data], only_data=True),
+    ):
+        assert [one.text[0] for one in plan] == ["a"] * 4
+
+
+def test_texts_are_told_apart_by_where_they_come_from():
+    """One that is in both splits was trained on; without data all are unseen."""
+    validation, train = (pa.table({"text": list(texts)}) for texts in ("hb", "tb"))
+    assert spoken_texts.origins(list("thbxt"), validation, train) == ["train", "validation", "train", "test", "train"]
+    assert spoken_texts.origins(["x"], validation.slice(0, 0), train) == ["test"]
+    assert spoken_texts.origins(["x"], None, None) == ["test"]

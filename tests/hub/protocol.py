@@ -100,7 +100,15 @@ class Handler(Frame):
         found = self._readable(kinds, repo)
         heads = {"main": found.head, **{name: history[-1] for name, history in found.branches.items()}}
         branches = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": c.oid} for n, c in heads.items()]
-        self._send_json({"branches": branches, "converts": [], "tags": []})
+        tags = [{"name": n, "ref": f"refs/tags/{n}", "targetCommit": oid} for n, oid in found.tags.items()]
+        self._send_json({"branches": branches, "converts": [], "tags": tags})
+
+    def make_tag(self, kinds: str, repo: str, revision: str) -> None:
+        found, name = self._writable(kinds, repo), self._form()["tag"]
+        if name in found.tags:
+            raise Refusal(409, f"Reference already exists: refs/tags/{name}")
+        found.tags[name] = self._commit_of(found, revision).oid
+        self._send(b"OK", 201, {})
 
     def make_branch(self, kinds: str, repo: str, branch: str) -> None:
         found = self._writable(kinds, repo)
@@ -305,6 +313,7 @@ Handler.routes = [
         ("POST", _KINDS + _REPO + "/branch/(?P<branch>[^/]+)", Handler.make_branch),
         ("DELETE", _KINDS + _REPO + "/branch/(?P<branch>[^/]+)", Handler.remove_branch),
         ("POST", _KINDS + _REPO + "/super-squash/(?P<branch>[^/]+)", Handler.squash),
+        ("POST", _KINDS + _REPO + "/tag/(?P<revision>[^/]+)", Handler.make_tag),
         ("GET", _KINDS + _REPO + "/commits/(?P<revision>[^/]+)", Handler.history),
         ("GET", _KINDS + _REPO + "/auth-check", Handler.auth_check),
         ("POST", _KINDS + _REPO + "/preupload/(?P<revision>[^/]+)", Handler.preupload),

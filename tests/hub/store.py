@@ -124,6 +124,7 @@ class Repo:
     commits: list[Commit] = field(default_factory=list)
     objects: dict[str, bytes] = field(default_factory=dict)
     branches: dict[str, list[Commit]] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.commit("initial commit", {})

@@ -37,9 +37,19 @@ def test_only_the_listed_files_are_published(work: Path) -> None:
 
 
 def test_last_gets_a_card_too(work: Path) -> None:
+    """Of its own: its step and its loss, its repo, and which the best one is."""
     shutil.copytree(work / "output" / "best", work / "output" / "last")
-    validate.run(settings_of(work))
-    assert (work / "output" / "last" / "README.md").read_text() == (work / "output" / "best" / "README.md").read_text()
+    files.write_json(work / "output" / "last" / "training_state.json", {"step": 60, "loss": 1.5, "split": "validation"})
+    validate.run(settings_of(work, HF_REPO_ID="alice/voice", HF_LAST_REPO_ID="alice/voice-last"))
+    best, last = ((work / "output" / name / "README.md").read_text() for name in ("best", "last"))
+    assert "| this checkpoint, validation | 40 | 1.2500 |" in best
+    assert "| this checkpoint, validation | 60 | 1.5000 |" in last
+    assert 'from_pretrained("alice/voice-last"' in last
+    assert (
+        "the checkpoint after the last step of its training; the one that was kept as the best is `alice/voice`."
+        in last
+    )
+    assert "after the last step" not in best
 
 
 def _edit_config(best: Path, **talker: object) -> None:

@@ -236,7 +236,7 @@ def test_contradictions_are_bad_input(hub: Hub, work: Path, token: str | None, e
 def test_last_goes_to_its_own_repo(hub: Hub, work: Path) -> None:
     shutil.copytree(work / "output" / "best", work / "output" / "last")
     (work / "output" / "last" / "training_state.json").unlink()
-    env = {"HF_LAST_REPO_ID": "studio/voice-last", "HUB_PRIVATE": "false"}
+    env = {"HF_LAST_REPO_ID": "studio/voice-last", "HUB_PRIVATE": "false", "VOICE_CONSENT": "Alice agreed."}
     result = do(hub, work, "validate", "push", **env).result
     assert result["last"]["repo"] == "studio/voice-last"
     assert sorted(hub.files("model", "studio/voice-last")) == PUBLISHED
@@ -319,6 +319,21 @@ def test_what_arrived_is_compared_with_what_was_sent(hub: Hub, work: Path) -> No
     hub.answer("GET", "blobs=True", status=200, body=json.dumps(lost))
     line = do(hub, work, "validate", "push").refused(5)
     assert f"alice/voice has {len(PUBLISHED)} files that differ from the local ones, first README.md" in line
+
+
+@pytest.mark.slow
+def test_what_arrived_is_compared_by_its_hash(hub: Hub, work: Path) -> None:
+    """Small files by git's, weights by SHA-256: another file of the same size is found."""
+    do(hub, work, "validate", "push")
+    there = hub.repos["model", "alice/voice"].head.files
+    siblings = [{"rfilename": n, "size": b.size, "blobId": b.git_oid} for n, b in there.items()]
+    for one in siblings:
+        if there[one["rfilename"]].large:
+            one["lfs"] = {"sha256": "0" * 64, "size": one["size"], "pointerSize": 1}
+    siblings[0]["blobId"] = "0" * 40
+    lost = {"id": "alice/voice", "sha": "0" * 40, "private": True, "siblings": siblings}
+    hub.answer("GET", "blobs=True", status=200, body=json.dumps(lost))
+    assert "alice/voice has 3 files that differ from the local ones" in do(hub, work, "push").refused(5)
 
 
 @pytest.mark.slow

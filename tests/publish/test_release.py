@@ -51,7 +51,7 @@ def candidates(hub: Hub) -> list[str]:
 
 def test_a_refused_model_never_reaches_main(hub: Hub, spoken: Path) -> None:
     """It is on its branch with its speech, the log says where, the console log joins it; main is as it was."""
-    old = {"README.md": "the old voice", "model.safetensors": b"old weights"}
+    old = {"notes.md": "the old voice", "model.safetensors": b"old weights"}
     hub.add_repo("model", "alice/voice", old, private=True)
     log = {"UPLOAD_LOGS": "true", "CONSOLE_LOG": str(spoken / "console.txt")}
     (spoken / "console.txt").write_text("step 1")
@@ -60,11 +60,11 @@ def test_a_refused_model_never_reaches_main(hub: Hub, spoken: Path) -> None:
     [branch] = candidates(hub)
     assert re.fullmatch(r"candidate-[0-9a-f]{8}", branch)
     assert {name: data.decode() for name, data in hub.files("model", "alice/voice").items()} == {
-        "README.md": "the old voice",
+        "notes.md": "the old voice",
         "model.safetensors": "old weights",
     }
     stored = hub.files("model", "alice/voice", branch)
-    assert sorted(stored) == sorted([*PUBLISHED, *SPEECH, "logs/console_log.txt"])
+    assert sorted(stored) == sorted([*PUBLISHED, *SPEECH, "logs/console_log.txt", "notes.md"])
     assert f"resolve/{branch}/samples/01-my_voice.wav" in stored["README.md"].decode()
     sent, said = [line for line in done.output.splitlines() if "[release]" in line]
     assert re.fullmatch(rf"\[release\] \d+ files, \S+ MB, for alice/voice, branch {branch}", sent)
@@ -88,6 +88,7 @@ def test_main_moves_once_the_speech_has_passed(hub: Hub, spoken: Path) -> None:
     assert sorted(stored) == sorted([*PUBLISHED, *SPEECH, "notes.md"])
     assert len(repo.commits) == 3, "the repo's own two, and one for the new voice with all that belongs to it"
     assert candidates(hub) == []
+    assert list(repo.tags.values()) == [repo.head.oid]
     sent = [r.path for r in hub.seen("PUT", "/_upload/")]
     assert len(sent) == len(weights) + 2, "the two sounds, and no weights again"
     card = stored["README.md"].decode()
@@ -102,13 +103,35 @@ def test_without_the_gate_the_speech_follows_in_a_second_commit(hub: Hub, spoken
     env = {"HF_LAST_REPO_ID": "alice/last"}
     shutil.copytree(spoken / "output" / "best", spoken / "output" / "last")
     do(hub, spoken, "validate", "push", "passed", **env)
-    assert [c.message for c in hub.repos["model", "alice/voice"].commits[1:]] == [
-        "best checkpoint, step 40, loss 1.2500",
-        "Test speech",
-    ]
+    repo, last = hub.repos["model", "alice/voice"], hub.repos["model", "alice/last"]
+    assert [c.message for c in repo.commits[1:]] == ["best checkpoint, step 40, loss 1.2500", "Test speech"]
+    [(tag, commit)] = repo.tags.items()
+    assert (commit, re.sub("^[0-9a-f]{8}", "RUN", tag)) == (repo.head.oid, "RUN-40")
+    assert list(last.tags) == [tag]
     assert sorted(hub.files("model", "alice/voice")) == sorted([*PUBLISHED, *SPEECH])
     assert sorted(hub.files("model", "alice/last")) == PUBLISHED
     assert candidates(hub) == []
+    seen = len(hub.requests)
+    do(hub, spoken, "passed", **env)
+    assert repo.tags == {tag: commit}
+    assert not [r for r in hub.requests[seen:] if r.method == "PUT" or "/tag/" in r.path], "the same again: nothing"
+
+
+def test_a_card_that_was_edited_in_the_repo_stays(hub: Hub, spoken: Path) -> None:
+    """Through push and release; its metadata are repaired and get the figures, and the log shows what was changed."""
+    theirs = "---\nlicense: mit\nbase_model: ''\n---\n# My words\n"
+    hub.add_repo("model", "alice/voice", {"README.md": theirs}, private=True)
+    done = do(hub, spoken, "validate", "push", "passed")
+    stored = hub.files("model", "alice/voice")["README.md"].decode()
+    assert stored.startswith("---\nlicense: mit\n")
+    assert stored.endswith("---\n# My words\n")
+    assert "base_model: Qwen/Qwen3-TTS-12Hz-1.7B-Base" in stored
+    assert "[push] README.md of alice/voice was edited and is kept, its metadata repaired:" in done.output
+    assert "[push] -base_model: ''" in done.output
+    assert "## How it sounds" in (spoken / "output" / "best" / "README.md").read_text(), "ours is still here"
+    commits = len(hub.repos["model", "alice/voice"].commits)
+    do(hub, spoken, "push", "passed")
+    assert len(hub.repos["model", "alice/voice"].commits) == commits
 
 
 @pytest.mark.parametrize("env", [{}, GATE])
@@ -188,7 +211,7 @@ def test_a_kill_at_any_request_and_a_rerun_end_in_the_same_state(hub: Hub, spoke
         stored = {path: blob.data for path, blob in repo.head.files.items()}
         assert sorted(stored) == sorted([*PUBLISHED, *SPEECH]), name
         assert json.loads(stored["samples/stats.json"])
-        assert (len(repo.commits), repo.branches) == (2, {}), name
+        assert (len(repo.commits), repo.branches, len(repo.tags)) == (2, {}, 1), name
 
 
 #: Publishes as `python -m job` does, with the state that a `synthesize` whose speech passed would have left.
@@ -229,6 +252,7 @@ def test_the_report_command_ends_the_publishing_of_just_what_has_passed(hub: Hub
     assert "main of alice/voice stays as it was: the test speech has not passed yet" in before
     assert "the test speech has passed, main has the new voice" in heard
     assert "[release] nothing to do" in again
+    assert "[run] nothing new" not in again + other, "one stage is not a run"
     assert "stays as it was: the test speech has not passed yet" in other
     assert sorted(hub.files("model", "alice/voice")) == sorted([*PUBLISHED, *SPEECH])
     assert len(hub.repos["model", "alice/voice"].commits) == 2
@@ -261,3 +285,9 @@ def test_a_model_of_noise_is_not_published_by_a_whole_run(hub: Hub, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert set(hub.files("model", "alice/voice")) == set(stored)
     assert candidates(hub) == []
+    seen, tags = len(hub.requests), dict(hub.repos["model", "alice/voice"].tags)
+    assert len(tags) == 1
+    done = subprocess.run(command, env=env | {"SYNTH_GATE": "warn"}, capture_output=True, text=True, timeout=600)
+    assert done.stdout.splitlines()[-1].startswith("[run] nothing new: ")
+    assert {request.method for request in hub.requests[seen:]} <= {"GET", "HEAD"}, "a night without anything new"
+    assert hub.repos["model", "alice/voice"].tags == tags

@@ -1,0 +1,75 @@
+"""Tell a model card that somebody has edited from one that this job wrote, by a mark at its end.
+
+The mark holds a digest of the metadata and one of the text below it, so that an edit of either is seen wherever the
+card is read again: in `output/`, or in the repo.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from dataclasses import dataclass
+
+_BLOCK = re.compile(r"---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
+#: A comment, which the Hub does not show.
+_MARK = re.compile(r"\n*<!-- qwen3-tts-job wrote this card ([0-9a-f]{12}) ([0-9a-f]{12}); edits of it are kept -->\s*$")
+
+#: In place of a digest, where a part is known to be somebody's own.
+EDITED = "0" * 12
+
+
+@dataclass(frozen=True)
+class Edited:
+    """Which parts of a card are not as this job wrote them."""
+
+    metadata: bool
+    body: bool
+
+
+def parts(text: str) -> tuple[str | None, str]:
+    """The metadata of a README.md (None where it has no such block), and the text below it."""
+    text = text.lstrip("\ufeff \t\r\n")
+    found = _BLOCK.match(text)
+    return (found.group(1), text[found.end() :]) if found else (None, text)
+
+
+def joined(metadata: str, body: str, by_others: Edited) -> str:
+    """A README.md of metadata in YAML and the text below it; its mark, if it has one, tells which were edited."""
+    mark = _MARK.search(body)
+    if mark:
+        told = EDITED if by_others.metadata else _digest(metadata)
+        body = body[: mark.start()] + _mark(told, EDITED if by_others.body else mark.group(2))
+    return f"---\n{metadata}\n---\n{body}"
+
+
+def marked(text: str) -> str:
+    """A card with the mark at its end."""
+    metadata, body = parts(text.strip())
+    return text.strip() + _mark(_digest(metadata or ""), _digest(body))
+
+
+def what(text: str) -> Edited:
+    """What somebody has edited of a README.md: both parts where the mark is missing, a blank text excepted."""
+    metadata, body = parts(text)
+    mark = _MARK.search(body)
+    if mark is None:
+        return Edited(metadata is not None and bool(metadata.strip()), bool(body.strip()))
+    told, told_body = mark.groups()
+    return Edited(_digest(metadata or "") != told, _digest(body[: mark.start()]) != told_body)
+
+
+def difference(old: str, new: str) -> list[str]:
+    """What was repaired, line by line, as `diff` shows it."""
+    _, _, *lines = [*difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0)] or ("", "")
+    return [line for line in lines if not line.startswith("@@")]
+
+
+def _mark(metadata: str, body: str) -> str:
+    return f"\n\n<!-- qwen3-tts-job wrote this card {metadata} {body}; edits of it are kept -->\n"
+
+
+def _digest(text: str) -> str:
+    """Of the text without what editors change unasked: line ends and white space at the ends."""
+    plain = "\n".join(line.rstrip() for line in text.strip().splitlines())
+    return hashlib.sha256(plain.encode()).hexdigest()[:12]
