@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import TracebackType
 from typing import Any
+from wsgiref.simple_server import WSGIServer
 
 from job.config.settings import Settings
 from job.core import state
@@ -55,25 +55,22 @@ class Metrics:
         """`active` is false in all processes of a distributed run but the first."""
         self._settings = settings
         self._active = active and settings.metrics_port is not None
-        self._server: ThreadingHTTPServer | None = None
+        self._server: tuple[WSGIServer, Thread] | None = None
         self.stage = ""
 
     def __enter__(self) -> Metrics:
         """Start to answer."""
         if not self._active:
             return self
-        metrics = self
+        from prometheus_client import CollectorRegistry, start_http_server
 
-        class Bound(_Handler):
-            def page(self) -> bytes:
-                return metrics.page().encode()
-
+        registry = CollectorRegistry()
+        registry.register(self)
         port = self._settings.metrics_port or 0
         try:
-            self._server = _Server(("", port), Bound)
+            self._server = start_http_server(port, registry=registry)
         except OSError as error:
             raise BadInput(f"METRICS_PORT={port}: {error.strerror}; set another port, or unset it") from error
-        threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
         say("run", f"figures for Prometheus at port {self.port}, /metrics")
         return self
 
@@ -82,25 +79,26 @@ class Metrics:
     ) -> None:
         """Stop to answer."""
         if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
+            server, thread = self._server
+            server.shutdown()
+            server.server_close()
+            thread.join()
 
     @property
     def port(self) -> int:
         """The port that is listened on."""
         assert self._server is not None
-        return int(self._server.server_port)
+        return int(self._server[0].server_port)
 
-    def page(self) -> str:
-        """All figures in Prometheus' text format."""
-        lines: list[str] = []
+    def collect(self) -> Iterator[Any]:
+        """Yield the figures as they are now, as the client asks its collectors for them."""
+        from prometheus_client.core import GaugeMetricFamily
+
+        families: dict[str, GaugeMetricFamily] = {}
         for name, about, labels, value in self._samples():
-            full = f"qwen3_tts_{name}"
-            if f"# TYPE {full} gauge" not in lines:
-                lines += [f"# HELP {full} {about}", f"# TYPE {full} gauge"]
-            shown = ",".join(f'{key}="{label}"' for key, label in labels.items())
-            lines.append(f"{full}{{{shown}}} {value:.10g}" if shown else f"{full} {value:.10g}")
-        return "\n".join(lines) + "\n"
+            family = families.setdefault(name, GaugeMetricFamily(f"qwen3_tts_{name}", about, labels=tuple(labels)))
+            family.add_metric(tuple(labels.values()), value)
+        yield from families.values()
 
     def _samples(self) -> Iterator[Sample]:
         paths = self._settings.paths
@@ -158,31 +156,3 @@ def _memory() -> Iterator[Sample]:
             yield "gpu_memory_bytes", about, {"gpu": str(device), "kind": "reserved"}, float(reserved)
             allocated = float(cuda.memory_allocated(device))
             yield "gpu_memory_bytes", about, {"gpu": str(device), "kind": "allocated"}, allocated
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Keep clients that hang up out of the log."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """Answers `GET /metrics`, and nothing else."""
-
-    def page(self) -> bytes:
-        """What is at /metrics."""
-        raise NotImplementedError
-
-    def log_message(self, *_: object) -> None:
-        """Keep the console to the run."""
-
-    def do_GET(self) -> None:
-        """Answer."""
-        there = self.path.partition("?")[0] == "/metrics"
-        data = self.page() if there else b"see /metrics\n"
-        self.send_response(200 if there else 404)
-        self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)

@@ -144,8 +144,8 @@ def _groups(rough: list[Span | None], chosen: list[int]) -> Iterator[list[int]]:
     begin: int | None = None
     for number in chosen:
         here = rough[number]
-        known = here is not None and begin is not None and group and rough[group[-1]] is not None
-        if known and here[1] - begin > _TOGETHER:
+        known_before = bool(group) and rough[group[-1]] is not None
+        if here is not None and begin is not None and known_before and here[1] - begin > _TOGETHER:
             yield group
             group, begin = [], None
         begin = here[0] if begin is None and here is not None else begin
