@@ -33,7 +33,7 @@ class Bucket:
         here = self
 
         class Bound(_Handler):
-            bucket = here
+            bucket: Bucket = here
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Bound)
         self._server.daemon_threads = True
