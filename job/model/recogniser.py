@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +107,32 @@ def whisper_code(language: str, asr_model: str | None, where: str) -> str | None
     return None
 
 
+def check(settings: Settings, task: str, otherwise: str) -> None:
+    """Find out, without loading it, whether there is a recogniser; arguments and errors are those of `Recogniser`."""
+    name = model_name(settings, resolve_device(settings))
+    with _loading(settings, name, task, otherwise):
+        _kind(settings, name)
+
+
+def _kind(settings: Settings, name: str) -> str:
+    from transformers import AutoConfig
+
+    return str(AutoConfig.from_pretrained(name, token=settings.token).model_type)
+
+
+@contextmanager
+def _loading(settings: Settings, name: str, task: str, otherwise: str) -> Iterator[None]:
+    """Load a recogniser in the body of this; see `Recogniser`."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        set_by = f"ASR_MODEL={name}" if settings.asr_model else f"{name} (ASR_MODEL is not set)"
+        raise (Unreachable if is_outage(error) else BadInput)(
+            f"{set_by}: cannot be loaded to {task} ({first_line(error)}); give a model directory or a Hub repo, or set "
+            f"{otherwise}"
+        ) from error
+
+
 class Recogniser:
     """A speech recogniser on its `device`. `name` is the directory or repo that it was loaded from."""
 
@@ -126,21 +154,13 @@ class Recogniser:
             Unreachable: the Hub cannot be reached.
         """
         import torch
-        from transformers import AutoConfig
 
         self.device = resolve_device(settings)
         self.name = model_name(settings, self.device)
         self._dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self._batch = BATCH.get(self.device.type, BATCH_SMALL)
-        try:
-            kind = AutoConfig.from_pretrained(self.name, token=settings.token).model_type
-            self._load(settings.token, whisper=kind == "whisper")
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            set_by = f"ASR_MODEL={self.name}" if settings.asr_model else f"{self.name} (ASR_MODEL is not set)"
-            raise (Unreachable if is_outage(error) else BadInput)(
-                f"{set_by}: cannot be loaded to {task} ({first_line(error)}); give a model directory or a Hub "
-                f"repo, or set {otherwise}"
-            ) from error
+        with _loading(settings, self.name, task, otherwise):
+            self._load(settings.token, whisper=_kind(settings, self.name) == "whisper")
 
     def _load(self, token: str | None, whisper: bool) -> None:
         from transformers import AutoProcessor, WhisperForConditionalGeneration, pipeline

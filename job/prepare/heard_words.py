@@ -18,10 +18,12 @@ import numpy as np
 from job.audio.clip import Samples, load
 from job.audio.decode import CANNOT_READ
 from job.audio.unusable import Unusable
+from job.config.settings import Settings
 from job.core import append_log, console, files
 from job.core.errors import BadInput, Unreachable
 from job.core.threads import in_order
 from job.dataset.prepared import SPLITS
+from job.model import recogniser
 from job.model.recogniser import NO_END, RATE, REPEATS, Recogniser, Transcript, model_name, whisper_code
 from job.prepare import shards
 from job.prepare.admitted import within_limits
@@ -35,6 +37,8 @@ LONGEST = 28.0
 AHEAD = 32
 #: Most hours of recordings that CHECK_WORDS=auto transcribes without a GPU.
 MOST_HOURS = 0.25
+#: What the recogniser is needed for, and what to set to do without it.
+_NEED = ("compare texts with recordings", "CHECK_WORDS=never to leave them uncompared")
 _COLUMNS = ("position", "audio", "start", "end", "language", "seconds")
 
 _Key = tuple[Any, ...]
@@ -52,6 +56,26 @@ class _Recording:
     seconds: float
 
 
+def check(settings: Settings) -> None:
+    """Fail before anything is encoded if texts are to be compared and the recogniser cannot be loaded.
+
+    Raises:
+        BadInput: it cannot be loaded.
+        Unreachable: the Hub cannot be reached, and CHECK_WORDS=always.
+    """
+    if not _is_wanted(settings):
+        return
+    try:
+        recogniser.check(settings, *_NEED)
+    except Unreachable:
+        if settings.check_words == "always":
+            raise
+
+
+def _is_wanted(settings: Settings) -> bool:
+    return settings.check_words == "always" or (settings.check_words == "auto" and settings.asr_model is not None)
+
+
 def hear(work: Work, rank: int = 0, world: int = 1) -> dict[Place, Heard]:
     """Return what is said in the usable rows, after transcribing what is new; empty if CHECK_WORDS says so.
 
@@ -62,7 +86,7 @@ def hear(work: Work, rank: int = 0, world: int = 1) -> dict[Place, Heard]:
         Unreachable: the Hub cannot be reached, and CHECK_WORDS=always.
     """
     settings = work.settings
-    if settings.check_words == "never" or (settings.check_words == "auto" and settings.asr_model is None):
+    if not _is_wanted(settings):
         return {}
     name = model_name(settings, work.device)
     rows = [row for row in _recordings(work) if work.manifest.transcribed[row.place[0]].get(row.place[1]) != name]
@@ -75,7 +99,10 @@ def hear(work: Work, rank: int = 0, world: int = 1) -> dict[Place, Heard]:
         )
         return {}
     mine = [row for row in rows if row.place[1] // shards.LINES % world == rank]
-    return _Listener(work, name, rank, world).listen(mine)
+    found = _Listener(work, name, rank, world).listen(mine)
+    if world == 1:
+        console.say(STAGE, f"the texts of {len(found)} rows are compared with what {name} hears in them")
+    return found
 
 
 def _recordings(work: Work) -> Iterator[_Recording]:
@@ -104,13 +131,12 @@ class _Listener:
         self._contents: dict[Path, str] = {}
         self._codes: dict[str, str | None] = {}
         self._unknown: set[str] = set()
+        self._refused: set[str | None] = set()
 
     @cached_property
     def _recogniser(self) -> Recogniser:
-        loaded = Recogniser(
-            self._work.settings, "compare texts with recordings", "CHECK_WORDS=never to leave them uncompared"
-        )
-        console.say(STAGE, f"what the recordings say is compared with the texts by {loaded.name} on {loaded.device}")
+        loaded = Recogniser(self._work.settings, *_NEED)
+        console.say(STAGE, f"recordings are transcribed by {loaded.name} on {loaded.device} to check their texts")
         return loaded
 
     def listen(self, rows: list[_Recording]) -> dict[Place, Heard]:
@@ -161,10 +187,18 @@ class _Listener:
 
     def _transcribe(self, clips: dict[_Key, Samples]) -> None:
         """Transcribe clips and log what was heard."""
-        for code in dict.fromkeys(key[3] for key in clips):
+        if not clips:
+            return
+        loaded = self._recogniser
+        for code in dict.fromkeys(key[3] for key in clips if key[3] not in self._refused):
             some = [key for key in clips if key[3] == code]
             pieces = [_pieces(clips[key]) for key in some]
-            told = iter(self._recogniser.transcribe([piece for one in pieces for piece in one], code))
+            try:
+                told = iter(loaded.transcribe([piece for one in pieces for piece in one], code))
+            except BadInput as error:  # one for English only
+                self._refused.add(code)
+                console.warn(STAGE, f"{error}; their texts are not compared with what is said")
+                continue
             lines = [_line(key, [next(told) for _ in one]) for key, one in zip(some, pieces, strict=True)]
             append_log.append(self._path, lines)
             for line in lines:

@@ -39,6 +39,7 @@ def prepare(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
     if settings.data_mode == "none":
         return ranks.first_does(lambda: _already_prepared(settings))
     begun: list[Work] = []
+    ranks.first_does(lambda: heard_words.check(settings))
     ranks.first_does(lambda: _begin_anew(settings))
     ranks.first_does(lambda: begun.append(Work(settings)))  # errors are reported once, before all processes begin
     work = begun[0] if begun else Work(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,13 +199,14 @@ def test_rows_with_wrong_words_are_left_out_and_nothing_is_heard_twice(
     assert "heard: Hello." in run.paths.quality_page.read_text(encoding="utf-8")
     (log,) = run.paths.heard_words.iterdir()
     lines = log.read_bytes().splitlines(keepends=True)
-    assert len(lines) == 6 and "is compared with the texts by" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert len(lines) == 6 and "to check their texts" in out and "the texts of 6 rows are compared" in out
 
     log.write_bytes(b"".join(lines[:4]) + lines[4][:30])  # killed while it wrote the fifth
     again = checked([*rows, {**rows[2], "text": "A row more."}])
     prepare.run(again)
     assert sorted(log.read_bytes().splitlines(keepends=True)) == sorted(lines), "the new row's recording was known"
-    assert "is compared with the texts by" in capsys.readouterr().out
+    assert "the texts of 7 rows are compared" in capsys.readouterr().out
     transcribed = [{**row, "transcribed_by": str(tiny_whisper)} for row in rows]
     prepare.run(checked(transcribed, work="other"))
     assert not (run.paths.work.parent / "other" / "data" / "heard_words").exists(), "it wrote these texts itself"
@@ -220,7 +222,7 @@ def test_when_texts_are_compared_is_said_and_decided(
     monkeypatch.setattr(heard_words, "MOST_HOURS", 0.0001)
     prepare.run(checked(rows, work="long"))
     assert "CHECK_WORDS=always does it nevertheless" in capsys.readouterr().out
-    prepare.run(checked(rows, work="never", check_words="never", asr_model=str(tmp_path / "none")))
+    heard_words.check(checked(rows, work="never", check_words="never", asr_model=str(tmp_path / "none")))
     with pytest.raises(BadInput, match=r"cannot be loaded to compare texts with recordings .*CHECK_WORDS=never"):
         prepare.run(checked(rows, work="always", check_words="always", asr_model=str(tmp_path / "none")))
 
@@ -237,3 +239,17 @@ def test_a_language_that_the_recogniser_lacks_is_named_and_its_rows_are_kept(
         "ASR_MODEL does not know igbo, so the texts of its rows are not compared with what is said"
         in capsys.readouterr().err
     )
+
+
+def test_a_recogniser_of_english_alone_ends_no_run_with_rows_in_another_language(
+    rows: list[dict[str, Any]], checked: Any, tmp_path: Path, tiny_whisper: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    english = tmp_path / "english"
+    shutil.copytree(tiny_whisper, english)
+    config = files.read_json(english / "generation_config.json")
+    kept = {name: value for name, value in config.items() if name not in ("lang_to_id", "task_to_id")}
+    files.write_json(english / "generation_config.json", {**kept, "is_multilingual": False})
+    prepare.run(checked([*rows[:3], {**rows[5], "language": "German"}], asr_model=str(english)))
+    printed = capsys.readouterr()
+    assert "knows English only, and LANGUAGE or a row says de; their texts are not compared" in printed.err
+    assert "the texts of 3 rows are compared" in printed.out
