@@ -1,4 +1,4 @@
-"""Several sources in one run (DATASETS): mixed in proportion, each row with its source, wrong entries named in a line."""
+"""Several sources in one run (DATASETS): mixed in proportion, each row with its source, wrong entries named."""
 
 from __future__ import annotations
 
