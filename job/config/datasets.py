@@ -48,7 +48,8 @@ def parse(value: str) -> list[Entry]:
     Raises:
         BadInput: an entry is malformed, its path does not exist, or it is there twice; all of those are named.
     """
-    entries, problems = [], []
+    entries: list[Entry] = []
+    problems = []
     for number, line in enumerate(re.split(r"[\n|]", value), start=1):
         told = _COMMENT.sub("", line).strip()
         if not told:
@@ -98,7 +99,7 @@ def _place(told: str) -> Entry:
     hub = _HUB.fullmatch(told)
     if hub is None:
         raise ValueError("neither a file or folder here nor owner/name[:config][@revision][#split]")
-    return Entry(told, **hub.groupdict())
+    return Entry(told, None, hub["name"], hub["config"], hub["revision"], hub["split"])
 
 
 def _number(name: str, value: str) -> float:
