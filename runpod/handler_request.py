@@ -50,7 +50,7 @@ RESERVED = {
 }
 #: Text variables that may name a file or a directory. Those that the settings declare as paths are found by themselves.
 MAY_BE_PATHS = (
-    *("init_model_path", "tokenizer_path", "dataset_name", "resume", "test_texts"),
+    *("init_model_path", "tokenizer_path", "dataset_name", "datasets", "resume", "test_texts"),
     *("asr_model", "align_model", "mos_model", "similarity_model"),
 )
 
@@ -244,14 +244,14 @@ def _confine(settings: Settings, fields: set[str], volume: Path) -> None:
         value = getattr(settings, field)
         if not isinstance(value, Path) and (value is None or field not in MAY_BE_PATHS):
             continue
-        text = str(value)
-        try:
-            target = (volume / Path(text).expanduser()).resolve()
-        except (OSError, RuntimeError, ValueError):
-            continue  # too long for a file name, or a `~` that is no user's home: it is text
-        if target != inside and inside not in target.parents:
-            name = variables.names_of(field)[0]
-            raise BadInput(f"{name}={text[:200]}: must be inside {volume}, where the network volume is mounted")
+        for text in re.split(r"[\n|]+", str(value)) if field == "datasets" else [str(value)]:
+            try:
+                target = (volume / Path(text.strip()).expanduser()).resolve()
+            except (OSError, RuntimeError, ValueError):
+                continue  # too long for a file name, or a `~` that is no user's home: it is text
+            if target != inside and inside not in target.parents:
+                name = variables.names_of(field)[0]
+                raise BadInput(f"{name}={text[:200]}: must be inside {volume}, where the network volume is mounted")
 
 
 def _digest(settings: Settings) -> str:

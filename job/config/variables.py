@@ -49,6 +49,11 @@ class DataVariables(BaseSettings):
     dataset_name: str | None = var(None, "Hub dataset (`owner/name`).")
     dataset_config: str | None = var(None, "Its configuration.")
     dataset_revision: str | None = var(None, "Its branch, tag or commit.")
+    datasets: str | None = var(
+        None,
+        "Several sources for one run, one a line or separated by `|`: `owner/name[:config][@revision][#split]`, or the "
+        "path of a file or folder; after it `weight=2`, `hours=10`, `rows=500`.",
+    )
     train_split: str = var("train", "Split to train on.")
     validation_split: str | None = var(None, "Split to validate on; if unset, some training rows are held out.")
     train_jsonl: Path | None = var(None, "Rows with `audio` and `text` (and `ref_audio`, `speaker`, `language` …).")
@@ -281,7 +286,7 @@ class JobVariables(BaseSettings):
 
 
 #: Variables that name training data; `job.fetch.sources` opens what they name.
-SOURCE_VARIABLES = ("TRAIN_JSONL", "DATA_DIR", "DATASET_NAME")
+SOURCE_VARIABLES = ("TRAIN_JSONL", "DATA_DIR", "DATASET_NAME", "DATASETS")
 
 GROUPS: tuple[type[BaseSettings], ...] = (
     ModelVariables,

@@ -6,6 +6,7 @@ be used are rejected with a reason; they do not stop a run as long as usable row
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from job.config.paths import Paths
 from job.config.settings import Settings
 from job.core import console, files, state
 from job.core.errors import BadInput
-from job.fetch import preview, references, sources, transcript_store
+from job.fetch import mixing, preview, references, sources, transcript_store
 from job.fetch.aligning import Aligning
 from job.fetch.audio_store import Store
 from job.fetch.claims import undisputed
@@ -51,6 +52,10 @@ def run(settings: Settings) -> dict[str, Any]:
     transcribing, transcribed = Transcribing(settings, store), TranscribedRows()
     aligning = Aligning(settings, store, lambda: transcribing.kept)
     tables = {split: aligning.table(transcribing.table(table)) for split, table in source.tables().items()}
+    if source.parts is not None:
+        parts = [replace(one, table=aligning.table(transcribing.table(one.table))) for one in source.parts()]
+        tables = {"train": mixing.mix(parts, settings, store), **tables}
+        settings = mixing.without_columns(settings)
     for table in tables.values():
         choose(table, settings)  # a misnamed column is found before any audio is downloaded
     collector = Collector(settings, store)
@@ -183,7 +188,8 @@ def check(settings: Settings) -> str:
     parts = []
     transcribing = Transcribing(settings, Store(None))
     aligning = Aligning(settings, Store(None), lambda: transcribing.kept)
-    for split, given in source.tables().items():
+    mixed = [("train", one.table) for one in source.parts()] if source.parts is not None else []
+    for split, given in (*mixed, *source.tables().items()):
         table = transcribing.assumed(given)
         columns = choose(table, settings)
         aligning.check(table)

@@ -182,7 +182,8 @@ class Aligning:
         name = f"{self._kept.digest_of(region)}-{files.digest_bytes(model.name.encode())[:8]}"
         path = self._settings.paths.alignment / name
         recording = recording_of_parts(region.audio)
-        told = [text[first:last] for first, last in sentences.split(text)]
+        parts = (text[first:last] for first, last in sentences.split(text))
+        told = [part for part in parts if any(map(str.isalnum, part))]  # `* * *` is no sentence
         spelled = [model.spelling.words(self._normalizer.read(one, region.language).text) for one in told]
         emitted = model.emissions(recording, begin, end, path)
         heard = placing.listen(emitted, model.spelling)

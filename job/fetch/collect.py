@@ -69,7 +69,7 @@ class Collector:
                 if kept == 0:
                     raise BadInput(f"MAX_HOURS={self.settings.max_hours} is less than the first clip; raise it")
                 break
-            self._finish(row, item.number, split, table)
+            self._finish(row, item, split, table)
             kept += 1
             yield row
             if budget.full:
@@ -178,15 +178,15 @@ class Collector:
                 row["seconds"] = _seconds(row)
             return row
         except RowError as error:
-            self._reject(split, table, item.number, error)
+            self._reject(split, table, item, error)
             return None
 
     def withdraw(self, split: str, row: dict[str, Any], error: RowError) -> None:
         """Reject a row that `rows` has already yielded."""
         self.rejected.append(_rejected(split, row["source"], row["row"], error) | {"id": row["id"]})
 
-    def _reject(self, split: str, table: Table, number: int, error: RowError) -> None:
-        self.rejected.append(_rejected(split, table.name, number, error))
+    def _reject(self, split: str, table: Table, item: Row | Unreadable, error: RowError) -> None:
+        self.rejected.append(_rejected(split, item.source or table.name, item.number, error))
 
     def _readable(self, row: dict[str, Any], item: Row | Unreadable, table: Table) -> bool:
         if self.store.directory is None and not Path(row["audio"]).is_file():
@@ -194,16 +194,17 @@ class Collector:
         try:
             audio_store.seconds(Path(row["audio"]))
         except RowError as error:
-            self._reject("train", table, item.number, error)
+            self._reject("train", table, item, error)
             return False
         return True
 
-    def _finish(self, row: dict[str, Any], number: int, split: str, table: Table) -> None:
+    def _finish(self, row: dict[str, Any], item: Row | Unreadable, split: str, table: Table) -> None:
         row.pop("seconds", None)
-        made_up = f"{values.safe_id(Path(table.name).stem) or 'row'}-{split}-{number:06d}"
+        source, number = item.source or table.name, item.number
+        made_up = f"{values.safe_id(Path(source).stem) or 'row'}-{split}-{number:06d}"
         row["id"] = self._unique(row["id"] or made_up, number)
         row["row"] = number
-        row["source"] = table.name
+        row["source"] = source
         self.claims.add(row)
         self.used_audio.update(path for path in (row["audio"], row["ref_audio"]) if path)
         if row["speaker"]:
@@ -293,4 +294,5 @@ def summarise(split: str, source: str, rejected: list[dict[str, Any]]) -> None:
         rows = "1 row" if count == 1 else f"{count} rows"
         detail = f" ({first['detail']})" if first["detail"] else ""
         at = f"row {first['row']}" if count == 1 else f"first row {first['row']}"
+        at += f" of {first['source']}" if first["source"] != source else ""  # one of several that are mixed
         console.warn("fetch", f"{split}: left out {rows} of {source}: {reason}, {at}{detail}")

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from job.config import datasets
 from job.config.settings import Settings
 from job.config.variables import SOURCE_VARIABLES
 from job.core.errors import BadInput
-from job.fetch import folder, jsonl, lists, sheets
+from job.fetch import folder, jsonl, lists, mixing, sheets
 from job.fetch.table import Table
 
 
@@ -20,6 +21,7 @@ class Source:
     Attributes:
         about: what it is, in a phrase.
         tables: opens its splits (`train`, and `validation` if there is one); may need the network.
+        parts: opens the sources that are mixed into the training split instead, for a source that is a mix.
         files: local files and directories that it reads; when one changes, fetch runs again.
         note: a log line about why it was chosen, when that is not obvious.
         revision: the current revision of a source that is not local; None when it is unknown.
@@ -34,6 +36,7 @@ class Source:
     revision: Callable[[], str | None] = lambda: None
     hub: bool = False
     built_in: bool = False
+    parts: Callable[[], list[mixing.Part]] | None = None
 
 
 def pick(settings: Settings) -> Source:
@@ -43,6 +46,66 @@ def pick(settings: Settings) -> Source:
         BadInput: DATA_MODE=direct without DATASET_NAME.
     """
     return next(source for offer in SOURCES if (source := offer(settings)) is not None)
+
+
+def _datasets(settings: Settings) -> Source | None:
+    """DATASETS: several of the sources below, mixed."""
+    if settings.datasets is None:
+        return None
+    others = [name for name in SOURCE_VARIABLES if name != "DATASETS" and getattr(settings, name.lower()) is not None]
+    if others:
+        raise BadInput(f"DATASETS and {others[0]} are both set; unset one, or make the latter's value one of DATASETS")
+    if settings.validation_split is not None:
+        raise BadInput("VALIDATION_SPLIT: not with DATASETS; set VALIDATION_JSONL or VALIDATION_FRACTION")
+    entries = datasets.parse(settings.datasets)
+    each = [(entry, _alone(settings, entry)) for entry in entries]
+    sources = [(entry, pick(alone)) for entry, alone in each]
+
+    def parts() -> list[mixing.Part]:
+        return mixing.named_apart([mixing.Part(_told(entry, source)["train"], entry) for entry, source in sources])
+
+    def revision() -> str | None:
+        found = [source.revision() for _, source in sources if source.hub]
+        return " ".join(one or "?" for one in found) if any(found) else None
+
+    return Source(
+        f"DATASETS ({', '.join(entry.text for entry in entries)})",
+        lambda: _validation(settings),
+        (*(path for _, source in sources for path in source.files), settings.validation_jsonl),
+        revision=revision,
+        hub=any(source.hub for _, source in sources),
+        parts=parts,
+    )
+
+
+def _alone(settings: Settings, entry: datasets.Entry) -> Settings:
+    """Return the settings with which an entry of DATASETS would be the only source."""
+    path = entry.path
+    named = {
+        "dataset_name": entry.name,
+        "dataset_config": entry.config,
+        "dataset_revision": entry.revision,
+        "data_dir": path if path is not None and path.is_dir() else None,
+        "train_jsonl": path if path is not None and not path.is_dir() else None,
+        "train_split": entry.split or settings.train_split,
+        "max_hours": entry.hours or settings.max_hours,
+        "max_train_samples": entry.rows or settings.max_train_samples,
+    }
+    alone = {"datasets": None, "validation_split": None, "validation_jsonl": None}
+    mode = settings.data_mode if entry.name else "jsonl"
+    return settings.model_copy(update={**named, **alone, "data_mode": mode})
+
+
+def _told(entry: datasets.Entry, source: Source) -> dict[str, Table]:
+    """Open an entry of DATASETS.
+
+    Raises:
+        BadInput: it cannot be opened; the message names the entry.
+    """
+    try:
+        return source.tables()
+    except BadInput as error:
+        raise type(error)(f"DATASETS: {entry.text}: {error}") from None
 
 
 def _direct(settings: Settings) -> Source | None:
@@ -93,6 +156,7 @@ def _built_in(settings: Settings) -> Source:
 #: All data sources, in order of precedence: each returns a `Source` if the settings name it, else None. To add one,
 #: write its `Table` in a file of its own, and add a line here (and its variable to `job.config.variables`).
 SOURCES: tuple[Callable[[Settings], Source | None], ...] = (
+    _datasets,
     _direct,
     _train_jsonl,
     _data_dir,

@@ -29,10 +29,14 @@ class RowError(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """A row with the source's values. `number` counts from 1; in a text file it is the line number."""
+    """A row with the source's values. `number` counts from 1; in a text file it is the line number.
+
+    `source` is its source's name in a table that has the rows of several; None for the table's own name.
+    """
 
     number: int
     values: Mapping[str, Any]
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Unreadable:
 
     number: int
     error: RowError
+    source: str | None = None
 
 
 @dataclass(frozen=True)

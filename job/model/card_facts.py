@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job.config import names
+from job.config import datasets, names
 from job.config.settings import Settings
 from job.config.variables import SOURCE_VARIABLES
 from job.core import files
@@ -75,10 +75,12 @@ def _has_own_data(settings: Settings) -> bool:
     return settings.data_mode == "none" or any(getattr(settings, name.lower()) for name in SOURCE_VARIABLES)
 
 
-def dataset(settings: Settings) -> str | None:
-    """The Hub id of the training data, or None when it is not on the Hub."""
-    name = (settings.dataset_name or "").strip()
-    return name if REPO_ID.fullmatch(name) and not Path(name).exists() else None
+def training_datasets(settings: Settings) -> list[str]:
+    """The Hub ids of the training data; none when it is not on the Hub."""
+    named = [(settings.dataset_name or "").strip()]
+    if settings.datasets is not None:
+        named = [entry.name or "" for entry in datasets.parse(settings.datasets)]
+    return [name for name in dict.fromkeys(named) if REPO_ID.fullmatch(name) and not Path(name).exists()]
 
 
 def summary(settings: Settings) -> dict[str, Any]:

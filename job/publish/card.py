@@ -35,7 +35,7 @@ def front_matter(settings: Settings) -> dict[str, Any]:
     """
     base = card_facts.base_model(settings)
     adapter_only = _adapter_only(settings)
-    dataset = card_facts.dataset(settings)
+    datasets = card_facts.training_datasets(settings)
     metadata: dict[str, Any] = {
         "license": settings.license.strip().lower(),
         "license_name": settings.license_name if _own_licence(settings) else None,
@@ -45,7 +45,7 @@ def front_matter(settings: Settings) -> dict[str, Any]:
         "pipeline_tag": "text-to-speech",
         "base_model": base,
         "base_model_relation": ("adapter" if adapter_only else "finetune") if base else None,
-        "datasets": [dataset] if dataset else None,
+        "datasets": datasets,
         "tags": ["text-to-speech", "qwen3-tts", "custom-voice", *(["lora"] if mode_of(settings).adapters else [])],
     }
     return {key: value for key, value in metadata.items() if value}
@@ -96,7 +96,7 @@ def render(
         adapter_only=_adapter_only(settings),
         has_adapter=mode_of(settings).adapter(settings),
         layout=settings.text_layout,
-        dataset=card_facts.dataset(settings),
+        datasets=card_facts.training_datasets(settings),
         splits=splits,
         languages=[_plain(name) for name in card_facts.language_names(settings)],
         rows=_training_rows(settings),

@@ -213,6 +213,8 @@ configs:
         {**base, "DATASET_CONFIG": "ha", "DATASET_REVISION": "v9"},
         {**base, "DATASET_CONFIG": "ha", **missing, "TRAIN_JSONL": str(tmp_path / "t.jsonl")},
         {**base, "DATASET_CONFIG": "ha", **missing},
+        {"DATASETS": "alice/two:ha@main#train rows=1\nalice/two:nb"},
+        {"DATASETS": "alice/two:ha|alice/two:xx"},
     )
     assert answers[0]["value"]["train"] == 2
     assert (
@@ -223,6 +225,8 @@ configs:
     assert answers[4]["error"] == "DATASET_REVISION=v9: alice/two has no such revision"
     assert answers[5]["value"]["train"] == 2
     assert answers[6]["error"].startswith("VALIDATION_JSONL=")
+    assert [row["source"] for row in manifest(tmp_path, 7)] == ["alice/two:ha@main#train", "alice/two:nb"]
+    assert answers[8]["error"].startswith("DATASETS: alice/two:xx: DATASET_CONFIG=xx: alice/two has only nb, ha")
 
 
 @pytest.mark.slow

@@ -144,8 +144,8 @@ def _groups(rough: list[Span | None], chosen: list[int]) -> Iterator[list[int]]:
     begin: int | None = None
     for number in chosen:
         here = rough[number]
-        known_before = bool(group) and rough[group[-1]] is not None
-        if here is not None and begin is not None and known_before and here[1] - begin > _TOGETHER:
+        full = begin is not None and here is not None and here[1] - begin > _TOGETHER
+        if full and rough[group[-1]] is not None:
             yield group
             group, begin = [], None
         begin = here[0] if begin is None and here is not None else begin
