@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from job import pipeline
 from job.config import settings as variables
 from job.config.settings import Settings
 from job.core import files, state, stopping
-from job.core.errors import Unreachable
+from job.core.errors import StoppedBySignal, Unreachable
 from job.mirror import keeping, returning
 from job.mirror.folder_mirror import FolderMirror
 from job.mirror.keeping import Mirror
@@ -267,6 +269,39 @@ def test_after_a_signal_the_end_waits_only_as_long_as_it_may(
     monkeypatch.setattr(stopping, "remaining", lambda: keeping.MARGIN + 0.05)
     train(old, SECOND, seen=False)
     assert "the newest state is not there" in capsys.readouterr().err
+    assert go_on(machine(tmp_path, "new")) == [f"checkpoint-{FIRST}"]
+
+
+def test_a_signal_while_the_end_waits_leaves_the_time_that_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first SIGTERM may come when nothing but the mirror is left to do."""
+    old = machine(tmp_path, "old")
+    prepared(old)
+    train(old)
+    write, begun = FolderMirror._write, threading.Event()
+
+    def slowly(self: FolderMirror, name: str, source: Any) -> None:
+        begun.set()
+        time.sleep(0.1)
+        write(self, name, source)
+
+    def ask() -> None:
+        begun.wait(30)
+        time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(FolderMirror, "_write", slowly)
+    before = signal.signal(signal.SIGTERM, stopping._raise)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        with pytest.raises(StoppedBySignal):
+            train(old, FIRST, seen=False)
+    finally:
+        asking.join()
+        signal.signal(signal.SIGTERM, before)
+        monkeypatch.setattr(stopping, "_stopped", None)
     assert go_on(machine(tmp_path, "new")) == [f"checkpoint-{FIRST}"]
 
 
