@@ -176,11 +176,12 @@ def test_a_bucket_that_refuses_is_found_in_minute_one(in_bucket: Store, bucket: 
         ("hf://only-a-name", "use hf://owner/name"),
         ("s3://AKIA:secret-key@bucket/path", "set AWS_ACCESS_KEY_ID"),
         ("work/mirror", "is in or around WORK_DIR"),
+        ("out", "is in or around OUTPUT_DIR"),
     ],
 )
 def test_an_address_of_no_known_form_is_bad_input(address: str, said: str) -> None:
     with pytest.raises(BadInput, match=said) as refusal:
-        addresses.opened(variables.load({"MIRROR_CHECKPOINTS": address, "WORK_DIR": "work"}))
+        addresses.opened(variables.load({"MIRROR_CHECKPOINTS": address, "WORK_DIR": "work", "OUTPUT_DIR": "out"}))
     assert "secret-key" not in str(refusal.value)
 
 
