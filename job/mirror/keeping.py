@@ -16,6 +16,7 @@ from job.config.settings import Settings
 from job.core import files, state, stopping
 from job.core.console import say, warn
 from job.core.errors import JobError, StoppedBySignal
+from job.core.redact import one_line
 from job.mirror import addresses, belongings, identity, returning
 from job.mirror.archive import Archive
 from job.stages import Stage
@@ -185,11 +186,12 @@ class Mirror:
         new = {mark: path for mark, path in self._found().items() if mark not in seen}
         if not new:
             return
-        newest = max(new.values(), key=lambda path: int(path.name.removeprefix("checkpoint-")))
+        mark, newest = max(new.items(), key=lambda one: int(one[1].name.removeprefix("checkpoint-")))
+        seen |= set(new)
         linked = belongings.link_checkpoint(self._settings.paths, newest)
         if linked is None:
-            return  # replaced meanwhile: look again
-        seen |= set(new)
+            seen.discard(mark)  # something was replaced meanwhile: look again
+            return
         found = files.read_json(linked[f"output/{newest.name}/state.json"])
         facts = {"step": int(found["step"]), "key": found["key"], "prepared": self._prepared}
         scratch = self._settings.paths.output / belongings.SCRATCH / newest.name
@@ -232,8 +234,8 @@ class Mirror:
             closing = self._closing  # before the last look
             try:
                 self._look()
-            except OSError as error:
-                warn("mirror", f"a checkpoint is not copied: {error.strerror or error}")
+            except Exception as error:
+                warn("mirror", f"a checkpoint is not copied: {one_line(error, self._settings.secrets)}")
             if closing and (not self._due or last_tries >= LAST_ATTEMPTS):
                 return
             if not self._due or (time.monotonic() < again and not closing):

@@ -72,7 +72,7 @@ def complete(root: Path, scratch: Path) -> dict[str, dict[str, bytes]]:
     return found
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sets=SETS, at=st.integers(0, 12))
 def test_a_kill_at_any_operation_leaves_the_set_before_or_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: list[dict[str, bytes]], at: int

@@ -17,7 +17,7 @@ from job.config import settings as variables
 from job.config.settings import Settings
 from job.core import files, state, stopping
 from job.core.errors import StoppedBySignal, Unreachable
-from job.mirror import keeping, returning
+from job.mirror import identity, keeping, returning
 from job.mirror.folder_mirror import FolderMirror
 from job.mirror.keeping import Mirror
 from job.stages import stage
@@ -324,3 +324,16 @@ def test_a_persons_edits_are_not_written_over(tmp_path: Path, capsys: Any) -> No
     go_on(new)
     assert not new.paths.prepared.exists()
     assert "its prepared data are from before" in capsys.readouterr().out
+
+
+def test_a_dataset_whose_hub_is_down_for_a_while_keeps_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps taken meanwhile on this disk are found again by a machine that reaches the Hub."""
+    here = machine(tmp_path, "here")
+    monkeypatch.setattr(identity.fetch, "revision", lambda settings: "c0ffee")
+    with_hub = identity.data_folder(here)
+    assert with_hub != identity.data_folder(machine(tmp_path, "elsewhere", MAX_HOURS="1"))
+    files.write_json(here.paths.state / "fetch.json", {"counts": {"revision": "c0ffee"}})
+    monkeypatch.setattr(identity.fetch, "revision", lambda settings: None)
+    assert identity.data_folder(here) == with_hub
