@@ -109,10 +109,10 @@ class Metrics:
             seconds = (found[name] or {}).get("seconds")
             if seconds is not None:
                 yield "stage_seconds", "How long a finished stage took.", {"stage": name}, float(seconds)
-        for split in ("train", "validation"):
-            rows = ((found["prepare"] or {}).get("counts") or {}).get(split)
-            if isinstance(rows, int):
-                yield "rows", "Rows that were prepared.", {"split": split}, float(rows)
+        counts = (found["prepare"] or {}).get("counts") or {}
+        for name, about in {"train_rows": "Rows to train on.", "hours": "Hours of speech to train on."}.items():
+            if isinstance(counts.get(name), int | float):
+                yield name, about, {}, float(counts[name])
         yield "rejected_rows", "Rows that were left out.", {}, float(_lines(paths.rejected, paths.fetch_rejected))
         yield from _last(paths.training_log, "train", _TRAINING)
         yield from _last(paths.validation_log, "validation", _VALIDATION)

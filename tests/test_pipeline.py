@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from job import cli, stages
+from job.config import settings
 from job.core import state
+from job.metrics import Metrics
 from tests.support.commands import run_job
 
 ROOT = Path(__file__).parent.parent
@@ -99,6 +102,18 @@ def test_a_second_run_does_nothing_and_says_so(finished):
         assert f"[{name}] nothing to do" in out
     assert out.splitlines()[-1].startswith("[run] nothing new: ")
     assert {p: p.stat().st_mtime_ns for p in work.rglob("*") if p.is_file()} == before
+
+
+def test_the_grafana_board_asks_for_just_the_figures_that_a_run_has(finished):
+    """Every name in its queries is at METRICS_PORT (GPU memory where there is a GPU), and each is shown somewhere."""
+    _work, variables, _ = finished
+    board = json.loads((ROOT / "deploy/grafana/qwen3-tts-job.json").read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    queries += [one["query"] for one in board["templating"]["list"]]
+    asked = {name for query in queries for name in re.findall(r"qwen3_tts_\w+", query)}
+    there = {family.name for family in Metrics(settings.load(variables)).collect()}
+    assert asked == there | {"qwen3_tts_gpu_memory_bytes"}
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
 def test_no_partial_files_are_left(finished):

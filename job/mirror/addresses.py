@@ -26,7 +26,7 @@ def opened(settings: Settings) -> Store | None:
     address = settings.mirror_checkpoints
     if not address:
         return None
-    if "@" in address:  # not repeated: what stands before it may be a password
+    if "://" in address and "@" in address:  # not repeated: what stands before it may be a password
         raise BadInput(
             "MIRROR_CHECKPOINTS: an address holds no keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and "
             "AWS_ENDPOINT_URL for another server than Amazon's"
@@ -40,9 +40,9 @@ def opened(settings: Settings) -> Store | None:
     if "://" in address:
         raise BadInput(f"MIRROR_CHECKPOINTS={address[:100]}: {_FORMS}")
     root = Path(address).expanduser().absolute()
-    work = settings.paths.work
-    if root == work or root in work.parents or work in root.parents:
-        raise BadInput(f"MIRROR_CHECKPOINTS={address}: is in or around WORK_DIR={work}; name a directory elsewhere")
+    for name, own in (("WORK_DIR", settings.paths.work), ("OUTPUT_DIR", settings.paths.output)):
+        if root == own or root in own.parents or own in root.parents:
+            raise BadInput(f"MIRROR_CHECKPOINTS={address}: is in or around {name}={own}; name a directory elsewhere")
     return FolderMirror(root)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from job import fetch
 from job.config.settings import Settings
-from job.core import files
+from job.core import files, state
 from job.stages import stage, stage_values
 
 #: Files up to this size are known by their contents, larger ones by their size.
@@ -22,7 +22,9 @@ def data_folder(settings: Settings) -> str:
     inputs = [*fetch.reads(settings), settings.ref_audio_path, settings.init_model_path, settings.tokenizer_path]
     contents = [_contents(Path(path).expanduser()) for path in inputs if path]
     values = _values(settings, "fetch", "prepare")
-    return f"data-{_short([values, contents, fetch.revision(settings)])}"
+    # As for the stage itself: while the Hub cannot be reached, its dataset counts as unchanged.
+    before = (state.read(settings.paths.state, "fetch") or {}).get("counts", {}).get("revision")
+    return f"data-{_short([values, contents, fetch.revision(settings) or before])}"
 
 
 def run_folder(settings: Settings, data: str) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 from job.config.settings import Settings
 from job.core import files, state, stopping
 from job.core.console import say, warn
-from job.core.errors import JobError
+from job.core.errors import JobError, StoppedBySignal
+from job.core.redact import one_line
 from job.mirror import addresses, belongings, identity, returning
 from job.mirror.archive import Archive
 from job.stages import Stage
@@ -68,9 +69,10 @@ class Mirror:
         self._store = addresses.opened(settings) if active else None
         self._due: dict[str, Copy] = {}  # one of each kind: a newer one replaces one that still waits
         self._lock = threading.Lock()
-        self._wake = threading.Event()
+        self._wake, self._done = threading.Event(), threading.Event()
         self._closing = False
         self._seen: set[tuple[str, int]] | None = None  # checkpoints that were there before training; None outside it
+        self._prepared = ""  # digest of the data that is trained on
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Mirror:
@@ -84,15 +86,20 @@ class Mirror:
         if self._thread is not None:
             self._closing = True
             self._wake.set()
-            left = stopping.remaining()
-            self._thread.join(LAST_SECONDS if left is None else max(0.0, left - MARGIN))
-            if self._thread.is_alive():
-                why = (
-                    "it took too long" if left is None else f"GRACE_SECONDS={self._settings.grace_seconds:g} were over"
-                )
-                warn("mirror", f"the newest state is not there, {why}; a new machine goes on from the one before it")
+            try:
+                self._wait()
+            except StoppedBySignal:  # the first one, so there is some time left
+                self._wait()
+                raise
         if self._store is not None:
             shutil.rmtree(self._settings.paths.output / belongings.SCRATCH, ignore_errors=True)
+
+    def _wait(self) -> None:
+        """Wait for the thread's end; `join` would count as over once a signal's exception has cut it short."""
+        left = stopping.remaining()
+        if not self._done.wait(LAST_SECONDS if left is None else max(0.0, left - MARGIN)):
+            why = "it took too long" if left is None else f"GRACE_SECONDS={self._settings.grace_seconds:g}"
+            warn("mirror", f"the newest state is not there, {why}; a new machine goes on from the one before it")
 
     @cached_property
     def _data(self) -> Archive:
@@ -115,6 +122,7 @@ class Mirror:
         returning.bring_data(self._settings, self._data)
         if stage.name == "train":
             returning.bring_training(self._settings, self._training)
+            self._prepared = belongings.digest_of_data(self._settings.paths)
             self._seen = set(self._found())
             self._keep_data()
             self._start()
@@ -156,7 +164,7 @@ class Mirror:
         copy = Copy(
             self._training,
             "trained",
-            lambda: {"step": step, "prepared": belongings.digest_of_data(paths)},
+            lambda: {"step": step, "prepared": self._prepared},
             lambda: linked,
             paths.output / belongings.SCRATCH / "trained",
         )
@@ -178,14 +186,14 @@ class Mirror:
         new = {mark: path for mark, path in self._found().items() if mark not in seen}
         if not new:
             return
-        newest = max(new.values(), key=lambda path: int(path.name.removeprefix("checkpoint-")))
+        mark, newest = max(new.items(), key=lambda one: int(one[1].name.removeprefix("checkpoint-")))
+        seen |= set(new)
         linked = belongings.link_checkpoint(self._settings.paths, newest)
         if linked is None:
-            return  # replaced meanwhile: look again
-        seen |= set(new)
+            seen.discard(mark)  # something was replaced meanwhile: look again
+            return
         found = files.read_json(linked[f"output/{newest.name}/state.json"])
-        prepared = belongings.digest_of_data(self._settings.paths)
-        facts = {"step": int(found["step"]), "key": found["key"], "prepared": prepared}
+        facts = {"step": int(found["step"]), "key": found["key"], "prepared": self._prepared}
         scratch = self._settings.paths.output / belongings.SCRATCH / newest.name
         copy = Copy(self._training, newest.name, lambda: facts, lambda: linked, scratch)
         with self._lock:
@@ -209,8 +217,14 @@ class Mirror:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
             self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._done.set()
 
     def _work(self) -> None:
         failures, last_tries, again = 0, 0, 0.0
@@ -220,8 +234,8 @@ class Mirror:
             closing = self._closing  # before the last look
             try:
                 self._look()
-            except OSError as error:
-                warn("mirror", f"a checkpoint is not copied: {error.strerror or error}")
+            except Exception as error:
+                warn("mirror", f"a checkpoint is not copied: {one_line(error, self._settings.secrets)}")
             if closing and (not self._due or last_tries >= LAST_ATTEMPTS):
                 return
             if not self._due or (time.monotonic() < again and not closing):

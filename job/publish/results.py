@@ -34,7 +34,8 @@ def evaluations(settings: Settings, stats: Mapping[str, Any], source: str) -> li
     judges = stats.get("judges") or {}
     origins = sorted({str(one["origin"]) for one in samples if one.get("origin")})
     about = f" ({', '.join(origins)})" if origins else ""
-    from_data = card_facts.dataset(settings) if origins and set(origins) <= {"validation", "train"} else None
+    named = card_facts.training_datasets(settings) if origins and set(origins) <= {"validation", "train"} else []
+    from_data = named[0] if len(named) == 1 else None
     return [
         EvalResult(
             task_type="text-to-speech",

@@ -72,7 +72,7 @@ def complete(root: Path, scratch: Path) -> dict[str, dict[str, bytes]]:
     return found
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sets=SETS, at=st.integers(0, 12))
 def test_a_kill_at_any_operation_leaves_the_set_before_or_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sets: list[dict[str, bytes]], at: int
@@ -176,11 +176,12 @@ def test_a_bucket_that_refuses_is_found_in_minute_one(in_bucket: Store, bucket: 
         ("hf://only-a-name", "use hf://owner/name"),
         ("s3://AKIA:secret-key@bucket/path", "set AWS_ACCESS_KEY_ID"),
         ("work/mirror", "is in or around WORK_DIR"),
+        ("out", "is in or around OUTPUT_DIR"),
     ],
 )
 def test_an_address_of_no_known_form_is_bad_input(address: str, said: str) -> None:
     with pytest.raises(BadInput, match=said) as refusal:
-        addresses.opened(variables.load({"MIRROR_CHECKPOINTS": address, "WORK_DIR": "work"}))
+        addresses.opened(variables.load({"MIRROR_CHECKPOINTS": address, "WORK_DIR": "work", "OUTPUT_DIR": "out"}))
     assert "secret-key" not in str(refusal.value)
 
 

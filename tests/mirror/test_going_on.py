@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,8 @@ from job import pipeline
 from job.config import settings as variables
 from job.config.settings import Settings
 from job.core import files, state, stopping
-from job.core.errors import Unreachable
-from job.mirror import keeping, returning
+from job.core.errors import StoppedBySignal, Unreachable
+from job.mirror import identity, keeping, returning
 from job.mirror.folder_mirror import FolderMirror
 from job.mirror.keeping import Mirror
 from job.stages import stage
@@ -270,6 +272,39 @@ def test_after_a_signal_the_end_waits_only_as_long_as_it_may(
     assert go_on(machine(tmp_path, "new")) == [f"checkpoint-{FIRST}"]
 
 
+def test_a_signal_while_the_end_waits_leaves_the_time_that_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first SIGTERM may come when nothing but the mirror is left to do."""
+    old = machine(tmp_path, "old")
+    prepared(old)
+    train(old)
+    write, begun = FolderMirror._write, threading.Event()
+
+    def slowly(self: FolderMirror, name: str, source: Any) -> None:
+        begun.set()
+        time.sleep(0.1)
+        write(self, name, source)
+
+    def ask() -> None:
+        begun.wait(30)
+        time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(FolderMirror, "_write", slowly)
+    before = signal.signal(signal.SIGTERM, stopping._raise)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        with pytest.raises(StoppedBySignal):
+            train(old, FIRST, seen=False)
+    finally:
+        asking.join()
+        signal.signal(signal.SIGTERM, before)
+        monkeypatch.setattr(stopping, "_stopped", None)
+    assert go_on(machine(tmp_path, "new")) == [f"checkpoint-{FIRST}"]
+
+
 def test_when_data_must_be_prepared_again_the_recordings_are_fetched_again(tmp_path: Path) -> None:
     """What came from the mirror has no recordings with it, so fetch does not count as done any longer."""
     old, new = machine(tmp_path, "old"), machine(tmp_path, "new")
@@ -289,3 +324,16 @@ def test_a_persons_edits_are_not_written_over(tmp_path: Path, capsys: Any) -> No
     go_on(new)
     assert not new.paths.prepared.exists()
     assert "its prepared data are from before" in capsys.readouterr().out
+
+
+def test_a_dataset_whose_hub_is_down_for_a_while_keeps_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps taken meanwhile on this disk are found again by a machine that reaches the Hub."""
+    here = machine(tmp_path, "here")
+    monkeypatch.setattr(identity.fetch, "revision", lambda settings: "c0ffee")
+    with_hub = identity.data_folder(here)
+    assert with_hub != identity.data_folder(machine(tmp_path, "elsewhere", MAX_HOURS="1"))
+    files.write_json(here.paths.state / "fetch.json", {"counts": {"revision": "c0ffee"}})
+    monkeypatch.setattr(identity.fetch, "revision", lambda settings: None)
+    assert identity.data_folder(here) == with_hub
