@@ -59,6 +59,7 @@ class Heard:
         asymmetry: skewness of the envelope's slope. It is positive in recordings, because each glottal pulse starts
             abruptly and decays; reversed speech has a negative one.
         pitch_spread: semitones from the median pitch within which three quarters of the pitch values lie.
+        median_pitch: Hz.
     """
 
     flatness: float | None = None
@@ -68,6 +69,7 @@ class Heard:
     repetition: float | None = None
     asymmetry: float | None = None
     pitch_spread: float | None = None
+    median_pitch: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields, JSON-serializable."""
@@ -89,6 +91,7 @@ def listen(waveform: Waveform, sample_rate: int) -> Heard:
     power = np.abs(stft.stft(sound, p0=stft.lower_border_end[1], p1=stft.upper_border_begin(sound.size)[1])) ** 2
     _, fine = welch(sound, sample_rate, nperseg=min(sound.size, round(LINE_SECONDS * sample_rate)))
     mels = _mels(power, sample_rate)
+    hertz = pitches(sound, sample_rate)
     return Heard(
         flatness=_flatness(power, stft.f),
         lines=float(np.sort(fine)[-LINES:].sum() / fine.sum()),
@@ -96,7 +99,8 @@ def listen(waveform: Waveform, sample_rate: int) -> Heard:
         modulation=_modulation(mels),
         repetition=_repetition(mels),
         asymmetry=float(np.mean([_asymmetry(sound, sample_rate, *band) for band in PULSE_BANDS])),
-        pitch_spread=_pitch_spread(sound, sample_rate),
+        pitch_spread=_pitch_spread(hertz),
+        median_pitch=None if hertz is None else float(np.median(hertz)),
     )
 
 
@@ -162,9 +166,8 @@ def _asymmetry(sound: Array, sample_rate: int, low: float, high: float, fastest:
     return float(np.mean(slope**3) / max(float(np.mean(slope**2)) ** 1.5, 1e-30))
 
 
-def _pitch_spread(sound: Array, sample_rate: int) -> float | None:
+def _pitch_spread(hertz: Array | None) -> float | None:
     """Measure the pitch spread of voiced frames, as a percentile: a deviation would suffer from octave errors."""
-    hertz = pitches(sound, sample_rate)
     if hertz is None:
         return None
     semitones = 12 * np.log2(hertz)
