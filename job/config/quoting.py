@@ -23,7 +23,7 @@ from dotenv.parser import decode_escapes, parse_stream
 from job.core.errors import BadInput
 
 #: Variables that hold sentences, in which `#` and apostrophes are ordinary characters.
-FREE_TEXT = frozenset({"TEST_TEXTS", "REF_TEXT", "DATASETS"})
+FREE_TEXT = frozenset({"TEST_TEXTS", "REF_TEXT", "DATASETS", "VOICE_CONSENT"})
 
 #: Variables of libraries and the system that follow the same rule, since a wrong one makes a run fail late.
 OF_LIBRARIES = re.compile(

@@ -82,6 +82,11 @@ CHECKS = (
           "nothing above {bandwidth:.0f} Hz: it sounds like a telephone"),
     Check("duller", "of_own_bandwidth", "of the voice's own bandwidth", 0.8, "below",
           "nothing above {bandwidth:.0f} Hz, where the voice's own recordings have sound", own=False),
+    # Sentences of one voice differ by a fifth either way; at half or double speed the pitch is half or double.
+    Check("lower", "of_lowest_pitch", "of the voice's own lowest pitch", 0.75, "below",
+          "a pitch of {median_pitch:.0f} Hz, far below the voice's recordings: too slow, or not it", own=False),
+    Check("higher", "of_highest_pitch", "of the voice's own highest pitch", 1.5, "above",
+          "a pitch of {median_pitch:.0f} Hz, far above the voice's recordings: too fast, or not it", own=False),
     # Nearly every vocoder at one pitch is under 0.12; people over 0.7, synthesizers over 0.14.
     Check("flat_pitch", "pitch_spread", "semitones", 0.13, "below",
           "a robot: its pitch stays within {pitch_spread:.2f} semitones"),

@@ -58,6 +58,7 @@ class Heard:
         asymmetry: skewness of the envelope's slope. It is positive in recordings, because each glottal pulse starts
             abruptly and decays; reversed speech has a negative one.
         pitch_spread: semitones from the median pitch within which three quarters of the pitch values lie.
+        median_pitch: Hz.
     """
 
     flatness: float | None = None
@@ -67,6 +68,7 @@ class Heard:
     repetition: float | None = None
     asymmetry: float | None = None
     pitch_spread: float | None = None
+    median_pitch: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields, JSON-serializable."""
@@ -88,6 +90,7 @@ def listen(waveform: Waveform, sample_rate: int) -> Heard:
     power = np.abs(stft.stft(sound, p0=stft.lower_border_end[1], p1=stft.upper_border_begin(sound.size)[1])) ** 2
     _, fine = welch(sound, sample_rate, nperseg=min(sound.size, round(LINE_SECONDS * sample_rate)))
     mels = _mels(power, sample_rate)
+    hertz = pitches(sound, sample_rate)
     return Heard(
         flatness=_flatness(power, stft.f),
         lines=float(np.sort(fine)[-LINES:].sum() / fine.sum()),
@@ -95,7 +98,8 @@ def listen(waveform: Waveform, sample_rate: int) -> Heard:
         modulation=_modulation(mels),
         repetition=_repetition(mels),
         asymmetry=direction.asymmetry(sound, sample_rate),
-        pitch_spread=_pitch_spread(sound, sample_rate),
+        pitch_spread=_pitch_spread(hertz),
+        median_pitch=None if hertz is None else float(np.median(hertz)),
     )
 
 
@@ -151,9 +155,8 @@ def _repetition(mels: Array) -> float | None:
     return float(np.max(np.asarray(products)[lags] / np.maximum(norms, 1e-9)))
 
 
-def _pitch_spread(sound: Array, sample_rate: int) -> float | None:
+def _pitch_spread(hertz: Array | None) -> float | None:
     """Measure the pitch spread of voiced frames, as a percentile: a deviation would suffer from octave errors."""
-    hertz = pitches(sound, sample_rate)
     if hertz is None:
         return None
     semitones = 12 * np.log2(hertz)

@@ -30,6 +30,8 @@ CLIPS, FEWEST, LONGEST = 16, 2, 12.0
 SHARE = 0.25
 #: Recordings less asymmetric than this sound much the same reversed, so the check cannot tell.
 FORWARDS = 0.2
+#: Minimum number of recordings with a pitch to know how much a voice's varies.
+FEWEST_PITCHES = 3
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,13 @@ class Own:
         pace: how fast it speaks; None if there are too few recordings.
         off: names of the checks to skip, because its own recordings fail them.
         bandwidth: highest frequency with sound in its recordings, Hz; None if none was decoded.
+        pitch: lowest and highest median pitch of its recordings, Hz; None if too few have one.
     """
 
     pace: pace.Pace | None = None
     off: frozenset[str] = frozenset()
     bandwidth: float | None = None
+    pitch: tuple[float, float] | None = None
 
 
 def of_recordings(
@@ -58,10 +62,12 @@ def of_recordings(
     if skews and np.median(skews) < FORWARDS:
         off.add("backwards")
     bands = [one["bandwidth"] for one in heard if one["bandwidth"] is not None]
+    pitch = [one["median_pitch"] for one in heard if one["median_pitch"] is not None]
     return Own(
         pace=pace.fit(said, seconds),
         off=frozenset(off),
         bandwidth=float(np.median(bands)) if bands else None,
+        pitch=(min(pitch), max(pitch)) if len(pitch) >= FEWEST_PITCHES else None,
     )
 
 

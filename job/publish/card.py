@@ -102,7 +102,7 @@ def render(
         rows=_training_rows(settings),
         losses=_loss_rows(settings, checkpoint),
         chosen=None if is_last else card_facts.chosen(settings),
-        consent=" ".join(_plain(settings.voice_consent or "").split()),
+        consent=consent(settings),
         heard=_heard(heard, files_at) if heard else None,
     )
     return edited.marked(re.sub(r"\n{3,}", "\n\n", str(card)))
@@ -118,6 +118,11 @@ def _heard(stats: Mapping[str, Any], files_at: str) -> dict[str, Any]:
             for one in (stats.get("samples") or [])[:MOST_PLAYERS]
         ],
     }
+
+
+def consent(settings: Settings) -> str:
+    """VOICE_CONSENT on one line, as the card shows it; empty if it is not set."""
+    return " ".join(_plain(settings.voice_consent or "").split())
 
 
 def _own_licence(settings: Settings) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from job.config.settings import Settings
 from job.core.console import say, warn
-from job.publish import card_rules, edited, hub_client
+from job.publish import card, card_rules, edited, hub_client
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -40,10 +40,14 @@ def with_card(
     there = hub_client.retrying(f"reading {repo}", lambda: _in_repo(api, repo), settings)
     by_hand = edited.what(ours)
     if there is not None and (by_hand.metadata or by_hand.body):
+        text = ours
         if there != ours:
             warn(stage, f"{README} of {repo} is replaced by the one that was edited in output/")
-        return sources
-    return {**sources, README: _kept(there, ours, f"{README} of {repo}", stage).encode()}
+    else:
+        text = _kept(there, ours, f"{README} of {repo}", stage)
+    if card.consent(settings) not in text:
+        warn(stage, f"{README} of {repo} was edited and does not say VOICE_CONSENT; write it there")
+    return {**sources, README: text.encode()}
 
 
 def _kept(found: str | None, ours: str, where: str, stage: str) -> str:

@@ -65,7 +65,8 @@ def check_target(api: HfApi, account: dict[str, Any], target: Target, settings: 
             raise BadInput(f"{target.variable}={repo}: {words}") from None
         raise
     if settings.hub_private and info.private is False:
-        warn("push", f"{repo} exists and is public: HUB_PRIVATE=true only applies to new repos")
+        agreed = "" if settings.voice_consent else "; say in VOICE_CONSENT who agreed to that"
+        warn("push", f"{repo} exists and is public: HUB_PRIVATE=true only applies to new repos{agreed}")
     return repo
 
 

@@ -49,6 +49,19 @@ def test_a_planted_fault_is_heard(kind: str):
         assert judged(faulty, row["text"], like), name
 
 
+@pytest.mark.parametrize(
+    ("kind", "side", "names"), [("half speed", "below", JUDGED[:1]), ("double speed", "above", JUDGED)]
+)
+def test_another_speed_is_heard_by_the_pitch_where_the_text_tells_nothing(kind: str, side: str, names: tuple[str, ...]):
+    """A single word can take any time; half the pitch of a deep voice is under what is looked for."""
+    for name in names:
+        row, wave = clips()[name]
+        faulty = AGAINST_THE_VOICE[kind](wave, np.random.default_rng(1))
+        like = recordings_of(row["speaker"])
+        assert any(f"far {side} the voice's recordings" in one for one in judged(faulty, "…", like))
+        assert judged(wave, "…", like) == []
+
+
 def test_good_speech_passes_with_and_without_the_voices_own_recordings():
     for row, wave in clips().values():
         assert judged(wave, row["text"], recordings_of(row["speaker"])) == [], row["audio"]
@@ -70,7 +83,9 @@ def test_what_the_voices_own_recordings_have_too_is_no_fault():
 
 def test_every_sentence_of_the_table_can_be_said_and_every_figure_of_it_is_measured():
     wave = clips()["en-06"][1]
-    figures = speech_gate.figures(measure(wave, RATE), listen(wave, RATE), "Hello.", own.Own(bandwidth=11_000.0))
+    figures = speech_gate.figures(
+        measure(wave, RATE), listen(wave, RATE), "Hello.", own.Own(bandwidth=11_000.0, pitch=(90.0, 110.0))
+    )
     for check in (*checks.SILENCE, *checks.CHECKS):
         assert figures[check.figure] is not None, check.name
         assert "{" not in check.sentence.format(**figures)

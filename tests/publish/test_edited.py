@@ -10,6 +10,7 @@ import yaml
 
 from job.core.errors import BadInput
 from job.publish import card, card_rules, edited, keeping, validate
+from tests.hub.server import WRITE, Hub
 from tests.publish.test_card import front, load
 
 
@@ -76,6 +77,35 @@ def test_a_new_empty_repo_of_the_hub_gets_the_whole_card(work: Path) -> None:
     kept = card_rules.repaired("---\nlicense: cc-by-4.0\n---\n", ours)
     assert front(kept) == {**front(ours), "license": "cc-by-4.0"}
     assert "## How to speak with it" in kept
+
+
+def test_a_card_edited_here_replaces_one_edited_there_and_both_get_warnings(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from huggingface_hub import HfApi
+
+    ours = card.render(load(work, VOICE_CONSENT="Ada agreed.")).encode()
+    with Hub() as hub:
+        api = HfApi(endpoint=hub.url, token=WRITE)
+
+        def sent(text: bytes, repo: str) -> bytes | Path:
+            settings = load(work, VOICE_CONSENT="Ada agreed.")
+            return keeping.with_card(api, repo, {"README.md": text}, settings, "push")["README.md"]
+
+        for name, files in {
+            "alice/new": {},
+            "alice/ours": {"README.md": ours},
+            "alice/theirs": {"README.md": "Hi"},
+        }.items():
+            hub.add_repo("model", name, files)  # type: ignore[arg-type]
+        assert sent(ours, "alice/new") == sent(ours, "alice/ours") == ours
+        assert capsys.readouterr().err == ""
+        mine = b"---\nlicense: mit\n---\n# Mine\n"
+        assert sent(mine, "alice/theirs") == mine
+        said = capsys.readouterr().err
+        assert "README.md of alice/theirs is replaced by the one that was edited in output/" in said
+        assert "does not say VOICE_CONSENT" in said
+        assert str(sent(ours, "alice/theirs")).endswith("---\\nHi'")
 
 
 def test_a_blank_file_counts_as_none(tmp_path: Path) -> None:
