@@ -30,6 +30,8 @@ MAINS, HARMONICS = (50.0, 60.0), 8
 LINES_TO = 5000.0
 #: The bandwidth ends where the mean spectrum is this far below its maximum, dB.
 BAND_DB = 75.0
+#: Narrowest bandwidth in which the direction of time can be told, Hz.
+WIDE = 6500.0
 #: Frames this far below the loud ones (95th percentile) are pauses, dB.
 PAUSE_DB = 25.0
 #: Band in which speech has no spectral holes, Hz.
@@ -66,7 +68,8 @@ class Flaws:
         flatness: spectral flatness of the loud frames in the voice band, dB; deep holes make it low.
         monotony: semitones from the median pitch within which three quarters of the voiced frames lie.
         onset, ending: level of the first and the last 20 ms relative to the loud parts, dB.
-        asymmetry: skewness of the envelope's slope (`job.audio.direction`); below 0 for reversed speech.
+        asymmetry: skewness of the envelope's slope (`job.audio.direction`); below 0 for reversed speech. NaN for narrow
+            bands: the filter that made them rings.
         print: fingerprint of `PRINT_SIZE` numbers that are similar in copies of the same recording.
     """
 
@@ -100,17 +103,18 @@ def find(samples: Samples, rate: int) -> Flaws:
     levels = _decibels(power.sum(axis=1))
     loud = levels > np.percentile(levels, 95) - PAUSE_DB
     hum, steady = _lines(sound, rate)
+    band = _band(power, frequencies)
     onset, ending = _ends(sound)
     return Flaws(
         hum=hum,
         steady=steady,
-        band=_band(power, frequencies),
+        band=band,
         repetition=_repetition(power, frequencies, rate),
         flatness=_flatness(power[loud], frequencies),
         monotony=_monotony(sound),
         onset=onset,
         ending=ending,
-        asymmetry=direction.asymmetry(sound, rate),
+        asymmetry=direction.asymmetry(sound, rate) if band >= WIDE else float("nan"),
         print=_print(power, frequencies),
     )
 

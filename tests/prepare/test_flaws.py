@@ -115,6 +115,13 @@ def test_a_flaw_is_found_and_good_speech_beside_it_is_kept(kind: str) -> None:
     assert all(int(at) == 4 for one in flawed.left_out for at in one.position)
 
 
+def test_a_telephone_is_not_held_to_run_backwards() -> None:
+    """Its steep filter rings, which looks like sounds that swell."""
+    rng = np.random.default_rng(0)
+    rows = [defects.telephone(defects.good_row(number), rng).astype(np.float32) for number in range(3)]
+    assert all(np.isnan(flaws.find(row, RATE).asymmetry) for row in rows)
+
+
 def test_what_a_whole_source_has_is_kept_and_said_once() -> None:
     found = Sounds()
     found.add("train", shard([buzz(good(n)).astype(np.float32) for n in range(6)], "cellar.jsonl"))

@@ -18,7 +18,8 @@ from job.core import files
 from job.core.errors import BadInput
 from job.demo.text import WORDS
 from job.normalize.normalizer import Normalizer
-from job.prepare import whose_words, wrong_words
+from job.prepare import heard_words, shards, whose_words, wrong_words
+from job.prepare.work import Work
 from job.prepare.wrong_words import Heard, Words
 from job.text.letter_errors import errors, forms
 from tests.prepare.conftest import Make
@@ -212,11 +213,22 @@ def test_rows_with_wrong_words_are_left_out_and_nothing_is_heard_twice(
     assert not (run.paths.work.parent / "other" / "data" / "heard_words").exists(), "it wrote these texts itself"
 
 
+def test_processes_share_the_rows_and_the_first_one_hears_none_again(
+    rows: list[dict[str, Any]], checked: Any, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shards, "LINES", 3)
+    work = Work(checked(rows))
+    work.encode(("train",))
+    shares = [heard_words.hear(work, rank, 2) for rank in range(2)]
+    assert [sorted(position for _, position in one) for one in shares] == [[0, 1, 2], [3, 4, 5]]
+    capsys.readouterr()
+    assert heard_words.hear(work) == shares[0] | shares[1]
+    assert "transcribed by" not in capsys.readouterr().out
+
+
 def test_when_texts_are_compared_is_said_and_decided(
     rows: list[dict[str, Any]], checked: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    from job.prepare import heard_words
-
     kept = checked(rows, quality_gate="off")
     assert prepare.run(kept)["warnings"]["wrong_words"] == 3
     monkeypatch.setattr(heard_words, "MOST_HOURS", 0.0001)
@@ -230,8 +242,6 @@ def test_when_texts_are_compared_is_said_and_decided(
 def test_a_language_that_the_recogniser_lacks_is_named_and_its_rows_are_kept(
     rows: list[dict[str, Any]], checked: Any, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from job.prepare import heard_words
-
     known = heard_words.whisper_code
     monkeypatch.setattr(heard_words, "whisper_code", lambda language, _, where: known(language, None, where))
     prepare.run(checked([*rows[:3], {**rows[5], "language": "Igbo"}]))
