@@ -68,6 +68,8 @@ class Aligning:
         if not self._on:
             return table
         columns = choose(table, self._settings)
+        if columns.has_times and not columns.has_ends:
+            return table  # an added end would be taken for that of rows that have a start only
         added = ["start", "end", *(["id"] if table.header else [])]
 
         def read() -> Iterator[Row | Unreadable]:

@@ -152,3 +152,14 @@ def test_sentences_are_found_by_a_model_that_errs_and_what_is_not_said_is_not() 
     unsaid = [one for one, at, whole in zip(found, places, long, strict=True) if whole and at is None]
     assert unsaid and not any(isinstance(one, Place) for one in unsaid)
     assert len(placing.without_text(heard, found)) >= len(text) // 7 - 1
+
+
+def test_the_released_models_vocabulary_is_understood() -> None:
+    """MMS has a token for blank beside the one for padding, no token between words, and letters by frequency."""
+    letters = "aienoutsrmkldghybpwcvjzf'qx"
+    names = ["<blank>", "<pad>", "</s>", "<unk>", *letters]
+    mms = Spelling({name: token for token, name in enumerate(names)}, "<pad>", "|")
+    assert (mms.blank, mms.delimiter) == (0, None)
+    assert mms.words("Don’t – å!") == [[names.index(c) for c in "don't"], [names.index("a")]]
+    with pytest.raises(ValueError, match="not one of letters"):
+        Spelling({"<pad>": 0, "ab": 1, "c": 2}, "<pad>", None)

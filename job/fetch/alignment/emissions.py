@@ -81,16 +81,17 @@ class CtcModel:
         tokenizers: Any = AutoTokenizer
         with _Explained(settings):
             tokenizer = tokenizers.from_pretrained(self.name, token=settings.token)
-            delimiter = getattr(tokenizer, "word_delimiter_token", None)
-            self.spelling = Spelling(tokenizer.get_vocab(), tokenizer.pad_token, delimiter)
             try:
                 self._extractor = extractors.from_pretrained(self.name, token=settings.token)
             except (OSError, ValueError):  # a repo with nothing but the model
                 self._extractor = default()
             model: Any = AutoModelForCTC.from_pretrained(self.name, dtype=self._dtype, token=settings.token)
             self._model = model.to(self.device).eval()
-        self.hop = int(getattr(model.config, "inputs_to_logits_ratio", 320))
-        self.size = int(model.config.vocab_size)
+            self.hop = int(getattr(model.config, "inputs_to_logits_ratio", 320))
+            self.size = int(model.config.vocab_size)
+            # tokenizers add special tokens that the model does not have
+            own = {name: token for name, token in tokenizer.get_vocab().items() if token < self.size}
+            self.spelling = Spelling(own, tokenizer.pad_token, getattr(tokenizer, "word_delimiter_token", None))
 
     @property
     def step(self) -> float:

@@ -63,7 +63,8 @@ class Spelling:
             raise ValueError("its vocabulary has no blank token")
         self.blank = blank
         self.delimiter = vocabulary.get(delimiter or "|")
-        own = {name: token for name, token in vocabulary.items() if len(name) == 1 and token != self.delimiter}
+        letters = {name: token for name, token in vocabulary.items() if len(name) == 1 and token != self.delimiter}
+        own = {name: token for name, token in letters.items() if name == "'" or unicodedata.category(name)[0] in "LMN"}
         if sum(name.isalpha() for name in own) < 5:
             raise ValueError("its vocabulary is not one of letters")
         self._own = own
