@@ -38,6 +38,7 @@ def run(settings: Settings) -> dict[str, Any]:
         BadInput: naming the variable and the fix.
     """
     from job import fetch
+    from job.evaluate.judges import models
     from job.publish import push, validate
 
     _supported(settings)
@@ -60,6 +61,7 @@ def run(settings: Settings) -> dict[str, Any]:
     else:
         say("doctor", f"will publish to {', '.join(publishing['repos'])} as {publishing['user']}")
     _texts(settings)
+    models.check(settings)
     device = loading.resolve_device(settings)
     precision = loading.resolve_precision(settings, device)
     optimizer_choice.check(settings, precision)
