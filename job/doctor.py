@@ -38,6 +38,7 @@ def run(settings: Settings) -> dict[str, Any]:
         BadInput: naming the variable and the fix.
     """
     from job import fetch
+    from job.evaluate.judges import models
     from job.prepare import heard_words
     from job.publish import push, validate
 
@@ -63,6 +64,7 @@ def run(settings: Settings) -> dict[str, Any]:
     _texts(settings)
     if settings.data_mode != "none":
         heard_words.check(settings)
+    models.check(settings)
     device = loading.resolve_device(settings)
     precision = loading.resolve_precision(settings, device)
     optimizer_choice.check(settings, precision)

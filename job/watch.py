@@ -52,6 +52,8 @@ def watch(settings: Settings, interval: float = INTERVAL) -> None:
         while True:
             now = look(settings)
             lines = summary(now, total.of(now))
+            if not now.alive and not now.done:
+                lines[0] = f"no run is going on in WORK_DIR={settings.paths.work}, and none has been"
             if terminal:
                 size = shutil.get_terminal_size()
                 shown = [*lines, "", *now.log][: size.lines - 1]

@@ -130,6 +130,13 @@ def test_an_adapter_to_start_from_in_another_mode(capsys, variables, data, tmp_p
     refused(run_job(capsys, ["doctor"], values), 2, "RESUME", "TRAIN_MODE=lora")
 
 
+@pytest.mark.parametrize("variable", ["ASR_MODEL", "MOS_MODEL", "SIMILARITY_MODEL"])
+def test_a_model_of_a_judge_that_is_not_there(capsys, variables, data, tmp_path, variable):
+    """A model that only the test speech needs: exit 2 by doctor, not after hours of training."""
+    values = {**variables, "TRAIN_JSONL": data(GOOD), variable: tmp_path / "nothing"}
+    refused(run_job(capsys, ["doctor"], values), 2, f"{variable}={tmp_path}/nothing")
+
+
 def test_output_that_cannot_be_written(capsys, variables, data, tmp_path):
     """OUTPUT_DIR under a file: exit 2."""
     (tmp_path / "file").write_text("")

@@ -163,6 +163,13 @@ def test_any_value_is_accepted_or_refused_in_one_line(variable, value):
         assert "\n" not in str(refusal).replace(repr(value), "")
 
 
+@pytest.mark.parametrize(("name", "means"), [("LICENSE_LINK", "its address"), ("DEVICE", "`cuda:0`")])
+def test_a_value_of_the_wrong_form_is_told_the_right_one_in_words(name, means):
+    with pytest.raises(BadInput, match=f"^{name}='%': .*{means}") as refused:
+        variables.load({**NAMED, name: "%"})
+    assert "^" not in str(refused.value), "no regular expression"
+
+
 def test_tokens_are_never_shown():
     """Neither printing nor dumping nor a failed validation shows HF_TOKEN."""
     secret = "hf_" + "Zq8" * 11
@@ -272,4 +279,4 @@ def test_every_variable_is_used():
 
 
 #: Read by settings.py itself.
-INSIDE_SETTINGS = {"ENV_FILE", "PRESET", "WORK_DIR", "OUTPUT_DIR", "HF_TOKEN", "HF_TOKEN_FILE"}
+INSIDE_SETTINGS = {"ENV_FILE", "PRESET", "WORK_DIR", "OUTPUT_DIR", "HF_TOKEN", "HF_TOKEN_FILE", "LOG_FORMAT"}

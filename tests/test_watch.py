@@ -54,7 +54,7 @@ def test_a_run_that_has_ended_is_shown_once(tmp_path: Path, capsys: pytest.Captu
         "Good: all of it.",
     ]
     empty = run_job(capsys, ["watch"], {"WORK_DIR": tmp_path / "nothing"})
-    assert (empty.code, empty.out) == (0, "no run is going on; done: nothing yet\n")
+    assert (empty.code, empty.out) == (0, f"no run is going on in WORK_DIR={tmp_path}/nothing, and none has been\n")
 
 
 def test_a_run_that_is_going_on_is_followed_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

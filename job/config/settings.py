@@ -291,10 +291,10 @@ def _merge(env: Mapping[str, str], from_file: Mapping[str, str], fallback: str |
 
 def _explain(error: Any) -> str:
     """One of pydantic's errors as a clause, without the value of a secret."""
-    field = str(error["loc"][0])
-    name = names_of(field)[0] if field.lower() in Settings.model_fields else field.upper()
-    message = str(error["msg"]).removeprefix("Value error, ")
+    field, message = str(error["loc"][0]), str(error["msg"]).removeprefix("Value error, ")
+    name = names_of(field)[0] if (known := Settings.model_fields.get(field.lower())) else field.upper()
+    if known and error["type"] == "string_pattern_mismatch":  # a pattern says little to whoever made the mistake
+        message = f"cannot be read; it is: {known.description}"
     value = repr(error.get("input"))
-    value = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
-    shown = "" if name in ("HF_TOKEN", "WANDB_API_KEY") else f"={value}"
+    shown = "" if name in ("HF_TOKEN", "WANDB_API_KEY") else f"={value[:SHOWN]}{'…' * (len(value) > SHOWN)}"
     return f"{name}{shown}: {message[:1].lower()}{message[1:]}"

@@ -29,10 +29,8 @@ def refuse_nothing_left(tally: Tally) -> None:
         raise DataRefused(f"all {tally.refused} recordings are silent (under -60 dBFS): check how they were exported")
     first = tally.first_refused[0]
     listed = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
-    raise DataRefused(
-        f"no training row is left of {tally.refused}: {listed}; the first: "
-        f"{first.get('detail') or first.get('reason')}; see data/rejected.jsonl"
-    )
+    why = "; ".join(tally.mispaired) or f"the first: {first.get('detail') or first.get('reason')}"
+    raise DataRefused(f"no training row is left of {tally.refused}: {listed}; {why}; see data/rejected.jsonl")
 
 
 def problems(tally: Tally) -> list[str]:

@@ -117,13 +117,13 @@ class Words:
             languages.setdefault(row.language, []).append(row)
         for language, rows in languages.items():
             rest = [row for row in rows if row.place not in owners]
-            limit = limit_of(np.array([row.rate for row in rest]))
+            named = [row for row in rows if row.place in owners]  # heard well: their words are known
+            limit = limit_of(np.array([row.rate for row in rest] + [_EXPECTED_RATE] * len(named)))
             over = [row for row in rest if row.is_over(limit)]
-            if limit > MOST_WRONG or 2 * len(over) > len(rest):
+            if limit > MOST_WRONG or 2 * len(over) > len(rows):
                 notes.append(_unfit(language, rest))
                 over = []
             wrong |= {row.place: self._detail(row, limit, owners.get(row.place)) for row in over}
-            named = [row for row in rows if row.place in owners]
             wrong |= {row.place: self._detail(row, WRONG_WORDS, owners[row.place]) for row in named}
         places = sorted(wrong, key=lambda place: (SPLITS.index(place[0]), place[1]))
         split: NDArray[np.uint8] = np.array([SPLITS.index(one) for one, _ in places], np.uint8)

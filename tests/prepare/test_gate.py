@@ -12,6 +12,8 @@ from job import prepare
 from job.core import files
 from job.core.errors import DataRefused
 from job.dataset.prepared import read_split
+from job.prepare import quality_gate
+from job.prepare.quality import Tally
 from tests.prepare.conftest import Make, voice
 
 REFERENCE = 3.0
@@ -104,3 +106,13 @@ def test_a_refusal_keeps_the_data_of_an_earlier_run(make: Make, wav: Callable[..
     with pytest.raises(DataRefused):
         prepare.run(bad)
     assert (good.paths.prepared / "train" / "00000.parquet").read_bytes() == before
+
+
+def test_where_every_text_is_shifted_the_line_says_so_and_not_only_what_the_first_row_has() -> None:
+    tally = Tally(16, 2048, 12.5, 0)
+    tally.mispaired = ["from row 1 on each text is about the recording one row after it"]
+    for number in range(7):
+        tally.refuse({"row": number, "reason": "wrong_words", "detail": "heard something else"})
+    tally.close()
+    with pytest.raises(DataRefused, match=r"no training row is left of 7: wrong_words 7; from row 1 on"):
+        quality_gate.refuse_nothing_left(tally)

@@ -110,6 +110,12 @@ def test_a_shift_is_one_line_with_the_fix_and_every_row_of_it_is_named() -> None
     assert all(f"the text of row {row + 2} (" in one for row, one in enumerate(found.rows.details[:-1], start=10))
 
 
+def test_rows_that_say_anothers_text_prove_that_the_recogniser_hears_well() -> None:
+    """Else the last row of a shift, whose words are in no other row, has a line that the recogniser knows nothing."""
+    found = judged(SENTENCES[:7], [*SENTENCES[1:7], "Something else altogether was said here."])
+    assert not found.notes and found.rows.position.tolist() == list(range(7))
+
+
 def test_a_recogniser_that_does_not_know_the_language_rejects_nothing_and_one_line_says_so() -> None:
     rng = np.random.default_rng(0)
     babble = ["".join(rng.choice(list("aeioubdgklm"), len(text))) for text in SENTENCES]

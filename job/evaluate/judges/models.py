@@ -1,15 +1,36 @@
-"""Helpers for judges with a model named by a variable: vectors, and the error if it cannot be loaded."""
+"""Helpers for judges with a model named by a variable: its check, the error if it cannot be loaded, and vectors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from job.core.errors import BadInput, first_line
+from job.config.settings import Settings
+from job.core.errors import BadInput, Unreachable, first_line, is_outage
+
+
+def check(settings: Settings) -> None:
+    """Look for each model that a variable names, so that a wrong name ends the run before anything is trained.
+
+    Of a model only the configuration is read; of a TorchScript file (MOS_MODEL), whether it is there.
+
+    Raises:
+        BadInput: naming the variable.
+        Unreachable: the Hub cannot be reached.
+    """
+    for variable in ("ASR_MODEL", "MOS_MODEL", "SIMILARITY_MODEL"):
+        name = getattr(settings, variable.lower())
+        if not name or (variable == "MOS_MODEL" and (name == "none" or Path(name).expanduser().is_file())):
+            continue
+        from transformers import AutoConfig
+
+        with loading(variable, name):
+            AutoConfig.from_pretrained(name, token=settings.token)
 
 
 @contextmanager
@@ -18,13 +39,14 @@ def loading(variable: str, name: str) -> Iterator[None]:
 
     Raises:
         BadInput: it cannot be loaded; naming the variable.
+        Unreachable: since the Hub cannot be reached.
     """
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = first_line(error)
         wrong = f"{variable}={name}: cannot be loaded ({reason}); give a model directory or a Hub repo"
-        raise BadInput(wrong) from error
+        raise (Unreachable if is_outage(error) else BadInput)(wrong) from error
 
 
 def cosine(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float:
