@@ -112,7 +112,7 @@ class Metrics:
             if seconds is not None:
                 yield "stage_seconds", "How long a finished stage took.", {"stage": name}, float(seconds)
         for split in ("train", "validation"):
-            rows = ((found["prepare"] or {}).get("counts") or {}).get(split)
+            rows = ((found["prepare"] or {}).get("counts") or {}).get(f"{split}_rows")
             if isinstance(rows, int):
                 yield "rows", "Rows that were prepared.", {"split": split}, float(rows)
         yield "rejected_rows", "Rows that were left out.", {}, float(_lines(paths.rejected, paths.fetch_rejected))

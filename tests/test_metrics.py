@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from job import notify
+from job import notify, prepare
 from job.config import settings as variables
 from job.config.settings import Settings
 from job.core import console, errors, files
@@ -34,7 +34,9 @@ def running(tmp_path: Path) -> Settings:
     """A run in the middle of training."""
     settings = variables.load({"PRESET": "demo", "WORK_DIR": str(tmp_path), "METRICS_PORT": str(free_port())})
     paths = settings.paths
-    files.write_json(paths.state / "prepare.json", {"seconds": 12.5, "counts": {"train": 90, "validation": 5}})
+    files.write_json(paths.prepared / "summary.json", {"splits": {"train": {"rows": 90}, "validation": {"rows": 5}}})
+    counts = prepare.run(settings.model_copy(update={"data_mode": "none"}))  # as `prepare` names them
+    files.write_json(paths.state / "prepare.json", {"seconds": 12.5, "counts": counts})
     files.write_jsonl(paths.rejected, [{"row": 1}, {"row": 2}])
     line = {"step": 40, "epoch": 2, "loss": 3.5, "talker_loss": 3.0, "sub_talker_loss": 1.5, "learning_rate": 1e-05}
     lines = [{**line, "step": 30}, {**line, "grad_norm": 0.5, "frames_per_second": 2500.0, "timestamp": "x"}]
