@@ -108,6 +108,11 @@ def _repos(settings: Settings) -> list[str]:
     return intent(settings)
 
 
+def _looked_at(settings: Settings) -> Any:
+    """What `doctor` looks at: also where other stages' results do not depend on it."""
+    return _sources(settings), _base(settings), settings.mirror_checkpoints, settings.notify_url, settings.device
+
+
 def _nothing(settings: Settings) -> None:
     return None
 
@@ -132,7 +137,7 @@ _TRAINING, _PUBLISH = variables.TrainingVariables, variables.PublishVariables
 _SYNTHESIS = variables.SynthesisVariables
 
 STAGES: tuple[Stage, ...] = (
-    Stage("doctor", "job.doctor:run", variables.GROUPS, (), lambda s: (_sources(s), _base(s)), lambda p: []),
+    Stage("doctor", "job.doctor:run", variables.GROUPS, (), _looked_at, lambda p: []),
     Stage(
         "fetch",
         "job.fetch:run",

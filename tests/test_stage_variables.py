@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from job.config.settings import Settings, variables
-from job.stages import STAGES
+from job.config.settings import Settings, load, variables
+from job.stages import STAGES, fingerprint, stage_values
 
 JOB = Path(__file__).resolve().parents[1] / "job"
 #: The stages of each room; doctor and report take all variables.
@@ -67,3 +67,19 @@ def test_a_read_of_another_variable_would_be_seen() -> None:
         "language",
         "seed",
     }
+
+
+@pytest.mark.parametrize(
+    "changed", [{"MIRROR_CHECKPOINTS": "/elsewhere"}, {"NOTIFY_URL": "ntfys://x"}, {"DEVICE": "cpu"}]
+)
+def test_doctor_looks_again_at_what_it_has_not_seen_and_training_does_not_begin_anew(changed: dict[str, str]) -> None:
+    """A mirror that is first named on a rerun was never written to: else its absence is found when it is needed."""
+    values = {"PRESET": "demo", "WORK_DIR": "/nowhere"}
+    before, after = (load(one) for one in (values, {**values, **changed}))
+
+    def same(name: str) -> bool:
+        (stage,) = (one for one in STAGES if one.name == name)
+        prints = {fingerprint(one, stage, stage_values(one, stage)) for one in (before, after)}
+        return len(prints) == 1
+
+    assert not same("doctor") and same("fetch") and same("train")
