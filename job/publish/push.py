@@ -11,7 +11,7 @@ from job.core.console import say, warn
 from job.core.errors import BadInput, JobError, PublishFailed, Unreachable, is_outage
 from job.core.redact import redact
 from job.model import card_facts
-from job.publish import card_rules, contents, hub_client, keeping, rights, uploading
+from job.publish import card_rules, contents, hub_client, kept_cards, rights, uploading
 from job.publish.targets import Target, skipped, targets
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _publish(api: HfApi, account: dict[str, Any], target: Target, settings: Sett
     )
     branch = uploading.candidate(settings) if uploading.gated(settings) else uploading.MAIN
     uploading.create(api, repo, settings)
-    sources = keeping.with_card(api, repo, sources, settings, "push")
+    sources = kept_cards.with_card(api, repo, sources, settings, "push")
     message = uploading.commit_message(target, settings)
     try:
         sent = uploading.send(api, repo, sources, message, settings, branch=branch, stale=contents.ALL_STALE)

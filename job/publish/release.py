@@ -13,7 +13,7 @@ from job.config.settings import Settings
 from job.core import files
 from job.core.console import say
 from job.core.errors import JobError, PublishFailed
-from job.publish import card, contents, hub_client, keeping, rights, uploading
+from job.publish import card, contents, hub_client, kept_cards, rights, uploading
 from job.publish.targets import Target, targets
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _one(
     speaks = target.directory == settings.paths.best and (heard or not gated)
     if speaks:
         sources |= _speech(api, repo, target, settings, heard, branch)
-    sources = keeping.with_card(api, repo, sources, settings, "release")
+    sources = kept_cards.with_card(api, repo, sources, settings, "release")
     if sources:
         message = f"{uploading.commit_message(target, settings)}, with its test speech" if moves else "Test speech"
         stale = [*(OLD_SPEECH if speaks and heard else ()), *(contents.ALL_STALE if moves else ())]
@@ -106,7 +106,7 @@ def _speech(
         found |= {f"samples/{path.relative_to(paths.samples).as_posix()}": path for path in sounds}
         stats = files.read_json(paths.samples / "stats.json")
         text = card.render(settings, stats, f"{api.endpoint}/{repo}/resolve/{branch}/samples")
-        text = keeping.local(target.directory / "README.md", text, "release")
+        text = kept_cards.local(target.directory / "README.md", text, "release")
         found["README.md"] = text.encode()
         if branch == uploading.MAIN:
             files.write_text(target.directory / "README.md", text)

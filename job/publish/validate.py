@@ -11,7 +11,7 @@ from job.core.console import say, warn
 from job.core.errors import BadInput, PublishFailed
 from job.core.redact import one_line
 from job.model import card_facts
-from job.publish import card, card_rules, contents, keeping
+from job.publish import card, card_rules, contents, kept_cards
 from job.publish.targets import skipped
 
 #: Timeout of requests to the Hub, in seconds.
@@ -32,7 +32,7 @@ def run(settings: Settings) -> dict[str, Any]:
     if not paths.best.is_dir():
         raise BadInput(f"{paths.best} is missing; run `python -m job train` first (OUTPUT_DIR)")
     cards = {
-        directory: keeping.local(directory / "README.md", checked_card(settings, directory), "validate")
+        directory: kept_cards.local(directory / "README.md", checked_card(settings, directory), "validate")
         for directory in (paths.best, paths.last)
         if directory.is_dir()
     }

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from job.core.errors import BadInput
-from job.publish import card, card_rules, edited, keeping, validate
+from job.publish import card, card_rules, edited, kept_cards, validate
 from tests.hub.server import WRITE, Hub
 from tests.publish.test_card import front, load
 
@@ -90,7 +90,7 @@ def test_a_card_edited_here_replaces_one_edited_there_and_both_get_warnings(
 
         def sent(text: bytes, repo: str) -> bytes | Path:
             settings = load(work, VOICE_CONSENT="Ada agreed.")
-            return keeping.with_card(api, repo, {"README.md": text}, settings, "push")["README.md"]
+            return kept_cards.with_card(api, repo, {"README.md": text}, settings, "push")["README.md"]
 
         for name, files in {
             "alice/new": {},
@@ -110,7 +110,7 @@ def test_a_card_edited_here_replaces_one_edited_there_and_both_get_warnings(
 
 def test_a_blank_file_counts_as_none(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("\n")
-    assert keeping.local(tmp_path / "README.md", "ours", "validate") == "ours"
+    assert kept_cards.local(tmp_path / "README.md", "ours", "validate") == "ours"
 
 
 def test_a_licence_of_ones_own_needs_its_name_and_address(work: Path) -> None:
