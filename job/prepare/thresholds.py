@@ -18,9 +18,10 @@ OF_SOURCE = 0.2
 #: Copies of a recording: least correlation of their fingerprints, and largest relative difference of their lengths.
 ALIKE, LENGTHS = 0.98, 0.04
 #: A text is not what is said if its character error rate is over `WRONG_WORDS` and at least `FEWEST_WRONG` letters are
-#: wrong: the texts of other rows have 0.7 and more, half of a text 0.5, good rows under 0.2. In a language that the
-#: recogniser hears badly the limit is this many standard deviations (from the median absolute deviation) above the
-#: median of its rows; over `MOST_WRONG` good and wrong rows cannot be told apart, and none is rejected.
+#: wrong: texts of other rows should have 0.7 and more, half of a text 0.5, good rows under 0.2 (reasoned, not measured
+#: with a released recogniser). In a language that the recogniser hears badly the limit is this many standard deviations
+#: (from the median absolute deviation) above the median of its rows; over `MOST_WRONG` good and wrong rows cannot be
+#: told apart, and none is rejected.
 WRONG_WORDS, FEWEST_WRONG, WORD_DEVIATIONS, MOST_WRONG = 0.4, 6, 4.0, 0.7
 #: What was heard is the text of another row if its error rate there is at most the first, and at most this share of
 #: that against the row's own text.
