@@ -15,7 +15,7 @@ import soundfile
 
 from job.config.settings import Settings
 from job.core.errors import BadInput, SpeechFailed
-from job.evaluate import baselines, own, samples, speaking, synthesize
+from job.evaluate import baselines, own, samples, speaking, spoken_texts, synthesize
 from job.evaluate.audio_stats import measure
 from job.evaluate.spoken_texts import Utterance
 from tests.evaluate.conftest import SENTENCES, write_prepared
@@ -40,13 +40,16 @@ def stats(work: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_voice_that_stops_passes_and_what_is_written_is_what_was_said(talking: Talking, tmp_path: Path):
+def test_a_voice_that_stops_passes_and_what_is_written_is_what_was_said(
+    talking: Talking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Every figure of stats.json agrees with the file beside it, and the codes are the ones the checkpoint knows."""
     checkpoint, rows = talking
     work = install(checkpoint, tmp_path)
     write_prepared(
         settings(work).paths, [{k: row[k] for k in ("text", "speaker", "language", "codes")} for row in rows]
     )
+    monkeypatch.setattr(spoken_texts, "shipped", lambda language: [])  # it can say nothing but what it has learned
     # through a random codec all speech is noise; the recordings are too, and so it is no fault
     counts = synthesize.run(settings(work, greedy=True, synth_gate="fail"))
     written = stats(work)

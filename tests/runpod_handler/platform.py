@@ -121,7 +121,7 @@ class Platform:
     def stop(self, number: str) -> None:
         self.stops.put(number)
 
-    def result(self, number: str, seconds: float = 90) -> dict[str, Any]:
+    def result(self, number: str, seconds: float = 300) -> dict[str, Any]:
         return wait_for(lambda: self.results.get(number), seconds)
 
 
