@@ -6,7 +6,8 @@ volume, the image's own entrypoint runs the demo, and a second run on the weight
 RunPod's image is built on top, and its worker handles a request.
 
 Ends with 0 when all promises hold, 1 when one is broken, and 0 with a line that begins with SKIPPED where the machine
-cannot build images. Everything it makes is in one directory and goes with it.
+cannot build images, or where CHECK_IMAGE_MINUTES are too few for all of it. Everything it makes is in one directory and
+goes with it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ BASE = "localhost/debian-stand-in:check"
 SUITE = "bookworm"
 #: What the build needs while it runs: two copies of the packages, and one in the layer that is written.
 FREE_GIGABYTES = 25
-MINUTES = float(os.environ.get("CHECK_IMAGE_MINUTES") or 23)
+#: What all of it may take; `.ci/run` gives less where little of its hour is left.
+ENOUGH = 23.0
+MINUTES = float(os.environ.get("CHECK_IMAGE_MINUTES") or ENOUGH)
 #: A user of the machine that the image knows nothing of (`docker run --user "$(id -u):$(id -g)"`).
 SOMEBODY = 4242
 #: Programs that the image has no use for, and an intruder would.
@@ -63,7 +66,8 @@ def main() -> None:
     try:
         code = subprocess.run([*command, "--inside", str(work)], timeout=60 * MINUTES).returncode
     except subprocess.TimeoutExpired:
-        print(f"the check took longer than {MINUTES:g} minutes", flush=True)
+        print(f"{'SKIPPED: ' if MINUTES < ENOUGH else ''}what is left after {MINUTES:g} minutes", flush=True)
+        code = int(MINUTES >= ENOUGH)  # promises that were found broken by then have ended it already
     finally:
         shutil.rmtree(work, ignore_errors=True)
     sys.exit(code)
