@@ -15,7 +15,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from job.config.settings import Settings
-from job.core import state
+from job.core import files, state
 from job.core.console import say
 from job.core.errors import BadInput
 from job.stages import NAMES
@@ -122,9 +122,7 @@ class Metrics:
 def _last(log: Path, prefix: str, fields: Mapping[str, str]) -> Iterator[Sample]:
     """The figures of a log's last whole line."""
     try:
-        with open(log, "rb") as file:
-            file.seek(max(0, file.seek(0, 2) - _TAIL))
-            whole = file.read().rpartition(b"\n")[0].rpartition(b"\n")[2]
+        whole = files.read_end(log, _TAIL).rpartition(b"\n")[0].rpartition(b"\n")[2]
         record: dict[str, Any] = json.loads(whole)
     except (OSError, ValueError):
         return

@@ -111,9 +111,7 @@ def _sent(addresses: list[str], title: str, text: str, *, good: bool) -> bool:
 def _reason(log: Path) -> list[str]:
     """The last line of the console log that names an error."""
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - _TAIL))
-            text = file.read().decode("utf-8", "replace")
+        text = files.read_end(log, _TAIL).decode("utf-8", "replace")
     except OSError:
         return []
     found = re.findall(r'^(?:error: .*|\w*Error: .*|\{.*"level": "error".*\})$', text, re.MULTILINE)[-1:]

@@ -58,13 +58,21 @@ def _identities(*paths: Path | str | None) -> dict[str, Any]:
     return {str(path): files.identity(Path(path).expanduser()) for path in paths if path}
 
 
+def source_revision(settings: Settings) -> str | None:
+    """The revision of the source on the Hub; None if it is not on the Hub.
+
+    If the Hub cannot be reached, a rerun that has everything it needs assumes that its dataset is unchanged.
+    """
+    from job import fetch
+
+    before = (state.read(settings.paths.state, "fetch") or {}).get("counts", {}).get("revision")
+    return fetch.revision(settings) or before
+
+
 def _sources(settings: Settings) -> Any:
     from job import fetch
 
-    here = _identities(*fetch.reads(settings))
-    before = (state.read(settings.paths.state, "fetch") or {}).get("counts", {}).get("revision")
-    # If the Hub cannot be reached, a rerun that has everything it needs assumes that its dataset is unchanged.
-    return here, fetch.revision(settings) or before
+    return _identities(*fetch.reads(settings)), source_revision(settings)
 
 
 def _arrived(paths: Paths) -> Path | None:

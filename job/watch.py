@@ -133,9 +133,7 @@ def duration(seconds: float) -> str:
 def tail(path: Path) -> list[str]:
     """The last lines of a log."""
     try:
-        with open(path, "rb") as handle:
-            handle.seek(max(0, path.stat().st_size - TAIL))
-            text = handle.read().decode(errors="replace")
+        text = files.read_end(path, TAIL).decode(errors="replace")
     except OSError:
         return []
     return text.splitlines()[-LINES:]

@@ -170,6 +170,13 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def read_end(path: Path, most: int) -> bytes:
+    """Read the last `most` bytes of a file, or all of it."""
+    with open(path, "rb") as handle:
+        handle.seek(max(0, handle.seek(0, os.SEEK_END) - most))
+        return handle.read()
+
+
 def digest_ends(path: Path) -> str:
     """Short digest of a file's size, beginning and end; copying or touching the file does not change it."""
     size = path.stat().st_size

@@ -125,12 +125,7 @@ def _parquet_files(paths: Paths, split: str) -> list[Path]:
 
 def _marks(shards: list[Path]) -> bytes:
     """Identify Parquet files without reading them whole: their sizes and their footers, which contain the layout."""
-    ends = []
-    for path in shards:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _END))
-            ends.append((path.name, size, files.digest_bytes(file.read())))
+    ends = [(path.name, path.stat().st_size, files.digest_bytes(files.read_end(path, _END))) for path in shards]
     return repr(ends).encode()
 
 

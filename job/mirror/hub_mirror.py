@@ -8,7 +8,7 @@ from pathlib import Path
 
 from job.config.settings import Settings
 from job.core.console import warn
-from job.core.errors import BadInput, JobError, Unreachable, is_outage
+from job.core.errors import BadInput
 from job.publish import hub_client, rights
 from job.publish.targets import Target, targets
 
@@ -95,15 +95,7 @@ class HubMirror:
             rights.check_target(self._api, account, target, self._settings)
             self._refuse_public()
 
-        try:
-            hub_client.retrying("asking the Hub", ask, self._settings, hub_client.FEW)
-        except JobError:
-            raise
-        except Exception as error:
-            raise (Unreachable if is_outage(error) else BadInput)(
-                f"MIRROR_CHECKPOINTS={self._address}: {self.explain(error)}; check the network and HF_ENDPOINT, "
-                "or unset it"
-            ) from None
+        hub_client.asked(ask, self._settings, f"MIRROR_CHECKPOINTS={self._address}", "unset it")
 
     def explain(self, error: BaseException) -> str:
         """One line about a failure, without the token."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from job import fetch
 from job.config.settings import Settings
-from job.core import files, state
-from job.stages import stage, stage_values
+from job.core import files
+from job.stages import source_revision, stage, stage_values
 
 #: Files up to this size are known by their contents, larger ones by their size.
 SMALL = 1 << 20
@@ -22,9 +22,7 @@ def data_folder(settings: Settings) -> str:
     inputs = [*fetch.reads(settings), settings.ref_audio_path, settings.init_model_path, settings.tokenizer_path]
     contents = [_contents(Path(path).expanduser()) for path in inputs if path]
     values = _values(settings, "fetch", "prepare")
-    # As for the stage itself: while the Hub cannot be reached, its dataset counts as unchanged.
-    before = (state.read(settings.paths.state, "fetch") or {}).get("counts", {}).get("revision")
-    return f"data-{_short([values, contents, fetch.revision(settings) or before])}"
+    return f"data-{_short([values, contents, source_revision(settings)])}"
 
 
 def run_folder(settings: Settings, data: str) -> str:

@@ -121,8 +121,8 @@ class Mirror:
             return
         returning.bring_data(self._settings, self._data)
         if stage.name == "train":
-            returning.bring_training(self._settings, self._training)
             self._prepared = belongings.digest_of_data(self._settings.paths)
+            returning.bring_training(self._settings, self._training, self._prepared)
             self._seen = set(self._found())
             self._keep_data()
             self._start()

@@ -14,7 +14,7 @@ from job.core import files, state
 from job.core.console import say, warn
 from job.core.errors import Unreachable
 from job.mirror.archive import Archive, Damaged, Manifest
-from job.mirror.belongings import SCRATCH, digest_of_data
+from job.mirror.belongings import SCRATCH
 from job.stages import fingerprint, stage, stage_values
 
 T = TypeVar("T")
@@ -42,8 +42,11 @@ def bring_data(settings: Settings, archive: Archive) -> None:
             _bring(settings, archive, [one])
 
 
-def bring_training(settings: Settings, archive: Archive) -> None:
+def bring_training(settings: Settings, archive: Archive, prepared: str) -> None:
     """Bring back the end of the same training or its newest complete checkpoint, unless this machine has got further.
+
+    Args:
+        prepared: digest of the prepared data that is trained on.
 
     Raises:
         Unreachable: there may be one, but the mirror does not answer.
@@ -58,7 +61,6 @@ def bring_training(settings: Settings, archive: Archive) -> None:
             raise
         warn("mirror", f"{error}; going on with what is on this machine")
         return
-    prepared = digest_of_data(settings.paths)
     usable = [one for one in found if one.facts.get("prepared") == prepared]
     if len(usable) < len(found):
         say("mirror", f"{len(found) - len(usable)} checkpoints there are of other prepared data and are left out")

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -153,6 +155,26 @@ def _download(repo: str, settings: Settings, variable: str) -> Path:
         raise kind(
             f"{variable}={repo}: download failed ({reason}); check the name, HF_TOKEN and the network"
         ) from error
+
+
+@contextmanager
+def explained(named: str, task: str = "", advice: str = "give a model directory or a Hub repo") -> Iterator[None]:
+    """Load a model, or its description, in the body of this.
+
+    Args:
+        named: the model, and the variable that names it.
+        task: what it is loaded for, with ` to` ahead of it.
+        advice: what to do about it.
+
+    Raises:
+        BadInput: it cannot be loaded.
+        Unreachable: since the Hub cannot be reached.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        line = f"{named}: cannot be loaded{task} ({first_line(error)}); {advice}"
+        raise (Unreachable if is_outage(error) else BadInput)(line) from error
 
 
 def resolve_device(settings: Settings) -> torch.device:

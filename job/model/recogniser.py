@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from job.audio.clip import Samples
 from job.config.names import AUTO
 from job.config.settings import Settings
-from job.core.errors import BadInput, Unreachable, first_line, is_outage
+from job.core.errors import BadInput
 from job.core.out_of_memory import is_out_of_memory
-from job.model.loading import resolve_device
+from job.model.loading import explained, resolve_device
 from job.text.languages import Languages, UnclearLanguage
 
 if TYPE_CHECKING:
@@ -120,17 +119,10 @@ def _kind(settings: Settings, name: str) -> str:
     return str(AutoConfig.from_pretrained(name, token=settings.token).model_type)
 
 
-@contextmanager
-def _loading(settings: Settings, name: str, task: str, otherwise: str) -> Iterator[None]:
+def _loading(settings: Settings, name: str, task: str, otherwise: str) -> AbstractContextManager[None]:
     """Load a recogniser in the body of this; see `Recogniser`."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        set_by = f"ASR_MODEL={name}" if settings.asr_model else f"{name} (ASR_MODEL is not set)"
-        raise (Unreachable if is_outage(error) else BadInput)(
-            f"{set_by}: cannot be loaded to {task} ({first_line(error)}); give a model directory or a Hub repo, or set "
-            f"{otherwise}"
-        ) from error
+    named = f"ASR_MODEL={name}" if settings.asr_model else f"{name} (ASR_MODEL is not set)"
+    return explained(named, f" to {task}", f"give a model directory or a Hub repo, or set {otherwise}")
 
 
 class Recogniser:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from job.config.settings import Settings
 from job.core.console import warn
-from job.core.errors import causes
+from job.core.errors import BadInput, JobError, Unreachable, causes, is_outage
 from job.core.redact import one_line
 
 if TYPE_CHECKING:
@@ -65,6 +65,27 @@ def may_pass(error: BaseException) -> bool:
             return status >= 500 or status in PASSING
     # Xet and the LFS upload wrap a broken transfer in RuntimeError; ValueError is permanent (card, settings).
     return isinstance(error, OSError | RuntimeError)
+
+
+def asked(ask: Callable[[], T], settings: Settings, about: str, otherwise: str) -> T:
+    """Ask the Hub in the first minute whether something will work.
+
+    Args:
+        about: what cannot be told if it does not answer, for the error.
+        otherwise: what to do in order to go on without it, for the error.
+
+    Raises:
+        BadInput: it refuses.
+        Unreachable: it cannot be reached.
+    """
+    try:
+        return retrying("asking the Hub", ask, settings, FEW)
+    except JobError:
+        raise
+    except Exception as error:  # the client and what it is built on raise many kinds
+        raise (Unreachable if is_outage(error) else BadInput)(
+            f"{about}: {explain(error, settings)}; check the network and HF_ENDPOINT, or {otherwise}"
+        ) from None
 
 
 def explain(error: BaseException, settings: Settings) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.config.settings import Settings
 from job.core.console import say, warn
-from job.core.errors import BadInput, JobError, PublishFailed, Unreachable, is_outage
+from job.core.errors import BadInput, JobError, PublishFailed
 from job.core.redact import redact
 from job.model import card_facts
 from job.publish import card_rules, contents, hub_client, kept_cards, rights, uploading
@@ -53,15 +53,8 @@ def check(settings: Settings) -> dict[str, Any]:
         repos = [rights.check_target(api, account, target, settings) for target in targets(settings)]
         return {"user": str(account.get("name")), "repos": repos}
 
-    try:
-        return hub_client.retrying("asking the Hub", ask, settings, hub_client.FEW)
-    except JobError:
-        raise
-    except Exception as error:
-        raise (Unreachable if is_outage(error) else BadInput)(
-            f"{api.endpoint}: cannot check whether publishing will work: {hub_client.explain(error, settings)}; "
-            "check the network and HF_ENDPOINT, or set UPLOAD_TO_HUB=false"
-        ) from None
+    about = f"{api.endpoint}: cannot check whether publishing will work"
+    return hub_client.asked(ask, settings, about, "set UPLOAD_TO_HUB=false")
 
 
 def run(settings: Settings) -> dict[str, Any]:

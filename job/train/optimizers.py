@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -100,6 +101,7 @@ class CompactAdamW(torch.optim.Optimizer):
         kept the host of an H200 as busy as a forward pass does (benchmarks/RESULTS.md).
         """
         together: dict[Any, list[Piece]] = {}
+        joined: Counter[Any] = Counter()  # values of each
         for place, parameter in enumerate(parameters, first):
             if parameter.grad is None:
                 continue
@@ -111,11 +113,11 @@ class CompactAdamW(torch.optim.Optimizer):
                 continue
             # Only what is computed alike can be joined; parts that PROGRESSIVE_STAGES adds later have fewer steps.
             kind = (int(state["step"]), quantized, parameter.dtype, parameter.device)
-            joined = together.setdefault(kind, [])
-            if sum(piece.parameter.numel() for piece in joined) + count > most:
+            if joined[kind] + count > most:
                 yield together.pop(kind)
-                joined = together.setdefault(kind, [])
-            joined.append(Piece(parameter, place, slice(0, count)))
+                joined[kind] = 0
+            together.setdefault(kind, []).append(Piece(parameter, place, slice(0, count)))
+            joined[kind] += count
         yield from together.values()
 
     def _update(self, group: dict[str, Any], pieces: list[Piece]) -> None:

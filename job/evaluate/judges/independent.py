@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from job.config.settings import Settings
 from job.core.files import digest_bytes, named_identity
 from job.evaluate.judges.judge import Clip, Judge
-from job.evaluate.judges.models import cosine, loading
+from job.evaluate.judges.models import cosine
+from job.model.loading import explained
 
 #: Number of recordings per speaker to compare with.
 REFERENCES = 3
@@ -81,7 +82,7 @@ def load(settings: Settings, device: str) -> Independent | None:
     from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
     extract: Any = AutoFeatureExtractor
-    with loading("SIMILARITY_MODEL", name):
+    with explained(f"SIMILARITY_MODEL={name}"):
         model: Any = AutoModelForAudioXVector.from_pretrained(name, token=settings.token).to(device).eval()
         extractor = extract.from_pretrained(name, token=settings.token)
     return Independent(named_identity(name), extractor, model, device)

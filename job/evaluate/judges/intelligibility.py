@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from job.config.settings import Settings
 from job.core.files import named_identity
 from job.evaluate.judges.judge import Clip, Judge
-from job.evaluate.judges.models import loading
+from job.model.loading import explained
 from job.text.error_rates import error_rates
 
 #: (waveform (samples,) float32, sample rate in Hz) -> transcript.
@@ -62,7 +62,7 @@ def load_transcriber(name: str, device: str, token: str | None = None) -> Transc
     """
     from transformers import pipeline
 
-    with loading("ASR_MODEL", name):
+    with explained(f"ASR_MODEL={name}"):
         recognizer: Any = pipeline("automatic-speech-recognition", model=name, device=device, token=token)
 
     def transcribe(waveform: NDArray[np.float32], sample_rate: int) -> str:

@@ -1,9 +1,7 @@
-"""Helpers for judges with a model named by a variable: its check, the error if it cannot be loaded, and vectors."""
+"""Helpers for judges with a model named by a variable: its check, and the similarity of two vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.config.settings import Settings
-from job.core.errors import BadInput, Unreachable, first_line, is_outage
+from job.model.loading import explained
 
 
 def check(settings: Settings) -> None:
@@ -29,24 +27,8 @@ def check(settings: Settings) -> None:
             continue
         from transformers import AutoConfig
 
-        with loading(variable, name):
+        with explained(f"{variable}={name}"):
             AutoConfig.from_pretrained(name, token=settings.token)
-
-
-@contextmanager
-def loading(variable: str, name: str) -> Iterator[None]:
-    """Load a model named by a variable in the body of this.
-
-    Raises:
-        BadInput: it cannot be loaded; naming the variable.
-        Unreachable: since the Hub cannot be reached.
-    """
-    try:
-        yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        reason = first_line(error)
-        wrong = f"{variable}={name}: cannot be loaded ({reason}); give a model directory or a Hub repo"
-        raise (Unreachable if is_outage(error) else BadInput)(wrong) from error
 
 
 def cosine(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float:

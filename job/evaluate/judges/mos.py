@@ -19,7 +19,7 @@ from job.config.settings import Settings
 from job.core.errors import BadInput
 from job.core.files import named_identity
 from job.evaluate.judges.judge import Clip, Judge
-from job.evaluate.judges.models import loading
+from job.model.loading import explained
 
 #: Sample rate of MOS predictors, Hz.
 MODEL_RATE = 16_000
@@ -68,7 +68,7 @@ def load(settings: Settings, device: str) -> Mos | None:
     if name == "none":
         return None
     path = Path(name).expanduser()
-    with loading("MOS_MODEL", name):
+    with explained(f"MOS_MODEL={name}"):
         predict = _torchscript(path, device) if path.is_file() else _regressor(name, device, settings.token)
     return Mos(named_identity(name), predict)
 

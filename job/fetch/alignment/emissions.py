@@ -6,6 +6,7 @@ For each frame of about 20 ms that is the log-probability of each character of i
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,8 @@ from job.audio.clip import Samples, resample
 from job.audio.decode import Recording
 from job.audio.measure import mix
 from job.config.settings import Settings
-from job.core.errors import BadInput, Unreachable, first_line, is_outage
 from job.fetch.alignment.spelling import Spelling
-from job.model.loading import resolve_device
+from job.model.loading import explained, resolve_device
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -45,7 +45,7 @@ def check(settings: Settings) -> None:
     """
     from transformers import AutoConfig
 
-    with _Explained(settings):
+    with _loading(settings):
         found = AutoConfig.from_pretrained(model_name(settings), token=settings.token)
         if not any("CTC" in name for name in found.architectures or ["CTC"]):
             raise ValueError(f"it is a {found.architectures[0]}, and no model with CTC")
@@ -79,7 +79,7 @@ class CtcModel:
         default: Any = Wav2Vec2FeatureExtractor
         extractors: Any = AutoFeatureExtractor
         tokenizers: Any = AutoTokenizer
-        with _Explained(settings):
+        with _loading(settings):
             tokenizer = tokenizers.from_pretrained(self.name, token=settings.token)
             try:
                 self._extractor = extractors.from_pretrained(self.name, token=settings.token)
@@ -146,21 +146,12 @@ class CtcModel:
         yield from logits.log_softmax(-1).half().cpu().numpy()
 
 
-class _Explained:
-    """Context manager that converts errors of loading the model to a one-line `BadInput` or `Unreachable`."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        if not isinstance(error, OSError | ValueError | KeyError | ImportError | RuntimeError):
-            return
-        name = model_name(self._settings)
-        set_by = f"ALIGN_MODEL={name}" if self._settings.align_model else f"{name} (ALIGN_MODEL is not set)"
-        raise (Unreachable if is_outage(error) else BadInput)(
-            f"{set_by}: cannot be loaded to find the sentences of long recordings ({first_line(error)}); give a CTC "
-            "model as a directory or a Hub repo, or set ALIGN_MODEL=none to leave recordings over MAX_SECONDS out"
-        ) from error
+def _loading(settings: Settings) -> AbstractContextManager[None]:
+    """Load the model, or its description, in the body of this."""
+    name = model_name(settings)
+    return explained(
+        f"ALIGN_MODEL={name}" if settings.align_model else f"{name} (ALIGN_MODEL is not set)",
+        " to find the sentences of long recordings",
+        "give a CTC model as a directory or a Hub repo, or set ALIGN_MODEL=none to leave recordings over MAX_SECONDS "
+        "out",
+    )
