@@ -88,17 +88,17 @@ def seconds_of_clips(count: int, seed: int = 0) -> np.ndarray:
     return np.clip(random.lognormal(np.log(4.0), 0.7, count), 0.5, 20.0)
 
 
-def table_of(count: int, *, books: int = 16, seed: int = 0) -> pa.Table:
+def table_of(count: int, *, codebooks: int = 16, seed: int = 0) -> pa.Table:
     """Prepared rows with random codes; about four text tokens a second, as English has in the released tokenizer."""
     random = np.random.default_rng([seed, 1])
     rows = []
     for seconds in seconds_of_clips(count, seed):
         letters = random.integers(ord("a"), ord("z") + 1, max(2, round(4 * seconds)))
-        codes = random.integers(0, 2048, (int(np.ceil(seconds * FRAME_RATE)), books))
+        codes = random.integers(0, 2048, (int(np.ceil(seconds * FRAME_RATE)), codebooks))
         text = bytes(letters.tolist()).decode()
         rows.append({"text": text, "speaker": "one", "language": "auto", "instruct": None, "codes": codes.tolist()})
     kinds = [pa.field(name, pa.string()) for name in ("text", "speaker", "language", "instruct")]
-    schema = pa.schema([*kinds, pa.field("codes", pa.list_(pa.list_(pa.int16(), books)))])
+    schema = pa.schema([*kinds, pa.field("codes", pa.list_(pa.list_(pa.int16(), codebooks)))])
     return pa.Table.from_pylist(rows, schema=schema)
 
 

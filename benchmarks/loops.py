@@ -1,7 +1,7 @@
 """The loops that are measured in training: ours, as the job's loop takes its steps, and the naive one.
 
 Every epoch is another one, as in a run: other samples share a batch, so that batches have other shapes. A loop that
-replayed the same shapes would hide what kernels take that are planned, or memory that is cut up, for each of them.
+replayed the same shapes would hide what kernels take that are planned, or memory that is fragmented, for each of them.
 """
 
 from __future__ import annotations

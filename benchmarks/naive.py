@@ -1,7 +1,7 @@
 """The loop that ours is measured against: structured as public fine-tuning scripts of this model are.
 
 Random samples are padded together to the longest. Every sample of every step reads the reference recording from disk
-and computes its mel spectrogram and x-vector. Text is embedded and projected for every position, all 16 books for
+and computes its mel spectrogram and x-vector. Text is embedded and projected for every position, all 16 codebooks for
 every position too, and both are masked afterwards. The talker keeps all layers' hidden states and gives logits for
 every position; the sub-talker runs on all frames and keeps the logits of all heads. Everything is trained, the text
 embedding too, by AdamW.
@@ -52,13 +52,13 @@ class Samples(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Pad to the longest sample: ids, codes, masks and labels of shape (B, L), codes (B, L, books)."""
+    """Pad to the longest sample: ids, codes, masks and labels of shape (B, L), codes (B, L, codebooks)."""
     sequences = [s["sequence"] for s in samples]
     size = (len(sequences), max(len(s) for s in sequences))
-    books = sequences[0].frames.shape[1]
+    codebooks = sequences[0].frames.shape[1]
     batch = {name: np.zeros(size, dtype=np.int64) for name in ("text", "codec", "mask")}
     batch["codec_mask"], batch["frame_mask"], batch["speaker_mask"] = (np.zeros(size, dtype=bool) for _ in range(3))
-    batch["codes"] = np.zeros((*size, books), dtype=np.int64)
+    batch["codes"] = np.zeros((*size, codebooks), dtype=np.int64)
     batch["labels"] = np.full(size, -100)
     for b, s in enumerate(sequences):
         n = len(s)
@@ -87,8 +87,8 @@ class NaiveObjective(nn.Module):
         inputs = inputs + talker.model.codec_embedding(batch["codec"]) * batch["codec_mask"][..., None]
         inputs = inputs + speaker[:, None].to(inputs.dtype) * batch["speaker_mask"][..., None]
         tables = [talker.model.codec_embedding, *talker.code_predictor.get_input_embeddings()]
-        for book, table in enumerate(tables):
-            inputs = inputs + table(batch["codes"][..., book]) * batch["frame_mask"][..., None]
+        for codebook, table in enumerate(tables):
+            inputs = inputs + table(batch["codes"][..., codebook]) * batch["frame_mask"][..., None]
         outputs = talker.model(inputs_embeds=inputs, attention_mask=batch["mask"], output_hidden_states=True)
         hidden = outputs.hidden_states[-1]
         logits = talker.codec_head(hidden).float()

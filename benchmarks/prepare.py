@@ -45,8 +45,8 @@ VENDOR_BATCH = 32
 class Watched(Codec):
     """The stage's codec, which adds up the seconds in which it encodes."""
 
-    def __init__(self, tokenizer: Any, books: int) -> None:
-        super().__init__(tokenizer, books)
+    def __init__(self, tokenizer: Any, codebooks: int) -> None:
+        super().__init__(tokenizer, codebooks)
         self.busy = 0.0
         self._lock = threading.Lock()
 
@@ -114,7 +114,7 @@ class Bench:
         found: list[Any] = []
         for start in range(0, len(self.paths), size):
             output: Any = self.stock.encode([str(path) for path in self.paths[start : start + size]])
-            found += [codes.cpu().numpy()[:, : self.codec.books] for codes in output.audio_codes]
+            found += [codes.cpu().numpy()[:, : self.codec.codebooks] for codes in output.audio_codes]
         return found
 
 

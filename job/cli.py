@@ -87,7 +87,7 @@ def report(
 
 @app.command()
 def watch() -> None:
-    """Show a run that is going on: its stage, losses, the time left, and its log."""
+    """Show a run in progress: its stage, losses, the time left, and its log."""
     from job.watch import watch as follow
 
     follow(_settings(quiet=True))

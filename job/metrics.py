@@ -1,6 +1,6 @@
 """Figures of a run for Prometheus, at METRICS_PORT: what the logs and state files hold when they are asked for.
 
-Nothing is counted while training goes on: each request reads the last lines of the logs, so no step waits for it.
+Nothing is counted while training continues: each request reads the last lines of the logs, so no step waits for it.
 """
 
 from __future__ import annotations

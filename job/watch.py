@@ -1,4 +1,4 @@
-"""Show a run that is going on: its stage, losses, the time left, and the end of its log. Reads files only."""
+"""Show a run in progress: its stage, losses, the time left, and the end of its log. Reads files only."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Seen:
 def watch(settings: Settings, interval: float = INTERVAL) -> None:
     """Show the run in WORK_DIR until it ends: a view that is drawn anew on a terminal, else one line for each change.
 
-    If no run is going on, what is there is shown once. Ctrl-C ends only the view.
+    If no run is in progress, what is there is shown once. Ctrl-C ends only the view.
     """
     total = _Total(settings)
     terminal = sys.stdout.isatty()
@@ -53,7 +53,7 @@ def watch(settings: Settings, interval: float = INTERVAL) -> None:
             now = look(settings)
             lines = summary(now, total.of(now))
             if not now.alive and not now.done:
-                lines[0] = f"no run is going on in WORK_DIR={settings.paths.work}, and none has been"
+                lines[0] = f"no run is in progress in WORK_DIR={settings.paths.work}, and none has been"
             if terminal:
                 size = shutil.get_terminal_size()
                 shown = [*lines, "", *now.log][: size.lines - 1]
@@ -89,7 +89,7 @@ def look(settings: Settings) -> Seen:
 
 def summary(seen: Seen, total: int | None) -> list[str]:
     """Describe it in a few lines."""
-    lines = [f"{'running' if seen.alive else 'no run is going on'}; done: {', '.join(seen.done) or 'nothing yet'}"]
+    lines = [f"{'running' if seen.alive else 'no run is in progress'}; done: {', '.join(seen.done) or 'nothing yet'}"]
     if seen.training:
         last = seen.training[-1]
         step = int(last["step"])

@@ -56,7 +56,7 @@ def failure(line: str, exit_code: int, request: Request | None = None) -> dict[s
 def reason(tail: list[str], exit_code: int) -> str:
     """Why the job failed: its own error line, or else the last thing that it said."""
     if exit_code == errors.STOPPED_BY_SIGNAL:
-        return "stopped; send the same input again, and it goes on from here"
+        return "stopped; send the same input again, and it resumes from here"
     said = [line for line in tail if line.strip()]
     for line in reversed(said):
         if line.startswith("error: "):

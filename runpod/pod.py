@@ -29,7 +29,7 @@ from job.core.redact import one_line  # noqa: E402
 ACTIONS = {"stop": runpod.stop_pod, "terminate": runpod.terminate_pod, "keep": None}
 #: Attempts at ending the Pod, and seconds before the second; every wait doubles the last.
 ATTEMPTS, FIRST_WAIT = 6, 5.0
-#: Seconds between two looks at whether a signal came (a sleep goes on after one).
+#: Seconds between two looks at whether a signal came (a sleep resumes after one).
 PAUSE = 0.5
 
 

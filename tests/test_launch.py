@@ -206,7 +206,7 @@ def test_a_node_rank_that_cannot_be_is_refused(tmp_path):
 
 @pytest.mark.parametrize(("end", "code", "said"), [("sys.exit(4)", 4, ""), ("1 / 0", 1, "ZeroDivisionError")])
 def test_a_process_that_fails_alone_waits_for_nothing(end, code, said):
-    """NCCL's communicators are let go of by all processes of a node together: its ordinary end would wait for them."""
+    """NCCL's communicators are freed by all processes of a node together: its ordinary end would wait for them."""
     script = (
         "import sys, threading, time\n"
         "from job import cli\nfrom job.processes import ranks\n"

@@ -88,15 +88,15 @@ def test_the_arithmetic_is_what_the_real_model_does(work):
     formula = Work.of({name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
     talker, sub = model.talker, model.talker.code_predictor
     frames = 40
-    width, books = talker.config.hidden_size, formula.books
+    width, codebooks = talker.config.hidden_size, formula.codebooks
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         states = talker.model(inputs_embeds=torch.zeros(1, frames, width), use_cache=False).last_hidden_state
         talker.codec_head(states)
-        inner = sub.model(inputs_embeds=torch.zeros(frames, books, width), use_cache=False).last_hidden_state
+        inner = sub.model(inputs_embeds=torch.zeros(frames, codebooks, width), use_cache=False).last_hidden_state
         for index, head in enumerate(sub.lm_head):
             head(inner[:, index])
     # Eager attention computes the full square where causal attention needs half of it, a head at a position too few.
-    square = 2 * formula.queries * frames**2 + 2 * formula.sub_queries * frames * books**2
+    square = 2 * formula.queries * frames**2 + 2 * formula.sub_queries * frames * codebooks**2
     counted = counter.get_total_flops() - square + 2 * formula.head
     ours = formula.of_sample(frames, frames, 1.0, backward=0)
     assert ours == pytest.approx(counted, rel=0.02)
@@ -203,7 +203,7 @@ def test_what_nodes_send_each_other_is_said_where_the_network_decides(work, monk
         assert "nodes sends" not in said.out + said.err
 
 
-def test_what_does_not_fit_is_cut_up_or_refused(work, monkeypatch, capsys):
+def test_what_does_not_fit_is_taken_in_pieces_or_refused(work, monkeypatch, capsys):
     """A GPU that takes the batch in pieces is named with their number, one too small for a sample as such; what helps
     is said with what it takes."""
     settings = variables.load({**QUICK, "WORK_DIR": str(work), "TRAIN_MODE": "full"})

@@ -48,13 +48,13 @@ def test_a_run_that_has_ended_is_shown_once(tmp_path: Path, capsys: pytest.Captu
     done = run_job(capsys, ["watch"], {"WORK_DIR": work, "MAX_STEPS": "400", "CONSOLE_LOG": tmp_path / "none"})
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines() == [
-        "no run is going on; done: train",
+        "no run is in progress; done: train",
         "training: step 100 of 400, loss 2, 850 frames/s",
         "validation: loss 1.75 at step 100, best 1.5 at step 50",
         "Good: all of it.",
     ]
     empty = run_job(capsys, ["watch"], {"WORK_DIR": tmp_path / "nothing"})
-    assert (empty.code, empty.out) == (0, f"no run is going on in WORK_DIR={tmp_path}/nothing, and none has been\n")
+    assert (empty.code, empty.out) == (0, f"no run is in progress in WORK_DIR={tmp_path}/nothing, and none has been\n")
 
 
 def test_a_run_that_is_going_on_is_followed_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,7 +64,7 @@ def _never_ends(model: Any) -> None:
 def _say(
     model: Any, fast: FastTalker | None, frames: int, batch: int = synthesis.BATCH, drawn: bool = False
 ) -> list[torch.Tensor]:
-    """Codes (frames, books) of each text."""
+    """Codes (frames, codebooks) of each text."""
     torch.manual_seed(0)
     named: Any = SimpleNamespace(model=model)
     with torch.no_grad(), quiet_generation(), generating(named, fast):

@@ -3,7 +3,7 @@
     .venv/bin/python deploy/hf-jobs/submit.py [arguments of `python -m job`; none means run]
 
 The job's variables are in the file JOB_ENV; tokens and keys among them are sent as secrets of the Job. Nothing remains
-of a Job's disk: with MIRROR_CHECKPOINTS the next Job goes on where the last one ended, and only then is there a next
+of a Job's disk: with MIRROR_CHECKPOINTS the next Job resumes where the last one ended, and only then is there a next
 one. docs/hf-jobs.md
 """
 

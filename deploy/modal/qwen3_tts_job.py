@@ -1,7 +1,7 @@
 """One unattended run on Modal: modal run --detach deploy/modal/qwen3_tts_job.py [--command "run --until prepare"].
 
 The job's variables are in the file JOB_ENV, the Hub token in a Secret of Modal's. When Modal takes the machine away, it
-starts the function again with the same input, on a new disk: MIRROR_CHECKPOINTS is what the run goes on from.
+starts the function again with the same input, on a new disk: MIRROR_CHECKPOINTS is what the run resumes from.
 docs/modal.md
 """
 
@@ -32,7 +32,7 @@ image = modal.Image.from_registry(
     gpu=os.environ.get("JOB_GPU", "L40S"),
     cpu=8,
     memory=32 * 1024,
-    timeout=24 * 3600,  # the most that there is; then, as after any other failure, the next try goes on
+    timeout=24 * 3600,  # the most that there is; then, as after any other failure, the next try resumes
     retries=modal.Retries(max_retries=5, initial_delay=60, max_delay=60, backoff_coefficient=1),
     secrets=[modal.Secret.from_name("huggingface", required_keys=["HF_TOKEN"])],
     single_use_containers=True,

@@ -263,8 +263,8 @@ class JobVariables(BaseSettings):
     )
     mirror_checkpoints: str | None = var(
         None,
-        "Where checkpoints and prepared data are copied to while training goes on, for a machine whose disk may vanish "
-        "(docs/spot.md): `hf://owner/name`, `s3://bucket/path`, `gs://bucket/path`, or a directory.",
+        "Where checkpoints and prepared data are copied to while training continues, for a machine whose disk may "
+        "vanish (docs/spot.md): `hf://owner/name`, `s3://bucket/path`, `gs://bucket/path`, or a directory.",
         free=True,
     )
     grace_seconds: float = var(

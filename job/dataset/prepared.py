@@ -34,8 +34,8 @@ _MARKS = b"parquet"
 _END = 1 << 16
 
 
-def schema(books: int) -> pa.Schema:
-    """Columns of a prepared split. `codes` is a list of frames, each a list of `books` int16 codes."""
+def schema(codebooks: int) -> pa.Schema:
+    """Columns of a prepared split. `codes` is a list of frames, each a list of `codebooks` int16 codes."""
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
@@ -44,7 +44,7 @@ def schema(books: int) -> pa.Schema:
             pa.field("language", pa.string(), nullable=False),
             pa.field("instruct", pa.string()),
             pa.field("seconds", pa.float32(), nullable=False),
-            pa.field("codes", pa.list_(pa.list_(pa.int16(), books)), nullable=False),
+            pa.field("codes", pa.list_(pa.list_(pa.int16(), codebooks)), nullable=False),
         ]
     )
 
@@ -171,7 +171,7 @@ def read_speakers(paths: Paths) -> dict[str, torch.Tensor]:
 
 
 def row_codes(table: pa.Table, index: int) -> NDArray[np.int16]:
-    """Codes of one row as an array of shape (frames, books), without going through Python lists."""
+    """Codes of one row as an array of shape (frames, codebooks), without going through Python lists."""
     frames = table.column("codes")[index].values
-    books = table.schema.field("codes").type.value_type.list_size
-    return np.asarray(frames.flatten().to_numpy(zero_copy_only=False), dtype=np.int16).reshape(-1, books)
+    codebooks = table.schema.field("codes").type.value_type.list_size
+    return np.asarray(frames.flatten().to_numpy(zero_copy_only=False), dtype=np.int16).reshape(-1, codebooks)

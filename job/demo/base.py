@@ -84,7 +84,7 @@ def build(
     head_dim: int = 16,
     sub_talker_hidden_size: int | None = None,
     sub_talker_layers: int = 2,
-    books: int = 16,
+    codebooks: int = 16,
     codebook_size: int = 2048,
     codec_ids: dict[str, int] | None = None,
     languages: dict[str, int] | None = None,
@@ -106,7 +106,7 @@ def build(
         sub_talker_hidden_size: width of the code predictor. None means `hidden_size`; any other width makes
             `small_to_mtp_projection` a linear layer, as in the 1.7B model.
         sub_talker_layers: of the code predictor.
-        books: codebooks per frame, at least 2.
+        codebooks: codebooks per frame, at least 2.
         codebook_size: codes per codebook, a power of two; the codec vocabulary has 1024 more rows.
         codec_ids: replaces entries of `CODEC_IDS` (rows from `codebook_size` up).
         languages: replaces `LANGUAGES`; entries with "dialect" in their name are not offered as languages.
@@ -132,7 +132,7 @@ def build(
         "initializer_range": 0.02,
         "max_position_embeddings": 32768,
         "num_attention_heads": heads,
-        "num_code_groups": books,
+        "num_code_groups": codebooks,
         "num_key_value_heads": key_value_heads,
         "rms_norm_eps": 1e-06,
         "rope_theta": 1000000,
@@ -202,7 +202,7 @@ def build(
     files.write_json(directory / "generation_config.json", GENERATION)
     with weights.one_thread():
         _write_weights(directory / "model.safetensors", config, seed, dtype)
-        write_codec(directory / "speech_tokenizer", seed=seed, books=books, codebook_size=codebook_size)
+        write_codec(directory / "speech_tokenizer", seed=seed, codebooks=codebooks, codebook_size=codebook_size)
     return directory
 
 

@@ -21,7 +21,7 @@ CODE_DIMENSION = 16
 LOUDNESS = 0.1
 
 
-def codec_config(books: int, codebook_size: int, filters: int, hidden_size: int) -> dict[str, Any]:
+def codec_config(codebooks: int, codebook_size: int, filters: int, hidden_size: int) -> dict[str, Any]:
     """config.json of the tokenizer. Strides 8*6*5*4 * 2 on the way in and 8*5*4*3 * 2*2 on the way out make 1920."""
     heads = 4
     encoder = {
@@ -40,7 +40,7 @@ def codec_config(books: int, codebook_size: int, filters: int, hidden_size: int)
         "head_dim": hidden_size // heads,
         "num_filters": filters,
         "num_hidden_layers": 2,
-        "num_quantizers": books,
+        "num_quantizers": codebooks,
         "num_semantic_quantizers": 1,
         "sampling_rate": weights.SAMPLE_RATE,
         "sliding_window": 250,
@@ -62,7 +62,7 @@ def codec_config(books: int, codebook_size: int, filters: int, hidden_size: int)
         "num_attention_heads": heads,
         "num_hidden_layers": 2,
         "num_key_value_heads": heads,
-        "num_quantizers": books,
+        "num_quantizers": codebooks,
         "num_semantic_quantizers": 1,
         "sliding_window": 72,
         "upsample_rates": [8, 5, 4, 3],
@@ -76,7 +76,7 @@ def codec_config(books: int, codebook_size: int, filters: int, hidden_size: int)
         "dtype": "float32",
         "encode_downsample_rate": SAMPLES_PER_FRAME,
         "encoder_config": encoder,
-        "encoder_valid_num_quantizers": books,
+        "encoder_valid_num_quantizers": codebooks,
         "input_sample_rate": weights.SAMPLE_RATE,
         "output_sample_rate": weights.SAMPLE_RATE,
         "transformers_version": "4.57.3",
@@ -84,13 +84,19 @@ def codec_config(books: int, codebook_size: int, filters: int, hidden_size: int)
 
 
 def write_codec(
-    directory: Path, *, seed: int, books: int = 16, codebook_size: int = 2048, filters: int = 8, hidden_size: int = 32
+    directory: Path,
+    *,
+    seed: int,
+    codebooks: int = 16,
+    codebook_size: int = 2048,
+    filters: int = 8,
+    hidden_size: int = 32,
 ) -> None:
     """Write the `speech_tokenizer/` directory of a base model into `directory`."""
     from qwen_tts.core import Qwen3TTSTokenizerV2Config, Qwen3TTSTokenizerV2Model
     from safetensors.torch import save_file
 
-    config = codec_config(books, codebook_size, filters, hidden_size)
+    config = codec_config(codebooks, codebook_size, filters, hidden_size)
     files.write_json(directory / "config.json", config)
     files.write_json(
         directory / "preprocessor_config.json",
@@ -191,8 +197,8 @@ def _fill_decoder(decoder: Any, seed: int) -> None:
         constants={"layer_scale": 0.1, "gamma": 0.1, "cluster_usage": 1.0},
     )
     last = decoder.decoder[-1].conv
-    size, books = decoder.config.codebook_size, decoder.config.num_quantizers
-    codes = torch.from_numpy(weights.generator(seed, "codes").integers(0, size, (4, books, 60)))
+    size, codebooks = decoder.config.codebook_size, decoder.config.num_quantizers
+    codes = torch.from_numpy(weights.generator(seed, "codes").integers(0, size, (4, codebooks, 60)))
     with torch.no_grad():
         # A kernel that sums to zero passes no constant, and Snake activations are never negative on average.
         last.weight -= last.weight.mean(-1, keepdim=True)

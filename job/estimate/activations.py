@@ -115,12 +115,13 @@ def working(
     head_gradients = gradient_bytes(settings, types, [head], adapted=settings.lora_heads)
     sub = SubTalker.of(shapes, settings, types, states)
     frames = max(1, round(settings.sub_talker_frame_fraction * load.frames)) if sub else 0
-    fed = frames * sub.books * width * states if sub else 0
+    fed = frames * sub.codebooks * width * states if sub else 0
     copies += low * (math.prod(head) + (sub.entries if sub else 0)) if has_copies(types, trained=everything) else 0
     read = sets = 0
     chunks = Chunks()
     if sub:
-        read = frames * (sub.books - 1) * width * types.codec  # the embeddings, before they are put beside the states
+        # The embeddings, before they are put beside the states.
+        read = frames * (sub.codebooks - 1) * width * types.codec
         sets = sub.gradients
         chunks = sub.chunks(frames, fed, FRAMES_AT_ONCE["cuda"])
     earlier = 0 if whole else gradients

@@ -3,9 +3,9 @@
 A matrix product of (m, k) and (k, n) takes 2mkn. Forward, a position costs 2P in the talker's layers (P their
 matrices), and attention over the p positions up to and with itself 4 A p a layer (A the width of the queries), which
 summed over a sample of n positions is 2 A n(n + 1). A predicted token costs 2P in the head. A frame of the sub-talker
-costs as many positions as there are books, in its layers and its input projection, and a head for each book but the
-first. Backward costs as much twice where weights are trained: once for the inputs, once for the weights. Embeddings,
-norms, rotation and softmax are not counted, nor the text projection of distinct ids.
+costs as many positions as there are codebooks, in its layers and its input projection, and a head for each codebook but
+the first. Backward costs as much twice where weights are trained: once for the inputs, once for the weights.
+Embeddings, norms, rotation and softmax are not counted, nor the text projection of distinct ids.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Work:
     sub_queries: int
     sub_heads: int
     projection: int
-    books: int
+    codebooks: int
 
     @classmethod
     def of(cls, shapes: Mapping[str, Sequence[int]]) -> Work:
@@ -50,7 +50,7 @@ class Work:
             sub_queries=widths(_SUB_TALKER),
             sub_heads=entries("talker.code_predictor.lm_head."),
             projection=entries("talker.code_predictor.small_to_mtp_projection."),
-            books=len(heads) + 1,
+            codebooks=len(heads) + 1,
         )
 
     def of_sample(self, positions: float, frames: float, fraction: float, backward: float = 2.0) -> float:
@@ -64,8 +64,8 @@ class Work:
         """
         talker = 2 * self.layers * positions + 2 * self.queries * positions * (positions + 1)
         talker += 2 * self.head * (frames + 1)
-        frame = 2 * (self.sub_layers + self.projection) * self.books + 2 * self.sub_heads
-        frame += 2 * self.sub_queries * self.books * (self.books + 1)
-        if self.books < 2:
+        frame = 2 * (self.sub_layers + self.projection) * self.codebooks + 2 * self.sub_heads
+        frame += 2 * self.sub_queries * self.codebooks * (self.codebooks + 1)
+        if self.codebooks < 2:
             frame = 0
         return (1 + backward) * (talker + fraction * frames * frame)

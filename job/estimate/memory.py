@@ -94,13 +94,13 @@ def _gathered(shapes: Shapes, types: Types) -> int:
     Outside the layers: weights, gradients and the buffer of their all-reduce, in fp32. Of the layers, in the
     computation's dtype: the current one, the next one (as received and as unpacked), gradients and their buffer.
     """
-    layers, around = cut_up(shapes)
+    layers, around = by_layer(shapes)
     one = sum(math.prod(shapes[name]) for name in layers if name.startswith("talker.model.layers.0."))
     whole = sum(math.prod(shapes[name]) for name in around)
     return 3 * types.trained * whole + (4 * min(types.compute, types.trained) + types.trained) * one
 
 
-def cut_up(shapes: Shapes) -> tuple[list[str], list[str]]:
+def by_layer(shapes: Shapes) -> tuple[list[str], list[str]]:
     """Names of the weights that DISTRIBUTED=fsdp shards: in the talker's layers, and outside them."""
     layers = [name for name in shapes if name.startswith("talker.model.layers.")]
     return layers, [n for n in shapes if n.startswith("talker.") and n not in layers and ".text_embedding." not in n]

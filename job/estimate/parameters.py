@@ -33,7 +33,7 @@ def parameter_counts(settings: Settings, shapes: Shapes | None = None) -> tuple[
 def trained_values(settings: Settings, shapes: Shapes) -> int:
     """The number of trained parameters, by the rules of `job.train.adapt`."""
     projection = size(shapes, lambda name: ".text_projection." in name) if settings.train_text_projection else 0
-    silent = settings.sub_talker_loss_weight == 0 or Work.of(shapes).books < 2  # then the sub-talker is frozen
+    silent = settings.sub_talker_loss_weight == 0 or Work.of(shapes).codebooks < 2  # then the sub-talker is frozen
     left = {
         name: shape
         for name, shape in shapes.items()

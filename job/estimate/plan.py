@@ -14,7 +14,7 @@ from job.estimate.activations import Load
 from job.estimate.flops import Work
 from job.estimate.layer_bytes import Shapes, Types
 from job.estimate.lengths import Lengths
-from job.estimate.memory import CUDA_BYTES, Memory, cut_up, memory_of, state_bytes
+from job.estimate.memory import CUDA_BYTES, Memory, by_layer, memory_of, state_bytes
 from job.estimate.parameters import parameter_counts, shapes_of
 from job.evaluate import choose, spoken_texts
 from job.evaluate.baselines import RECORDINGS
@@ -162,7 +162,7 @@ def sent_bytes(settings: Settings, plan: Plan) -> float:
     once, gradients = (nodes - 1) / nodes, types.trained * plan.trained
     if settings.distributed == "ddp":
         return 2 * once * gradients
-    layers, around = (sum(math.prod(plan.shapes[name]) for name in names) for names in cut_up(plan.shapes))
+    layers, around = (sum(math.prod(plan.shapes[name]) for name in names) for names in by_layer(plan.shapes))
     weights = 2 * min(types.compute, types.trained) * layers + types.trained * around
     return once * settings.gradient_accumulation_steps * (gradients + weights)
 

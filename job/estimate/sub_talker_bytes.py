@@ -28,7 +28,7 @@ class SubTalker:
     stack: Stack
     types: Types
     kind: Kind
-    books: int
+    codebooks: int
     codes: int
     entries: int
     gradients: int
@@ -62,7 +62,7 @@ class SubTalker:
             stack=stack,
             types=types,
             kind=kind,
-            books=len(heads) + 1,
+            codebooks=len(heads) + 1,
             codes=heads[0][0],
             entries=sum(math.prod(shape) for shape in own),
             gradients=gradient_bytes(settings, types, own, adapted=settings.lora_sub_talker),
@@ -78,9 +78,9 @@ class SubTalker:
         kept = stack.layers * stack.checkpointed(types, self.kind, self.checkpointing)
         kept += stack.width * stack.stream + 4 + self.projected
         # The heads' tensors are freed before the first layer is differentiated.
-        heads = (self.books - 1) * (self.heads + 4 * self.codes + self.kind.rank * types.compute) + 8 * self.codes
-        layers = self.books * (stack.backward(types, self.kind) + made)
-        return frames * (self.books * kept + max(heads, layers))
+        heads = (self.codebooks - 1) * (self.heads + 4 * self.codes + self.kind.rank * types.compute) + 8 * self.codes
+        layers = self.codebooks * (stack.backward(types, self.kind) + made)
+        return frames * (self.codebooks * kept + max(heads, layers))
 
     def chunks(self, frames: int, fed: int, at_once: int) -> Chunks:
         """The peak for this many frames, whose inputs take `fed` bytes, in the chunks of `job.train.chunked`."""
@@ -89,7 +89,7 @@ class SubTalker:
         before = (self.gradients + fed * (count - 1) // count) if count > 1 else 0  # the last one's start
         # What the chunk keeps is freed while its gradients are computed, so all of them exist only at its last layer.
         stack = self.stack
-        late = size * self.books * (stack.layer(self.types, self.kind) + stack.backward(self.types, self.kind))
+        late = size * self.codebooks * (stack.layer(self.types, self.kind) + stack.backward(self.types, self.kind))
         peak = max(peak, before + max(self.chunk(size), self.gradients + late))
         return Chunks(peak, self.chunk(size), self.in_kernels(size))
 
@@ -99,10 +99,10 @@ class SubTalker:
         The tensors of the output heads and the layer's MLP have been freed by then.
         """
         stack, low = self.stack, self.types.compute
-        rows = -(-self.books // FLASH_ROWS) * FLASH_ROWS
-        taken = rows * (stack.queries + stack.queries // stack.head) * 4 + 2 * self.books * stack.queries * low
+        rows = -(-self.codebooks // FLASH_ROWS) * FLASH_ROWS
+        taken = rows * (stack.queries + stack.queries // stack.head) * 4 + 2 * self.codebooks * stack.queries * low
         gone = stack.backward(self.types, Kind()) + 2 * stack.inner * low
-        return frames * max(0, taken - self.books * gone - (self.books - 1) * 4 * self.codes)
+        return frames * max(0, taken - self.codebooks * gone - (self.codebooks - 1) * 4 * self.codes)
 
 
 def cut(rows: int, at_once: int) -> tuple[int, int]:

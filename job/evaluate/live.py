@@ -41,6 +41,6 @@ def _follow(settings: Settings, stop: threading.Event) -> None:
         seen = now
         try:
             report.write_page(settings, training=True)
-        except Exception as error:  # whatever the error, training goes on
+        except Exception as error:  # whatever the error, training continues
             console.warn("report", f"no page while training: {first_line(error)}")
             return

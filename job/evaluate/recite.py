@@ -116,8 +116,8 @@ def compare(said: NDArray[np.integer[Any]], recorded: NDArray[np.integer[Any]]) 
     """Count the codes that agree position by position, and the codes compared.
 
     Args:
-        said: shape (frames said, books).
-        recorded: shape (frames recorded, books).
+        said: shape (frames said, codebooks).
+        recorded: shape (frames recorded, codebooks).
 
     Returns:
         (agreeing codes, max(frames) x codebooks).
@@ -154,7 +154,7 @@ def format_table(recitals: Sequence[Recital]) -> str:
         lines.append(f"{padded}  {one.frames:>6}  {one.said_frames:>5}  {_percent(one.match):>7}  {stop}")
     summed = total(recitals)
     lines.append(
-        f"{summed.rows} sentences: {_percent(summed.match)} of the codes over all books recited, "
+        f"{summed.rows} sentences: {_percent(summed.match)} of the codes over all codebooks recited, "
         f"{summed.right_stops} stopped at the right frame"
     )
     return "\n".join(lines)

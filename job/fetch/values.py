@@ -64,12 +64,12 @@ def codes(value: Any) -> list[list[int]]:
     kind = "audio_codes are not valid"
     if not isinstance(value, list) or not value:
         raise RowError(kind, "not a list of frames")
-    books = len(value[0]) if isinstance(value[0], list) else 0
+    codebooks = len(value[0]) if isinstance(value[0], list) else 0
     for number, frame in enumerate(value, start=1):
         if not isinstance(frame, list) or not frame:
             raise RowError(kind, f"frame {number} is not a list of codes")
-        if len(frame) != books:
-            raise RowError(kind, f"frame {number} has {len(frame)} codes and frame 1 has {books}")
+        if len(frame) != codebooks:
+            raise RowError(kind, f"frame {number} has {len(frame)} codes and frame 1 has {codebooks}")
         for code in frame:
             if type(code) is not int or not 0 <= code <= LARGEST_CODE:
                 raise RowError(kind, f"frame {number} holds {_short(code)}")

@@ -19,7 +19,7 @@ class Spoken:
     """The codes generated for one text.
 
     Attributes:
-        codes: int64 on the CPU, shape (frames, books), without the end.
+        codes: int64 on the CPU, shape (frames, codebooks), without the end.
         stopped_by_eos: whether the talker chose its end token; False when MAX_NEW_TOKENS was reached.
     """
 

@@ -44,8 +44,8 @@ class FastTalker:
 
     def __init__(self, talker: Any) -> None:
         predictor = talker.code_predictor
-        self.books = talker.config.num_code_groups
-        if self.books < 2:
+        self.codebooks = talker.config.num_code_groups
+        if self.codebooks < 2:
             raise Unknown("a single codebook")
         for part in (talker, predictor):
             others = set(part.generation_config.to_diff_dict()) - HARMLESS
@@ -68,8 +68,8 @@ class FastTalker:
             self.heads = [head.weight.data for head in predictor.lm_head]
             self.offsets = torch.arange(len(tables), device=self.tables.device) * self.rows
             # The sub-talker's steps are the same for every frame: the first reads two positions, the others one each.
-            counted = torch.arange(self.books, device=self.tables.device)[None]
-            steps = torch.split(counted, [2] + [1] * (self.books - 2), dim=1)
+            counted = torch.arange(self.codebooks, device=self.tables.device)[None]
+            steps = torch.split(counted, [2] + [1] * (self.codebooks - 2), dim=1)
             self.rotations = [self.sub_stack.rotation(positions) for positions in steps]
             groups = self.sub_stack.heads // self.sub_stack.shared
             first_two = torch.tensor([[1, 0], [1, 1]], device=self.tables.device)
@@ -107,9 +107,9 @@ class FastTalker:
             trailing_text_hidden: (B, T, D) the text channel of frame 0, 1, ...; after it `tts_pad_embed` (1, 1, D).
 
         Returns:
-            an object with what stock `Qwen3TTSForConditionalGeneration.generate` reads: `sequences` (B, n) of book-0
-            tokens and `hidden_states`, for each token the last layer's state (B, 1, D) in a tuple and the frame (B,
-            books) that was read before it, None the first time.
+            an object with what stock `Qwen3TTSForConditionalGeneration.generate` reads: `sequences` (B, n) of tokens of
+            the first codebook and `hidden_states`, for each token the last layer's state (B, 1, D) in a tuple and the
+            frame (B, codebooks) that was read before it, None the first time.
         """
         batch, prompt, _ = inputs_embeds.shape
         device = inputs_embeds.device
@@ -166,7 +166,7 @@ class FastTalker:
         self.stack.forget()
         self.stack.reserve(len(inputs), room)
         self.stack.remember(read.past_key_values)
-        self.sub_stack.reserve(len(inputs), self.books)
+        self.sub_stack.reserve(len(inputs), self.codebooks)
         return read.last_hidden_state[:, -1:]  # type: ignore[no-any-return]
 
     def _framing(self, hidden: torch.Tensor, first: torch.Tensor, choose: Choice) -> Work:
@@ -198,7 +198,7 @@ class FastTalker:
             first: (B,) its code of codebook 0.
 
         Returns:
-            the frame's codes (B, books), and their embeddings' sum (B, 1, D).
+            the frame's codes (B, codebooks), and their embeddings' sum (B, 1, D).
         """
         read_hidden = self.predictor.small_to_mtp_projection(hidden)
         x, start, mask = (
@@ -207,11 +207,11 @@ class FastTalker:
             self.first_mask,
         )
         codes = [first]
-        for book, head in enumerate(self.heads):
+        for codebook, head in enumerate(self.heads):
             end = start + x.shape[1]
-            state = self.sub_stack.step(x, start, self.rotations[book], mask)
+            state = self.sub_stack.step(x, start, self.rotations[codebook], mask)
             codes.append(choose(F.linear(state[:, -1], head)))
-            x, start, mask = F.embedding(codes[-1][:, None], self.read[book]), end, None
+            x, start, mask = F.embedding(codes[-1][:, None], self.read[codebook]), end, None
         frame = torch.stack(codes, dim=1)
         others = F.embedding(frame[:, 1:] + self.offsets, self.tables)
         embedded = torch.cat([self.talker.get_input_embeddings()(first[:, None]), others], dim=1)

@@ -1,4 +1,4 @@
-"""Which files another machine needs to go on, and copies of them that training no longer changes."""
+"""Which files another machine needs to resume, and copies of them that training no longer changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copy prepared data and checkpoints to the mirror in a thread, while the stages go on."""
+"""Copy prepared data and checkpoints to the mirror in a thread, while the stages run."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Mirror:
         left = stopping.remaining()
         if not self._done.wait(LAST_SECONDS if left is None else max(0.0, left - MARGIN)):
             why = "it took too long" if left is None else f"GRACE_SECONDS={self._settings.grace_seconds:g}"
-            warn("mirror", f"the newest state is not there, {why}; a new machine goes on from the one before it")
+            warn("mirror", f"the newest state is not there, {why}; a new machine resumes from the one before it")
 
     @cached_property
     def _data(self) -> Archive:
@@ -112,10 +112,10 @@ class Mirror:
         return Archive(self._store, identity.run_folder(self._settings, self._data.folder))
 
     def before(self, stage: Stage) -> None:
-        """Bring back what this stage would make or go on from, if it is in the mirror and not on this machine.
+        """Bring back what this stage would make or resume from, if it is in the mirror and not on this machine.
 
         Raises:
-            Unreachable: the mirror does not answer, and this machine has nothing to go on from.
+            Unreachable: the mirror does not answer, and this machine has nothing to resume from.
         """
         if self._store is None or stage.name not in ("fetch", "prepare", "train"):
             return
@@ -270,7 +270,7 @@ class Mirror:
         except Exception as error:
             assert self._store is not None
             reason = str(error) if isinstance(error, JobError) else self._store.explain(error)
-            warn("mirror", f"{copy.name} could not be copied: {reason}; training goes on, and it will be tried again")
+            warn("mirror", f"{copy.name} could not be copied: {reason}; training continues, and it will be tried again")
             return False
 
     def _outlived(self, copy: Copy) -> list[str]:

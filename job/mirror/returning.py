@@ -59,7 +59,7 @@ def bring_training(settings: Settings, archive: Archive, prepared: str) -> None:
     except Unreachable as error:
         if not here:
             raise
-        warn("mirror", f"{error}; going on with what is on this machine")
+        warn("mirror", f"{error}; continuing with what is on this machine")
         return
     usable = [one for one in found if one.facts.get("prepared") == prepared]
     if len(usable) < len(found):

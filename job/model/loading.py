@@ -53,7 +53,7 @@ class ModelConfig:
         return dict(self.talker.get("codec_language_id") or {})
 
     @property
-    def books(self) -> int:
+    def codebooks(self) -> int:
         """The number of codebooks per frame."""
         return int(self.talker["num_code_groups"])
 

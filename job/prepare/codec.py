@@ -29,8 +29,8 @@ WARM_UP_FRAMES = 6
 class Codec:
     """A wrapped `Qwen3TTSTokenizer` with its sizes, and encoding whose results do not depend on the batch."""
 
-    def __init__(self, tokenizer: Qwen3TTSTokenizer, books: int) -> None:
-        """Wrap a loaded tokenizer, made safe for several threads; `books` is the base model's number of codebooks.
+    def __init__(self, tokenizer: Qwen3TTSTokenizer, codebooks: int) -> None:
+        """Wrap a loaded tokenizer, made safe for several threads; `codebooks` is the base model's number of codebooks.
 
         Raises:
             BadInput: the tokenizer is of another kind or has too few codebooks.
@@ -40,10 +40,10 @@ class Codec:
             raise BadInput(f"TOKENIZER_PATH: a {kind} tokenizer; this model needs qwen3_tts_tokenizer_12hz")
         config = tokenizer.config
         available = int(config.encoder_valid_num_quantizers)
-        if available < books:
-            raise BadInput(f"TOKENIZER_PATH: the tokenizer has {available} codebooks, the base model needs {books}")
+        if available < codebooks:
+            raise BadInput(f"TOKENIZER_PATH: the tokenizer has {available} codebooks, the base model needs {codebooks}")
         self.tokenizer = tokenizer
-        self.books = books
+        self.codebooks = codebooks
         self.codebook_size = int(config.encoder_config.codebook_size)
         self.sample_rate = int(tokenizer.get_input_sample_rate())
         self.samples_per_frame = int(tokenizer.get_encode_downsample_rate())
@@ -93,7 +93,7 @@ class Codec:
         # `reproducible` sets process-wide flags: useless on a CPU, where several threads encode.
         with reproducible() if self.device.type == "cuda" else one_torch_thread():
             output: Any = self.tokenizer.encode(padded, sr=self.sample_rate)
-        return [codes[:, : self.books].to("cpu").numpy().astype(np.int16) for codes in output.audio_codes]
+        return [codes[:, : self.codebooks].to("cpu").numpy().astype(np.int16) for codes in output.audio_codes]
 
     def decode(self, codes: Codes) -> Samples:
         """Decode codes (frames, codebooks) to mono samples in [-1, 1] at `sample_rate`."""
@@ -103,7 +103,7 @@ class Codec:
         return resample(np.clip(samples, -1.0, 1.0), int(rate), self.sample_rate)
 
 
-def load_codec(settings: Settings, books: int, device: torch.device) -> Codec:
+def load_codec(settings: Settings, codebooks: int, device: torch.device) -> Codec:
     """Load the tokenizer of TOKENIZER_PATH, or the base model's own.
 
     Raises:
@@ -115,7 +115,7 @@ def load_codec(settings: Settings, books: int, device: torch.device) -> Codec:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = first_line(error)
         raise BadInput(f"speech tokenizer {directory} cannot be loaded ({reason}); download it again") from error
-    return Codec(tokenizer, books)
+    return Codec(tokenizer, codebooks)
 
 
 def make_tables(tokenizer: Qwen3TTSTokenizer) -> None:

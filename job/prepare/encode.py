@@ -184,9 +184,9 @@ def check_codes(raw: Any, codec: Codec) -> Codes:
         raise Unusable("bad_codes", "audio_codes: the frames have different numbers of codes") from error
     if codes.size == 0:
         raise Unusable("empty", "audio_codes: no frames in it")
-    if codes.ndim != 2 or codes.shape[1] != codec.books:
+    if codes.ndim != 2 or codes.shape[1] != codec.codebooks:
         shape = "x".join(str(n) for n in codes.shape)
-        raise Unusable("bad_codes", f"audio_codes: shape {shape}, expected frames x {codec.books} codebooks")
+        raise Unusable("bad_codes", f"audio_codes: shape {shape}, expected frames x {codec.codebooks} codebooks")
     if not np.issubdtype(codes.dtype, np.integer):
         raise Unusable("bad_codes", f"audio_codes: {codes.dtype} values, expected integers")
     if codes.min() < 0 or codes.max() >= codec.codebook_size:

@@ -56,15 +56,15 @@ _MEASURED = ("rms", "peak", "snr", "clipped", "rate", "channels", "dc", "flat_to
 _HEARD = ("speech", "pause")
 
 
-def shard_schema(books: int) -> pa.Schema:
+def shard_schema(codebooks: int) -> pa.Schema:
     """Schema of an encoded shard: the columns of a prepared split, and those needed for statistics and checks."""
-    return pa.schema([*schema(books), *(pa.field(name, kind) for name, kind in _BESIDES)])
+    return pa.schema([*schema(codebooks), *(pa.field(name, kind) for name, kind in _BESIDES)])
 
 
 def shard_table(items: Sequence[Item], codec: Codec) -> pa.Table:
     """Build a table of encoded and rejected items; codes are passed as one flat array, never as Python integers."""
-    columns = shard_schema(codec.books)
-    nothing = np.zeros((0, codec.books), dtype=np.int16)
+    columns = shard_schema(codec.codebooks)
+    nothing = np.zeros((0, codec.codebooks), dtype=np.int16)
     codes = [nothing if item.codes is None else item.codes for item in items]
     offsets = np.cumsum([0, *(len(one) for one in codes)]).astype(np.int32)
     flat = pa.array(np.concatenate([nothing, *codes]).reshape(-1), pa.int16())
@@ -101,7 +101,7 @@ def shard_table(items: Sequence[Item], codec: Codec) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=columns)
 
 
-def write_shards(directory: Path, tables: Iterable[pa.Table], books: int) -> int:
+def write_shards(directory: Path, tables: Iterable[pa.Table], codebooks: int) -> int:
     """Write `00000.parquet`, `00001.parquet` … of `SHARD_ROWS` rows each. Returns the number of rows.
 
     The bytes depend only on the rows. `directory` must be inside a directory that replaces the old one once it is
@@ -109,7 +109,7 @@ def write_shards(directory: Path, tables: Iterable[pa.Table], books: int) -> int
     """
     directory.mkdir()
     rows = shard = 0
-    waiting = schema(books).empty_table()
+    waiting = schema(codebooks).empty_table()
     for table in tables:
         waiting = pa.concat_tables([waiting, table])
         while waiting.num_rows >= SHARD_ROWS:

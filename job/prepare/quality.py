@@ -67,7 +67,7 @@ class Tally:
     Attributes:
         kept: number of usable rows.
         validation: (kept,) whether a row is in the validation split.
-        used: (books, codebook_size) which codes occur.
+        used: (codebooks, codebook_size) which codes occur.
         warnings: category -> number of rows and ids of the first ones.
         refused: number of rejected rows; `first_refused` has the first ones.
         mispaired: sources whose texts are shifted or shuffled against their recordings, one line each.
@@ -75,12 +75,12 @@ class Tally:
         other_voices: rows (numbers of kept rows) that sound like someone other than their speaker.
     """
 
-    def __init__(self, books: int, codebook_size: int, frame_rate: float, seed: int) -> None:
+    def __init__(self, codebooks: int, codebook_size: int, frame_rate: float, seed: int) -> None:
         self.frame_rate = frame_rate
         self.speakers, self.languages = Names(), Names()
         self.kept = 0
         self.validation: NDArray[np.bool_] = np.zeros(0, dtype=bool)
-        self.used = np.zeros((books, codebook_size), dtype=bool)
+        self.used = np.zeros((codebooks, codebook_size), dtype=bool)
         self.distinct_frames = False
         self.warnings: dict[str, tuple[int, list[str]]] = {}
         self.refused = 0

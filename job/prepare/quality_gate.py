@@ -69,6 +69,6 @@ def enforce(found: Sequence[str], gate: str) -> None:
     if gate == "off":
         return
     if gate == "fail" and found:
-        raise DataRefused("; ".join(found) + " (QUALITY_GATE=warn goes on regardless)")
+        raise DataRefused("; ".join(found) + " (QUALITY_GATE=warn continues regardless)")
     for problem in found:
         console.warn("prepare", problem)

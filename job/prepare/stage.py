@@ -98,7 +98,7 @@ def merge(work: Work) -> dict[str, Any]:
 def _gather(work: Work, admitted: Admitted) -> Tally:
     """Tally the used and the rejected rows."""
     codec = work.codec
-    tally = Tally(codec.books, codec.codebook_size, codec.frame_rate, work.settings.seed)
+    tally = Tally(codec.codebooks, codec.codebook_size, codec.frame_rate, work.settings.seed)
     tally.mispaired = admitted.problems
     for row in _refused_by_fetch(work.settings):
         tally.refuse(row)
@@ -113,7 +113,7 @@ def _hold_out(tally: Tally, work: Work) -> None:
     """Hold out some training rows for validation, unless there is a validation manifest."""
     if work.manifest.rows["validation"]:
         if not tally.validation.any():
-            console.warn(STAGE, "no usable row in the validation data; training goes on without validation")
+            console.warn(STAGE, "no usable row in the validation data; training continues without validation")
         if shared := quality.shared_digests(tally):
             console.warn(STAGE, f"{shared} validation rows are also trained on: their loss says nothing of new texts")
         return
@@ -141,8 +141,8 @@ def _fill(directory: Path, work: Work, tally: Tally) -> dict[str, Any]:
 
 def _write_splits(directory: Path, work: Work, tally: Tally) -> dict[str, Any]:
     """Write the files of each split, training copies last. Returns rows, frames and seconds of the copies."""
-    books = work.codec.books
-    columns = schema(books).names
+    codebooks = work.codec.codebooks
+    columns = schema(codebooks).names
     validation = "validation" if work.manifest.rows["validation"] else "train"
     trained = _lines(work, tally, "train", ~tally.validation)
     held = _lines(work, tally, validation, tally.validation)
@@ -155,9 +155,9 @@ def _write_splits(directory: Path, work: Work, tally: Tally) -> dict[str, Any]:
                 counts["frames"] += int(pc.sum(pc.list_value_length(table["codes"])).as_py())
                 yield table
 
-    write_shards(directory / "train", chain(work.shards.take("train", trained, columns), copies()), books)
+    write_shards(directory / "train", chain(work.shards.take("train", trained, columns), copies()), codebooks)
     if held.any():
-        write_shards(directory / "validation", work.shards.take(validation, held, columns), books)
+        write_shards(directory / "validation", work.shards.take(validation, held, columns), codebooks)
     if augment.changes(work.settings):
         console.say(STAGE, f"{counts['rows']} altered copies of training rows were added")
     return counts
@@ -186,7 +186,7 @@ def _summary(work: Work, tally: Tally, about: dict[str, Any], copies: dict[str, 
         entry["code"] = work.manifest.codes.get(name)
     return {
         "splits": splits,
-        "books": codec.books,
+        "books": codec.codebooks,
         "codebook_size": codec.codebook_size,
         "frame_rate": codec.frame_rate,
         "samples_per_frame": codec.samples_per_frame,

@@ -117,7 +117,7 @@ class Work:
         existing = loading.by_lookup_key(config.talker.get("spk_id"))
         self.plans = speakers.plan_references(self.manifest.speakers, settings, existing)
         self.device = loading.resolve_device(settings)
-        self.codec = load_codec(settings, config.books, self.device)
+        self.codec = load_codec(settings, config.codebooks, self.device)
         # Used only at the end, for voices that the base lacks; loaded here so that a missing one fails before encoding.
         new = any(plan.strategy != speakers.KEPT for plan in self.plans.values())
         self.encoder = SpeakerEncoder(self.base, self.device) if new else None
@@ -130,7 +130,7 @@ class Work:
         settings = self.settings
         codec = {
             "weights": _codec_identity(loading.speech_tokenizer_directory(settings)),
-            "books": self.codec.books,
+            "books": self.codec.codebooks,
             "device": self.device.type,
             "versions": [version(name) for name in _LIBRARIES],
         }

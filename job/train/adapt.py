@@ -51,8 +51,8 @@ def adapt(model: Any, settings: Settings, language_rows: list[int] | None = None
     talker = model.talker
     mode_of(settings).select(model, settings)
     talker.text_projection.requires_grad_(settings.train_text_projection)
-    books = model.config.talker_config.num_code_groups
-    if settings.sub_talker_loss_weight == 0 or books < 2:  # without a gradient, only weight decay would change it
+    codebooks = model.config.talker_config.num_code_groups
+    if settings.sub_talker_loss_weight == 0 or codebooks < 2:  # without a gradient, only weight decay would change it
         for name, parameter in talker.code_predictor.named_parameters():
             if "codec_embedding" not in name:  # the talker reads these too
                 parameter.requires_grad_(False)

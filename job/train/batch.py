@@ -36,7 +36,7 @@ class Batch:
         attention_mask: (B, L) 1 at positions, 0 at padding.
         position_ids: (B, L) index of the position within its sample.
         bounds: (S + 1,) int32, start of each sample and end of the last, when samples are concatenated.
-        label_positions: (M,) flat positions (b * L + p) that predict a book-0 token.
+        label_positions: (M,) flat positions (b * L + p) that predict a first-codebook token.
         labels: (M,) that token.
         frame_rows: (N,) index into `frames` of the predicted frames.
         hidden_positions: (N,) flat position whose hidden state the sub-talker continues from: the one before the

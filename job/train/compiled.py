@@ -45,7 +45,7 @@ def use(talker: Any, device: torch.device, changes: Changes) -> list[torch.nn.Mo
     try:
         check(device)
     except BadInput as error:
-        warn("train", f"training goes on uncompiled: {error}")
+        warn("train", f"training continues uncompiled: {error}")
         return []
     attention.leave_uncompiled(changes)
     layers: list[torch.nn.Module] = []
@@ -76,7 +76,7 @@ def _forward(stock: Callable[..., Any]) -> Callable[..., Any]:
                 return compiled(self, hidden_states, *others, **named)
             except TorchDynamoException as error:  # compiler gone, or out of memory while compiling
                 usable = False
-                warn("train", f"TORCH_COMPILE: layers go on uncompiled: {first_line(error)}")
+                warn("train", f"TORCH_COMPILE: layers stay uncompiled: {first_line(error)}")
         return stock(self, hidden_states, *others, **named)
 
     return forward

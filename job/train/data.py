@@ -77,7 +77,7 @@ class Rows:
         self._language_rows = [ids.language_row(name) for name in names]
         self._text = Tokens(tokenize, table["text"], layout.text_template)
         self._instruct = Tokens(tokenize, table["instruct"], layout.instruct_template)
-        self._codes = Codes(table["codes"], ids.books)
+        self._codes = Codes(table["codes"], ids.codebooks)
         self.frames = self._codes.lengths
         self._companions = Companions(self.speakers, self.frames, table["text"]) if icl_fraction else None
 

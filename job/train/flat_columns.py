@@ -41,19 +41,21 @@ class Tokens:
 class Codes:
     """Codes of many rows, read from the memory-mapped column in place. `lengths` is (rows,), in frames."""
 
-    def __init__(self, column: pa.ChunkedArray, books: int) -> None:
+    def __init__(self, column: pa.ChunkedArray, codebooks: int) -> None:
         chunks = [chunk for chunk in column.chunks if len(chunk)]
         self._offsets = [chunk.offsets.to_numpy() for chunk in chunks]
         # `values` ignores the slice's offset, and the list offsets are relative to the unsliced values.
-        self._frames = [chunk.values.values.to_numpy()[chunk.values.offset * books :] for chunk in chunks]
-        self._frames = [values[: len(values) // books * books].reshape(-1, books) for values in self._frames]
+        self._frames = [chunk.values.values.to_numpy()[chunk.values.offset * codebooks :] for chunk in chunks]
+        self._frames = [
+            values[: len(values) // codebooks * codebooks].reshape(-1, codebooks) for values in self._frames
+        ]
         self._starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
         self.lengths = np.concatenate(
             [np.zeros(0, dtype=np.int32), *(np.diff(offsets).astype(np.int32) for offsets in self._offsets)]
         )
 
     def __getitem__(self, row: int) -> NDArray[np.int16]:
-        """Codes of a row, (frames, books)."""
+        """Codes of a row, (frames, codebooks)."""
         chunk = int(np.searchsorted(self._starts, row, "right")) - 1
         first = row - int(self._starts[chunk])
         start, end = self._offsets[chunk][first : first + 2]

@@ -58,7 +58,7 @@ class SpecialIds:
     think_bos: int
     think_eos: int
     languages: dict[str, int]
-    books: int
+    codebooks: int
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SpecialIds:
@@ -76,7 +76,7 @@ class SpecialIds:
             think_bos=talker["codec_think_bos_id"],
             think_eos=talker["codec_think_eos_id"],
             languages=dict(talker.get("codec_language_id") or {}),
-            books=talker["num_code_groups"],
+            codebooks=talker["num_code_groups"],
         )
 
     def language_row(self, language: str | None) -> int | None:
@@ -86,7 +86,7 @@ class SpecialIds:
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference clip for in-context cloning: `text_ids` (R,) of `reference_template`, `frames` (S, books)."""
+    """A reference clip for in-context cloning: `text_ids` (R,) of `reference_template`, `frames` (S, codebooks)."""
 
     text_ids: Ids
     frames: NDArray[np.int16]
@@ -101,9 +101,9 @@ class Sequence:
         codec_ids: (L,) row of the talker's codec embedding, -1 where there is none.
         frame_index: (L,) index into `frames` where a frame is fed, -1 elsewhere.
         speaker_position: position of the speaker's vector, -1 without one.
-        labels: (L,) book-0 token that the position must predict, `IGNORED` elsewhere. Not to be shifted again: the
-            label of position p is what `generate` samples from the logits of position p.
-        frames: (T, books) codes, the reference's first.
+        labels: (L,) token of the first codebook that the position must predict, `IGNORED` elsewhere. Not to be shifted
+            again: the label of position p is what `generate` samples from the logits of position p.
+        frames: (T, codebooks) codes, the reference's first.
         first_target: index in `frames` of the first frame that is predicted; those before it are the prompt.
     """
 
@@ -135,7 +135,7 @@ def build(
     Args:
         ids: the model's special ids.
         text_ids: (N,) token ids of `text_template(text)`.
-        frames: (T, books) codes of the recording, T >= 1.
+        frames: (T, codebooks) codes of the recording, T >= 1.
         streaming: put the text beside the frames (`non_streaming_mode=False`) instead of before them.
         language: row of the language (`SpecialIds.language_row`), None for Auto.
         speaker: whether there is a speaker slot.
@@ -148,11 +148,11 @@ def build(
     text = text_ids[ROLE_TOKENS:-CLOSING_TOKENS]
     if len(text) == 0 or len(frames) == 0:
         raise ValueError("text and frames must not be empty")
-    if frames.shape[1] != ids.books:
-        raise ValueError(f"frames have {frames.shape[1]} books, the model {ids.books}")
+    if frames.shape[1] != ids.codebooks:
+        raise ValueError(f"frames have {frames.shape[1]} codebooks, the model {ids.codebooks}")
 
     spoken = text
-    given = np.zeros((0, ids.books), dtype=frames.dtype)
+    given = np.zeros((0, ids.codebooks), dtype=frames.dtype)
     if reference is not None:
         spoken = np.concatenate([reference.text_ids[ROLE_TOKENS:-REFERENCE_CLOSING_TOKENS], text])
         given = reference.frames

@@ -155,10 +155,10 @@ class _Run:
 
     def _check_sub_talker(self, losses: torch.Tensor) -> None:
         """Stop a run whose sub-talker learns nothing, in the first step that trains it on any frames."""
-        if self.unfrozen and self.training.books > 1 and float(losses[1]):
+        if self.unfrozen and self.training.codebooks > 1 and float(losses[1]):
             self.unfrozen = False
             gradients = sub_talker_gradients(self.training.model)
-            check_sub_talker(gradients, self.settings.sub_talker_loss_weight, self.training.books)
+            check_sub_talker(gradients, self.settings.sub_talker_loss_weight, self.training.codebooks)
 
     def _settle(self) -> None:
         """Read the last step's losses and gradient norm, which the device has computed by now.
@@ -244,7 +244,7 @@ class _Run:
         if not self.ranks.first:
             raise FollowedRank(StoppedBySignal.exit_code)
         name = self.stop.name or "a signal to another process"
-        raise StoppedBySignal(f"stopped by {name} after step {step}; the same command goes on from it")
+        raise StoppedBySignal(f"stopped by {name} after step {step}; the same command resumes from it")
 
     # ---- beginning and end -------------------------------------------------------------------------------------------
 

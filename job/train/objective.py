@@ -16,8 +16,8 @@ from torch import nn
 
 from job.train import attention
 from job.train.batch import Batch
-from job.train.books import look_up
 from job.train.chunked import summed
+from job.train.codebooks import look_up
 
 #: Predicted tokens whose logits are in memory at the same time: 4096 x 3072 in fp32 are 50 MB.
 TOKENS_AT_ONCE = 4096
@@ -55,7 +55,7 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         """Compute a batch's loss sums; the sub-talker's covers the batch's chosen frames, scaled up to all frames."""
         rows, positions = batch.frame_rows[batch.chosen], batch.hidden_positions[batch.chosen]
-        hidden, books = self._talker_states(batch, rows)
+        hidden, codebooks = self._talker_states(batch, rows)
         head = self.talker.codec_head
         labelled = hidden[batch.label_positions]
         talker = summed(
@@ -65,7 +65,7 @@ class Objective(nn.Module):
         codes = batch.frames[rows]
         sub_talker = talker.new_zeros(())
         if codes.shape[1] > 1 and len(codes):
-            inputs = self._sub_talker_inputs(hidden[positions], books)
+            inputs = self._sub_talker_inputs(hidden[positions], codebooks)
             embeddings = {id(table.weight) for table in self._tables}  # looked up above
             inner = [p for p in self.talker.code_predictor.parameters() if id(p) not in embeddings]
             at_once = FRAMES_AT_ONCE.get(inputs.device.type, FRAMES_AT_ONCE["cuda"])
@@ -83,10 +83,12 @@ class Objective(nn.Module):
         return [self.talker.model.codec_embedding, *self.talker.code_predictor.get_input_embeddings()]
 
     def _talker_states(self, batch: Batch, fed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run the talker: its final hidden states (B * L, D), and embeddings (n, books - 1, D) of the frames `fed`."""
+        """Run the talker: final hidden states (B * L, D), and embeddings (n, codebooks - 1, D) of the frames `fed`."""
         inner = self.talker.model
         text = self.talker.text_projection(inner.text_embedding(batch.text_rows))
-        frames, special, books = look_up([table.weight for table in self._tables], batch.frames, batch.codec_rows, fed)
+        frames, special, codebooks = look_up(
+            [table.weight for table in self._tables], batch.frames, batch.codec_rows, fed
+        )
         nothing = special.new_zeros(1, special.shape[1])
         codec = torch.cat([nothing, special, frames, batch.speakers.to(special.dtype)])
         # `embedding` instead of indexing: its gradient is faster and more reproducible.
@@ -97,23 +99,23 @@ class Objective(nn.Module):
             output_hidden_states=False,
             **attention.arguments(inner.config, batch),
         ).last_hidden_state
-        return states.reshape(-1, states.shape[-1]), books
+        return states.reshape(-1, states.shape[-1]), codebooks
 
-    def _sub_talker_inputs(self, hidden: torch.Tensor, books: torch.Tensor) -> torch.Tensor:
-        """Join hidden states (N, D) and embeddings (N, books - 1, D) into sequences (N, books, D)."""
-        return torch.cat([hidden.unsqueeze(1), books.to(hidden.dtype)], dim=1)
+    def _sub_talker_inputs(self, hidden: torch.Tensor, codebooks: torch.Tensor) -> torch.Tensor:
+        """Join hidden states (N, D) and embeddings (N, codebooks - 1, D) into sequences (N, codebooks, D)."""
+        return torch.cat([hidden.unsqueeze(1), codebooks.to(hidden.dtype)], dim=1)
 
     def _sub_talker_states(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Run the sub-talker: (N, books, D) -> (N, books - 1, d), from which head i predicts codebook i + 1."""
+        """Run the sub-talker: (N, codebooks, D) -> (N, codebooks - 1, d), from which head i predicts codebook i + 1."""
         predictor = self.talker.code_predictor
         states = predictor.model(inputs_embeds=predictor.small_to_mtp_projection(inputs), use_cache=False)
         return cast(torch.Tensor, states.last_hidden_state[:, 1:])
 
     def _sub_talker_loss(self, inputs: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        """Sum the loss over frames and codebooks: `inputs` (n, books, D), `codes` (n, books)."""
+        """Sum the loss over frames and codebooks: `inputs` (n, codebooks, D), `codes` (n, codebooks)."""
         states = self._sub_talker_states(inputs)
         parts = zip(self.talker.code_predictor.lm_head, states.unbind(1), codes.unbind(1)[1:], strict=True)
-        return torch.stack([_cross_entropy(head(of_book), labels) for head, of_book, labels in parts]).sum()
+        return torch.stack([_cross_entropy(head(of_codebook), labels) for head, of_codebook, labels in parts]).sum()
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

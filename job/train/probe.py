@@ -44,7 +44,7 @@ class Sentence:
         language: a name or `auto`, as in the prepared row.
         instruct: style instruction, if the row has one.
         streaming: text layout.
-        codes: (frames, books) codes of the recording.
+        codes: (frames, codebooks) codes of the recording.
     """
 
     text: str
@@ -109,7 +109,7 @@ class Probe:
         if count and not chosen:
             note = f"no sentence is said at evaluations: all rows take more than {MOST_FRAMES // count} frames"
         elif chosen and sentences[0].codes.shape[1] < 2:
-            # Stock `generate` asks the sub-talker for `books - 1` codes, and cannot be asked for none.
+            # Stock `generate` asks the sub-talker for `codebooks - 1` codes, and cannot be asked for none.
             sentences, note = [], "no sentence is said at evaluations: stock `generate` does not say frames of one book"
         if note:
             say("train", note)

@@ -122,9 +122,9 @@ def problems(said: Codes, stopped: bool, recorded: Codes) -> tuple[str, ...]:
     silence. Anything the recording itself does (a long pause, a laugh) is not a fault.
 
     Args:
-        said: (frames, books) generated codes, without the end token.
+        said: (frames, codebooks) generated codes, without the end token.
         stopped: whether the talker chose its end token within the limit.
-        recorded: (frames, books) codes of the recording.
+        recorded: (frames, codebooks) codes of the recording.
     """
     found = []
     if not stopped:
@@ -138,7 +138,7 @@ def problems(said: Codes, stopped: bool, recorded: Codes) -> tuple[str, ...]:
     return tuple(found)
 
 
-def repetition(book: NDArray[np.integer[Any]]) -> tuple[int, int]:
+def repetition(codebook: NDArray[np.integer[Any]]) -> tuple[int, int]:
     """Find the longest stretch that repeats itself.
 
     A stretch repeats with a period if `SAME_OF_TEN` of ten of its codes equal those one period earlier. Its length is
@@ -146,17 +146,17 @@ def repetition(book: NDArray[np.integer[Any]]) -> tuple[int, int]:
     frames.
 
     Args:
-        book: (frames,) codes of one codebook.
+        codebook: (frames,) codes of one codebook.
 
     Returns:
         Its frames and its period (1: a single code), (0, 0) if there is none.
     """
     best, best_period = 0, 0
-    for period in range(1, len(book) // LEAST_CYCLES + 1):
+    for period in range(1, len(codebook) // LEAST_CYCLES + 1):
         # SAME_OF_TEN of ten codes in a window match if and only if 10 * same - SAME_OF_TEN sums to >= 0 over it, i.e.
         # the prefix sum at its end is no smaller than at its start. For each end, the earliest such start (the longest
         # window) is where the running minimum of the prefix sums first drops to the end's value.
-        same = (book[period:] == book[:-period]).astype(np.int64)
+        same = (codebook[period:] == codebook[:-period]).astype(np.int64)
         counts = np.concatenate([[0], np.cumsum(same)])
         sums = 10 * counts - SAME_OF_TEN * np.arange(len(counts))
         starts = np.searchsorted(-np.minimum.accumulate(sums), -sums, side="left")

@@ -82,7 +82,7 @@ def save(output: Path, taken: Snapshot, keep: int) -> None:
         warn(
             "train",
             f"checkpoint-{step} is not written, OUTPUT_DIR={output} is full: make room; until the next one is, a "
-            f"restart goes on from {kept}",
+            f"restart resumes from {kept}",
         )
         return
     # Later ones are damaged, or from before the run went back to an earlier step: do not count them, or they would push

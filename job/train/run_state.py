@@ -162,7 +162,7 @@ class RunState:
             here = path.parent.resolve() == output.resolve()
             for log in self._logs:  # another run's logs are in that run's directory
                 resume.truncate_log(log, state["logs"][log.name] if here else 0)
-        say("train", f"going on from {path.name}")
+        say("train", f"resuming from {path.name}")
         return done
 
     @property

@@ -77,7 +77,7 @@ class Training:
         train_rows, eval_rows: the splits; `eval_rows` may be empty.
         exporter: writes checkpoints for stock `qwen_tts`.
         probe: says a few sentences at every evaluation.
-        books: number of codebooks.
+        codebooks: number of codebooks.
         key: hash of everything the result depends on; a checkpoint with another key is not resumed.
     """
 
@@ -89,7 +89,7 @@ class Training:
     exporter: Exporter
     probe: Probe
     key: str
-    books: int
+    codebooks: int
 
     @property
     def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
@@ -168,7 +168,7 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
             seed=settings.seed,
         ),
         key=_key(settings, base),
-        books=ids.books,
+        codebooks=ids.codebooks,
     )
 
 
@@ -223,7 +223,7 @@ def lower_weights(model: Any, everything: bool = False) -> None:
 
 def _key(settings: Settings, base: Path) -> str:
     groups = (variables.ModelVariables, variables.VoiceVariables, variables.TrainingVariables)
-    # Contents only, no places and no times of day: a run may go on in another directory, or on another machine.
+    # Contents only, no places and no times of day: a run may resume in another directory, or on another machine.
     fields = {name.upper() for group in groups for name in group.model_fields} - {"WORK_DIR", "OUTPUT_DIR"}
     values = {name: value for name, value in settings.fingerprint_values().items() if name in fields}
     if settings.resume == "never":  # ignoring old checkpoints does not make it a different run

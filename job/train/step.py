@@ -50,7 +50,7 @@ class Stepper:
         self._accelerator = accelerator
         self._objective = objective
         self._rows = training.train_rows
-        self._books = training.books
+        self._codebooks = training.codebooks
         self._all = [parameter for _, parameter in training.parameters]
         self._spread = spread
         self._stop = stop
@@ -97,7 +97,7 @@ class Stepper:
         step, parts = planned.step, planned.parts
         frames = self._frames(parts)
         talker_terms = frames + sum(len(rows) for rows in parts)  # first code of every frame, and every end
-        sub_terms = max(1, frames * (self._books - 1))
+        sub_terms = max(1, frames * (self._codebooks - 1))
         weight, scale = self._settings.sub_talker_loss_weight, self._spread.loss_scale
         device = self._accelerator.device
         sums = torch.zeros(2, dtype=torch.float64, device=device)

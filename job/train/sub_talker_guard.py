@@ -21,7 +21,7 @@ def sub_talker_gradients(model: Any) -> dict[str, float]:
     }
 
 
-def check_sub_talker(gradients: Mapping[str, float], weight: float, books: int) -> None:
+def check_sub_talker(gradients: Mapping[str, float], weight: float, codebooks: int) -> None:
     """Stop if the sub-talker learns nothing. Call in the first step, and after other parameters are unfrozen.
 
     A model in which only the talker learns says the right words as noise, and its total loss falls all the same.
@@ -30,12 +30,12 @@ def check_sub_talker(gradients: Mapping[str, float], weight: float, books: int) 
         gradients: from `sub_talker_gradients`; empty when the sub-talker is frozen, which is fine. Single zeros are
             fine too (an adapter's A before the first step), but not those of a whole head.
         weight: SUB_TALKER_LOSS_WEIGHT; nothing is checked at 0.
-        books: number of codebooks of the model; nothing is checked with one.
+        codebooks: number of codebooks of the model; nothing is checked with one.
 
     Raises:
         TrainingStopped: no parameter, or no parameter of a trained head, has a gradient.
     """
-    if not gradients or weight == 0 or books < 2:
+    if not gradients or weight == 0 or codebooks < 2:
         return
     advice = "set SUB_TALKER_LOSS_WEIGHT=0 if that is meant; otherwise this is a fault of the training code, report it"
     if not any(gradients.values()):

@@ -125,17 +125,17 @@ def test_special_ids_agree_between_tokenizer_and_configuration(model: Any) -> No
     assert len(tokenizer) <= config.talker_config.text_vocab_size
 
 
-def test_codes_follow_the_sound_in_every_book(codes: list[torch.Tensor]) -> None:
+def test_codes_follow_the_sound_in_every_codebook(codes: list[torch.Tensor]) -> None:
     import torch
 
     frames = torch.cat(codes)
     assert frames.shape[1] == 16
     assert frames.min() >= 0 and frames.max() < 2048
     assert len(torch.unique(frames, dim=0)) > 0.9 * len(frames)
-    for book in range(16):
-        counts = frames[:, book].bincount(minlength=2048)
-        assert (counts > 0).sum() > 100, f"book {book}"
-        assert counts.max() < 0.2 * len(frames), f"book {book}"
+    for codebook in range(16):
+        counts = frames[:, codebook].bincount(minlength=2048)
+        assert (counts > 0).sum() > 100, f"book {codebook}"
+        assert counts.max() < 0.2 * len(frames), f"book {codebook}"
     for index, one in enumerate(codes):
         for other in codes[index + 1 :]:
             shared = min(len(one), len(other))
@@ -159,10 +159,10 @@ def test_decoding_gives_whole_frames_that_are_audible_and_follow_the_codes(model
     import torch
 
     random = np.random.default_rng(5)
-    books = [torch.from_numpy(random.integers(0, 2048, (frames, 16))) for frames in (1, 40, 40, 320)]
-    decoded, rate = model.model.speech_tokenizer.decode({"audio_codes": books})
+    codebooks = [torch.from_numpy(random.integers(0, 2048, (frames, 16))) for frames in (1, 40, 40, 320)]
+    decoded, rate = model.model.speech_tokenizer.decode({"audio_codes": codebooks})
     assert rate == RATE
-    for wave, frames in zip(decoded, books, strict=True):
+    for wave, frames in zip(decoded, codebooks, strict=True):
         assert len(wave) == len(frames) * FRAME
     for wave in decoded[1:]:
         assert 0.03 < np.sqrt(np.square(wave).mean()) < 0.3
@@ -216,7 +216,7 @@ def test_other_sizes_and_ids_load_encode_and_speak(tmp_path: Path, waves: list[n
             head_dim=12,
             sub_talker_hidden_size=32,
             sub_talker_layers=1,
-            books=5,
+            codebooks=5,
             codebook_size=512,
             codec_ids=ids,
             languages={"norwegian": 700, "english": 701},

@@ -19,7 +19,7 @@ from job.dataset.prepared import schema
 
 SPEAKERS = {"my_voice": 3000, "other": 3001}
 SENTENCES = ("Hello there.", "A longer sentence is this.", "Nine.")
-BOOKS = 16
+CODEBOOKS = 16
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -98,8 +98,8 @@ def talking(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 def write_prepared(paths: Paths, rows: list[dict[str, Any]], split: str = "train", **summary: Any) -> None:
     """A prepared split as the prepare stage writes it."""
-    blank = {"instruct": None, "seconds": 1.0, "codes": np.zeros((4, BOOKS), dtype=np.int16).tolist()}
+    blank = {"instruct": None, "seconds": 1.0, "codes": np.zeros((4, CODEBOOKS), dtype=np.int16).tolist()}
     full = [{"id": f"{split}-{n}", "language": "auto", **blank, **row} for n, row in enumerate(rows)]
     (paths.prepared / split).mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(full, schema=schema(BOOKS)), paths.prepared / split / "00000.parquet")
-    files.write_json(paths.prepared / "summary.json", {"books": BOOKS, "frames_per_character": 1.5, **summary})
+    pq.write_table(pa.Table.from_pylist(full, schema=schema(CODEBOOKS)), paths.prepared / split / "00000.parquet")
+    files.write_json(paths.prepared / "summary.json", {"books": CODEBOOKS, "frames_per_character": 1.5, **summary})

@@ -42,11 +42,11 @@ def demo(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 @pytest.fixture(scope="module")
 def other_shape(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    """A sub-talker of another width (as in the 1.7B model), three layers, four books, every head its own keys."""
+    """A sub-talker of another width (as in the 1.7B model), three layers, four codebooks, every head its own keys."""
     base = build(
         tmp_path_factory.mktemp("other") / "base",
         hidden_size=48, text_hidden_size=40, layers=3, heads=2, key_value_heads=2, head_dim=12,
-        sub_talker_hidden_size=32, sub_talker_layers=1, books=4,
+        sub_talker_hidden_size=32, sub_talker_layers=1, codebooks=4,
     )  # fmt: skip
     return pair(custom_voice(base, base.parent / "best", end_scale=-4))
 
@@ -84,7 +84,7 @@ def test_greedy_codes_and_ends_are_those_of_stock_generate(
     models = request.getfixturevalue(shape)
     said = assert_same(models, non_streaming_mode=non_streaming_mode, max_new_tokens=45, **GREEDY)
     assert len({len(one.codes) for one in said}) > 1, "nothing ended at another time than the rest"
-    assert all(one.codes.shape[1] == models[2].books for one in said)
+    assert all(one.codes.shape[1] == models[2].codebooks for one in said)
 
 
 def drawn_by_sums(probabilities: torch.Tensor, num_samples: int) -> torch.Tensor:

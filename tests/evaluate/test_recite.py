@@ -30,16 +30,16 @@ def test_what_a_checkpoint_says_alone_it_recites_in_a_batch(talking: Talking):
 
 def test_wrong_codes_and_wrong_lengths_cost_their_share(talking: Talking):
     directory, rows = talking
-    books = len(rows[0]["codes"][0])
+    codebooks = len(rows[0]["codes"][0])
     one_off = [list(frame) for frame in rows[0]["codes"]]
-    one_off[1][books - 1] ^= 1
+    one_off[1][codebooks - 1] ^= 1
     shorter = rows[1]["codes"][:-1]
-    longer = [*rows[2]["codes"], [0] * books]
+    longer = [*rows[2]["codes"], [0] * codebooks]
     changed = [{**row, "codes": codes} for row, codes in zip(rows, (one_off, shorter, longer), strict=True)]
     first, second, third = recite(directory, changed, device=cpu())
     assert (first.compared - first.matched, first.right_stop) == (1, True)
-    assert (second.compared - second.matched, second.right_stop) == (books, False)
-    assert (third.compared - third.matched, third.right_stop) == (books, False)
+    assert (second.compared - second.matched, second.right_stop) == (codebooks, False)
+    assert (third.compared - third.matched, third.right_stop) == (codebooks, False)
     assert second.stopped_by_eos and third.stopped_by_eos
 
 

@@ -199,7 +199,7 @@ def test_the_page_is_written_anew_at_each_validation(tmp_path: Path, monkeypatch
         while not settings.paths.report.exists():
             time.sleep(0.01)
     page = Page(settings.paths.report.read_text(encoding="utf-8"))
-    assert "Training is going on" in page.text and "0.125" in page.text
+    assert "Training is in progress" in page.text and "0.125" in page.text
     assert page.all("audio") == []
 
 

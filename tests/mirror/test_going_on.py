@@ -255,7 +255,7 @@ def test_a_mirror_that_does_not_answer_is_no_empty_one(tmp_path: Path, monkeypat
     with pytest.raises(Unreachable, match="Input/output error; try again later") as refusal:
         go_on(machine(tmp_path, "new"))
     assert refusal.value.exit_code == 1
-    assert go_on(old) == [f"checkpoint-{FIRST}"], "here there is something to go on from"
+    assert go_on(old) == [f"checkpoint-{FIRST}"], "here there is something to resume from"
 
 
 def test_after_a_signal_the_end_waits_only_as_long_as_it_may(

@@ -24,7 +24,7 @@ LENGTHS = [0.8, 0.05, 2.31, 0.333, 1.07, 0.61, 3.9, 0.45, 1.93]
 
 @pytest.fixture(scope="session")
 def codec(tiny_base: Path) -> Codec:
-    return Codec(loading.load_speech_tokenizer(tiny_base / "speech_tokenizer", torch.device("cpu")), books=16)
+    return Codec(loading.load_speech_tokenizer(tiny_base / "speech_tokenizer", torch.device("cpu")), codebooks=16)
 
 
 @pytest.fixture(scope="session")
@@ -88,13 +88,13 @@ def test_clips_are_encoded_side_by_side_in_their_order(
 
 
 def test_only_the_codebooks_that_the_base_model_speaks_are_kept(codec: Codec, waves: list[np.ndarray]) -> None:
-    fewer = Codec(codec.tokenizer, books=4)
+    fewer = Codec(codec.tokenizer, codebooks=4)
     np.testing.assert_array_equal(fewer.encode(waves[:1])[0], codec.encode(waves[:1])[0][:, :4])
 
 
 def test_a_tokenizer_with_too_few_codebooks_is_refused(codec: Codec) -> None:
     with pytest.raises(BadInput, match="TOKENIZER_PATH: the tokenizer has 16 codebooks, the base model needs 17"):
-        Codec(codec.tokenizer, books=17)
+        Codec(codec.tokenizer, codebooks=17)
 
 
 def test_sizes_come_from_the_tokenizer(codec: Codec) -> None:

@@ -133,16 +133,16 @@ def test_many_new_processes_on_a_busy_machine_all_give_the_stock_codes(tiny_base
 class Faulty(Codec):
     """The real codec; in the calls that `wrong` picks, the entries of one codebook are spoiled."""
 
-    def __init__(self, base: Any, books: int, wrong: Callable[[int], bool], book: int = 3) -> None:
-        super().__init__(base, books)
-        self.wrong, self.book = wrong, book
+    def __init__(self, base: Any, codebooks: int, wrong: Callable[[int], bool], codebook: int = 3) -> None:
+        super().__init__(base, codebooks)
+        self.wrong, self.codebook = wrong, codebook
         self.calls = 0
 
     def _encode(self, padded: list[np.ndarray]) -> list[np.ndarray]:
         self.calls += 1
         if not self.wrong(self.calls):
             return super()._encode(padded)
-        codebook = codebooks(self)[self.book]
+        codebook = codebooks(self)[self.codebook]
         whole = codebook._embed
         codebook._embed = whole.roll(1 + self.calls % 15, 1)
         try:
@@ -155,11 +155,11 @@ class Faulty(Codec):
 def break_codec(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Faulty]]:
     """Let the codecs that prepare loads from now on be wrong in some calls; returns those that were loaded."""
 
-    def apply(wrong: Callable[[int], bool], book: int = 3) -> list[Faulty]:
+    def apply(wrong: Callable[[int], bool], codebook: int = 3) -> list[Faulty]:
         loaded: list[Faulty] = []
 
-        def loads(settings: Settings, books: int, device: torch.device) -> Codec:
-            loaded.append(Faulty(load_codec(settings, books, device).tokenizer, books, wrong, book))
+        def loads(settings: Settings, codebooks: int, device: torch.device) -> Codec:
+            loaded.append(Faulty(load_codec(settings, codebooks, device).tokenizer, codebooks, wrong, codebook))
             return loaded[-1]
 
         monkeypatch.setattr(work, "load_codec", loads)
@@ -201,7 +201,7 @@ LOOSE = {"quality_gate": "warn", "prepare_batch_size": 2}
 
 
 def test_a_spoiled_codebook_makes_all_later_books_of_all_frames_wrong(tiny_base: Path) -> None:
-    """The fault that these tests make is one that matters: three books of sixteen are right."""
+    """The fault that these tests make is one that matters: three codebooks of sixteen are right."""
     faulty = Faulty(tokenizer(tiny_base), 16, lambda call: call == 1)
     clip = voice(1.3, seed=3)
     first, second = faulty.encode([clip])[0], faulty.encode([clip])[0]
@@ -211,20 +211,20 @@ def test_a_spoiled_codebook_makes_all_later_books_of_all_frames_wrong(tiny_base:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("book", [0, 3, 15])
+@pytest.mark.parametrize("codebook", [0, 3, 15])
 def test_a_first_call_that_goes_wrong_is_noticed_and_mended(
     make: Make,
     recordings: list[dict[str, Any]],
     break_codec: Callable[..., list[Faulty]],
     way: str,
-    book: int,
+    codebook: int,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """One line names the row; the dataset is, byte for byte, that of a run that nothing happened to."""
     calm, hit = make(recordings, work="calm", **LOOSE), make(recordings, work="hit", **LOOSE)
     counts = prepare.run(calm)
     capsys.readouterr()
-    break_codec(lambda call: call == 1, book)
+    break_codec(lambda call: call == 1, codebook)
     assert prepare.run(hit) == counts
     said = [line for line in capsys.readouterr().err.splitlines() if "got other codes" in line]
     assert len(said) == 1
@@ -281,7 +281,7 @@ def test_each_of_several_processes_and_each_shard_is_checked(
     way: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Shards of three lines, a run goes on after a kill, copies too: where a process begins, a fault is noticed."""
+    """Shards of three lines, a run resumes after a kill, copies too: where a process begins, a fault is noticed."""
     monkeypatch.setattr(shards, "LINES", 3)
     values = {**LOOSE, "augment_volume": True}
     calm, hit = make(recordings, work="calm", **values), make(recordings, work="hit", **values)

@@ -65,7 +65,7 @@ def test_num_workers_is_obeyed_also_when_it_is_0(device: torch.device) -> None:
 
 @pytest.fixture(scope="module")
 def codec(tiny_base: Path) -> Codec:
-    return Codec(loading.load_speech_tokenizer(tiny_base / "speech_tokenizer", CPU), books=16)
+    return Codec(loading.load_speech_tokenizer(tiny_base / "speech_tokenizer", CPU), codebooks=16)
 
 
 def rows_of(clips: list[dict[str, Any]], directory: Path) -> list[Row]:

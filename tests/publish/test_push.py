@@ -361,7 +361,7 @@ def test_a_card_from_before_the_base_had_a_name_is_not_published(hub: Hub, work:
 
 @pytest.mark.slow
 def test_the_hub_is_asked_about_the_card(hub: Hub, work: Path) -> None:
-    """Its refusal is ours, in its words; when it cannot be asked, the stage goes on with a warning."""
+    """Its refusal is ours, in its words; when it cannot be asked, the stage continues with a warning."""
     refusal = json.dumps({"errors": [{"message": '"language" is odd'}], "warnings": []})
     hub.answer("POST", "/api/validate-yaml", status=400, body=refusal)
     assert 'the Hub rejects the model card: "language" is odd' in do(hub, work, "validate").refused(2)

@@ -86,7 +86,7 @@ def sequences(config: Any, frames: list[int], seed: int = 0) -> list[layout.Sequ
         layout.build(
             ids,
             random.integers(0, texts, count // 3 + 9),
-            random.integers(0, 2048, (count, ids.books)).astype(np.int16),
+            random.integers(0, 2048, (count, ids.codebooks)).astype(np.int16),
             streaming=False,
         )
         for count in frames

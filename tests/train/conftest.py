@@ -21,7 +21,7 @@ def stock_talker(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Talker and sub-talker of other widths than the built-in ones, norms' weights not all one."""
     base = build(
         tmp_path_factory.mktemp("base"), hidden_size=48, heads=4, key_value_heads=2, head_dim=12,
-        sub_talker_hidden_size=32, sub_talker_layers=1, books=4,
+        sub_talker_hidden_size=32, sub_talker_layers=1, codebooks=4,
     )  # fmt: skip
     talker = load_model(base, torch.device("cpu"), torch.float32).model.talker
     made = torch.Generator().manual_seed(0)

@@ -29,7 +29,7 @@ class _Force(LogitsProcessor):
 
 @contextmanager
 def forced(model, frames, talker_logits, sub_talker_logits):
-    """While open, `model.generate` says `frames` (T, books) and then stops; logits are appended to the lists."""
+    """While open, `model.generate` says `frames` (T, codebooks) and then stops; logits are appended to the lists."""
     talker, predictor = model.talker, model.talker.code_predictor
     talker_generate, predictor_generate = talker.generate, predictor.generate
     said = {"frames": 0}
@@ -60,7 +60,7 @@ def log_probabilities(model, frames, **arguments):
     """Log-probabilities of the forced codes under stock `generate(**arguments)`.
 
     Returns:
-        talker (T + 1,) for the book-0 codes and the stop, sub-talker (T, books - 1).
+        talker (T + 1,) for the first-codebook codes and the stop, sub-talker (T, codebooks - 1).
     """
     frames = torch.as_tensor(frames, dtype=torch.long)
     talker: list[torch.Tensor] = []

@@ -115,13 +115,13 @@ def logits(model, seed=0):
     """The training objective's own logits, talker and sub-talker, on a made-up sample."""
     random = np.random.default_rng(seed)
     ids = SpecialIds.from_config(model.config.to_dict())
-    frames = random.integers(0, 2048, (6, ids.books)).astype(np.int16)
+    frames = random.integers(0, 2048, (6, ids.codebooks)).astype(np.int16)
     vector = random.normal(0, 0.1, model.config.talker_config.hidden_size).astype(np.float32)
     batch = collate([build(ids, np.arange(20, 34), frames, streaming=False)], [vector])
     objective = objective_of(model)
     with torch.no_grad():
-        talker, hidden, books = talker_pass(objective, batch)
-        heads = sub_talker_pass(objective, hidden[batch.hidden_positions], books[batch.frame_rows])
+        talker, hidden, codebooks = talker_pass(objective, batch)
+        heads = sub_talker_pass(objective, hidden[batch.hidden_positions], codebooks[batch.frame_rows])
         losses = objective(batch)
     return talker, torch.stack(list(heads)), torch.stack([losses.talker, losses.sub_talker])
 

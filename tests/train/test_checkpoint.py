@@ -316,7 +316,7 @@ def test_a_checkpoint_by_its_path(adapted, tiny_base, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("start", ["best/adapter", "checkpoint-1"])
 def test_what_began_with_a_path_goes_on_after_a_stop(adapted, tiny_base, tmp_path, monkeypatch, capsys, start):
-    """RESUME=<path>, stopped: the same command goes on from what it wrote since, and ends as an undisturbed run."""
+    """RESUME=<path>, stopped: the same command resumes from what it wrote since, and ends as an undisturbed run."""
     values = {"INIT_MODEL_PATH": str(tiny_base), "RESUME": str(adapted.paths.output / start), "MAX_STEPS": "5"}
     undisturbed = train(tmp_path / "undisturbed", **values)
     take = Stepper.take
@@ -331,7 +331,7 @@ def test_what_began_with_a_path_goes_on_after_a_stop(adapted, tiny_base, tmp_pat
         train(tmp_path / "stopped", **values)
     capsys.readouterr()
     again = train(tmp_path / "stopped", **values)
-    assert "going on from checkpoint-4" in capsys.readouterr().out
+    assert "resuming from checkpoint-4" in capsys.readouterr().out
     ours, theirs = (load_file(run.paths.last / "model.safetensors") for run in (again, undisturbed))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 

@@ -151,7 +151,7 @@ def test_a_run_that_goes_on_ends_as_one_that_was_not_stopped(tmp_path):
             for name in ("best", "last", "checkpoint-4"):
                 shutil.rmtree(output / name)
             (tmp_path / "state" / "train.json").unlink()
-    assert "going on from checkpoint-2" in ends[1][1]
+    assert "resuming from checkpoint-2" in ends[1][1]
     assert ends[0][0][1] == ends[1][0][1]
     assert ends[0][0][0] == ends[1][0][0]
     log = [json.loads(line) for line in (tmp_path / "output" / "training_log.jsonl").read_text().splitlines()]
@@ -199,7 +199,7 @@ def test_doctor_refuses_to_compile_without_a_compiler(no_compiler, tmp_path, cap
     assert "Traceback" not in result.err
 
 
-def test_doctor_refuses_to_compile_what_is_cut_up(tmp_path, capsys):
+def test_doctor_refuses_to_compile_a_sharded_model(tmp_path, capsys):
     values = {"PRESET": "demo", "TORCH_COMPILE": "true", "DISTRIBUTED": "fsdp", "TRAIN_MODE": "full", "DEVICE": "cpu"}
     result = run_job(capsys, ["doctor"], {**values, "WORK_DIR": tmp_path})
     assert result.code == 2

@@ -43,8 +43,8 @@ def tokenized(tts, string):
 
 
 def random_frames(tts, count, seed):
-    books = tts.model.config.talker_config.num_code_groups
-    return np.random.default_rng(seed).integers(0, 2048, (count, books)).astype(np.int16)
+    codebooks = tts.model.config.talker_config.num_code_groups
+    return np.random.default_rng(seed).integers(0, 2048, (count, codebooks)).astype(np.int16)
 
 
 def one_case(tts, number, *, streaming, language, speaker, instruct, icl):
@@ -87,8 +87,8 @@ def ours(tts, sequences, vectors):
     objective = objective_of(tts.model)
     batch = collate(sequences, vectors)
     with torch.no_grad():
-        logits, hidden, books = talker_pass(objective, batch)
-        heads = sub_talker_pass(objective, hidden[batch.hidden_positions], books[batch.frame_rows])
+        logits, hidden, codebooks = talker_pass(objective, batch)
+        heads = sub_talker_pass(objective, hidden[batch.hidden_positions], codebooks[batch.frame_rows])
         losses = objective(batch)
     talker = logits.log_softmax(-1).gather(1, batch.labels[:, None])[:, 0]
     codes = batch.frames[batch.frame_rows]
@@ -172,8 +172,8 @@ def test_the_comparison_catches_a_leaked_hidden_state(tts):
     differences = []
     for late in (0, 1):
         with torch.no_grad():
-            _, hidden, books = talker_pass(objective, batch)
-            heads = sub_talker_pass(objective, hidden[batch.hidden_positions + late], books[batch.frame_rows])
+            _, hidden, codebooks = talker_pass(objective, batch)
+            heads = sub_talker_pass(objective, hidden[batch.hidden_positions + late], codebooks[batch.frame_rows])
         sub = torch.stack(heads, 1).log_softmax(-1).gather(2, codes[:, 1:, None])[:, :, 0]
         differences.append((sub - expected).abs().max().item())
     assert differences[0] < TOLERANCE
@@ -181,7 +181,7 @@ def test_the_comparison_catches_a_leaked_hidden_state(tts):
 
 
 def test_the_comparison_catches_shifted_sub_talker_labels(tts):
-    """Misalignment 3: the library's own sub-talker loss trains head i on book i + 2 and must not agree with ours."""
+    """Misalignment 3: the library's own sub-talker loss trains head i on codebook i + 2 and must not agree."""
     batch, _, expected = _aligned(tts)
     objective = objective_of(tts.model)
     codes = batch.frames[batch.frame_rows]
@@ -209,9 +209,9 @@ def test_vendor_structure_disagrees_with_generation(tts):
         labels = flat.reshape(batch.attention_mask.shape)
         text = tts.model.talker.text_projection(inner.text_embedding(batch.text_rows))
         tables = [inner.codec_embedding, *tts.model.talker.code_predictor.get_input_embeddings()]
-        books = torch.stack([t(batch.frames[:, b]) for b, t in enumerate(tables)], dim=1).sum(1)
+        codebooks = torch.stack([t(batch.frames[:, b]) for b, t in enumerate(tables)], dim=1).sum(1)
         special = inner.codec_embedding(batch.codec_rows)
-        table = torch.cat([torch.zeros(1, special.shape[1]), special, books, batch.speakers])
+        table = torch.cat([torch.zeros(1, special.shape[1]), special, codebooks, batch.speakers])
         inputs = F.pad(text[batch.text_index] + table[batch.codec_index], (0, 0, 0, 1))
         mask, labels = (
             F.pad(batch.attention_mask, (0, 1)),

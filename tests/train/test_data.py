@@ -97,8 +97,8 @@ SCHEMA = pa.schema([*KINDS, pa.field("codes", pa.list_(pa.list_(pa.int16(), 4)))
 
 
 def rows_of(table, **values):
-    """`Rows` with a tokenizer of one id a letter and books of four."""
-    ids = SpecialIds(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, languages={"english": 2050}, books=4)
+    """`Rows` with a tokenizer of one id a letter and codebooks of four."""
+    ids = SpecialIds(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, languages={"english": 2050}, codebooks=4)
     vectors = {name: np.full(8, n, dtype=np.float32) for n, name in enumerate(("one", "two"))}
     tokenize = lambda texts: [[100 + ord(c) % 50 for c in text] for text in texts]  # noqa: E731
     return Rows(table, ids, tokenize, vectors, **{"text_layout": "mixed", **values})

@@ -76,7 +76,7 @@ def losses(output):
 
 @pytest.mark.slow
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(trained, work, disk, capsys):
-    """There is room for three checkpoints to go on from: the others are left out with a word, and training ends."""
+    """There is room for three checkpoints to resume from: the others are left out with a word, and training ends."""
     undisturbed = trained[1]
     checkpoint, best = (size_of(undisturbed / name) for name in ("checkpoint-2", "best"))
     assert checkpoint > 2.1 * best + (1 << 20), "or the disk is not full when it should be"
@@ -84,7 +84,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(trained, work, disk, cap
     result = run_job(capsys, ["train"], {**RUN, "WORK_DIR": work, "OUTPUT_DIR": output})
     assert result.code == 0, result.err
     assert f"checkpoint-8 is not written, OUTPUT_DIR={output} is full: make room" in result.err
-    assert "a restart goes on from checkpoint-6" in result.err
+    assert "a restart resumes from checkpoint-6" in result.err
     assert losses(output) == losses(undisturbed)
     for name in ("best", "last"):
         file = f"{name}/model.safetensors"
@@ -93,7 +93,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(trained, work, disk, cap
 
 @pytest.mark.slow
 def test_a_disk_too_full_for_the_result_ends_with_one_line_and_goes_on_later(trained, work, disk, capsys):
-    """Exit 2 with what to do; with more room the same command goes on from its last checkpoint, to the same end."""
+    """Exit 2 with what to do; with more room the same command resumes from its last checkpoint, to the same end."""
     undisturbed = trained[1]
     checkpoint, best = (size_of(undisturbed / name) for name in ("checkpoint-2", "best"))
     output = disk(2 * checkpoint + best // 2)
@@ -105,7 +105,7 @@ def test_a_disk_too_full_for_the_result_ends_with_one_line_and_goes_on_later(tra
     disk(10 * checkpoint)
     result = run_job(capsys, ["train"], variables)
     assert result.code == 0, result.err
-    assert "going on from checkpoint-8" in result.out
+    assert "resuming from checkpoint-8" in result.out
     assert losses(output) == losses(undisturbed)
     assert (output / "best/model.safetensors").read_bytes() == (undisturbed / "best/model.safetensors").read_bytes()
 

@@ -88,7 +88,7 @@ def rows_of() -> Any:
 def take(ranks: Ranks) -> dict[str, Any]:
     """step -> (gradients by name, losses, messages on their way in the middle of the backward pass, pieces)."""
     model = Tiny()
-    training: Any = SimpleNamespace(train_rows=rows_of(), books=2, parameters=list(model.named_parameters()))
+    training: Any = SimpleNamespace(train_rows=rows_of(), codebooks=2, parameters=list(model.named_parameters()))
     accelerator = SimpleNamespace(device=torch.device("cpu"), autocast=nullcontext, backward=torch.Tensor.backward)
     settings = variables.load({"TRAIN_JSONL": "x.jsonl", "TRACKERS": "", "DEVICE": "cpu"})
     stepper = Stepper(settings, accelerator, model, training, spread.Spread(ranks), StopRequest())

@@ -301,8 +301,8 @@ def test_mixed_layouts_and_languages_take_turns(prepared):
 
 
 def test_one_book_and_no_sub_talker(tiny_base):
-    """A configuration with a single book a frame (as at 25 Hz): the talker's loss is trained and there is no sub-talker
-    term."""
+    """A configuration with a single codebook a frame (as at 25 Hz): the talker's loss is trained and there is no
+    sub-talker term."""
     from qwen_tts.core.models.configuration_qwen3_tts import Qwen3TTSConfig
     from qwen_tts.core.models.modeling_qwen3_tts import Qwen3TTSForConditionalGeneration
 

@@ -98,7 +98,7 @@ def test_comparing_attention_is_no_part_of_a_checkpointed_layer(monkeypatch):
 
 
 def test_memory_that_runs_out_while_attention_is_compared_says_nothing_about_it(monkeypatch):
-    """The step is cut up and begun again; the fused kernel must not be given up for the whole run."""
+    """The step is begun again in pieces; the fused kernel must not be given up for the whole run."""
 
     def full(*others):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -156,14 +156,14 @@ def test_merging_adapters_takes_what_plan_says(tiny_base):
     assert not any("lora" in name or "base_layer" in name for name in names)
 
 
-def test_out_of_memory_in_a_cut_up_model_is_not_put_to_the_vote():
+def test_out_of_memory_in_a_sharded_model_is_not_put_to_the_vote():
     """DISTRIBUTED=fsdp: the others are in the middle of a pass and wait for this process's part of it, not its vote."""
 
     def full(batch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     batch: Any = SimpleNamespace(to=lambda device: None)
-    training: Any = SimpleNamespace(train_rows=SimpleNamespace(frames=np.array([3, 4])), books=16, parameters=[])
+    training: Any = SimpleNamespace(train_rows=SimpleNamespace(frames=np.array([3, 4])), codebooks=16, parameters=[])
     accelerator = SimpleNamespace(device=torch.device("cpu"), autocast=nullcontext)
     spread = Spread(Ranks(0, 2), sharded=True)  # there is nobody to vote: asking would fail in another way
     stepper = Stepper(variables.load(BASE), accelerator, full, training, spread, StopRequest())

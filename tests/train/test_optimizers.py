@@ -354,7 +354,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(prepared, tmp_path, capsys):
     process.communicate(timeout=30)
     result = run_job(capsys, ["train"], {**values, "WORK_DIR": work})
     assert result.code == 0, result.err
-    assert "going on from checkpoint-" in result.out
+    assert "resuming from checkpoint-" in result.out
     assert run_job(capsys, ["train"], {**values, "WORK_DIR": alone}).code == 0
     ours, theirs = outcome(work), outcome(alone)
     assert ours[1] == theirs[1]

@@ -46,7 +46,7 @@ def test_a_mode_that_is_registered_trains_saves_resumes_and_exports(norms: None,
     capsys.readouterr()
     best.unlink()
     assert run(settings)["steps"] == 2
-    assert "going on from checkpoint-1" in capsys.readouterr().out
+    assert "resuming from checkpoint-1" in capsys.readouterr().out
     ends.append(load_file(best))
     assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
     base = load_file(cached_base() / "model.safetensors")

@@ -67,8 +67,8 @@ def test_mixed_layouts_in_one_row(tts):
     batch = collate([s[0] for s in samples], [s[1] for s in samples], packed=True)
     objective = objective_of(tts.model)
     with torch.no_grad():
-        logits, hidden, books = talker_pass(objective, batch)
-        heads = sub_talker_pass(objective, hidden[batch.hidden_positions], books[batch.frame_rows])
+        logits, hidden, codebooks = talker_pass(objective, batch)
+        heads = sub_talker_pass(objective, hidden[batch.hidden_positions], codebooks[batch.frame_rows])
     talker = logits.log_softmax(-1).gather(1, batch.labels[:, None])[:, 0]
     codes = batch.frames[batch.frame_rows]
     sub = torch.stack(heads, 1).log_softmax(-1).gather(2, codes[:, 1:, None])[:, :, 0]
@@ -243,7 +243,7 @@ def test_every_clip_has_a_share_of_its_frames_at_every_visit(tts, lengths, fract
     phases = np.random.default_rng(seed).random(len(lengths)).tolist()
     ids = SpecialIds.from_config(tts.model.config.to_dict())
     sequences = [
-        build(ids, np.arange(9), np.zeros((n, ids.books), dtype=np.int16), streaming=False, language=None)
+        build(ids, np.arange(9), np.zeros((n, ids.codebooks), dtype=np.int16), streaming=False, language=None)
         for n in lengths
     ]
     chosen = collate(sequences, [np.zeros(4, dtype=np.float32)] * len(lengths), phases=phases).turn(fraction, visit)
@@ -294,8 +294,8 @@ def test_every_trained_weight_gets_the_gradient_of_the_plain_loss(tiny_base, mod
     found = objective(batch)
     found = torch.autograd.grad(found.talker + 0.3 * found.sub_talker, list(trained.values()), allow_unused=True)
 
-    logits, hidden, books = talker_pass(objective, batch)
-    heads = sub_talker_pass(objective, hidden[batch.hidden_positions], books[batch.frame_rows])
+    logits, hidden, codebooks = talker_pass(objective, batch)
+    heads = sub_talker_pass(objective, hidden[batch.hidden_positions], codebooks[batch.frame_rows])
     codes = batch.frames[batch.frame_rows]
     entropy = torch.nn.functional.cross_entropy
     loss = entropy(logits, batch.labels, reduction="sum")

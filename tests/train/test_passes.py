@@ -88,7 +88,7 @@ def test_a_run_joins_on_a_gpu_alone_and_as_it_did_before_its_checkpoint():
 def rows_of(model: Any, frames: list[int]) -> Rows:
     """Samples of so many frames; a token a letter."""
     config, random = model.config, np.random.default_rng(0)
-    books = config.talker_config.num_code_groups
+    codebooks = config.talker_config.num_code_groups
     table = pa.table(
         {
             "text": ["letters "[: 3 + count] for count in frames],
@@ -96,8 +96,8 @@ def rows_of(model: Any, frames: list[int]) -> Rows:
             "language": ["auto"] * len(frames),
             "instruct": pa.array([None] * len(frames), pa.string()),
             "codes": pa.array(
-                [random.integers(0, 2048, (count, books)).tolist() for count in frames],
-                pa.list_(pa.list_(pa.int16(), books)),
+                [random.integers(0, 2048, (count, codebooks)).tolist() for count in frames],
+                pa.list_(pa.list_(pa.int16(), codebooks)),
             ),
         }
     )
@@ -112,11 +112,11 @@ def rows_of(model: Any, frames: list[int]) -> Rows:
 def taken(tmp_path_factory):
     """name -> (losses, frames, gradients, samples of each pass) of one step of four micro-batches."""
     sizes = {"hidden_size": 48, "heads": 4, "key_value_heads": 2, "head_dim": 12, "sub_talker_hidden_size": 32}
-    base = build(tmp_path_factory.mktemp("base"), **sizes, sub_talker_layers=1, books=4)
+    base = build(tmp_path_factory.mktemp("base"), **sizes, sub_talker_layers=1, codebooks=4)
     model: Any = load_model(base, torch.device("cpu"), torch.float32).model
     objective, rows = objective_of(model), rows_of(model, [3, 5, 2, 4, 6, 3])
     accelerator = SimpleNamespace(device=torch.device("cpu"), autocast=nullcontext)
-    training: Any = SimpleNamespace(train_rows=rows, books=4, parameters=list(model.named_parameters()))
+    training: Any = SimpleNamespace(train_rows=rows, codebooks=4, parameters=list(model.named_parameters()))
     settings = variables.load({"PRESET": "demo", "DEVICE": "cpu"})
     stop: Any = SimpleNamespace(name=None)
     planned = Planned(1, 0, [[0], [1, 2], [3], [4, 5]])

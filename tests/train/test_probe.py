@@ -29,7 +29,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def table_of(books, rows):
+def table_of(codebooks, rows):
     return pa.Table.from_pylist(
         [
             {
@@ -39,11 +39,11 @@ def table_of(books, rows):
                 "language": language,
                 "instruct": instruct,
                 "seconds": 1.0,
-                "codes": np.random.default_rng(number).integers(0, 2048, (frames, books)).tolist(),
+                "codes": np.random.default_rng(number).integers(0, 2048, (frames, codebooks)).tolist(),
             }
             for number, (text, language, instruct, frames) in enumerate(rows)
         ],
-        schema=schema(books),
+        schema=schema(codebooks),
     )
 
 
@@ -65,7 +65,7 @@ class Voice:
         generator = torch.Generator().manual_seed(1)
         self.speakers = {"one": torch.randn(config["talker_config"]["hidden_size"], generator=generator)}
         self.rows = rows
-        self.table = table_of(self.ids.books, rows)
+        self.table = table_of(self.ids.codebooks, rows)
         torch.manual_seed(0)  # adapters are drawn
         adapt(self.model, Settings(**values))
         self.objective = objective_of(self.model)
@@ -347,7 +347,7 @@ def test_the_codes_are_those_of_stock_generate(tiny_base, monkeypatch, values):
             for number, streaming in enumerate((False, True)):
                 said._say(voice.model, speaker, [number], streaming, **greedy)
     assert found[:2] == found[2:] and all(codes for codes, _ in found)
-    assert any(book != found[0][0][0][0] for book in found[0][0][0])
+    assert any(codebook != found[0][0][0][0] for codebook in found[0][0][0])
     for name, p in voice.model.named_parameters():
         before, place, weights = state[name]
         assert p is before and p.data_ptr() == place and torch.equal(p, weights), name

@@ -55,11 +55,11 @@ def test_chosen_rows_are_spread_over_lengths():
 # What is wrong with codes
 
 
-def slow_repetition(book):
+def slow_repetition(codebook):
     """The longest stretch by trying all of them."""
     best = 0
-    for period in range(1, len(book) // 4 + 1):
-        same = book[period:] == book[:-period]
+    for period in range(1, len(codebook) // 4 + 1):
+        same = codebook[period:] == codebook[:-period]
         for start, end in itertools.combinations(range(len(same) + 1), 2):
             stretch = same[start:end].sum() + period
             if same[start:end].mean() >= 0.8 and stretch >= max(25, 4 * period):
@@ -76,9 +76,9 @@ def slow_repetition(book):
     st.lists(st.integers(0, 3), max_size=10),
 )
 def test_repetition_against_its_definition(before, cycle, times, after):
-    book = np.asarray([*before, *(cycle * times)[:45], *after], dtype=np.int64)
-    frames, period = repetition(book)
-    assert frames == slow_repetition(book)
+    codebook = np.asarray([*before, *(cycle * times)[:45], *after], dtype=np.int64)
+    frames, period = repetition(codebook)
+    assert frames == slow_repetition(codebook)
     assert (period > 0) == (frames > 0)
 
 
@@ -99,7 +99,7 @@ def test_never_stopping_is_heard():
 
 
 def test_silence_is_heard():
-    """One code of book 0 held, whatever the books above it do, and with a slip now and then."""
+    """One code of codebook 0 held, whatever the codebooks above it do, and with a slip now and then."""
     said = speech(60)
     said[10:50, 0] = 7
     said[[20, 35], 0] = 8
@@ -134,7 +134,7 @@ def test_speech_that_is_far_too_short_is_heard():
     [(21, True, ()), (22, True, ("never stops",)), (22, False, ("never stops",)), (60, True, ("never stops",))],
 )
 def test_a_sentence_is_judged_by_its_own_limit(frames, stopped, found):
-    """Beside a longer sentence, generation goes on beyond it."""
+    """Beside a longer sentence, generation continues beyond it."""
     sentence = probe.Sentence("Nine.", "one", "auto", None, False, speech(6, 1))
     finding = Probe._finding(sentence, speech(frames), stopped)
     assert (finding.frames, finding.problems) == (min(frames, 22), found)

@@ -23,8 +23,8 @@ def benchmark():
     "mode", ["lora", *(pytest.param(other, marks=pytest.mark.thorough) for other in ("full", "layers"))]
 )
 def test_every_cell_is_recited(benchmark, tmp_path, mode):
-    """At least 99 % of the codes over all books and the right stop for every sentence, in (non-streaming, streaming) x
-    (Auto, named, new language), two speakers, with and without an instruction."""
+    """At least 99 % of the codes over all codebooks and the right stop for every sentence, in (non-streaming,
+    streaming) x (Auto, named, new language), two speakers, with and without an instruction."""
     cells = benchmark.table(tmp_path, (mode,))
     assert len(cells) == 6
     for cell in cells:

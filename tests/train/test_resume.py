@@ -1,4 +1,4 @@
-"""Work is never lost: a run that is killed or stopped goes on and ends bit for bit where an undisturbed one ends."""
+"""Work is never lost: a run that is killed or stopped resumes and ends bit for bit where an undisturbed one ends."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_resuming_from_every_kind_of_state(prepared, tmp_path, capsys):
     result = run_job(capsys, ["run", "--until", "train"], {**RUN, "WORK_DIR": work})
     assert result.code == 0, result.err
     assert f"{newest.name} is left out: trained.safetensors is damaged" in result.err
-    assert "going on from checkpoint-" in result.out
+    assert "resuming from checkpoint-" in result.out
     weights, logs = outcome(work)
     assert logs == expected[1]
     assert weights == expected[0]
@@ -158,7 +158,7 @@ def test_a_run_whose_disk_is_gone_goes_on_from_its_mirror(prepared, tmp_path, ca
     given = {**RUN, "WORK_DIR": work, "MIRROR_CHECKPOINTS": mirror}
     result = run_job(capsys, ["run", "--from", "fetch", "--until", "train"], given)
     assert result.code == 0, result.err
-    for said in ("[fetch] nothing to do", "[prepare] nothing to do", "[train] going on from checkpoint-"):
+    for said in ("[fetch] nothing to do", "[prepare] nothing to do", "[train] resuming from checkpoint-"):
         assert said in result.out
     weights, logs = outcome(work)
     assert logs == expected[1]
@@ -251,5 +251,5 @@ def test_resume_never_starts_anew(prepared, tmp_path, capsys):
     shutil.rmtree(work / "output" / "last")
     result = run_job(capsys, ["train"], {**few, "RESUME": "never"})
     assert result.code == 0, result.err
-    assert "going on from" not in result.out
+    assert "resuming from" not in result.out
     assert variables.load({**RUN, "RESUME": "never"}).resume == "never"

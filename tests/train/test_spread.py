@@ -1,4 +1,4 @@
-"""Several processes train what one trains: same loss curve, same weights, whoever goes on with whose checkpoint."""
+"""Several processes train what one trains: same loss curve, same weights, whoever resumes from whose checkpoint."""
 
 from __future__ import annotations
 
@@ -111,13 +111,13 @@ def test_a_run_goes_on_with_more_or_fewer_processes(copy, capsys):
         assert code == 143, err
         code, out, err = train(work, LORA, then, every)
         assert code == 0, err
-        assert "going on from checkpoint-" in out
+        assert "resuming from checkpoint-" in out
         alike(alone, work)
 
 
 @pytest.mark.thorough
-def test_a_model_that_is_cut_up_trains_the_same(copy, capsys):
-    """DISTRIBUTED=fsdp with full fine-tuning; its checkpoint is one that a single process goes on from."""
+def test_a_sharded_model_trains_the_same(copy, capsys):
+    """DISTRIBUTED=fsdp with full fine-tuning; its checkpoint is one that a single process resumes from."""
     alone, two = copy("alone"), copy("two")
     assert run_job(capsys, ["train"], {**RUN, **FULL, **ONE, "PROBE_SENTENCES": "0", "WORK_DIR": alone}).code == 0
     every = {"SAVE_STEPS": "2", "PROBE_SENTENCES": "0"}
@@ -132,7 +132,7 @@ def test_a_model_that_is_cut_up_trains_the_same(copy, capsys):
 
 @pytest.mark.slow
 def test_a_lost_process_ends_all_with_one_message(copy):
-    """One of two is killed: no hang, one line that says what to do, nothing left running; and the rerun goes on."""
+    """One of two is killed: no hang, one line that says what to do, nothing left running; and the rerun resumes."""
     work = copy("lost")
     every = {**RUN, **LORA, **TWO, "MAX_STEPS": "400", "SAVE_STEPS": "2", "WORK_DIR": str(work)}
     process = start(every, ("train",))
@@ -154,7 +154,7 @@ def test_a_lost_process_ends_all_with_one_message(copy):
     more = {"MAX_STEPS": "400", "SAVE_STEPS": "2"}
     code, out, err = train(work, LORA, TWO, more, stop_at=work / f"output/checkpoint-{newest + 4}")
     assert code == 143, err
-    assert "going on from checkpoint-" in out
+    assert "resuming from checkpoint-" in out
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def base_and_batch(tiny_base):
     objective, tts = objective_of(tiny_base)
     ids = layout.SpecialIds.from_config(tts.model.config.to_dict())
     text = np.asarray(tts.processor.tokenizer(layout.text_template("Hello there."))["input_ids"])
-    frames = np.random.default_rng(0).integers(0, 2048, (5, ids.books)).astype(np.int16)
+    frames = np.random.default_rng(0).integers(0, 2048, (5, ids.codebooks)).astype(np.int16)
     vector = np.ones(tts.model.config.talker_config.hidden_size, dtype=np.float32)
     return objective, collate([layout.build(ids, text, frames, streaming=False)], [vector])
 

@@ -24,22 +24,22 @@ def talker_pass(objective: Objective, batch: Batch) -> tuple[torch.Tensor, torch
 
     Returns:
         logits (M, V) of the labelled positions only, hidden states (B * L, D), and of every frame the code embeddings
-        that are fed to the sub-talker (F, books - 1, D).
+        that are fed to the sub-talker (F, codebooks - 1, D).
     """
-    hidden, books = objective._talker_states(batch, torch.arange(len(batch.frames), device=batch.frames.device))
-    return objective.talker.codec_head(hidden[batch.label_positions]), hidden, books
+    hidden, codebooks = objective._talker_states(batch, torch.arange(len(batch.frames), device=batch.frames.device))
+    return objective.talker.codec_head(hidden[batch.label_positions]), hidden, codebooks
 
 
-def sub_talker_pass(objective: Objective, hidden: torch.Tensor, books: torch.Tensor) -> list[torch.Tensor]:
+def sub_talker_pass(objective: Objective, hidden: torch.Tensor, codebooks: torch.Tensor) -> list[torch.Tensor]:
     """What the sub-talker's loss is taken of.
 
     Args:
         hidden: (N, D) hidden state before each frame.
-        books: (N, books - 1, D) code embeddings of the frame.
+        codebooks: (N, codebooks - 1, D) code embeddings of the frame.
 
     Returns:
-        for head i the logits (N, V) of book i + 1.
+        for head i the logits (N, V) of codebook i + 1.
     """
-    states = objective._sub_talker_states(objective._sub_talker_inputs(hidden, books))
+    states = objective._sub_talker_states(objective._sub_talker_inputs(hidden, codebooks))
     heads = objective.talker.code_predictor.lm_head
-    return [head(of_book) for head, of_book in zip(heads, states.unbind(1), strict=True)]
+    return [head(of_codebook) for head, of_codebook in zip(heads, states.unbind(1), strict=True)]

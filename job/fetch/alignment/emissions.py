@@ -1,4 +1,4 @@
-"""Compute what a CTC model hears in a recording, in overlapping windows, on disk, so that a killed run goes on.
+"""Compute what a CTC model hears in a recording, in overlapping windows, on disk, so that a killed run resumes.
 
 For each frame of about 20 ms that is the log-probability of each character of its vocabulary.
 """

@@ -21,13 +21,13 @@ def look_up(
 
     Args:
         tables: one per codebook, (V, D); the first one also has rows for the special ids.
-        codes: (N, books) of all frames.
+        codes: (N, codebooks) of all frames.
         special: (C,) rows of the first table.
         fed: (n,) the frames that the sub-talker reads.
 
     Returns:
         the sum of each frame's embeddings (N, D); the special ids' embeddings (C, D); and for the frames `fed` the
-        embeddings (n, books - 1, D) of all codebooks but the last, for which the sub-talker has no position.
+        embeddings (n, codebooks - 1, D) of all codebooks but the last, for which the sub-talker has no position.
     """
     return _Lookup.apply(codes, special, fed, *tables)  # type: ignore[no-any-return,no-untyped-call]
 
@@ -40,11 +40,11 @@ class _Lookup(torch.autograd.Function):
         ctx.save_for_backward(codes, special, fed)
         ctx.sizes = [len(table) for table in tables]
         total = F.embedding(codes[:, 0], tables[0])
-        for table, of_book in zip(tables[1:], codes.unbind(1)[1:], strict=True):
-            total += F.embedding(of_book, table)  # one by one: all codebooks together would take gigabytes
+        for table, of_codebook in zip(tables[1:], codes.unbind(1)[1:], strict=True):
+            total += F.embedding(of_codebook, table)  # one by one: all codebooks together would take gigabytes
         read = total.new_empty(len(fed), len(tables) - 1, total.shape[1])
-        for book, of_book in enumerate(codes[fed].unbind(1)[:-1]):
-            read[:, book] = F.embedding(of_book, tables[book])
+        for codebook, of_codebook in enumerate(codes[fed].unbind(1)[:-1]):
+            read[:, codebook] = F.embedding(of_codebook, tables[codebook])
         return total, F.embedding(special, tables[0]), read
 
     @staticmethod
@@ -57,15 +57,15 @@ class _Lookup(torch.autograd.Function):
         by_rows = by_total.new_empty(both + len(special), by_total.shape[1])
         by_rows[:frames] = by_total
         found: list[torch.Tensor | None] = []
-        for book, size in enumerate(ctx.sizes):
-            if not ctx.needs_input_grad[3 + book]:
+        for codebook, size in enumerate(ctx.sizes):
+            if not ctx.needs_input_grad[3 + codebook]:
                 found.append(None)
                 continue
-            rows, end = codes[:, book], frames
-            if book < by_read.shape[1]:
+            rows, end = codes[:, codebook], frames
+            if codebook < by_read.shape[1]:
                 rows, end = torch.cat([rows, rows[fed]]), both
-                by_rows[frames:both] = by_read[:, book]
-            if book == 0:
+                by_rows[frames:both] = by_read[:, codebook]
+            if codebook == 0:
                 rows, by_rows[end : end + len(special)] = torch.cat([rows, special]), by_special
                 end += len(special)
             found.append(torch.ops.aten.embedding_dense_backward(by_rows[:end], rows, size, -1, False))

@@ -72,7 +72,7 @@ def passes(base: Any, ranks: Ranks, precision: str) -> tuple[list[dict[str, torc
 def base(tmp_path_factory):
     """Whose talker's matrices are of other shapes than the sub-talker's."""
     sizes = {"hidden_size": 48, "heads": 4, "key_value_heads": 2, "head_dim": 12, "sub_talker_hidden_size": 32}
-    return build(tmp_path_factory.mktemp("base"), **sizes, sub_talker_layers=1, books=4)
+    return build(tmp_path_factory.mktemp("base"), **sizes, sub_talker_layers=1, codebooks=4)
 
 
 @pytest.fixture(scope="module", params=["bf16", "no"])
@@ -95,9 +95,9 @@ def test_each_phase_trains_what_it_names_as_the_whole_model_does(taken):
 
 def test_autocast_copies_no_matrix_of_a_layer(taken):
     """A copy would be kept whole until the backward pass, by each process."""
-    precision, (_, alone), (_, cut_up), _ = taken
+    precision, (_, alone), (_, sharded), _ = taken
     assert bool(alone) == (precision == "bf16")
-    assert not cut_up
+    assert not sharded
 
 
 def test_a_batch_in_which_no_frame_has_its_turn_gives_zeros(base):
@@ -105,7 +105,7 @@ def test_a_batch_in_which_no_frame_has_its_turn_gives_zeros(base):
     model: Any = load_model(base, torch.device("cpu"), torch.float32).model
     batch = memory.batch_of(model.config, [3])[0].turn(1e-9, visit=5)
     rows = SimpleNamespace(batch=lambda *_: batch)
-    training: Any = SimpleNamespace(train_rows=rows, books=4, parameters=[])
+    training: Any = SimpleNamespace(train_rows=rows, codebooks=4, parameters=[])
     accelerator = SimpleNamespace(device=torch.device("cpu"))
     settings = variables.load({"PRESET": "demo", "DEVICE": "cpu"})
     stepper = Stepper(settings, accelerator, None, training, Spread(Ranks(0, 2), sharded=True), StopRequest())
