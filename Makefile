@@ -11,7 +11,8 @@ export PYTHON
 PY := .venv/bin/python
 SHELL_SCRIPTS := entrypoint.sh .ci/run $(wildcard scripts/*.sh k8s/*.sh runpod/*.sh deploy/*/*.sbatch)
 # Three processes, since each takes 2 GB and waits now and then; the tests of a file share their fixtures.
-PYTEST := $(PY) -m pytest --timeout 900 --numprocesses 3 --dist loadfile --durations=15 --durations-min=10
+# Compiled once, not by each of the hundreds of processes that tests start, whatever the environment says.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest --timeout 900 --numprocesses 3 --dist loadfile --durations=15 --durations-min=10
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile

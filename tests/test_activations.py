@@ -139,7 +139,7 @@ def test_it_holds_for_the_released_shapes(tiny_base, monkeypatch, size, mode, ch
     agree(*both(common.released_config(size, tiny_base), lengths(8192), settings))
 
 
-@pytest.mark.parametrize("mode", ["full", "lora"])
+@pytest.mark.parametrize("mode", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_empty_tensors_are_counted_as_real_ones(tiny_base, mode):
     """What is measured on tensors without values is, to the byte, what steps with values hold."""
     from job.model.loading import load_model

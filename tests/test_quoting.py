@@ -35,7 +35,7 @@ def outcome(env):
 
 
 @pytest.mark.parametrize("name", ALL_NAMES)
-@hypothesis_settings(max_examples=8, deadline=None)
+@hypothesis_settings(max_examples=3, deadline=None)
 @given(value=WORDS.filter(bool), mark=st.sampled_from("\"'"), behind=st.sampled_from(["", " ", " # why", "\t#x", "\r"]))
 def test_a_value_in_quotation_marks_is_the_value(name, value, mark, behind):
     """For every variable and alias: with marks around it, and a comment behind them, it means the same as without."""

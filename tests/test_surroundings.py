@@ -95,8 +95,17 @@ def test_directories_that_cannot_be_written(capsys, demo, name, tmp_path):
     assert (tmp_path / "new" / "cache").is_dir()
 
 
-@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
-@pytest.mark.parametrize("value", ["http://", "proxy:port", "gopher://proxy:70", "http://me:hunter2@pro xy:1"])
+PROXIES = ["http://", "proxy:port", "gopher://proxy:70", "http://me:hunter2@pro xy:1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        pytest.param(name, value, marks=() if number % 3 == place else pytest.mark.thorough)
+        for number, value in enumerate(PROXIES)
+        for place, name in enumerate(["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+    ],
+)
 def test_proxies_that_are_none(capsys, demo, name, value):
     """Refused where something is to be fetched, without the password; a run that fetches nothing does not care."""
     result = run_job(capsys, ["run"], {**demo, "INIT_MODEL_PATH": "someone/base", name: value})

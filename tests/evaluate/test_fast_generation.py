@@ -75,8 +75,15 @@ def assert_same(models: Models, **arguments: Any) -> list[Spoken]:
     return ours
 
 
-@pytest.mark.parametrize("shape", ["demo", "other_shape"])
-@pytest.mark.parametrize("non_streaming_mode", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "non_streaming_mode"),
+    [
+        ("demo", False),
+        ("other_shape", True),
+        pytest.param("demo", True, marks=pytest.mark.slow),
+        pytest.param("other_shape", False, marks=pytest.mark.slow),
+    ],
+)
 def test_greedy_codes_and_ends_are_those_of_stock_generate(
     shape: str, non_streaming_mode: bool, request: pytest.FixtureRequest
 ):

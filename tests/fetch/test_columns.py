@@ -51,28 +51,36 @@ def corpus(root: Path, form: str, texts: list[str], name: str = "list.txt", head
     return root / name
 
 
-@pytest.mark.parametrize("texts", [ENGLISH, HAUSA, CHINESE, NORWEGIAN])
+FORMS = [
+    ("u{n}.wav|{text}|{number}", ""),
+    ("u{n}|{who}|{text}", ""),
+    ("{root}/wavs/u{n}.wav|{who}|ZH|{text}", ""),
+    ("wavs/u{n}.wav|{number}|{text}", ""),
+    ("u{n}|{text}", ""),
+    ("{text}\tu{n}.wav", ""),
+    ("{number}\t{who}\ten\twavs\\u{n}.wav\t{text}\t1.{n}5", ""),
+    ("wavs/u{n}.wav|{text}|{who}", "audio_file|text|speaker_name"),
+    ("wavs/u{n}.wav|{text}", "audio_file|text"),
+    ("{who};{text};wavs/u{n}.wav", "Speaker ID;Sentence;File-Name"),
+    ("u{n}.wav\t{text}", "clip\tsaid"),
+    ("u{n}|{text}", "id|text"),
+]
+LANGUAGES = {"english": ENGLISH, "hausa": HAUSA, "chinese": CHINESE, "norwegian": NORWEGIAN}
+
+
 @pytest.mark.parametrize(
-    ("form", "header"),
+    ("form", "header", "language"),
     [
-        ("u{n}.wav|{text}|{number}", ""),
-        ("u{n}|{who}|{text}", ""),
-        ("{root}/wavs/u{n}.wav|{who}|ZH|{text}", ""),
-        ("wavs/u{n}.wav|{number}|{text}", ""),
-        ("u{n}|{text}", ""),
-        ("{text}\tu{n}.wav", ""),
-        ("{number}\t{who}\ten\twavs\\u{n}.wav\t{text}\t1.{n}5", ""),
-        ("wavs/u{n}.wav|{text}|{who}", "audio_file|text|speaker_name"),
-        ("wavs/u{n}.wav|{text}", "audio_file|text"),
-        ("{who};{text};wavs/u{n}.wav", "Speaker ID;Sentence;File-Name"),
-        ("u{n}.wav\t{text}", "clip\tsaid"),
-        ("u{n}|{text}", "id|text"),
+        pytest.param(*form, language, marks=() if number % len(LANGUAGES) == place else pytest.mark.thorough)
+        for number, form in enumerate(FORMS)
+        for place, language in enumerate(LANGUAGES)
     ],
 )
 def test_the_text_is_the_column_with_the_sentences(
-    tmp_path: Path, fetched: Any, capsys: pytest.CaptureFixture[str], form: str, header: str, texts: list[str]
+    tmp_path: Path, fetched: Any, capsys: pytest.CaptureFixture[str], form: str, header: str, language: str
 ) -> None:
     """File lists of VITS, GPT-SoVITS, XTTS, F5, LJSpeech and ones that nobody has a name for, in four languages."""
+    texts = LANGUAGES[language]
     got = fetched(TRAIN_JSONL=corpus(tmp_path, form.replace("{root}", str(tmp_path)), texts, header=header))
     assert [row["text"] for row in got["train"]] == texts
     assert [Path(row["audio"]).name for row in got["train"]] == [f"u{n}.wav" for n in range(len(texts))]
@@ -132,15 +140,21 @@ def test_of_a_sentence_and_its_normalized_form_the_written_out_one_wins(
     assert [row["text"] for row in got["train"]] == texts
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+NO_TEXTS = [
+    ([str(n) for n in range(6)], "numbers"),
+    ([f"wavs/u{n}.wav" for n in range(6)], "names of recordings"),
+    ([f"utt_{n:04d}" for n in range(6)], "ids or paths"),
+    (["neutral"] * 6, "the same value"),
+    (["en", "no"] * 3, "languages"),
+]
+
+
 @pytest.mark.parametrize(
-    ("values", "what"),
+    ("kind", "values", "what"),
     [
-        ([str(n) for n in range(6)], "numbers"),
-        ([f"wavs/u{n}.wav" for n in range(6)], "names of recordings"),
-        ([f"utt_{n:04d}" for n in range(6)], "ids or paths"),
-        (["neutral"] * 6, "the same value"),
-        (["en", "no"] * 3, "languages"),
+        pytest.param(kind, *column, marks=() if number % 3 == place else pytest.mark.thorough)
+        for number, column in enumerate(NO_TEXTS)
+        for place, kind in enumerate(["jsonl", "csv", "parquet"])
     ],
 )
 def test_a_column_called_text_that_holds_none_is_refused_while_another_holds_sentences(

@@ -68,7 +68,14 @@ def test_a_new_row_behind_a_tilde_is_noticed(tmp_path: Path, again: Any, monkeyp
     assert again(TRAIN_JSONL="~/t.jsonl")[1] == ["one", "two"]
 
 
-@pytest.mark.parametrize("late", ["b.lab", "b.json", "b.wav.txt", "b.normalized.txt"])
+@pytest.mark.parametrize(
+    "late",
+    [
+        "b.lab",
+        "b.json",
+        *(pytest.param(other, marks=pytest.mark.thorough) for other in ("b.wav.txt", "b.normalized.txt")),
+    ],
+)
 def test_a_text_that_comes_late_is_taken_in(tmp_path: Path, again: Any, late: str) -> None:
     root = tmp_path / "voice"
     write_audio(root / "a.wav").with_suffix(".txt").write_text("one", encoding="utf-8")
@@ -80,7 +87,9 @@ def test_a_text_that_comes_late_is_taken_in(tmp_path: Path, again: Any, late: st
     assert "nothing to do" in again(DATA_DIR=root)[0]
 
 
-@pytest.mark.parametrize("name", ["late.wav", "late.flac", "late.ogg"])
+@pytest.mark.parametrize(
+    "name", ["late.flac", *(pytest.param(other, marks=pytest.mark.thorough) for other in ("late.wav", "late.ogg"))]
+)
 def test_a_recording_named_without_its_ending_is_taken_in_when_it_comes(tmp_path: Path, again: Any, name: str) -> None:
     """Of a table and of a Kaldi directory that name audio elsewhere."""
     write_audio(tmp_path / "clips" / "a.wav")

@@ -13,7 +13,7 @@ import soxr
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.signal import butter, fftconvolve, sosfilt
+from scipy.signal import butter, fftconvolve, istft, sosfilt, stft
 
 from job import prepare
 from job.audio.clip import load
@@ -44,12 +44,11 @@ def test_what_is_no_speech_is_found_out(kind: str, seconds: float) -> None:
 
 def _whispered(wave: np.ndarray) -> np.ndarray:
     """The same vocal tract with breath in the place of the vocal cords: each frame's spectrum with random phases."""
-    import librosa
-
-    spectrum = np.abs(librosa.stft(wave, n_fft=512, hop_length=128))
+    frames = {"nperseg": 512, "noverlap": 384}
+    spectrum = np.abs(stft(wave, **frames)[2])
     smooth = np.apply_along_axis(lambda column: np.convolve(column, np.ones(9) / 9, "same"), 0, spectrum)
     phases = np.exp(2j * np.pi * np.random.default_rng(0).random(smooth.shape))
-    return librosa.istft(smooth * phases, hop_length=128, n_fft=512)
+    return istft(smooth * phases, **frames)[1]
 
 
 def _noisy(wave: np.ndarray, ratio: float) -> np.ndarray:

@@ -127,6 +127,7 @@ def test_the_worker_reads_variables_with_the_jobs_own_versions() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another")
+@pytest.mark.slow
 def test_start_gives_the_job_its_folders_on_the_volume_and_is_not_root_any_more(sdk: Path, tmp_path: Path) -> None:
     """RunPod mounts a volume as root's. What the user has put there keeps its owner."""
     become = ["setpriv", "--reuid", "10001", "--regid", "10001", "--clear-groups", "--"]

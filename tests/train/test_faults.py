@@ -129,6 +129,7 @@ def test_a_clock_that_jumps_changes_nothing(trained, work, capsys, monkeypatch):
     assert json.loads((work / "state/train.json").read_text())["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_work_of_an_older_version_is_done_again(work, capsys, monkeypatch):
     """A stage's state that another version has written does not count; one that cannot be read is none."""
     variables = {**RUN, "WORK_DIR": work}
