@@ -25,7 +25,7 @@ from job.core.lock import WorkLock
 from job.metrics import Metrics
 from job.mirror.keeping import Mirror
 from job.processes.ranks import ALONE, Ranks
-from job.stages import CHOICE, NAMES, Stage, between, fingerprint, release, stage, stage_values
+from job.stages import CHOICE, NAMES, Stage, between, chooses, fingerprint, release, stage, stage_values
 
 
 def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks: Ranks = ALONE) -> None:
@@ -53,7 +53,7 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks:
         did = False
         for one in stages:
             metrics.stage = one.name
-            if one.name == "validate" and settings.best_by == "judges":
+            if one.name == "validate" and chooses(settings):
                 did |= run_stage(settings, CHOICE)
             ranks.first_does(partial(mirror.before, one))
             try:

@@ -121,6 +121,13 @@ def _looked_at(settings: Settings) -> Any:
     return _sources(settings), _base(settings), settings.mirror_checkpoints, settings.notify_url, settings.device
 
 
+def _tried(settings: Settings) -> Any:
+    """What TUNE_SPEECH starts from; nothing without it, so that other runs' choices stay as they are."""
+    return (
+        (settings.temperature, settings.greedy, settings.lora_scale, _texts(settings)) if settings.tune_speech else None
+    )
+
+
 def _nothing(settings: Settings) -> None:
     return None
 
@@ -206,15 +213,21 @@ STAGES: tuple[Stage, ...] = (
 )
 
 
-#: Follows training with BEST_BY=judges, before anything reads the best checkpoint: no stage of its own either.
+#: Follows training with BEST_BY=judges or TUNE_SPEECH, before anything reads the best checkpoint: no stage of its own.
 CHOICE = Stage(
     "choose",
     "job.evaluate.choose:run",
     ("best_by",),  # the others cannot be chosen from again
     ("train",),
-    _nothing,
+    _tried,
     lambda p: [p.best / "training_state.json"],
+    left_out=_cannot_speak,
 )
+
+
+def chooses(settings: Settings) -> bool:
+    """Whether `CHOICE` has anything to choose."""
+    return settings.best_by == "judges" or settings.tune_speech
 
 
 def release(outcome: str) -> Stage:

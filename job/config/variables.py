@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from job.config.declaring import Switch, var
+from job.config.speech_variables import SynthesisVariables as SynthesisVariables
 from job.config.training_variables import TrainingVariables as TrainingVariables
 
 
@@ -191,47 +192,6 @@ class PublishVariables(BaseSettings):
     wandb_project: str = var("qwen3-tts", "W&B project.", free=True)
     wandb_run_name: str | None = var(None, "W&B run name.", free=True)
     wandb_entity: str | None = var(None, "W&B entity.", free=True)
-
-
-class SynthesisVariables(BaseSettings):
-    """Test speech."""
-
-    test_texts: str | None = var(
-        None,
-        "Texts to speak: a file with one per line, or a list separated by `|`. Default: texts in the language of the "
-        "data that come with the job, and some of the data (docs/judging.md).",
-    )
-    greedy: bool = var(False, "Always take the most likely code instead of sampling.")
-    temperature: float = var(0.9, "Sampling temperature.", gt=0, allow_inf_nan=False)
-    top_p: float = var(1.0, "Nucleus sampling: keep the most likely codes up to this total probability.", gt=0, le=1)
-    top_k: int = var(50, "Sample only among this many most likely codes.", ge=1)
-    max_new_tokens: int | None = var(
-        None, "Longest speech in frames. Default: three times the expected length of the text.", ge=2
-    )
-    lora_scale: float = var(1.0, "Scale of the LoRA adapter when speaking.", ge=0)
-    asr_model: str | None = var(
-        None,
-        "Speech recogniser for WER and CER, to check texts against recordings (CHECK_WORDS), and for recordings "
-        "without texts (those: by default whisper-large-v3-turbo on a GPU, whisper-small on a CPU).",
-    )
-    mos_model: str | None = var(
-        None, "Model for MOS, instead of the one that is installed with the job; `none` turns MOS off."
-    )
-    similarity_model: str | None = var(
-        None, "Speaker verification model, for a speaker similarity that does not depend on the base model."
-    )
-    baselines: bool | None = var(
-        None,
-        "Also have the base model clone the voice and speak the same texts, to compare. Default: true on a GPU.",
-    )
-    synth_gate: Switch = var(
-        "warn",
-        "What happens when the test speech fails its checks; with `fail` the run ends with exit code 6, and a repo's "
-        "`main` gets the model only once the speech has passed (until then it is on a branch `candidate-…`).",
-    )
-    synth_gate_share: float = var(
-        0.25, "Share of the samples that must fail for `SYNTH_GATE` to fail the run.", gt=0, le=1
-    )
 
 
 class ScaleVariables(BaseSettings):

@@ -16,7 +16,7 @@ from job.estimate.layer_bytes import Shapes, Types
 from job.estimate.lengths import Lengths
 from job.estimate.memory import CUDA_BYTES, Memory, by_layer, memory_of, state_bytes
 from job.estimate.parameters import parameter_counts, shapes_of
-from job.evaluate import choose, spoken_texts
+from job.evaluate import spoken_texts, trial, tuning
 from job.evaluate.baselines import RECORDINGS
 from job.evaluate.comparison import BASES
 from job.modes import mode_of
@@ -231,17 +231,16 @@ def judged_clips(settings: Settings) -> tuple[int, int]:
 
 
 def _print_choosing(settings: Settings) -> None:
-    """What BEST_BY=judges takes after training: as many samples of each of the kept checkpoints, and of the best."""
-    if settings.best_by != "judges":
-        return
-    kept = settings.save_total_limit + 1
-    clips = kept * choose.TEXTS * (1 if settings.greedy else choose.SEEDS)
-    seconds = clips * JUDGING_SECONDS
-    say(
-        "plan",
-        f"then up to {kept} checkpoints say {clips} samples, to choose the best; judging takes some {seconds:.0f} s on "
-        "a CPU core",
-    )
+    """What BEST_BY=judges and TUNE_SPEECH take after training: as many samples of each checkpoint or value tried."""
+    kept = settings.save_total_limit + 1 if settings.best_by == "judges" else 0
+    values = 0 if settings.greedy else len(tuning.TEMPERATURES)
+    tried = values + len(tuning.SCALES) * (settings.export == "both") if settings.tune_speech else 0
+    each = trial.TEXTS * (1 if settings.greedy else trial.SEEDS)
+    for count, what in ((kept, "checkpoints"), (tried, "ways of speaking")):
+        if count:
+            said = count * each
+            judging = f"judging takes some {said * JUDGING_SECONDS:.0f} s on a CPU core"
+            say("plan", f"then up to {count} {what} are tried with {said} samples; {judging}")
 
 
 def _print_judging(settings: Settings) -> None:

@@ -86,6 +86,7 @@ def write_page(settings: Settings, *, training: bool = False) -> dict[str, Any]:
             verdict=key_figures(samples, steps, validation),
             answer=answer,
             chosen=None if training else card_facts.chosen(settings),
+            tuned=None if training else card_facts.tuned(settings),
             samples=samples,
             summary={name: value for name, value in summary.items() if name != "verdict"},
             comparison=comparison_table(stats),

@@ -15,7 +15,7 @@ from job.core.errors import BadInput
 from job.evaluate import own, spoken_texts
 from job.evaluate.samples import describe, write_wav
 from job.evaluate.speaking import speak
-from job.evaluate.synthesize import find_checkpoint, load_voice, prepared, rows_of
+from job.evaluate.synthesize import as_tuned, find_checkpoint, load_voice, prepared, rows_of
 from job.model.loading import read_config
 
 #: Programs that play a file and exit; the first one installed is used.
@@ -46,6 +46,7 @@ def say(settings: Settings, text: str, speaker: str | None = None, target: Path 
     if not any(character.isalnum() for character in text):
         raise BadInput("say: there are no words in the text")
     directory = find_checkpoint(settings.paths)
+    settings = as_tuned(settings, directory)
     config = read_config(directory)
     known = spoken_texts.speakers_of(config, directory)
     chosen = known[0] if speaker is None else lookup_key(speaker)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.config.paths import Paths
 from job.config.settings import Settings
-from job.core import console
+from job.core import console, files
 from job.core.errors import BadInput, first_line
 from job.evaluate import baselines, own, speech_gate, spoken_texts
 from job.evaluate.comparison import compare
@@ -49,6 +49,7 @@ def run(settings: Settings) -> dict[str, Any]:
     """
     paths = settings.paths
     directory = find_checkpoint(paths)
+    settings = as_tuned(settings, directory)
     config = read_config(directory)
     summary, splits = prepared(paths)
     utterances = spoken_texts.plan(settings, config, spoken_texts.speakers_of(config, directory), rows_of(splits))
@@ -220,6 +221,15 @@ def find_checkpoint(paths: Paths) -> Path:
         if (directory / "adapter_config.json").is_file():
             raise BadInput(f"{directory} holds only an adapter; EXPORT=merged or EXPORT=both makes one that speaks")
     raise BadInput(f"OUTPUT_DIR={paths.output}: no checkpoint in best/ or last/; run `python -m job train` first")
+
+
+def as_tuned(settings: Settings, directory: Path) -> Settings:
+    """The settings, with TUNE_SPEECH at the temperature that was found the best for this checkpoint."""
+    state = directory / "training_state.json"
+    if settings.greedy or not settings.tune_speech or not state.is_file():
+        return settings
+    found = files.read_json(state).get("speech")
+    return settings.model_copy(update={"temperature": found["temperature"]}) if found else settings
 
 
 def _scaled(directory: Path, settings: Settings) -> Path:

@@ -149,6 +149,12 @@ def chosen(settings: Settings) -> str | None:
     return str(why) if why else None
 
 
+def tuned(settings: Settings) -> str | None:
+    """How the best checkpoint was made to speak, as one or two clauses; None without TUNE_SPEECH."""
+    why = (_read(settings.paths.best / "training_state.json").get("speech") or {}).get("why")
+    return "; ".join(map(str, why)) if why else None
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         value = files.read_json(path)

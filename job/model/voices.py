@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,19 +83,51 @@ def scaled_model(checkpoint: Path, target: Path, scale: float) -> None:
 
     def fill(directory: Path) -> None:
         copy_model(checkpoint, directory)
-        weights = load_tensors(merged_files(checkpoint))
-        config = files.read_json(adapter / "adapter_config.json")
-        factor = (scale - 1.0) * config["lora_alpha"] / config["r"]
-        tensors = load_tensors([adapter / "adapter_model.safetensors"])
-        for name, a in tensors.items():
-            if name.endswith(".lora_A.weight"):
-                stem = name.removesuffix(".lora_A.weight")
-                layer = f"{stem.removeprefix('base_model.model.')}.weight"
-                delta = tensors[f"{stem}.lora_B.weight"].float() @ a.float()
-                weights[layer] = (weights[layer].float() + factor * delta).to(weights[layer].dtype)
-        save_weights(weights, directory)
+        save_weights(_scaled_weights(checkpoint, scale), directory)
 
     files.replace_directory(target, fill)
+
+
+def scale_in_place(checkpoint: Path, scale: float, changed: Mapping[str, Any]) -> None:
+    """Scale a checkpoint's adapter by `scale` for good: its merged weights, and `lora_alpha` of the adapter.
+
+    Args:
+        checkpoint: as for `scaled_model`; replaced as a whole.
+        scale: 1 changes no weight.
+        changed: further JSON files of the checkpoint, by name, that change with it.
+    """
+
+    def fill(directory: Path) -> None:
+        shutil.copytree(checkpoint, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("model*.safetensors*"))
+        save_weights(_scaled_weights(checkpoint, scale), directory)
+        described = directory / ADAPTER_FOLDER / "adapter_config.json"
+        config = files.read_json(described)
+        write_json(described, {**config, "lora_alpha": config["lora_alpha"] * scale})
+        for name, content in changed.items():
+            write_json(directory / name, content)
+
+    files.replace_directory(checkpoint, fill)
+
+
+def has_adapter(checkpoint: Path) -> bool:
+    """Whether the checkpoint contains, beside its merged weights, the adapter that was merged into them."""
+    return (checkpoint / ADAPTER_FOLDER / "adapter_config.json").is_file() and bool(merged_files(checkpoint))
+
+
+def _scaled_weights(checkpoint: Path, scale: float) -> dict[str, torch.Tensor]:
+    """The merged weights of a checkpoint as if its adapter had been merged at `scale`."""
+    adapter = checkpoint / ADAPTER_FOLDER
+    weights = load_tensors(merged_files(checkpoint))
+    config = files.read_json(adapter / "adapter_config.json")
+    factor = (scale - 1.0) * config["lora_alpha"] / config["r"]
+    tensors = load_tensors([adapter / "adapter_model.safetensors"])
+    for name, a in tensors.items():
+        if name.endswith(".lora_A.weight"):
+            stem = name.removesuffix(".lora_A.weight")
+            layer = f"{stem.removeprefix('base_model.model.')}.weight"
+            delta = tensors[f"{stem}.lora_B.weight"].float() @ a.float()
+            weights[layer] = (weights[layer].float() + factor * delta).to(weights[layer].dtype)
+    return weights
 
 
 def merged_files(directory: Path) -> list[Path]:

@@ -102,6 +102,7 @@ def render(
         rows=_training_rows(settings),
         losses=_loss_rows(settings, checkpoint),
         chosen=None if is_last else card_facts.chosen(settings),
+        tuned=None if is_last else card_facts.tuned(settings),
         consent=consent(settings),
         heard=_heard(heard, files_at) if heard else None,
     )

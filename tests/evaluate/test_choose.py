@@ -10,7 +10,7 @@ import pytest
 
 from job.config.settings import Settings
 from job.core import files
-from job.evaluate import choose, report
+from job.evaluate import choose, report, trial
 from job.publish import card
 from tests.evaluate.conftest import SPEAKERS, write_prepared
 from tests.evaluate.test_judges import recogniser  # noqa: F401 - a fixture
@@ -74,18 +74,21 @@ def test_the_lowest_error_rate_wins_over_the_lowest_loss_and_what_was_judged_is_
     )
     made = {10: endless, 20: other_voice(endless, tmp_path / "other")}
     candidates(asked, made, {10: 1.0, 20: 2.0})
-    texts = choose._asked(asked)
-    figures = {step: choose._figures(asked, step, asked.paths.candidates / f"step-{step}", texts) for step in made}
+    texts = trial.asked(asked)
+    figures = {
+        step: trial.figures_of(asked, f"step-{step}", "it", asked.paths.candidates / f"step-{step}", texts)
+        for step in made
+    }
     better, worse = sorted(made, key=lambda step: figures[step]["cer"] or 0.0)
     candidates(asked, made, {better: 2.0, worse: 1.0})
     capsys.readouterr()
-    chosen = choose.run(asked)
+    chosen = choose.best_checkpoint(asked)
     assert (chosen["step"], chosen["lowest_loss_step"]) == (better, worse)
     assert f"chosen by judges: step {better} of 10, 20; character error rate" in chosen["why"]
     assert "saying" not in capsys.readouterr().out, "nothing was said again"
     assert (asked.paths.best / "model.safetensors").read_bytes() == (made[better] / "model.safetensors").read_bytes()
     assert not asked.paths.candidates.exists()
-    assert choose.run(asked)["why"] == chosen["why"], "once chosen, it stays so"
+    assert choose.best_checkpoint(asked)["why"] == chosen["why"], "once chosen, it stays so"
     report.run(asked)
     assert chosen["why"] in asked.paths.report.read_text(encoding="utf-8")
     assert f"This checkpoint was {chosen['why']}." in card.render(asked)
@@ -96,7 +99,7 @@ def test_a_kill_before_the_candidates_were_removed_changes_nothing(endless: Path
     candidates(asked, {10: endless, 20: endless}, {10: 1.0, 20: 2.0})
     why = {"step": 10, "lowest_loss_step": 20, "among": [10, 20, 30], "why": "chosen by judges: step 10"}
     files.write_json(asked.paths.best / "training_state.json", {"step": 10, "loss": 1.0, "chosen": why})
-    assert choose.run(asked) == why
+    assert choose.best_checkpoint(asked) == why
     assert not asked.paths.candidates.exists()
 
 
@@ -106,7 +109,7 @@ def test_whatever_fails_in_judging_the_loss_decides_with_one_line(
     asked = settings(tmp_path, asr_model=str(tmp_path / "none"), best_by="judges")
     candidates(asked, {10: endless, 20: endless}, {10: 2.0, 20: 1.0})
     write_prepared(asked.paths, [{"text": "Cab.", "speaker": "my_voice"}])
-    chosen = choose.run(asked)
+    chosen = choose.best_checkpoint(asked)
     assert chosen["step"] == 20
     assert [line for line in "".join(capsys.readouterr()).splitlines() if "[choose]" in line] == [
         f"[choose] warning: {chosen['why']}"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from job import pipeline
 from job.config import settings as variables
 from job.core.errors import BadInput, StoppedBySignal
-from job.model.voices import cloning_model, scaled_model
+from job.model.voices import cloning_model, scale_in_place, scaled_model
 from job.train import resume, warm
 from job.train.rows import language_rows, speaker_rows, taken_rows
 from job.train.step import Stepper
@@ -139,6 +139,22 @@ def test_lora_scale(adapted, tiny_base, tmp_path, scale):
     name = "talker.model.layers.0.self_attn.q_proj.weight"
     _same(ours[name], base[name].float() + scale * (best[name].float() - base[name].float()))
     assert not (tmp_path / "scaled" / "adapter").exists()
+
+
+def test_a_scale_that_is_kept_is_the_checkpoints_own_from_then_on(adapted, tmp_path):
+    """TUNE_SPEECH: weights and adapter are scaled alike, so LORA_SCALE still reaches the base and what was trained."""
+    shutil.copytree(adapted.paths.best, tmp_path / "best")
+    scale_in_place(tmp_path / "best", 0.7, {"training_state.json": {"step": 3}})
+    scaled_model(adapted.paths.best, tmp_path / "expected", 0.7)
+    ours, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("best", "expected"))
+    assert ours.keys() == expected.keys() and all(torch.equal(ours[name], expected[name]) for name in ours)
+    scaled_model(tmp_path / "best", tmp_path / "back", 1 / 0.7)
+    trained, back = (load_file(path / "model.safetensors") for path in (adapted.paths.best, tmp_path / "back"))
+    for name, tensor in trained.items():
+        _same(back[name], tensor)
+    others = {path.name for path in adapted.paths.best.rglob("*") if path.is_file()}
+    assert {path.name for path in (tmp_path / "best").rglob("*") if path.is_file()} == others
+    assert json.loads((tmp_path / "best" / "training_state.json").read_text()) == {"step": 3}
 
 
 @pytest.mark.slow
