@@ -40,7 +40,7 @@ def run(settings: Settings) -> dict[str, Any]:
     from job import fetch
     from job.evaluate.judges import models
     from job.prepare import heard_words
-    from job.publish import push, validate
+    from job.publish import kept_cards, push, validate
 
     _supported(settings)
     driver.check(settings.device)
@@ -61,6 +61,7 @@ def run(settings: Settings) -> dict[str, Any]:
         say("doctor", f"nothing will be published: {publishing['skipped']}")
     else:
         say("doctor", f"will publish to {', '.join(publishing['repos'])} as {publishing['user']}")
+    kept_cards.check(settings)
     _texts(settings)
     if settings.data_mode != "none":
         heard_words.check(settings)

@@ -10,14 +10,18 @@ MASK = "***"
 #: Shorter secrets are not searched for: masking every "a" in a log hides nothing and ruins the log.
 SHORTEST_SECRET = 6
 
-#: Patterns that mark a secret anywhere in a text. The group `keep`, if any, stays in front of the mask.
-_PATTERNS = (
+#: What tokens and keys of well-known services look like.
+_TOKENS = (
     re.compile(r"\bhf_[A-Za-z0-9]{10,}|hf_[A-Za-z0-9]{30,}"),  # also after `\n`, `%0A`
     re.compile(r"\b(?:api_org|hf_oauth|hf_jwt)_[A-Za-z0-9_.-]{10,}"),
     re.compile(r"\bwandb_v\d+_[A-Za-z0-9_-]{10,}"),
     re.compile(r"\blocal-[0-9a-f]{40}\b"),  # a key of a self-hosted W&B server
     re.compile(r"\b(?:gh[pousr]|github_pat|rpa|sk|glpat)[_-][A-Za-z0-9_-]{16,}"),
     re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+)
+#: Patterns that mark a secret anywhere in a text. The group `keep`, if any, stays in front of the mask.
+_PATTERNS = (
+    *_TOKENS,
     re.compile(r"(?P<keep>\b(?:Bearer|Basic)\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE),
     re.compile(r"(?P<keep>[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+(?=@)", re.IGNORECASE),
     re.compile(r"(?P<keep>[?&](?:X-Amz-(?:Signature|Security-Token|Credential)|Signature|token)=)[^\s&\"']+", re.I),
@@ -47,6 +51,14 @@ def redact(text: str, secrets: Iterable[str | None] = ()) -> str:
             _WANDB_KEY.sub(MASK, line) if _WANDB_LINE.search(line) else line for line in text.splitlines(keepends=True)
         )
     return text
+
+
+def holds_token(text: str) -> bool:
+    """Whether a text surely holds a token: one that is long, and no word."""
+    found = [match[0] for pattern in _TOKENS for match in pattern.finditer(text)]
+    return any(len(one) >= 20 and re.search(r"\d", one) for one in found) or any(
+        one.startswith(("AKIA", "ASIA")) for one in found
+    )
 
 
 def _mask(found: re.Match[str]) -> str:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from job.model import card_facts
-from job.publish import edited
+from job.publish import edited, front_matter
 from job.publish.licenses import LICENSES
 
 #: Metadata that only this job can know, and so never taken from an edited card.
@@ -19,20 +19,13 @@ def check_card(text: str) -> list[str]:
     Checks that there is metadata in YAML; no key is null or empty; `base_model` is a Hub id; `license` is an identifier
     that the Hub knows; `language` contains ISO 639 codes; lists contain strings.
     """
-    import yaml
-
-    block, _ = edited.parts(text)
+    block, _ = front_matter.split(text)
     if block is None:
         return ["README.md has no metadata (a block between two lines of ---)"]
-    try:
-        data = yaml.safe_load(block)
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        at = f" in line {where.line + 2}" if where else ""
-        return [f"README.md's metadata is not valid YAML{at}: {getattr(error, 'problem', None) or 'cannot be parsed'}"]
-    if not isinstance(data, dict) or not data:
-        return ["README.md's metadata is empty"]
-    return [problem for key, value in data.items() for problem in value_problems(str(key), value)] + _unnamed(data)
+    found = front_matter.read(block)
+    problems = [f"README.md's metadata {found.problem}"] if found.problem else []
+    data = found.data or {}
+    return [*problems, *(one for key, value in data.items() for one in value_problems(key, value)), *_unnamed(data)]
 
 
 def value_problems(key: str, value: Any) -> list[str]:
@@ -47,25 +40,22 @@ def repaired(text: str, ours: str) -> str:
     valid values stay, and so does the text, of which only what nobody has edited is written anew.
     """
     import yaml
-    from huggingface_hub.utils._fixes import yaml_dump
 
-    block, body = edited.parts(text)
-    fresh, fresh_body = edited.parts(ours)
+    block, body = front_matter.split(text)
+    fresh, fresh_body = front_matter.split(ours)
     told: dict[str, Any] = yaml.safe_load(fresh or "")
     is_edited = edited.what(text)
     if is_edited.metadata:
-        try:
-            loaded = yaml.safe_load(block or "")
-        except yaml.YAMLError:
-            loaded = None
-        given = loaded if isinstance(loaded, dict) else {}
+        read = front_matter.read(block or "")
+        given = front_matter.salvaged(block or "") if read.data is None else read.data
         valid = {k: v for k, v in given.items() if k not in FACTS and not value_problems(str(k), v)}
         whole = {**told, **valid}
         merged = {key: whole[key] for key in dict.fromkeys((*given, *told)) if key in whole}  # in their order
         if _unnamed(merged):
             merged |= {key: told.get(key) for key in ("license", "license_name", "license_link")}
         merged = {key: value for key, value in merged.items() if value is not None}
-        fresh = block if block is not None and merged == given else yaml_dump(merged, sort_keys=False).strip()
+        as_it_is = block is not None and read.problem is None and merged == given
+        fresh = block if as_it_is else yaml.safe_dump(merged, sort_keys=False, allow_unicode=True).strip()
     return edited.joined(fresh or "", body if is_edited.body else fresh_body, is_edited)
 
 
@@ -103,9 +93,12 @@ def _wrong_values(data: dict[str, Any]) -> list[str]:
     problems = []
     for key in ("license", "language", "base_model", "datasets", "tags", "pipeline_tag", "library_name"):
         value = data.get(key)
+        if isinstance(value, list) and key in ("pipeline_tag", "library_name"):
+            problems.append(f"{key}: {str(value)[:60]} must be one string, without a list")
+            continue
         items = value if isinstance(value, list) else [value]
         problems += [
-            f"{key}: {item!r} is not a string{_fix(key)}"
+            f"{key}: {str(item)[:60]} is not a string{_fix(key)}"
             for item in items
             if item is not None and not isinstance(item, str)
         ]

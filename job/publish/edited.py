@@ -11,7 +11,11 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-_BLOCK = re.compile(r"---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
+from job.publish import front_matter
+
+#: Lines of a difference that are shown, and characters of each.
+MOST_LINES, LONGEST_LINE = 60, 160
+
 #: A comment, which the Hub does not show.
 _MARK = re.compile(r"\n*<!-- qwen3-tts-job wrote this card ([0-9a-f]{12}) ([0-9a-f]{12}); edits of it are kept -->\s*$")
 
@@ -27,13 +31,6 @@ class Edited:
     body: bool
 
 
-def parts(text: str) -> tuple[str | None, str]:
-    """The metadata of a README.md (None where it has no such block), and the text below it."""
-    text = text.lstrip("\ufeff \t\r\n")
-    found = _BLOCK.match(text)
-    return (found.group(1), text[found.end() :]) if found else (None, text)
-
-
 def joined(metadata: str, body: str, by_others: Edited) -> str:
     """A README.md of metadata in YAML and the text below it; its mark, if it has one, tells which were edited."""
     mark = _MARK.search(body)
@@ -45,13 +42,13 @@ def joined(metadata: str, body: str, by_others: Edited) -> str:
 
 def marked(text: str) -> str:
     """A card with the mark at its end."""
-    metadata, body = parts(text.strip())
+    metadata, body = front_matter.split(text.strip())
     return text.strip() + _mark(_digest(metadata or ""), _digest(body))
 
 
 def what(text: str) -> Edited:
     """What somebody has edited of a README.md: both parts where the mark is missing, a blank text excepted."""
-    metadata, body = parts(text)
+    metadata, body = front_matter.split(text)
     mark = _MARK.search(body)
     if mark is None:
         return Edited(metadata is not None and bool(metadata.strip()), bool(body.strip()))
@@ -62,7 +59,9 @@ def what(text: str) -> Edited:
 def difference(old: str, new: str) -> list[str]:
     """What was repaired, line by line, as `diff` shows it."""
     _, _, *lines = [*difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0)] or ("", "")
-    return [line for line in lines if not line.startswith("@@")]
+    changed = [line[:LONGEST_LINE] for line in lines if not line.startswith("@@")]
+    more = len(changed) - MOST_LINES
+    return [*changed[:MOST_LINES], f"… and {more} more lines"] if more > 0 else changed
 
 
 def _mark(metadata: str, body: str) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: Attempts before giving up (fewer while a person waits), and seconds before the second; each wait is twice the last.
-ATTEMPTS = 6
+ATTEMPTS = 8
 FEW = 3
 FIRST_WAIT = 2.0
 LONGEST_WAIT = 60.0
@@ -29,6 +29,9 @@ def client(settings: Settings) -> HfApi:
     """A client for the Hub at HF_ENDPOINT, with HF_TOKEN."""
     from huggingface_hub import HfApi
 
+    from job.publish import sessions
+
+    sessions.install()
     return HfApi(token=settings.token, library_name="qwen3-tts-job")
 
 
@@ -53,9 +56,11 @@ def retrying(what: str, call: Callable[[], T], settings: Settings, attempts: int
 
 def may_pass(error: BaseException) -> bool:
     """Whether a retry can help: after 5xx, 408, 409, 412, 429 and broken connections."""
-    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     for cause in _causes(error):
+        if isinstance(cause, LocalEntryNotFoundError):
+            continue  # how a download wraps whatever kept it from asking the Hub; the cause counts
         if _expired(cause):
             return True
         if isinstance(cause, OfflineModeIsEnabled | HFValidationError | FileNotFoundError | PermissionError):
@@ -92,12 +97,14 @@ def explain(error: BaseException, settings: Settings) -> str:
     """The error message of the Hub or the network, on one line without secrets."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    secrets = [settings.token]
+    secrets = settings.secrets
     for cause in _causes(error):
         status = _status(cause)
         if status is not None:
             said = cause.server_message if isinstance(cause, HfHubHTTPError) else None
             return one_line(f"{said or _first_line(cause)} (status {status})", secrets)
+    if any(type(cause).__name__ == "JSONDecodeError" for cause in _causes(error)):
+        return "the Hub's answer cannot be read; something between here and the Hub may have answered in its place"
     last = _causes(error)[-1]
     if _is_connection(error):
         return one_line(f"no connection to the Hub ({type(last).__name__}: {_first_line(last)})", secrets)

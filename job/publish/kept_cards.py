@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 from job.config.settings import Settings
 from job.core.console import say, warn
-from job.publish import card, card_rules, edited, hub_client
+from job.core.errors import BadInput
+from job.core.redact import SHORTEST_SECRET, holds_token
+from job.publish import card, card_rules, edited, front_matter, hub_client, rights
+from job.publish.targets import skipped, targets
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -23,7 +26,53 @@ def local(path: Path, ours: str, stage: str) -> str:
         ours: the card as this job writes it.
         stage: who says in the log what was repaired.
     """
-    return _kept(path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None, ours, str(path), stage)
+    return _kept(path.read_bytes() if path.is_file() else None, ours, str(path), stage)
+
+
+def check(settings: Settings) -> None:
+    """Look before training at cards that somebody has edited, here and on the Hub: say what will be repaired of them.
+
+    Raises:
+        BadInput: one cannot be published.
+        Unreachable: the Hub cannot be reached.
+    """
+    ours = card.render(settings)
+    for directory in (settings.paths.best, settings.paths.last):
+        readme = directory / README
+        _look(readme.read_bytes() if readme.is_file() else None, ours, str(readme), settings)
+    if skipped(settings) is not None:
+        return
+    api = hub_client.client(settings)
+
+    def ask() -> dict[str, bytes | None]:
+        account = rights.whoami(api)
+        repos = [rights.full_name(target.repo, account) for target in targets(settings)]
+        return {f"{README} of {repo}": _in_repo(api, repo) for repo in repos}
+
+    about = f"{api.endpoint}: cannot read the model card that is there"
+    for where, there in hub_client.asked(ask, settings, about, "set UPLOAD_TO_HUB=false").items():
+        _look(there, ours, where, settings)
+
+
+def _look(found: bytes | None, ours: str, where: str, settings: Settings) -> None:
+    if found is None:
+        return
+    _refuse_secrets(front_matter.decoded(found, where)[0], where, settings)
+    if problems := card_rules.check_card(_kept(found, ours, where, "doctor")):
+        raise BadInput(f"{where} cannot be published: {'; '.join(problems)}; mend or remove it")
+
+
+def _refuse_secrets(text: str, where: str, settings: Settings) -> None:
+    """Refuse a card that holds a secret of this run, or what looks like anybody's.
+
+    Raises:
+        BadInput: naming the line.
+    """
+    for number, line in enumerate(text.splitlines(), start=1):
+        if any(secret in line for secret in settings.secrets if len(secret) >= SHORTEST_SECRET):
+            raise BadInput(f"{where}: line {number} holds a secret of this run; remove it")
+        if holds_token(line):
+            raise BadInput(f"{where}: line {number} holds what looks like a token; remove it")
 
 
 def with_card(
@@ -36,12 +85,12 @@ def with_card(
     if README not in sources:
         return sources
     given = sources[README]
-    ours = given.decode() if isinstance(given, bytes) else given.read_text(encoding="utf-8")
+    ours = (given if isinstance(given, bytes) else given.read_bytes()).decode()
     there = hub_client.retrying(f"reading {repo}", lambda: _in_repo(api, repo), settings)
     by_hand = edited.what(ours)
     if there is not None and (by_hand.metadata or by_hand.body):
         text = ours
-        if there != ours:
+        if there != ours.encode():
             warn(stage, f"{README} of {repo} is replaced by the one that was edited in output/")
     else:
         text = _kept(there, ours, f"{README} of {repo}", stage)
@@ -50,24 +99,43 @@ def with_card(
     return {**sources, README: text.encode()}
 
 
-def _kept(found: str | None, ours: str, where: str, stage: str) -> str:
-    by_others = edited.what(found) if found is not None else edited.Edited(False, False)
-    if found is None or not (by_others.metadata or by_others.body):
+def _kept(found: bytes | None, ours: str, where: str, stage: str) -> str:
+    if found is None:
         return ours
-    text = card_rules.repaired(found, ours)
-    changes = edited.difference(found, text)
+    written, encoding = front_matter.decoded(found, where)
+    text = front_matter.closed(written)
+    by_others = edited.what(text)
+    if not (by_others.metadata or by_others.body):
+        return ours
+    kept = card_rules.repaired(text, ours)
+    changes = edited.difference(written, kept)
     say(stage, f"{where} was edited and is kept{', its metadata repaired:' if changes else ''}")
-    for line in changes:
+    if encoding:
+        say(stage, f"it is in {encoding}, and becomes UTF-8")
+    if text != written:
+        say(stage, "no line of --- ends its metadata")
+    for line in [*(card_rules.check_card(text) if changes else ()), *changes]:
         say(stage, line)
-    return text
+    return kept
 
 
-def _in_repo(api: HfApi, repo: str) -> str | None:
-    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+def _in_repo(api: HfApi, repo: str) -> bytes | None:
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = api.hf_hub_download(repo, README, local_dir=folder)
+        except LocalEntryNotFoundError:  # not that there is none: the Hub could not be asked
+            raise
         except (EntryNotFoundError, RevisionNotFoundError):  # no such file, or a repo without any commit
             return None
-        return Path(path).read_text(encoding="utf-8", errors="replace")
+        except RepositoryNotFoundError as error:
+            if hub_client.status_of(error) != 404:  # without a token a private repo does not exist either, as a 401
+                raise
+            return None
+        return Path(path).read_bytes()

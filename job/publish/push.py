@@ -11,7 +11,7 @@ from job.core.console import say, warn
 from job.core.errors import BadInput, JobError, PublishFailed
 from job.core.redact import redact
 from job.model import card_facts
-from job.publish import card_rules, contents, hub_client, kept_cards, rights, uploading
+from job.publish import card_rules, contents, front_matter, hub_client, kept_cards, rights, uploading
 from job.publish.targets import Target, skipped, targets
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _check_local(target: Target, settings: Settings) -> None:
         raise BadInput(f"{target.directory} is missing, so there is nothing to push to {target.repo}; run train first")
     if not readme.is_file():
         raise BadInput(f"{readme} is missing; run `python -m job validate` first")
-    text = readme.read_text(encoding="utf-8", errors="replace")
+    text, _ = front_matter.decoded(readme.read_bytes(), str(readme))
     problems = card_rules.check_card(text)
     if card_facts.base_model(settings) and not re.search(r"^base_model:", text, re.MULTILINE):
         problems.append(f"it does not name the base model {card_facts.base_model(settings)}")

@@ -108,11 +108,10 @@ def send(
         make = partial(api.create_branch, repo, branch=branch, exist_ok=True)
         hub_client.retrying(f"making a branch of {repo}", make, settings)
     before = hub_client.retrying(f"reading {repo}", lambda: api.model_info(repo, revision=branch), settings)
-    there = [sibling.rfilename for sibling in before.siblings or []]
     size = sum(size_of(source) for source in sources.values())
     where = repo if branch == MAIN else f"{repo}, branch {branch}"
     say(stage, f"{len(sources)} files, {size / 1e6:.1f} MB, for {where}")
-    upload = partial(_commit, api, repo, sources, _stale(there, sources, stale), message, branch)
+    upload = partial(_commit, api, repo, sources, stale, message, branch)
     commit, hashes = hub_client.retrying(f"uploading to {repo}", upload, settings)
     look = partial(api.model_info, repo, revision=branch, files_metadata=True)
     after = hub_client.retrying(f"checking {repo}", look, settings)
@@ -126,10 +125,14 @@ def send(
 def _commit(
     api: HfApi, repo: str, sources: Sources, stale: Sequence[str], message: str, branch: str
 ) -> tuple[str, dict[str, str]]:
-    """Commit the files; returns the commit, and each file's SHA-256, which the client has computed anyway."""
+    """Commit the files; returns the commit, and each file's SHA-256, which the client has computed anyway.
+
+    What is there is asked each time: an attempt whose answer was lost may have removed what is stale.
+    """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    removed = [CommitOperationDelete(name) for name in stale]
+    there = [one.rfilename for one in api.model_info(repo, revision=branch).siblings or []] if stale else []
+    removed = [CommitOperationDelete(name, is_folder=False) for name in _stale(there, sources, stale)]
     added = [CommitOperationAdd(name, source) for name, source in sources.items()]
     commit = api.create_commit(repo, [*removed, *added], commit_message=message, revision=branch)
     return str(commit.oid), {one.path_in_repo: one.upload_info.sha256.hex() for one in added}

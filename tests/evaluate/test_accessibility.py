@@ -44,6 +44,7 @@ def quality_page(directory: Path) -> str:
         "end": None,
         "detail": "",
         "why": "hum",
+        "heard": "other words",
     }
     rows = [{**about, "id": name, "text": f"{name} ü", "audio": f"/{name}.wav", "left_out": True} for name in "ab"]
     figures = {

@@ -6,6 +6,8 @@ import contextlib
 import json
 import re
 import socket
+import struct
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -32,6 +34,10 @@ class Dropped(Exception):
     """The connection was cut by a fault."""
 
 
+class Answered(Exception):
+    """The answer has been sent, and it is not the one to the request."""
+
+
 class Frame(BaseHTTPRequestHandler):
     """One connection. Routes are tried in order; their groups are the method's arguments."""
 
@@ -55,7 +61,25 @@ class Frame(BaseHTTPRequestHandler):
         self.status = 0
         split = urlsplit(self.path)
         self.query = parse_qs(split.query, keep_blank_values=True)
+        self.after: str | None = None  # what happens to the answer once the request has been done
         try:
+            self._answer(split.path)
+        except Answered:
+            pass
+        except (Dropped, ConnectionError):
+            self.close_connection = True
+            with contextlib.suppress(OSError):  # a reset, not an orderly end
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
+        finally:
+            from tests.hub.server import Request
+
+            self.hub.log(Request(self.command, self.path, dict(self.headers.items()), self.body, self.status))
+
+    def _answer(self, path: str) -> None:
+        """Do what is asked, or what a fault says instead."""
+        try:
+            self._weather()
             fault = self.hub.take_fault(self.command, self.path)
             if fault is not None and fault.status is None:
                 self.body = self._read(fault.after)
@@ -66,21 +90,61 @@ class Frame(BaseHTTPRequestHandler):
                 content = {"error": fault.message} if fault.body is None else json.loads(fault.body)
                 self._send_json(content, fault.status, fault.headers)
             else:
-                self._route(split.path)
+                self._route(path)
         except Refusal as refusal:
             words = refusal.message.replace("\n", " ").encode("ascii", "replace").decode()
             headers = {"X-Error-Message": words}
             if refusal.code:
                 headers["X-Error-Code"] = refusal.code
             self._send_json({"error": refusal.message}, refusal.status, headers)
-        except (Dropped, ConnectionError):
-            self.close_connection = True
-            with contextlib.suppress(OSError):
-                self.connection.shutdown(socket.SHUT_RDWR)
-        finally:
-            from tests.hub.server import Request
 
-            self.hub.log(Request(self.command, self.path, dict(self.headers.items()), self.body, self.status))
+    def _weather(self) -> None:
+        """What goes wrong with this request by the Hub's weather, before it is done or (noted) after."""
+        weather = self.hub.weather
+        met = weather.draw() if weather else None
+        if weather is None or met is None:
+            return
+        if met == "slow":
+            time.sleep(weather.slow)
+        elif met == "kill":
+            weather.kill()
+        elif met == "cut":
+            raise Dropped
+        elif met in ("429", "500", "503"):
+            self.body = self._read(None)
+            headers = {"Retry-After": "1"} if met == "429" else {}
+            self._send_page(int(met), headers)
+            raise Answered
+        else:
+            self.after = met
+
+    def _spoil(self, data: bytes) -> None:
+        """What goes wrong with an answer whose request has been done."""
+        after, self.after = self.after, None
+        if after == "late kill":
+            assert self.hub.weather is not None
+            self.hub.weather.kill()
+        elif after == "late 500":
+            self._send_page(500, {})
+            raise Answered
+        elif after == "silence":
+            assert self.hub.weather is not None
+            time.sleep(self.hub.weather.silence)
+            raise Dropped
+        elif after == "cut in the answer" and self.command != "HEAD" and len(data) > 1:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2])
+            self.wfile.flush()
+            raise Dropped
+        elif after is not None:
+            raise Dropped
+
+    def _send_page(self, status: int, headers: dict[str, str]) -> None:
+        """An error as what stands before the Hub sends it, which is no JSON."""
+        page = f"<html><body><h1>{status}</h1></body></html>".encode()
+        self._send(page, status, {"Content-Type": "text/html", **headers})
 
     def _route(self, path: str) -> None:
         for method, pattern, answer in self.routes:
@@ -111,6 +175,7 @@ class Frame(BaseHTTPRequestHandler):
         return b"".join(pieces)
 
     def _send(self, data: bytes, status: int, headers: dict[str, str]) -> None:
+        self._spoil(data)
         self.status = status
         self.send_response(status)
         length = headers.pop("Content-Length", str(len(data)))

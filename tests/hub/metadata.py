@@ -40,6 +40,8 @@ def validate(content: str, kind: str) -> tuple[list[str], list[str]]:
         data = yaml.safe_load(block)
     except yaml.YAMLError as error:
         return [f"bad yaml: {error}"], []
+    if twice := _twice(yaml.compose(block)):
+        return [f"bad yaml: duplicated mapping key {twice}"], []
     if data is None:
         return [], ["empty or missing yaml metadata in repo card"]
     if not isinstance(data, dict):
@@ -57,6 +59,15 @@ def validate(content: str, kind: str) -> tuple[list[str], list[str]]:
         if not REPO_ID.fullmatch(name):
             warnings.append(f'"datasets[{index}]" with value "{name}" is not valid. If possible, use a dataset id')
     return errors, warnings
+
+
+def _twice(node: Any) -> str | None:
+    """A key that occurs twice in a mapping."""
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    keys = [key.value for key, _ in node.value]
+    found = next((key for key in keys if isinstance(key, str) and keys.count(key) > 1), None)
+    return found or next(filter(None, (_twice(value) for _, value in node.value)), None)
 
 
 def _strings(data: dict[str, Any], key: str, errors: list[str], one: bool = False) -> list[str]:

@@ -6,7 +6,8 @@
 
 `huggingface_hub` and `datasets` read `HF_ENDPOINT` and `HF_HOME` when they are imported, so they are used from a
 process of their own. Large files go up through the LFS batch protocol (Xet is never offered) and come down through a
-redirect to a signed address, as the Hub does it. `Hub.fail` and `Hub.drop` make it misbehave.
+redirect to a signed address, as the Hub does it. `Hub.fail` and `Hub.drop` make it misbehave at one place, and
+`Hub.weather` at any.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Self
 
 from tests.hub.protocol import Handler
 from tests.hub.store import Blob, Repo, Token, is_large
+from tests.hub.weather import Weather
 
 WRITE = "hf_" + "W" * 34
 READ = "hf_" + "R" * 34
@@ -71,6 +73,7 @@ class Hub:
         self.part_size = part_size
         self.secret = secrets.token_hex(8)
         self.parts: dict[tuple[str, int], bytes] = {}
+        self.weather: Weather | None = None
         self.lock = threading.RLock()
         self._faults: list[Fault] = []
         self._server: ThreadingHTTPServer | None = None

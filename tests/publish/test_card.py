@@ -132,7 +132,7 @@ def test_unknown_licence_names_the_variable() -> None:
         ("tags: []", "tags is empty"),
         ("datasets: [My Data]", "is not a Hub id"),
         ("tags: [a", "is not valid YAML"),
-        ("just words", "metadata is empty"),
+        ("just words", "metadata holds no names with values"),
     ],
 )
 def test_check_card_refuses_what_the_hub_refuses(block: str, said: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from job.core.errors import BadInput
-from job.publish import card, card_rules, edited, kept_cards, validate
+from job.publish import card, card_rules, edited, front_matter, kept_cards, validate
 from tests.hub.server import WRITE, Hub
 from tests.publish.test_card import front, load
 
@@ -48,10 +48,10 @@ def test_an_edited_text_is_kept_and_only_bad_metadata_are_repaired(
     "text", ["# Only a text\n", "---\ntags: [a\n---\n# Broken YAML\n", "---\nlicense: other\n---\nno name\n"]
 )
 def test_any_card_of_somebody_else_becomes_one_that_the_hub_takes(work: Path, text: str) -> None:
-    body = edited.parts(text)[1]
+    body = front_matter.split(text)[1]
     kept = card_rules.repaired(text, card.render(load(work)))
     assert card_rules.check_card(kept) == []
-    assert edited.parts(kept)[1] == body
+    assert front_matter.split(kept)[1] == body
 
 
 def test_edited_metadata_leave_the_text_to_the_job(work: Path) -> None:
