@@ -79,7 +79,7 @@ sbom: setup-dev ## write the list of packages and their licences (SBOM) to dist/
 	@$(PY) scripts/sbom.py dist
 
 lock: setup-dev ## update requirements*.lock from requirements*.in; UPGRADE=1 takes newer versions
-	for name in requirements requirements-dev requirements-mutation runpod/requirements; do \
+	for name in requirements requirements-dev requirements-mutation runpod/requirements job/fetch/scripted/requirements; do \
 	  $(PY) -m uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --fork-strategy fewest \
 	    --no-emit-index-url --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) \
 	    $$name.in -o $$name.lock || exit; done

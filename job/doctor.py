@@ -25,11 +25,6 @@ SPARE_BYTES = 64 << 20
 #: Most complete checkpoints on disk at any moment: best, last, and one being written; BEST_BY=judges keeps others.
 CHECKPOINTS = 3
 
-#: Variables that this version reads but does not implement. Setting one is an error instead of being ignored.
-NOT_YET: dict[str, Any] = {
-    "dataset_trust_remote_code": False,
-}
-
 
 def run(settings: Settings) -> dict[str, Any]:
     """Run all checks; the first problem found is raised.
@@ -83,10 +78,6 @@ def run(settings: Settings) -> dict[str, Any]:
 
 
 def _supported(settings: Settings) -> None:
-    for field, default in NOT_YET.items():
-        value = getattr(settings, field)
-        if value != default:
-            raise BadInput(f"{field.upper()}={value}: not supported in this version; unset it")
     if settings.distributed == "fsdp" and not mode_of(settings).shardable:
         raise BadInput(f"DISTRIBUTED=fsdp: needs TRAIN_MODE=full; with TRAIN_MODE={settings.train_mode} use ddp")
     if settings.distributed == "fsdp" and settings.torch_compile:

@@ -31,6 +31,11 @@ class Paths:
         return self.raw / f"{split}.jsonl"
 
     @property
+    def scripted(self) -> Path:
+        """Hub datasets with a loading script as Parquet files, and the environment in which their scripts ran."""
+        return self.work / "data" / "scripted"
+
+    @property
     def transcripts(self) -> Path:
         """The rows that a recogniser made of recordings without texts, for people to correct."""
         return self.work / "data" / "transcripts.jsonl"

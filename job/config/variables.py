@@ -104,7 +104,7 @@ class DataVariables(BaseSettings):
         lt=1,
     )
     dataset_trust_remote_code: bool = var(
-        False, "Reserved: datasets with a loading script are rejected, with the command that converts them."
+        False, "Run the loading script of a Hub dataset: once, confined, without a token (docs/data.md)."
     )
     prepare_batch_size: int = var(16, "Clips encoded together.", ge=1, free=True)
     num_workers: int | None = var(

@@ -53,7 +53,7 @@ def run(settings: Settings) -> dict[str, Any]:
     aligning = Aligning(settings, store, lambda: transcribing.kept)
     tables = {split: aligning.table(transcribing.table(table)) for split, table in source.tables().items()}
     if source.parts is not None:
-        parts = [replace(one, table=aligning.table(transcribing.table(one.table))) for one in source.parts()]
+        parts = [replace(one, table=aligning.table(transcribing.table(one.table))) for one in source.parts(False)]
         tables = {"train": mixing.mix(parts, settings, store), **tables}
         settings = mixing.without_columns(settings)
     for table in tables.values():
@@ -170,7 +170,8 @@ def _has_contents(path: Path) -> bool:
 def check(settings: Settings) -> str:
     """Check the source without fetching it: that it exists, has the columns, and its first audio can be read.
 
-    For a Hub dataset, only the description and the columns are read, no audio.
+    For a Hub dataset, only the description and the columns are read, no audio; of one with a loading script that has
+    not run yet, not even these.
 
     Returns:
         One line that describes the source.
@@ -188,8 +189,10 @@ def check(settings: Settings) -> str:
     parts = []
     transcribing = Transcribing(settings, Store(None))
     aligning = Aligning(settings, Store(None), lambda: transcribing.kept)
-    mixed = [("train", one.table) for one in source.parts()] if source.parts is not None else []
-    for split, given in (*mixed, *source.tables().items()):
+    mixed = [("train", one.table) for one in source.parts(True)] if source.parts is not None else []
+    waiting = source.waits()
+    alone = {} if waiting and source.parts is None else source.tables()
+    for split, given in (*mixed, *alone.items()):
         table = transcribing.assumed(given)
         columns = choose(table, settings)
         aligning.check(table)
@@ -198,4 +201,4 @@ def check(settings: Settings) -> str:
         rows = f"{table.total} {split} rows" if table.total is not None else f"{split} rows"
         audio = (columns.by_field["audio"] or columns.by_field["audio_codes"])[0]
         parts.append(f"{rows} (text in {columns.by_field['text'][0]}, audio in {audio})")
-    return f"{source.about}: {', '.join(parts)}"
+    return f"{source.about}: {', '.join([*parts, *([waiting] if waiting else [])])}"

@@ -6,7 +6,6 @@ which `datasets` can do only with torchcodec.
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +13,10 @@ from typing import Any
 
 from job.config.settings import Settings
 from job.core import console
-from job.core.errors import NO_CONNECTION, BadInput, Unreachable, causes, is_outage, kinds_of, status_of
+from job.core.errors import BadInput
 from job.fetch.columns import choose
+from job.fetch.hub_errors import Explained, about_script
+from job.fetch.scripted.conversion import Scripted, script_of
 from job.fetch.table import Row, RowError, Table, Unreadable
 
 #: Timeout in seconds for asking the Hub for a commit.
@@ -31,28 +32,57 @@ def open_tables(settings: Settings, validation: bool = True) -> dict[str, Table]
 
     Raises:
         BadInput: the dataset, its configuration or a split does not exist, access is denied, the Hub cannot be reached,
-            or the dataset is a script.
+            or the dataset is a script that may not be run, or fails.
     """
     return HubDataset(settings).tables(validation)
+
+
+def waits(settings: Settings) -> str | None:
+    """What fetch must do before the columns can be known: run a loading script, once. None if there is nothing.
+
+    Raises:
+        BadInput: as `open_tables`; or the script may not be run, or cannot be here.
+    """
+    if not settings.dataset_trust_remote_code:
+        return None
+    _check_name(str(settings.dataset_name), f"DATASET_NAME={settings.dataset_name}")
+    with Explained(settings):
+        commit, listing = _at(settings)
+        scripted = _scripted(settings, commit, listing)
+        return scripted.check() if scripted and scripted.splits() is None else None
 
 
 def commit(settings: Settings) -> str | None:
     """Return the commit of DATASET_NAME that DATASET_REVISION points to; None if the Hub does not answer."""
     try:
-        return _commit(settings)
+        return _at(settings)[0]
     except Exception:  # reported when the dataset is read, if it is read at all
         return None
 
 
-def _commit(settings: Settings) -> str | None:
+def _at(settings: Settings) -> tuple[str | None, list[str]]:
+    """The commit, and the names of its files; only what DATASET_REVISION says when the clients are offline."""
     from huggingface_hub import HfApi, constants
 
     if constants.HF_HUB_OFFLINE:
-        return settings.dataset_revision
+        return settings.dataset_revision, []
     info = HfApi().dataset_info(
         str(settings.dataset_name), revision=settings.dataset_revision, token=settings.token, timeout=INFO_SECONDS
     )
-    return info.sha or settings.dataset_revision
+    return info.sha or settings.dataset_revision, [one.rfilename for one in info.siblings or ()]
+
+
+def _scripted(settings: Settings, commit: str | None, listing: list[str]) -> Scripted | None:
+    """The dataset as one with a loading script; None if it has none.
+
+    Raises:
+        BadInput: it has one, and DATASET_TRUST_REMOTE_CODE is off.
+    """
+    if commit is None or script_of(str(settings.dataset_name), listing) is None:
+        return None
+    if not settings.dataset_trust_remote_code:
+        raise BadInput(about_script(settings, f"DATASET_NAME={settings.dataset_name}"))
+    return Scripted(settings, commit)
 
 
 class HubDataset:
@@ -67,12 +97,17 @@ class HubDataset:
         quiet()
         import datasets
 
-        with _Explained(settings):
+        with Explained(settings):
             # Pin one commit for the whole fetch, even if another one is pushed meanwhile.
-            self.commit = _commit(settings)
-            self.builder = datasets.load_dataset_builder(
-                self.name, settings.dataset_config, revision=self.commit, token=settings.token
-            )
+            self.commit, listing = _at(settings)
+            scripted = _scripted(settings, self.commit, listing)
+            self.converted = scripted is not None
+            if scripted is not None:
+                self.builder = datasets.load_dataset_builder("parquet", data_files=scripted.convert())
+            else:
+                self.builder = datasets.load_dataset_builder(
+                    self.name, settings.dataset_config, revision=self.commit, token=settings.token
+                )
             self.streams = self.builder.as_streaming_dataset()
 
     def tables(self, validation: bool) -> dict[str, Table]:
@@ -88,7 +123,7 @@ class HubDataset:
         if base not in self.streams:
             raise BadInput(f"{variable}={split}: {self.name} has no such split; it has {', '.join(self.streams)}")
         stream = self.streams[base]
-        with _Explained(self.settings):
+        with Explained(self.settings):
             features = stream.features
             columns = list(features) if features else _columns_of_first_row(stream)
         import datasets
@@ -101,7 +136,7 @@ class HubDataset:
         single = isinstance(self.builder, datasets.GeneratorBasedBuilder)
         if sliced and single:
             raise BadInput(f"{variable}={split}: this dataset can only be streamed; name a whole split")
-        whole = sliced or not (self.settings.data_mode == "direct" or bounded or single)
+        whole = sliced or not (self.settings.data_mode == "direct" or bounded or single or self.converted)
         names = {c: f.names for c, f in (features or {}).items() if isinstance(f, datasets.ClassLabel)}
         audio = [c for c, f in (features or {}).items() if isinstance(f, datasets.Audio)]
         declared = self.builder.info.splits or {}
@@ -109,7 +144,7 @@ class HubDataset:
 
         def read() -> Iterator[Row | Unreadable]:
             wanted = [c for c in choose(opened, self.settings).used if c in columns]
-            with _Explained(self.settings):
+            with Explained(self.settings):
                 rows = self._whole(split) if whole else stream
                 for number, values in enumerate(_rows(rows.select_columns(wanted)), start=1):
                     for column, labels in names.items():
@@ -140,7 +175,7 @@ class HubDataset:
         def get(path: str) -> bytes | Path:
             from huggingface_hub.errors import EntryNotFoundError
 
-            with _Explained(self.settings):
+            with Explained(self.settings):
                 try:
                     return fetch(path)
                 except (EntryNotFoundError, FileNotFoundError):
@@ -227,65 +262,3 @@ def _check_name(name: str, where: str) -> None:
         raise BadInput(f"{where} is not the name of a Hub dataset; {fix}")
     if Path(name).exists():
         raise BadInput(f"{where}: there is a file or folder of that name here; set DATA_DIR=./{name} to use it")
-
-
-class _Explained:
-    """Context manager that converts exceptions of the Hub's clients to a one-line `BadInput` or `Unreachable`."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: Any) -> None:
-        from job.core.errors import JobError
-
-        if error is None or not isinstance(error, Exception) or isinstance(error, JobError | RowError):
-            return
-        raise (Unreachable if is_outage(error) else BadInput)(explain(error, self.settings)) from None
-
-
-def explain(error: BaseException, settings: Settings) -> str:
-    """Describe a failure of `datasets` or `huggingface_hub` in one line: the variable, the problem, the fix."""
-    where = f"DATASET_NAME={settings.dataset_name}"
-    chain = causes(error)
-    status, kinds = status_of(chain), kinds_of(chain)
-    text = " ".join(" ".join(str(e).split()) for e in chain)
-    if settings.token:
-        text = text.replace(settings.token, "***")
-    hint = "check HF_TOKEN" if settings.token else "set HF_TOKEN if it is private or gated"
-    if any(getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for e in chain):
-        return f"{where}: no space left for the download; make room, or point HF_HOME and WORK_DIR to a larger disk"
-    if "scripts are no longer supported" in text:
-        return _about_script(settings, where)
-    if "GatedRepoError" in kinds or "gated" in text[:300]:
-        return f"{where} is gated: accept its terms on the Hub with the account of HF_TOKEN ({hint})"
-    if "RevisionNotFoundError" in kinds or (settings.dataset_revision and "revision" in text.lower()):
-        return f"DATASET_REVISION={settings.dataset_revision or 'main'}: {settings.dataset_name} has no such revision"
-    if status in (401, 403) or "RepositoryNotFoundError" in kinds or "DatasetNotFoundError" in kinds or status == 404:
-        return f"{where}: no such dataset on the Hub, or no access to it; check the name, or {hint}"
-    if "DataFilesNotFoundError" in kinds or "EmptyDatasetError" in kinds:
-        return f"{where}: no data files in it that can be read (Parquet, JSONL, CSV, or audio with metadata)"
-    if (found := re.search(r"Config name is missing.*?\[(.*?)\]", text)) is not None:
-        return f"{where} has several configurations: set DATASET_CONFIG to one of {_plain(found[1])}"
-    if (found := re.search(r"BuilderConfig .*? not found\. Available: \[(.*?)\]", text)) is not None:
-        return f"DATASET_CONFIG={settings.dataset_config}: {settings.dataset_name} has only {_plain(found[1])}"
-    if kinds & {*NO_CONNECTION, "OfflineModeIsEnabled"}:
-        return f"{where}: the Hub cannot be reached or broke off; check the network, then run the same command again"
-    if status is not None and (status >= 500 or status == 429):
-        return f"{where}: the Hub answers {status}; run the same command again later"
-    return f"{where} cannot be read: {type(chain[-1]).__name__}: {text[:300]}"
-
-
-def _about_script(settings: Settings, where: str) -> str:
-    return (
-        f"{where} is a loading script, which datasets >= 4 does not run and this job neither; if you trust it, "
-        f'convert it once with uv run --with "datasets==3.6.0" datasets-cli convert_to_parquet '
-        f"{settings.dataset_name} --trust_remote_code, then set DATASET_REVISION to the pull request that it opens "
-        "(refs/pr/1, say)"
-    )
-
-
-def _plain(listed: str) -> str:
-    return listed.replace("'", "").replace('"', "")

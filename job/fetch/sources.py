@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from job.config import datasets
@@ -21,12 +23,15 @@ class Source:
     Attributes:
         about: what it is, in a phrase.
         tables: opens its splits (`train`, and `validation` if there is one); may need the network.
-        parts: opens the sources that are mixed into the training split instead, for a source that is a mix.
+        parts: opens the sources that are mixed into the training split instead, for a source that is a mix; with
+            `True` only those that do not wait.
         files: local files and directories that it reads; when one changes, fetch runs again.
         note: a log line about why it was chosen, when that is not obvious.
         revision: the current revision of a source that is not local; None when it is unknown.
         hub: whether it needs the Hub.
         built_in: whether it is the demo data, which is used when the settings name no data.
+        waits: what fetch must do before the tables can be opened, so that they are not checked in minute one; None
+            if there is nothing.
     """
 
     about: str
@@ -36,7 +41,8 @@ class Source:
     revision: Callable[[], str | None] = lambda: None
     hub: bool = False
     built_in: bool = False
-    parts: Callable[[], list[mixing.Part]] | None = None
+    parts: Callable[[bool], list[mixing.Part]] | None = None
+    waits: Callable[[], str | None] = lambda: None
 
 
 def pick(settings: Settings) -> Source:
@@ -61,8 +67,13 @@ def _datasets(settings: Settings) -> Source | None:
     each = [(entry, _alone(settings, entry)) for entry in entries]
     sources = [(entry, pick(alone)) for entry, alone in each]
 
-    def parts() -> list[mixing.Part]:
-        return mixing.named_apart([mixing.Part(_told(entry, source)["train"], entry) for entry, source in sources])
+    def parts(ready: bool) -> list[mixing.Part]:
+        opened = [(entry, source) for entry, source in sources if not (ready and _waits(entry, source))]
+        return mixing.named_apart([mixing.Part(_told(entry, source)["train"], entry) for entry, source in opened])
+
+    def waits() -> str | None:
+        waiting = [f"{entry.text}: {phrase}" for entry, source in sources if (phrase := _waits(entry, source))]
+        return "; ".join(waiting) or None
 
     def revision() -> str | None:
         found = [source.revision() for _, source in sources if source.hub]
@@ -75,6 +86,7 @@ def _datasets(settings: Settings) -> Source | None:
         revision=revision,
         hub=any(source.hub for _, source in sources),
         parts=parts,
+        waits=waits,
     )
 
 
@@ -102,8 +114,20 @@ def _told(entry: datasets.Entry, source: Source) -> dict[str, Table]:
     Raises:
         BadInput: it cannot be opened; the message names the entry.
     """
-    try:
+    with _named(entry):
         return source.tables()
+
+
+def _waits(entry: datasets.Entry, source: Source) -> str | None:
+    with _named(entry):
+        return source.waits()
+
+
+@contextmanager
+def _named(entry: datasets.Entry) -> Iterator[None]:
+    """Name the entry of DATASETS in an error about it."""
+    try:
+        yield
     except BadInput as error:
         raise type(error)(f"DATASETS: {entry.text}: {error}") from None
 
@@ -215,8 +239,14 @@ def _hub(settings: Settings, note: str | None) -> Source:
 
         return hub_dataset.commit(settings)
 
+    @cache
+    def waits() -> str | None:
+        from job.fetch import hub_dataset
+
+        return hub_dataset.waits(settings)
+
     about = f"DATASET_NAME={settings.dataset_name}"
-    return Source(about, tables, (settings.validation_jsonl,), note, revision, hub=True)
+    return Source(about, tables, (settings.validation_jsonl,), note, revision, hub=True, waits=waits)
 
 
 def _demo(settings: Settings) -> dict[str, Table]:

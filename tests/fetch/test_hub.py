@@ -242,7 +242,7 @@ def test_failures_are_one_line_with_the_fix(hub: Hub, tmp_path: Path) -> None:
         assert all("\n" not in error and "DATASET_NAME" in error for error in errors)
         assert "HF_TOKEN" in errors[0]
         assert "HF_TOKEN" in errors[1]
-        assert 'uv run --with "datasets==3.6.0"' in errors[2]
+        assert "set DATASET_TRUST_REMOTE_CODE=true" in errors[2]
         assert "no data files" in errors[3]
         assert "DATA_DIR" in errors[5]
 

@@ -15,6 +15,8 @@ from packaging.version import Version
 
 TOP = Path(__file__).resolve().parents[2]
 LOCKS = ("requirements", "requirements-dev")
+#: What loading scripts run with is installed without the others.
+ALL = (*LOCKS, "job/fetch/scripted/requirements")
 
 
 def locked(name: str) -> dict[str, tuple[Version, Marker | None, list[str]]]:
@@ -36,14 +38,14 @@ def asked(name: str) -> list[Requirement]:
     return [Requirement(line) for line in lines if line and not line.startswith("-")]
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", ALL)
 def test_every_package_has_sha256_hashes(name: str) -> None:
     for package, (_, _, hashes) in locked(name).items():
         assert hashes, package
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", value) for value in hashes), package
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", ALL)
 def test_what_is_asked_for_is_locked(name: str) -> None:
     """An edit of a .in file without `make lock` is noticed."""
     have = locked(name)
@@ -58,8 +60,10 @@ def test_what_is_asked_for_is_locked(name: str) -> None:
         "requirements.lock",
         "requirements-dev.lock",
         "requirements-mutation.lock",
+        "job/fetch/scripted/requirements.lock",
         "requirements.in",
         "requirements-dev.in",
+        "job/fetch/scripted/requirements.in",
     ],
 )
 def test_no_file_names_an_index(name: str) -> None:

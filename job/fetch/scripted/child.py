@@ -1,0 +1,81 @@
+"""Run a program in a process group of its own, with a small environment, and keep the end of what it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+#: Seconds between two lines that say that it still runs.
+PATIENCE = 60.0
+#: Bytes of its output that are kept.
+TAIL_BYTES = 1 << 16
+#: What a program needs that downloads: the way out, and whom to trust on it.
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+def network(env: Mapping[str, str]) -> dict[str, str]:
+    """The variables of `env` that say how the network is reached, without any that hold a password."""
+    names = (*PROXIES, *(name.lower() for name in PROXIES), *CERTIFICATES)
+    return {name: env[name] for name in names if env.get(name) and not _has_password(env[name])}
+
+
+def _has_password(address: str) -> bool:
+    return "@" in (urlsplit(address).netloc or address)
+
+
+def run(argv: list[str], env: Mapping[str, str], folder: Path, still: Callable[[float], None]) -> tuple[int, str]:
+    """Run a program to its end, in `folder` and with `env` alone; return its exit code, and the end of its output.
+
+    `still(seconds)` is called once a minute meanwhile. When this process is told to stop, and when the program has
+    ended, whatever it has started ends as well.
+    """
+    process = subprocess.Popen(
+        argv,
+        env=dict(env),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    kept = bytearray()
+    reader = threading.Thread(target=_keep_end, args=(process.stdout, kept), daemon=True)
+    reader.start()
+    started = time.monotonic()
+    try:
+        while True:
+            try:
+                process.wait(PATIENCE)
+                break
+            except subprocess.TimeoutExpired:
+                still(time.monotonic() - started)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        reader.join(10.0)
+    return process.returncode, bytes(kept).decode(errors="replace")
+
+
+def _keep_end(stream: IO[bytes], kept: bytearray) -> None:
+    with stream:
+        while block := stream.read1(1 << 16):  # type: ignore[attr-defined]
+            kept += block
+            del kept[:-TAIL_BYTES]
+
+
+def last_line(output: str) -> str:
+    """The last line that says something, without what would steer a terminal."""
+    lines = [re.sub(r"[^\w\s!-~]|\x1b\[[\d;]*m", "", line).strip() for line in output.splitlines()]
+    return next((line for line in reversed(lines) if line), "no message")
