@@ -112,7 +112,7 @@ def _as_m4a(wav: Path, path: Path) -> None:
 
 
 def chapter(paragraphs: list[list[Told]]) -> str:
-    """The text as a book has it: a heading, which nobody reads, and paragraphs in lines of 72 letters."""
+    """The text as a codebook has it: a heading, which nobody reads, and paragraphs in lines of 72 letters."""
     parts = [textwrap.fill(" ".join(one.text for one in paragraph), 72) for paragraph in paragraphs]
     return "\n\n".join(["Sutaf nemora", *parts]) + "\n"
 
