@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +15,12 @@ from job.config.paths import Paths
 from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import BadInput, first_line
-from job.evaluate import baselines, own, speech_gate, spoken_texts
-from job.evaluate.comparison import compare
-from job.evaluate.judges.judge import Clip, Judge
-from job.evaluate.judges.ratings import Ratings
+from job.evaluate import baselines, own, seeds, speech_gate, spoken_texts
 from job.evaluate.judges.registry import load_judges
-from job.evaluate.samples import by_origin, describe, file_name, heard_as, summarize, write
-from job.evaluate.speaking import Sample, speak
-from job.evaluate.verdict import cells, table, verdict
+from job.evaluate.judging import Spoken, judged
+from job.evaluate.samples import describe, write
+from job.evaluate.speaking import speak
+from job.evaluate.verdict import table
 from job.model.loading import base_directory, read_config
 
 if TYPE_CHECKING:
@@ -95,46 +92,13 @@ def run(settings: Settings) -> dict[str, Any]:
     return {"samples": len(described), "failed": failed, "seconds": seconds}
 
 
-@dataclass
-class Spoken:
-    """All sounds of a run: `samples` of the voice and of the base model, in the order of the texts, and recordings.
-
-    Attributes:
-        samples: source from `comparison.SOURCES` -> generated samples.
-        recorded: source -> recordings.
-        own: speaker -> properties of its recordings.
-        references: recordings that the base model may clone from.
-        frames_per_character: average over the data.
-        samples_per_frame: of the codec.
-    """
-
-    samples: dict[str, list[Sample]]
-    recorded: dict[str, list[Clip]]
-    own: dict[str, own.Own]
-    references: list[baselines.Recording]
-    frames_per_character: float
-    samples_per_frame: int
-
-    def files(self, source: str) -> list[str]:
-        """Return the names of a source's files in `samples/`."""
-        names = [file_name(number, one.utterance) for number, one in enumerate(self.samples[source], start=1)]
-        return names if source == "voice" else [f"{source}/{name}" for name in names]
-
-    def sounds(self) -> dict[str, Sample]:
-        """Map each file name in `samples/` to its sample."""
-        return {
-            name: sample
-            for source, samples in self.samples.items()
-            for name, sample in zip(self.files(source), samples, strict=True)
-        }
-
-
 def _by_voice(
     directory: Path, settings: Settings, utterances: list[spoken_texts.Utterance], splits: list[pa.Table], rate: float
 ) -> Spoken:
     """Generate the voice's samples and decode its recordings. The model's memory is freed afterwards."""
     model = load_voice(directory, settings)
     samples = list(speak(model, utterances, settings, rate))
+    again = seeds.say_again(model, utterances, settings, rate)
     tokenizer: Any = model.model.speech_tokenizer  # type: ignore[attr-defined]
     names = sorted({one.speaker for one in utterances})
     chosen = baselines.choose(splits, names)
@@ -148,6 +112,7 @@ def _by_voice(
         recorded=recorded,
         own=own.of_speakers(model, splits, names) if splits else {},
         references=baselines.choose(splits, names, each=baselines.REFERENCES),
+        again=again,
         frames_per_character=rate,
         samples_per_frame=int(tokenizer.get_decode_upsample_rate()),
     )
@@ -166,42 +131,6 @@ def _by_base(settings: Settings, spoken: Spoken) -> str | None:
         return first_line(error)
     spoken.samples.update(found)
     return None if found else "no x-vector of a speaker"
-
-
-def judged(
-    settings: Settings, judges: Sequence[Judge], spoken: Spoken, described: list[dict[str, Any]], no_base: str | None
-) -> dict[str, Any]:
-    """Have all sounds judged; returns the result for stats.json and adds the figures to `described`."""
-    clips = {source: [heard_as(one) for one in samples] for source, samples in spoken.samples.items()}
-    clips.update(spoken.recorded)
-    own_clips = clips.get("recordings") or clips.get("codec") or []
-    ratings = Ratings(judges, settings.paths.judged)
-    said = iter(ratings.of(own_clips, [clip for some in clips.values() for clip in some]))
-    told = {source: [next(said) for _ in some] for source, some in clips.items()}
-    for one, figures in zip(described, told["voice"], strict=True):
-        one.update(figures)
-    rows = compare(told)
-    failed = sum(not one["passed"] for one in described)
-    summary = summarize(described)
-    summary["verdict"] = verdict(rows, failed, len(described), settings.synth_gate_share, no_base)
-    others: dict[str, list[dict[str, Any]]] = {}
-    for source, figures_of in told.items():
-        if source == "voice":
-            continue
-        names = spoken.files(source) if source in spoken.samples else [None] * len(figures_of)
-        others[source] = [
-            {"file": name, "text": clip.text, "speaker": clip.speaker, **figures}
-            for name, clip, figures in zip(names, clips[source], figures_of, strict=True)
-        ]
-    return {
-        "samples": described,
-        "summary": summary,
-        "comparison": rows,
-        "table": cells(rows),
-        "by_origin": by_origin(described),
-        "compared": others,
-        "judges": {name: account.as_dict() for name, account in ratings.accounts.items()},
-    }
 
 
 def texts_file(settings: Settings) -> Path | None:

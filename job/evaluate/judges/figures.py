@@ -55,6 +55,7 @@ FIGURES = [
     Figure("mos", "Naturalness (MOS)", "", 2, "higher", 0.1, "naturalness", (2.5, 3.5, 4.2)),
     Figure("similarity", "Similarity", "%", 0, "higher", 0.02, "similarity", (0.5, 0.7, 0.85)),
     Figure("similarity_independent", "Similarity, independent", "%", 0, "higher", 0.02),
+    Figure("similarity_seeds", "Least similar of three seeds", "%", 0, "higher", 0.05),
     Figure("similarity_start", "First 2 s against the rest", "%", 0, "higher", 0.05),
     Figure("similarity_drift", "End against the beginning", "%", 0, "higher", 0.05),
     Figure("wer", "Word error rate", "%", 1, "lower", 0.02, "errors of words", (0.4, 0.25, 0.15)),

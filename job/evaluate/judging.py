@@ -1,0 +1,91 @@
+"""Judge all that was said and recorded in a run, and compare it: the contents of `samples/stats.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from job.config.settings import Settings
+from job.evaluate import baselines, own, seeds
+from job.evaluate.comparison import compare
+from job.evaluate.judges.judge import Clip, Judge
+from job.evaluate.judges.ratings import Ratings
+from job.evaluate.samples import by_origin, file_name, heard_as, summarize
+from job.evaluate.speaking import Sample
+from job.evaluate.verdict import cells, verdict
+
+
+@dataclass
+class Spoken:
+    """All sounds of a run: `samples` of the voice and of the base model, in the order of the texts, and recordings.
+
+    Attributes:
+        samples: source from `comparison.SOURCES` -> generated samples.
+        recorded: source -> recordings.
+        own: speaker -> properties of its recordings.
+        references: recordings that the base model may clone from.
+        again: index of a text -> the same text with other seeds.
+        frames_per_character: average over the data.
+        samples_per_frame: of the codec.
+    """
+
+    samples: dict[str, list[Sample]]
+    recorded: dict[str, list[Clip]]
+    own: dict[str, own.Own]
+    references: list[baselines.Recording]
+    again: dict[int, list[Sample]]
+    frames_per_character: float
+    samples_per_frame: int
+
+    def files(self, source: str) -> list[str]:
+        """Return the names of a source's files in `samples/`."""
+        names = [file_name(number, one.utterance) for number, one in enumerate(self.samples[source], start=1)]
+        return names if source == "voice" else [f"{source}/{name}" for name in names]
+
+    def sounds(self) -> dict[str, Sample]:
+        """Map each file name in `samples/` to its sample."""
+        return {
+            name: sample
+            for source, samples in self.samples.items()
+            for name, sample in zip(self.files(source), samples, strict=True)
+        }
+
+
+def judged(
+    settings: Settings, judges: Sequence[Judge], spoken: Spoken, described: list[dict[str, Any]], no_base: str | None
+) -> dict[str, Any]:
+    """Have all sounds judged; returns the result for stats.json and adds the figures to `described`."""
+    clips = {source: [heard_as(one) for one in samples] for source, samples in spoken.samples.items()}
+    clips.update(spoken.recorded)
+    again = [heard_as(one) for some in spoken.again.values() for one in some]
+    own_clips = clips.get("recordings") or clips.get("codec") or []
+    ratings = Ratings(judges, settings.paths.judged)
+    said = iter(ratings.of(own_clips, [*(clip for some in clips.values() for clip in some), *again]))
+    told = {source: [next(said) for _ in some] for source, some in clips.items()}
+    by_seed = {number: [told["voice"][number], *(next(said) for _ in some)] for number, some in spoken.again.items()}
+    seeds.add(by_seed, described)
+    for one, figures in zip(described, told["voice"], strict=True):
+        one.update(figures)
+    rows = compare(told)
+    failed = sum(not one["passed"] for one in described)
+    summary = summarize(described)
+    summary["verdict"] = verdict(rows, failed, len(described), settings.synth_gate_share, no_base)
+    others: dict[str, list[dict[str, Any]]] = {}
+    for source, figures_of in told.items():
+        if source == "voice":
+            continue
+        names = spoken.files(source) if source in spoken.samples else [None] * len(figures_of)
+        others[source] = [
+            {"file": name, "text": clip.text, "speaker": clip.speaker, **figures}
+            for name, clip, figures in zip(names, clips[source], figures_of, strict=True)
+        ]
+    return {
+        "samples": described,
+        "summary": summary,
+        "comparison": rows,
+        "table": cells(rows),
+        "by_origin": by_origin(described),
+        "compared": others,
+        "judges": {name: account.as_dict() for name, account in ratings.accounts.items()},
+    }
