@@ -15,7 +15,7 @@ from job.config.variables import SOURCE_VARIABLES
 from job.core import driver
 from job.core.console import say, warn
 from job.core.errors import BadInput
-from job.mirror import addresses
+from job.mirror import addresses, step_pushes
 from job.model import loading
 from job.modes import mode_of
 from job.text import languages
@@ -24,6 +24,8 @@ from job.text import languages
 SPARE_BYTES = 64 << 20
 #: Most complete checkpoints on disk at any moment: best, last, and one being written; BEST_BY=judges keeps others.
 CHECKPOINTS = 3
+#: With PUSH_STEPS, models on disk besides: one that is being uploaded, and one that waits for it.
+PUSHED = 2
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -57,6 +59,7 @@ def run(settings: Settings) -> dict[str, Any]:
     else:
         say("doctor", f"will publish to {', '.join(publishing['repos'])} as {publishing['user']}")
     kept_cards.check(settings)
+    step_pushes.check(settings)
     _texts(settings)
     if settings.data_mode != "none":
         heard_words.check(settings)
@@ -155,6 +158,7 @@ def _languages(settings: Settings, known: dict[str, int]) -> None:
 def _disk(settings: Settings, base_bytes: int) -> int:
     """Refuse to start without disk space for the checkpoints. Returns the bytes needed."""
     kept = settings.save_total_limit if settings.best_by == "judges" else 0
+    kept += PUSHED if settings.push_steps else 0
     need = (CHECKPOINTS + kept) * base_bytes + SPARE_BYTES
     free = shutil.disk_usage(settings.paths.output).free
     if free < need:

@@ -24,6 +24,7 @@ from job.core.errors import PublishFailed, SpeechFailed
 from job.core.lock import WorkLock
 from job.metrics import Metrics
 from job.mirror.keeping import Mirror
+from job.mirror.step_pushes import StepPushes
 from job.processes.ranks import ALONE, Ranks
 from job.stages import CHOICE, NAMES, Stage, between, chooses, fingerprint, release, stage, stage_values
 
@@ -46,6 +47,7 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks:
     with (
         _locked(settings, ranks),
         Metrics(settings, active=ranks.first) as metrics,
+        StepPushes(settings, active=ranks.first) as pushes,
         Mirror(settings, active=ranks.first) as mirror,
     ):
         # a kill in the moment in which the best checkpoint is exchanged must not look as if there were none
@@ -55,12 +57,14 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks:
             metrics.stage = one.name
             if one.name == "validate" and chooses(settings):
                 did |= run_stage(settings, CHOICE)
-            ranks.first_does(partial(mirror.before, one))
+            for beside in (mirror, pushes):
+                ranks.first_does(partial(beside.before, one))
             try:
                 done = run_stage(settings, one, ranks)
                 did |= done
                 if done:
                     mirror.after(one)
+                    pushes.after(one)
             except SpeechFailed as error:
                 failed, did = error, True  # raised after the report, which shows it best
         if stages[-1].name == NAMES[-1]:

@@ -118,7 +118,14 @@ def _repos(settings: Settings) -> list[str]:
 
 def _looked_at(settings: Settings) -> Any:
     """What `doctor` looks at: also where other stages' results do not depend on it."""
-    return _sources(settings), _base(settings), settings.mirror_checkpoints, settings.notify_url, settings.device
+    return (
+        _sources(settings),
+        _base(settings),
+        settings.mirror_checkpoints,
+        settings.notify_url,
+        settings.device,
+        settings.push_steps,
+    )
 
 
 def _tried(settings: Settings) -> Any:

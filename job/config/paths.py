@@ -111,6 +111,11 @@ class Paths:
         return self.output / "candidates"
 
     @property
+    def to_push(self) -> Path:
+        """Models in the middle of training, `step-<step>`, until they have been uploaded (PUSH_STEPS)."""
+        return self.output / "to_push"
+
+    @property
     def last(self) -> Path:
         """The checkpoint after the last step."""
         return self.output / "last"

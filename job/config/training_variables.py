@@ -95,6 +95,13 @@ class TrainingVariables(BaseSettings):
     logging_steps: int = var(10, "Steps between log lines.", ge=1, free=True)
     eval_steps: int | None = var(None, "Steps between validations. Default: once per epoch.", ge=1)
     save_steps: int = var(500, "Steps between checkpoints.", ge=1, free=True)
+    push_steps: int = var(
+        0,
+        "Upload the model as it is every this many steps to the branch `checkpoints` of HF_REPO_ID, while training "
+        "goes on; 0: never (docs/publishing.md).",
+        ge=0,
+        free=True,
+    )
     save_total_limit: int = var(3, "Number of checkpoints to keep.", ge=1, free=True)
     best_by: Literal["loss", "judges"] = var(
         "loss",

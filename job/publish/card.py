@@ -52,7 +52,11 @@ def front_matter(settings: Settings) -> dict[str, Any]:
 
 
 def render(
-    settings: Settings, heard: Mapping[str, Any] | None = None, files_at: str = "", checkpoint: Path | None = None
+    settings: Settings,
+    heard: Mapping[str, Any] | None = None,
+    files_at: str = "",
+    checkpoint: Path | None = None,
+    branch: str | None = None,
 ) -> str:
     """The complete README.md.
 
@@ -60,6 +64,7 @@ def render(
         heard: `samples/stats.json`, once the test speech is published with the model.
         files_at: address of the folder `samples/` in the repo, where the players find the sounds.
         checkpoint: `output/last` for the last checkpoint's card; by default that of `output/best`.
+        branch: where a model in the middle of training is, if this is the card of one.
 
     Raises:
         BadInput: BASE_MODEL_ID is not a Hub id.
@@ -83,6 +88,7 @@ def render(
         template_path=str(TEMPLATE),
         title=title,
         is_last=is_last,
+        branch=branch,
         best=best if "/" in best else None,
         base=metadata.get("base_model"),
         demo=settings.init_model_path == "demo",

@@ -88,6 +88,7 @@ def send(
     branch: str = MAIN,
     stale: Sequence[str] = (),
     stage: str = "push",
+    attempts: int = hub_client.ATTEMPTS,
 ) -> Arrived:
     """Upload the files in one commit, and verify that the branch then has them.
 
@@ -98,6 +99,7 @@ def send(
         branch: created from `main` if the repo does not have it.
         stale: patterns of files to remove that are not among `sources`.
         stage: who says so in the log.
+        attempts: how often each request is tried.
 
     Raises:
         PublishFailed: what arrived is not what was sent.
@@ -106,15 +108,15 @@ def send(
 
     if branch != MAIN:
         make = partial(api.create_branch, repo, branch=branch, exist_ok=True)
-        hub_client.retrying(f"making a branch of {repo}", make, settings)
-    before = hub_client.retrying(f"reading {repo}", lambda: api.model_info(repo, revision=branch), settings)
+        hub_client.retrying(f"making a branch of {repo}", make, settings, attempts)
+    before = hub_client.retrying(f"reading {repo}", lambda: api.model_info(repo, revision=branch), settings, attempts)
     size = sum(size_of(source) for source in sources.values())
     where = repo if branch == MAIN else f"{repo}, branch {branch}"
     say(stage, f"{len(sources)} files, {size / 1e6:.1f} MB, for {where}")
     upload = partial(_commit, api, repo, sources, stale, message, branch)
-    commit, hashes = hub_client.retrying(f"uploading to {repo}", upload, settings)
+    commit, hashes = hub_client.retrying(f"uploading to {repo}", upload, settings, attempts)
     look = partial(api.model_info, repo, revision=branch, files_metadata=True)
-    after = hub_client.retrying(f"checking {repo}", look, settings)
+    after = hub_client.retrying(f"checking {repo}", look, settings, attempts)
     arrived = {sibling.rfilename: sibling for sibling in after.siblings or []}
     wrong = [name for name, source in sources.items() if not _same(arrived.get(name), source, hashes[name])]
     if wrong:

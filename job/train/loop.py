@@ -25,6 +25,7 @@ from job.train import logs, progressive, resume, setup
 from job.train.checkpoint import Weights, forget_candidates, keeps_candidates
 from job.train.data import ahead
 from job.train.evaluator import Evaluator
+from job.train.handover import Handover
 from job.train.objective import Objective
 from job.train.optimizers import optimizer_of
 from job.train.passes import most_joined
@@ -112,6 +113,9 @@ class _Run:
         self.stepper = Stepper(settings, accelerator, objective, training, self.spread, stop, division)
         self.evaluator = Evaluator(settings, accelerator, objective, training, self.spread)
         self.taken: Taken | None = None  # the last step, until its numbers are read
+        first, sharded = ranks.first, self.spread.sharded
+        self.handover = Handover(settings, training.exporter, writer, first=first, sharded=sharded)
+        self.losses: dict[str, float] = {}  # of the last step whose numbers have been read
         self.norm = 0.0
         self.active = "all"
         self.unfrozen = True  # parameters start to be trained for the first time
@@ -148,6 +152,9 @@ class _Run:
                 self._save(step)
             if stepper.stopping:
                 self._stopped(step)
+            if self.handover.due(step):  # PUSH_STEPS
+                self._settle()
+                self.handover.take(step, self.losses)
             if reason:
                 say("train", f"stopping at step {step}: {reason}")
                 break
@@ -172,8 +179,8 @@ class _Run:
         talker, sub_talker, self.norm = taken.reading.numbers()
         loss = talker + self.settings.sub_talker_loss_weight * sub_talker
         self.state.guards.admit(taken.step, loss, self.norm, taken.rate)
-        losses = {"loss": loss, "talker_loss": talker, "sub_talker_loss": sub_talker}
-        self.state.window.add({**losses, "frames": taken.frames})
+        self.losses = {"loss": loss, "talker_loss": talker, "sub_talker_loss": sub_talker}
+        self.state.window.add({**self.losses, "frames": taken.frames})
 
     def _activate(self, epoch: int) -> None:
         """Switch to the parts that PROGRESSIVE_STAGES trains in this epoch."""
@@ -255,6 +262,8 @@ class _Run:
                 f"no evaluation gave a finite loss (the last: {self.state.measured['loss']:.4g}); lower LEARNING_RATE"
             )
         self._export(self.paths.last)
+        if self.handover.pending:
+            self.handover.take(step, self.losses)
         self.writer.wait()
         self.ranks.wait()
         last = self.state.measured["loss"]

@@ -36,6 +36,11 @@ class BackgroundWriter:
                 stack.enter_context(contextlib.suppress(Exception))
             self.wait()
 
+    @property
+    def idle(self) -> bool:
+        """Whether the next write would start at once."""
+        return self._thread is None or not self._thread.is_alive()
+
     def submit(self, write: Callable[[], None]) -> None:
         """Start a write once the previous one is finished.
 

@@ -79,6 +79,7 @@ class Frame(BaseHTTPRequestHandler):
     def _answer(self, path: str) -> None:
         """Do what is asked, or what a fault says instead."""
         try:
+            self.hub.before(self.command, self.path)
             self._weather()
             fault = self.hub.take_fault(self.command, self.path)
             if fault is not None and fault.status is None:

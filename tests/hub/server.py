@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import secrets
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -74,6 +75,8 @@ class Hub:
         self.secret = secrets.token_hex(8)
         self.parts: dict[tuple[str, int], bytes] = {}
         self.weather: Weather | None = None
+        #: Called with the method and the path of each request before it is answered.
+        self.before: Callable[[str, str], None] = lambda method, path: None
         self.lock = threading.RLock()
         self._faults: list[Fault] = []
         self._server: ThreadingHTTPServer | None = None
