@@ -148,9 +148,18 @@ def _train_jsonl(settings: Settings) -> Source | None:
     if train is None:
         return None
     if train.expanduser().exists() or settings.dataset_name is None:
-        return Source(f"TRAIN_JSONL={train}", lambda: _manifests(settings), (train, settings.validation_jsonl))
+        read = (train, settings.validation_jsonl)
+        unread = _unread(settings, "TRAIN_JSONL", "DATA_DIR", "DATASET_NAME")
+        return Source(f"TRAIN_JSONL={train}", lambda: _manifests(settings), read, unread)
     note = f"TRAIN_JSONL={train} does not exist; reading DATASET_NAME={settings.dataset_name} instead"
     return _hub(settings, note)
+
+
+def _unread(settings: Settings, used: str, *others: str) -> str | None:
+    """A note that variables which name data too are not read."""
+    values = {name: getattr(settings, name.lower()) for name in others}
+    named = [f"{name}={value}" for name, value in values.items() if value is not None]
+    return f"{' and '.join(named)}: not read, since {used} is set; DATASETS reads several" if named else None
 
 
 def _data_dir(settings: Settings) -> Source | None:
@@ -158,7 +167,8 @@ def _data_dir(settings: Settings) -> Source | None:
     if settings.data_dir is None:
         return None
     read = (settings.data_dir, settings.validation_jsonl)
-    return Source(f"DATA_DIR={settings.data_dir}", lambda: _folder(settings), read)
+    unread = _unread(settings, "DATA_DIR", "DATASET_NAME")
+    return Source(f"DATA_DIR={settings.data_dir}", lambda: _folder(settings), read, unread)
 
 
 def _dataset_name(settings: Settings) -> Source | None:

@@ -396,3 +396,13 @@ def test_a_text_of_several_lines_is_shown_in_one(tmp_path: Path, fetched: Any, c
     write_audio(tmp_path / "a.wav")
     fetched(TRAIN_JSONL=write_lines(tmp_path / "t.jsonl", [{"audio": "a.wav", "text": "one\n\ntwo"}]))
     assert "text: one two" in capsys.readouterr().out
+
+
+def test_data_that_are_named_and_not_read_are_said(tmp_path: Path, fetched: Any, capsys: pytest.CaptureFixture[str]):
+    """Two variables name data and one is read: nobody wonders at night where the other recordings are."""
+    path = write_lines(tmp_path / "t.jsonl", [{"audio": str(write_audio(tmp_path / "a.wav")), "text": "One sentence."}])
+    fetched(TRAIN_JSONL=path, DATA_DIR=tmp_path / "others", DATASET_NAME="me/data")
+    said = capsys.readouterr().out
+    assert f"DATA_DIR={tmp_path / 'others'} and DATASET_NAME=me/data: not read, since TRAIN_JSONL is set" in said
+    fetched(TRAIN_JSONL=path)
+    assert "not read" not in capsys.readouterr().out
