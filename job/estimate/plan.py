@@ -16,7 +16,7 @@ from job.estimate.layer_bytes import Shapes, Types
 from job.estimate.lengths import Lengths
 from job.estimate.memory import CUDA_BYTES, Memory, by_layer, memory_of, state_bytes
 from job.estimate.parameters import parameter_counts, shapes_of
-from job.evaluate import seeds, spoken_texts, trial, tuning
+from job.evaluate import other_seeds, spoken_texts, trial, tuning
 from job.evaluate.baselines import RECORDINGS
 from job.evaluate.comparison import BASES
 from job.modes import mode_of
@@ -227,7 +227,7 @@ def judged_clips(settings: Settings) -> tuple[int, int]:
         speakers = read_summary(settings.paths).get("speakers") or {}
         said = len(spoken_texts.parse_texts(settings.test_texts)) * max(1, len(speakers)) * layouts
     ways = 1 if settings.baselines is False else 1 + len(BASES)
-    again = 0 if settings.greedy else seeds.OTHERS * seeds.SPEAKERS
+    again = 0 if settings.greedy else other_seeds.OTHERS * other_seeds.SPEAKERS
     return said, said * ways + 2 * RECORDINGS + again
 
 

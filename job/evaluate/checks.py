@@ -94,6 +94,18 @@ CHECKS = (
     Check("backwards", "asymmetry", "skewness", -0.3, "below", "it runs backwards: sounds swell and end at once"),
 )  # fmt: skip
 
+#: Checks of what judges say of a sample, beside what they say of the voice's own recordings. Another text's letters are
+#: heard wrong by 0.7 and more, reversed speech by more than 1.
+JUDGED = (
+    Check("other_words", "wrong_of_understood", "share of what is understood in recordings", 0.5, "above",
+          "other words: {cer:.0%} of the letters are heard wrong ({own_cer:.0%} in its recordings)"),
+    Check("other_voice", "of_own_similarity", "of the recordings' similarity", 0.6, "below",
+          "another voice: similarity {similarity:.0%} ({own_similarity:.0%} in its recordings)"),
+)  # fmt: skip
+
+#: A recogniser that hears this share of the letters wrong in the recordings is not believed about samples either.
+UNDERSTOOD = 0.5
+
 #: Labels and formats of the checks' figures in tables. Those relative to a text or a voice appear only in sentences.
 LABELS = {
     "rms": ("RMS", ".4f"),
@@ -120,6 +132,26 @@ LABELS = {
 def measured(stats: AudioStats, heard: Heard) -> dict[str, Any]:
     """Return the figures of a waveform that need neither its text nor its voice."""
     return {**stats.as_dict(), **heard.as_dict(), "dc_magnitude": abs(stats.dc)}
+
+
+def by_judges(figures: Mapping[str, Any], own: Mapping[str, float | None]) -> list[str]:
+    """Return the sentences of failed checks of what judges said.
+
+    Args:
+        figures: the judges' figures for a sample.
+        own: their mean figures for the speaker's own recordings.
+    """
+    told: dict[str, Any] = {}
+    own_cer = own.get("cer")
+    if figures.get("cer") is not None and own_cer is not None and own_cer < UNDERSTOOD:
+        wrong = (figures["cer"] - own_cer) / (1 - own_cer)
+        told |= {"cer": figures["cer"], "own_cer": own_cer, "wrong_of_understood": wrong}
+    if figures.get("similarity") is not None and (own.get("similarity") or 0) > 0:
+        ratio = figures["similarity"] / own["similarity"]
+        told |= {
+            "similarity": figures["similarity"], "own_similarity": own["similarity"], "of_own_similarity": ratio,
+        }  # fmt: skip
+    return [check.sentence.format(**told) for check in JUDGED if check.fails(told)]
 
 
 def judge(figures: Mapping[str, Any], off: Collection[str] = ()) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from job.config.settings import Settings
-from job.evaluate import baselines, own, seeds
-from job.evaluate.comparison import compare
+from job.core import console
+from job.evaluate import baselines, checks, other_seeds, own
+from job.evaluate.comparison import compare, mean
 from job.evaluate.judges.judge import Clip, Judge
 from job.evaluate.judges.ratings import Ratings
 from job.evaluate.samples import by_origin, file_name, heard_as, summarize
@@ -64,9 +65,14 @@ def judged(
     said = iter(ratings.of(own_clips, [*(clip for some in clips.values() for clip in some), *again]))
     told = {source: [next(said) for _ in some] for source, some in clips.items()}
     by_seed = {number: [told["voice"][number], *(next(said) for _ in some)] for number, some in spoken.again.items()}
-    seeds.add(by_seed, described)
+    other_seeds.add(by_seed, described)
+    owns = _of_recordings(clips, told)
     for one, figures in zip(described, told["voice"], strict=True):
         one.update(figures)
+        found = checks.by_judges(figures, owns.get(one["speaker"].lower(), {}))
+        if found and one["problems"] != ["silent"]:
+            one.update(problems=[*one["problems"], *found], passed=False)
+            console.say("synthesize", f"{settings.paths.samples / one['file']}: {'; '.join(found)}")
     rows = compare(told)
     failed = sum(not one["passed"] for one in described)
     summary = summarize(described)
@@ -89,3 +95,14 @@ def judged(
         "compared": others,
         "judges": {name: account.as_dict() for name, account in ratings.accounts.items()},
     }
+
+
+def _of_recordings(
+    clips: Mapping[str, Sequence[Clip]], told: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, dict[str, float | None]]:
+    """The judges' mean figures for each speaker's recordings, after the codec if known: the best that can be said."""
+    source = "codec" if told.get("codec") else "recordings"
+    by_speaker: dict[str, list[Mapping[str, Any]]] = {}
+    for clip, figures in zip(clips.get(source, ()), told.get(source, ()), strict=True):
+        by_speaker.setdefault(clip.speaker.lower(), []).append(figures)
+    return {name: {figure: mean(some, figure) for figure in ("cer", "similarity")} for name, some in by_speaker.items()}

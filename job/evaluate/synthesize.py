@@ -15,7 +15,7 @@ from job.config.paths import Paths
 from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import BadInput, first_line
-from job.evaluate import baselines, own, seeds, speech_gate, spoken_texts
+from job.evaluate import baselines, other_seeds, own, speech_gate, spoken_texts
 from job.evaluate.judges.registry import load_judges
 from job.evaluate.judging import Spoken, judged
 from job.evaluate.samples import describe, write
@@ -98,7 +98,7 @@ def _by_voice(
     """Generate the voice's samples and decode its recordings. The model's memory is freed afterwards."""
     model = load_voice(directory, settings)
     samples = list(speak(model, utterances, settings, rate))
-    again = seeds.say_again(model, utterances, settings, rate)
+    again = other_seeds.say_again(model, utterances, settings, rate)
     tokenizer: Any = model.model.speech_tokenizer  # type: ignore[attr-defined]
     names = sorted({one.speaker for one in utterances})
     chosen = baselines.choose(splits, names)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from job.core import files
-from job.evaluate import seeds, synthesize
+from job.evaluate import other_seeds, synthesize
 from tests.evaluate.conftest import write_prepared
 from tests.evaluate.test_synthesize import install, settings
 
@@ -22,7 +22,7 @@ def test_the_least_similar_seed_is_the_figure_and_a_wide_spread_is_said(
     others: list[float | None], least: float | None, warned: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = [{"similarity": 0.8}, *({"similarity": value} for value in others)]
-    seeds.add({3: told}, [{}, {}, {}, {"speaker": "kari", "text": "God morgen."}])
+    other_seeds.add({3: told}, [{}, {}, {}, {"speaker": "kari", "text": "God morgen."}])
     assert told[0].get("similarity_seeds") == least
     said = capsys.readouterr().err
     assert ("kari is not the same voice with every seed: 'God morgen.'" in said) == warned
@@ -44,7 +44,7 @@ def test_one_text_of_each_speaker_is_said_three_times_and_judged(
     judged = [one for one in mine if "similarity_seeds" in one]
     assert len(judged) == 1
     assert judged[0]["similarity_seeds"] <= judged[0]["similarity"] + 1e-6
-    assert written["judges"]["similarity"]["rated"] >= len(mine) + seeds.OTHERS
+    assert written["judges"]["similarity"]["rated"] >= len(mine) + other_seeds.OTHERS
     assert "similarity_seeds" in [row["figure"] for row in written["comparison"]]
     assert len(list(asked.paths.samples.glob("*.wav"))) == len(written["samples"])
     again = settings(asked.work_dir, init_model_path=str(tiny_base), max_new_tokens=12, greedy=True)
