@@ -170,6 +170,7 @@ def guard(sources: Sources, settings: Settings) -> None:
     known = [("HF_TOKEN", settings.token), ("WANDB_API_KEY", key)]
     if settings.notify_url:
         known += [("an address of NOTIFY_URL", one) for one in settings.notify_url.get_secret_value().split()]
+    known += [("a key of the environment", one) for one in settings.secrets if one not in [value for _, value in known]]
     secrets = [(name, value.encode()) for name, value in known if value and len(value) >= SHORTEST_SECRET]
     for name, source in sources.items():
         if name.endswith((".safetensors", ".wav")):
