@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -165,6 +166,8 @@ def _settings(*, quiet: bool = False) -> Any:
     from job.config import settings as variables
 
     loaded = variables.load(quiet=quiet)
+    with contextlib.suppress(errors.BadInput):  # of a token that cannot be read: whoever needs it says so
+        console.mask(loaded.secrets)
     stopping.set_grace(loaded.grace_seconds)
     return loaded
 
@@ -181,6 +184,7 @@ def main() -> None:
 
 
 def _main() -> None:
+    console.mask_tracebacks()
     stopping.install()
     try:
         _answer()

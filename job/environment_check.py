@@ -147,6 +147,8 @@ def _certificates(env: Mapping[str, str]) -> None:
 def _endpoint(env: Mapping[str, str]) -> None:
     if "HF_ENDPOINT" in env and _host(env["HF_ENDPOINT"], ("http", "https")) is None:
         raise BadInput("HF_ENDPOINT: is not the URL of a Hub, such as https://huggingface.co; correct or unset it")
+    if "@" in urlsplit(env.get("HF_ENDPOINT", "")).netloc:  # would be sent in place of the token, and published as well
+        raise BadInput("HF_ENDPOINT: holds a user or a password; leave them out, the Hub gets HF_TOKEN")
 
 
 def _proxies(env: Mapping[str, str]) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any, TypeVar
+
+from job.core.redact import redact, redact_line
 
 T = TypeVar("T")
 
@@ -17,6 +22,7 @@ PLAIN_INTERVAL = 10.0
 
 _quiet = False
 _json = False
+_secrets: tuple[str, ...] = ()
 
 
 def be_quiet() -> None:
@@ -31,8 +37,26 @@ def set_format(name: str) -> None:
     _json = name == "json"
 
 
+def mask(secrets: Iterable[str]) -> None:
+    """Never print these, whatever a server or a library puts them into."""
+    global _secrets
+    _secrets = tuple(secrets)
+
+
+def mask_tracebacks() -> None:
+    """Print tracebacks of unexpected errors, those of threads too, with secrets masked."""
+
+    def shown(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+        text = "".join(traceback.format_exception(kind, error, trace))
+        print(redact(text, _secrets), end="", file=sys.stderr, flush=True)
+
+    sys.excepthook = shown
+    threading.excepthook = lambda found: shown(found.exc_type, found.exc_value, found.exc_traceback)
+
+
 def line(level: str, stage: str, message: str, **more: Any) -> str:
-    """A line of the log, of level `info`, `warning` or `error`."""
+    """A line of the log, of level `info`, `warning` or `error`, secrets masked."""
+    message = redact_line(message, _secrets)
     if _json:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         return json.dumps({"time": now, "level": level, "stage": stage, "message": message, **more}, ensure_ascii=False)

@@ -19,12 +19,16 @@ _TOKENS = (
     re.compile(r"\b(?:gh[pousr]|github_pat|rpa|sk|glpat)[_-][A-Za-z0-9_-]{16,}"),
     re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
 )
-#: Patterns that mark a secret anywhere in a text. The group `keep`, if any, stays in front of the mask.
-_PATTERNS = (
-    *_TOKENS,
-    re.compile(r"(?P<keep>\b(?:Bearer|Basic)\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE),
+#: Passwords in addresses, signatures of signed ones. The group `keep`, if any, stays in front of the mask.
+_ADDRESSES = (
     re.compile(r"(?P<keep>[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+(?=@)", re.IGNORECASE),
     re.compile(r"(?P<keep>[?&](?:X-Amz-(?:Signature|Security-Token|Credential)|Signature|token)=)[^\s&\"']+", re.I),
+)
+#: What marks a secret anywhere in a text.
+_PATTERNS = (
+    *_TOKENS,
+    *_ADDRESSES,
+    re.compile(r"(?P<keep>\b(?:Bearer|Basic)\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE),
     # NAME_TOKEN=value and the like; TOKENS_PER_BATCH=4096 and HF_TOKEN_FILE=/run/secrets/token are none of these
     re.compile(
         r"(?P<keep>(?:\b|_)(?:TOKEN|API_?KEY|SECRET(?:_?KEY)?|PASSWORD|PASSWD)[\"']?\s*[=:]\s*[\"']?)[^\s\"',;]{8,}",
@@ -42,14 +46,25 @@ def redact(text: str, secrets: Iterable[str | None] = ()) -> str:
     Hub tokens, W&B keys, other services' well-known formats, `Authorization` values, passwords in addresses, signatures
     of signed addresses and values assigned to names ending in TOKEN, KEY, SECRET or PASSWORD are recognised by form.
     """
-    for secret in sorted({s for s in secrets if s and len(s) >= SHORTEST_SECRET}, key=len, reverse=True):
-        text = text.replace(secret, MASK)
+    text = redact_line(text, secrets)
     for pattern in _PATTERNS:
         text = pattern.sub(_mask, text)
     if _WANDB_LINE.search(text):
         text = "".join(
             _WANDB_KEY.sub(MASK, line) if _WANDB_LINE.search(line) else line for line in text.splitlines(keepends=True)
         )
+    return text
+
+
+def redact_line(text: str, secrets: Iterable[str | None] = ()) -> str:
+    """A line of the log with every one of `secrets`, and what is a token or a password beyond doubt, masked.
+
+    Words that stand where secrets often do are left: "set HF_TOKEN: whatever" tells people what to do.
+    """
+    for secret in sorted({s for s in secrets if s and len(s) >= SHORTEST_SECRET}, key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    for pattern in (*_TOKENS, *_ADDRESSES):
+        text = pattern.sub(_mask, text)
     return text
 
 

@@ -170,6 +170,7 @@ def guard(sources: Sources, settings: Settings) -> None:
     known = [("HF_TOKEN", settings.token), ("WANDB_API_KEY", key)]
     if settings.notify_url:
         known += [("an address of NOTIFY_URL", one) for one in settings.notify_url.get_secret_value().split()]
+    known += [("a key of the environment", one) for one in settings.secrets if one not in [value for _, value in known]]
     secrets = [(name, value.encode()) for name, value in known if value and len(value) >= SHORTEST_SECRET]
     for name, source in sources.items():
         if name.endswith((".safetensors", ".wav")):
@@ -221,10 +222,16 @@ def remove_unused(api: HfApi, repo: str, settings: Settings, error: BaseExceptio
     """
     if hub_client.may_pass(error) or repo not in created(settings):
         return
-    try:
+
+    def removed() -> bool:
         branches = [ref.name for ref in api.list_repo_refs(repo).branches]
-        if {name for ref in branches for name in api.list_repo_files(repo, revision=ref)} <= {".gitattributes"}:
-            api.delete_repo(repo)
+        empty = {name for ref in branches for name in api.list_repo_files(repo, revision=ref)} <= {".gitattributes"}
+        if empty:
+            api.delete_repo(repo, missing_ok=True)
+        return empty
+
+    try:
+        if hub_client.retrying(f"looking what is in {repo}", removed, settings, hub_client.FEW):
             say("push", f"{repo}, created for this and empty, is removed")
     except Exception as failure:  # the reason why nothing could be uploaded counts, not this
         warn("push", f"{repo} is left empty: {hub_client.explain(failure, settings)}")

@@ -88,7 +88,8 @@ class Frame(BaseHTTPRequestHandler):
             self.body = self._read(None)
             if fault is not None:
                 assert fault.status is not None
-                content = {"error": fault.message} if fault.body is None else json.loads(fault.body)
+                said = fault.message.replace("{authorization}", self.headers.get("Authorization", ""))
+                content = {"error": said} if fault.body is None else json.loads(fault.body)
                 self._send_json(content, fault.status, fault.headers)
             else:
                 self._route(path)

@@ -139,7 +139,8 @@ class Hub:
     ) -> None:
         """Answer the next `times` requests of `method` whose path matches the pattern `path` with `status`.
 
-        `headers` are sent along; underscores in their names stand for dashes (`retry_after="1"`).
+        `headers` are sent along; underscores in their names stand for dashes (`retry_after="1"`). `{authorization}` in
+        `message` becomes what the request's header of that name holds.
         """
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self._faults.append(Fault(method, re.compile(path), times, status, message or f"fault {status}", named))

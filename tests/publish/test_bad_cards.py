@@ -95,21 +95,22 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REPAIRED)
 def test_a_bad_card_is_repaired_before_training_saying_how(
-    work: Path, name: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What becomes of it is what the Hub takes, with the words of whoever wrote it; validate then writes just that."""
+    """What becomes of it is what the Hub takes, with the words of whoever wrote it; validate writes just that."""
     bad = REPAIRED[name]
-    readme = work / "output" / "best" / "README.md"
+    readme = tmp_path / "output" / "best" / "README.md"
+    readme.parent.mkdir(parents=True)
     readme.write_bytes(bad.card if isinstance(bad.card, bytes) else bad.card.encode())
-    settings = load(work, TRAIN_MODE="full", LANGUAGE="German", UPLOAD_TO_HUB="false")
+    settings = load(tmp_path, TRAIN_MODE="full", LANGUAGE="German", UPLOAD_TO_HUB="false")
     before = readme.read_bytes()
     kept_cards.check(settings)
     said = capsys.readouterr().out
     assert f"[doctor] {readme} was edited and is kept" in said
     assert bad.said in said, said
     assert len(said) < 12_000 and readme.read_bytes() == before, "said in few words, and nothing is written yet"
-    validate.run(settings)
-    kept = readme.read_bytes().decode()
+    kept = kept_cards.local(readme, validate.checked_card(settings), "validate")
+    readme.write_bytes(kept.encode())
     assert card_rules.check_card(kept) == []
     assert metadata.validate(kept, "model") == ([], [])
     assert front_matter.split(kept)[1].strip("\r\n") == bad.text.strip("\r\n")
@@ -123,12 +124,13 @@ def test_a_bad_card_is_repaired_before_training_saying_how(
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_nobody_can_repair_is_refused_before_training(work: Path, name: str) -> None:
+def test_what_nobody_can_repair_is_refused_before_training(tmp_path: Path, name: str) -> None:
     """In one line that says what to do, exit code 2, without the secret itself; a card on the Hub as one in output/."""
     card, said = REFUSED[name]
     data = card if isinstance(card, bytes) else card.encode()
-    settings = load(work, WANDB_API_KEY=OWN, HF_TOKEN=WRITE, HF_REPO_ID="alice/voice", INIT_MODEL_PATH="a/b")
-    readme = work / "output" / "best" / "README.md"
+    settings = load(tmp_path, WANDB_API_KEY=OWN, HF_TOKEN=WRITE, HF_REPO_ID="alice/voice", INIT_MODEL_PATH="a/b")
+    readme = tmp_path / "output" / "best" / "README.md"
+    readme.parent.mkdir(parents=True)
     readme.write_bytes(data)
     with pytest.raises(BadInput) as refused:
         kept_cards.check(settings)
@@ -137,6 +139,7 @@ def test_what_nobody_can_repair_is_refused_before_training(work: Path, name: str
     assert OTHERS not in line and OWN not in line
 
 
+@pytest.mark.slow
 def test_doctor_looks_at_the_card_on_the_hub(work: Path) -> None:
     """The command itself: a line for what will be repaired, exit code 2 for what cannot be."""
     with Hub() as hub:

@@ -145,11 +145,16 @@ def test_the_token_goes_nowhere(hub: Hub, work: Path) -> None:
     assert uploaded == "login ***\nwandb: key ***\nstep 1 loss 2.0\n"
 
 
-@pytest.mark.parametrize(("variable", "secret"), [("HF_TOKEN", WRITE), ("WANDB_API_KEY", "0123abcd" * 5)])
+@pytest.mark.parametrize(
+    ("variable", "secret"),
+    [("HF_TOKEN", WRITE), ("WANDB_API_KEY", "0123abcd" * 5), ("a key of the environment", "wJalr/K7MDENG+bPxRfi")],
+)
 def test_a_file_that_holds_a_secret_is_not_uploaded(hub: Hub, work: Path, variable: str, secret: str) -> None:
     config = files.read_json(work / "output" / "best" / "config.json")
     files.write_json(work / "output" / "best" / "config.json", config | {"note": secret})
-    line = do(hub, work, "validate", "push", WANDB_API_KEY="0123abcd" * 5).refused(5)
+    line = do(
+        hub, work, "validate", "push", WANDB_API_KEY="0123abcd" * 5, AWS_SECRET_ACCESS_KEY="wJalr/K7MDENG+bPxRfi"
+    ).refused(5)
     assert f"config.json contains {variable}" in line
     assert ("model", "alice/voice") not in hub.repos
 
