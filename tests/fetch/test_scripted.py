@@ -80,10 +80,11 @@ def plain_repo() -> dict[str, bytes | str]:
     sheet = "file,sentence,who\na.flac,one,Eva\nb.mp3,two,Adam\nc.ogg,three,Eva\n"
     return {
         "plain.py": Path(plain.__file__).read_text(encoding="utf-8"),
-        "clips.zip": zipped.getvalue(),
+        "the clips.zip": zipped.getvalue(),
         "more.tar": tarred.getvalue(),
-        "nb.csv": sheet,
-        "ha.csv": sheet.replace("one", "daya"),
+        "tables/nb.csv": sheet,
+        "tables/ha.csv": sheet.replace("one", "daya"),
+        "unasked.bin": b"much",
     }
 
 
@@ -106,6 +107,7 @@ def test_a_private_dataset_is_converted_once_and_its_sound_arrives_byte_for_byte
     assert (good["value"]["train"], good["value"]["validation"]) == (2, 1)
     assert [Path(row["audio"]).read_bytes() for row in (*rows(work), *rows(work, "validation"))] == CLIPS[:3]
     assert [(row["text"], row["speaker"]) for row in rows(work)] == [("one", "eva"), ("two", "adam")]
+    assert hub.seen("GET", "tables/nb.csv") and not hub.seen("GET", "unasked.bin")
     before = {path: path.stat().st_mtime_ns for path in (work / "data" / "scripted").rglob("*.parquet")}
     (checked,) = call(hub, tmp_path, {**on, "DATASET_CONFIG": "nb"}, action="check", token=READ)
     assert "train rows (text in sentence, audio in audio)" in checked["value"]
@@ -123,6 +125,7 @@ def test_a_script_that_fails_ends_in_one_line(hub: Hub, tmp_path: Path, work: Pa
         "wrong-row": 'yield 1, {"audio": 7, "text": "one"}',
         "no-rows": "return\n" + GOOD_ROW,
         "killed": "os.kill(os.getpid(), 9)\n" + GOOD_ROW,
+        "ailing": GOOD_ROW,
         "offline": f"import requests\nrequests.get('http://127.0.0.1:9/')\n{GOOD_ROW}",
         "link": f"{GOOD_ROW}\nout = os.environ['HOME'] + '/../out'\nos.symlink('/etc', out)\nos._exit(0)",
         "not-parquet": f"{GOOD_ROW}\nout = os.environ['HOME'] + '/../out'\nos.mkdir(out)\n"
@@ -132,6 +135,7 @@ def test_a_script_that_fails_ends_in_one_line(hub: Hub, tmp_path: Path, work: Pa
         hub.add_repo(
             "dataset", f"alice/{name}", {f"{name}.py" if k == "it.py" else k: v for k, v in script(body).items()}
         )
+    hub.fail("HEAD", r"alice/ailing/.*clip\.flac", status=503, times=1000)
     asked = ({"DATASET_NAME": f"alice/{name}", "WORK_DIR": work, "DATASET_TRUST_REMOTE_CODE": "1"} for name in cases)
     answers: dict[str, dict[str, str]] = dict(zip(cases, call(hub, tmp_path, *asked, token=READ), strict=True))
     assert all("\n" not in answer["error"] for answer in answers.values())
@@ -140,11 +144,12 @@ def test_a_script_that_fails_ends_in_one_line(hub: Hub, tmp_path: Path, work: Pa
     assert "XXX" not in answers["raises"]["error"] and "***" in answers["raises"]["error"]
     assert start in answers["wrong-row"]["error"]
     assert "yields no rows" in answers["no-rows"]["error"]
-    assert f"{start}memory ran out, or it was killed" in answers["killed"]["error"]
+    assert "was killed; use a machine with more memory" in answers["killed"]["error"]
     assert "check the network" in answers["offline"]["error"] and answers["offline"]["kind"] == "Unreachable"
+    assert answers["ailing"]["kind"] == "Unreachable"
     assert "yields no rows" in answers["link"]["error"]
     assert "leaves no Parquet files" in answers["not-parquet"]["error"]
-    assert {answer["kind"] for name, answer in answers.items() if name != "offline"} == {"BadInput"}
+    assert {answer["kind"] for name, answer in answers.items() if name not in ("offline", "ailing")} == {"BadInput"}
     kept = " ".join(path.name for path in (work / "data" / "scripted").iterdir())
     assert not [name for name in cases if f"alice-{name}" in kept], "a conversion that failed is not kept"
 
@@ -155,11 +160,15 @@ def test_a_hostile_script_finds_no_token_and_changes_nothing(hub: Hub, tmp_path:
     (outside / "token").write_text(attacks.SECRET)
     (outside / "victim").write_text("victim")
     listening = f"{tmp_path}/listening"
-    body = f"""import json
+    body = f"""import json, sys
+ask = json.loads(sys.argv[1])["ask"]
+os.write(ask[1], b'["../victim", "/etc/passwd", "token", 7]\\n')
+answer = os.read(ask[0], 1000).decode()
+os.write(ask[1], b"[" * 100_000 + b"\\n")
 from pathlib import Path
 found = worked(Path({str(outside)!r}), Path(clip), {listening!r})
 found += worked(Path({str(work)!r}), Path(clip), {listening!r})
-yield 1, {{"audio": clip, "text": json.dumps([found, sorted(os.environ)])}}"""
+yield 1, {{"audio": clip, "text": json.dumps([answer, found, sorted(os.environ)])}}"""
     source = Path(attacks.__file__).read_text(encoding="utf-8").split("if __name__")[0]
     repo = script(body)
     hub.add_repo("dataset", "alice/it", {**repo, "it.py": f"{source}\n{repo['it.py']!s}"})
@@ -174,8 +183,8 @@ yield 1, {{"audio": clip, "text": json.dumps([found, sorted(os.environ)])}}"""
             [sys.executable, "-m", "job", "fetch"], env=env, capture_output=True, text=True, timeout=200
         )
     assert done.returncode == 0, done.stderr
-    found, variables = json.loads(rows(work)[0]["text"])
-    assert found == []
+    answer, found, variables = json.loads(rows(work)[0]["text"])
+    assert answer == "[]\n" and found == [] and "Traceback" not in done.stderr
     assert not [name for name in variables if "TOKEN" in name.replace("IMPLICIT_TOKEN", "") or "AWS" in name]
     assert [path.name for path in sorted(outside.iterdir())] == ["token", "victim"]
     assert (outside / "token").read_text() == attacks.SECRET and (outside / "victim").read_text() == "victim"
