@@ -121,7 +121,7 @@ def test_a_private_dataset_is_converted_once_and_its_sound_arrives_byte_for_byte
 
 def test_a_script_that_fails_ends_in_one_line(hub: Hub, tmp_path: Path, work: Path) -> None:
     cases = {
-        "raises": "raise KeyError('first line\\nno column ' + 'hf_' + 'X' * 34)\n" + GOOD_ROW,
+        "raises": "raise ValueError('first line\\n\\x1b[31mno column ' + 'hf_' + 'X' * 34)\n" + GOOD_ROW,
         "wrong-row": 'yield 1, {"audio": 7, "text": "one"}',
         "no-rows": "return\n" + GOOD_ROW,
         "killed": "os.kill(os.getpid(), 9)\n" + GOOD_ROW,
@@ -140,7 +140,7 @@ def test_a_script_that_fails_ends_in_one_line(hub: Hub, tmp_path: Path, work: Pa
     answers: dict[str, dict[str, str]] = dict(zip(cases, call(hub, tmp_path, *asked, token=READ), strict=True))
     assert all("\n" not in answer["error"] for answer in answers.values())
     start = "its loading script fails: "
-    assert f"DATASET_NAME=alice/raises: {start}KeyError: " in answers["raises"]["error"]
+    assert f"DATASET_NAME=alice/raises: {start}ValueError: no column ***;" in answers["raises"]["error"]
     assert "XXX" not in answers["raises"]["error"] and "***" in answers["raises"]["error"]
     assert start in answers["wrong-row"]["error"]
     assert "yields no rows" in answers["no-rows"]["error"]

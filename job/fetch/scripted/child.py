@@ -124,7 +124,12 @@ def size_of(folder: Path) -> int:
     return total
 
 
+def printable(text: str) -> str:
+    """Text of a stranger without what would steer a terminal."""
+    return re.sub(r"\x1b\[[\d;]*[A-Za-z]|[^\w\s!-~]", "", text)
+
+
 def last_line(output: str) -> str:
-    """The last line that says something, without what would steer a terminal."""
-    lines = [re.sub(r"[^\w\s!-~]|\x1b\[[\d;]*m", "", line).strip() for line in output.splitlines()]
+    """The last line that says something."""
+    lines = [printable(line).strip() for line in output.splitlines()]
     return next((line for line in reversed(lines) if line), "no message")

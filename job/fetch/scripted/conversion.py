@@ -208,7 +208,7 @@ class Scripted:
                 return BadInput(f"{self.where}: its loading script was killed; use a machine with more memory")
             last = child.last_line(output)
         else:
-            last = f"{failure.get('type', 'error')}: {child.last_line(text)}"
+            last = f"{child.printable(failure['type'])}: {child.last_line(text)}"
         line = f"{self.where}: its loading script fails: {one_line(last, self.settings.secrets)}"
         if "No space left" in text:
             return BadInput(f"{line}; make room in WORK_DIR={self.settings.paths.work}")
@@ -257,7 +257,7 @@ def configuration_problem(text: str, settings: Settings) -> str | None:
 
 
 def _plain(listed: str) -> str:
-    return one_line(listed.replace("'", "").replace('"', ""), limit=1000)
+    return one_line(child.printable(listed.replace("'", "").replace('"', "")), limit=1000)
 
 
 def _confined(python: str, write: list[str], read: list[str], program: Path, spec: dict[str, Any]) -> list[str]:

@@ -66,15 +66,16 @@ def convert(repo: Repo, name: str, config: str | None, out: Path) -> None:
     manager.download = from_here
     script = repo.folder / f"{name.rsplit('/', 1)[-1]}.py"
     builder = datasets.load_dataset_builder(str(script), name=config, trust_remote_code=True)
-    written = out.with_name("written")
-    builder.download_and_prepare(str(written), file_format="parquet")
-    out.mkdir()
+    builder.download_and_prepare(str(out), file_format="parquet")
+    shards: dict[str, str] = {}
     for split in builder.info.splits:
-        start = f"{builder.dataset_name}-{split}"
-        for path in sorted(written.iterdir()):
-            rest = path.name.removeprefix(start)
-            if path.name.startswith(start) and re.fullmatch(r"(-\d{5}-of-\d{5})?\.parquet", rest):
-                path.rename(out / f"{split}{rest}")
+        shard = re.compile(rf"{re.escape(f'{builder.dataset_name}-{split}')}((?:-\d{{5}}-of-\d{{5}})?\.parquet)")
+        shards.update({one.name: split + found[1] for one in out.iterdir() if (found := shard.fullmatch(one.name))})
+    for path in list(out.iterdir()):  # renamed where it is: Linux before 5.19 confines each folder by itself
+        if path.name in shards:
+            path.rename(out / shards[path.name])
+        else:
+            path.unlink()
 
 
 def main() -> None:
