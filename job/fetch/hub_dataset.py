@@ -6,6 +6,7 @@ which `datasets` can do only with torchcodec.
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,7 +83,7 @@ def _scripted(settings: Settings, commit: str | None, listing: list[str]) -> Scr
         return None
     if not settings.dataset_trust_remote_code:
         raise BadInput(about_script(settings, f"DATASET_NAME={settings.dataset_name}"))
-    return Scripted(settings, commit)
+    return Scripted(settings, commit, tuple(listing))
 
 
 class HubDataset:
@@ -103,7 +104,7 @@ class HubDataset:
             scripted = _scripted(settings, self.commit, listing)
             self.converted = scripted is not None
             if scripted is not None:
-                self.builder = datasets.load_dataset_builder("parquet", data_files=scripted.convert())
+                self.builder = datasets.load_dataset_builder("parquet", data_files=_literal(scripted.convert()))
             else:
                 self.builder = datasets.load_dataset_builder(
                     self.name, settings.dataset_config, revision=self.commit, token=settings.token
@@ -231,6 +232,11 @@ def quiet() -> None:
 def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
     for batch in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
         yield from batch.to_pylist()
+
+
+def _literal(splits: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Paths as `datasets` wants them, which takes them for patterns."""
+    return {split: [glob.escape(path) for path in paths] for split, paths in splits.items()}
 
 
 def _columns_of_first_row(stream: Any) -> list[str]:

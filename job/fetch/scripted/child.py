@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -11,13 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 #: Seconds between two lines that say that it still runs.
 PATIENCE = 60.0
 #: Bytes of its output that are kept.
 TAIL_BYTES = 1 << 16
+#: Bytes of a question: the names of a few thousand files.
+ASKED_BYTES = 1 << 24
 #: What a program needs that downloads: the way out, and whom to trust on it.
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -33,7 +36,40 @@ def _has_password(address: str) -> bool:
     return "@" in (urlsplit(address).netloc or address)
 
 
-def run(argv: list[str], env: Mapping[str, str], folder: Path, still: Callable[[float], None]) -> tuple[int, str]:
+class Channel:
+    """Two pipes through which a program asks, a line of JSON each, and this process answers, until it is closed."""
+
+    def __init__(self, answer: Callable[[Any], Any]) -> None:
+        """`answer` gets what a line holds and returns what the answer holds; None ends the conversation."""
+        self._answer = answer
+        asked, self._theirs_to_ask = os.pipe()
+        self._theirs_to_read, answers = os.pipe()
+        self._asked, self._answers = os.fdopen(asked, "rb"), os.fdopen(answers, "wb")
+        self.theirs = (self._theirs_to_read, self._theirs_to_ask)
+
+    def serve(self) -> None:
+        """Answer in a thread from now on. The program has been started: its ends are closed here."""
+        for descriptor in self.theirs:
+            os.close(descriptor)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with self._asked, self._answers, contextlib.suppress(OSError, ValueError, RecursionError):
+            while line := self._asked.readline(ASKED_BYTES):
+                answer = self._answer(json.loads(line))
+                if answer is None:
+                    return
+                self._answers.write(json.dumps(answer).encode() + b"\n")
+                self._answers.flush()
+
+
+def run(
+    argv: list[str],
+    env: Mapping[str, str],
+    folder: Path,
+    still: Callable[[float], None],
+    channel: Channel | None = None,
+) -> tuple[int, str]:
     """Run a program to its end, in `folder` and with `env` alone; return its exit code, and the end of its output.
 
     `still(seconds)` is called once a minute meanwhile. When this process is told to stop, and when the program has
@@ -47,13 +83,16 @@ def run(argv: list[str], env: Mapping[str, str], folder: Path, still: Callable[[
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        pass_fds=channel.theirs if channel else (),
     )
-    assert process.stdout is not None
-    kept = bytearray()
-    reader = threading.Thread(target=_keep_end, args=(process.stdout, kept), daemon=True)
-    reader.start()
-    started = time.monotonic()
     try:
+        assert process.stdout is not None
+        kept = bytearray()
+        reader = threading.Thread(target=_keep_end, args=(process.stdout, kept), daemon=True)
+        reader.start()
+        if channel is not None:
+            channel.serve()
+        started = time.monotonic()
         while True:
             try:
                 process.wait(PATIENCE)
@@ -64,7 +103,7 @@ def run(argv: list[str], env: Mapping[str, str], folder: Path, still: Callable[[
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        reader.join(10.0)
+    reader.join(10.0)
     return process.returncode, bytes(kept).decode(errors="replace")
 
 
@@ -75,7 +114,22 @@ def _keep_end(stream: IO[bytes], kept: bytearray) -> None:
             del kept[:-TAIL_BYTES]
 
 
+def size_of(folder: Path) -> int:
+    """Bytes below a folder that somebody is writing to; links are not followed."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size  # noqa: PTH118
+    return total
+
+
+def printable(text: str) -> str:
+    """Text of a stranger without what would steer a terminal."""
+    return re.sub(r"\x1b\[[\d;]*[A-Za-z]|[^\w\s!-~]", "", text)
+
+
 def last_line(output: str) -> str:
-    """The last line that says something, without what would steer a terminal."""
-    lines = [re.sub(r"[^\w\s!-~]|\x1b\[[\d;]*m", "", line).strip() for line in output.splitlines()]
+    """The last line that says something."""
+    lines = [printable(line).strip() for line in output.splitlines()]
     return next((line for line in reversed(lines) if line), "no message")

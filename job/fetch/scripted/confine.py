@@ -41,6 +41,7 @@ SYSTEM = (
 )
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.syscall.restype = ctypes.c_long
 
 # --- Landlock (linux/landlock.h): the numbers of its system calls are the same on all architectures.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -63,14 +64,15 @@ _DENIED = """
 ptrace:101,117 process_vm_readv:310,270 process_vm_writev:311,271 pidfd_getfd:438,438 pidfd_send_signal:424,424
 kcmp:312,272 process_madvise:440,440 process_mrelease:448,448 move_pages:279,239 migrate_pages:256,238
 setpriority:141,140 ioprio_set:251,30 setsid:112,157 setpgid:109,154 unshare:272,97 setns:308,268 mount:165,40
-umount2:166,39 pivot_root:155,41 chroot:161,51 open_tree:428,428 move_mount:429,429 fsopen:430,430 fsconfig:431,431
-fsmount:432,432 fspick:433,433 mount_setattr:442,442 swapon:167,224 swapoff:168,225 reboot:169,142 kexec_load:246,104
-kexec_file_load:320,294 init_module:175,105 finit_module:313,273 delete_module:176,106 bpf:321,280
+umount2:166,39 pivot_root:155,41 chroot:161,51 open_tree:428,428 open_tree_attr:467,467 move_mount:429,429
+fsopen:430,430 fsconfig:431,431 fsmount:432,432 fspick:433,433 mount_setattr:442,442 swapon:167,224 swapoff:168,225
+reboot:169,142 kexec_load:246,104 kexec_file_load:320,294 init_module:175,105 finit_module:313,273 delete_module:176,106
 perf_event_open:298,241 userfaultfd:323,282 keyctl:250,219 add_key:248,217 request_key:249,218 quotactl:179,60
 quotactl_fd:443,443 acct:163,89 settimeofday:164,170 clock_settime:227,112 adjtimex:159,171 clock_adjtime:305,266
-sethostname:170,161 setdomainname:171,162 syslog:103,116 open_by_handle_at:304,265 vhangup:153,58 iopl:172, ioperm:173,
-fanotify_init:300,262 shmget:29,194 shmat:30,196 shmctl:31,195 msgget:68,186 msgsnd:69,189 msgrcv:70,188 msgctl:71,187
-semget:64,190 semop:65,193 semctl:66,191 semtimedop:220,192 mq_open:240,180 mq_unlink:241,181
+bpf:321,280 sethostname:170,161 setdomainname:171,162 syslog:103,116 open_by_handle_at:304,265 vhangup:153,58
+iopl:172, ioperm:173, fanotify_init:300,262 shmget:29,194 shmat:30,196 shmctl:31,195 msgget:68,186 msgsnd:69,189
+msgrcv:70,188 msgctl:71,187 semget:64,190 semop:65,193 semctl:66,191 semtimedop:220,192 mq_open:240,180
+mq_unlink:241,181
 """
 #: These are said not to exist: what they do cannot be looked into, and libraries know other ways.
 _ABSENT = "io_uring_setup:425,425 io_uring_enter:426,426 io_uring_register:427,427 clone3:435,435"
@@ -99,7 +101,7 @@ def landlock_abi() -> int:
     """The version of Landlock that the kernel offers; 0 where it offers none."""
     if sys.platform != "linux" or platform.machine() not in _MACHINES:
         return 0
-    return max(0, int(_LIBC.syscall(_CREATE_RULESET, None, 0, 1)))
+    return max(0, _syscall(_CREATE_RULESET, None, 0, 1))
 
 
 def confine(write: list[str], read: list[str], abi: int) -> None:
@@ -122,6 +124,10 @@ def _checked(result: int, what: str) -> int:
     return result
 
 
+def _syscall(*values: int | bytes | None) -> int:
+    return int(_LIBC.syscall(*(ctypes.c_long(value) if isinstance(value, int) else value for value in values)))
+
+
 def _prctl(option: int, *values: int) -> int:
     return int(_LIBC.prctl(option, *(ctypes.c_ulong(value) for value in (*values, 0, 0, 0, 0)[:4])))
 
@@ -140,7 +146,7 @@ def _restrict_files(write: list[str], read: list[str], abi: int) -> None:
     for since, right in ((2, 1 << 13), (3, _TRUNCATE), (5, _IOCTL_DEV)):
         known |= right if abi >= since else 0
     attributes = struct.pack("QQQ", known, _BIND_TCP, _SOCKETS_AND_SIGNALS)[: 8 if abi < 4 else 16 if abi < 6 else 24]
-    ruleset = _checked(_LIBC.syscall(_CREATE_RULESET, attributes, len(attributes), 0), "Landlock")
+    ruleset = _checked(_syscall(_CREATE_RULESET, attributes, len(attributes), 0), "Landlock")
     writing = known & ~(_EXECUTE | _MAKE_CHAR | _MAKE_BLOCK | _MAKE_SOCK)
     reading = _EXECUTE | _READ_FILE | _READ_DIR
     for path in write:
@@ -149,7 +155,7 @@ def _restrict_files(write: list[str], read: list[str], abi: int) -> None:
         if Path(path).exists():
             _allow(ruleset, path, reading)
     _allow(ruleset, "/dev/null", known & (_READ_FILE | _WRITE_FILE | _TRUNCATE))
-    _checked(_LIBC.syscall(_RESTRICT_SELF, ruleset, 0), "Landlock")
+    _checked(_syscall(_RESTRICT_SELF, ruleset, 0), "Landlock")
     os.close(ruleset)
 
 
@@ -158,7 +164,7 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
     if not Path(path).is_dir():
         rights &= _OF_FILES
     rule = struct.pack("=Qi", rights, descriptor)
-    _checked(_LIBC.syscall(_ADD_RULE, ruleset, 1, rule, 0), f"Landlock for {path}")
+    _checked(_syscall(_ADD_RULE, ruleset, 1, rule, 0), f"Landlock for {path}")
     os.close(descriptor)
 
 

@@ -1,7 +1,7 @@
 """Convert a Hub dataset that is a loading script to Parquet, once, by running its script where it can do no harm.
 
-The repo's files are downloaded by this process, which has the token. The script runs in another one, without a token,
-by `confine.py`; what it leaves is looked at before it is used.
+The repo's files are downloaded by this process, which has the token, when the script asks for them. The script runs in
+another one, without a token, by `confine.py`; what it leaves is looked at before it is used.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,21 @@ from job.fetch.scripted import child, confine, own_environment
 
 _HERE = Path(__file__).parent
 _SHARD = re.compile(r"(?P<split>\w+(?:\.\w+)*?)(?:-\d{5}-of-\d{5})?\.parquet", re.ASCII)
-#: The repo's files, what the script makes of them, and as much again where it unpacks archives.
-_DISK_FACTOR = 3
+#: What a script and `datasets` look for beside it without asking.
+_FIRST = ("*.py", "README.md", "dataset_infos.json")
+#: Downloads side by side.
+_DOWNLOADS = 8
 _ENVIRONMENT_BYTES = 1 << 29
 _ERROR_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class Scripted:
-    """A dataset with a loading script, at one commit."""
+    """A dataset with a loading script, at one commit, and the names of its files."""
 
     settings: Settings
     commit: str
+    listing: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -81,16 +85,15 @@ class Scripted:
         )
         size = sum(one.size or 0 for one in info.siblings or ())
         work = self.settings.paths.work
-        need = _DISK_FACTOR * size + _ENVIRONMENT_BYTES
         free = shutil.disk_usage(work).free
-        if free < need:
+        if free < _ENVIRONMENT_BYTES:
             raise BadInput(
-                f"WORK_DIR={work} has {free / 1e9:.1f} GB free, but {self.name} has {size / 1e9:.1f} GB and converting "
-                f"it takes up to {need / 1e9:.1f} GB; free some space or set another WORK_DIR"
+                f"WORK_DIR={work} has {free / 1e9:.1f} GB free, but running a loading script takes more than "
+                f"{_ENVIRONMENT_BYTES / 1e9:.1f} GB; free some space or set another WORK_DIR"
             )
         return (
-            f"a loading script, which fetch runs once, confined and without a token, on the {size / 1e9:.2f} GB of its "
-            "repo; columns and splits show only then"
+            "a loading script, which fetch runs once, confined and without a token, and which may ask for "
+            f"{size / 1e9:.2f} GB of its repo; columns and splits show only then"
         )
 
     def convert(self) -> dict[str, list[str]]:
@@ -110,9 +113,12 @@ class Scripted:
         interpreter = own_environment.make(within, environment())
         own = self.folder.with_name(f".{self.folder.name}{files.TEMPORARY_SUFFIX}")
         shutil.rmtree(own, ignore_errors=True)
-        console.say("fetch", f"downloading {self.name}, a dataset with a loading script")
         snapshot = huggingface_hub.snapshot_download(
-            self.name, repo_type="dataset", revision=self.commit, token=self.settings.token
+            self.name,
+            repo_type="dataset",
+            revision=self.commit,
+            token=self.settings.token,
+            allow_patterns=list(_FIRST),
         )
         console.say("fetch", f"running the loading script of {self.name}, confined to {own}")
         try:
@@ -147,21 +153,48 @@ class Scripted:
             directory.mkdir()
         given = {"folder": str(snapshot), "name": self.name, "config": self.settings.dataset_config}
         repo = snapshot.parent.parent  # the snapshot's files are links to blobs beside it
-        command = _confined(
-            str(interpreter),
-            [str(own)],
-            [str(repo), *trusted],
-            _HERE / "script_to_parquet.py",
-            {**given, "out": str(own / "out")},
-        )
+        failed: list[Exception] = []
+        channel = child.Channel(lambda asked: self._download(asked, failed))
+        spec = {**given, "out": str(own / "out"), "ask": channel.theirs}
+        program = _HERE / "script_to_parquet.py"
+        command = _confined(str(interpreter), [str(own)], [str(repo), *trusted], program, spec)
 
         def still(seconds: float) -> None:
-            size = sum(path.lstat().st_size for path in files.tree(own) if not path.is_symlink())
-            console.say("fetch", f"the loading script has run for {seconds / 60:.0f} min and has {size / 1e9:.2f} GB")
+            written = child.size_of(own) / 1e9
+            console.say("fetch", f"the loading script has run for {seconds / 60:.0f} min and written {written:.2f} GB")
 
-        code, output = child.run(command, env, own, still)
+        code, output = child.run(command, env, own, still, channel)
+        if failed:
+            raise failed[0]
         if code:
             raise self._failed(code, output, own / "error")
+
+    def _download(self, asked: Any, failed: list[Exception]) -> list[str] | None:
+        """Download files and folders of the repo; return those that it has. None if a download failed."""
+        import huggingface_hub
+
+        wanted = [str(path) for path in asked] if isinstance(asked, list) else []
+        listing = set(self.listing)
+        there = {path: [path] if path in listing else self._below(path) for path in wanted}
+
+        def get(name: str) -> None:
+            huggingface_hub.hf_hub_download(
+                self.name, name, repo_type="dataset", revision=self.commit, token=self.settings.token
+            )
+
+        names = [name for found in there.values() for name in found]
+        if names:
+            console.say("fetch", f"downloading what the loading script asks for: {len(names)} of {len(listing)} files")
+        try:
+            with ThreadPoolExecutor(_DOWNLOADS) as threads:
+                list(threads.map(get, names))
+        except Exception as error:  # told by the main thread, which waits for the script
+            failed.append(error)
+            return None
+        return [path for path, found in there.items() if found]
+
+    def _below(self, folder: str) -> list[str]:
+        return [name for name in self.listing if name.startswith(f"{folder}/")]
 
     def _failed(self, code: int, output: str, told: Path) -> BadInput:
         """The error for a script that failed, in one line: its own last words."""
@@ -171,9 +204,11 @@ class Scripted:
         if config is not None:
             return BadInput(config)
         if code == confine.NOT_CONFINED or not failure:
-            last = "memory ran out, or it was killed" if code == -9 else child.last_line(output)
+            if code == -9:
+                return BadInput(f"{self.where}: its loading script was killed; use a machine with more memory")
+            last = child.last_line(output)
         else:
-            last = f"{failure.get('type', 'error')}: {child.last_line(text)}"
+            last = f"{child.printable(failure['type'])}: {child.last_line(text)}"
         line = f"{self.where}: its loading script fails: {one_line(last, self.settings.secrets)}"
         if "No space left" in text:
             return BadInput(f"{line}; make room in WORK_DIR={self.settings.paths.work}")
@@ -222,7 +257,7 @@ def configuration_problem(text: str, settings: Settings) -> str | None:
 
 
 def _plain(listed: str) -> str:
-    return one_line(listed.replace("'", "").replace('"', ""), limit=1000)
+    return one_line(child.printable(listed.replace("'", "").replace('"', "")), limit=1000)
 
 
 def _confined(python: str, write: list[str], read: list[str], program: Path, spec: dict[str, Any]) -> list[str]:
@@ -259,5 +294,5 @@ def _read_error(path: Path) -> dict[str, Any]:
         told = json.loads(path.read_bytes())
         kinds = [str(kind) for kind in told["kinds"]]
         return {"kinds": kinds, "type": str(told["type"])[:100], "text": str(told["text"])}
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return {}

@@ -80,6 +80,7 @@ def make(within: Path, env: Mapping[str, str]) -> Path:
             if code:
                 raise _failed(output)
         os.sync()
+        shutil.rmtree(place, ignore_errors=True)  # one whose interpreter is gone
         os.replace(temporary, place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -86,7 +86,7 @@ def attacks(outside: Path, readable: Path, listening: str) -> dict[str, Callable
         "new pipe": lambda: os.mkfifo(outside / "pipe"),
         "overwrite": lambda: bool((outside / "victim").write_text("changed")),
         "append by the shell": lambda: not subprocess.run(["sh", "-c", f"echo x >>'{outside}/victim'"]).returncode,
-        "beside its own folder": lambda: bool((own.parent / "new").write_text("x")),
+        "elsewhere": lambda: bool((outside.parent / "new").write_text("x")),
         "through a link": through_a_link,
         "hard link": lambda: into_own(os.link),
         "write only what may be read": lambda: readable.open("a"),

@@ -20,8 +20,8 @@ class Plain(datasets.GeneratorBasedBuilder):  # type: ignore[misc]
         return datasets.DatasetInfo(features=datasets.Features(features))
 
     def _split_generators(self, dl_manager):
-        table = dl_manager.download(f"{_BASE}/{self.config.name}.csv")
-        folder = dl_manager.download_and_extract("clips.zip")
+        table = Path(dl_manager.download("tables"), f"{self.config.name}.csv")
+        folder = dl_manager.download_and_extract(f"{_BASE}/the%20clips.zip?download=true")
         archive = dl_manager.download({"test": ["more.tar"]})["test"][0]
         return [
             datasets.SplitGenerator("train", {"table": table, "folder": folder}),
