@@ -127,6 +127,7 @@ class Scripted:
             rows = self._examine(own / "out")
             for path in (own / "out").iterdir():
                 files.sync_file(path)
+            files.sync_directory(own / "out")
             os.replace(own / "out", self.folder)
         finally:
             shutil.rmtree(own, ignore_errors=True)
@@ -148,6 +149,8 @@ class Scripted:
 
     def _run(self, interpreter: Path, snapshot: Path, own: Path) -> None:
         env = _environment(own, environment())
+        if kept_back := child.with_password(environment()):
+            console.warn("fetch", f"{', '.join(kept_back)}: holds a password, so the loading script runs without it")
         trusted = [env[name] for name in child.CERTIFICATES if name in env]
         for directory in (own / "home", own / "tmp"):
             directory.mkdir()
