@@ -1,10 +1,11 @@
 """What prepare finds of rows that are wrong: defects planted in a corpus of good rows.
 
-    python benchmarks/planted_rows.py [--each 10] [--clean 400] [--espeak] [--only KIND,KIND]
+    python benchmarks/planted_rows.py [--each 10] [--clean 400] [--espeak] [--asr-model demo] [--only KIND,KIND]
 
 Good rows are sentences of the embedded clips joined in another order each, by six voices (two, each at three pitches)
 in two languages, in a room with some noise. With `--espeak`, and `espeak-ng` on the PATH, twelve other voices in six
-languages say the good rows: voices that no threshold was set by. Beside them stand `--each` rows of each kind of
+languages say the good rows: voices that no threshold was set by. With `--asr-model`, that recogniser hears every row
+(`demo` is the embedded one, which knows the words of the embedded clips). Beside them stand `--each` rows of each kind of
 defect. All of them go through the stage as a run does it, with the tiny base of `job.demo`.
 
 A row is found when it is left out or warned of for a reason that fits; the table says by which. A kind whose second
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=10, help="rows of each kind")
     parser.add_argument("--clean", type=int, default=400, help="good rows")
     parser.add_argument("--espeak", action="store_true", help="the good rows are said by espeak-ng")
+    parser.add_argument("--asr-model", help="a recogniser that hears every row (CHECK_WORDS=always)")
     parser.add_argument("--only", default="", help="these kinds alone, with commas")
     parser.add_argument("--keep", type=Path, help="a folder to keep the work directory in")
     chosen = parser.parse_args()
@@ -151,8 +153,9 @@ def main() -> None:
         if not base.exists():
             build(base)
         settings = Settings(
-            init_model_path=str(base), work_dir=work / "work", device="cpu", quality_gate="warn", num_workers=0
-        )
+            init_model_path=str(base), work_dir=work / "work", device="cpu", quality_gate="warn", num_workers=0,
+            asr_model=chosen.asr_model, check_words="always" if chosen.asr_model else "never",
+        )  # fmt: skip
         recordings = work / "recordings"
         recordings.mkdir(parents=True, exist_ok=True)
         rows = corpus(chosen.clean, chosen.each, set(filter(None, chosen.only.split(","))), chosen.espeak)
