@@ -174,6 +174,7 @@ yield 1, {{"audio": clip, "text": json.dumps([answer, found, sorted(os.environ)]
     hub.add_repo("dataset", "alice/it", {**repo, "it.py": f"{source}\n{repo['it.py']!s}"})
     hub.tokens[attacks.SECRET] = hub.tokens[READ]
     env = {**os.environ, **hub.env(tmp_path / "hf"), "AWS_SECRET_ACCESS_KEY": attacks.SECRET}
+    env |= {"HTTPS_PROXY": f"http://user:{attacks.SECRET}@127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
     env |= {"HF_TOKEN": attacks.SECRET, "HUGGING_FACE_HUB_TOKEN": attacks.SECRET, "TRANSCRIBE": "never"}
     env |= {"DATASET_NAME": "alice/it", "WORK_DIR": str(work), "DATASET_TRUST_REMOTE_CODE": "true"}
     with socket.socket(socket.AF_UNIX) as opened:
@@ -185,7 +186,10 @@ yield 1, {{"audio": clip, "text": json.dumps([answer, found, sorted(os.environ)]
     assert done.returncode == 0, done.stderr
     answer, found, variables = json.loads(rows(work)[0]["text"])
     assert answer == "[]\n" and found == [] and "Traceback" not in done.stderr
-    assert not [name for name in variables if "TOKEN" in name.replace("IMPLICIT_TOKEN", "") or "AWS" in name]
+    assert "HTTP_PROXY" in variables and "HTTPS_PROXY: holds a password" in done.stderr
+    assert not [
+        name for name in variables if "HTTPS" in name or "TOKEN" in name.replace("IMPLICIT_TOKEN", "") or "AWS" in name
+    ]
     assert [path.name for path in sorted(outside.iterdir())] == ["token", "victim"]
     assert (outside / "token").read_text() == attacks.SECRET and (outside / "victim").read_text() == "victim"
     assert not list(tmp_path.glob("new")) and not list(work.glob("new"))
@@ -221,6 +225,7 @@ with socket.create_connection(("127.0.0.1", {port})) as asked:
 def test_without_a_package_index_it_ends_in_one_line(tmp_path: Path) -> None:
     settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "1"}
     env = {"PATH": os.environ["PATH"], **settings}
+    assert own_environment.for_pip({**env, "HF_TOKEN": READ, "WANDB_API_KEY": READ}) == env, "pip needs no token"
     with pytest.raises(Unreachable, match=r"^DATASET_TRUST_REMOTE_CODE=true: .*PIP_INDEX_URL\), once$"):
         own_environment.make(tmp_path, env)
     assert not list(tmp_path.iterdir())

@@ -23,13 +23,18 @@ TAIL_BYTES = 1 << 16
 ASKED_BYTES = 1 << 24
 #: What a program needs that downloads: the way out, and whom to trust on it.
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+_NETWORK = (*PROXIES, *(name.lower() for name in PROXIES))
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 def network(env: Mapping[str, str]) -> dict[str, str]:
     """The variables of `env` that say how the network is reached, without any that hold a password."""
-    names = (*PROXIES, *(name.lower() for name in PROXIES), *CERTIFICATES)
-    return {name: env[name] for name in names if env.get(name) and not _has_password(env[name])}
+    return {name: env[name] for name in (*_NETWORK, *CERTIFICATES) if env.get(name) and not _has_password(env[name])}
+
+
+def with_password(env: Mapping[str, str]) -> list[str]:
+    """The names of the variables that `network` leaves out."""
+    return [name for name in _NETWORK if _has_password(env.get(name, ""))]
 
 
 def _has_password(address: str) -> bool:

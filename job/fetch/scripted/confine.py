@@ -110,8 +110,6 @@ def confine(write: list[str], read: list[str], abi: int) -> None:
     Raises:
         OSError: the kernel refuses.
     """
-    if abi < 1:
-        raise OSError("this kernel has no Landlock")
     _drop_privileges()
     _restrict_files(write, read, abi)
     _restrict_calls(abi)
@@ -243,10 +241,12 @@ def main() -> None:
     path = sys.argv[2]
     try:
         program = compile(Path(path).read_bytes(), path, "exec")
+        abi = min(landlock_abi(), spec.get("abi", 99))
+        if abi < 1:
+            raise OSError("this kernel has no Landlock")
         _settle(spec["parent"])
         # Of the interpreter, which may lie in somebody's home, only what it is made of.
         parts = [str(Path(root, part)) for root in (sys.base_prefix, sys.prefix) for part in ("lib", "bin", "lib64")]
-        abi = min(landlock_abi(), spec.get("abi", 99))
         confine(spec["write"], [*spec["read"], *parts, str(Path(sys.prefix, "pyvenv.cfg"))], abi)
     except OSError as error:
         print(f"not confined: {error}", file=sys.stderr)

@@ -66,7 +66,7 @@ def make(within: Path, env: Mapping[str, str]) -> Path:
     within.mkdir(parents=True, exist_ok=True)
     temporary = place.with_name(f".{place.name}{files.TEMPORARY_SUFFIX}")
     shutil.rmtree(temporary, ignore_errors=True)
-    small = {**_for_pip(env), "TMPDIR": str(temporary), "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    small = {**for_pip(env), "TMPDIR": str(temporary), "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     try:
         temporary.mkdir()
         python = str(temporary / "bin" / "python")
@@ -88,7 +88,26 @@ def make(within: Path, env: Mapping[str, str]) -> Path:
     return interpreter
 
 
-def _for_pip(env: Mapping[str, str]) -> dict[str, str]:
+def of_script(own: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """All variables that a script sees."""
+    endpoint = env.get("HF_ENDPOINT", "")
+    return {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": str(own / "home"),
+        "HF_HOME": str(own / "home" / "huggingface"),
+        "TMPDIR": str(own / "tmp"),
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        **child.network(env),
+        **({"HF_ENDPOINT": endpoint} if endpoint and "@" not in endpoint else {}),
+    }
+
+
+def for_pip(env: Mapping[str, str]) -> dict[str, str]:
     """What pip needs: its own settings and the network; a password in these is for the package index, and only pip."""
     names = ("PATH", "LANG", "HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", *child.CERTIFICATES)
     proxies = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
