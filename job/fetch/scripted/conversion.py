@@ -12,7 +12,6 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +147,7 @@ class Scripted:
             )
 
     def _run(self, interpreter: Path, snapshot: Path, own: Path) -> None:
-        env = _environment(own, environment())
+        env = own_environment.of_script(own, environment())
         if kept_back := child.with_password(environment()):
             console.warn("fetch", f"{', '.join(kept_back)}: holds a password, so the loading script runs without it")
         trusted = [env[name] for name in child.CERTIFICATES if name in env]
@@ -267,25 +266,6 @@ def _confined(python: str, write: list[str], read: list[str], program: Path, spe
     """The command that runs a program of this folder, confined."""
     rules = {"write": write, "read": read, "parent": os.getpid()}
     return [python, "-I", str(_HERE / "confine.py"), json.dumps(rules), str(program), json.dumps(spec)]
-
-
-def _environment(own: Path, env: Mapping[str, str]) -> dict[str, str]:
-    """All variables that a script sees."""
-    endpoint = env.get("HF_ENDPOINT", "")
-    return {
-        "PATH": "/usr/local/bin:/usr/bin:/bin",
-        "LANG": "C.UTF-8",
-        "HOME": str(own / "home"),
-        "HF_HOME": str(own / "home" / "huggingface"),
-        "TMPDIR": str(own / "tmp"),
-        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_UPDATE_DOWNLOAD_COUNTS": "0",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        **child.network(env),
-        **({"HF_ENDPOINT": endpoint} if endpoint and "@" not in endpoint else {}),
-    }
 
 
 def _read_error(path: Path) -> dict[str, Any]:

@@ -88,6 +88,25 @@ def make(within: Path, env: Mapping[str, str]) -> Path:
     return interpreter
 
 
+def of_script(own: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """All variables that a script sees."""
+    endpoint = env.get("HF_ENDPOINT", "")
+    return {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": str(own / "home"),
+        "HF_HOME": str(own / "home" / "huggingface"),
+        "TMPDIR": str(own / "tmp"),
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        **child.network(env),
+        **({"HF_ENDPOINT": endpoint} if endpoint and "@" not in endpoint else {}),
+    }
+
+
 def for_pip(env: Mapping[str, str]) -> dict[str, str]:
     """What pip needs: its own settings and the network; a password in these is for the package index, and only pip."""
     names = ("PATH", "LANG", "HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", *child.CERTIFICATES)
