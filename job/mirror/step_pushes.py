@@ -32,6 +32,9 @@ TAKEN = "uploading"
 POLL = 1.0
 FIRST_WAIT = 5.0
 LONGEST_WAIT = 300.0
+#: Attempts once training is over, and seconds after the first of them.
+LAST_ATTEMPTS = 8
+LAST_WAIT = 1.0
 #: Seconds of GRACE_SECONDS that are left for the process to end by itself.
 MARGIN = 1.0
 
@@ -69,7 +72,7 @@ class StepPushes:
         self._active = active and settings.push_steps > 0
         self._directory = settings.paths.to_push
         self._wake, self._done = threading.Event(), threading.Event()
-        self._closing = False
+        self._closing, self._over = False, False
         self._thread: threading.Thread | None = None
         self._warned = ""
 
@@ -117,6 +120,7 @@ class StepPushes:
         grace = self._settings.grace_seconds
         if not self._done.wait(max(0.0, (grace if left is None else left) - MARGIN)):
             where = f"branch {BRANCH} of {self._settings.hf_repo_id}"
+            self._over = True
             warn("push", f"{where} has not got the newest step: it took longer than GRACE_SECONDS={grace:g}")
 
     # ---- the thread --------------------------------------------------------------------------------------------------
@@ -128,20 +132,26 @@ class StepPushes:
             self._done.set()
 
     def _work(self) -> None:
-        failures, again = 0, 0.0
+        failures, last_tries, again = 0, 0, 0.0
         while True:
             self._wake.wait(POLL)
             self._wake.clear()
             closing = self._closing  # before the last look
-            if time.monotonic() >= again or closing:
-                newest = self._take()
-                if newest is not None and not self._pushed(newest):
-                    again = time.monotonic() + min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(failures, 10))
-                    failures += 1
-                elif newest is not None:
-                    failures, again = 0, 0.0
-            if closing:
-                return
+            if time.monotonic() < again and not closing:
+                continue
+            newest = self._take()
+            if newest is None or self._pushed(newest):
+                failures, again = 0, 0.0
+                if closing:
+                    return
+            elif closing:
+                last_tries += 1
+                if last_tries == LAST_ATTEMPTS or self._over:
+                    return
+                time.sleep(LAST_WAIT * 2 ** (last_tries - 1))
+            else:
+                again = time.monotonic() + min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(failures, 10))
+                failures += 1
 
     def _take(self) -> Path | None:
         """The newest model that is complete, under a name of its own; the one that could not be uploaded before it."""
@@ -165,7 +175,7 @@ class StepPushes:
             self._push(directory, step)
         except Exception as error:
             reason = str(error) if isinstance(error, JobError) else hub_client.explain(error, self._settings)
-            if self._warned != step:
+            if self._warned != step and not self._over:
                 warn("push", f"step {step} is not on branch {BRANCH} yet: {reason}; training goes on")
             self._warned = step
             return False

@@ -156,4 +156,5 @@ def _asked_wait(error: BaseException) -> float | None:
 def _is_connection(error: BaseException) -> bool:
     import requests
 
-    return any(isinstance(c, requests.ConnectionError | requests.Timeout | ConnectionError) for c in _causes(error))
+    broken = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, ConnectionError)
+    return any(isinstance(cause, broken) for cause in _causes(error))
