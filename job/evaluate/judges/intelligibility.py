@@ -14,6 +14,7 @@ from job.config.settings import Settings
 from job.core.files import named_identity
 from job.evaluate.judges.judge import Clip, Judge
 from job.model.loading import explained
+from job.model.recogniser import named
 from job.text.error_rates import error_rates
 
 #: (waveform (samples,) float32, sample rate in Hz) -> transcript.
@@ -41,12 +42,12 @@ class Intelligibility(Judge):
 
 
 def load(settings: Settings, device: str) -> Intelligibility | None:
-    """Load ASR_MODEL (a directory or a Hub repo); None if unset.
+    """Load ASR_MODEL (a directory, a Hub repo, or `demo`); None if unset.
 
     Raises:
         BadInput: it cannot be loaded.
     """
-    name = settings.asr_model
+    name = named(settings)
     if not name:
         return None
     by = f"{named_identity(name)}, jiwer {version('jiwer')}"
