@@ -6,10 +6,12 @@ A falling loss proves nothing; a model that reproduces its training sentences co
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from job import pipeline
 from job.config import settings as variables
 from job.config.settings import Settings
+from job.core import files
 from job.core.console import say
 from job.core.errors import SpeechFailed
 
@@ -30,13 +32,19 @@ def run_demo() -> None:
     say("demo", f"training a tiny model of the real architecture on the built-in clips, in {settings.paths.work}")
     pipeline.run(settings)
     match, right = recite_training(settings)
-    say("demo", f"speech   {settings.paths.samples}")
-    say("demo", f"report   {settings.paths.report}")
-    say("demo", f"voice    {settings.paths.best}")
+    table, errors = heard(files.read_json(settings.paths.samples / "stats.json"))
+    if table:
+        say("demo", f"word errors that a speech recogniser hears (ASR_MODEL={settings.asr_model}):")
+        print("\n".join(table), flush=True)
     say(
         "demo",
         f"recited {100 * match:.2f} % of the codes over all codebooks; {right} sentences stopped at the right frame",
     )
+    if errors:
+        say("demo", errors)
+    say("demo", f"speech   {settings.paths.samples}")
+    say("demo", f"voice    {settings.paths.best}")
+    say("demo", f"report   {settings.paths.report}")
     say("demo", f"finished in {time.monotonic() - started:.0f} s")
     if match < LEAST_MATCH or right < LEAST_SENTENCES:
         raise SpeechFailed(
@@ -50,6 +58,30 @@ def _use_one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def heard(stats: dict[str, Any]) -> tuple[list[str], str]:
+    """Return a table of what a recogniser heard in the sentences of base and voice, and both's errors in a sentence.
+
+    Args:
+        stats: samples/stats.json. Both are empty where no recogniser listened, or the base said nothing.
+    """
+    from job.evaluate.recite import TEXT_WIDTH, clipped
+    from job.evaluate.verdict import aligned
+
+    pairs = list(zip(stats["compared"].get("base", []), stats["samples"], strict=False))
+    if not pairs or any(one.get("wer") is None for pair in pairs for one in pair):
+        return [], ""
+    base, voice = (_percent(sum(one["wer"] for one in side) / len(pairs)) for side in zip(*pairs, strict=True))
+    cells = [["text", "base", "voice"]]
+    cells += [[clipped(b["text"], TEXT_WIDTH), _percent(b["wer"]), _percent(v["wer"])] for b, v in pairs]
+    transcripts = ["heard in the voice", *(clipped(v["transcript"], TEXT_WIDTH) for _, v in pairs)]
+    lines = [f"{line}  {text}".rstrip() for line, text in zip(aligned(cells), transcripts, strict=True)]
+    return lines, f"the base before training: word errors {base}; the voice after training: word errors {voice}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def recite_training(settings: Settings) -> tuple[float, int]:

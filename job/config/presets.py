@@ -5,7 +5,14 @@ The figures come from what users of this model reported to work; see docs/recipe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from job.config.variables import SOURCE_VARIABLES
+
+#: How the demo hears its result: with a recogniser that knows the built-in clips through the built-in codec and nothing
+#: else, beside the untrained base, which never ends by itself. The longest clip has 75 frames.
+_HEARING: dict[str, Any] = {"asr_model": "demo", "check_words": "never", "baselines": True, "max_new_tokens": 80}
 
 _ALEXANDRIA: dict[str, Any] = {
     "train_mode": "lora",
@@ -32,6 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval_steps": 100,
         "mixed_precision": "no",
         "greedy": True,
+        **_HEARING,
     },
     # "Stable baseline" of the Norwegian project: small adapters, low rates, text_projection a little higher.
     "norwegian-stable": {
@@ -72,3 +80,18 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The settings of the model's own single-speaker instructions.
     "official": {"train_mode": "full", "batch_size": 32, "learning_rate": 2e-6, "num_epochs": 10},
 }
+
+
+def values(name: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset's values by field, given those that the user chose.
+
+    The demo's own recogniser comes without its surroundings where the user names another one, and is left out, with all
+    that is there for it, where another model or other recordings are named.
+    """
+    found = dict(PRESETS[name])
+    others = {"tokenizer_path", *(source.lower() for source in SOURCE_VARIABLES)}
+    if chosen.keys() & others or chosen.get("init_model_path", "demo") != "demo":
+        return {field: value for field, value in found.items() if field not in _HEARING or name != "demo"}
+    if "asr_model" in chosen:
+        found.pop("check_words", None)
+    return found

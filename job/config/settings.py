@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from job.config import names, quoting, surroundings
 from job.config.paths import Paths
-from job.config.presets import PRESETS
+from job.config.presets import PRESETS, values
 from job.config.variables import (
     GROUPS,
     SOURCE_VARIABLES,
@@ -286,7 +286,7 @@ def _merge(env: Mapping[str, str], from_file: Mapping[str, str], fallback: str |
         return merged
     if preset not in PRESETS:
         raise BadInput(f"PRESET={preset!r} does not exist; choose one of {', '.join(sorted(PRESETS))}")
-    return {**PRESETS[preset], "preset": preset, **merged}
+    return {**values(preset, merged), "preset": preset, **merged}
 
 
 def _explain(error: Any) -> str:

@@ -30,8 +30,8 @@ class SynthesisVariables(BaseSettings):
     )
     asr_model: str | None = var(
         None,
-        "Speech recogniser for WER and CER, to check texts against recordings (CHECK_WORDS), and for recordings "
-        "without texts (those: by default whisper-large-v3-turbo on a GPU, whisper-small on a CPU).",
+        "Speech recogniser (`demo`: the demo's own) for WER and CER, to check texts against recordings (CHECK_WORDS), "
+        "and for those without texts (by default whisper-large-v3-turbo on a GPU, whisper-small on a CPU).",
     )
     mos_model: str | None = var(
         None, "Model for MOS, instead of the one that is installed with the job; `none` turns MOS off."

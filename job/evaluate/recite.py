@@ -145,7 +145,7 @@ def total(recitals: Sequence[Recital]) -> Total:
 
 def format_table(recitals: Sequence[Recital]) -> str:
     """Format the recitals as a table for a terminal, with the total last."""
-    shown = [_clip(one.text, TEXT_WIDTH) for one in recitals]
+    shown = [clipped(one.text, TEXT_WIDTH) for one in recitals]
     width = max([_columns(text) for text in shown] + [len("text")])
     lines = [f"{'text':<{width}}  {'frames':>6}  {'said':>5}  {'codes':>7}  stop"]
     for one, text in zip(recitals, shown, strict=True):
@@ -216,7 +216,7 @@ def _columns(text: str) -> int:
     )
 
 
-def _clip(text: str, width: int) -> str:
+def clipped(text: str, width: int) -> str:
     """Truncate a text to `width` columns."""
     if _columns(text) <= width:
         return text

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from job.audio.clip import Samples
 from job.config.names import AUTO
 from job.config.settings import Settings
+from job.config.variables import SOURCE_VARIABLES
 from job.core.errors import BadInput
 from job.core.out_of_memory import is_out_of_memory
+from job.demo import recogniser_directory
 from job.model.loading import explained, resolve_device
 from job.text.languages import Languages, UnclearLanguage
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 #: Default recognisers if ASR_MODEL is not set, by device type; devices other than a GPU are slow and get a small one.
 RELEASED = {"cuda": "openai/whisper-large-v3-turbo"}
 RELEASED_SMALL = "openai/whisper-small"
+#: ASR_MODEL's name for the recogniser that comes with the demo (scripts/demo_recogniser.py).
+BUILT_IN = "demo"
 #: Sample rate of the clips, Hz, and batch size by device type.
 RATE = 16_000
 BATCH, BATCH_SMALL = {"cuda": 16}, 4
@@ -78,9 +82,28 @@ class Transcript:
         return None
 
 
+def named(settings: Settings) -> str | None:
+    """The directory or Hub repo of ASR_MODEL, None if unset; for `demo` the directory of the demo's own recogniser.
+
+    Raises:
+        BadInput: `demo` beside another base model, codec or recordings, of which that recogniser knows not a word.
+    """
+    if settings.asr_model != BUILT_IN:
+        return settings.asr_model
+    others = [name for name in (*SOURCE_VARIABLES, "TOKENIZER_PATH") if getattr(settings, name.lower())]
+    if settings.init_model_path != "demo":
+        others.insert(0, "INIT_MODEL_PATH")
+    if others:
+        raise BadInput(
+            f"ASR_MODEL=demo: knows only the built-in clips' sentences, through the demo's codec, and "
+            f"{others[0]} is set; name another recogniser or unset ASR_MODEL"
+        )
+    return str(recogniser_directory())
+
+
 def model_name(settings: Settings, device: torch.device) -> str:
     """Name of the recogniser to use: ASR_MODEL, or the default Whisper for the device."""
-    return settings.asr_model or RELEASED.get(device.type, RELEASED_SMALL)
+    return named(settings) or RELEASED.get(device.type, RELEASED_SMALL)
 
 
 def whisper_code(language: str, asr_model: str | None, where: str) -> str | None:

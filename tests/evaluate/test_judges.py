@@ -124,6 +124,15 @@ def test_a_recogniser_hears_speech_at_the_codecs_rate_and_long_speech_in_chunks(
     assert isinstance(judge(clip(rng.uniform(-1, 1, 31 * 8000), 8000))["transcript"], str)
 
 
+def test_a_recogniser_hears_speech_at_its_own_speed(recogniser: Path):
+    """At 24 kHz the same as after resampling to the 16 kHz that it takes, which transformers' pipeline leaves out."""
+    from job.audio.clip import resample
+
+    hear = intelligibility.load_transcriber(str(recogniser), "cpu")
+    wave = spoken(2.0)
+    assert hear(wave, 24_000) == hear(resample(wave, 24_000, 16_000), 16_000) != hear(wave, 16_000)
+
+
 def test_clean_speech_scores_higher_than_the_same_speech_in_noise_without_being_asked_for():
     judge = mos.load(Settings(), "cpu")
     assert judge is not None and "distillmos" in judge.by

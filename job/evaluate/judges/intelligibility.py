@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from job.audio.clip import resample
 from job.config.settings import Settings
 from job.core.files import named_identity
 from job.evaluate.judges.judge import Clip, Judge
 from job.model.loading import explained
+from job.model.recogniser import named
 from job.text.error_rates import error_rates
 
 #: (waveform (samples,) float32, sample rate in Hz) -> transcript.
@@ -40,12 +42,12 @@ class Intelligibility(Judge):
 
 
 def load(settings: Settings, device: str) -> Intelligibility | None:
-    """Load ASR_MODEL (a directory or a Hub repo); None if unset.
+    """Load ASR_MODEL (a directory, a Hub repo, or `demo`); None if unset.
 
     Raises:
         BadInput: it cannot be loaded.
     """
-    name = settings.asr_model
+    name = named(settings)
     if not name:
         return None
     by = f"{named_identity(name)}, jiwer {version('jiwer')}"
@@ -55,7 +57,7 @@ def load(settings: Settings, device: str) -> Intelligibility | None:
 def load_transcriber(name: str, device: str, token: str | None = None) -> Transcriber:
     """Load the named speech recogniser through transformers' pipeline.
 
-    The pipeline resamples; speech of over 30 s is chunked. A recogniser that needs a language detects it itself.
+    Speech of over 30 s is chunked by the pipeline. A recogniser that needs a language detects it itself.
 
     Raises:
         BadInput: it cannot be loaded.
@@ -66,6 +68,10 @@ def load_transcriber(name: str, device: str, token: str | None = None) -> Transc
         recognizer: Any = pipeline("automatic-speech-recognition", model=name, device=device, token=token)
 
     def transcribe(waveform: NDArray[np.float32], sample_rate: int) -> str:
+        # Not left to the pipeline: that of transformers 4.57 gives torchaudio the old rate as the new one, and so
+        # speech at 24 kHz would be heard a third slower and lower than it is.
+        rate = int(recognizer.feature_extractor.sampling_rate)
+        waveform, sample_rate = resample(waveform, sample_rate, rate), rate
         long = waveform.size > CHUNK_SECONDS * sample_rate
         options = {"chunk_length_s": CHUNK_SECONDS} if long else {}
         return str(recognizer({"raw": waveform, "sampling_rate": sample_rate}, **options)["text"]).strip()

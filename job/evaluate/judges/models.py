@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from job.config.settings import Settings
 from job.model.loading import explained
+from job.model.recogniser import named
 
 
 def check(settings: Settings) -> None:
@@ -22,7 +23,7 @@ def check(settings: Settings) -> None:
         Unreachable: the Hub cannot be reached.
     """
     for variable in ("ASR_MODEL", "MOS_MODEL", "SIMILARITY_MODEL"):
-        name = getattr(settings, variable.lower())
+        name = named(settings) if variable == "ASR_MODEL" else getattr(settings, variable.lower())
         if not name or (variable == "MOS_MODEL" and (name == "none" or Path(name).expanduser().is_file())):
             continue
         from transformers import AutoConfig
