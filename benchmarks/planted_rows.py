@@ -1,12 +1,12 @@
 """What prepare finds of rows that are wrong: defects planted in a corpus of good rows.
 
-    python benchmarks/planted_rows.py [--each 10] [--clean 400] [--espeak] [--asr-model demo] [--only KIND,KIND]
+    python benchmarks/planted_rows.py [--each 10] [--clean 400] [--espeak] [--asr-model MODEL] [--only KIND,KIND]
 
 Good rows are sentences of the embedded clips joined in another order each, by six voices (two, each at three pitches)
 in two languages, in a room with some noise. With `--espeak`, and `espeak-ng` on the PATH, twelve other voices in six
-languages say the good rows: voices that no threshold was set by. With `--asr-model`, that recogniser hears every row;
-`demo` is the embedded one, which knows the words of the embedded clips. Beside the good rows stand `--each` rows of
-each kind of defect. All of them go through the stage as a run does it, with the tiny base of `job.demo`.
+languages say the good rows: voices that no threshold was set by. With `--asr-model`, that recogniser hears every row.
+Beside the good rows stand `--each` rows of each kind of defect. All of them go through the stage as a run does it, with
+the tiny base of `job.demo`.
 
 A row is found when it is left out or warned of for a reason that fits; the table says by which. A kind whose second
 copies are the wrong ones (duplicates) counts those.
