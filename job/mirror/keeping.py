@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,25 +12,19 @@ from types import TracebackType
 from typing import Any
 
 from job.config.settings import Settings
-from job.core import files, state, stopping
+from job.core import files, state
 from job.core.console import say, warn
-from job.core.errors import JobError, StoppedBySignal
+from job.core.errors import JobError
 from job.core.redact import one_line
 from job.mirror import addresses, belongings, identity, returning
 from job.mirror.archive import Archive
+from job.mirror.background import MARGIN, Background
 from job.stages import Stage
 
-#: Seconds between two looks for a new checkpoint.
-POLL = 1.0
-#: Seconds after a failure before the next attempt; each wait is twice the last, up to the longest.
-FIRST_WAIT = 5.0
-LONGEST_WAIT = 300.0
 #: Attempts once the stages are over.
 LAST_ATTEMPTS = 3
 #: Seconds that the end of the stages waits for the mirror when no signal has arrived.
 LAST_SECONDS = 1800.0
-#: Seconds of GRACE_SECONDS that are left for the process to end by itself.
-MARGIN = 1.0
 
 
 @dataclass
@@ -56,7 +49,7 @@ class Copy:
             shutil.rmtree(self.scratch, ignore_errors=True)
 
 
-class Mirror:
+class Mirror(Background):
     """Context manager of a run's mirror; does nothing without MIRROR_CHECKPOINTS.
 
     A failure is a warning, and tried again; it never ends the run or holds a step. What is on its way when the run ends
@@ -65,15 +58,13 @@ class Mirror:
 
     def __init__(self, settings: Settings, *, active: bool = True) -> None:
         """`active` is false in all processes of a distributed run but the first."""
+        super().__init__("mirror")
         self._settings = settings
         self._store = addresses.opened(settings) if active else None
         self._due: dict[str, Copy] = {}  # one of each kind: a newer one replaces one that still waits
         self._lock = threading.Lock()
-        self._wake, self._done = threading.Event(), threading.Event()
-        self._closing = False
         self._seen: set[tuple[str, int]] | None = None  # checkpoints that were there before training; None outside it
         self._prepared = ""  # digest of the data that is trained on
-        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Mirror:
         """Start nothing yet: the thread starts with the first set to be copied."""
@@ -84,22 +75,16 @@ class Mirror:
     ) -> None:
         """Wait until everything has been copied, or there is no more time."""
         if self._thread is not None:
-            self._closing = True
-            self._wake.set()
-            try:
-                self._wait()
-            except StoppedBySignal:  # the first one, so there is some time left
-                self._wait()
-                raise
+            self._finish()
         if self._store is not None:
             shutil.rmtree(self._settings.paths.output / belongings.SCRATCH, ignore_errors=True)
 
-    def _wait(self) -> None:
-        """Wait for the thread's end; `join` would count as over once a signal's exception has cut it short."""
-        left = stopping.remaining()
-        if not self._done.wait(LAST_SECONDS if left is None else max(0.0, left - MARGIN)):
-            why = "it took too long" if left is None else f"GRACE_SECONDS={self._settings.grace_seconds:g}"
-            warn("mirror", f"the newest state is not there, {why}; a new machine resumes from the one before it")
+    def _seconds(self, left: float | None) -> float:
+        return LAST_SECONDS if left is None else left - MARGIN
+
+    def _too_late(self, left: float | None) -> None:
+        why = "it took too long" if left is None else f"GRACE_SECONDS={self._settings.grace_seconds:g}"
+        warn("mirror", f"the newest state is not there, {why}; a new machine resumes from the one before it")
 
     @cached_property
     def _data(self) -> Archive:
@@ -215,42 +200,27 @@ class Mirror:
         if superseded is not None and superseded.scratch != copy.scratch:
             superseded.discard()
 
-    def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
-            self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._work()
-        finally:
-            self._done.set()
-
     def _work(self) -> None:
-        failures, last_tries, again = 0, 0, 0.0
-        while True:
-            self._wake.wait(POLL)
-            self._wake.clear()
-            closing = self._closing  # before the last look
+        last_tries = 0
+        for closing in self._looks():
             try:
                 self._look()
             except Exception as error:
                 warn("mirror", f"a checkpoint is not copied: {one_line(error, self._settings.secrets)}")
             if closing and (not self._due or last_tries >= LAST_ATTEMPTS):
                 return
-            if not self._due or (time.monotonic() < again and not closing):
+            if not self._due or (self._must_wait() and not closing):
                 continue
             with self._lock:
                 kind = min(self._due)  # data before training
                 copy = self._due.pop(kind)
             if self._copied(copy):
-                failures = 0
+                self._succeeded()
                 copy.discard()
                 self._wake.set()
             else:
-                failures += 1
+                self._failed()
                 last_tries += closing
-                again = time.monotonic() + min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(failures - 1, 10))
                 self._put_back(kind, copy)
 
     def _put_back(self, kind: str, copy: Copy) -> None:

@@ -7,16 +7,15 @@ What is here takes it from there, so that a slow Hub, or none, never holds a ste
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 from job.config.settings import Settings
-from job.core import stopping
 from job.core.console import say, warn
-from job.core.errors import BadInput, JobError, StoppedBySignal
+from job.core.errors import BadInput, JobError
+from job.mirror.background import MARGIN, Background
 from job.model import card_facts
 from job.publish import card, hub_client, rights, uploading
 from job.publish.targets import Target, skipped, targets
@@ -28,15 +27,9 @@ BRANCH = "checkpoints"
 ALL = ("[!.]*",)
 #: The name of what is being uploaded, so that training no longer replaces it.
 TAKEN = "uploading"
-#: Seconds between two looks for a new model, and after a failure; each wait is twice the last, up to the longest.
-POLL = 1.0
-FIRST_WAIT = 5.0
-LONGEST_WAIT = 300.0
 #: Attempts once training is over, and seconds after the first of them.
 LAST_ATTEMPTS = 8
 LAST_WAIT = 1.0
-#: Seconds of GRACE_SECONDS that are left for the process to end by itself.
-MARGIN = 1.0
 
 
 def check(settings: Settings) -> None:
@@ -59,7 +52,7 @@ def _need_repo(settings: Settings) -> None:
     card_facts.need_facts(settings)
 
 
-class StepPushes:
+class StepPushes(Background):
     """Context manager of a run's pushes; does nothing without PUSH_STEPS.
 
     A failure is a warning, and tried again with the newest model there is then. What is on its way when the stages are
@@ -68,12 +61,11 @@ class StepPushes:
 
     def __init__(self, settings: Settings, *, active: bool = True) -> None:
         """`active` is false in all processes of a distributed run but the first."""
+        super().__init__("pushes")
         self._settings = settings
         self._active = active and settings.push_steps > 0
         self._directory = settings.paths.to_push
-        self._wake, self._done = threading.Event(), threading.Event()
-        self._closing, self._over = False, False
-        self._thread: threading.Thread | None = None
+        self._over = False
         self._warned = ""
 
     def __enter__(self) -> StepPushes:
@@ -86,12 +78,7 @@ class StepPushes:
         """Wait until the newest model has been uploaded, or there is no more time."""
         if self._thread is None:
             return
-        self._close()
-        try:
-            self._wait()
-        except StoppedBySignal:  # the first one, so there is some time left
-            self._wait()
-            raise
+        self._finish()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def before(self, stage: Stage) -> None:
@@ -103,45 +90,32 @@ class StepPushes:
         if self._active and stage.name == "train":
             _need_repo(self._settings)
             shutil.rmtree(self._directory, ignore_errors=True)
-            self._thread = threading.Thread(target=self._run, name="pushes", daemon=True)
-            self._thread.start()
+            self._start()
 
     def after(self, stage: Stage) -> None:
         """Look once more after training, which writes no other; the stages that follow do not wait for it."""
         if self._thread is not None and stage.name == "train":
             self._close()
 
-    def _close(self) -> None:
-        self._closing = True
-        self._wake.set()
+    def _seconds(self, left: float | None) -> float:
+        return (self._settings.grace_seconds if left is None else left) - MARGIN
 
-    def _wait(self) -> None:
-        left = stopping.remaining()
+    def _too_late(self, left: float | None) -> None:
+        self._over = True
+        where = f"branch {BRANCH} of {self._settings.hf_repo_id}"
         grace = self._settings.grace_seconds
-        if not self._done.wait(max(0.0, (grace if left is None else left) - MARGIN)):
-            where = f"branch {BRANCH} of {self._settings.hf_repo_id}"
-            self._over = True
-            warn("push", f"{where} has not got the newest step: it took longer than GRACE_SECONDS={grace:g}")
+        warn("push", f"{where} has not got the newest step: it took longer than GRACE_SECONDS={grace:g}")
 
     # ---- the thread --------------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
-        try:
-            self._work()
-        finally:
-            self._done.set()
-
     def _work(self) -> None:
-        failures, last_tries, again = 0, 0, 0.0
-        while True:
-            self._wake.wait(POLL)
-            self._wake.clear()
-            closing = self._closing  # before the last look
-            if time.monotonic() < again and not closing:
+        last_tries = 0
+        for closing in self._looks():
+            if self._must_wait() and not closing:
                 continue
             newest = self._take()
             if newest is None or self._pushed(newest):
-                failures, again = 0, 0.0
+                self._succeeded()
                 if closing:
                     return
             elif closing:
@@ -150,8 +124,7 @@ class StepPushes:
                     return
                 time.sleep(LAST_WAIT * 2 ** (last_tries - 1))
             else:
-                again = time.monotonic() + min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(failures, 10))
-                failures += 1
+                self._failed()
 
     def _take(self) -> Path | None:
         """The newest model that is complete, under a name of its own; the one that could not be uploaded before it."""
@@ -176,7 +149,7 @@ class StepPushes:
         except Exception as error:
             reason = str(error) if isinstance(error, JobError) else hub_client.explain(error, self._settings)
             if self._warned != step and not self._over:
-                warn("push", f"step {step} is not on branch {BRANCH} yet: {reason}; training goes on")
+                warn("push", f"step {step} is not on branch {BRANCH} yet: {reason}; training continues")
             self._warned = step
             return False
         shutil.rmtree(directory, ignore_errors=True)

@@ -13,6 +13,7 @@ from job.dataset.prepared import SPLITS
 from job.prepare.conflicts import Recordings
 from job.prepare.copies import Prints
 from job.prepare.flawed import Sounds
+from job.prepare.leaving_out import LeftOut
 from job.prepare.mismatch import Lengths
 from job.prepare.repeated import Texts
 from job.prepare.tongues import Tongues
@@ -34,9 +35,16 @@ class Admitted:
         words: what was heard in the rows.
     """
 
-    def __init__(self, work: Work, heard: Mapping[Place, Heard] | None = None) -> None:
-        """`heard` is what a recogniser heard in the rows, by place; empty if the texts are not compared with it."""
+    def __init__(self, work: Work, heard: Mapping[Place, Heard] | None = None, others: LeftOut | None = None) -> None:
+        """Compare the rows.
+
+        Args:
+            work: the run.
+            heard: what a recogniser heard in the rows, by place; empty if the texts are not compared with it.
+            others: rows that the user wants left out for whoever speaks in them, also with QUALITY_GATE=off.
+        """
         self._work = work
+        self._others = others
         self.words = Words(heard or {})
         self.lines = dict.fromkeys(SPLITS, 0)
         lengths, recordings, texts = Lengths(), Recordings(), Texts()
@@ -65,6 +73,8 @@ class Admitted:
         for table in self._work.shards.tables(split, left):
             table = table.slice(0, left)
             left -= len(table)
+            if self._others is not None:
+                table = self._others.mark(split, table, "fail")
             for found in self._left_out:
                 table = found.mark(split, table, self._work.settings.quality_gate)
             for found in self._doubtful:

@@ -15,7 +15,7 @@ from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import DataRefused
 from job.dataset.prepared import SPLITS, read_summary, schema, write_cache
-from job.prepare import augment, edits, heard_words, one_voice, page, quality, quality_gate, speakers
+from job.prepare import augment, edits, heard_words, main_speaker, one_voice, page, quality, quality_gate, speakers
 from job.prepare.admitted import Admitted
 from job.prepare.manifest_rows import AUTO, speaker_key
 from job.prepare.parquet_store import write_shards
@@ -71,7 +71,7 @@ def merge(work: Work) -> dict[str, Any]:
 
     # 1. Codes of all rows: the validation rows are chosen after the bad ones are rejected.
     work.encode(SPLITS)
-    admitted = Admitted(work, heard_words.hear(work))
+    admitted = Admitted(work, heard_words.hear(work), main_speaker.others(work))
     tally = _gather(work, admitted)
     _hold_out(tally, work)
 

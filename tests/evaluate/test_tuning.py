@@ -56,6 +56,7 @@ def test_the_temperature_whose_speech_is_clearly_better_becomes_the_checkpoints(
     assert told["why"][0] in card.render(asked)
 
 
+@pytest.mark.slow
 def test_what_is_tried_is_said_and_heard_and_a_second_run_finds_the_same(
     endless: Path,
     recogniser: Path,  # noqa: F811

@@ -17,7 +17,7 @@ from job.config import settings as variables
 from job.config.settings import Settings
 from job.core import files, state, stopping
 from job.core.errors import StoppedBySignal, Unreachable
-from job.mirror import identity, keeping, returning
+from job.mirror import background, identity, returning
 from job.mirror.folder_mirror import FolderMirror
 from job.mirror.keeping import Mirror
 from job.stages import stage
@@ -31,8 +31,8 @@ FIRST, SECOND, THIRD = 2, 4, 6
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waits between attempts, nor for the disk: a kill is no power cut."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(keeping, "POLL", 0.01)
-    monkeypatch.setattr(keeping, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(background, "POLL", 0.01)
+    monkeypatch.setattr(background, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(returning, "FIRST_WAIT", 0.01)
 
 
@@ -266,7 +266,7 @@ def test_after_a_signal_the_end_waits_only_as_long_as_it_may(
     prepared(old)
     train(old, FIRST)
     monkeypatch.setattr(FolderMirror, "_write", lambda *_: time.sleep(1.0))
-    monkeypatch.setattr(stopping, "remaining", lambda: keeping.MARGIN + 0.05)
+    monkeypatch.setattr(stopping, "remaining", lambda: background.MARGIN + 0.05)
     train(old, SECOND, seen=False)
     assert "the newest state is not there" in capsys.readouterr().err
     assert go_on(machine(tmp_path, "new")) == [f"checkpoint-{FIRST}"]

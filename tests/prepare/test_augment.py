@@ -15,6 +15,9 @@ from job.prepare.augment import changes
 from tests.prepare.conftest import Make, voice
 
 RATE = 24_000
+#: librosa compiles for half a minute.
+pytestmark = pytest.mark.slow
+
 ALL = dict.fromkeys(("augment_speed", "augment_pitch", "augment_noise", "augment_volume"), True)
 
 

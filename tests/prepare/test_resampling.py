@@ -104,6 +104,7 @@ def test_calls_come_one_at_a_time_unless_the_engine_is_known_to_share_nothing(
     assert (most_at_once(lambda _: resample(clip, 16_000, 24_000), monkeypatch) == 1) == alone
 
 
+@pytest.mark.slow  # librosa compiles for half a minute
 def test_copies_of_another_pitch_are_resampled_one_at_a_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resampling, "engine", lambda: "cr64")
     change = changes(Settings(augment_pitch=True))["pitch+2"]
