@@ -98,7 +98,7 @@ class TrainingVariables(BaseSettings):
     push_steps: int = var(
         0,
         "Upload the model as it is every this many steps to the branch `checkpoints` of HF_REPO_ID, while training "
-        "goes on; 0: never (docs/publishing.md).",
+        "continues; 0: never (docs/publishing.md).",
         ge=0,
         free=True,
     )

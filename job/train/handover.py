@@ -15,7 +15,7 @@ from job.train.writer import BackgroundWriter
 
 
 class Handover:
-    """Writes the model as it is. One that is due while another write goes on is taken once a step need not wait for it.
+    """Writes the model as it is. One that is due while another write is under way is taken once a step need not wait for it.
 
     With a sharded model all processes must agree on the step, so there it is taken when it is due.
     """
@@ -55,7 +55,7 @@ def write(directory: Path, step: int, fill: Callable[[Path], None]) -> None:
     except Exception as error:
         if not files.is_full(error):
             raise
-        warn("train", f"step {step} is not written to be pushed, the disk of OUTPUT_DIR is full; training goes on")
+        warn("train", f"step {step} is not written to be pushed, the disk of OUTPUT_DIR is full; training continues")
         return
     for old in directory.glob("step-*"):
         if int(old.name.removeprefix("step-")) < step:

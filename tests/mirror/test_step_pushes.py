@@ -106,11 +106,11 @@ def test_steps_go_on_while_a_slow_hub_takes_its_time_and_the_branch_has_the_last
     assert lines(log) == STEPS
     told = [line for line in done.stderr.splitlines() if "is not on branch checkpoints yet: " in line]
     assert told and len(set(told)) == len(told), "one line a model"
-    assert all("no connection to the Hub" in line and line.endswith("; training goes on") for line in told)
+    assert all("no connection to the Hub" in line and line.endswith("; training continues") for line in told)
 
 
 def test_a_model_that_is_due_waits_for_the_disk_and_no_step_does(tmp_path: Path) -> None:
-    """While a checkpoint is being written, training goes on, and takes the model at a later step."""
+    """While a checkpoint is being written, training continues, and takes the model at a later step."""
 
     class Model:
         taken: list[str] = []  # noqa: RUF012
