@@ -15,7 +15,7 @@ from job.train.writer import BackgroundWriter
 
 
 class Handover:
-    """Writes the model as it is. One that is due while another write is under way is taken once a step need not wait for it.
+    """Writes the model as it is. One due while another is written is taken once no step need wait for it.
 
     With a sharded model all processes must agree on the step, so there it is taken when it is due.
     """
