@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,14 @@ class LeftOut:
     def nothing(cls, reason: str) -> LeftOut:
         """Reject no rows."""
         return cls(reason, np.zeros(0, np.uint8), np.zeros(0, np.int64), [])
+
+    @classmethod
+    def of(cls, reason: str, details: Mapping[tuple[int, int], str]) -> LeftOut:
+        """Reject the rows with these details, by split (an index into SPLITS) and position."""
+        places = sorted(details)
+        split: NDArray[np.uint8] = np.array([one for one, _ in places], np.uint8)
+        position: NDArray[np.int64] = np.array([one for _, one in places], np.int64)
+        return cls(reason, split, position, [details[place] for place in places])
 
     def mark(self, split: str, table: pa.Table, gate: str) -> pa.Table:
         """Mark these rows as rejected in a shard; with QUALITY_GATE=off they are kept with a warning.

@@ -9,25 +9,20 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from job.audio.clip import Samples, Unusable, load
 from job.core import console
+from job.core.threads import in_order
 from job.dataset.prepared import SPLITS
 from job.model.speaker_encoder import SpeakerEncoder
 from job.prepare.admitted import within_limits
 from job.prepare.leaving_out import LeftOut
-from job.prepare.one_voice import (
-    FEWEST_CLIPS,
-    LONGEST,
-    NO_DISTANCE,
-    ONE_VOICE_PERCENTILE,
-    OTHER_VOICE,
-    SHORTEST,
-    embed_halves,
-)
+from job.prepare.one_voice import FEWEST_CLIPS, LONGEST, OTHER_VOICE, SHORTEST, distances_of, embed_halves, unit
+from job.prepare.readers import readers
 from job.prepare.speakers import KEPT
 from job.prepare.work import STAGE, Work
 
@@ -77,7 +72,7 @@ def others(work: Work) -> LeftOut:
     reference = None
     if settings.ref_audio_path is not None and len(by_name) == 1:
         reference = _halves(load(settings.ref_audio_path, encoder.sample_rate).samples, encoder)
-    rows: list[tuple[int, int, str]] = []
+    rows: dict[tuple[int, int], str] = {}
     for name, clips in sorted(by_name.items()):
         if sum(clip.seconds >= SHORTEST for clip in clips) < FEWEST_CLIPS:
             console.warn(STAGE, f"KEEP_SPEAKERS=main: {name!r} has too few clips to tell who speaks; all are kept")
@@ -89,19 +84,13 @@ def others(work: Work) -> LeftOut:
         share = f"{main.sum()} of {len(clips)} clips of {name!r} ({hours[main].sum():.2f} of {hours.sum():.2f} h)"
         console.say(STAGE, f"KEEP_SPEAKERS=main: {share} are of {whose}; others are left out, as {REASON}")
         usual = float(np.median(told.likeness[main]))
-        rows += [
-            (clip.split, clip.position, f"somebody else speaks than in most clips of {name!r}: similarity {like:.2f}, "
-             f"where theirs is {usual:.2f} (KEEP_SPEAKERS=all keeps it)")
-            for clip, one, like in zip(clips, main, told.likeness, strict=True)
-            if not one
-        ]  # fmt: skip
-    rows.sort()
-    return LeftOut(
-        REASON,
-        np.array([split for split, _, _ in rows], np.uint8),
-        np.array([position for _, position, _ in rows], np.int64),
-        [detail for _, _, detail in rows],
-    )
+        for clip, one, like in zip(clips, main, told.likeness, strict=True):
+            if not one:
+                rows[clip.split, clip.position] = (
+                    f"somebody else speaks than in most clips of {name!r}: similarity {like:.2f}, where theirs is "
+                    f"{usual:.2f} (KEEP_SPEAKERS=all keeps it)"
+                )
+    return LeftOut.of(REASON, rows)
 
 
 def people(clips: list[Clip], reference: NDArray[np.float16] | None = None) -> People:
@@ -117,22 +106,18 @@ def people(clips: list[Clip], reference: NDArray[np.float16] | None = None) -> P
     seconds = np.array([clip.seconds for clip in clips])
     long = np.flatnonzero(seconds >= SHORTEST)
     compared = long[np.unique(np.linspace(0, len(long) - 1, min(len(long), MOST_COMPARED)).round().astype(int))]
-    some = halves[compared]
-    within = 1 - (some[:, 0] * some[:, 1]).sum(axis=1)
-    limit = OTHER_VOICE * max(float(np.percentile(within, ONE_VOICE_PERCENTILE)), NO_DISTANCE)
-    distances = 1 - np.einsum("iad,jbd->ij", some, some) / 4
-    pairs = np.maximum(distances[np.triu_indices(len(some), 1)], 0.0)
-    labels = fcluster(linkage(pairs, "average"), limit, "distance")
+    _, farthest, _, pairs = distances_of(halves[compared])
+    labels = fcluster(linkage(np.maximum(pairs, 0.0), "average"), OTHER_VOICE * farthest, "distance")
 
-    means = _unit(halves.mean(axis=1))
-    centres = np.stack([_unit(means[compared[labels == label]].mean(axis=0)) for label in np.unique(labels)])
+    means = unit(halves.mean(axis=1))
+    centres = np.stack([unit(means[compared[labels == label]].mean(axis=0)) for label in np.unique(labels)])
     near = means @ centres.T
     who = near.argmax(axis=1)
     who[compared] = labels - 1
     spoken = np.bincount(who, seconds, minlength=len(centres))
     order = np.argsort(-spoken, kind="stable")
     if reference is not None:
-        wanted = int((centres @ _unit(reference.astype(np.float64).mean(axis=0))).argmax())
+        wanted = int((centres @ unit(reference.astype(np.float64).mean(axis=0))).argmax())
         order = np.array([wanted, *(one for one in order if one != wanted)])
     places = np.empty(len(order), np.int64)
     places[order] = np.arange(len(order))
@@ -148,13 +133,20 @@ def _clips(work: Work, encoder: SpeakerEncoder) -> dict[str, list[Clip]]:
         for row in table.filter(table["reason"].is_null()).select(_COLUMNS).to_pylist()
         if row["audio"] is not None and work.plans[row["speaker"]].strategy != KEPT
     ]
-    found: dict[str, list[Clip]] = {}
-    for split, row in console.progress(rows, stage=STAGE, total=len(rows), unit="voices"):
+
+    def read(one: tuple[int, dict[str, Any]]) -> tuple[int, dict[str, Any], Samples | None]:
+        split, row = one
         path = Path(os.fsdecode(row["audio"]))
         try:
-            samples = load(path, encoder.sample_rate, start=row["start"], end=row["end"]).samples
-        except Unusable:
-            continue  # it could be read when it was encoded; whoever needs it says so
+            return split, row, load(path, encoder.sample_rate, start=row["start"], end=row["end"]).samples
+        except Unusable:  # it could be read when it was encoded; whoever needs it says so
+            return split, row, None
+
+    found: dict[str, list[Clip]] = {}
+    ahead = in_order(rows, read, readers(work.settings, work.device))
+    for split, row, samples in console.progress(ahead, stage=STAGE, total=len(rows), unit="voices"):
+        if samples is None:
+            continue
         clip = Clip(split, row["position"], row["seconds"], _halves(samples, encoder))
         found.setdefault(row["speaker"], []).append(clip)
     return found
@@ -164,12 +156,6 @@ def _halves(samples: Samples, encoder: SpeakerEncoder) -> NDArray[np.float16]:
     """X-vectors (2, dim) of length 1 of the halves of a clip; both of the whole clip if it is short."""
     rate = encoder.sample_rate
     if len(samples) >= SHORTEST * rate:
-        return np.asarray(_unit(embed_halves(samples, rate, encoder)), np.float16)
-    whole = _unit(encoder.embed(samples[: int(LONGEST * rate)], rate).numpy())
+        return np.asarray(unit(embed_halves(samples, rate, encoder)), np.float16)
+    whole = unit(encoder.embed(samples[: int(LONGEST * rate)], rate).numpy())
     return np.asarray(np.stack([whole, whole]), np.float16)
-
-
-def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Vectors (..., dim) of length 1."""
-    exact = vectors.astype(np.float64)
-    return np.asarray(exact / np.maximum(np.linalg.norm(exact, axis=-1, keepdims=True), 1e-12))

@@ -99,15 +99,32 @@ class Spread:
         }
 
 
+def unit(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Scale vectors (..., dim) to length 1."""
+    exact = vectors.astype(np.float64)
+    return np.asarray(exact / np.maximum(np.linalg.norm(exact, axis=-1, keepdims=True), 1e-12))
+
+
+def distances_of(
+    halves: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], float, NDArray[np.float64], NDArray[np.float64]]:
+    """Distances (1 - cosine) from x-vectors (clips, 2, dim) of length 1 of the halves of clips.
+
+    Returns:
+        (clips,) between the halves of each; the largest within one voice; (clips, clips) between clips; and the same of
+        each pair once, as `scipy.cluster` takes them.
+    """
+    within = 1 - (halves[:, 0] * halves[:, 1]).sum(axis=1)
+    farthest = max(float(np.percentile(within, ONE_VOICE_PERCENTILE)), NO_DISTANCE)
+    between = np.asarray(1 - np.einsum("iad,jbd->ij", halves, halves) / 4)
+    return within, farthest, between, between[np.triu_indices(len(halves), 1)]
+
+
 def spread(vectors: NDArray[np.float32]) -> Spread:
     """Compute the `Spread` from x-vectors (clips, 2, dim) of the halves of at least two clips."""
-    unit = vectors.astype(np.float64) / np.maximum(np.linalg.norm(vectors, axis=2, keepdims=True), 1e-12)
-    halves = 1 - (unit[:, 0] * unit[:, 1]).sum(axis=1)
-    distances = 1 - np.einsum("iad,jbd->ij", unit, unit) / 4
-    pairs = distances[np.triu_indices(len(unit), 1)]
-    farthest = max(float(np.percentile(halves, ONE_VOICE_PERCENTILE)), NO_DISTANCE)
+    halves, farthest, distances, pairs = distances_of(unit(vectors))
     found = Spread(
-        clips=len(unit),
+        clips=len(vectors),
         halves=float(np.median(halves)),
         farthest_halves=farthest,
         between=float(np.median(pairs)),
@@ -118,7 +135,7 @@ def spread(vectors: NDArray[np.float32]) -> Spread:
         from_others = np.array([np.median(np.delete(row, n)) for n, row in enumerate(distances)])
         limit = max(OTHER_VOICE * farthest, OTHER_CLIP * float(np.median(from_others)))
         others = np.flatnonzero(from_others > limit)
-        found.others = others.tolist() if len(others) <= MOST_OTHERS * len(unit) else []
+        found.others = others.tolist() if len(others) <= MOST_OTHERS * len(vectors) else []
     return found
 
 

@@ -125,10 +125,8 @@ class Words:
                 over = []
             wrong |= {row.place: self._detail(row, limit, owners.get(row.place)) for row in over}
             wrong |= {row.place: self._detail(row, WRONG_WORDS, owners[row.place]) for row in named}
-        places = sorted(wrong, key=lambda place: (SPLITS.index(place[0]), place[1]))
-        split: NDArray[np.uint8] = np.array([SPLITS.index(one) for one, _ in places], np.uint8)
-        position: NDArray[np.int64] = np.array([one for _, one in places], np.int64)
-        return WrongWords(LeftOut(REASON, split, position, [wrong[place] for place in places]), problems, notes)
+        details = {(SPLITS.index(split), position): detail for (split, position), detail in wrong.items()}
+        return WrongWords(LeftOut.of(REASON, details), problems, notes)
 
     def _owners(self) -> tuple[dict[Place, _Row], list[str], list[str]]:
         """Find the rows that say another row's text, with that row; and what is to be said about whole sources."""
