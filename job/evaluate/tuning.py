@@ -29,8 +29,8 @@ def run(settings: Settings) -> dict[str, Any]:
     nothing is changed, with one line that says so.
 
     Returns:
-        What `training_state.json` then has under `speech`: temperature, lora_scale, and why. A scale that was chosen
-        before is kept.
+        What `training_state.json` then has under `speech`: temperature, lora_scale, and why. An adapter that was
+        scaled before is not scaled again.
     """
     best = settings.paths.best
     progress = files.read_json(best / "training_state.json")
@@ -43,7 +43,7 @@ def run(settings: Settings) -> dict[str, Any]:
             options = [round(settings.temperature * factor, 3) for factor in TEMPERATURES]
             told["temperature"], why = _best(settings, "temperature", options, wanted)
             told["why"].append(why)
-        if settings.lora_scale == 1.0 and "lora_scale" not in before and has_adapter(best):
+        if settings.lora_scale == 1.0 and told["lora_scale"] == 1.0 and has_adapter(best):
             cooler = settings.model_copy(update={"temperature": told["temperature"]})
             scale, why = _best(cooler, "lora_scale", list(SCALES), wanted)
             told["lora_scale"] = scale
@@ -65,8 +65,8 @@ def _best(settings: Settings, variable: str, options: list[float], wanted: Asked
     figures = {}
     for value in options:
         tried = settings.model_copy(update={variable: value})
-        name, label = f"{variable}-{value:g}-{settings.temperature:g}", f"{variable.upper()}={value:g}"
-        figures[value] = figures_of(tried, name, label, settings.paths.best, wanted)
+        name = f"temperature-{tried.temperature:g}-scale-{tried.lora_scale:g}"  # the first scale has been heard already
+        figures[value] = figures_of(tried, name, f"{variable.upper()}={value:g}", settings.paths.best, wanted)
     winner, reason = best_of(figures, options)
     others = ", ".join(f"{value:g}" for value in options if value != winner)
     said = f"{variable.upper()}={winner:g} of {', '.join(f'{value:g}' for value in options)}"

@@ -38,7 +38,7 @@ def test_the_temperature_whose_speech_is_clearly_better_becomes_the_checkpoints(
         tried = asked.model_copy(update={"temperature": value})
         figures = {"failed": 0.0, "cer": errors, "similarity": 0.8, "mos": 3.0}
         kept = {"key": trial._key(tried, asked.paths.best, wanted), "figures": figures}
-        files.write_json(asked.paths.choosing / f"temperature-{value:g}-0.9.json", kept)
+        files.write_json(asked.paths.choosing / f"temperature-{value:g}-scale-1.json", kept)
     weights = (asked.paths.best / "model.safetensors").read_bytes()
     told = choose.run(asked)["speech"]
     assert told["temperature"] == 0.54 and told["lora_scale"] == 1.0
