@@ -6,7 +6,9 @@ import os
 import signal
 import time
 
+from gpu import losses
 from gpu.case import Case, Context, Finding, NotHere
+from safetensors.torch import load_file
 
 
 def raises(context):
@@ -52,6 +54,20 @@ def right(context):
     yield finding
 
 
+def as_rounded(context: Context):
+    """Losses in bf16 that no fixed limit lets pass are as far from fp32's as those from weights that were rounded."""
+    losses.MEAN = losses.END = 0.0
+    losses.AS_ROUNDED = 1000.0
+    for finding in losses.against_fp32("full")(context):
+        finding.case = "sound, as rounded"
+        base = losses.base_of(context)
+        exact, moved = (load_file(one / "model.safetensors") for one in (base, losses.nudge(base)))
+        off = [float(((moved[name] - value) / value.float()).nan_to_num().abs().max()) for name, value in exact.items()]
+        finding.most("moved", max(off), 2**-8.9)
+        finding.least("moved on purpose", max(off), 2**-9.1)
+        yield finding
+
+
 CASES = [
     Case("broken, raises", raises, 30),
     Case("broken, wrong number", wrong, 30),
@@ -61,5 +77,6 @@ CASES = [
     Case("sound, missing", missing, 30),
     Case("sound, GPUs", right, 30, gpus=2),
     Case("sound, after all others", right, 30),
+    Case("sound, as rounded", as_rounded, 300, alone=True),
     Case("broken, hangs", hangs, 1),
 ]

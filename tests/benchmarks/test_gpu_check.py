@@ -62,6 +62,7 @@ def test_a_case_that_breaks_fails_and_the_others_go_on(tmp_path: Path):
         "sound, missing": "not done",
         "sound, GPUs": "not done",
         "sound, after all others": "passed",
+        "sound, as rounded": "passed",
         # What a GPU is asked as well, by the same code.
         **dict.fromkeys(("kernels, norms", "kernels, adapters", "optimizers"), "passed"),
     }
@@ -74,6 +75,7 @@ def test_a_case_that_breaks_fails_and_the_others_go_on(tmp_path: Path):
     assert reasons["sound, missing"] == "there is no such thing here"
     assert reasons["sound, GPUs"] == "takes 2 GPUs, and there is none"
     assert found.lines["broken, wrong number"]["rate"] == 12.0
+    assert 0 < found.lines["sound, as rounded"]["off in the mean, fp32 from rounded weights"] < 0.1
     assert found.kept == list(found.lines.values())
     assert "and what that means" in found.log and "Traceback" in found.log
     *_, verdict = found.said.splitlines()
