@@ -70,7 +70,7 @@ def run(settings: Settings) -> dict[str, Any]:
     aligning.close()
     counts = _drop_disputed(collector, counts, paths)
     files.write_jsonl(paths.fetch_rejected, collector.rejected)
-    store.prune(collector.used_audio)
+    store.prune()
     rejected = len(collector.rejected)
     console.say(
         "fetch",

@@ -28,6 +28,13 @@ class RowError(Exception):
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A recording that lies in a shard on this machine: a path that says where (`job.core.inside`)."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
 class Row:
     """A row with the source's values. `number` counts from 1; in a text file it is the line number.
 
