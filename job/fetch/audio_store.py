@@ -109,7 +109,7 @@ class Store:
         other = audio_files.what_it_is(data)
         if other is not None:
             raise RowError(f"{field} cannot be read", f"{name[:200]}: {other}" if name else other)
-        called = packs.name_of(data, _ending(data, name))
+        called = packs.name_of(data, ending_of(data, name))
         if self._packs is None:
             seconds(io.BytesIO(data))
             return Path("/", called)
@@ -193,7 +193,7 @@ def seconds(source: Path | io.BytesIO) -> float:
     return float(info.frames) / float(info.samplerate)
 
 
-def _ending(data: bytes, name: str) -> str:
+def ending_of(data: bytes, name: str) -> str:
     """Return the file extension for audio bytes, from their magic bytes, else from the name they came with."""
     for magic, ending in _MAGIC:
         if data.startswith(magic):

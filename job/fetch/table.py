@@ -66,6 +66,7 @@ class Table:
     `tree` is a folder below which files are also looked for by name.
     `sample` returns the plain values (no lists, no bytes) of rows spread over the source; none if reading is costly.
     `loose` says that rows have the imprecise times of subtitles, whose edges may lie inside a word.
+    `copies` are the names of the shards' copies on this machine that reading needs.
     `header=False` says that the columns are called column_1, column_2 and so on, and can be selected by position.
     """
 
@@ -81,3 +82,4 @@ class Table:
     sample: Callable[[], list[Mapping[str, Any]]] = list
     header: bool = True
     loose: bool = False
+    copies: tuple[str, ...] = ()
