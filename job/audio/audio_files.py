@@ -12,6 +12,8 @@ import re
 import unicodedata
 from pathlib import Path
 
+from job.core import inside
+
 #: File extensions of formats that soundfile reads.
 READABLE = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".aif", ".au", ".caf", ".w64")
 #: Extensions of audio and video formats read with FFmpeg's libraries (`job.audio.ffmpeg`).
@@ -163,7 +165,7 @@ def why_unreadable(source: Path | bytes) -> str:
     if isinstance(source, bytes):
         return what_it_is(source) or _undecodable(source[:HEAD_BYTES])
     try:
-        with open(source, "rb") as file:
+        with inside.open_binary(source) as file:
             head = file.read(HEAD_BYTES)
     except FileNotFoundError:
         return "no such file"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import soundfile
 
 from job.audio.ffmpeg import FfmpegFile
 from job.audio.unusable import Unusable
+from job.core import inside
 
 #: Tolerated difference between declared and actual duration, in seconds and as a share: some programs are a few bytes
 #: off.
@@ -61,7 +61,7 @@ class Layout:
         if self.demuxer is not None:
             return FfmpegFile(path, self.demuxer, counted=self.counted)
         if not (self.start or self.prefix or self.patches or self.stop is not None):
-            return soundfile.SoundFile(path)
+            return soundfile.SoundFile(inside.readable(path))
         return soundfile.SoundFile(io.BufferedReader(_Changed(path, self), 1 << 16))
 
 
@@ -69,9 +69,9 @@ class _Changed(io.RawIOBase):
     """A file with a `Layout` applied: it reads as if the changed bytes were on disk."""
 
     def __init__(self, path: Path, layout: Layout) -> None:
-        self._file: IO[bytes] = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by `close`
+        self._file = inside.open_binary(path)
         self._layout = layout
-        stop = os.fstat(self._file.fileno()).st_size if layout.stop is None else layout.stop
+        stop = inside.size_of(self._file) if layout.stop is None else layout.stop
         self._size = len(layout.prefix) + stop - layout.start
         self._place = 0
 
@@ -114,7 +114,7 @@ class Bytes:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.size = os.fstat(file.fileno()).st_size
+        self.size = inside.size_of(file)
         self._base = 0
         self._window = b""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from job.audio import audio_files, containers, films, flac, mpeg, ogg
 from job.audio.opening import Bytes, Layout
+from job.core import inside
 
 _BEGINNINGS = re.compile(rb"RIFF....WAVE|fLaC[\x00\x80]\x00\x00\x22|OggS\x00\x02|FORM....AIF[FC]", re.DOTALL)
 #: Most junk bytes (a tag, a server's response, zeros) skipped before a recording.
@@ -22,7 +23,7 @@ def check(path: Path) -> Layout:
         Unusable: `cut_off`, `joined` or `wrong_header`, with one line that says what to do.
         OSError: the file cannot be read.
     """
-    with open(path, "rb", buffering=0) as file:
+    with inside.open_binary(path) as file:
         data = Bytes(file)
         start = _behind_tags(data)
         if (film := audio_files.film(data.at(start, audio_files.HEAD_BYTES))) is not None:

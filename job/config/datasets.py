@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from job.config.object_storage import address_of, shards_here
 from job.core.errors import BadInput
 
 #: `owner/name:config@revision#split`, of which the first is required.
@@ -16,7 +17,7 @@ _HUB = re.compile(
 _OPTION = re.compile(r"\s+([A-Za-z_]+)=(\S*)$")
 _COMMENT = re.compile(r"(^|\s)#.*$")
 #: Ends of names that are files, so that a file that is not there is not looked for on the Hub.
-_FILES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".list", ".psv", ".parquet")
+_FILES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".list", ".psv", ".parquet", ".tar")
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,10 @@ def _place(told: str) -> Entry:
     path = Path(local).expanduser()
     if path.is_file() and split:
         raise ValueError("a file has no splits")
-    if path.exists():
-        return Entry(told, path=path, split=split)
+    if path.exists() or shards_here(told):
+        return Entry(told, path=path if path.exists() else Path(told), split=split)
+    if address_of(told):
+        return Entry(told, name=told)
     if local.startswith((".", "/", "~")) or local.lower().endswith(_FILES):
         raise ValueError("no such file or folder")
     hub = _HUB.fullmatch(told)

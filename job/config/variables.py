@@ -47,17 +47,21 @@ class DataVariables(BaseSettings):
         "`jsonl` downloads the source and writes a manifest; `direct` streams a Hub dataset into one; `none` trains on "
         "the data already in `WORK_DIR/data/prepared`.",
     )
-    dataset_name: str | None = var(None, "Hub dataset (`owner/name`).")
+    dataset_name: str | None = var(None, "Hub dataset (`owner/name`), or an address as TRAIN_JSONL's.")
     dataset_config: str | None = var(None, "Its configuration.")
     dataset_revision: str | None = var(None, "Its branch, tag or commit.")
     datasets: str | None = var(
         None,
         "Several sources for one run, one a line or separated by `|`: `owner/name[:config][@revision][#split]`, or the "
-        "path of a file or folder; after it `weight=2`, `hours=10`, `rows=500`.",
+        "path or address of a file or folder; after it `weight=2`, `hours=10`, `rows=500`.",
     )
     train_split: str = var("train", "Split to train on.")
     validation_split: str | None = var(None, "Split to validate on; if unset, some training rows are held out.")
-    train_jsonl: Path | None = var(None, "Rows with `audio` and `text` (and `ref_audio`, `speaker`, `language` …).")
+    train_jsonl: Path | None = var(
+        None,
+        "Rows with `audio` and `text` (and `ref_audio`, `speaker`, `language` …): JSONL, CSV or Parquet, a tar, or "
+        "shards (a folder or pattern of them), here or at `s3://`, `gs://` or `hf://datasets/owner/name/path`.",
+    )
     validation_jsonl: Path | None = var(None, "The same, for validation.")
     data_dir: Path | None = var(
         None, "A folder: `metadata.jsonl` + `ref.wav` + `ref_text.txt`, or audio files with `.txt` files beside them."

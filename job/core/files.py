@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from job.core import inside
+
 TEMPORARY_SUFFIX = ".partial"
 #: Bytes at each end of a large file that `digest_ends` reads.
 _ENDS = 1 << 20
@@ -166,8 +168,8 @@ def digest_bytes(data: bytes) -> str:
 
 def digest_file(path: Path) -> str:
     """SHA-256 of a file's contents, in hex."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    with inside.open_binary(path) as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def read_end(path: Path, most: int) -> bytes:
@@ -179,8 +181,8 @@ def read_end(path: Path, most: int) -> bytes:
 
 def digest_ends(path: Path) -> str:
     """Short digest of a file's size, beginning and end; copying or touching the file does not change it."""
-    size = path.stat().st_size
-    with open(path, "rb") as handle:
+    with inside.open_binary(path) as handle:
+        size = inside.size_of(handle)
         ends = handle.read(_ENDS)
         handle.seek(max(0, size - _ENDS))
         ends += handle.read(_ENDS)
@@ -195,6 +197,8 @@ def digest_weights(path: Path) -> str:
 
 def stamp(path: Path) -> tuple[str, int, int]:
     """Path, size and modification time of a file, to detect cheaply that it changed; (-1, -1) when it is missing."""
+    if (place := inside.place_of(path)) is not None:
+        return inside.stamp(place)
     try:
         status = path.stat()
     except OSError:

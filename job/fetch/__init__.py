@@ -15,7 +15,7 @@ from job.config.paths import Paths
 from job.config.settings import Settings
 from job.core import console, files, state
 from job.core.errors import BadInput
-from job.fetch import mixing, preview, references, sources, transcript_store
+from job.fetch import mixing, preview, references, sharded, sources, transcript_store
 from job.fetch.aligning import Aligning
 from job.fetch.audio_store import Store
 from job.fetch.claims import undisputed
@@ -51,9 +51,13 @@ def run(settings: Settings) -> dict[str, Any]:
     store = Store(paths.raw / "audio")
     transcribing, transcribed = Transcribing(settings, store), TranscribedRows()
     aligning = Aligning(settings, store, lambda: transcribing.kept)
-    tables = {split: aligning.table(transcribing.table(table)) for split, table in source.tables().items()}
+    opened = source.tables()
+    copies = {name for table in opened.values() for name in table.copies}
+    tables = {split: aligning.table(transcribing.table(table)) for split, table in opened.items()}
     if source.parts is not None:
-        parts = [replace(one, table=aligning.table(transcribing.table(one.table))) for one in source.parts(False)]
+        mixed = source.parts(False)
+        copies |= {name for one in mixed for name in one.table.copies}
+        parts = [replace(one, table=aligning.table(transcribing.table(one.table))) for one in mixed]
         tables = {"train": mixing.mix(parts, settings, store), **tables}
         settings = mixing.without_columns(settings)
     for table in tables.values():
@@ -70,7 +74,8 @@ def run(settings: Settings) -> dict[str, Any]:
     aligning.close()
     counts = _drop_disputed(collector, counts, paths)
     files.write_jsonl(paths.fetch_rejected, collector.rejected)
-    store.prune(collector.used_audio)
+    store.prune()
+    sharded.prune(settings, copies)
     rejected = len(collector.rejected)
     console.say(
         "fetch",

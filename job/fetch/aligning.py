@@ -147,14 +147,20 @@ class Aligning:
         try:
             if not self._kept.is_done(region):
                 if not self._loaded():
-                    return [Unreadable(row.number, RowError("recording is too long", f"{path.name}: not aligned"))]
+                    return [
+                        Unreadable(
+                            row.number, RowError("recording is too long", f"{path.name}: not aligned"), row.source
+                        )
+                    ]
                 self._align(region, begin, end, text)
         except RowError as error:
-            return [Unreadable(row.number, error)]
+            return [Unreadable(row.number, error, row.source)]
         except Unusable as error:
-            return [Unreadable(row.number, RowError("audio cannot be read", f"{error.reason}: {error.detail}"))]
+            return [
+                Unreadable(row.number, RowError("audio cannot be read", f"{error.reason}: {error.detail}"), row.source)
+            ]
         except CANNOT_READ as error:
-            return [Unreadable(row.number, RowError("audio cannot be read", str(error)[:200]))]
+            return [Unreadable(row.number, RowError("audio cannot be read", str(error)[:200]), row.source)]
         return stored_rows.all_of(self._kept, columns, row, region, columns.by_field["text"][0])
 
     def _loaded(self) -> bool:

@@ -10,9 +10,11 @@ from typing import Any
 
 from job.audio import audio_files
 from job.audio.audio_files import SOUNDS, UNREADABLE
-from job.core import files
+from job.core import inside
+from job.fetch import packs
 from job.fetch.find import Finder, unreadable
-from job.fetch.table import RowError
+from job.fetch.packs import Packs
+from job.fetch.table import Kept, RowError
 
 _MAGIC = ((b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3", ".mp3"), (b"FORM", ".aiff"))
 
@@ -20,13 +22,14 @@ _MAGIC = ((b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3", ".m
 class Store:
     """Finds audio files, and stores in `directory` the audio that comes as bytes or arrays.
 
-    Files are named by the SHA-256 of their contents, so that a rerun reuses them and equal clips are stored once.
-    With `directory=None` nothing is written (for checks before a run): the header of the bytes is read and a
-    placeholder path is returned.
+    They are kept in packs (`job.fetch.packs`), named by the SHA-256 of their contents, so that a rerun reuses them and
+    equal clips are stored once. With `directory=None` nothing is written (for checks before a run): the header of the
+    bytes is read and a placeholder path is returned.
     """
 
     def __init__(self, directory: Path | None) -> None:
         self.directory = directory
+        self._packs = None if directory is None else Packs(directory)
         self._finder = Finder()
 
     def locate(
@@ -46,6 +49,7 @@ class Store:
           requested from `remote`; without `folders`, no file on this machine is opened. For details see
           `job.fetch.find`;
         - the bytes of an audio file;
+        - what a shard keeps already (`table.Kept`);
         - a `{"bytes", "path"}` or `{"array", "sampling_rate"}` object, as in Hub datasets;
         - the samples themselves, -1 to 1, at `rate` Hz: mono, or one channel or frame per inner list.
 
@@ -58,6 +62,8 @@ class Store:
             if value.get("array") is not None:
                 return self._keep_samples(value["array"], field, value.get("sampling_rate") or rate)
             value = value.get("path")
+        if isinstance(value, Kept):
+            return self._stored(value.path, field)
         if isinstance(value, bytes):
             return self._keep_bytes(value, field, "")
         if isinstance(value, list):
@@ -85,6 +91,8 @@ class Store:
             detail = f"{value[:60]!r}; write the path alone, or save the dataset as Parquet (to_parquet), not as CSV"
             raise RowError(f"{field} is a printed object", detail)
         folders = [] if "://" in value else folders
+        if folders and inside.place_of(Path(value)) is not None:
+            return Path(value)
         found = self._finder.find(value, field, folders, tree) if folders else None
         if found is not None:
             return found
@@ -101,12 +109,11 @@ class Store:
         other = audio_files.what_it_is(data)
         if other is not None:
             raise RowError(f"{field} cannot be read", f"{name[:200]}: {other}" if name else other)
-        path = (self.directory or Path("/")) / f"{files.digest_bytes(data)[:32]}{_ending(data, name)}"
-        if self.directory is None:
+        called = packs.name_of(data, ending_of(data, name))
+        if self._packs is None:
             seconds(io.BytesIO(data))
-        elif not path.is_file():
-            files.write_with(path, lambda temporary: temporary.write_bytes(data))
-        return path
+            return Path("/", called)
+        return self._packs.put(data, called)
 
     def _keep_samples(self, values: Any, field: str, rate: Any) -> Path:
         import numpy as np
@@ -128,14 +135,26 @@ class Store:
         soundfile.write(buffer, samples, int(rate), format="WAV", subtype="FLOAT")
         return self._keep_bytes(buffer.getvalue(), field, "samples.wav")
 
-    def prune(self, used: set[str]) -> int:
-        """Delete files that no manifest refers to (left from an earlier source). Returns how many."""
-        if self.directory is None or not self.directory.is_dir():
-            return 0
-        unused = [p for p in self.directory.iterdir() if p.is_file() and str(p) not in used]
-        for path in unused:
-            path.unlink()
-        return len(unused)
+    def _stored(self, path: Path, field: str) -> Path:
+        """Check what a shard holds, as far as its first bytes tell."""
+        with inside.open_binary(path) as file:
+            head = file.read(audio_files.HEAD_BYTES)
+        if not head:
+            raise RowError(f"{field} is empty", inside.name_of(path))
+        other = audio_files.what_it_is(head)
+        if other is not None:
+            raise RowError(f"{field} cannot be read", f"{inside.name_of(path)}: {other}")
+        return path
+
+    def flush(self) -> None:
+        """Let what was stored outlive a power cut: to be called before a manifest that names it is written."""
+        if self._packs is not None:
+            self._packs.flush()
+
+    def prune(self) -> None:
+        """Delete what was stored for an earlier source and not for this one."""
+        if self._packs is not None:
+            self._packs.prune()
 
 
 def check_name(path: Path, field: str) -> None:
@@ -164,9 +183,9 @@ def seconds(source: Path | io.BytesIO) -> float:
         film = seconds_of(source if isinstance(source, Path) else source.getvalue())
         if film is not None:
             return film
-        info = soundfile.info(str(source) if isinstance(source, Path) else source)
+        info = soundfile.info(inside.readable(source) if isinstance(source, Path) else source)
     except (soundfile.SoundFileError, OSError, RuntimeError, TypeError) as error:
-        name = f"{source.name}: " if isinstance(source, Path) else ""
+        name = f"{inside.name_of(source)}: " if isinstance(source, Path) else ""
         if isinstance(error, Undecodable):
             raise RowError("audio cannot be read", f"{name}{error}") from None
         reason = audio_files.why_unreadable(source if isinstance(source, Path) else source.getvalue())
@@ -174,7 +193,7 @@ def seconds(source: Path | io.BytesIO) -> float:
     return float(info.frames) / float(info.samplerate)
 
 
-def _ending(data: bytes, name: str) -> str:
+def ending_of(data: bytes, name: str) -> str:
     """Return the file extension for audio bytes, from their magic bytes, else from the name they came with."""
     for magic, ending in _MAGIC:
         if data.startswith(magic):

@@ -10,7 +10,7 @@ from typing import Any
 
 from job.config import names
 from job.config.settings import Settings
-from job.core import console
+from job.core import console, inside
 from job.core.errors import BadInput
 from job.fetch import audio_store, segments, values
 from job.fetch.audio_store import Store
@@ -39,7 +39,6 @@ class Collector:
         self.references = References(settings)
         self.claims = Claims()
         self.rejected: list[dict[str, Any]] = []
-        self.used_audio: set[str] = set()
         self.speakers: set[str] = set()
         self._ids: set[str] = set()
         self._mended = Mended()
@@ -74,6 +73,7 @@ class Collector:
             yield row
             if budget.full:
                 break
+        self.store.flush()
         rejected = self.rejected[left_out:]
         if kept == 0:
             raise BadInput(_nothing_left(table, rejected))
@@ -148,7 +148,7 @@ class Collector:
 
     def _part(self, columns: Columns, row: Row, audio: Path) -> segments.Part | None:
         """Return the part of the recording that belongs to the row; None for all of it."""
-        if self.store.directory is None and not audio.is_file():
+        if self.store.directory is None and not inside.is_there(audio):
             return None  # a check before a run: the recording comes as bytes and was not written
         if not columns.has_times:
             return None
@@ -189,7 +189,7 @@ class Collector:
         self.rejected.append(_rejected(split, item.source or table.name, item.number, error))
 
     def _readable(self, row: dict[str, Any], item: Row | Unreadable, table: Table) -> bool:
-        if self.store.directory is None and not Path(row["audio"]).is_file():
+        if self.store.directory is None and not inside.is_there(Path(row["audio"])):
             return True  # it came as bytes, whose header has been read already
         try:
             audio_store.seconds(Path(row["audio"]))
@@ -206,7 +206,6 @@ class Collector:
         row["row"] = number
         row["source"] = source
         self.claims.add(row)
-        self.used_audio.update(path for path in (row["audio"], row["ref_audio"]) if path)
         if row["speaker"]:
             self.speakers.add(row["speaker"])
 

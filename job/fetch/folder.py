@@ -14,7 +14,7 @@ from pathlib import Path
 
 from job.config.settings import Settings
 from job.core.errors import BadInput
-from job.fetch import jsonl, kaldi, recordings, sheets, tables
+from job.fetch import jsonl, kaldi, recordings, sharded, sheets, tables
 from job.fetch.listing import Names
 from job.fetch.references import reference_of
 from job.fetch.table import Row, Table, Unreadable
@@ -53,6 +53,8 @@ def open_table(settings: Settings, split: str) -> Table | None:
         root = _split_folder(root, name, where, split)
     elif not _is_described(root) and _is_described(root / name):
         root = root / name
+    if (archives := sorted(root.glob("*.tar"))) and not _is_described(root):
+        return replace(sharded.open_tars(archives, where), name=root.name)
     return _open(root, where, settings)
 
 
@@ -116,7 +118,9 @@ def _with_reference(table: Table, root: Path) -> Table:
         for row in table.read():
             if isinstance(row, Row) and not row.values.get("ref_audio"):
                 row = Row(
-                    row.number, {**row.values, "ref_audio": str(audio), "ref_text": row.values.get("ref_text") or text}
+                    row.number,
+                    {**row.values, "ref_audio": str(audio), "ref_text": row.values.get("ref_text") or text},
+                    row.source,
                 )
             yield row
 

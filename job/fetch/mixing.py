@@ -82,6 +82,7 @@ class _Taken:
         """Yield the rows until one of the part's limits is reached."""
         entry, name = self.part.entry, self.part.table.name
         for row in self.part.table.read():
+            source = f"{name}/{row.source}" if row.source not in (None, name) else name
             if self.count == entry.rows:
                 return
             try:
@@ -89,14 +90,14 @@ class _Taken:
                     raise row.error
                 found, seconds = self._row(row)
             except RowError as error:
-                yield Unreadable(row.number, error, name)
+                yield Unreadable(row.number, error, source)
                 continue
             if self._settings.min_seconds <= seconds <= self._settings.max_seconds:
                 if entry.hours is not None and self.seconds + seconds > 3600 * entry.hours:
                     return
                 self.seconds += seconds
             self.count += 1
-            yield Row(row.number, found, name)
+            yield Row(row.number, found, source)
 
     def line(self) -> str:
         """Return a log line about what was taken."""

@@ -82,12 +82,12 @@ def open_parquet(paths: list[Path], where: str) -> Table:
         if columns and set(names) != set(columns):
             raise BadInput(f"{where}: {path.name} has other columns than {paths[0].name}; they must have the same")
         columns, total = columns or names, total + rows
-        plain = plain or [field.name for field in schema if _is_plain(field.type)]
+        plain = plain or [field.name for field in schema if is_plain(field.type)]
 
     @cache
     def sample() -> list[Mapping[str, Any]]:
         spread = lines.Spread(SAMPLE_ROWS)
-        for row in _read_parquet(paths, plain) if plain else ():
+        for row in _read_parquet(paths, where, plain) if plain else ():
             spread.add(row.values)
         return spread.kept
 
@@ -95,14 +95,15 @@ def open_parquet(paths: list[Path], where: str) -> Table:
         name=paths[0].name if len(paths) == 1 else paths[0].parent.name,
         where=where,
         columns=columns,
-        read=lambda: _read_parquet(paths),
+        read=lambda: _read_parquet(paths, where),
         folders=_folders(paths[0]),
         total=total,
         sample=sample,
     )
 
 
-def _is_plain(kind: Any) -> bool:
+def is_plain(kind: Any) -> bool:
+    """Whether a column of this Arrow type holds text or whole numbers."""
     import pyarrow as pa
 
     return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer))
@@ -184,13 +185,18 @@ def _row(record: Record, form: Dialect, columns: list[str]) -> Row | Unreadable 
     return Row(record.number, dict(zip(columns, (cell if cell.strip() else None for cell in cells), strict=True)))
 
 
-def _read_parquet(paths: list[Path], columns: list[str] | None = None) -> Iterator[Row]:
+def _read_parquet(paths: list[Path], where: str, columns: list[str] | None = None) -> Iterator[Row]:
+    import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    number = 0
     for path in paths:
-        with parquet.ParquetFile(path) as opened:
-            for batch in opened.iter_batches(batch_size=_PARQUET_ROWS, columns=columns):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(number, values)
+        source = path.name if len(paths) > 1 else None
+        number = 0
+        try:
+            with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as opened:
+                for batch in opened.iter_batches(batch_size=_PARQUET_ROWS, columns=columns):
+                    for values in batch.to_pylist():
+                        number += 1
+                        yield Row(number, values, source)
+        except pa.ArrowInvalid as error:
+            raise BadInput(f"{where}: {path.name} is damaged after row {number}; write it again") from error

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from job.config import datasets
+from job.config.object_storage import address_of, shards_here
 from job.config.settings import Settings
 from job.config.variables import SOURCE_VARIABLES
 from job.core.errors import BadInput
-from job.fetch import folder, jsonl, lists, mixing, sheets
+from job.fetch import folder, jsonl, mixing, named_files, sharded
 from job.fetch.table import Table
 
 
@@ -76,8 +77,8 @@ def _datasets(settings: Settings) -> Source | None:
         return "; ".join(waiting) or None
 
     def revision() -> str | None:
-        found = [source.revision() for _, source in sources if source.hub]
-        return " ".join(one or "?" for one in found) if any(found) else None
+        found = [(source.hub, source.revision()) for _, source in sources]
+        return " ".join(one or "?" for hub, one in found if hub or one) if any(one for _, one in found) else None
 
     return Source(
         f"DATASETS ({', '.join(entry.text for entry in entries)})",
@@ -147,10 +148,11 @@ def _train_jsonl(settings: Settings) -> Source | None:
     train = settings.train_jsonl
     if train is None:
         return None
-    if train.expanduser().exists() or settings.dataset_name is None:
-        read = (train, settings.validation_jsonl)
+    address = address_of(train)
+    if address or train.expanduser().exists() or shards_here(train) or settings.dataset_name is None:
         unread = _unread(settings, "TRAIN_JSONL", "DATA_DIR", "DATASET_NAME")
-        return Source(f"TRAIN_JSONL={train}", lambda: _manifests(settings), read, unread)
+        about = f"TRAIN_JSONL={address or train}"
+        return _read_from(settings, about, lambda: _manifests(settings), (train,), unread)
     note = f"TRAIN_JSONL={train} does not exist; reading DATASET_NAME={settings.dataset_name} instead"
     return _hub(settings, note)
 
@@ -166,9 +168,9 @@ def _data_dir(settings: Settings) -> Source | None:
     """DATA_DIR."""
     if settings.data_dir is None:
         return None
-    read = (settings.data_dir, settings.validation_jsonl)
     unread = _unread(settings, "DATA_DIR", "DATASET_NAME")
-    return Source(f"DATA_DIR={settings.data_dir}", lambda: _folder(settings), read, unread)
+    about = f"DATA_DIR={settings.data_dir}"
+    return _read_from(settings, about, lambda: _folder(settings), (settings.data_dir,), unread)
 
 
 def _dataset_name(settings: Settings) -> Source | None:
@@ -201,32 +203,12 @@ SOURCES: tuple[Callable[[Settings], Source | None], ...] = (
 
 def _manifests(settings: Settings) -> dict[str, Table]:
     assert settings.train_jsonl is not None
-    return {"train": _manifest(settings.train_jsonl, "TRAIN_JSONL"), **_validation(settings)}
+    return {"train": named_files.open_table(settings.train_jsonl, "TRAIN_JSONL", settings), **_validation(settings)}
 
 
 def _validation(settings: Settings) -> dict[str, Table]:
     path = settings.validation_jsonl
-    return {} if path is None else {"validation": _manifest(path, "VALIDATION_JSONL")}
-
-
-def _manifest(path: Path, variable: str) -> Table:
-    """Open the file of a variable; a file without a table format's extension is read as JSONL."""
-    where = f"{variable}={path}"
-    path = path.expanduser().absolute()
-    if path.suffix.lower() in lists.ENDINGS:
-        return lists.open_table(path, where)
-    if path.suffix.lower() in sheets.ENDINGS or (path.suffix.lower() in (".txt", ".psv") and not _is_jsonl(path)):
-        return sheets.open_table(path, where)
-    return jsonl.open_table(path, where)
-
-
-def _is_jsonl(path: Path) -> bool:
-    """Whether a `.txt` file contains JSON objects instead of cells, or cannot be read, which is reported later."""
-    try:
-        with open(path, "rb") as handle:
-            return handle.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[", b"")
-    except OSError:
-        return True
+    return {} if path is None else {"validation": named_files.open_table(path, "VALIDATION_JSONL", settings)}
 
 
 def _folder(settings: Settings) -> dict[str, Table]:
@@ -234,7 +216,41 @@ def _folder(settings: Settings) -> dict[str, Table]:
     return {**{split: table for split, table in tables.items() if table is not None}, **_validation(settings)}
 
 
+def _read_from(
+    settings: Settings,
+    about: str,
+    tables: Callable[[], dict[str, Table]],
+    values: tuple[Path | str | None, ...],
+    note: str | None = None,
+) -> Source:
+    """A source of files here or in object storage, and of what VALIDATION_JSONL names."""
+    named = [value for value in (*values, settings.validation_jsonl) if value is not None]
+    addresses = [address for value in named if (address := address_of(value))]
+    here = [Path(value) for value in named if not address_of(value)]
+
+    @cache
+    def revision() -> str | None:
+        found = [sharded.revision(address, about, settings) for address in addresses]
+        return " ".join(found) or None
+
+    reads = (path for value in here for path in (shards_here(value) or [value]))
+    on_the_hub = any(address.startswith("hf://") for address in addresses)
+    return Source(about, tables, tuple(reads), note, revision, hub=on_the_hub)
+
+
+def _at_address(settings: Settings, address: str) -> dict[str, Table]:
+    where = f"DATASET_NAME={address}"
+    found = {"train": sharded.open_address(address, where, settings, settings.train_split)}
+    if settings.validation_split is not None and settings.validation_jsonl is None:
+        found["validation"] = sharded.open_address(address, where, settings, settings.validation_split)
+    return found | _validation(settings)
+
+
 def _hub(settings: Settings, note: str | None) -> Source:
+    if address := address_of(settings.dataset_name):
+        opener = partial(_at_address, settings, address)
+        return _read_from(settings, f"DATASET_NAME={address}", opener, (address,), note)
+
     def tables() -> dict[str, Table]:
         from job.fetch import hub_dataset
 

@@ -61,7 +61,7 @@ def rows(kept: TranscriptStore, columns: Columns, row: Row, region: Region, plac
             found |= {"start": line["start"], "end": line["end"], "id": f"{name}-{round(1000 * line['start']):07d}"}
         if region.told is None and kept.is_as_heard(region, line):
             found[TRANSCRIBED_BY] = line.get("by")
-        yield Row(row.number, found)
+        yield Row(row.number, found, row.source)
 
 
 def line(times: tuple[Any, Any], text: str, **more: Any) -> Line:
@@ -74,4 +74,4 @@ def left_out(row: Row, region: Region, rejected: Line) -> Unreadable:
     """Return the reason for an entry that was rejected."""
     at = "" if rejected["start"] is None else f" at {rejected['start']:.1f} to {rejected['end']:.1f} s"
     detail = f"{region.audio.name}{at}: {rejected['detail']}"
-    return Unreadable(row.number, RowError(rejected["reason"], detail))
+    return Unreadable(row.number, RowError(rejected["reason"], detail), row.source)

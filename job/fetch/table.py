@@ -28,6 +28,13 @@ class RowError(Exception):
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A recording that lies in a shard on this machine: a path that says where (`job.core.inside`)."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
 class Row:
     """A row with the source's values. `number` counts from 1; in a text file it is the line number.
 
@@ -59,6 +66,7 @@ class Table:
     `tree` is a folder below which files are also looked for by name.
     `sample` returns the plain values (no lists, no bytes) of rows spread over the source; none if reading is costly.
     `loose` says that rows have the imprecise times of subtitles, whose edges may lie inside a word.
+    `copies` are the names of the shards' copies on this machine that reading needs.
     `header=False` says that the columns are called column_1, column_2 and so on, and can be selected by position.
     """
 
@@ -74,3 +82,4 @@ class Table:
     sample: Callable[[], list[Mapping[str, Any]]] = list
     header: bool = True
     loose: bool = False
+    copies: tuple[str, ...] = ()

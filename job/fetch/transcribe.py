@@ -125,7 +125,7 @@ class Transcribing:
             for row in table.read():
                 if isinstance(row, Row) and has_no_text(columns, row, self._settings):
                     self._code(None, "")
-                    row = Row(row.number, {**row.values, text: "(to be transcribed)"})
+                    row = Row(row.number, {**row.values, text: "(to be transcribed)"}, row.source)
                 yield row
 
         return replace(table, columns=list(dict.fromkeys([*table.columns, text])), read=read)
@@ -140,11 +140,13 @@ class Transcribing:
         try:
             yield from self._clips(table, columns, row, cuts)
         except RowError as error:
-            yield Unreadable(row.number, error)
+            yield Unreadable(row.number, error, row.source)
         except Unusable as error:
-            yield Unreadable(row.number, RowError("audio cannot be read", f"{error.reason}: {error.detail}"))
+            yield Unreadable(
+                row.number, RowError("audio cannot be read", f"{error.reason}: {error.detail}"), row.source
+            )
         except CANNOT_READ as error:
-            yield Unreadable(row.number, RowError("audio cannot be read", str(error)[:200]))
+            yield Unreadable(row.number, RowError("audio cannot be read", str(error)[:200]), row.source)
 
     def _clips(self, table: Table, columns: Columns, row: Row, cuts: bool) -> Iterator[_Clip | _Rest]:
         path, times, begin, end = stored_rows.located(self._store, table, columns, row)
@@ -238,7 +240,9 @@ class Transcribing:
                 if item.known:
                     yield from stored_rows.all_of(self.kept, columns, item.row, item.region, text)
             elif (line := self.kept.heard(item.region, item.start, item.end)) is None:
-                yield Unreadable(item.row.number, RowError("no text", f"{item.region.audio.name}: not transcribed"))
+                yield Unreadable(
+                    item.row.number, RowError("no text", f"{item.region.audio.name}: not transcribed"), item.row.source
+                )
             elif line.get("reason"):
                 yield stored_rows.left_out(item.row, item.region, line)
             else:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Collection, Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from job.config.settings import Settings, environment
-from job.core import threads
+from job.core import buckets, threads
 from job.core.errors import BadInput, Unreachable
 from job.core.redact import one_line
 
@@ -19,14 +16,6 @@ from job.core.redact import one_line
 CHUNK = 8 << 20
 #: Files that are received at once.
 AT_ONCE = 4
-#: Seconds without an answer after which a request counts as failed; the mirror itself tries again.
-PATIENCE = 60.0
-#: What pyarrow's messages say when the server could not be reached or is overburdened, not when it refuses.
-_PASSING = re.compile(
-    r"NETWORK_CONNECTION|curlCode|SLOW_?DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT"
-    r"|HTTP status: (5\d\d|429)|could not resolve|timed? ?out|UNAVAILABLE|DEADLINE",
-    re.IGNORECASE,
-)
 
 
 class BucketMirror:
@@ -43,7 +32,7 @@ class BucketMirror:
     def _files(self) -> Any:
         """The file system, opened when it is first needed, since that may ask the network."""
         if self._opened is None:
-            self._opened = _google() if self._scheme == "gs" else _amazon(self._root.split("/")[0])
+            self._opened = buckets.opened(self._scheme, self._root.split("/")[0], environment())
         return self._opened
 
     def listing(self) -> dict[str, int]:
@@ -83,7 +72,7 @@ class BucketMirror:
             self.listing()
             self._files.delete_file(f"{self._root}/doctor")
         except OSError as error:
-            kind = Unreachable if _PASSING.search(str(error)) else BadInput
+            kind = Unreachable if buckets.may_pass(error) else BadInput
             raise kind(
                 f"MIRROR_CHECKPOINTS={self._address}: {self.explain(error)}; check bucket, keys and network"
             ) from error
@@ -103,24 +92,3 @@ class BucketMirror:
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
         if self._files.get_file_info(path).size != size:
             raise OSError(f"{name} has not arrived whole")
-
-
-def _amazon(bucket: str) -> Any:
-    from pyarrow.fs import S3FileSystem, resolve_s3_region
-
-    env = environment()
-    given = env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL")
-    region = env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION")
-    options: dict[str, Any] = {"request_timeout": PATIENCE, "connect_timeout": PATIENCE / 4, "allow_delayed_open": True}
-    if given:
-        address = urlsplit(given if "://" in given else f"https://{given}")
-        options |= {"scheme": address.scheme, "endpoint_override": f"{address.netloc}{address.path.rstrip('/')}"}
-    elif region is None:
-        region = resolve_s3_region(bucket)
-    return S3FileSystem(region=region or "us-east-1", **options)
-
-
-def _google() -> Any:
-    from pyarrow.fs import GcsFileSystem
-
-    return GcsFileSystem(retry_time_limit=timedelta(seconds=PATIENCE))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from job.audio.clip import text_mismatch
+from job.core import inside
 from job.core.errors import BadInput
 from job.prepare.leaving_out import with_column
 from job.text.letters import letters
@@ -46,7 +47,7 @@ class Edit:
             return False
         if self.audio is None:
             return True
-        same_file = row.audio is not None and self.audio in (str(row.audio), row.audio.name)
+        same_file = row.audio is not None and self.audio in (str(row.audio), *_names(row.audio))
         return same_file and (self.start is None or (row.start is not None and abs(self.start - row.start) < 1e-3))
 
 
@@ -73,7 +74,9 @@ class Edits:
 
     def find(self, row: Row) -> Edit | None:
         """Return the last edit about a row; None if there is none."""
-        named = self._edits.get(row.id, []) + (self._edits.get(row.audio.name, []) if row.audio else [])
+        named = self._edits.get(row.id, []) + [
+            one for name in (_names(row.audio) if row.audio else ()) for one in self._edits.get(name, [])
+        ]
         fitting = [edit for edit in named if edit.is_about(row)]
         for edit in fitting:
             self._unused.pop(edit.line, None)
@@ -168,3 +171,9 @@ def _edit(path: Path, number: int, line: str) -> Edit:
 def _is(said: dict[str, Any], name: str, kinds: Any) -> bool:
     value = said.get(name)
     return isinstance(value, kinds) and not isinstance(value, bool) and value != ""
+
+
+def _names(audio: Path) -> list[str]:
+    """Names by which a recording may be named without its folder: in a tar also its own there."""
+    place = inside.place_of(audio)
+    return [audio.name] if place is None else [audio.name, place.name]

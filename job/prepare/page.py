@@ -14,6 +14,7 @@ from typing import Any
 from job.audio import mp3
 from job.audio.clip import Unusable, load
 from job.config.paths import Paths
+from job.core import inside
 
 #: Most rejected rows shown on the page; rejected.jsonl has all of them.
 SHOWN_REJECTED = 50
@@ -76,8 +77,10 @@ def _embedded(audio: str, start: float | None, end: float | None) -> str | None:
 
 
 def _link(row: dict[str, Any], here: Path) -> str:
-    """Relative link from the page to the row's part of its file."""
+    """Relative link from the page to the row's part of its file; none to what lies in a larger file."""
     from urllib.parse import quote
 
+    if inside.place_of(Path(row["audio"])) is not None:
+        return ""
     part = f"#t={row['start']:g},{row['end']:g}" if row["start"] is not None and row["end"] is not None else ""
     return quote(os.fsencode(os.path.relpath(row["audio"], here))) + part

@@ -14,7 +14,7 @@ import numpy as np
 from job.audio.clip import Samples, Unusable, load, resample
 from job.audio.speech import detector
 from job.config.settings import Settings
-from job.core import files
+from job.core import files, inside
 from job.core.errors import BadInput
 from job.dataset.prepared import SPLITS
 from job.model.loading import by_lookup_key
@@ -202,7 +202,9 @@ def _only_reference(name: str, entry: SpeakerRows) -> Path:
     """Return the only `ref_audio` of a speaker's rows; different paths are allowed if the files are identical."""
     (first, first_row), *others = entry.references.items()
     for path, row in others:
-        if not (path.is_file() and first.is_file() and files.digest_file(path) == files.digest_file(first)):
+        if not (
+            inside.is_there(path) and inside.is_there(first) and files.digest_file(path) == files.digest_file(first)
+        ):
             raise BadInput(
                 f"speaker {name!r}: row {first_row} has ref_audio {first} and row {row} has {path}; a voice needs one: "
                 "name the same file in all rows, or set REF_AUDIO_PATH or REF_AUDIO_STRATEGY=best"

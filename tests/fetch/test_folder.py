@@ -11,6 +11,7 @@ import pytest
 
 from job import fetch
 from job.config import settings as variables
+from job.core import files, inside
 from job.core.errors import BadInput
 from tests.fetch.conftest import write_audio, write_lines
 
@@ -114,7 +115,7 @@ def test_common_voice_tsv_and_broken_rows(tmp_path: Path, fetched: Any) -> None:
     ]
 
 
-def test_parquet_with_bytes_is_unpacked_once_and_cleaned_up(tmp_path: Path, fetched: Any) -> None:
+def test_parquet_with_bytes_is_packed_once_and_cleaned_up(tmp_path: Path, fetched: Any) -> None:
     clips = [write_audio(tmp_path / f"{n}.{e}", seed=n) for n, e in enumerate(("flac", "mp3", "ogg", "wav"))]
     audio: list[Any] = [{"bytes": clip.read_bytes(), "path": None} for clip in clips]
     audio += [audio[0], {"bytes": b"", "path": None}, {"bytes": None, "path": "0.flac"}]
@@ -124,14 +125,21 @@ def test_parquet_with_bytes_is_unpacked_once_and_cleaned_up(tmp_path: Path, fetc
     stored = [Path(row["audio"]) for row in got["train"]]
     assert [p.suffix for p in stored] == [".flac", ".mp3", ".ogg", ".wav", ".flac", ".flac"]
     assert stored[0] == stored[4], "equal clips are kept once"
-    assert [p.read_bytes() for p in stored[:4]] == [clip.read_bytes() for clip in clips]
+    assert [inside.read_bytes(p) for p in stored[:4]] == [clip.read_bytes() for clip in clips]
     assert [r["reason"] for r in got["rejected"]] == ["audio is empty"]
-    assert len(list(kept.iterdir())) == 4
-    before = stored[0].stat().st_mtime_ns
-    (kept / ".half.wav.partial").write_bytes(b"left by a kill")
+    assert sorted(p.name for p in kept.iterdir()) == ["00001.pack", "index.sqlite"]
+    before, stamp = (kept / "00001.pack").stat().st_mtime_ns, files.stamp(stored[0])
+    (kept / "00002.pack").write_bytes(b"left by a kill")
+    assert [Path(row["audio"]) for row in fetched(DATA_DIR=tmp_path)["train"]] == stored
+    assert sorted(p.name for p in kept.iterdir()) == ["00001.pack", "index.sqlite"], "what no manifest names is removed"
+    assert (kept / "00001.pack").stat().st_mtime_ns == before, "what is there is not written again"
     fetched(DATA_DIR=tmp_path, MAX_TRAIN_SAMPLES=1)
-    assert [p.name for p in kept.iterdir()] == [stored[0].name], "what no manifest names is removed"
-    assert stored[0].stat().st_mtime_ns == before, "what is there is not written again"
+    [left] = fetched(DATA_DIR=tmp_path, MAX_TRAIN_SAMPLES=1)["train"]
+    assert inside.read_bytes(Path(left["audio"])) == clips[0].read_bytes()
+    assert sum(p.stat().st_size for p in kept.glob("*.pack")) == clips[0].stat().st_size, "nor is room wasted for long"
+    assert files.stamp(Path(left["audio"])) == stamp, "prepare takes it for the same recording"
+    fetched(TRAIN_JSONL=write_lines(tmp_path / "a.jsonl", [{"audio": "0.flac", "text": "a"}]))
+    assert list(kept.iterdir()) == []
 
 
 def test_samples_in_a_table_become_files(tmp_path: Path, fetched: Any) -> None:
@@ -148,7 +156,7 @@ def test_samples_in_a_table_become_files(tmp_path: Path, fetched: Any) -> None:
     )
     parquet.write_table(rows, tmp_path / "t.parquet")
     got = fetched(TRAIN_JSONL=tmp_path / "t.parquet")
-    samples, rate = soundfile.read(got["train"][0]["audio"])
+    samples, rate = soundfile.read(inside.readable(Path(got["train"][0]["audio"])))
     assert (rate, samples[:4].tolist()) == (16000, [0.0, 0.5, -0.5, 0.25])
     assert len(got["rejected"]) == 1
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from job.core import files
+from job.core import files, inside
 from job.core.errors import Unreachable
 from job.fetch.scripted import confine, own_environment
 from tests.fetch.scripts import attacks, plain
@@ -105,7 +105,7 @@ def test_a_private_dataset_is_converted_once_and_its_sound_arrives_byte_for_byte
     )
     assert wrong["error"] == "DATASET_CONFIG=xx: alice/plain has only nb, ha"
     assert (good["value"]["train"], good["value"]["validation"]) == (2, 1)
-    assert [Path(row["audio"]).read_bytes() for row in (*rows(work), *rows(work, "validation"))] == CLIPS[:3]
+    assert [inside.read_bytes(Path(row["audio"])) for row in (*rows(work), *rows(work, "validation"))] == CLIPS[:3]
     assert [(row["text"], row["speaker"]) for row in rows(work)] == [("one", "eva"), ("two", "adam")]
     assert hub.seen("GET", "tables/nb.csv") and not hub.seen("GET", "unasked.bin")
     before = {path: path.stat().st_mtime_ns for path in (work / "data" / "scripted").rglob("*.parquet")}
@@ -218,7 +218,7 @@ with socket.create_connection(("127.0.0.1", {port})) as asked:
                     job.send_signal(number)
                 assert job.wait(100) == code
                 assert gone_soon(script_pid)
-    assert [Path(row["audio"]).read_bytes() for row in rows(work)] == CLIPS[:1]
+    assert [inside.read_bytes(Path(row["audio"])) for row in rows(work)] == CLIPS[:1]
     assert not list((work / "data" / "scripted").glob(".*")), "what was left unfinished is gone"
 
 

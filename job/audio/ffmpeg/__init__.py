@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from job.audio import audio_files
 from job.audio.ffmpeg.demuxing import Undecodable, head_of
 from job.audio.ffmpeg.sound import FfmpegFile
+from job.core import inside
 
 if TYPE_CHECKING:
     import soundfile
@@ -24,7 +25,7 @@ def open_sound(path: Path) -> soundfile.SoundFile | FfmpegFile:
     import soundfile
 
     found = audio_files.film(head_of(path))
-    return soundfile.SoundFile(str(path)) if found is None else FfmpegFile(path, found[1])
+    return soundfile.SoundFile(inside.readable(path)) if found is None else FfmpegFile(path, found[1])
 
 
 def seconds_of(source: Path | bytes) -> float | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from job.audio import audio_files
+from job.core import inside
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -57,7 +58,7 @@ def opened(source: Path | bytes, demuxer: str) -> tuple[IO[bytes], InputContaine
     """
     import av
 
-    file: IO[bytes] = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb", buffering=0)  # noqa: SIM115
+    file: IO[bytes] = io.BytesIO(source) if isinstance(source, bytes) else inside.open_binary(source)
     try:
         container: InputContainer = av.open(
             _Nameless(file),
@@ -95,7 +96,7 @@ def head_of(source: Path | bytes) -> bytes:
     """Return the first `HEAD_BYTES` of a file, or of its contents."""
     if isinstance(source, bytes):
         return source[: audio_files.HEAD_BYTES]
-    with open(source, "rb") as file:
+    with inside.open_binary(source) as file:
         return file.read(audio_files.HEAD_BYTES)
 
 

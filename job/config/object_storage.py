@@ -1,0 +1,28 @@
+"""Recognize addresses of object storage and sets of shards among the values of variables that name data."""
+
+from __future__ import annotations
+
+import re
+from glob import has_magic
+from pathlib import Path
+
+_ADDRESS = re.compile(r"(s3|gs|hf):/+(.+)", re.DOTALL)
+
+
+def address_of(value: Path | str | None) -> str | None:
+    """`s3://…`, `gs://…` or `hf://…`, also from a `Path`, which joins slashes; None for anything else."""
+    found = None if value is None else _ADDRESS.fullmatch(str(value).strip())
+    return f"{found[1]}://{found[2]}" if found else None
+
+
+def shards_here(value: Path | str) -> list[Path]:
+    """The shards on this machine that a pattern such as `night-*.tar` names, a tar itself, or a folder of them."""
+    path = Path(value).expanduser().absolute()
+    if path.suffix.lower() == ".tar" and path.is_file():
+        return [path]
+    if path.is_dir():
+        return sorted(path.glob("*.parquet")) or sorted(path.glob("*.tar"))
+    if not has_magic(str(value)) or path.exists() or address_of(value):
+        return []
+    root = Path(path.anchor)
+    return sorted(one for one in root.glob(str(path.relative_to(root))) if one.is_file())

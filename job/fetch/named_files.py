@@ -1,0 +1,35 @@
+"""Open what TRAIN_JSONL or VALIDATION_JSONL names: a table, shards, or either in object storage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from job.config.object_storage import address_of, shards_here
+from job.config.settings import Settings
+from job.fetch import jsonl, lists, sharded, sheets
+from job.fetch.table import Table
+
+
+def open_table(path: Path, variable: str, settings: Settings) -> Table:
+    """Open the file or the shards of a variable; without a table format's extension it is read as JSONL."""
+    if address := address_of(path):
+        split = settings.train_split if variable == "TRAIN_JSONL" else None
+        return sharded.open_address(address, f"{variable}={address}", settings, split)
+    where = f"{variable}={path}"
+    if shards := shards_here(path):
+        return sharded.open_here(shards, where)
+    path = path.expanduser().absolute()
+    if path.suffix.lower() in lists.ENDINGS:
+        return lists.open_table(path, where)
+    if path.suffix.lower() in sheets.ENDINGS or (path.suffix.lower() in (".txt", ".psv") and not _is_jsonl(path)):
+        return sheets.open_table(path, where)
+    return jsonl.open_table(path, where)
+
+
+def _is_jsonl(path: Path) -> bool:
+    """Whether a `.txt` file contains JSON objects instead of cells, or cannot be read, which is reported later."""
+    try:
+        with open(path, "rb") as handle:
+            return handle.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[", b"")
+    except OSError:
+        return True

@@ -1,0 +1,170 @@
+"""Read shards, Parquet files or WebDataset tars, of a folder here or in object storage, one after the other.
+
+An object is fetched once, to `data/raw/shards`: a tar stays as it is, of Parquet the recordings go into a pack and the
+other columns into a Parquet file beside it. Both are named by the object's address, size, and time or hash, so that the
+next run fetches only what is new or has changed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from job.config.settings import Settings
+from job.core import console, files
+from job.core.errors import BadInput
+from job.core.threads import ahead
+from job.fetch import jsonl, lists, sheets
+from job.fetch.sharded import slim, tars
+from job.fetch.sharded.local_copies import Copies
+from job.fetch.sharded.object_store import ObjectStore, Shard
+from job.fetch.table import Row, RowError, Table, Unreadable
+
+PARQUET, TAR = ".parquet", ".tar"
+#: Words in names of shards that are of another split than training.
+_OTHER = {"dev", "val", "valid", "validation", "eval", "evaluation", "test"}
+
+
+def open_here(paths: list[Path], where: str) -> Table:
+    """Open shards on this machine, all of them tars or all of them Parquet.
+
+    Raises:
+        BadInput: they are neither, or cannot be read.
+    """
+    endings = {path.suffix.lower() for path in paths}
+    if endings == {PARQUET}:
+        return sheets.open_parquet(paths, where)
+    if endings == {TAR}:
+        return open_tars(paths, where)
+    raise BadInput(f"{where}: several files that are not all Parquet or all tars; name one file, or one kind")
+
+
+def open_tars(paths: list[Path], where: str) -> Table:
+    """Open WebDataset tars on this machine as one table; recordings are read where they lie.
+
+    Raises:
+        BadInput: the first one is not a tar, is cut off, or has no recordings.
+    """
+
+    def read() -> Iterator[Row | Unreadable]:
+        for path in paths:
+            yield from tars.rows(path, where)
+
+    with open(paths[0], "rb") as file:
+        columns, sample = tars.look(file, f"{where}: {paths[0].name}")
+    name = paths[0].name if len(paths) == 1 else paths[0].parent.name
+    return Table(name, where, columns, read, sample=lambda: sample)
+
+
+def open_address(address: str, where: str, settings: Settings, split: str | None) -> Table:
+    """Open what lies at an address of object storage: shards, or one JSONL or CSV file.
+
+    Nothing but the beginning of the first shard is read before the table is.
+
+    Args:
+        split: which shards are taken where names tell splits apart (`train-00000.parquet`); None takes all.
+
+    Raises:
+        BadInput: there is nothing that can be read, or it may not be read.
+        Unreachable: the storage cannot be reached.
+    """
+    store = ObjectStore(address, where, settings)
+    shards = _of_split(store.listing(), split, settings.train_split, where)
+    copies = Copies(settings.paths.raw / "shards", store)
+    kinds = {PurePosixPath(one.path).suffix.lower() for one in shards}
+    name = store.name
+    kept = tuple(copies.name_of(one) for one in shards)
+    if kinds == {PARQUET}:
+        return _parquet(shards, where, store, copies, name, kept)
+    if kinds == {TAR}:
+        with store.reported(shards[0]), store.open(shards[0]) as file:
+            columns, sample = tars.look(file, f"{where}: {shards[0].name}", tars.HEAD_BYTES)
+        found = _reading(shards, copies, lambda path, _: tars.rows(path, where))
+        return Table(name, where, columns, found, remote=store.recording, sample=lambda: sample, copies=kept)
+    path = copies.whole(shards[0])
+    table = _open_text(path, where)
+    return replace(table, name=name, folders=[], remote=store.recording, tree=None, copies=kept)
+
+
+def revision(address: str, where: str, settings: Settings) -> str:
+    """What changes when anything at the address does.
+
+    Raises:
+        BadInput, Unreachable: as `open_address`.
+    """
+    store = ObjectStore(address, where, settings)
+    listed = [(one.path, one.size, one.version) for one in store.listing()]
+    return files.digest_bytes(json.dumps(listed).encode())[:16]
+
+
+def prune(settings: Settings, used: set[str]) -> None:
+    """Delete the copies of shards that are no longer read."""
+    directory = settings.paths.raw / "shards"
+    for path in directory.iterdir() if directory.is_dir() else ():
+        if path.name not in used and path.with_suffix(PARQUET).name not in used:
+            path.unlink()
+
+
+def _of_split(shards: list[Shard], split: str | None, train: str, where: str) -> list[Shard]:
+    """The shards of a kind that is read and, where names tell splits apart, of the split."""
+    for ending in (PARQUET, TAR):
+        alike = [one for one in shards if one.path.lower().endswith(ending)]
+        if not alike:
+            continue
+        if split is None:
+            return alike
+        words = [set(re.split(r"[^a-z0-9]+", one.name.lower())) for one in alike]
+        mine = [one for one, said in zip(alike, words, strict=True) if split.lower() in said]
+        if not mine and split != train:
+            raise BadInput(f"{where}: no shard of the split {split} (its name would have {split} in it)")
+        mine = mine or [one for one, said in zip(alike, words, strict=True) if not said & _OTHER] or alike
+        if len(mine) < len(alike):
+            console.say("fetch", f"{where}: {len(mine)} of {len(alike)} shards are of the split {split}")
+        return mine
+    if len(shards) == 1 and shards[0].path.lower().endswith((".jsonl", *lists.ENDINGS, *sheets.ENDINGS)):
+        return shards
+    what = f"{shards[0].name} and {len(shards) - 1} other files" if len(shards) > 1 else shards[0].name
+    raise BadInput(f"{where}: {what}; there must be Parquet files, tars, or one JSONL or CSV file")
+
+
+def _open_text(path: Path, where: str) -> Table:
+    ending = path.suffix.lower()
+    if ending in lists.ENDINGS:
+        return lists.open_table(path, where)
+    return sheets.open_table(path, where) if ending in sheets.ENDINGS else jsonl.open_table(path, where)
+
+
+def _parquet(
+    shards: list[Shard], where: str, store: ObjectStore, copies: Copies, name: str, kept: tuple[str, ...]
+) -> Table:
+    with store.reported(shards[0]), store.open(shards[0]) as file:
+        columns, sample = slim.look(file, f"{where}: {shards[0].name}")
+
+    def rows(path: Path, shard: Shard) -> Iterator[Row | Unreadable]:
+        return slim.rows(path, columns, f"{where}: {shard.name}")
+
+    found = _reading(shards, copies, rows)
+    return Table(name, where, columns, found, remote=store.recording, sample=lambda: sample, copies=kept)
+
+
+def _reading(
+    shards: list[Shard], copies: Copies, rows: Callable[[Path, Shard], Iterator[Row | Unreadable]]
+) -> Callable[[], Iterator[Row | Unreadable]]:
+    """Reads shard after shard, and fetches one meanwhile."""
+
+    def read() -> Iterator[Row | Unreadable]:
+        copies.announce(shards)
+        stopped: list[Any] = []
+        fetched = ((copies.of(one), one) for one in shards if not stopped)
+        for path, shard in ahead(fetched, lambda: stopped.append(True), name="shards"):
+            for row in rows(path, shard):
+                if isinstance(row, Row):
+                    yield replace(row, source=shard.name)
+                else:
+                    yield Unreadable(row.number, RowError(row.error.kind, row.error.detail), shard.name)
+
+    return read
