@@ -8,6 +8,7 @@ keys:
     node N sees    node N: whether it has found the mark in its WORK_DIR, and its own MIRROR_CHECKPOINTS
     decision       node 0: `go`, `own disks`, or `end` with an exit code
     start          node 0, after `own disks`: `go` once the data are prepared, or `end` with an exit code
+    node N knows   node N: it has read `start`
 """
 
 from __future__ import annotations
@@ -142,9 +143,15 @@ class Gathering:
         return own_disks
 
     def start(self) -> None:
-        """Let the nodes start that have a WORK_DIR of their own: the data are prepared."""
+        """Let the nodes start that have a WORK_DIR of their own: the data are prepared.
+
+        Returns when they all know it, since node 0 may have nothing more to do (PREPARE_ONLY) and close the store.
+        """
         self._store.set("start", "go")
         self._open_question = ""
+        end = time.monotonic() + VOLUME_SECONDS
+        while time.monotonic() < end and not all(self._store.check([f"{name} knows"]) for name in self._others):
+            time.sleep(POLL)
 
     @property
     def _others(self) -> list[str]:
@@ -186,6 +193,7 @@ class Gathering:
             return False
         say("run", f"{name} has a WORK_DIR of its own; waiting for node 0 to prepare the data")
         self._answer("start")
+        self._store.set(f"{name} knows", "yes")
         return True
 
     def _answer(self, question: str) -> str:
