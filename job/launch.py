@@ -77,7 +77,7 @@ def run(settings: Settings, first: str, last: str) -> None:
         if before:
             _child(settings, before[0], before[-1], nodes.look)
         if nodes.gather():
-            if "prepare" in spread:
+            if "prepare" in spread and pipeline.is_due(settings, "prepare"):
                 _torchrun(settings.model_copy(update={"num_nodes": 1}), "prepare", "prepare")
             nodes.start()
             if "train" in spread:

@@ -142,6 +142,12 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
     return True
 
 
+def is_due(settings: Settings, name: str) -> bool:
+    """Whether a stage would run now; says why not."""
+    one = stage(name)
+    return _due(settings, one, stage_values(settings, one)) is not None
+
+
 def _page(settings: Settings, stage: Stage, ranks: Ranks) -> AbstractContextManager[None]:
     """What keeps the report page up to date while this process trains."""
     if stage.name != "train" or not ranks.first:

@@ -19,6 +19,7 @@ from job.mirror import addresses, belongings, returning
 from job.mirror.archive import Archive, Manifest
 from job.model.loading import base_directory
 from job.processes.ranks import Ranks
+from job.stages import stage
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,11 @@ def offered(settings: Settings, data: Archive, training: Archive, prepared: str)
     offer = Offer(data.folder, _only(mine, "work/data/prepared/"), training.folder)
     if _begins_anew(settings):
         return offer
-    if returning.is_current(settings, "train"):
+    if _is_finished(settings):
         return replace(offer, finished=True)
     usable = [one for one in returning.listed(settings, training) if one.facts.get("prepared") == prepared]
     if returning.bring(settings, training, [one for one in usable if one.name == "trained"]):
-        return replace(offer, finished=returning.is_current(settings, "train"))
+        return replace(offer, finished=_is_finished(settings))
     usable = _by_step(one for one in usable if one.name != "trained")
     if _send_newer(settings, training, usable, prepared):
         again = returning.patiently(settings, training, training.manifests)
@@ -108,6 +109,11 @@ class _Archives:
     @property
     def training(self) -> Archive:
         return self._opened(self._offer.training_folder)
+
+
+def _is_finished(settings: Settings) -> bool:
+    outputs = stage("train").outputs(settings.paths)
+    return returning.is_current(settings, "train") and all(path.exists() for path in outputs)
 
 
 def _begins_anew(settings: Settings) -> bool:

@@ -64,9 +64,9 @@ def check(settings: Settings, basis: Basis, ranks: Ranks) -> None:
     Raises:
         BadInput: naming the node, and what is different there.
     """
-    found = ranks.gather((settings.node_rank, basis, _named(settings)))
-    _, ours, checkpoint = found[0]
-    for node, theirs, other in found[1:]:
+    found = ranks.gather((settings.node_rank, basis))
+    _, ours = found[0]
+    for node, theirs in found[1:]:
         where = f"on node {node}"
         for name in sorted(ours.values.keys() | theirs.values.keys()):
             one, two = ours.values.get(name), theirs.values.get(name)
@@ -82,13 +82,20 @@ def check(settings: Settings, basis: Basis, ranks: Ranks) -> None:
             raise BadInput(
                 f"the prepared data {where} are not those of node 0; see WORK_DIR there, and run all nodes again"
             )
-        if checkpoint != other:
-            raise BadInput(f"RESUME={settings.resume} is not the same checkpoint {where} as on node 0; copy it there")
 
 
-def _named(settings: Settings) -> str | None:
-    """What identifies the checkpoint that RESUME names; None if it names none."""
-    if settings.resume in ("auto", "never"):
-        return None
-    sums = Path(settings.resume).expanduser() / "checksums.json"
-    return files.digest_file(sums) if sums.is_file() else None
+def check_start(settings: Settings, checkpoint: Path | None, ranks: Ranks) -> None:
+    """Check that all processes resume from the same checkpoint, each from its own disk; all raise the same.
+
+    Args:
+        checkpoint: where this process reads it; None for a run from scratch.
+
+    Raises:
+        BadInput: naming the node that has another one, or none.
+    """
+    sums = checkpoint and checkpoint / "checksums.json"
+    found = ranks.gather((settings.node_rank, files.digest_file(sums) if sums and sums.is_file() else None))
+    for node, digest in found[1:]:
+        if checkpoint is not None and digest != found[0][1]:
+            what = checkpoint.name if settings.resume in ("auto", "never") else f"RESUME={settings.resume}"
+            raise BadInput(f"{what} is not the same checkpoint on node {node} as on node 0; copy it there")

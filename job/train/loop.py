@@ -98,6 +98,7 @@ class _Run:
         self.training = training = setup.set_up(settings, accelerator)
         agreement.check(settings, training.basis, ranks)
         self.start = ranks.first_does(lambda: start_of(settings, training.basis.key)).on(self.paths.output)
+        agreement.check_start(settings, self.start.checkpoint, ranks)
         parts = self.start.parts(settings.gradient_accumulation_steps, ranks.world)
         self.schedule = Schedule(settings, training.train_rows, parts)
         self._announce()

@@ -11,7 +11,7 @@ import pytest
 from job.config.settings import load
 from job.core.errors import BadInput
 from job.processes.ranks import Ranks
-from job.train.agreement import Basis, check
+from job.train.agreement import Basis, check, check_start
 from tests.support.forked import in_two
 
 OURS = Basis({"LEARNING_RATE": 1e-4, "SEED": 1}, ["data"], ["weights"])
@@ -44,20 +44,33 @@ def test_a_node_that_would_train_something_else_is_named(tmp_path: Path, theirs:
     assert one == other and one.startswith(said) and bool(one) == bool(said)
 
 
-def test_a_checkpoint_that_is_missing_on_one_node_is_named(tmp_path: Path) -> None:
-    """RESUME=<path>, which each node reads from its own disk."""
-    directory = tmp_path / "node-0" / "checkpoint"
-    directory.mkdir(parents=True)
-    (directory / "checksums.json").write_text("{}")
+@pytest.mark.parametrize(
+    ("resume", "there", "said"),
+    [
+        ("auto", "same", ""),
+        ("auto", "other", "checkpoint-4 is not the same checkpoint on node 1 as on node 0; "),
+        ("auto", None, "checkpoint-4 is not the same checkpoint on node 1 as on node 0; "),
+        ("/a/checkpoint-4", None, "RESUME=/a/checkpoint-4 is not the same checkpoint on node 1 as on node 0; "),
+    ],
+)
+def test_no_node_resumes_from_another_step_than_the_others(
+    tmp_path: Path, resume: str, there: str | None, said: str
+) -> None:
+    """Each reads it from its own disk."""
+    for rank, contents in enumerate(("same", there)):
+        directory = tmp_path / f"node-{rank}" / "checkpoint-4"
+        directory.mkdir(parents=True)
+        if contents:
+            (directory / "checksums.json").write_text(contents)
+    (tmp_path / "meeting").mkdir()
 
     def process(ranks: Ranks) -> Any:
-        settings = load({"PRESET": "demo", "NODE_RANK": "0", "RESUME": str(tmp_path / f"node-{ranks.rank}/checkpoint")})
+        settings = load({"PRESET": "demo", "NUM_NODES": "2", "NODE_RANK": str(ranks.rank), "RESUME": resume})
         try:
-            check(settings.model_copy(update={"node_rank": ranks.rank}), OURS, ranks)
+            check_start(settings, tmp_path / f"node-{ranks.rank}" / "checkpoint-4", ranks)
         except BadInput as error:
             return str(error)
         return ""
 
-    (tmp_path / "meeting").mkdir()
-    one, _ = in_two(process, tmp_path / "meeting")
-    assert "is not the same checkpoint on node 1 as on node 0" in one
+    one, other = in_two(process, tmp_path / "meeting")
+    assert one == other and one.startswith(said) and bool(one) == bool(said)
