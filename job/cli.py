@@ -29,19 +29,21 @@ def run(
     first: Annotated[str, typer.Option("--from", help="First stage.")] = "doctor",
     last: Annotated[str, typer.Option("--until", help="Last stage.")] = "report",
     launcher: Annotated[int, typer.Option("--launcher", hidden=True)] = 0,
+    own_disks: Annotated[bool, typer.Option("--own-disks", hidden=True)] = False,
 ) -> None:
     """Run all stages in order, on all GPUs; finished stages are skipped."""
-    _run(first, last, launcher)
+    _run(first, last, launcher, own_disks=own_disks)
 
 
-def _run(first: str, last: str, launcher: int = 0) -> None:
+def _run(first: str, last: str, launcher: int = 0, *, own_disks: bool = False) -> None:
     """Run stages in this process, or in one process per GPU; those processes get their launcher's process id."""
     from job import launch, pipeline
-    from job.processes import ranks
+    from job.processes import nodes, ranks
 
     settings = _settings()
     if launcher:
-        with ranks.joined(settings, launcher) as joined:
+        settings = nodes.on_own_disk(settings) if own_disks else settings
+        with ranks.joined(settings, launcher, own_disks=own_disks) as joined:
             pipeline.run(settings, first, last, joined)
     elif launch.is_spread(settings, first, last):
         launch.run(settings, first, last)

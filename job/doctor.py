@@ -18,6 +18,7 @@ from job.core.errors import BadInput
 from job.mirror import addresses, step_pushes
 from job.model import loading
 from job.modes import mode_of
+from job.processes import nodes
 from job.text import languages
 
 #: Disk space for logs, samples, manifests and the like, besides weights and data.
@@ -40,6 +41,7 @@ def run(settings: Settings) -> dict[str, Any]:
     from job.publish import kept_cards, push, validate
 
     _supported(settings)
+    nodes.check(settings)
     driver.check(settings.device)
     _data_is_named(settings)
     _resume(settings)

@@ -3,11 +3,13 @@
     node 0:    doctor, fetch   ->  prepare, train in one process per GPU  ->  validate, push, synthesize, report
     others:    wait            ->  prepare, train                         ->  done
 
-torchrun's launcher starts the processes. WORK_DIR is on a volume that all nodes share.
+torchrun's launcher starts the processes. WORK_DIR is on a volume that all nodes share; where each node has one of its
+own, node 0 prepares alone, and MIRROR_CHECKPOINTS brings data and checkpoints to the others (`job.mirror.own_disks`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from job.config.settings import Settings
 from job.core import errors, files, state
 from job.core.console import say, warn
 from job.core.errors import BadInput, JobError, StoppedBySignal
-from job.processes.nodes import Gathering
+from job.processes.nodes import POLL, Gathering
 from job.processes.per_node import processes_per_node
 
 
@@ -58,8 +61,11 @@ def run(settings: Settings, first: str, last: str) -> None:
     before, after = names[:begin], names[begin + len(spread) :]
     if settings.node_rank > 0:
         with Gathering(settings) as nodes:
-            nodes.follow()
-            _torchrun(settings, spread[0], spread[-1])
+            own_disks = nodes.follow()
+            if not own_disks:
+                _torchrun(settings, spread[0], spread[-1])
+            elif "train" in spread:
+                _torchrun(settings, "train", "train", own_disks=True)
         return
     if _alone_from_here(settings):
         say("run", "all distributed stages are finished; node 0 continues with the rest without the other nodes")
@@ -67,10 +73,17 @@ def run(settings: Settings, first: str, last: str) -> None:
         _forget_alone(settings)
         return
     with Gathering(settings) as nodes:
+        nodes.show(_mark_of(settings))
         if before:
-            _child(settings, before[0], before[-1])
-        nodes.gather(_mark_of(settings))
-        _torchrun(settings, spread[0], spread[-1])
+            _child(settings, before[0], before[-1], nodes.look)
+        if nodes.gather():
+            if "prepare" in spread and pipeline.is_due(settings, "prepare"):
+                _torchrun(settings.model_copy(update={"num_nodes": 1}), "prepare", "prepare")
+            nodes.start()
+            if "train" in spread:
+                _torchrun(settings, "train", "train", own_disks=True)
+        else:
+            _torchrun(settings, spread[0], spread[-1])
     if settings.num_nodes > 1 and after:
         _remember_alone(settings)
     if after:
@@ -81,11 +94,19 @@ def run(settings: Settings, first: str, last: str) -> None:
 # ---- the processes of this node --------------------------------------------------------------------------------------
 
 
-def _child(settings: Settings, first: str, last: str) -> None:
-    """Run stages in a child process, so that this one does not hold GPU memory that training needs."""
+def _child(settings: Settings, first: str, last: str, meanwhile: Callable[[], None]) -> None:
+    """Run stages in a child process, so that this one does not hold GPU memory that training needs.
+
+    Args:
+        meanwhile: called again and again; what it raises ends the child.
+    """
     child = subprocess.Popen([sys.executable, "-m", "job", "run", "--from", first, "--until", last])
+    code = None
     try:
-        code = child.wait()
+        while code is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = child.wait(POLL)
+            meanwhile()
     except BaseException:
         child.terminate()
         try:
@@ -96,7 +117,7 @@ def _child(settings: Settings, first: str, last: str) -> None:
     _check(code)
 
 
-def _torchrun(settings: Settings, first: str, last: str) -> None:
+def _torchrun(settings: Settings, first: str, last: str, *, own_disks: bool = False) -> None:
     """Run stages in all processes, through torchrun's own launcher, which does not pass exit codes on."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -125,8 +146,8 @@ def _torchrun(settings: Settings, first: str, last: str) -> None:
     say("run", f"{part}: {count} processes on each of {settings.num_nodes} nodes")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
-        stages_of = ("-m", "job", "run", "--from", first, "--until", last, "--launcher", str(os.getpid()))
-        elastic_launch(config, sys.executable)(*stages_of)
+        stages_of = ["-m", "job", "run", "--from", first, "--until", last, "--launcher", str(os.getpid())]
+        elastic_launch(config, sys.executable)(*stages_of, *(["--own-disks"] if own_disks else []))
     except ChildFailedError as error:
         _check(_cause([failure.exitcode for failure in error.failures.values()]))
     except SignalException as error:

@@ -48,7 +48,7 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks:
         _locked(settings, ranks),
         Metrics(settings, active=ranks.first) as metrics,
         StepPushes(settings, active=ranks.first) as pushes,
-        Mirror(settings, active=ranks.first) as mirror,
+        Mirror(settings, active=ranks.first, own_disks=ranks.own_disks) as mirror,
     ):
         # a kill in the moment in which the best checkpoint is exchanged must not look as if there were none
         ranks.first_does(lambda: files.recover_directory(settings.paths.best))
@@ -59,6 +59,8 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks:
                 did |= run_stage(settings, CHOICE)
             for beside in (mirror, pushes):
                 ranks.first_does(partial(beside.before, one))
+            if one.name == "train" and ranks.own_disks:
+                mirror.share(ranks)
             try:
                 done = run_stage(settings, one, ranks)
                 did |= done
@@ -107,9 +109,9 @@ def _check_environment(settings: Settings, stages: tuple[Stage, ...]) -> None:
 
 @contextmanager
 def _locked(settings: Settings, ranks: Ranks) -> Iterator[None]:
-    """Lock the work directory for this run; its first process holds the lock for all."""
+    """Lock each work directory of this run; one process holds the lock for all that work in it."""
     with ExitStack() as held:
-        ranks.first_does(lambda: held.enter_context(WorkLock(settings.paths.state)) and None)
+        ranks.each_disk(lambda: held.enter_context(WorkLock(settings.paths.state)) and None)
         yield
 
 
@@ -138,6 +140,12 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
     ranks.wait()
     say(stage.name, f"done in {time.monotonic() - started:.1f} s")
     return True
+
+
+def is_due(settings: Settings, name: str) -> bool:
+    """Whether a stage would run now; says why not."""
+    one = stage(name)
+    return _due(settings, one, stage_values(settings, one)) is not None
 
 
 def _page(settings: Settings, stage: Stage, ranks: Ranks) -> AbstractContextManager[None]:

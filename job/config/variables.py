@@ -209,7 +209,18 @@ class ScaleVariables(BaseSettings):
     num_gpus: str = var(
         "auto", "GPUs (processes) per node; `auto` uses all visible ones.", free=True, pattern=r"^(auto|\d+)$"
     )
-    num_nodes: int = var(1, "Number of nodes; they share WORK_DIR.", ge=1, free=True)
+    num_nodes: int = var(
+        1,
+        "Number of nodes; they share WORK_DIR, or have one each and MIRROR_CHECKPOINTS (docs/nodes.md).",
+        ge=1,
+        free=True,
+    )
+    shared_work_dir: Literal["auto", "true", "false"] = var(
+        "auto",
+        "NUM_NODES > 1: whether all nodes mount the same WORK_DIR. `auto` tries it, which takes a minute where they do "
+        "not; with `true` nodes on other volumes are refused.",
+        free=True,
+    )
     node_rank: int = var(0, "This node's rank, starting at 0.", "NODE_RANK", "JOB_COMPLETION_INDEX", ge=0, free=True)
     master_addr: str = var("127.0.0.1", "Address of node 0.", free=True)
     master_port: int = var(29500, "Port on node 0.", ge=1, le=65535, free=True)

@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TypeVar
@@ -29,6 +30,17 @@ def be_quiet() -> None:
     """Print nothing more in this process: of several that do the same work, only the first one logs."""
     global _quiet
     _quiet = True
+
+
+@contextmanager
+def aloud() -> Iterator[None]:
+    """Print in a quiet process too, meanwhile: what each node does for itself."""
+    global _quiet
+    before, _quiet = _quiet, False
+    try:
+        yield
+    finally:
+        _quiet = before
 
 
 def set_format(name: str) -> None:

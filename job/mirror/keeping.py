@@ -16,9 +16,10 @@ from job.core import files, state
 from job.core.console import say, warn
 from job.core.errors import JobError
 from job.core.redact import one_line
-from job.mirror import addresses, belongings, identity, returning
+from job.mirror import addresses, belongings, identity, own_disks, returning
 from job.mirror.archive import Archive
 from job.mirror.background import MARGIN, Background
+from job.processes.ranks import Ranks
 from job.stages import Stage
 
 #: Attempts once the stages are over.
@@ -56,10 +57,11 @@ class Mirror(Background):
     is waited for, after a signal as long as GRACE_SECONDS allow.
     """
 
-    def __init__(self, settings: Settings, *, active: bool = True) -> None:
-        """`active` is false in all processes of a distributed run but the first."""
+    def __init__(self, settings: Settings, *, active: bool = True, own_disks: bool = False) -> None:
+        """`active` is false in all processes of a distributed run but the first; `own_disks`: see `share`."""
         super().__init__("mirror")
         self._settings = settings
+        self._own_disks = own_disks
         self._store = addresses.opened(settings) if active else None
         self._due: dict[str, Copy] = {}  # one of each kind: a newer one replaces one that still waits
         self._lock = threading.Lock()
@@ -107,10 +109,27 @@ class Mirror(Background):
         returning.bring_data(self._settings, self._data)
         if stage.name == "train":
             self._prepared = belongings.digest_of_data(self._settings.paths)
-            returning.bring_training(self._settings, self._training, self._prepared)
-            self._seen = set(self._found())
-            self._keep_data()
-            self._start()
+            if not self._own_disks:
+                returning.bring_training(self._settings, self._training, self._prepared)
+                self._watch()
+
+    def share(self, ranks: Ranks) -> None:
+        """Let all nodes train on the same data and from the same checkpoint, where each has a WORK_DIR of its own.
+
+        Raises:
+            Unreachable: the mirror does not answer one of them.
+            BadInput: one of them does not find there what the first has stored.
+        """
+        offer = ranks.first_does(lambda: own_disks.offered(self._settings, self._data, self._training, self._prepared))
+        own_disks.take(self._settings, ranks, offer)
+        if ranks.first:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Copy from now on what training writes."""
+        self._seen = set(self._found())
+        self._keep_data()
+        self._start()
 
     def after(self, stage: Stage) -> None:
         """Copy what this stage has finished."""

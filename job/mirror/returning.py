@@ -34,12 +34,12 @@ def bring_data(settings: Settings, archive: Archive) -> None:
     _forget_stale(settings)
     if settings.force or (paths.state / "fetch.json").exists() or (paths.prepared / "summary.json").exists():
         return
-    for one in _listed(settings, archive):
+    for one in listed(settings, archive):
         edits = one.entries.get(f"work/{paths.edits.relative_to(paths.work).as_posix()}")
         if paths.edits.is_file() and (edits is None or files.digest_file(paths.edits) != edits.sha256):
             say("mirror", f"its prepared data are from before {paths.edits} was changed and are left out")
         else:
-            _bring(settings, archive, [one])
+            bring(settings, archive, [one])
 
 
 def bring_training(settings: Settings, archive: Archive, prepared: str) -> None:
@@ -51,11 +51,11 @@ def bring_training(settings: Settings, archive: Archive, prepared: str) -> None:
     Raises:
         Unreachable: there may be one, but the mirror does not answer.
     """
-    if settings.force or settings.resume == "never" or _is_current(settings, "train"):
+    if settings.force or settings.resume == "never" or is_current(settings, "train"):
         return
-    here = _own_steps(settings.paths.output)
+    here = own_steps(settings.paths.output)
     try:
-        found = _listed(settings, archive)
+        found = listed(settings, archive)
     except Unreachable as error:
         if not here:
             raise
@@ -65,19 +65,20 @@ def bring_training(settings: Settings, archive: Archive, prepared: str) -> None:
     if len(usable) < len(found):
         say("mirror", f"{len(found) - len(usable)} checkpoints there are of other prepared data and are left out")
     newer = [one for one in usable if int(one.facts["step"]) > here.get(str(one.facts.get("key")), -1)]
-    _bring(settings, archive, sorted(newer, key=_progress, reverse=True))
+    bring(settings, archive, sorted(newer, key=_progress, reverse=True))
 
 
 def _progress(one: Manifest) -> tuple[bool, int]:
     return one.name == "trained", int(one.facts["step"])
 
 
-def _is_current(settings: Settings, name: str) -> bool:
+def is_current(settings: Settings, name: str) -> bool:
+    """Whether a stage is done with the current settings and inputs."""
     one, found = stage(name), state.read(settings.paths.state, name) or {}
     return bool(found.get("fingerprint") == fingerprint(settings, one, stage_values(settings, one)))
 
 
-def _own_steps(output: Path) -> dict[str, int]:
+def own_steps(output: Path) -> dict[str, int]:
     """The key of each run that has checkpoints on this machine, and its newest step."""
     steps: dict[str, int] = {}
     for path in output.glob("checkpoint-*/state.json"):
@@ -92,15 +93,15 @@ def _own_steps(output: Path) -> dict[str, int]:
 def _forget_stale(settings: Settings) -> None:
     """Let fetch run again if prepare has to: what came from the mirror has no recordings with it."""
     directory = settings.paths.state
-    if (state.read(directory, "fetch") or {}).get("restored") and not _is_current(settings, "prepare"):
+    if (state.read(directory, "fetch") or {}).get("restored") and not is_current(settings, "prepare"):
         for name in ("prepare", "fetch"):
             (directory / f"{name}.json").unlink(missing_ok=True)
 
 
-def _listed(settings: Settings, archive: Archive) -> list[Manifest]:
+def listed(settings: Settings, archive: Archive) -> list[Manifest]:
     """The complete sets of this run; says so if the mirror has only those of others."""
-    there = _patiently(settings, archive, archive.store.listing)
-    found = _patiently(settings, archive, lambda: archive.manifests(there))
+    there = patiently(settings, archive, archive.store.listing)
+    found = patiently(settings, archive, lambda: archive.manifests(there))
     kind = archive.folder.partition("-")[0]
     others = {name.split("/")[0] for name in there if name.startswith(f"{kind}-")} - {archive.folder}
     if not found and others:
@@ -109,8 +110,8 @@ def _listed(settings: Settings, archive: Archive) -> list[Manifest]:
     return found
 
 
-def _bring(settings: Settings, archive: Archive, wanted: Iterable[Manifest]) -> None:
-    """Bring back the first of the sets that is intact, and put it into place."""
+def bring(settings: Settings, archive: Archive, wanted: Iterable[Manifest]) -> bool:
+    """Bring back the first of the sets that is intact, and put it into place; whether there was one."""
     paths = settings.paths
     roots = {"work": paths.work / SCRATCH, "output": paths.output / SCRATCH}
     for manifest in wanted:
@@ -118,16 +119,17 @@ def _bring(settings: Settings, archive: Archive, wanted: Iterable[Manifest]) -> 
         try:
             for root in roots.values():
                 shutil.rmtree(root, ignore_errors=True)
-            _patiently(settings, archive, lambda manifest=manifest: archive.bring(manifest, roots))  # type: ignore[misc]
+            patiently(settings, archive, lambda manifest=manifest: archive.bring(manifest, roots))  # type: ignore[misc]
             _place(roots["output"], paths.output)
             _place(roots["work"], paths.work)
             _adopt(settings, roots["work"] / "state")
-            return
+            return True
         except (Damaged, FileNotFoundError) as error:
             warn("mirror", f"{manifest.name} is left out: {archive.store.explain(error)}")
         finally:
             for root in roots.values():
                 shutil.rmtree(root, ignore_errors=True)
+    return False
 
 
 def _place(source: Path, target: Path) -> None:
@@ -163,7 +165,7 @@ def _adopt(settings: Settings, states: Path) -> None:
             files.write_json(paths.state / f"{name}.json", changed)
 
 
-def _patiently(settings: Settings, archive: Archive, ask: Callable[[], T]) -> T:
+def patiently(settings: Settings, archive: Archive, ask: Callable[[], T]) -> T:
     """Ask the mirror a few times.
 
     Raises:

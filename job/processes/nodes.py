@@ -1,11 +1,20 @@
 """The rendezvous of a run's nodes: wait for late nodes, notice lost ones, and report a failure to all.
 
-Node 0 opens a torch store at MASTER_ADDR:MASTER_PORT as soon as it starts; the others retry until they can connect.
+Node 0 opens a torch store at MASTER_ADDR:MASTER_PORT as soon as it starts; the others retry until they can connect. Its
+keys:
+
+    mark           node 0: what it has written to `state/nodes.mark`; empty if no other node need look for it
+    node N         node N: it is here
+    node N sees    node N: whether it has found the mark in its WORK_DIR, and its own MIRROR_CHECKPOINTS
+    decision       node 0: `go`, `own disks`, or `end` with an exit code
+    start          node 0, after `own disks`: `go` once the data are prepared, or `end` with an exit code
+    node N knows   node N: it has read `start`
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import time
 from datetime import timedelta
@@ -15,7 +24,7 @@ from typing import Any
 from job.config.settings import Settings
 from job.core.console import say
 from job.core.errors import BadInput, FollowedRank, NodesMissing, PeerLost
-from job.processes.ranks import exit_code
+from job.processes.ranks import CONTROL_PATIENCE, exit_code
 
 #: Polling interval in seconds.
 POLL = 0.5
@@ -23,6 +32,37 @@ POLL = 0.5
 VOLUME_SECONDS = 60.0
 #: Seconds for which node 0 keeps its store open, so that the others can read its exit code.
 LAST_WORD_SECONDS = 2.0
+#: Seconds between two lines of a node that waits for node 0 to prepare the data.
+WAITING_LINE = 60.0
+#: What all nodes need that share nothing else.
+_WAYS_OUT = (
+    "mount the same one on all nodes (NFS, EFS, a ReadWriteMany claim), or set MIRROR_CHECKPOINTS to a bucket or a Hub "
+    "repo that all nodes reach (docs/nodes.md)"
+)
+
+
+def check(settings: Settings) -> None:
+    """Check what can be known before the nodes have met.
+
+    Raises:
+        BadInput: nothing brings one node's data and checkpoints to the others.
+    """
+    if settings.num_nodes > 1 and settings.shared_work_dir == "false" and not settings.mirror_checkpoints:
+        raise BadInput(f"SHARED_WORK_DIR=false: NUM_NODES={settings.num_nodes} nodes need a WORK_DIR; {_WAYS_OUT}")
+
+
+def on_own_disk(settings: Settings) -> Settings:
+    """The settings of a node that has a WORK_DIR of its own: what is not node 0's keeps apart from a run of node 0.
+
+    A machine may be another node when it is started again, and must not take what it has trained from for what it has
+    prepared itself.
+    """
+    if settings.node_rank == 0:
+        return settings
+    work = settings.paths.work / f"node-{settings.node_rank}"
+    changed = settings.model_copy(update={"work_dir": work, "output_dir": None})
+    changed.__dict__.pop("paths", None)  # cached
+    return changed
 
 
 class Gathering:
@@ -31,15 +71,17 @@ class Gathering:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._store: Any = None
-        self._decided = False
+        self._open_question = "decision"  # what the other nodes wait for; empty once they have all been told
 
     def __enter__(self) -> Gathering:
         """Open the store (node 0) or connect to it.
 
         Raises:
             NodesMissing: node 0 does not answer within RENDEZVOUS_TIMEOUT.
+            BadInput: see `check`.
         """
         if self._settings.num_nodes > 1:
+            check(self._settings)
             self._store = self._open() if self._settings.node_rank == 0 else self._knock()
         return self
 
@@ -47,26 +89,38 @@ class Gathering:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the store; node 0 first reports a failure to the other nodes."""
-        if self._store is not None and self._settings.node_rank == 0 and error is not None and not self._decided:
+        if self._store is not None and self._settings.node_rank == 0 and error is not None and self._open_question:
             with contextlib.suppress(Exception):
-                self._store.set("decision", f"end {exit_code(error)}")
+                self._store.set(self._open_question, f"end {exit_code(error)}")
                 time.sleep(LAST_WORD_SECONDS)
 
-    def gather(self, mark: str) -> None:
-        """On node 0: wait for all nodes, then let them start.
+    # ---- on node 0 ---------------------------------------------------------------------------------------------------
 
-        Args:
-            mark: the contents of `state/nodes.mark` in the shared WORK_DIR.
+    def show(self, mark: str) -> None:
+        """Let the others look for `mark`, the contents of `state/nodes.mark` in this node's WORK_DIR."""
+        if self._store is not None:
+            self._store.set("mark", "" if self._settings.shared_work_dir == "false" else mark)
+
+    def look(self) -> None:
+        """Refuse to go on as soon as a node has connected that this run cannot use.
+
+        Raises:
+            BadInput: nodes have other volumes, and nothing else in common; or other mirrors.
+        """
+        if self._store is not None:
+            self._own_disks([name for name in self._others if self._store.check([f"{name} sees"])])
+
+    def gather(self) -> bool:
+        """Wait for all nodes, then let them start, or wait for `start`; whether each has a WORK_DIR of its own.
 
         Raises:
             NodesMissing: some nodes did not connect within RENDEZVOUS_TIMEOUT.
-            BadInput: the WORK_DIR of some nodes is on another volume.
+            BadInput: as `look`.
         """
         if self._store is None:
-            return
+            return False
         count, waited = self._settings.num_nodes, self._settings.rendezvous_timeout
-        names = [f"node {number}" for number in range(1, count)]
-        missing = [name for name in names if not self._store.check([name])]
+        missing = [name for name in self._others if not self._store.check([name])]
         if missing:
             say("run", f"waiting for {', '.join(missing)}, up to {waited} s (RENDEZVOUS_TIMEOUT)")
         end = time.monotonic() + waited
@@ -79,20 +133,51 @@ class Gathering:
                 )
             time.sleep(POLL)
             missing = [name for name in missing if not self._store.check([name])]
-        self._store.set("mark", mark)
-        while not all(self._store.check([f"{name} sees"]) for name in names):
+        while not all(self._store.check([f"{name} sees"]) for name in self._others):
             time.sleep(POLL)
-        blind = [name for name in names if self._store.get(f"{name} sees") != b"yes"]
-        if blind:
-            raise BadInput(
-                f"WORK_DIR={self._settings.paths.work} on {', '.join(blind)} is not the volume that node 0 writes to; "
-                "mount the same one on all nodes (NFS, EFS, a ReadWriteMany claim)"
-            )
-        self._store.set("decision", "go")
-        self._decided = True
+        own_disks = self._own_disks(self._others)
+        self._store.set("decision", "own disks" if own_disks else "go")
+        self._open_question = "start" if own_disks else ""
+        if own_disks:
+            say("run", f"each node has a WORK_DIR of its own; they share {self._settings.mirror_checkpoints}")
+        return own_disks
 
-    def follow(self) -> None:
-        """On another node: register with node 0 and wait until it starts.
+    def start(self) -> None:
+        """Let the nodes start that have a WORK_DIR of their own: the data are prepared.
+
+        Returns when they all know it, since node 0 may have nothing more to do (PREPARE_ONLY) and close the store.
+        """
+        self._store.set("start", "go")
+        self._open_question = ""
+        end = time.monotonic() + VOLUME_SECONDS
+        while time.monotonic() < end and not all(self._store.check([f"{name} knows"]) for name in self._others):
+            time.sleep(POLL)
+
+    @property
+    def _others(self) -> list[str]:
+        return [f"node {number}" for number in range(1, self._settings.num_nodes)]
+
+    def _own_disks(self, names: list[str]) -> bool:
+        """Whether these nodes have, or are to have, a WORK_DIR of their own; refuses what cannot be."""
+        said = {name: json.loads(self._word(f"{name} sees")) for name in names}
+        blind = [name for name, one in said.items() if not one["sees"]]
+        if not blind:
+            return False
+        ours = self._settings.mirror_checkpoints
+        if not ours or self._settings.shared_work_dir == "true":
+            ways = _WAYS_OUT if not ours else "mount the same one on all nodes, or set SHARED_WORK_DIR=auto"
+            where = f"WORK_DIR={self._settings.paths.work} on {', '.join(blind)}"
+            raise BadInput(f"{where} is not the volume that node 0 writes to; {ways}")
+        for name, one in said.items():
+            if one["mirror"] != ours:
+                theirs = f"is {one['mirror']}" if one["mirror"] else "is not set"
+                raise BadInput(f"MIRROR_CHECKPOINTS={ours}: on {name} it {theirs}; set the same on all nodes")
+        return True
+
+    # ---- on the other nodes ------------------------------------------------------------------------------------------
+
+    def follow(self) -> bool:
+        """Register with node 0 and wait until it starts; whether each node has a WORK_DIR of its own.
 
         Raises:
             FollowedRank: node 0 has failed, or has refused to start.
@@ -102,12 +187,30 @@ class Gathering:
         self._store.set(name, "here")
         say("run", f"{name} of {self._settings.num_nodes}: waiting for node 0 to start")
         if self._first_of("mark", "decision") == "mark":
-            self._store.set(f"{name} sees", "yes" if self._sees(self._word("mark")) else "no")
-            self._first_of("decision")
-        word, _, code = self._word("decision").partition(" ")
+            mirror = self._settings.mirror_checkpoints
+            self._store.set(f"{name} sees", json.dumps({"sees": self._sees(self._word("mark")), "mirror": mirror}))
+        if self._answer("decision") != "own disks":
+            return False
+        say("run", f"{name} has a WORK_DIR of its own; waiting for node 0 to prepare the data")
+        self._answer("start")
+        self._store.set(f"{name} knows", "yes")
+        return True
+
+    def _answer(self, question: str) -> str:
+        """Wait for node 0's answer.
+
+        Raises:
+            FollowedRank: it ends.
+        """
+        self._first_of(question)
+        answer = self._word(question)
+        word, _, code = answer.partition(" ")
         if word == "end":
             say("run", f"node 0 exited with code {code}; see its log")
             raise FollowedRank(int(code))
+        return answer
+
+    # ---- on any node -------------------------------------------------------------------------------------------------
 
     @property
     def _address(self) -> str:
@@ -158,12 +261,17 @@ class Gathering:
         """Wait until node 0 has set one of the keys; returns the first one that is set."""
         from torch.distributed import DistError
 
+        begun = said = time.monotonic()
         try:
-            while True:
+            while (now := time.monotonic()) < begun + CONTROL_PATIENCE.total_seconds():
                 for key in keys:
                     if self._store.check([key]):
                         return key
+                if now - said > WAITING_LINE:
+                    said = now
+                    say("run", f"node {self._settings.node_rank}: waiting for node 0 for {(now - begun) / 60:.0f} min")
                 time.sleep(POLL)
+            raise NodesMissing(f"node 0 has not been ready within {CONTROL_PATIENCE.days} days; see its log")
         except (DistError, RuntimeError) as error:
             raise PeerLost("node 0 was lost; run the same command on all nodes again to continue") from error
 
@@ -172,6 +280,8 @@ class Gathering:
 
     def _sees(self, mark: str) -> bool:
         """Whether this node's WORK_DIR contains the file that node 0 has written into its own."""
+        if not mark or self._settings.shared_work_dir == "false":
+            return False
         path = self._settings.paths.state / "nodes.mark"
         end = time.monotonic() + VOLUME_SECONDS
         while time.monotonic() < end:

@@ -50,12 +50,16 @@ class Ranks:
         rank: 0 to world - 1.
         world: total number of processes.
         local: rank on its node, which is also its GPU's number.
+        node: the number of its node.
+        own_disks: whether each node has a WORK_DIR of its own.
     """
 
     rank: int = 0
     world: int = 1
     local: int = 0
     _control: Any = None
+    node: int = 0
+    own_disks: bool = False
 
     @property
     def first(self) -> bool:
@@ -92,6 +96,42 @@ class Ranks:
             raise
         self.share((True, result))
         return result
+
+    def gather(self, value: T) -> list[T]:
+        """Return every rank's `value` (picklable) on every rank, in their order."""
+        if self.world == 1:
+            return [value]
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.world
+        dist.all_gather_object(found, value, group=self._control)
+        return found
+
+    def each_disk(self, work: Callable[[], T]) -> list[T]:
+        """Call `work` in one process for each WORK_DIR and return what it gave there, or fail everywhere.
+
+        Raises:
+            FollowedRank: on the other ranks, when one has failed, which reports why.
+        """
+        if not self.own_disks:
+            return [self.first_does(work)]
+        failure: BaseException | None = None
+        result: Any = None
+        if self.local == 0:
+            try:
+                with console.aloud():
+                    result = work()
+            except BaseException as error:
+                failure = error
+        failed = None if failure is None else (exit_code(failure), first_line(failure))
+        found = self.gather((self.local == 0, self.node, result, failed))
+        if failure is not None:
+            raise failure
+        for _, node, _, failed in found:
+            if failed is not None:
+                console.warn("run", f"node {node}: {failed[1]}")
+                raise FollowedRank(failed[0])
+        return [result for has, _, result, _ in found if has]
 
     def wait(self) -> None:
         """Wait until all ranks have arrived here (a barrier)."""
@@ -130,12 +170,13 @@ def exit_code(error: BaseException) -> int:
 
 
 @contextmanager
-def joined(settings: Settings, launcher: int) -> Iterator[Ranks]:
+def joined(settings: Settings, launcher: int, *, own_disks: bool = False) -> Iterator[Ranks]:
     """Context manager that joins the process group, and leaves it together with the other processes.
 
     Args:
-        settings: DEVICE is used.
+        settings: DEVICE and NODE_RANK are used.
         launcher: process id of the launcher; this process ends when the launcher does.
+        own_disks: whether each node has a WORK_DIR of its own.
 
     Raises:
         PeerLost: another process was lost.
@@ -157,7 +198,8 @@ def joined(settings: Settings, launcher: int) -> Iterator[Ranks]:
     try:
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
-        ranks = Ranks(rank, world, local, dist.new_group(backend="gloo", timeout=CONTROL_PATIENCE))
+        control = dist.new_group(backend="gloo", timeout=CONTROL_PATIENCE)
+        ranks = Ranks(rank, world, local, control, settings.node_rank, own_disks)
         _abandoned = True  # wait for all
         yield ranks
         ranks.wait()

@@ -21,7 +21,7 @@ from job.core.errors import FollowedRank, StoppedBySignal, TrainingStopped, firs
 from job.core.out_of_memory import is_out_of_memory
 from job.core.stopping import StopRequest
 from job.processes.ranks import ALONE, Ranks
-from job.train import logs, progressive, resume, setup
+from job.train import agreement, logs, progressive, resume, setup
 from job.train.checkpoint import Weights, forget_candidates, keeps_candidates
 from job.train.data import ahead
 from job.train.evaluator import Evaluator
@@ -96,7 +96,9 @@ class _Run:
         self.trackers = trackers
         self.writer = writer
         self.training = training = setup.set_up(settings, accelerator)
-        self.start = ranks.first_does(lambda: start_of(settings, training.key))
+        agreement.check(settings, training.basis, ranks)
+        self.start = ranks.first_does(lambda: start_of(settings, training.basis.key)).on(self.paths.output)
+        agreement.check_start(settings, self.start.checkpoint, ranks)
         parts = self.start.parts(settings.gradient_accumulation_steps, ranks.world)
         self.schedule = Schedule(settings, training.train_rows, parts)
         self._announce()

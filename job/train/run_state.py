@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,16 @@ class Start:
     Attributes:
         checkpoint: the checkpoint to resume from; None for a run from scratch.
         state: contents of its `state.json`; empty without a checkpoint.
+        own: whether it is one of this run's own, in OUTPUT_DIR.
     """
 
     checkpoint: Path | None = None
     state: dict[str, Any] = field(default_factory=dict)
+    own: bool = False
+
+    def on(self, output: Path) -> Start:
+        """The same start for a process whose OUTPUT_DIR may be on another node's disk."""
+        return replace(self, checkpoint=output / self.checkpoint.name) if self.own and self.checkpoint else self
 
     def parts(self, accumulated: int, world: int) -> int:
         """Number of micro-batches (parts) per step, over all processes.
@@ -75,7 +81,7 @@ def start_of(settings: Settings, key: str) -> Start:
         # Checkpoints this very run has written since it started, whatever it started from.
         own = resume.newest(settings.paths.output, key, after=resume.step_of(named) if named else -1)
         if own is not None:
-            return Start(own, files.read_json(own / "state.json"))
+            return Start(own, files.read_json(own / "state.json"), own=True)
     if named is None:
         return Start()
     state = files.read_json(named / "state.json")
@@ -116,7 +122,7 @@ class RunState:
     def snapshot(self, step: int, division: Division, first: bool) -> resume.Snapshot:
         """Copy a checkpoint into memory. With a sharded model this is a collective: all processes call it."""
         state = {
-            "key": self._training.key,
+            "key": self._training.basis.key,
             "parts": self._schedule.parts,
             "accumulated": self._settings.gradient_accumulation_steps,
             "pieces": division.pieces,

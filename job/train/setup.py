@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from job.config import optimizer_choice, variables
+from job.config import optimizer_choice
 from job.config.settings import Settings
 from job.core import files
 from job.core.console import warn
@@ -28,7 +26,7 @@ from job.model.loading import (
 )
 from job.modes import mode_of
 from job.processes.ranks import Ranks
-from job.train import adapt, added_languages, fast, progressive, trackers, warm
+from job.train import adapt, added_languages, agreement, fast, progressive, trackers, warm
 from job.train.changes import Changes
 from job.train.checkpoint import Exporter
 from job.train.data import Rows
@@ -78,7 +76,7 @@ class Training:
         exporter: writes checkpoints for stock `qwen_tts`.
         probe: says a few sentences at every evaluation.
         codebooks: number of codebooks.
-        key: hash of everything the result depends on; a checkpoint with another key is not resumed.
+        basis: what the result depends on.
     """
 
     model: Any
@@ -88,7 +86,7 @@ class Training:
     eval_rows: Rows
     exporter: Exporter
     probe: Probe
-    key: str
+    basis: agreement.Basis
     codebooks: int
 
     @property
@@ -167,7 +165,7 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
             text_layout=settings.text_layout,
             seed=settings.seed,
         ),
-        key=_key(settings, base),
+        basis=agreement.basis_of(settings, base),
         codebooks=ids.codebooks,
     )
 
@@ -219,19 +217,3 @@ def lower_weights(model: Any, everything: bool = False) -> None:
     for parameter in model.parameters():
         if everything or not parameter.requires_grad:
             parameter.data = parameter.data.bfloat16()
-
-
-def _key(settings: Settings, base: Path) -> str:
-    groups = (variables.ModelVariables, variables.VoiceVariables, variables.TrainingVariables)
-    # Contents only, no places and no times of day: a run may resume in another directory, or on another machine.
-    fields = {name.upper() for group in groups for name in group.model_fields} - {"WORK_DIR", "OUTPUT_DIR"}
-    values = {name: value for name, value in settings.fingerprint_values().items() if name in fields}
-    if settings.resume == "never":  # ignoring old checkpoints does not make it a different run
-        values["RESUME"] = "auto"
-    prepared = settings.paths.prepared
-    data = [files.digest_file(path) for path in (prepared / "summary.json", settings.paths.speakers)]
-    data += [files.digest_file(path) for path in sorted(prepared.rglob("*.parquet"))]
-    weights = [files.digest_weights(path) for path in sorted(base.glob("*.safetensors"))]
-    adapter = warm.adapter_of(settings)
-    weights += [files.digest_weights(path) for path in warm.weights_of(adapter)] if adapter else []
-    return files.digest_bytes(json.dumps([values, data, weights], sort_keys=True, default=str).encode())

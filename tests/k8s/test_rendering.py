@@ -14,6 +14,9 @@ import pytest
 import yaml
 from kubernetes_validate.utils import all_versions
 
+from job.config.settings import load
+from job.core.errors import BadInput
+from job.processes import nodes
 from tests.k8s import kubectl as tool
 from tests.k8s import owners
 from tests.k8s.manifests import JOBS, K8S, NODES, OVERLAYS, TOP, container, job_spec, one, template, variables
@@ -188,6 +191,30 @@ def test_nodes_share_their_work_directory(rendered, overlay) -> None:
     assert mount.keys() == {"mountPath", "name"}, "the same directory for every pod"
     places = {variables(documents, index=index)["WORK_DIR"] for index in range(2)}
     assert len(places) == 1 and places.pop().startswith("/work")
+
+
+@pytest.mark.parametrize("overlay", NODES)
+def test_nodes_with_volumes_of_their_own(kubectl, copy, overlay) -> None:
+    """The component as the page says to add it: no volume that two pods would have to mount, and the job knows it."""
+    file = copy / "overlays" / overlay / "kustomization.yaml"
+    page = (K8S / "README.md").read_text()
+    component, mirror = re.findall(
+        r"^  - \.\./\.\./components/own-volumes$|^      - MIRROR_CHECKPOINTS=\S+$", page, re.MULTILINE
+    )
+    text = file.read_text().replace("components/several-nodes", f"components/several-nodes\n{component}")
+    file.write_text(text.replace("      - NUM_NODES=2\n", f"      - NUM_NODES=2\n{mirror}\n"))
+    documents = tool.render(kubectl, file.parent)
+    for document in documents:
+        owners.check(document, NEWEST[-1])
+    assert not [d for d in documents if d["kind"] == "PersistentVolumeClaim"]
+    (work,) = [v for v in template(documents)["spec"]["volumes"] if v["name"] == "work"]
+    assert work["ephemeral"]["volumeClaimTemplate"]["spec"]["accessModes"] == ["ReadWriteOnce"]
+    settings = load(variables(documents, index=1))
+    nodes.check(settings)
+    assert settings.shared_work_dir == "false" and settings.num_nodes == 2
+    forgotten = settings.model_copy(update={"mirror_checkpoints": None})
+    with pytest.raises(BadInput, match=r"SHARED_WORK_DIR=false: .*mount the same one .*or set MIRROR_CHECKPOINTS"):
+        nodes.check(forgotten)
 
 
 @pytest.mark.parametrize("overlay", ["job", "multi-gpu", *NODES])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,37 +17,19 @@ from subprocess import STDOUT
 import pytest
 
 from tests.k8s.manifests import TOP, Document, container, one, variables
+from tests.support.namespaces import ADDRESSES, NoNamespaces, two_namespaces
 
-ADDRESSES = ("10.213.77.1", "10.213.77.2")
 STEPS = 4
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
 
 
 @pytest.fixture
 def namespaces() -> Iterator[list[str]]:
     """Two network namespaces with a cable between them."""
-    if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("unshare"):
-        pytest.skip("network namespaces need root, ip and unshare")
-    names = [f"pod{os.getpid()}-{index}" for index in range(2)]
-    ends = [f"v{os.getpid()}-{index}" for index in range(2)]
     try:
-        try:
-            for name in names:
-                ip("netns", "add", name)
-            ip("link", "add", ends[0], "netns", names[0], "type", "veth", "peer", "name", ends[1], "netns", names[1])
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
-        for name, end, address in zip(names, ends, ADDRESSES, strict=True):
-            ip("-n", name, "address", "add", f"{address}/24", "dev", end)
-            ip("-n", name, "link", "set", end, "up")
-            ip("-n", name, "link", "set", "lo", "up")
-        yield names
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+        with two_namespaces() as found:
+            yield [name for name, _ in found]
+    except NoNamespaces as error:
+        pytest.skip(str(error))
 
 
 def hosts(documents: list[Document], file: Path) -> list[str]:

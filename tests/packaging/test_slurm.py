@@ -113,6 +113,7 @@ def test_several_nodes_make_one_run(cluster: Cluster) -> None:
         variables = cluster.task(number)["variables"]
         assert variables["NODE_RANK"] == str(number)
         assert (variables["NUM_NODES"], variables["MASTER_ADDR"]) == ("2", "node-a")
+    assert (cluster.home / "qwen3-tts-work").is_dir(), "each task makes it, which may be on its node's own disk"
 
 
 @pytest.mark.parametrize(("code", "again"), [(0, False), (1, True), (2, False), (3, False), (4, False), (5, True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -11,6 +12,16 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIA" + "T" * 16, "AWS_SECRET_ACCESS_KEY": "s3cret" + "K" * 34}
+
+
+def environment(host: str, port: int) -> dict[str, str]:
+    """The variables that lead a client to a bucket there."""
+    return {
+        **KEYS,
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": host,
+    }
 
 
 class Bucket:
@@ -22,7 +33,8 @@ class Bucket:
         seen: method and key of every request.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._address = host, port
         self.objects: dict[str, bytes] = {}
         self.refused: set[str] = set()
         self.seen: list[tuple[str, str]] = []
@@ -35,7 +47,7 @@ class Bucket:
         class Bound(_Handler):
             bucket: Bucket = here
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Bound)
+        self._server = ThreadingHTTPServer(self._address, Bound)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
@@ -49,8 +61,7 @@ class Bucket:
     def env(self) -> dict[str, str]:
         """The variables that lead a client here."""
         assert self._server is not None, "use it in a with block"
-        url = f"http://127.0.0.1:{self._server.server_port}"
-        return {**KEYS, "AWS_ENDPOINT_URL": url, "AWS_EC2_METADATA_DISABLED": "true", "NO_PROXY": "127.0.0.1"}
+        return environment(self._address[0], self._server.server_port)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -183,3 +194,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _etag(data: bytes) -> str:
     return f'"{hashlib.md5(data).hexdigest()}"'
+
+
+if __name__ == "__main__":  # in a network namespace of its own: address, port
+    with Bucket(sys.argv[1], int(sys.argv[2])):
+        print("serving", flush=True)
+        threading.Event().wait()
