@@ -28,6 +28,7 @@ class Stage:
         name: also the name of the command and of the state file.
         function: `module:function`, imported when the stage runs.
         uses: groups of variables that its result depends on, and single fields of other groups.
+        apart: fields of those groups that its result does not depend on.
         after: stages whose results it builds on.
         inputs: identities of what it reads from outside the work directory.
         outputs: files that must still exist for the stage to count as done.
@@ -45,6 +46,7 @@ class Stage:
     arrived: Callable[[Paths], Path | None] = lambda paths: None
     left_out: Callable[[Settings], str | None] = lambda settings: None
     spread: bool = False
+    apart: tuple[str, ...] = ()
 
     def run(self, settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
         """Import the stage and run it."""
@@ -169,6 +171,7 @@ STAGES: tuple[Stage, ...] = (
         lambda p: [p.manifest("train")],
         _arrived,
         left_out=_prepared_already,
+        apart=("keep_speakers",),
     ),
     Stage(
         "prepare",
@@ -287,6 +290,7 @@ def stage_values(settings: Settings, stage: Stage) -> dict[str, Any]:
     names: set[str] = set()
     for used in stage.uses:
         names |= {used.upper()} if isinstance(used, str) else {field.upper() for field in used.model_fields}
+    names -= {field.upper() for field in stage.apart}
     return {name: value for name, value in settings.fingerprint_values().items() if name in names}
 
 

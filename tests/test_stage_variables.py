@@ -57,6 +57,18 @@ def test_a_stage_names_every_variable_that_it_reads(room: str) -> None:
     assert len(set().union(*(read_in(p.read_text(encoding="utf-8")) for p in (JOB / room).rglob("*.py")))) > 3
 
 
+def test_what_a_stage_leaves_apart_it_does_not_read() -> None:
+    """Other people of the same recordings (KEEP_SPEAKERS) are no reason to download them anew."""
+    apart = {stage.name: set(stage.apart) for stage in STAGES if stage.apart}
+    assert apart == {"fetch": {"keep_speakers"}}
+    read = set().union(*(read_in(path.read_text(encoding="utf-8")) for path in (JOB / "fetch").rglob("*.py")))
+    assert not read & apart["fetch"]
+    main, split = (load({"PRESET": "demo", "WORK_DIR": "/nowhere", "KEEP_SPEAKERS": one}) for one in ("main", "split"))
+    fetch, prepare = (one for one in STAGES if one.name in ("fetch", "prepare"))
+    assert stage_values(main, fetch) == stage_values(split, fetch)
+    assert stage_values(main, prepare) != stage_values(split, prepare)
+
+
 def test_what_a_stage_names_are_variables() -> None:
     names = {used for stage in STAGES for used in stage.uses if isinstance(used, str)}
     assert names <= set(Settings.model_fields)

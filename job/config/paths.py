@@ -51,6 +51,11 @@ class Paths:
         return self.work / "data" / "heard_words"
 
     @property
+    def clip_voices(self) -> Path:
+        """X-vectors of the clips, by which people are told apart (KEEP_SPEAKERS); a file per shard."""
+        return self.work / "data" / "clip_voices"
+
+    @property
     def alignment(self) -> Path:
         """What the model of ALIGN_MODEL heard in the recording that is being aligned; deleted when that is done."""
         return self.work / "data" / "alignment"
@@ -64,6 +69,11 @@ class Paths:
     def encoding(self) -> Path:
         """Shards of codes; kept, so that a rerun with other edits or limits encodes only what changed."""
         return self.work / "data" / "encoding"
+
+    @property
+    def people(self) -> Path:
+        """Which clips each of the people under one name has, so that names stay (KEEP_SPEAKERS=split)."""
+        return self.prepared / "people.json"
 
     @property
     def cache(self) -> Path:

@@ -119,10 +119,10 @@ class DataVariables(BaseSettings):
     )
     prepare_only: bool = var(False, "Stop after `prepare`.", free=True)
     quality_gate: Switch = var("fail", "What happens when a check of the data fails; `off` also keeps doubtful rows.")
-    keep_speakers: Literal["all", "main"] = var(
+    keep_speakers: Literal["all", "main", "split"] = var(
         "all",
         "Of recordings in which several people speak under one name, keep all clips, or with `main` only those of the "
-        "one who speaks most (of the one in REF_AUDIO_PATH, if set).",
+        "one who speaks most (of the one in REF_AUDIO_PATH, if set); `split` makes each a speaker: NAME, NAME_2 ...",
     )
     augment_speed: bool = var(False, "Also train on copies at 0.9 and 1.1 times the speed.")
     augment_pitch: bool = var(False, "Also train on copies shifted by two semitones up and down.")

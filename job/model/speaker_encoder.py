@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Shorter references are repeated up to this length: the encoder's reflection padding needs some frames.
 SHORTEST_REFERENCE = 0.5
+#: Packages whose versions affect x-vectors.
+_LIBRARIES = ("torch", "transformers", "qwen-tts", "soxr")
 
 
 class SpeakerEncoder:
@@ -62,6 +65,13 @@ class SpeakerEncoder:
         with reproducible():
             vector: torch.Tensor = stock(self, np.ascontiguousarray(converted, dtype=np.float32), self.sample_rate)
         return vector.to("cpu").clone()
+
+    def identity(self) -> str:
+        """Digest of what determines x-vectors besides the recording: weights, device type, library versions."""
+        parts = [repr((self.sample_rate, self.device.type, [(name, version(name)) for name in _LIBRARIES])).encode()]
+        for name, tensor in sorted(self.speaker_encoder.state_dict().items()):
+            parts += [name.encode(), tensor.detach().cpu().contiguous().numpy().tobytes()]
+        return files.digest_bytes(b"".join(parts))
 
 
 def _speaker_encoder_tensors(base: Path) -> dict[str, torch.Tensor]:

@@ -210,7 +210,8 @@ def problems(work: Work, tally: Tally) -> list[str]:
         if measured.voices == "one":
             continue
         unnamed = "speaker_name" not in settings.model_fields_set and name == speaker_key(settings.speaker_name)
-        fix = "name the column of the speakers (SPEAKER_COLUMN=...), keep one of them (KEEP_SPEAKERS=main)"
+        fix = "name the column of the speakers (SPEAKER_COLUMN=...), keep one of them (KEEP_SPEAKERS=main), "
+        fix += "make each a speaker (KEEP_SPEAKERS=split)"
         if unnamed and measured.voices == "many":
             found.append(f"{_described(name, measured)}: {fix}, or set SPEAKER_NAME=... to make one voice of them")
         else:

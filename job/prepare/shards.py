@@ -23,6 +23,7 @@ from job.dataset.prepared import row_codes
 from job.prepare.codec import Codec, Codes
 from job.prepare.edits import Edit, lay_over
 from job.prepare.encode import Item
+from job.prepare.leaving_out import with_column
 from job.prepare.manifest_rows import Row
 from job.prepare.parquet_store import shard_table
 
@@ -75,6 +76,7 @@ class Shards:
         self._identities = {split: json.dumps([FORMAT, LINES, one], default=str) for split, one in identities.items()}
         self._run = run
         self._edits = edits or {}
+        self._speakers: Mapping[str, Mapping[int, str]] = {}
         self._right: set[Shard] = set()
         self._seen: dict[str, _Seen] = {}
 
@@ -174,6 +176,10 @@ class Shards:
             if kept.any():
                 yield table.select(columns).filter(pa.array(kept))
 
+    def call_speakers(self, names: Mapping[str, Mapping[int, str]]) -> None:
+        """From now on read rows, by split and manifest line, with these speaker names instead of their own."""
+        self._speakers = names
+
     def row(self, split: str, position: int) -> dict[str, Any]:
         """All columns but the codes for one manifest line."""
         table = self._table(split, position // LINES).drop_columns("codes")
@@ -188,7 +194,11 @@ class Shards:
         with pa.memory_map(str(self._path(split, number))) as source:
             table = pa.ipc.open_file(source).read_all()
         edits = self._edits.get(split)
-        return lay_over(table, edits) if edits else table
+        table = lay_over(table, edits) if edits else table
+        if not (names := self._speakers.get(split)) or not len(table):
+            return table
+        pairs = zip(table["position"].to_pylist(), table["speaker"].to_pylist(), strict=True)
+        return with_column(table, "speaker", [names.get(position, own) for position, own in pairs])
 
     def _note(self, split: str, number: int) -> dict[str, Any]:
         try:

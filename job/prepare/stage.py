@@ -15,10 +15,22 @@ from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import DataRefused
 from job.dataset.prepared import SPLITS, read_summary, schema, write_cache
-from job.prepare import augment, edits, heard_words, main_speaker, one_voice, page, quality, quality_gate, speakers
+from job.prepare import (
+    augment,
+    clip_voices,
+    edits,
+    heard_words,
+    main_speaker,
+    one_voice,
+    page,
+    quality,
+    quality_gate,
+    speakers,
+)
 from job.prepare.admitted import Admitted
 from job.prepare.manifest_rows import AUTO, speaker_key
 from job.prepare.parquet_store import write_shards
+from job.prepare.people_names import Named
 from job.prepare.quality import Tally
 from job.prepare.split import held_out
 from job.prepare.work import COPIES, STAGE, Work
@@ -47,13 +59,16 @@ def prepare(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
         work.encode((*SPLITS, COPIES), ranks.rank, ranks.world)
         ranks.wait()
         heard_words.hear(work, ranks.rank, ranks.world)
+        if settings.keep_speakers != "all":
+            clip_voices.clips(work, ranks.rank, ranks.world)
         ranks.wait()
     return ranks.first_does(lambda: merge(work))
 
 
 def _begin_anew(settings: Settings) -> None:
-    """With FORCE, delete the shards of a finished run; a killed run resumes from its shards."""
+    """With FORCE, delete shards and x-vectors of a finished run; a killed run resumes from them."""
     if settings.force and (settings.paths.encoding / _FINISHED).is_file():
+        shutil.rmtree(settings.paths.clip_voices, ignore_errors=True)
         shutil.rmtree(settings.paths.encoding)
 
 
@@ -71,13 +86,15 @@ def merge(work: Work) -> dict[str, Any]:
 
     # 1. Codes of all rows: the validation rows are chosen after the bad ones are rejected.
     work.encode(SPLITS)
-    admitted = Admitted(work, heard_words.hear(work), main_speaker.others(work))
+    told = main_speaker.tell(work)
+    work.call_speakers(told.speakers)
+    admitted = Admitted(work, heard_words.hear(work), told.left_out)
     tally = _gather(work, admitted)
     _hold_out(tally, work)
 
     # 2. The quality gate; its figures are written whether it passes or not.
     found = [*quality_gate.problems(tally), *one_voice.problems(work, tally)]
-    _write_figures(work, tally, admitted, found)
+    _write_figures(work, tally, admitted, found, told.figures)
     _report_rows(tally)
     for way in admitted.ways:
         console.warn(STAGE, way)
@@ -87,8 +104,8 @@ def merge(work: Work) -> dict[str, Any]:
     # 3. The new dataset is built beside the old one and replaces it in one step.
     work.encode((COPIES,))
     summary: dict[str, Any] = {}
-    files.replace_directory(paths.prepared, lambda directory: summary.update(_fill(directory, work, tally)))
-    _write_figures(work, tally, admitted, found, summary.pop("copies"))
+    files.replace_directory(paths.prepared, lambda directory: summary.update(_fill(directory, work, tally, told.named)))
+    _write_figures(work, tally, admitted, found, told.figures, summary.pop("copies"))
     write_cache(paths)
     work.shards.prune()
     files.write_text(paths.encoding / _FINISHED, "")
@@ -129,8 +146,10 @@ def _hold_out(tally: Tally, work: Work) -> None:
         console.say(STAGE, f"{tally.validation.sum()} of {tally.kept} rows are held out for validation")
 
 
-def _fill(directory: Path, work: Work, tally: Tally) -> dict[str, Any]:
+def _fill(directory: Path, work: Work, tally: Tally, named: dict[str, Named]) -> dict[str, Any]:
     """Write the prepared dataset into the empty `directory`. Returns its summary, and the number of copies."""
+    if named:
+        files.write_json(directory / work.settings.paths.people.name, named)
     vectors, about = speakers.x_vectors(work.plans, tally, work.shards, work.codec, work.base, work.encoder)
     _save_vectors(directory / "speakers.safetensors", vectors)
     copies = _write_splits(directory, work, tally)
@@ -208,7 +227,9 @@ def _refused_by_fetch(settings: Settings) -> Iterator[dict[str, Any]]:
         yield from files.read_jsonl(settings.paths.fetch_rejected)
 
 
-def _write_figures(work: Work, tally: Tally, admitted: Admitted, found: list[str], copies: int = 0) -> None:
+def _write_figures(
+    work: Work, tally: Tally, admitted: Admitted, found: list[str], people: dict[str, Any], copies: int = 0
+) -> None:
     """Write quality.json, quality.html and rejected.jsonl, also when the gate refuses the data."""
     paths = work.settings.paths
     worst = Worst(tally, admitted.words)
@@ -222,6 +243,8 @@ def _write_figures(work: Work, tally: Tally, admitted: Admitted, found: list[str
 
     figures = quality.figures_of(tally, found, copies)
     figures["ways"] = admitted.ways
+    if people:
+        figures["people"] = people
     files.write_jsonl(paths.rejected, refused())
     files.write_json(paths.quality, figures)
     files.write_text(

@@ -29,6 +29,11 @@ OTHERS_WORDS, OTHERS_SHARE = 0.4, 0.6
 #: A text counts as another language's if its log-likelihood per letter there is higher by at least this (natural
 #: logarithm); fewest letters of such a text; fewest rows of a language for its model to be used.
 LIKELIER, FEWEST_LETTERS, FEWEST_ROWS = 0.7, 15, 20
+#: KEEP_SPEAKERS=split: a person is a speaker from this many clips and this many seconds on, except the first of a name.
+#: A dozen clips are what `job.prepare.one_voice` needs to judge a speaker; with less than a minute, a speaker's name
+#: would be worth less than its x-vector alone. And the share of an earlier name's seconds that may be told to be
+#: another's without a warning: clips in which two people speak go one way or the other.
+FEWEST_OWN, LEAST_OWN, MOVED = 12, 60.0, 0.1
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from importlib.metadata import version
 from itertools import groupby
@@ -114,8 +114,9 @@ class Work:
         self.manifest = Manifest(settings, known)
         if not settings.prepare_only:
             voices.refuse_adapter_alone(self.manifest.languages, known, settings)
-        existing = loading.by_lookup_key(config.talker.get("spk_id"))
-        self.plans = speakers.plan_references(self.manifest.speakers, settings, existing)
+        #: The speakers that the base has, and their rows.
+        self.existing = loading.by_lookup_key(config.talker.get("spk_id"))
+        self.plans = speakers.plan_references(self.manifest.speakers, settings, self.existing)
         self.device = loading.resolve_device(settings)
         self.codec = load_codec(settings, config.codebooks, self.device)
         # Used only at the end, for voices that the base lacks; loaded here so that a missing one fails before encoding.
@@ -156,6 +157,13 @@ class Work:
         for split in splits:
             if self.manifest.rows[split] and (split != COPIES or augment.changes(self.settings)):
                 self._encode_split(split, rank, world)
+
+    def call_speakers(self, names: Mapping[str, Mapping[int, str]]) -> None:
+        """From now on, rows have these speakers, by split and line of the manifest, and their copies as well."""
+        self.shards.call_speakers({**names, COPIES: names["train"]})
+        strategy = "first" if self.settings.ref_audio_strategy == "first" else "best"
+        for name in {name for of_split in names.values() for name in of_split.values()}:
+            self.plans.setdefault(name, speakers.Plan(strategy))
 
     def limits(self, split: str) -> tuple[float | None, int | None]:
         """Largest number of frames (MAX_HOURS) and of rows (MAX_EVAL_SAMPLES) in a split; None for no limit."""

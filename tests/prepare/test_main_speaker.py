@@ -15,7 +15,8 @@ from scipy.signal import butter, sosfilt
 from job import prepare
 from job.core import files
 from job.dataset.prepared import read_split
-from job.prepare.main_speaker import Clip, people
+from job.prepare.clip_voices import Clip
+from job.prepare.main_speaker import people
 from tests.prepare.conftest import Make, voice
 from tests.prepare.test_one_voice import vectors
 
