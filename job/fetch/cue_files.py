@@ -111,8 +111,20 @@ def _labels(text: str, name: str) -> Iterator[Cue]:
 
 
 def _segments(value: Any) -> list[dict[str, Any]]:
-    found = value.get("segments") or value.get("chunks") if isinstance(value, dict) else value
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    found = (
+        value.get("segments") or value.get("chunks") or value.get("transcription") if isinstance(value, dict) else value
+    )
+    return [_with_times(one) for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _with_times(segment: dict[str, Any]) -> dict[str, Any]:
+    """Return a segment with `start` and `end` in seconds, where other programs than Whisper keep them otherwise."""
+    pair, offsets = segment.get("timestamp"), segment.get("offsets")
+    if isinstance(pair, list) and len(pair) == 2:  # transformers
+        return {"start": pair[0], "end": pair[1], **segment}
+    if isinstance(offsets, dict) and all(isinstance(offsets.get(key), int) for key in ("from", "to")):  # whisper.cpp
+        return {"start": offsets["from"] / 1000, "end": offsets["to"] / 1000, **segment}
+    return segment
 
 
 def _json(text: str, name: str) -> Iterator[Cue]:
@@ -121,11 +133,17 @@ def _json(text: str, name: str) -> Iterator[Cue]:
     except (ValueError, RecursionError):
         raise RowError("text is something else", f"{name} is not JSON") from None
     for number, one in enumerate(found, start=1):
-        start, end = (
-            float(one[key]) if isinstance(one.get(key), int | float) else float("nan") for key in ("start", "end")
-        )
         said, speaker = one.get("text"), one.get("speaker")
+        start, end = (_number(one.get(key)) for key in ("start", "end"))
         yield Cue(number, start, end, str(said or "").strip(), str(speaker) if speaker else None)
+
+
+def _number(value: Any) -> float:
+    """Return seconds that are given as a number or as its digits; NaN for anything else."""
+    try:
+        return float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
 
 
 def _textgrid(text: str, name: str) -> Iterator[Cue]:

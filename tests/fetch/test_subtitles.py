@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from job.core.errors import BadInput
-from job.fetch import cue_files, speaker_labels
+from job.fetch import cue_files, sidecars, speaker_labels
 from job.fetch.cue_files import Cue
 from tests.fetch.test_cues import Spoken, clock, srt, talk
 
@@ -98,3 +100,67 @@ def test_subtitles_of_another_cut_are_not_used(tmp_path: Path, fetched: Any) -> 
 def test_times_in_any_usual_form_are_read(tmp_path: Path) -> None:
     assert cues_of(tmp_path, "1\n0:0:1,5 -> 0:0:2,25\nHello.\n") == [(1.5, "Hello.")]
     assert cues_of(tmp_path, f"1\n{clock(3661.5, '.')}-->{clock(3662)}\nHello.\n") == [(3661.5, "Hello.")]
+
+
+@pytest.mark.parametrize(
+    "name", ["talk.ttml", "talk.otr", "talk.docx", "talk.en.sdh.srt", "talk_en.vtt", "talk (1).srt", "talk.mp4.srt"]
+)
+def test_a_transcript_that_is_not_read_is_asked_about_and_the_recording_not_transcribed(
+    tmp_path: Path, fetched: Any, name: str
+) -> None:
+    said = talk(tmp_path / "in" / "talk.wav", count=2)
+    (tmp_path / "in" / name).write_text(srt(said), encoding="utf-8")
+    with pytest.raises(BadInput, match=f"{re.escape(name)} is not (read|used): .*TRANSCRIBE=always transcribes it"):
+        fetched(DATA_DIR=tmp_path / "in", TRANSCRIBE="auto")
+
+
+def test_subtitles_of_another_recording_are_not_asked_about(tmp_path: Path) -> None:
+    names = [tmp_path / "talk.wav", tmp_path / "talk_en.wav"]
+    beside = sidecars.Sidecars(tmp_path, names, [tmp_path / "talk_en.srt", tmp_path / "talk_7.srt"])
+    assert not beside.has_unread(names[0])
+
+
+@pytest.mark.parametrize("name", ["talk.es-419.vtt", "talk.zh-Hant-TW.vtt", "talk.en-orig.vtt"])
+def test_languages_in_names_of_subtitles(tmp_path: Path, fetched: Any, name: str) -> None:
+    said = talk(tmp_path / "in" / "talk.wav", count=2)
+    (tmp_path / "in" / name).write_text("WEBVTT\n\n" + srt(said).replace(",", "."), encoding="utf-8")
+    assert len(fetched(DATA_DIR=tmp_path / "in")["train"]) == 2
+
+
+def _seconds(said: list[Spoken]) -> str:
+    return json.dumps({"segments": [{"start": str(a), "end": str(b), "text": t} for a, b, t in said]})
+
+
+def _transformers(said: list[Spoken]) -> str:
+    return json.dumps({"text": "", "chunks": [{"timestamp": [a, b], "text": f" {t}"} for a, b, t in said]})
+
+
+def _whisper_cpp(said: list[Spoken]) -> str:
+    offsets = [{"offsets": {"from": round(1000 * a), "to": round(1000 * b)}, "text": t} for a, b, t in said]
+    return json.dumps({"systeminfo": "", "result": {"language": "en"}, "transcription": offsets})
+
+
+@pytest.mark.parametrize("form", [_seconds, _transformers, _whisper_cpp])
+def test_json_of_other_programs_that_run_whisper(tmp_path: Path, fetched: Any, form: Any) -> None:
+    said = talk(tmp_path / "in" / "talk.wav", count=3)
+    (tmp_path / "in" / "talk.json").write_text(form(said), encoding="utf-8")
+    rows = fetched(DATA_DIR=tmp_path / "in")["train"]
+    assert [row["text"] for row in rows] == [text for *_, text in said]
+    assert all(a - 0.16 <= row["start"] <= a + 0.01 for row, (a, _, _) in zip(rows, said, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        ("Start\tEnd\tText\n0.6\t1.2\tHello.\n1.8\t2.5\tThank you.\n", "but for the line 'Start"),
+        ("0.6\t1.2\tHello.\nThank you.\n3.1\t3.9\tNot now.\n", "but for the line 'Thank you.'"),
+        ("00:00:00,600\t00:00:01,183\tHello.\n00:00:01,8\t00:00:02,5\tThank you.\n", "2 lines of talk.txt begin"),
+        ("0:00\nhello\n0:02\nthank you\n", "2 lines of talk.txt begin with a time"),
+        ("[0:00:01] Hello.\n\n[0:00:02] Thank you.\n", "talk.txt"),
+    ],
+)
+def test_a_text_with_times_in_it_is_not_read_out(tmp_path: Path, fetched: Any, text: str, detail: str) -> None:
+    talk(tmp_path / "in" / "talk.wav", count=2)
+    (tmp_path / "in" / "talk.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(BadInput, match=f"text has times: .*{re.escape(detail)}"):
+        fetched(DATA_DIR=tmp_path / "in")
