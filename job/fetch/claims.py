@@ -19,28 +19,41 @@ class Claims:
     def __init__(self) -> None:
         self._first: dict[int, int] = {}
         self._other_row: dict[int, int] = {}
+        self._cut: set[int] = set()
 
     def add(self, row: dict[str, Any]) -> None:
         """Record the text that a manifest row gives for its recording; rows without audio or with codes are ignored."""
         if row["audio"] is None or "audio_codes" in row:
             return
         key = _key(row)
+        if row.get("start") is not None or row.get("end") is not None:
+            self._cut.add(_key({"audio": row["audio"]}))
         mine = _digest(_words(row["text"])) >> _ROW_BITS << _ROW_BITS | int(row["row"])
         first = self._first.setdefault(key, mine)
         if first >> _ROW_BITS != mine >> _ROW_BITS:
             self._other_row.setdefault(key, int(row["row"]))
 
     def disputed(self) -> bool:
-        """Whether any recording has two different texts."""
-        return bool(self._other_row)
+        """Whether any recording has two different texts, or is one row and several others' parts as well."""
+        return bool(self._other_row) or any(key in self._first for key in self._cut)
 
     def check(self, row: dict[str, Any]) -> None:
         """Reject a row whose recording has another text as well; call this only after all rows have been added.
 
         Raises:
-            RowError: the recording has another text; the message names the other row.
+            RowError: the recording has another text; the message names the other row. Or the row takes the whole of a
+                recording of which other rows take parts.
         """
-        if row["audio"] is None or "audio_codes" in row or (key := _key(row)) not in self._other_row:
+        if row["audio"] is None or "audio_codes" in row:
+            return
+        key = _key(row)
+        if key in self._cut:
+            raise RowError(
+                "one recording whole and in parts",
+                f"other rows take parts of {row['audio'].rsplit('/', 1)[-1]} and this one all of it; give it its place "
+                "too (start and end in seconds), or correct the one that is not in the recording",
+            )
+        if key not in self._other_row:
             return
         first = self._first[key] & ((1 << _ROW_BITS) - 1)
         other = self._other_row[key] if first == row["row"] else first

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from job.fetch import lines
+from job.fetch import lines, subtitles
 from job.fetch.table import RowError
 
 #: Extensions of files that always contain times, in order of preference.
@@ -23,8 +23,6 @@ TIERS = (
     *("ortho", "ort-mau", "phrase", "phrases", "ipu", "ipus", "segment", "segments", "words", "word"),
 )
 
-_CLOCK = r"(?:(\d{1,3}):)?(\d{1,3}):(\d{2})(?:[.,](\d{1,3}))?"
-_ARROW = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}(?:\s|$)")
 #: Separator between the names of several speakers in one cue.
 SEVERAL = " / "
 _VOICE = re.compile(r"<v(?:\.[\w.-]+)?\s+([^<>]+)>", re.IGNORECASE)
@@ -96,44 +94,12 @@ def holds_segments(path: Path) -> bool:
         return False
 
 
-def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str | None) -> float:
-    """Convert the parts of a clock time to seconds."""
-    return int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds) + float(f"0.{fraction or 0}")
-
-
 def _subtitles(text: str, name: str) -> Iterator[Cue]:
-    """Parse SRT and WebVTT: a line with two times, then lines of text up to a blank line."""
-    found: list[tuple[tuple[str, ...], list[str]]] = []
-    inside = False
-    for line in text.split("\n"):
-        if arrow := _ARROW.match(line):
-            if inside and found[-1][1] and found[-1][1][-1].isdigit():
-                found[-1][1].pop()  # the number of this cue, if no blank line precedes it
-            found.append((arrow.groups(), []))
-            inside = True
-        elif inside and line.strip():
-            found[-1][1].append(line.strip())
-        else:
-            inside = inside and not found[-1][1]  # rolling captions begin with a blank line
-    said = _unrolled([lines for _, lines in found])
-    for number, ((at, shown), here) in enumerate(zip(found, said, strict=True), start=1):
-        if here or not shown:
-            joined = "\n".join(here)
-            voices = dict.fromkeys(voice.strip() for voice in _VOICE.findall(joined))
-            yield Cue(number, _seconds(*at[:4]), _seconds(*at[4:]), joined, SEVERAL.join(voices) or None)
-
-
-def _unrolled(cues: list[list[str]]) -> list[list[str]]:
-    """Remove the lines that a cue repeats from the previous one if captions roll, where each line is shown twice."""
-    plain = [[re.sub(r"<[^>]*>", "", line).strip() for line in lines] for lines in cues]
-    again = [0] * len(cues)
-    for at in range(1, len(cues)):
-        before, here = plain[at - 1], plain[at]
-        lengths = range(min(len(before), len(here)), 0, -1)
-        again[at] = next((shown for shown in lengths if here[:shown] == before[-shown:]), 0)
-    if 3 * sum(map(bool, again)) < len(cues):
-        return cues
-    return [lines[shown:] for lines, shown in zip(cues, again, strict=True)]
+    """Parse SRT and WebVTT."""
+    for number, (start, end, shown) in subtitles.parse(text):
+        joined = "\n".join(shown)
+        voices = dict.fromkeys(voice.strip() for voice in _VOICE.findall(joined))
+        yield Cue(number, start, end, joined, SEVERAL.join(voices) or None)
 
 
 def _labels(text: str, name: str) -> Iterator[Cue]:
@@ -145,8 +111,20 @@ def _labels(text: str, name: str) -> Iterator[Cue]:
 
 
 def _segments(value: Any) -> list[dict[str, Any]]:
-    found = value.get("segments") or value.get("chunks") if isinstance(value, dict) else value
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    found = (
+        value.get("segments") or value.get("chunks") or value.get("transcription") if isinstance(value, dict) else value
+    )
+    return [_with_times(one) for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _with_times(segment: dict[str, Any]) -> dict[str, Any]:
+    """Return a segment with `start` and `end` in seconds, where other programs than Whisper keep them otherwise."""
+    pair, offsets = segment.get("timestamp"), segment.get("offsets")
+    if isinstance(pair, list) and len(pair) == 2:  # transformers
+        return {"start": pair[0], "end": pair[1], **segment}
+    if isinstance(offsets, dict) and all(isinstance(offsets.get(key), int) for key in ("from", "to")):  # whisper.cpp
+        return {"start": offsets["from"] / 1000, "end": offsets["to"] / 1000, **segment}
+    return segment
 
 
 def _json(text: str, name: str) -> Iterator[Cue]:
@@ -155,11 +133,17 @@ def _json(text: str, name: str) -> Iterator[Cue]:
     except (ValueError, RecursionError):
         raise RowError("text is something else", f"{name} is not JSON") from None
     for number, one in enumerate(found, start=1):
-        start, end = (
-            float(one[key]) if isinstance(one.get(key), int | float) else float("nan") for key in ("start", "end")
-        )
         said, speaker = one.get("text"), one.get("speaker")
+        start, end = (_number(one.get(key)) for key in ("start", "end"))
         yield Cue(number, start, end, str(said or "").strip(), str(speaker) if speaker else None)
+
+
+def _number(value: Any) -> float:
+    """Return seconds that are given as a number or as its digits; NaN for anything else."""
+    try:
+        return float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
 
 
 def _textgrid(text: str, name: str) -> Iterator[Cue]:

@@ -21,6 +21,8 @@ MARGIN = 0.15
 SMALL_GAP = 0.8
 #: Seconds by which a cue may overlap the previous one without counting as overlapping: times are rounded.
 ROUNDED = 0.1
+#: Seconds after the end of a recording until which a cue may be shown.
+BEYOND = 1.0
 #: Latest end time that is accepted for a cue, seconds.
 _LONGEST = 1e6
 
@@ -70,6 +72,22 @@ def sentences(cues: Iterable[Cue], name: str, longest: float, length: float) -> 
         yield found if isinstance(found, RowError) else _with_margins(found, starts, ends, length)
 
 
+def check_length(cues: list[Cue], name: str, audio: str, length: float) -> None:
+    """Reject a file of which several cues end after the recording: where all the others belong is unknown.
+
+    Raises:
+        RowError: so it is; `length` is the recording's, seconds.
+    """
+    beyond = [cue.end for cue in cues if cue.end > length + BEYOND]
+    if len(beyond) > 1 or len(beyond) == len(cues):
+        raise RowError(
+            "subtitles are longer than the recording",
+            f"{len(beyond)} of {len(cues)} cues of {name} end after {audio} does ({length:.1f} s), the last at "
+            f"{max(beyond):.1f} s: they are of another cut, or shifted; shift their times, or take out those cues if "
+            "the recording is the beginning of what they are of",
+        )
+
+
 def _with_margins(one: Sentence, starts: list[float], ends: list[float], length: float) -> Sentence:
     """Extend a sentence by `MARGIN` into the pauses around it. `starts` and `ends` are those of all cues, sorted."""
     before = ends[at - 1] if (at := bisect_right(ends, one.start + ROUNDED)) else 0.0
@@ -104,6 +122,9 @@ def _joined_cues(ordered: list[Cue], name: str, longest: float) -> Iterator[Sent
 
 def _checked(cue: Cue, name: str) -> Cue | RowError:
     """Return the cue with plain text, or why it is rejected: impossible times, no words, a sound, or two speakers."""
+    if math.isnan(cue.start) or math.isnan(cue.end):
+        shown = " ".join(cue.text.split())[:60]
+        return RowError("cue without times", f"{name} cue {cue.number}: no times can be read for {shown!r}; mend them")
     if not (math.isfinite(cue.start) and math.isfinite(cue.end) and -ROUNDED <= cue.start < cue.end < _LONGEST):
         return RowError("cue with impossible times", f"{name} cue {cue.number}: {cue.start:g} to {cue.end:g} s")
     bare = html.unescape(_TAG.sub("", cue.text))

@@ -11,7 +11,7 @@ from typing import Any
 from job.audio import audio_files
 from job.config.settings import Settings
 from job.core import console, files
-from job.fetch import audio_store, cue_files, cues, find, sidecars, text_files
+from job.fetch import audio_store, cue_files, cues, find, sidecars, speaker_labels, text_files
 from job.fetch.listing import HIDDEN
 from job.fetch.references import REFERENCE_TEXT, REFERENCES, reference_of
 from job.fetch.table import Row, RowError, Table, Unreadable
@@ -134,11 +134,15 @@ class Recordings:
             if values is None or not isinstance(source, sidecars.Source) or not source.timed:
                 yield values
                 return
-            found = cue_files.read(source.path)
+            found, labels = speaker_labels.told_apart(cue_files.read(source.path))
             length = audio_store.seconds(path)
+            cues.check_length(found, source.path.name, path.name, length)
         except RowError as error:
             yield error
             return
+        if labels:
+            names = ", ".join(f"{name} ({count})" for name, count in labels.most_common(4))
+            self._say("labels", f"{source.path.name} names who speaks in its text: {names}; others likewise")
         by_hand = source.path.suffix.lower() == ".txt"  # Audacity labels: each is one row as it stands
         longest = 0.0 if by_hand else min(LONGEST_SENTENCE, self._max_seconds)
         for one in cues.sentences(found, source.path.name, longest, length):

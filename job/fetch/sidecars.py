@@ -29,7 +29,13 @@ from job.fetch.table import RowError
 _MICROPHONE = re.compile(r"[._-](?:mic|ch|channel)[._-]?(\d+)$", re.IGNORECASE)
 _TABLES = (".trans.txt", ".trans.tsv")
 #: Language suffix in the name of a subtitle file (`talk.en.vtt`, `talk.pt-BR.srt`).
-_LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}(?:[-_][A-Za-z]{2,4})?$")
+_LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{2,4}){0,2}$")
+#: What else may follow a recording's name in that of its subtitles: `.en.sdh`, `.English`, `_en`, ` (1)`, `.mp4`.
+_MORE = re.compile(r"(?:[._ -](?:[A-Za-z]{2,9}|\d{3}|mp[34]|m4[av])| ?\(\d\))$")
+
+
+#: How to have a recording transcribed all the same.
+_OR_TRANSCRIBE = "; TRANSCRIBE=always transcribes it"
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Sidecars:
         self._parallel: dict[str, list[Path]] = {}
         self._tables: dict[Path, list[Path]] = {}
         self._tagged: dict[tuple[Path, str], list[Path]] = {}
+        self._perhaps: dict[tuple[Path, str], Path] = {}
         for path in others:
             if path.name.lower().endswith(_TABLES):
                 self._tables.setdefault(path.parent, []).append(path)
@@ -66,6 +73,8 @@ class Sidecars:
                 if path.suffix.lower() in cue_files.ENDINGS and (tag := _LANGUAGE.search(path.stem)):
                     name = path.stem[: tag.start()] + path.suffix
                     self._tagged.setdefault((path.parent, key(name)), []).append(path)
+                if path.suffix.lower() in cue_files.ENDINGS:
+                    self._add_names_before(path)
                 if path.suffix.lower() in (".txt", ".lab"):
                     self._parallel.setdefault(key(path.stem), []).append(path)
         self._lines = lru_cache(maxsize=8)(text_files.lines_by_name)
@@ -122,12 +131,23 @@ class Sidecars:
     def none(self, audio: Path) -> RowError:
         """Return the error for a recording without a text: what was looked for, and what exists instead."""
         stem = audio_files.stem(audio.name)
+        what = f"{audio.name} has no {stem}.txt beside it"
         for ending in text_files.NOT_READ:
             for other in (f"{stem}{ending}", f"{audio.name}{ending}"):
                 if self._beside.get((audio.parent, key(other))):
-                    todo = f"{other} is not read: save what is said as {stem}.txt, without times"
-                    return RowError("audio without text", f"{audio.name} has no {stem}.txt beside it; {todo}")
-        return RowError("audio without text", f"{audio.name} has no {stem}.txt beside it")
+                    todo = f"save what is said as {stem}.txt, without times, or as {stem}.srt, with them"
+                    return RowError("audio without text", f"{what}; {other} is not read: {todo}{_OR_TRANSCRIBE}")
+        if (other_name := self._perhaps.get((audio.parent, key(stem)))) is not None:
+            todo = f"call it {stem}{other_name.suffix} if it is what is said"
+            return RowError("audio without text", f"{what}; {other_name.name} is not used: {todo}{_OR_TRANSCRIBE}")
+        return RowError("audio without text", what)
+
+    def _add_names_before(self, subtitles: Path) -> None:
+        """Note for which recordings subtitles may be whose name goes on after the recording's: `talk.en.sdh.srt`."""
+        stem = subtitles.stem
+        while (more := _MORE.search(stem)) and (subtitles.parent, _plain(stem)) not in self._stems:
+            stem = stem[: more.start()]
+            self._perhaps.setdefault((subtitles.parent, key(stem)), subtitles)
 
     def has_unread(self, audio: Path) -> bool:
         """Whether a file in place of a transcript lies next to a recording, of a kind that is not read."""

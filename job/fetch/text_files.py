@@ -13,22 +13,30 @@ from pathlib import Path
 from typing import Any
 
 from job.audio import audio_files
-from job.fetch import cue_files
+from job.fetch import cue_files, lines
 from job.fetch.columns import NAMES
 from job.fetch.table import RowError
 
-#: Extensions of transcripts with times or markup, which are not supported.
+#: Extensions of files that may hold what is said, with times or markup, and are not read.
 NOT_READ = (
-    ".lrc",
-    ".ass",
-    ".ssa",
-    ".sbv",
-    ".eaf",
-    ".ctm",
-    ".stm",
-    ".rttm",
-    ".cha",
-    ".trs",
+    *(
+        ".lrc",
+        ".ass",
+        ".ssa",
+        ".sbv",
+        ".eaf",
+        ".ctm",
+        ".stm",
+        ".rttm",
+        ".cha",
+        ".trs",
+        ".ttml",
+        ".dfxp",
+        ".itt",
+        ".otr",
+    ),
+    *(".srv1", ".srv2", ".srv3", ".json3", ".smi", ".sami", ".stl", ".scc", ".sub", ".xml", ".tsv"),
+    *(".docx", ".doc", ".odt", ".rtf", ".pages", ".md", ".html", ".htm"),
 )
 ENDINGS = (".txt", ".lab", ".json", *cue_files.ENDINGS, *NOT_READ)
 
@@ -39,6 +47,8 @@ _TIME = r"\d+(?:[.,]\d+)?"
 #: `0 2500000 sil` (HTK), `0.5 1.25 hello` (Audacity), `2500000 121 sil` (festival).
 _TIMED_LINE = re.compile(rf"{_TIME}\s+-?{_TIME}(?:\s+\S|\s*$)")
 _SUBTITLE = re.compile(r"\d+:\d\d[:.,]\d\d.*-->|^WEBVTT|^\[\d+:\d\d[.:]\d\d", re.MULTILINE)
+#: `0:12 hello`, `[00:01:02]`, alone or before words: transcripts with the time of each line or paragraph.
+_CLOCK_LINE = re.compile(r"[\[(]?\d{1,2}:\d{2}(?::\d{2})?(?:[.,]\d{1,3})?[\])]?(?:\s|$)")
 _FULL_CONTEXT = re.compile(r"\S*\^\S*-\S*\+\S*=")
 _SILENCES = {"sil", "pau", "sp", "spn", "#", "h#", "<sil>", "<p:>"}
 _POINTERS = ("version https://git-lfs.", "version https://hawser.", "/annex/objects/", "-----BEGIN PGP ", "Salted__")
@@ -51,7 +61,9 @@ def read(path: Path, audio: Path) -> dict[str, Any]:
         RowError: it is not UTF-8, contains something other than text, or gives a different length for the recording.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
+        encoding = lines.encoding_of(content)
+        text = content.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError:
         raise RowError("text is not UTF-8", f"{path.name}; save it as UTF-8") from None
     except OSError as error:
@@ -72,18 +84,27 @@ def check(text: str, name: str) -> None:
     if beginning.startswith(_POINTERS) or audio_files.is_page(beginning) or re.match(r'\{\s*"', beginning):
         what = audio_files.what_it_is(beginning.encode()) or "it is no text"
         raise RowError("text is something else", f"{name}: {what.replace('the recording', 'the text')}")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines:
+    given = [line.strip() for line in text.splitlines() if line.strip()]
+    if not given:
         return
     # A single sentence may begin with two numbers; all of several lines do not, nor does a line with tabs.
-    label = len(lines) > 1 or "\t" in lines[0] or name.lower().endswith(".lab")
-    if label and all(map(_TIMED_LINE.match, lines)) and any(re.search(r"[^\W\d]", line) for line in lines):
+    label = len(given) > 1 or "\t" in given[0] or name.lower().endswith(".lab")
+    timed = [line for line in given if _TIMED_LINE.match(line)]
+    if label and len(timed) == len(given) and any(re.search(r"[^\W\d]", line) for line in given):
         raise RowError("text has times", f"{name} is a label file; give what is said, without times, as a .txt")
+    if 1 < len(timed) < len(given) <= 2 * len(timed) and any("\t" in line for line in timed):
+        other = next(line for line in given if line not in timed)
+        detail = f"{name} is a label file, but for the line {other[:60]!r}; give it its times, or take it out"
+        raise RowError("text has times", detail)
+    clocks = sum(bool(_CLOCK_LINE.match(line)) for line in given)
+    if clocks > 1 and 3 * clocks >= len(given):
+        detail = f"{clocks} lines of {name} begin with a time, as {given[0][:40]!r}; give what is said, without times"
+        raise RowError("text has times", detail)
     if _SUBTITLE.search(text):
         raise RowError("text has times", f"{name} is a subtitle file; give what is said, without times, as a .txt")
-    tokens = {line.lower() for line in lines}
-    if all(_FULL_CONTEXT.search(line) for line in lines) or (
-        len(lines) > 3 and all(" " not in line for line in lines) and tokens & _SILENCES
+    tokens = {line.lower() for line in given}
+    if all(_FULL_CONTEXT.search(line) for line in given) or (
+        len(given) > 3 and all(" " not in line for line in given) and tokens & _SILENCES
     ):
         raise RowError("text is phonemes", f"{name} lists phonemes; give what is said, in words, as a .txt")
 
@@ -130,10 +151,10 @@ def lines_by_name(path: Path) -> dict[str, str | None]:
     """
     found: dict[str, str | None] = {}
     try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError):
+        content = [line for _, line in lines.read(path)]
+    except OSError:
         return found
-    for line in content.splitlines():
+    for line in content:
         name, _, rest = line.strip().partition("\t" if path.suffix.lower() == ".tsv" else " ")
         if "\t" in name:
             name, _, rest = line.strip().partition("\t")

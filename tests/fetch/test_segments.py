@@ -173,3 +173,15 @@ def test_three_rows_are_printed_as_understood(tmp_path: Path, fetched: Any, caps
     assert shown[1].startswith("[fetch] row 3: ") and shown[1].endswith(
         "set/talk.wav, 0.50 s (2 to 2.5 of 5.00 s), speaker åse, language Hausa, text: Sentence 2."
     )
+
+
+@pytest.mark.parametrize("last", [{"start": 30.0, "end": 34.1}, {}])
+def test_a_row_beside_parts_of_its_recording_is_not_all_of_it(tmp_path: Path, fetched: Any, last: Any) -> None:
+    """A part that would be after the end, and is as long as the file, would be given the words of the others."""
+    write_audio(tmp_path / "a.wav", seconds=4.0)
+    write_audio(tmp_path / "b.wav", seconds=4.0, seed=1)
+    rows = [{"audio": "a.wav", "text": "one", "start": 0.0, "end": 2.0}, {"audio": "a.wav", "text": "other", **last}]
+    rows += [{"audio": "b.wav", "text": "b", "start": 30.0, "end": 34.1}]
+    got = fetched(TRAIN_JSONL=write_lines(tmp_path / "t.jsonl", rows))
+    assert parts(got["train"]) == [("one", 0.0, 2.0), ("b", None, None)]
+    assert [(row["row"], row["reason"]) for row in got["rejected"]] == [(2, "one recording whole and in parts")]
