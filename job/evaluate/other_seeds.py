@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.config.settings import Settings
 from job.core import console
-from job.evaluate.speaking import Sample, speak
+from job.evaluate.speaking import Sample, speak_with_seeds
 from job.evaluate.spoken_texts import Utterance
 
 if TYPE_CHECKING:
@@ -40,13 +40,9 @@ def say_again(
         sorted(numbers, key=lambda number: len(utterances[number].text))[len(numbers) // 2]
         for numbers in list(by_speaker.values())[:SPEAKERS]
     ]
-    found: dict[int, list[Sample]] = {number: [] for number in chosen}
-    for other in range(1, OTHERS + 1):
-        seeded = settings.model_copy(update={"seed": settings.seed + other})
-        said = speak(model, [utterances[number] for number in chosen], seeded, frames_per_character)
-        for number, sample in zip(chosen, said, strict=True):
-            found[number].append(sample)
-    return found
+    texts = [utterances[number] for number in chosen]
+    said = speak_with_seeds(model, texts, settings, frames_per_character, range(1, OTHERS + 1))
+    return {number: list(samples) for number, samples in zip(chosen, zip(*said, strict=True), strict=True)}
 
 
 def add(by_seed: Mapping[int, Sequence[dict[str, Any]]], described: Sequence[Mapping[str, Any]]) -> None:
