@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from job.config.settings import Settings
-from job.core import console
 from job.evaluate.speaking import Sample, speak_with_seeds
 from job.evaluate.spoken_texts import Utterance
 
@@ -45,13 +44,14 @@ def say_again(
     return {number: list(samples) for number, samples in zip(chosen, zip(*said, strict=True), strict=True)}
 
 
-def add(by_seed: Mapping[int, Sequence[dict[str, Any]]], described: Sequence[Mapping[str, Any]]) -> None:
-    """Add to a text's figures the least similarity that it has with any seed, and warn of voices that change.
+def add(by_seed: Mapping[int, Sequence[dict[str, Any]]], described: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Add to a text's figures the least similarity that it has with any seed; return a sentence for each that changes.
 
     Args:
         by_seed: index of a text -> the judges' figures with each seed, those of its sample first.
-        described: the samples, for the warning.
+        described: the samples, for the sentences.
     """
+    found = []
     for number, told in by_seed.items():
         values = [float(one["similarity"]) for one in told if one.get("similarity") is not None]
         if len(values) < len(told):
@@ -59,9 +59,9 @@ def add(by_seed: Mapping[int, Sequence[dict[str, Any]]], described: Sequence[Map
         told[0]["similarity_seeds"] = min(values)
         if max(values) - min(values) > APART:
             sample = described[number]
-            console.warn(
-                "synthesize",
+            found.append(
                 f"{sample['speaker']} is not the same voice with every seed: {sample['text'][:40]!r} is similar to the "
                 f"speaker by {', '.join(f'{value:.0%}' for value in values)}; more speech or more steps may help, or a "
-                "lower TEMPERATURE (TUNE_SPEECH=true)",
+                "lower TEMPERATURE (TUNE_SPEECH=true)"
             )
+    return found
