@@ -77,7 +77,7 @@ class Heard:
 
 def listen(waveform: Waveform, sample_rate: int) -> Heard:
     """Compute all features of a mono waveform (samples,) in [-1, 1]; non-finite samples count as 0."""
-    from scipy.signal import ShortTimeFFT, welch
+    from scipy.signal import welch
 
     samples = np.nan_to_num(np.asarray(waveform, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     samples = samples - samples.mean() if samples.size else samples
@@ -85,22 +85,35 @@ def listen(waveform: Waveform, sample_rate: int) -> Heard:
     sound = samples[first : min(last, first + round(LONGEST * sample_rate))]
     if sound.size < SHORTEST * sample_rate:
         return Heard()
-    window = np.hanning(round(FRAME_SECONDS * sample_rate))
-    stft = ShortTimeFFT(window, round(sample_rate / FRAMES_A_SECOND), sample_rate)
-    power = np.abs(stft.stft(sound, p0=stft.lower_border_end[1], p1=stft.upper_border_begin(sound.size)[1])) ** 2
+    power, frequencies = _spectra(sound, sample_rate)
     _, fine = welch(sound, sample_rate, nperseg=min(sound.size, round(LINE_SECONDS * sample_rate)))
     mels = _mels(power, sample_rate)
     hertz = pitches(sound, sample_rate)
     return Heard(
-        flatness=_flatness(power, stft.f),
+        flatness=_flatness(power, frequencies),
         lines=float(np.sort(fine)[-LINES:].sum() / fine.sum()),
-        bandwidth=_bandwidth(power, stft.f),
+        bandwidth=_bandwidth(power, frequencies),
         modulation=_modulation(mels),
         repetition=_repetition(mels),
         asymmetry=direction.asymmetry(sound, sample_rate),
         pitch_spread=_pitch_spread(hertz),
         median_pitch=None if hertz is None else float(np.median(hertz)),
     )
+
+
+def mel_bands(sound: Array, sample_rate: int) -> Array:
+    """Compute the mel bands of a sound (samples,) of a frame at least, in dB: (bands, frames), 100 frames a second."""
+    return _mels(_spectra(sound, sample_rate)[0], sample_rate)
+
+
+def _spectra(sound: Array, sample_rate: int) -> tuple[Array, Array]:
+    """Compute power spectra (frequencies, frames), of frames that lie within the sound, and the frequencies in Hz."""
+    from scipy.signal import ShortTimeFFT
+
+    window = np.hanning(round(FRAME_SECONDS * sample_rate))
+    stft = ShortTimeFFT(window, round(sample_rate / FRAMES_A_SECOND), sample_rate)
+    within = stft.stft(sound, p0=stft.lower_border_end[1], p1=stft.upper_border_begin(sound.size)[1])
+    return np.abs(within) ** 2, stft.f
 
 
 def _flatness(power: Array, frequencies: Array) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from job.config.settings import Settings
 from job.core import console
-from job.evaluate import baselines, checks, other_seeds, own
+from job.evaluate import baselines, checks, drifting, other_seeds, own
 from job.evaluate.comparison import compare, mean
 from job.evaluate.judges.judge import Clip, Judge
 from job.evaluate.judges.ratings import Ratings
@@ -65,7 +65,10 @@ def judged(
     said = iter(ratings.of(own_clips, [*(clip for some in clips.values() for clip in some), *again]))
     told = {source: [next(said) for _ in some] for source, some in clips.items()}
     by_seed = {number: [told["voice"][number], *(next(said) for _ in some)] for number, some in spoken.again.items()}
-    other_seeds.add(by_seed, described)
+    warnings = other_seeds.add(by_seed, described)
+    warnings += drifting.warnings(described, told["voice"], told.get("codec") or told.get("recordings") or [])
+    for line in warnings:
+        console.warn("synthesize", line)
     owns = _of_recordings(clips, told)
     for one, figures in zip(described, told["voice"], strict=True):
         one.update(figures)
@@ -93,6 +96,7 @@ def judged(
         "table": cells(rows),
         "by_origin": by_origin(described),
         "compared": others,
+        "warnings": warnings,
         "judges": {name: account.as_dict() for name, account in ratings.accounts.items()},
     }
 

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from job.config.settings import Settings
-from job.core import console
-from job.evaluate.speaking import Sample, speak
+from job.evaluate.speaking import Sample, speak_with_seeds
 from job.evaluate.spoken_texts import Utterance
 
 if TYPE_CHECKING:
@@ -40,22 +39,19 @@ def say_again(
         sorted(numbers, key=lambda number: len(utterances[number].text))[len(numbers) // 2]
         for numbers in list(by_speaker.values())[:SPEAKERS]
     ]
-    found: dict[int, list[Sample]] = {number: [] for number in chosen}
-    for other in range(1, OTHERS + 1):
-        seeded = settings.model_copy(update={"seed": settings.seed + other})
-        said = speak(model, [utterances[number] for number in chosen], seeded, frames_per_character)
-        for number, sample in zip(chosen, said, strict=True):
-            found[number].append(sample)
-    return found
+    texts = [utterances[number] for number in chosen]
+    said = speak_with_seeds(model, texts, settings, frames_per_character, range(1, OTHERS + 1))
+    return {number: list(samples) for number, samples in zip(chosen, zip(*said, strict=True), strict=True)}
 
 
-def add(by_seed: Mapping[int, Sequence[dict[str, Any]]], described: Sequence[Mapping[str, Any]]) -> None:
-    """Add to a text's figures the least similarity that it has with any seed, and warn of voices that change.
+def add(by_seed: Mapping[int, Sequence[dict[str, Any]]], described: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Add to a text's figures the least similarity that it has with any seed; return a sentence for each that changes.
 
     Args:
         by_seed: index of a text -> the judges' figures with each seed, those of its sample first.
-        described: the samples, for the warning.
+        described: the samples, for the sentences.
     """
+    found = []
     for number, told in by_seed.items():
         values = [float(one["similarity"]) for one in told if one.get("similarity") is not None]
         if len(values) < len(told):
@@ -63,9 +59,9 @@ def add(by_seed: Mapping[int, Sequence[dict[str, Any]]], described: Sequence[Map
         told[0]["similarity_seeds"] = min(values)
         if max(values) - min(values) > APART:
             sample = described[number]
-            console.warn(
-                "synthesize",
+            found.append(
                 f"{sample['speaker']} is not the same voice with every seed: {sample['text'][:40]!r} is similar to the "
                 f"speaker by {', '.join(f'{value:.0%}' for value in values)}; more speech or more steps may help, or a "
-                "lower TEMPERATURE (TUNE_SPEECH=true)",
+                "lower TEMPERATURE (TUNE_SPEECH=true)"
             )
+    return found

@@ -90,6 +90,7 @@ def write_page(settings: Settings, *, training: bool = False) -> dict[str, Any]:
             samples=samples,
             summary={name: value for name, value in summary.items() if name != "verdict"},
             comparison=comparison_table(stats),
+            warnings=[str(one) for one in as_list(stats.get("warnings"))],
             judges=judges_told(stats),
             origins=origins_table(stats),
             charts=charts(steps, validation),

@@ -57,7 +57,7 @@ def say(settings: Settings, text: str, speaker: str | None = None, target: Path 
     wanted = spoken_texts.utterance(settings, config, text, chosen, languages.get(chosen, settings.language))
     wanted = replace(wanted, layout=spoken_texts.LAYOUTS[settings.text_layout][0])
     model = load_voice(directory, settings)
-    rate = float(summary.get("frames_per_character") or spoken_texts.FRAMES_PER_CHARACTER)
+    rate = spoken_texts.frames_per_character(summary)
     (sample,) = speak(model, [wanted], settings, rate)
 
     path = target or settings.paths.said

@@ -75,6 +75,26 @@ def speak(
     yield from (done[index] for index in range(len(utterances)))
 
 
+def speak_with_seeds(
+    model: Qwen3TTSModel,
+    utterances: Sequence[Utterance],
+    settings: Settings,
+    frames_per_character: float,
+    seeds: Sequence[int],
+    prompts: Prompts | None = None,
+) -> list[list[Sample]]:
+    """Say all utterances once for each of `seeds`, which are added to SEED; with GREEDY, where none matters, once.
+
+    Returns:
+        for each seed, its samples in the order given.
+    """
+    found = []
+    for number in seeds[:1] if settings.greedy else seeds:
+        seeded = settings.model_copy(update={"seed": settings.seed + number})
+        found.append(list(speak(model, utterances, seeded, frames_per_character, prompts)))
+    return found
+
+
 def generation_arguments(settings: Settings) -> dict[str, Any]:
     """Convert GREEDY, TEMPERATURE, TOP_P and TOP_K to arguments of stock `generate_*`, for talker and sub-talker."""
     sampled = not settings.greedy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,6 +200,11 @@ def spread(count: int, wanted: int) -> list[int]:
     if wanted == 1:
         return [count // 2]
     return [round(i * (count - 1) / (wanted - 1)) for i in range(wanted)]
+
+
+def frames_per_character(summary: Mapping[str, Any]) -> float:
+    """Return the frames per character of the prepared data, from its summary; a default where that is unknown."""
+    return float(summary.get("frames_per_character") or FRAMES_PER_CHARACTER)
 
 
 def budget(settings: Settings, text: str, frames_per_character: float) -> int:

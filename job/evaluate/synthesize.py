@@ -62,7 +62,7 @@ def run(settings: Settings) -> dict[str, Any]:
         settings,
         utterances,
         splits,
-        float(summary.get("frames_per_character") or spoken_texts.FRAMES_PER_CHARACTER),
+        spoken_texts.frames_per_character(summary),
     )
     if no_base is None:
         no_base = _by_base(settings, spoken)

@@ -20,7 +20,7 @@ from job.evaluate.judges.judge import Judge
 from job.evaluate.judges.ratings import Ratings
 from job.evaluate.judges.registry import load_judges
 from job.evaluate.samples import describe, file_name, heard_as
-from job.evaluate.speaking import Sample, speak
+from job.evaluate.speaking import speak_with_seeds
 from job.evaluate.synthesize import load_voice, prepared, rows_of
 from job.model.loading import read_config, resolve_device
 
@@ -60,7 +60,7 @@ def asked(settings: Settings) -> Asked:
     return Asked(
         utterances=[said[index] for index in spoken_texts.spread(len(said), TEXTS)],
         splits=splits,
-        frames_per_character=float(summary.get("frames_per_character") or spoken_texts.FRAMES_PER_CHARACTER),
+        frames_per_character=spoken_texts.frames_per_character(summary),
         judges=load_judges(settings, str(resolve_device(settings))),
     )
 
@@ -79,12 +79,11 @@ def figures_of(settings: Settings, name: str, label: str, directory: Path, wante
     key = _key(settings, directory, wanted)
     if kept.is_file() and (told := files.read_json(kept))["key"] == key:
         return dict(told["figures"])
-    console.say("choose", f"saying {len(wanted.utterances) * _seeds(settings)} samples with {label}")
+    seeds = 1 if settings.greedy else SEEDS
+    console.say("choose", f"saying {len(wanted.utterances) * seeds} samples with {label}")
     model = load_voice(directory, settings)
-    samples: list[Sample] = []
-    for number in range(_seeds(settings)):
-        seeded = settings.model_copy(update={"seed": settings.seed + number})
-        samples += speak(model, wanted.utterances, seeded, wanted.frames_per_character)
+    by_seed = speak_with_seeds(model, wanted.utterances, settings, wanted.frames_per_character, range(SEEDS))
+    samples = [sample for some in by_seed for sample in some]
     tokenizer: Any = model.model.speech_tokenizer  # type: ignore[attr-defined]
     names = sorted({one.speaker for one in wanted.utterances})
     recordings = baselines.through_codec(model, baselines.choose(wanted.splits, names))
@@ -141,10 +140,6 @@ def difference(
 def _mean(told: Sequence[Mapping[str, Any]], name: str) -> float | None:
     """The mean of a figure over all samples; None if it is missing for one, as then the means would be of others."""
     return mean(told, name) if all(one.get(name) is not None for one in told) else None
-
-
-def _seeds(settings: Settings) -> int:
-    return 1 if settings.greedy else SEEDS
 
 
 def _key(settings: Settings, directory: Path, wanted: Asked) -> str:

@@ -61,6 +61,7 @@ FIGURES = [
     Figure("wer", "Word error rate", "%", 1, "lower", 0.02, "errors of words", (0.4, 0.25, 0.15)),
     Figure("cer", "Character error rate", "%", 1, "lower", 0.01),
     Figure("letters_per_second", "Speaking rate", "letters/s", 1, "near", 0.5),
+    Figure("rate_drift", "Rate of the end against the beginning", "%", 0, "near", 0.1),
     Figure("pitch", "Pitch", "Hz", 0, "near", 5.0),
     Figure("pitch_range", "Range of the pitch", "semitones", 1, "near", 0.5),
 ]

@@ -1,4 +1,4 @@
-"""Prosody: speaking rate, pitch and pitch range, to be compared with the voice's own recordings."""
+"""Prosody: speaking rate, whether it drifts, pitch and pitch range, to be compared with the voice's own recordings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from job.config.settings import Settings
 from job.evaluate.audio_stats import sounding
 from job.evaluate.hearing import LONGEST, pitches
 from job.evaluate.judges.judge import Clip, Judge
+from job.evaluate.judges.tempo import rate_drift
 from job.text.letters import letters
 
 #: Shortest sound that can be measured, s.
@@ -20,11 +21,11 @@ class Prosody(Judge):
     """Measures without a model."""
 
     name = "prosody"
-    by = "measured, 1"
+    by = "measured, 2"
 
     def __call__(self, clip: Clip) -> dict[str, Any]:
-        """Return `letters_per_second` (pauses included), `pitch` in Hz, and `pitch_range` in semitones."""
-        nothing = {"letters_per_second": None, "pitch": None, "pitch_range": None}
+        """Return `letters_per_second` (pauses included), `rate_drift`, `pitch` in Hz, `pitch_range` in semitones."""
+        nothing = dict.fromkeys(("letters_per_second", "rate_drift", "pitch", "pitch_range"))
         first, last = sounding(clip.waveform, clip.sample_rate)
         sound = np.asarray(clip.waveform[first:last], dtype=np.float64)
         seconds = sound.size / clip.sample_rate
@@ -32,6 +33,7 @@ class Prosody(Judge):
             return nothing
         count = letters(clip.text)
         found: dict[str, Any] = {**nothing, "letters_per_second": count / seconds if count else None}
+        found["rate_drift"] = rate_drift(clip.waveform, clip.sample_rate)
         hertz = pitches(sound[: round(LONGEST * clip.sample_rate)], clip.sample_rate)
         if hertz is not None:
             low, high = np.percentile(hertz, (10, 90))
