@@ -82,6 +82,11 @@ CHECKS = (
           "nothing above {bandwidth:.0f} Hz: it sounds like a telephone"),
     Check("duller", "of_own_bandwidth", "of the voice's own bandwidth", 0.8, "below",
           "nothing above {bandwidth:.0f} Hz, where the voice's own recordings have sound", own=False),
+    # Nearly every sound of a voice's recordings has more than this above 8 kHz; half-second pieces of people stay 10 dB
+    # above the limit, single words of synthesizers 24 dB.
+    Check("no_treble", "over_dullest", "dB over dull sounds of the voice's recordings", -6.0, "below",
+          "hardly anything above 8 kHz in any sound ({brightest:.0f} dB), where the voice's own recordings have more",
+          own=False),
     # Sentences of one voice differ by a fifth either way; at half or double speed the pitch is half or double.
     Check("lower", "of_lowest_pitch", "of the voice's own lowest pitch", 0.75, "below",
           "a pitch of {median_pitch:.0f} Hz, far below the voice's recordings: too slow, or not it", own=False),

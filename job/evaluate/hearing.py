@@ -28,6 +28,8 @@ SPEECH_BAND = (100.0, 8000.0)
 LINES, LINE_SECONDS = 10, 0.5
 #: The bandwidth ends where the mean spectrum is this far below its peak, dB.
 BAND_DB = 75.0
+#: Band of the treble, Hz: what recordings at 16 kHz and less lack.
+TREBLE = (8250.0, 11_000.0)
 #: Number of mel bands, and their dynamic range below the loudest, dB.
 MELS, MEL_RANGE_DB = 32, 50.0
 #: Change of the mel bands is measured over this time, s, after a low-pass at this frequency, Hz: speech modulates at 2
@@ -53,6 +55,9 @@ class Heard:
             the frames, 0 to 1; white noise has 0.55, pink noise 0.3, speech under 0.01.
         lines: share of the energy in the ten strongest lines of the spectrum, 0 to 1; a hum has 1.
         bandwidth: highest frequency with sound, Hz.
+        brightest: share of the treble in the energy of its bright frames (90th percentile), dB; also of a word without
+            any high consonant, as vowels have some.
+        dullest: the same of its dull frames (10th percentile).
         modulation: how much the mel bands change within 80 ms, dB; steady noise has 1.5, a hum 0.5, speech 7 to 14.
         repetition: highest correlation of the mel bands with themselves at a later time, -1 to 1; a loop has 1.
         asymmetry: skewness of the envelope's slope. It is positive in recordings, because each glottal pulse starts
@@ -64,6 +69,8 @@ class Heard:
     flatness: float | None = None
     lines: float | None = None
     bandwidth: float | None = None
+    brightest: float | None = None
+    dullest: float | None = None
     modulation: float | None = None
     repetition: float | None = None
     asymmetry: float | None = None
@@ -88,11 +95,14 @@ def listen(waveform: Waveform, sample_rate: int) -> Heard:
     power, frequencies = _spectra(sound, sample_rate)
     _, fine = welch(sound, sample_rate, nperseg=min(sound.size, round(LINE_SECONDS * sample_rate)))
     mels = _mels(power, sample_rate)
+    treble = _treble(power, frequencies)
     hertz = pitches(sound, sample_rate)
     return Heard(
         flatness=_flatness(power, frequencies),
         lines=float(np.sort(fine)[-LINES:].sum() / fine.sum()),
         bandwidth=_bandwidth(power, frequencies),
+        brightest=float(np.percentile(treble, 90)),
+        dullest=float(np.percentile(treble, 10)),
         modulation=_modulation(mels),
         repetition=_repetition(mels),
         asymmetry=direction.asymmetry(sound, sample_rate),
@@ -118,11 +128,23 @@ def _spectra(sound: Array, sample_rate: int) -> tuple[Array, Array]:
 
 def _flatness(power: Array, frequencies: Array) -> float:
     """Return the 25th percentile over frames that are not pauses: all frames of noise are flat, few of speech are."""
-    level = 10 * np.log10(power.sum(axis=0) + 1e-20)
-    loud = level > np.percentile(level, 95) - PAUSE_DB
     low, high = SPEECH_BAND
-    band = power[(frequencies >= low) & (frequencies <= high)][:, loud] + 1e-12 * power.max()
+    band = power[(frequencies >= low) & (frequencies <= high)][:, _loud(power)] + 1e-12 * power.max()
     return float(np.percentile(np.exp(np.log(band).mean(axis=0)) / band.mean(axis=0), 25))
+
+
+def _loud(power: Array) -> NDArray[np.bool_]:
+    """Return which frames are not pauses."""
+    level = 10 * np.log10(power.sum(axis=0) + 1e-20)
+    return np.asarray(level > np.percentile(level, 95) - PAUSE_DB)
+
+
+def _treble(power: Array, frequencies: Array) -> Array:
+    """Return the share of the treble in each frame that is not a pause, dB."""
+    low, high = TREBLE
+    loud = power[:, _loud(power)]
+    band = loud[(frequencies >= low) & (frequencies <= high)].sum(axis=0)
+    return np.asarray(10 * np.log10(band / np.maximum(loud.sum(axis=0), 1e-30) + 1e-14))
 
 
 def _bandwidth(power: Array, frequencies: Array) -> float:

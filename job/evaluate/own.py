@@ -30,6 +30,8 @@ CLIPS, FEWEST, LONGEST = 16, 2, 12.0
 SHARE = 0.25
 #: Recordings less asymmetric than this sound much the same reversed, so the check cannot tell.
 FORWARDS = 0.2
+#: Recordings have treble if its share in their bright frames is at least this, dB.
+TREBLE = -50.0
 #: Minimum number of recordings with a pitch to know how much a voice's varies.
 FEWEST_PITCHES = 3
 
@@ -42,12 +44,14 @@ class Own:
         pace: how fast it speaks; None if there are too few recordings.
         off: names of the checks to skip, because its own recordings fail them.
         bandwidth: highest frequency with sound in its recordings, Hz; None if none was decoded.
+        dullest: share of the treble in the dull frames of its recordings, dB; None if they have no treble.
         pitch: lowest and highest median pitch of its recordings, Hz; None if too few have one.
     """
 
     pace: pace.Pace | None = None
     off: frozenset[str] = frozenset()
     bandwidth: float | None = None
+    dullest: float | None = None
     pitch: tuple[float, float] | None = None
 
 
@@ -63,10 +67,12 @@ def of_recordings(
         off.add("backwards")
     bands = [one["bandwidth"] for one in heard if one["bandwidth"] is not None]
     pitch = [one["median_pitch"] for one in heard if one["median_pitch"] is not None]
+    bright, dull = ([one[name] for one in heard if one[name] is not None] for name in ("brightest", "dullest"))
     return Own(
         pace=pace.fit(said, seconds),
         off=frozenset(off),
         bandwidth=float(np.median(bands)) if bands else None,
+        dullest=float(np.median(dull)) if dull and np.median(bright) >= TREBLE else None,
         pitch=(min(pitch), max(pitch)) if len(pitch) >= FEWEST_PITCHES else None,
     )
 

@@ -56,13 +56,14 @@ def figures(stats: AudioStats, heard: Heard, text: str, own: Own) -> dict[str, A
     spoken = stats.seconds - max(0.0, stats.lead - EDGE) - max(0.0, stats.trail - EDGE)
     long_enough = stats.seconds - stats.lead - stats.trail >= SHORT
     band, own_band = heard.bandwidth if long_enough else None, own.bandwidth
-    pitch = heard.median_pitch
+    bright, pitch = heard.brightest, heard.median_pitch
     return {
         **checks.measured(stats, heard),
         "letters": letters(text),
         "of_shortest": spoken / shortest if shortest > 0 else None,
         "of_longest": spoken / longest,
         "of_own_bandwidth": band / own_band if band is not None and own_band else None,
+        "over_dullest": bright - own.dullest if bright is not None and own.dullest is not None else None,
         "of_lowest_pitch": pitch / own.pitch[0] if pitch is not None and own.pitch else None,
         "of_highest_pitch": pitch / own.pitch[1] if pitch is not None and own.pitch else None,
     }
