@@ -105,3 +105,39 @@ def test_how_threads_wait_is_known_before_their_library_is_loaded(tmp_path):
     if "GOMP_SPINCOUNT" not in shown.stderr:
         pytest.skip("this torch brings another OpenMP than GNU's")
     assert shown.stdout == "False\n" and f"GOMP_SPINCOUNT = '{surroundings.SPINS}'" in shown.stderr
+
+
+@pytest.mark.parametrize("name", ["ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY"])
+def test_few_compiled_convolutions_are_kept_unless_told_otherwise(name):
+    for env in ({}, {name: " "}):
+        surroundings.settle(env)
+        assert env["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == surroundings.COMPILED
+    env = {name: "77"}
+    surroundings.settle(env)
+    assert {key: value for key, value in env.items() if key.endswith("CACHE_CAPACITY")} == {name: "77"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("given", "kept"), [({}, False), ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}, True)])
+def test_of_batches_of_many_lengths_what_was_compiled_for_the_first_is_let_go(tmp_path, given, kept):
+    """oneDNN reads the variable at the first convolution; it says itself what it compiles."""
+    code = """if 1:
+        import sys
+        from job import cli
+        cli._settings(quiet=True)
+        assert "torch" not in sys.modules
+        import torch
+        layer = torch.nn.Conv1d(256, 256, 3)
+        for length in (*range(100, 120), 100):
+            print("length", length, flush=True)
+            layer(torch.zeros(4, 256, length))
+    """
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent.parent)}
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=env | given | {"ONEDNN_VERBOSE": "2"}, capture_output=True, text=True,
+        cwd=tmp_path, check=True,
+    ).stdout  # fmt: skip
+    first, *_, again = told.split("length ")[1:]
+    if "create:cache_miss,cpu,convolution" not in first:
+        pytest.skip("this torch computes convolutions in another way")
+    assert ("create:cache_miss,cpu,convolution" not in again) == kept

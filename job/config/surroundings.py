@@ -1,6 +1,6 @@
 """Correct environment variables that would make a library fail, or run very slowly, once it is imported.
 
-`huggingface_hub`, `datasets`, OpenMP and CUDA read the environment themselves, partly while they are imported.
+`huggingface_hub`, `datasets`, OpenMP, oneDNN and CUDA read the environment themselves, partly while they are imported.
 `job.environment_check` refuses other values that would make a run fail late.
 """
 
@@ -34,6 +34,11 @@ _THREADS = "OMP_NUM_THREADS"
 #: two cores took twenty times as long as one run; with 1,000, twice as long.
 _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 SPINS = "1000"
+#: How many compiled operations oneDNN keeps, which computes convolutions on a CPU. It compiles each anew for each length
+#: of a batch and by default keeps 1024 of them: a recogniser or a codec that hears recordings of all lengths fills
+#: hundreds of MB with what is hardly used again. Compiling again takes less than the times of such runs vary.
+_COMPILED = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY")
+COMPILED = "8"
 
 
 def settle(env: MutableMapping[str, str]) -> list[str]:
@@ -62,6 +67,8 @@ def settle(env: MutableMapping[str, str]) -> list[str]:
         env[_THREADS] = str(granted)  # read when torch is imported
     if not any(env.get(name, "").strip() for name in _WAITING):
         env[_WAITING[0]] = SPINS  # likewise
+    if not any(env.get(name, "").strip() for name in _COMPILED):
+        env[_COMPILED[0]] = COMPILED  # read at the first convolution
     if is_true(env.get(_FAST)) and find_spec("hf_transfer") is None:
         given, env[_FAST] = env[_FAST], "0"
         return [f"{_FAST}={given} is ignored: the package hf_transfer is not installed (transfers work without it)"]

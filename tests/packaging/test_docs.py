@@ -48,6 +48,7 @@ OTHERS = {
         "PYTORCH_ALLOC_CONF",
         "GOMP_SPINCOUNT",
         "OMP_WAIT_POLICY",
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY",
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
         "AWS_REGION",
