@@ -25,11 +25,6 @@ class _Event(ctypes.Structure):
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
-def available() -> bool:
-    """Whether the library is installed."""
-    return ctypes.util.find_library("espeak-ng") is not None
-
-
 @cache
 def _library() -> tuple[Any, int]:
     """The library, and the sample rate of its speech in Hz."""

@@ -72,8 +72,18 @@ def speech(voices: Sequence[Voice], seconds: float, seed: int) -> Iterator[tuple
             yield voice, wave, said
 
 
-def recogniser(directory: Path, voices: Sequence[Voice], seed: int = 0) -> Path:
-    """Train the recogniser; one that is there already is taken."""
+def recogniser(
+    directory: Path, voices: Sequence[Voice], seconds: float = LEARNT, steps: tuple[int, int] = STEPS, seed: int = 0
+) -> Path:
+    """Train the recogniser; one that is there already is taken.
+
+    Args:
+        directory: where to.
+        voices: those that it learns.
+        seconds: of speech of each voice.
+        steps: of both kinds.
+        seed: of the sentences and the weights.
+    """
     if directory.is_dir():
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -81,13 +91,13 @@ def recogniser(directory: Path, voices: Sequence[Voice], seed: int = 0) -> Path:
     said: list[Sentence] = []
     written = 0
     with soundfile.SoundFile(recording, "w", RATE, 1, "PCM_16") as file:
-        for _, wave, sentence in speech(voices, LEARNT, seed):
+        for _, wave, sentence in speech(voices, seconds, seed):
             file.write(wave)
             begin, written = written / RATE, written + len(wave)
             said.append(Sentence(sentence.text, tuple(_later(word, begin) for word in sentence.words)))
     letters = {letter for one in said for word in one.words for letter in word.text}
     unfinished = directory.with_suffix(".unfinished")
-    letter_model.train(unfinished, recording, said, *STEPS, seed, letters, PARTS, TOGETHER)
+    letter_model.train(unfinished, recording, said, *steps, seed, letters, PARTS, TOGETHER)
     unfinished.rename(directory)
     return directory
 
