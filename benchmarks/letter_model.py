@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,42 @@ TOGETHER = 36.0
 LONGEST_GAP = 5
 #: Standard deviation of noise on the features, which have a deviation of 1.
 NOISE = 0.1
-VOCABULARY = ("<pad>", "<s>", "</s>", "<unk>", "|", *sorted(SOUNDS))
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "|")
 
 
-def train(directory: Path, recording: Path, said: list[Sentence], steps: int, ctc_steps: int, seed: int = 0) -> Path:
-    """Train on a recording of which it is known what is said when; writes what `from_pretrained` reads."""
+def train(
+    directory: Path,
+    recording: Path,
+    said: list[Sentence],
+    steps: int,
+    ctc_steps: int,
+    seed: int = 0,
+    letters: Iterable[str] = SOUNDS,
+    parts: Sequence[float] = PARTS,
+    together: float = TOGETHER,
+) -> Path:
+    """Train on a recording of which it is known what is said when; writes what `from_pretrained` reads.
+
+    Args:
+        directory: where to.
+        recording: a sound file.
+        said: what is said in it.
+        steps: of learning each frame's letter.
+        ctc_steps: of the CTC loss, after that.
+        seed: of the weights and of what is heard when.
+        letters: those of the language.
+        parts: seconds of the parts that it learns from.
+        together: seconds of speech in each step.
+    """
     from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertForCTC, Wav2Vec2CTCTokenizer
 
+    vocabulary = {token: number for number, token in enumerate([*SPECIAL, *sorted(letters)])}
     directory.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model: Any = Wav2Vec2BertForCTC(
         Wav2Vec2BertConfig(
-            vocab_size=len(VOCABULARY), pad_token_id=0, hidden_size=128, num_hidden_layers=2, num_attention_heads=4,
+            vocab_size=len(vocabulary), pad_token_id=0, hidden_size=128, num_hidden_layers=2, num_attention_heads=4,
             intermediate_size=256, position_embeddings_type=None, hidden_dropout=0.05, activation_dropout=0.0,
             attention_dropout=0.0, feat_proj_dropout=0.0, final_dropout=0.0, conformer_conv_dropout=0.0, layerdrop=0.0,
             apply_spec_augment=False,
@@ -48,14 +72,14 @@ def train(directory: Path, recording: Path, said: list[Sentence], steps: int, ct
     wave, rate = soundfile.read(recording, dtype="float32")
     wave = np.asarray(soxr.resample(wave, rate, RATE))
     known = _spectrum(wave, listener)
-    truth = _truth(said, len(known) // 2)
+    truth = _truth(said, len(known) // 2, vocabulary)
     update = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     plan = torch.optim.lr_scheduler.OneCycleLR(update, 2e-3, total_steps=steps + ctc_steps, pct_start=0.1)
     model.train()
     begun = time.perf_counter()
     for step in range(steps + ctc_steps):
-        length = PARTS[step % len(PARTS)]
-        starts = rng.integers(len(truth) - round(length / STEP), size=round(TOGETHER / length))
+        length = parts[step % len(parts)]
+        starts = rng.integers(len(truth) - round(length / STEP), size=round(together / length))
         some = [_part(known, truth, int(start), round(length / STEP), rng) for start in starts]
         features = torch.from_numpy(np.stack([one[0] for one in some]))
         logits = model(features).logits
@@ -77,7 +101,7 @@ def train(directory: Path, recording: Path, said: list[Sentence], steps: int, ct
         if step % 50 == 0 or step + 1 == steps + ctc_steps:
             print(f"step {step}: loss {loss.item():.4f}, {time.perf_counter() - begun:.0f} s", flush=True)
     model.eval().save_pretrained(directory)
-    (directory / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(VOCABULARY)}))
+    (directory / "vocab.json").write_text(json.dumps(vocabulary))
     Wav2Vec2CTCTokenizer(str(directory / "vocab.json")).save_pretrained(directory)
     listener.save_pretrained(directory)
     return directory
@@ -94,17 +118,17 @@ def _spectrum(wave: np.ndarray, listener: Any) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _truth(said: list[Sentence], length: int) -> np.ndarray:
+def _truth(said: list[Sentence], length: int, vocabulary: Mapping[str, int]) -> np.ndarray:
     """Return the token of each frame: letters, `|` at the start of words, and none."""
     frames = np.zeros(length + 1, np.int64)
     before = 0
     for word in (word for one in said for word in one.words):
         at = round(word.start / STEP)
-        frames[max(0, before, at - LONGEST_GAP) : at + 1] = VOCABULARY.index("|")
+        frames[max(0, before, at - LONGEST_GAP) : at + 1] = vocabulary["|"]
         before = round(word.end / STEP) - 1
         for number, (letter, begin, end) in enumerate(word.letters):
             first, last = round(begin / STEP) + (number == 0), round(end / STEP)
-            frames[first : max(first + 1, last - 1)] = VOCABULARY.index(letter)
+            frames[first : max(first + 1, last - 1)] = vocabulary[letter]
     return frames[:length]
 
 

@@ -103,7 +103,7 @@ def find(samples: Samples, rate: int) -> Flaws:
     levels = _decibels(power.sum(axis=1))
     loud = levels > np.percentile(levels, 95) - PAUSE_DB
     hum, steady = _lines(sound, rate)
-    band = _band(power, frequencies)
+    band = bandwidth(power.mean(axis=0), frequencies)
     onset, ending = _ends(sound)
     return Flaws(
         hum=hum,
@@ -159,8 +159,9 @@ def _lines(sound: Samples, rate: int) -> tuple[float, float]:
     return max(NONE, shares[0]), max(NONE, shares[1])
 
 
-def _band(power: Array, frequencies: NDArray[np.float64]) -> float:
-    smooth = np.convolve(_decibels(power.mean(axis=0)), np.ones(5) / 5, "valid")
+def bandwidth(power: NDArray[Any], frequencies: NDArray[np.float64]) -> float:
+    """Highest frequency (Hz) with sound in a mean power spectrum (bins,)."""
+    smooth = np.convolve(_decibels(power), np.ones(5) / 5, "valid")
     return float(frequencies[2:-2][np.flatnonzero(smooth > smooth.max() - BAND_DB)[-1]])
 
 
@@ -172,13 +173,16 @@ def _bands(power: Array, frequencies: NDArray[np.float64], edges: Any, floor: fl
 
 
 def _repetition(power: Array, frequencies: NDArray[np.float64], rate: int) -> float:
+    bands = _bands(power, frequencies, np.geomspace(100, 8000, 17), 50.0)
+    first, last = max(1, round(SHORTEST_LOOP * rate / STEP)), len(bands) // 2
+    return highest_correlation(bands, first, last) if last > first else float("nan")
+
+
+def highest_correlation(bands: NDArray[np.float64], first: int, last: int) -> float:
+    """Highest correlation (-1 to 1) of levels (frames, bands) with themselves, `first` to `last` - 1 frames later."""
     from scipy.fft import irfft, next_fast_len, rfft
 
-    bands = _bands(power, frequencies, np.geomspace(100, 8000, 17), 50.0)
     frames = len(bands)
-    first, last = max(1, round(SHORTEST_LOOP * rate / STEP)), frames // 2
-    if last <= first:
-        return float("nan")
     centred = bands - bands.mean(axis=0)
     size = next_fast_len(2 * frames)
     spectrum = rfft(centred, size, axis=0)

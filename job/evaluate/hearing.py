@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from job.audio import direction
+from job.audio import direction, flaws
 from job.evaluate.audio_stats import Waveform, sounding
 
 Array = NDArray[np.float64]
@@ -26,8 +26,6 @@ PAUSE_DB = 25.0
 SPEECH_BAND = (100.0, 8000.0)
 #: Number of spectral lines that make a hum, and the window they are measured in, s (2 Hz resolution).
 LINES, LINE_SECONDS = 10, 0.5
-#: The bandwidth ends where the mean spectrum is this far below its peak, dB.
-BAND_DB = 75.0
 #: Band of the treble, Hz: what recordings at 16 kHz and less lack.
 TREBLE = (8250.0, 11_000.0)
 #: Number of mel bands, and their dynamic range below the loudest, dB.
@@ -100,7 +98,7 @@ def listen(waveform: Waveform, sample_rate: int) -> Heard:
     return Heard(
         flatness=_flatness(power, frequencies),
         lines=float(np.sort(fine)[-LINES:].sum() / fine.sum()),
-        bandwidth=_bandwidth(power, frequencies),
+        bandwidth=flaws.bandwidth(power.mean(axis=1), frequencies),
         brightest=float(np.percentile(treble, 90)),
         dullest=float(np.percentile(treble, 10)),
         modulation=_modulation(mels),
@@ -147,11 +145,6 @@ def _treble(power: Array, frequencies: Array) -> Array:
     return np.asarray(10 * np.log10(band / np.maximum(loud.sum(axis=0), 1e-30) + 1e-14))
 
 
-def _bandwidth(power: Array, frequencies: Array) -> float:
-    smooth = np.convolve(10 * np.log10(power.mean(axis=1) + 1e-30), np.ones(5) / 5, "valid")
-    return float(frequencies[2:-2][np.flatnonzero(smooth > smooth.max() - BAND_DB)[-1]])
-
-
 def _mels(power: Array, sample_rate: int) -> Array:
     """Compute mel bands in dB, (bands, frames), clamped to a floor below the loudest."""
     from librosa.filters import mel
@@ -176,18 +169,8 @@ def _modulation(mels: Array) -> float | None:
 
 
 def _repetition(mels: Array) -> float | None:
-    from scipy.signal import correlate
-
-    frames = mels.shape[1]
-    shortest, longest = round(SHORTEST_LOOP * FRAMES_A_SECOND), frames // 2
-    if longest <= shortest:
-        return None
-    centred = mels - mels.mean(axis=1, keepdims=True)
-    products = sum(correlate(band, band, method="fft")[frames - 1 :] for band in centred)
-    energy = np.concatenate([[0.0], np.cumsum((centred**2).sum(axis=0))])
-    lags = np.arange(shortest, longest)
-    norms = np.sqrt((energy[-1] - energy[lags]) * energy[frames - lags])
-    return float(np.max(np.asarray(products)[lags] / np.maximum(norms, 1e-9)))
+    shortest, longest = round(SHORTEST_LOOP * FRAMES_A_SECOND), mels.shape[1] // 2
+    return flaws.highest_correlation(mels.T, shortest, longest) if longest > shortest else None
 
 
 def _pitch_spread(hertz: Array | None) -> float | None:

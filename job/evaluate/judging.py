@@ -72,7 +72,7 @@ def judged(
     owns = _of_recordings(clips, told)
     for one, figures in zip(described, told["voice"], strict=True):
         one.update(figures)
-        found = checks.by_judges(figures, owns.get(one["speaker"].lower(), {}))
+        found = checks.by_judges(one, owns.get(one["speaker"].lower(), {}))
         if found and one["problems"] != ["silent"]:
             one.update(problems=[*one["problems"], *found], passed=False)
             console.say("synthesize", f"{settings.paths.samples / one['file']}: {'; '.join(found)}")
@@ -109,4 +109,5 @@ def _of_recordings(
     by_speaker: dict[str, list[Mapping[str, Any]]] = {}
     for clip, figures in zip(clips.get(source, ()), told.get(source, ()), strict=True):
         by_speaker.setdefault(clip.speaker.lower(), []).append(figures)
-    return {name: {figure: mean(some, figure) for figure in ("cer", "similarity")} for name, some in by_speaker.items()}
+    wanted = ("cer", "similarity", "similarity_independent")
+    return {name: {figure: mean(some, figure) for figure in wanted} for name, some in by_speaker.items()}

@@ -100,7 +100,10 @@ def test_a_band_of_8_khz_is_heard_in_less_than_a_second_where_the_voices_recordi
 def test_every_sentence_of_the_table_can_be_said_and_every_figure_of_it_is_measured():
     wave = clips()["en-06"][1]
     figures = speech_gate.figures(
-        measure(wave, RATE), listen(wave, RATE), "Hello.", own.Own(bandwidth=11_000.0, dullest=-60.0, pitch=(90.0, 110.0))
+        measure(wave, RATE),
+        listen(wave, RATE),
+        "Hello.",
+        own.Own(bandwidth=11_000.0, dullest=-60.0, pitch=(90.0, 110.0)),
     )
     for check in (*checks.SILENCE, *checks.CHECKS):
         assert figures[check.figure] is not None, check.name

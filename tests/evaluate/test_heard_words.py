@@ -72,13 +72,25 @@ def test_other_words_and_reversed_speech_are_faults_and_the_right_words_are_none
     [
         ({"similarity": 0.4}, {"similarity": 0.85}, ["another voice: similarity 40% (85% in its recordings)"]),
         ({"similarity": 0.6}, {"similarity": 0.85}, []),
+        ({"similarity": 0.64, "similarity_others": 0.5, "seconds": 9.0}, {"similarity": 0.9},
+         ["another voice: similarity 64% (90% in its recordings, 50% in other people's)"]),
+        ({"similarity_independent": 0.64, "similarity_independent_others": 0.5, "seconds": 9.0},
+         {"similarity_independent": 0.9},
+         ["another voice: similarity 64% (90% in its recordings, 50% in other people's)"]),
+        ({"similarity": 0.71, "similarity_others": 0.5, "seconds": 9.0}, {"similarity": 0.9}, []),
+        ({"similarity": 0.64, "similarity_others": 0.5, "seconds": 2.0, "lead": 0.5, "trail": 0.5},
+         {"similarity": 0.9}, []),  # a second of sound is less like anybody
+        ({"similarity": 0.85, "similarity_others": 0.9}, {"similarity": 0.95}, []),  # to it all are alike
         ({"similarity": 0.1}, {"similarity": None}, []),
         ({"similarity": None}, {"similarity": 0.8}, []),
         ({"cer": 0.9}, {"cer": 0.6}, []),  # it does not understand the recordings either
         ({"cer": 0.45}, {"cer": 0.02}, []),
+        ({"cer": 0.75, "text": "Hola."}, {"cer": 0.1}, []),  # three of four letters, one of which may be
+        ({"cer": 0.75, "text": "Hola, buenas tardes."}, {"cer": 0.1},
+         ["other words: 75% of the letters are heard wrong (10% in its recordings)"]),
         ({"cer": 0.9}, {}, []),
     ],
-)
+)  # fmt: skip
 def test_what_judges_say_is_measured_by_what_they_say_of_the_recordings(
     figures: dict[str, Any], own: dict[str, Any], found: list[str]
 ) -> None:

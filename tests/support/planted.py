@@ -17,6 +17,10 @@ Plant = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 _WINDOW, _STEP, _ORDER = 600, 240, 22
 
 
+def silence(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.zeros_like(wave)
+
+
 def white(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return rng.normal(0, 0.1, wave.size)
 
@@ -91,6 +95,7 @@ def vocoded(wave: np.ndarray, rng: np.random.Generator, pitch: float = 120.0, mo
 
 #: What is heard in the sound alone.
 SOUNDS: dict[str, Plant] = {
+    "silent": silence,
     "white noise": white,
     "pink noise": pink,
     "60 Hz hum": hum,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from job.config.settings import Settings
 from job.core.files import digest_bytes, named_identity
+from job.evaluate.judges import strangers
 from job.evaluate.judges.judge import Clip, Judge
 from job.evaluate.judges.models import cosine
 from job.model.loading import explained
@@ -38,6 +39,7 @@ class Independent(Judge):
         self.model = model
         self.device = device
         self.references: dict[str, list[tuple[bytes, NDArray[np.float32]]]] = {}
+        self._others = strangers.Likeness(self._embed)
 
     def know(self, recordings: Sequence[Clip]) -> None:
         """Use the first recordings of each speaker as references."""
@@ -49,20 +51,26 @@ class Independent(Judge):
         self.by = f"{self.by}, references {digest_bytes(sounds)[:12]}"
 
     def __call__(self, clip: Clip) -> dict[str, Any]:
-        """Return `similarity_independent`."""
+        """Return `similarity_independent`, and `similarity_independent_others`, that of other people's speech."""
         itself = clip.waveform.tobytes()
         known = [vector for sound, vector in self.references.get(clip.speaker, []) if sound != itself][:REFERENCES]
         if not known or not clip.waveform.size:
             return {"similarity_independent": None}
         vector = self.embed(clip)
-        return {"similarity_independent": float(np.mean([cosine(vector, one) for one in known]))}
+        return {
+            "similarity_independent": float(np.mean([cosine(vector, one) for one in known])),
+            "similarity_independent_others": self._others.to(clip.speaker, known),
+        }
 
     def embed(self, clip: Clip) -> NDArray[np.float32]:
         """Compute the embedding (dim,) of a clip."""
+        return self._embed(clip.waveform, clip.sample_rate)
+
+    def _embed(self, waveform: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
         import torch
         from torchaudio.functional import resample
 
-        samples = resample(torch.from_numpy(np.array(clip.waveform)), clip.sample_rate, MODEL_RATE).numpy()
+        samples = resample(torch.from_numpy(np.array(waveform)), sample_rate, MODEL_RATE).numpy()
         samples = np.resize(samples, max(samples.size, round(SHORTEST * MODEL_RATE)))
         inputs = self.extractor(samples, sampling_rate=MODEL_RATE, return_tensors="pt")
         with torch.inference_mode():

@@ -17,6 +17,7 @@ from job.core.errors import JobError
 from job.core.files import digest_bytes, named_identity
 from job.evaluate import spoken_texts
 from job.evaluate.audio_stats import sounding
+from job.evaluate.judges import strangers
 from job.evaluate.judges.judge import Clip, Judge
 from job.evaluate.judges.models import cosine
 from job.model.loading import base_directory
@@ -40,19 +41,27 @@ class Similarity(Judge):
         self.by = by
         self.encoder = encoder
         self.references = references
+        self._others = strangers.Likeness(self._embed)
+
+    def _embed(self, waveform: NDArray[np.float32], sample_rate: int) -> NDArray[np.floating[Any]]:
+        return np.asarray(self.encoder.embed(waveform, sample_rate).numpy())
 
     def __call__(self, clip: Clip) -> dict[str, Any]:
-        """Return `similarity`, `similarity_start` and `similarity_drift`; None for a speaker without a reference."""
+        """Return `similarity`, `similarity_start` and `similarity_drift`; None for a speaker without a reference.
+
+        `similarity_others` is that of other people's speech, by which the first can be read.
+        """
         reference = self.references.get(clip.speaker.lower())
         nothing = {"similarity": None, "similarity_start": None, "similarity_drift": None}
         if reference is None or not clip.waveform.size:
             return nothing
-        whole = cosine(self.encoder.embed(clip.waveform, clip.sample_rate).numpy(), reference)
+        whole = cosine(self._embed(clip.waveform, clip.sample_rate), reference)
         windows = [
-            cosine(self.encoder.embed(window, clip.sample_rate).numpy(), reference)
+            cosine(self._embed(window, clip.sample_rate), reference)
             for window in windows_of(clip.waveform, clip.sample_rate)
         ]
-        return {**nothing, "similarity": whole, **by_window(windows)}
+        others = self._others.to(clip.speaker, [reference])
+        return {**nothing, "similarity": whole, "similarity_others": others, **by_window(windows)}
 
 
 def windows_of(waveform: NDArray[np.float32], sample_rate: int) -> list[NDArray[np.float32]]:
