@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import first_line
-from job.evaluate import kept_cloning, kept_instructions, kept_presets, saying, spoken_texts
+from job.evaluate import kept_cloning, kept_instructions, kept_presets, said_once, spoken_texts
 from job.evaluate.baselines import Recording, reference_of
 from job.evaluate.judges.independent import Independent
 from job.evaluate.judges.judge import Clip, Judge
 from job.evaluate.judges.ratings import Ratings
 from job.evaluate.judges.similarity import Similarity
 from job.evaluate.kept_rows import Row, Told
+from job.evaluate.said_once import Saying, Side
 from job.evaluate.samples import describe, heard_as
-from job.evaluate.saying import Saying, Side
 from job.evaluate.speaking import Sample
 from job.model.loading import base_directory, read_config
 from job.model.voices import ENCODER_FILE
@@ -198,9 +198,9 @@ def _said(
     for side, path in sides:
         model: Qwen3TTSModel | None = None
         for one in (one for one in plan.sayings if one.by == side):
-            key = saying.key_of(one, settings, path, reference if one.way else "")
+            key = said_once.key_of(one, settings, path, reference if one.way else "")
             kept = directory / f"{one.name}.npz"
-            said = saying.kept(kept, key)
+            said = said_once.kept(kept, key)
             try:
                 if said is None or (one.way and person is None):
                     if model is None:
@@ -210,8 +210,8 @@ def _said(
                         person = kept_cloning.make_person(model, encoder, plan.recording)
                         kept_cloning.keep_person(directory / "person.npz", reference, person)
                     prompts: Prompts | None = person.prompts(one.way) if one.way and person else None
-                    said = saying.say(model, one, settings, prompts)
-                    saying.keep(kept, key, said)
+                    said = said_once.say(model, one, settings, prompts)
+                    said_once.keep(kept, key, said)
             except Exception as error:  # whatever the error, its column stays empty
                 console.warn(STAGE, f"{one.name} is left out: {first_line(error)}")
                 if model is None:

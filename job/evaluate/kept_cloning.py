@@ -21,7 +21,7 @@ from job.evaluate.baselines import Recording, through_codec
 from job.evaluate.hearing import pitches
 from job.evaluate.judges.judge import Clip
 from job.evaluate.kept_rows import Row, Told, compared, figures_of
-from job.evaluate.saying import Saying, Side
+from job.evaluate.said_once import Saying, Side
 from job.evaluate.spoken_texts import Utterance
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 from job.evaluate import spoken_texts
 from job.evaluate.comparison import mean
 from job.evaluate.kept_rows import Row, Told
-from job.evaluate.saying import Saying, Side
+from job.evaluate.said_once import Saying, Side
 from job.evaluate.speaking import Sample
 from job.evaluate.spoken_texts import Utterance
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from job.evaluate import spoken_texts
 from job.evaluate.judges.judge import Clip
 from job.evaluate.kept_rows import Row, Told, compared, figures_of
+from job.evaluate.said_once import Saying
 from job.evaluate.samples import heard_as
-from job.evaluate.saying import Saying
 from job.evaluate.speaking import Sample
 from job.evaluate.spoken_texts import Utterance
 from job.model.loading import by_lookup_key

@@ -18,8 +18,8 @@ from job.core.errors import BadInput, first_line
 from job.evaluate import baselines, kept, other_seeds, own, speech_gate, spoken_texts
 from job.evaluate.judges.registry import load_judges
 from job.evaluate.judging import Spoken, judged
+from job.evaluate.said_once import Side
 from job.evaluate.samples import describe, write
-from job.evaluate.saying import Side
 from job.evaluate.speaking import speak
 from job.evaluate.verdict import table
 from job.model.loading import base_directory, read_config
