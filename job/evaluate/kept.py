@@ -197,27 +197,30 @@ def _said(
     sides: tuple[tuple[Side, Path], ...] = (("base", plan.base), ("voice", plan.voice))
     for side, path in sides:
         model: Qwen3TTSModel | None = None
+        broken = False
         for one in (one for one in plan.sayings if one.by == side):
             key = said_once.key_of(one, settings, path, reference if one.way else "")
             kept = directory / f"{one.name}.npz"
             said = said_once.kept(kept, key)
+            if said is not None and not (one.way and person is None):
+                found[one.name] = said
+                continue
+            if broken:
+                continue
             try:
-                if said is None or (one.way and person is None):
-                    if model is None:
-                        console.say(STAGE, f"saying what the base model can do besides with {path}")
-                        model = loaders[side]()
-                    if one.way and person is None and plan.recording is not None:
-                        person = kept_cloning.make_person(model, encoder, plan.recording)
-                        kept_cloning.keep_person(directory / "person.npz", reference, person)
-                    prompts: Prompts | None = person.prompts(one.way) if one.way and person else None
-                    said = said_once.say(model, one, settings, prompts)
-                    said_once.keep(kept, key, said)
+                if model is None:
+                    broken = True  # unless it can be loaded
+                    console.say(STAGE, f"saying what the base model can do besides with {path}")
+                    model = loaders[side]()
+                    broken = False
+                if one.way and person is None and plan.recording is not None:
+                    person = kept_cloning.make_person(model, encoder, plan.recording)
+                    kept_cloning.keep_person(directory / "person.npz", reference, person)
+                prompts: Prompts | None = person.prompts(one.way) if one.way and person else None
+                found[one.name] = said_once.say(model, one, settings, prompts)
+                said_once.keep(kept, key, found[one.name])
             except Exception as error:  # whatever the error, its column stays empty
                 console.warn(STAGE, f"{one.name} is left out: {first_line(error)}")
-                if model is None:
-                    break
-                continue
-            found[one.name] = said
         del model
         gc.collect()  # a model's modules are in reference cycles, which would keep their memory
     size = next((round(s.waveform.size / s.frames) for some in found.values() for s in some if s.frames), 1)

@@ -92,6 +92,7 @@ def write_page(settings: Settings, *, training: bool = False) -> dict[str, Any]:
             summary={name: value for name, value in summary.items() if name != "verdict"},
             comparison=comparison_table(stats),
             kept=kept_table(stats),
+            not_asked=[f"{name}: {why}" for name, why in as_dict(as_dict(stats.get("kept")).get("left_out")).items()],
             warnings=[str(one) for one in as_list(stats.get("warnings"))],
             judges=judges_told(stats),
             origins=origins_table(stats),

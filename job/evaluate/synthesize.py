@@ -50,7 +50,8 @@ def run(settings: Settings) -> dict[str, Any]:
     settings = as_tuned(settings, directory)
     config = read_config(directory)
     summary, splits = prepared(paths)
-    utterances = spoken_texts.plan(settings, config, spoken_texts.speakers_of(config, directory), rows_of(splits))
+    rows = rows_of(splits)
+    utterances = spoken_texts.plan(settings, config, spoken_texts.speakers_of(config, directory), rows)
 
     from job.model.loading import resolve_device
 
@@ -71,8 +72,8 @@ def run(settings: Settings) -> dict[str, Any]:
     no_others = kept.left_out(settings, device)
     besides: dict[str, Any] = {"rows": [], "left_out": {"all": no_others}, "warnings": []}
     if no_others is None:
-        rows = [row for some in rows_of(splits) for row in some]
-        besides = kept.of(settings, directory, rows, spoken.references, judges, _loaders(settings, directory))
+        known = [row for some in rows for row in some]
+        besides = kept.of(settings, directory, known, spoken.references, judges, _loaders(settings, directory))
 
     samples = spoken.samples["voice"]
     from_where = spoken_texts.origins([one.text for one in utterances], *(splits or (None, None)))

@@ -158,6 +158,7 @@ def test_what_a_broken_voice_has_lost_is_named_in_the_log_the_stats_and_the_repo
     assert all(line in told for line in written["warnings"]) and len(written["warnings"]) >= 4
     report.run(asked)
     page = asked.paths.report.read_text(encoding="utf-8")
+    assert "Not asked" not in page, "everything was"
     assert "What the base model can do besides" in page and "Preset speaker vivian: lost in training" in page
 
 
