@@ -156,6 +156,11 @@ class Paths:
         return self.work / "choosing"
 
     @property
+    def kept(self) -> Path:
+        """What was said and judged to see what the base model can do besides the voice (KEPT_ABILITIES)."""
+        return self.work / "kept"
+
+    @property
     def said(self) -> Path:
         """The WAV that `say` wrote last."""
         return self.work / "said.wav"

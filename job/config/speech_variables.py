@@ -43,6 +43,11 @@ class SynthesisVariables(BaseSettings):
         None,
         "Also have the base model clone the voice and speak the same texts, to compare. Default: true on a GPU.",
     )
+    kept_abilities: bool | None = var(
+        None,
+        "Also see whether what the base model can do besides is kept: cloning other people, its preset speakers, "
+        "following instructions (docs/judging.md). Default: true on a GPU.",
+    )
     synth_gate: Switch = var(
         "warn",
         "What happens when the test speech fails its checks; with `fail` the run ends with exit code 6, and a repo's "

@@ -16,7 +16,7 @@ from job.estimate.layer_bytes import Shapes, Types
 from job.estimate.lengths import Lengths
 from job.estimate.memory import CUDA_BYTES, Memory, by_layer, memory_of, state_bytes
 from job.estimate.parameters import parameter_counts, shapes_of
-from job.evaluate import other_seeds, spoken_texts, trial, tuning
+from job.evaluate import kept, other_seeds, spoken_texts, trial, tuning
 from job.evaluate.baselines import RECORDINGS
 from job.evaluate.comparison import BASES
 from job.modes import mode_of
@@ -247,9 +247,12 @@ def _print_choosing(settings: Settings) -> None:
 def _print_judging(settings: Settings) -> None:
     """What test speech takes after training."""
     said, clips = judged_clips(settings)
+    others = kept.samples_at_most(settings)
     base = "" if settings.baselines is False else " (on a GPU the base model says them too, in two ways)"
-    seconds = clips * JUDGING_SECONDS
-    say("plan", f"then {said} texts are said{base}; judging {clips} clips takes some {seconds:.0f} s on a CPU core")
+    besides = f", and on a GPU {others} short ones to see what else is kept" if others else ""
+    most = clips + others
+    seconds = f"some {most * JUDGING_SECONDS:.0f} s on a CPU core"
+    say("plan", f"then {said} texts are said{base}{besides}; judging {most} clips takes {seconds}")
 
 
 def _print_launching(plan: Plan) -> None:

@@ -54,9 +54,18 @@ class Spoken:
 
 
 def judged(
-    settings: Settings, judges: Sequence[Judge], spoken: Spoken, described: list[dict[str, Any]], no_base: str | None
+    settings: Settings,
+    judges: Sequence[Judge],
+    spoken: Spoken,
+    described: list[dict[str, Any]],
+    no_base: str | None,
+    besides: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Have all sounds judged; returns the result for stats.json and adds the figures to `described`."""
+    """Have all sounds judged; returns the result for stats.json and adds the figures to `described`.
+
+    `besides` is what `kept.of` found.
+    """
+    besides = dict(besides or {})
     clips = {source: [heard_as(one) for one in samples] for source, samples in spoken.samples.items()}
     clips.update(spoken.recorded)
     again = [heard_as(one) for some in spoken.again.values() for one in some]
@@ -67,6 +76,7 @@ def judged(
     by_seed = {number: [told["voice"][number], *(next(said) for _ in some)] for number, some in spoken.again.items()}
     warnings = other_seeds.add(by_seed, described)
     warnings += drifting.warnings(described, told["voice"], told.get("codec") or told.get("recordings") or [])
+    warnings += besides.pop("warnings", [])
     for line in warnings:
         console.warn("synthesize", line)
     owns = _of_recordings(clips, told)
@@ -97,6 +107,7 @@ def judged(
         "by_origin": by_origin(described),
         "compared": others,
         "warnings": warnings,
+        "kept": besides,
         "judges": {name: account.as_dict() for name, account in ratings.accounts.items()},
     }
 

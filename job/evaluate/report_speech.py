@@ -12,6 +12,7 @@ from urllib.parse import quote
 from job.evaluate import checks, verdict
 from job.evaluate.comparison import BASES, SOURCES
 from job.evaluate.judges.figures import BY_NAME, FIGURES, MARKS
+from job.evaluate.kept_rows import Row
 from job.text.letters import letters
 
 #: What people read of where a text comes from (`spoken_texts.ORIGINS`).
@@ -129,6 +130,19 @@ def origins_table(stats: dict[str, Any]) -> dict[str, Any]:
         if any(figure.name in group for group in groups.values()):
             rows.append((figure.label, [figure.shown(group.get(figure.name)) for group in groups.values()]))
     return {"heads": [f"{told.capitalize()}s" for told in groups], "rows": rows}
+
+
+def kept_table(stats: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """List what the base model can do besides: label, its figures, the checkpoint's, whether it is kept, and `bad`."""
+    table = []
+    for one in as_list(as_dict(stats.get("kept")).get("rows")):
+        try:
+            row = Row(**one)
+            answer = "cannot be told" if row.lost is None else f"lost: {row.why}" if row.lost else "kept"
+            table.append((row.label, row.shown("base"), row.shown("voice"), answer, "bad" if row.lost else ""))
+        except (KeyError, TypeError, ValueError):  # damaged, or of another version
+            continue
+    return table
 
 
 def judges_told(stats: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ and qwen_tts are imported when `run` is called.
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,10 @@ from job.config.paths import Paths
 from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import BadInput, first_line
-from job.evaluate import baselines, other_seeds, own, speech_gate, spoken_texts
+from job.evaluate import baselines, kept, other_seeds, own, speech_gate, spoken_texts
 from job.evaluate.judges.registry import load_judges
 from job.evaluate.judging import Spoken, judged
+from job.evaluate.said_once import Side
 from job.evaluate.samples import describe, write
 from job.evaluate.speaking import speak
 from job.evaluate.verdict import table
@@ -49,7 +50,8 @@ def run(settings: Settings) -> dict[str, Any]:
     settings = as_tuned(settings, directory)
     config = read_config(directory)
     summary, splits = prepared(paths)
-    utterances = spoken_texts.plan(settings, config, spoken_texts.speakers_of(config, directory), rows_of(splits))
+    rows = rows_of(splits)
+    utterances = spoken_texts.plan(settings, config, spoken_texts.speakers_of(config, directory), rows)
 
     from job.model.loading import resolve_device
 
@@ -67,6 +69,12 @@ def run(settings: Settings) -> dict[str, Any]:
     if no_base is None:
         no_base = _by_base(settings, spoken)
 
+    no_others = kept.left_out(settings, device)
+    besides: dict[str, Any] = {"rows": [], "left_out": {"all": no_others}, "warnings": []}
+    if no_others is None:
+        known = [row for some in rows for row in some]
+        besides = kept.of(settings, directory, known, spoken.references, judges, _loaders(settings, directory))
+
     samples = spoken.samples["voice"]
     from_where = spoken_texts.origins([one.text for one in utterances], *(splits or (None, None)))
     described = [
@@ -82,7 +90,7 @@ def run(settings: Settings) -> dict[str, Any]:
             names = ", ".join(sorted(one_voice.off))
             console.say(STAGE, f"not checked, since {speaker}'s own recordings are so through this codec: {names}")
 
-    stats = judged(settings, judges, spoken, described, no_base)
+    stats = judged(settings, judges, spoken, described, no_base, besides)
     write(paths.samples, spoken.sounds(), {**stats, "settings": _used(settings, directory)})
     for line in (*table(stats["comparison"]), stats["summary"]["verdict"]):
         console.say(STAGE, line)
@@ -131,6 +139,14 @@ def _by_base(settings: Settings, spoken: Spoken) -> str | None:
         return first_line(error)
     spoken.samples.update(found)
     return None if found else "no x-vector of a speaker"
+
+
+def _loaders(settings: Settings, directory: Path) -> dict[Side, Callable[[], Qwen3TTSModel]]:
+    """How to load the base model and the finished checkpoint."""
+    return {
+        "base": lambda: load_voice(base_directory(settings), settings, scaled=False),
+        "voice": lambda: load_voice(directory, settings),
+    }
 
 
 def texts_file(settings: Settings) -> Path | None:
@@ -224,5 +240,6 @@ def _used(settings: Settings, directory: Path) -> dict[str, Any]:
         "mos_model",
         "similarity_model",
         "baselines",
+        "kept_abilities",
     )
     return {"checkpoint": str(directory), **{name: getattr(settings, name) for name in names}}

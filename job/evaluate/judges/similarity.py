@@ -6,6 +6,7 @@ lower for short windows in general, so they are only compared with one another.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,14 @@ class Similarity(Judge):
 
     def _embed(self, waveform: NDArray[np.float32], sample_rate: int) -> NDArray[np.floating[Any]]:
         return np.asarray(self.encoder.embed(waveform, sample_rate).numpy())
+
+    def towards(self, clips: Sequence[Clip]) -> Similarity:
+        """The same judge, which compares with the first of these clips of each speaker instead."""
+        vectors: dict[str, NDArray[np.floating[Any]]] = {}
+        for clip in clips:
+            if clip.speaker.lower() not in vectors and clip.waveform.size:
+                vectors[clip.speaker.lower()] = self.encoder.embed(clip.waveform, clip.sample_rate).numpy()
+        return Similarity(f"{self.by}, instead {_digest(vectors)}", self.encoder, vectors)
 
     def __call__(self, clip: Clip) -> dict[str, Any]:
         """Return `similarity`, `similarity_start` and `similarity_drift`; None for a speaker without a reference.
@@ -101,5 +110,9 @@ def load(settings: Settings, device: str) -> Similarity | None:
     except JobError as error:
         console.warn("synthesize", f"speaker similarity is left out: {error}")
         return None
-    references = digest_bytes(b"".join(name.encode() + vectors[name].tobytes() for name in sorted(vectors)))[:12]
-    return Similarity(f"speaker encoder of {named_identity(str(base))}, x-vectors {references}", encoder, vectors)
+    by = f"speaker encoder of {named_identity(str(base))}, x-vectors {_digest(vectors)}"
+    return Similarity(by, encoder, vectors)
+
+
+def _digest(vectors: Mapping[str, NDArray[np.floating[Any]]]) -> str:
+    return digest_bytes(b"".join(name.encode() + vectors[name].tobytes() for name in sorted(vectors)))[:12]
