@@ -146,8 +146,9 @@ def _torchrun(settings: Settings, first: str, last: str, *, own_disks: bool = Fa
     say("run", f"{part}: {count} processes on each of {settings.num_nodes} nodes")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
-        stages_of = ["-m", "job", "run", "--from", first, "--until", last, "--launcher", str(os.getpid())]
-        elastic_launch(config, sys.executable)(*stages_of, *(["--own-disks"] if own_disks else []))
+        started_by = ["--launcher", str(os.getpid()), "--nodes", str(settings.num_nodes)]
+        started_by += ["--own-disks"] if own_disks else []
+        elastic_launch(config, sys.executable)("-m", "job", "run", "--from", first, "--until", last, *started_by)
     except ChildFailedError as error:
         _check(_cause([failure.exitcode for failure in error.failures.values()]))
     except SignalException as error:

@@ -11,7 +11,7 @@ import pytest
 
 from job.config.settings import Settings, load
 from job.core import files
-from job.core.errors import BadInput, FollowedRank, TrainingStopped
+from job.core.errors import BadInput, FollowedRank, NodesMissing, TrainingStopped
 from job.processes import nodes
 from tests.support.commands import run_job
 from tests.test_launch import free_port
@@ -113,6 +113,29 @@ def test_a_failure_while_node_0_prepares_ends_the_one_that_waits(tmp_path: Path)
     one, other = meet((tmp_path / "a", tmp_path / "b"), BUCKET, fails=TrainingStopped("no data"))
     assert isinstance(one, TrainingStopped)
     assert isinstance(other, FollowedRank) and other.exit_code == TrainingStopped.exit_code
+
+
+def test_one_that_is_lost_while_node_0_prepares_may_come_again(tmp_path: Path) -> None:
+    """Its successor finds its place; without one node 0 ends with a line instead of waiting for ever."""
+    port = free_port()
+    more = {**BUCKET, "SHARED_WORK_DIR": "false"}
+    own = [settings_of(rank, port, tmp_path, **{**more, "RENDEZVOUS_TIMEOUT": "2"}) for rank in (0, 1)]
+
+    def connected() -> nodes.Gathering:
+        return nodes.Gathering(own[1]).__enter__()
+
+    with ThreadPoolExecutor(1) as pool, nodes.Gathering(own[0]) as gathering:
+        gathering.show(MARK)
+        lost = connected()
+        lost._store.set("node 1", "here")
+        lost._store.set("node 1 sees", '{"sees": false, "mirror": "s3://voices/kari"}')
+        assert gathering.gather() is True
+        del lost
+        with pytest.raises(NodesMissing, match="1 of NUM_NODES=2 nodes are still there within 2 s; missing: node 1"):
+            gathering.start()
+        successor = pool.submit(lambda: connected().follow())
+        gathering.start()
+        assert successor.result(30) is True
 
 
 def test_node_0_need_not_have_looked_at_the_data_to_refuse(tmp_path: Path) -> None:

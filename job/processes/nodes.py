@@ -32,6 +32,8 @@ POLL = 0.5
 VOLUME_SECONDS = 60.0
 #: Seconds for which node 0 keeps its store open, so that the others can read its exit code.
 LAST_WORD_SECONDS = 2.0
+#: Seconds that an answer of nodes that are there may take before it is said who is waited for.
+QUIET_SECONDS = 5.0
 #: Seconds between two lines of a node that waits for node 0 to prepare the data.
 WAITING_LINE = 60.0
 #: What all nodes need that share nothing else.
@@ -119,22 +121,8 @@ class Gathering:
         """
         if self._store is None:
             return False
-        count, waited = self._settings.num_nodes, self._settings.rendezvous_timeout
-        missing = [name for name in self._others if not self._store.check([name])]
-        if missing:
-            say("run", f"waiting for {', '.join(missing)}, up to {waited} s (RENDEZVOUS_TIMEOUT)")
-        end = time.monotonic() + waited
-        while missing:
-            if time.monotonic() > end:
-                raise NodesMissing(
-                    f"{count - len(missing)} of NUM_NODES={count} nodes connected within {waited} s; missing: "
-                    f"{', '.join(missing)}: check NODE_RANK there and that {self._address} can be reached from there "
-                    "(a larger RENDEZVOUS_TIMEOUT waits longer)"
-                )
-            time.sleep(POLL)
-            missing = [name for name in missing if not self._store.check([name])]
-        while not all(self._store.check([f"{name} sees"]) for name in self._others):
-            time.sleep(POLL)
+        self._wait_for("", "connected", self._settings.rendezvous_timeout)
+        self._wait_for(" sees", "answered", max(2 * VOLUME_SECONDS, self._settings.rendezvous_timeout))
         own_disks = self._own_disks(self._others)
         self._store.set("decision", "own disks" if own_disks else "go")
         self._open_question = "start" if own_disks else ""
@@ -145,12 +133,31 @@ class Gathering:
     def start(self) -> None:
         """Let the nodes start that have a WORK_DIR of their own: the data are prepared.
 
-        Returns when they all know it, since node 0 may have nothing more to do (PREPARE_ONLY) and close the store.
+        Returns when they all know it, since node 0 may have nothing more to do (PREPARE_ONLY) and close the store. One
+        that was lost meanwhile may have been started again.
+
+        Raises:
+            NodesMissing: some nodes are not there any more.
         """
         self._store.set("start", "go")
+        self._wait_for(" knows", "are still there", self._settings.rendezvous_timeout)
         self._open_question = ""
-        end = time.monotonic() + VOLUME_SECONDS
-        while time.monotonic() < end and not all(self._store.check([f"{name} knows"]) for name in self._others):
+
+    def _wait_for(self, key: str, did: str, seconds: float) -> None:
+        """Wait until all other nodes have set their key; `did` is what they then have done."""
+        count, begun = self._settings.num_nodes, time.monotonic()
+        said = False
+        while missing := [name for name in self._others if not self._store.check([f"{name}{key}"])]:
+            waited = time.monotonic() - begun
+            if not said and (not key or waited > QUIET_SECONDS):
+                said = True
+                say("run", f"waiting for {', '.join(missing)}, up to {seconds:g} s (RENDEZVOUS_TIMEOUT)")
+            if waited > seconds:
+                raise NodesMissing(
+                    f"{count - len(missing)} of NUM_NODES={count} nodes {did} within {seconds:g} s; missing: "
+                    f"{', '.join(missing)}: check NODE_RANK there and that {self._address} can be reached from there "
+                    "(a larger RENDEZVOUS_TIMEOUT waits longer)"
+                )
             time.sleep(POLL)
 
     @property
