@@ -11,7 +11,7 @@ from typing import Any
 from job.audio import audio_files
 from job.audio.audio_files import SOUNDS, UNREADABLE
 from job.core import files
-from job.fetch.find import Finder, unreadable
+from job.fetch.find import Finder, unreadable, without_scheme
 from job.fetch.table import RowError
 
 _MAGIC = ((b"RIFF", ".wav"), (b"fLaC", ".flac"), (b"OggS", ".ogg"), (b"ID3", ".mp3"), (b"FORM", ".aiff"))
@@ -76,7 +76,7 @@ class Store:
         remote: Callable[[str], bytes | Path] | None,
         tree: Path | None,
     ) -> Path:
-        value = value.strip()
+        value = without_scheme(value.strip())
         if not value:
             raise RowError(f"no {field}")
         if re.match(r"(https?|s3|gs)://", value):

@@ -105,7 +105,10 @@ def open_parquet(paths: list[Path], where: str) -> Table:
 def _is_plain(kind: Any) -> bool:
     import pyarrow as pa
 
-    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer))
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating)
+    return any(test(kind) for test in tests)
 
 
 def _folders(path: Path) -> list[Path]:
