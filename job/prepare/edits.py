@@ -8,9 +8,10 @@ the encoded rows when these are read, so nothing is encoded again.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -46,8 +47,18 @@ class Edit:
             return False
         if self.audio is None:
             return True
-        same_file = row.audio is not None and self.audio in (str(row.audio), row.audio.name)
+        same_file = row.audio is not None and _ends_with(row.audio, self.audio)
         return same_file and (self.start is None or (row.start is not None and abs(self.start - row.start) < 1e-3))
+
+
+def _ends_with(audio: Path, said: str) -> bool:
+    """Whether a recording is called as in an edit: by its path, or by the last parts of it."""
+    parts = PurePosixPath(_plain(said).replace("\\", "/")).parts
+    return bool(parts) and PurePosixPath(_plain(str(audio))).parts[-len(parts) :] == parts
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 class Edits:
@@ -61,10 +72,13 @@ class Edits:
         self._path = path
         self._edits: dict[str, list[Edit]] = {}
         self._unused: dict[int, Edit] = {}
+        self._first: dict[int, Row] = {}
         for number, line in enumerate(_lines(path), start=1):
             if line.strip():
                 edit = _edit(path, number, line)
-                key = edit.id if edit.id is not None else Path(edit.audio or "").name
+                key = (
+                    edit.id if edit.id is not None else PurePosixPath(_plain(edit.audio or "").replace("\\", "/")).name
+                )
                 self._edits.setdefault(key, []).insert(0, edit)
                 self._unused[number] = edit
 
@@ -72,12 +86,29 @@ class Edits:
         return bool(self._edits)
 
     def find(self, row: Row) -> Edit | None:
-        """Return the last edit about a row; None if there is none."""
-        named = self._edits.get(row.id, []) + (self._edits.get(row.audio.name, []) if row.audio else [])
+        """Return the last edit about a row; None if there is none.
+
+        Raises:
+            BadInput: it is about another row as well, and it is unclear which one is meant.
+        """
+        named = self._edits.get(row.id, []) + (self._edits.get(_plain(row.audio.name), []) if row.audio else [])
         fitting = [edit for edit in named if edit.is_about(row)]
         for edit in fitting:
             self._unused.pop(edit.line, None)
-        return max(fitting, key=lambda edit: edit.line, default=None)
+        found = max(fitting, key=lambda edit: edit.line, default=None)
+        if found is not None:
+            self._check_alone(found, row)
+        return found
+
+    def _check_alone(self, edit: Edit, row: Row) -> None:
+        """Refuse an edit that fits several rows, unless it marks all parts of one recording as bad."""
+        first = self._first.setdefault(edit.line, row)
+        if first is row or (edit.text is None and first.audio == row.audio):
+            return
+        where = f"{self._path} line {edit.line}: {edit.audio} is the recording of several rows"
+        if first.audio != row.audio:
+            raise BadInput(f"{where} ({first.audio} and {row.audio}); write more of its path")
+        raise BadInput(f"{where} (ids {first.id} and {row.id}); give the id or the start of the one whose text this is")
 
     def unused(self) -> str | None:
         """Describe in one line the edits that matched no row; None if there are none."""
@@ -126,7 +157,7 @@ def text_warnings(text: str, seconds: float) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return [line.removesuffix("\r") for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
