@@ -12,7 +12,7 @@ from job.audio import audio_files
 from job.audio.audio_files import SOUNDS, UNREADABLE
 from job.core import inside
 from job.fetch import packs
-from job.fetch.find import Finder, unreadable
+from job.fetch.find import Finder, unreadable, without_scheme
 from job.fetch.packs import Packs
 from job.fetch.table import Kept, RowError
 
@@ -82,7 +82,7 @@ class Store:
         remote: Callable[[str], bytes | Path] | None,
         tree: Path | None,
     ) -> Path:
-        value = value.strip()
+        value = without_scheme(value.strip())
         if not value:
             raise RowError(f"no {field}")
         if re.match(r"(https?|s3|gs)://", value):

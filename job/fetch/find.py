@@ -9,7 +9,9 @@ them has words that differ from the row's.
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
+import urllib.parse
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -117,6 +119,12 @@ class Finder:
             raise RowError("audio is ambiguous", detail)
         if spelled != unicodedata.normalize("NFC", audio_files.stem(found.name)):
             self._say(f"{value!r} is taken to be {found.name}; others in other letter case likewise")
+
+
+def without_scheme(value: str) -> str:
+    """Return the path in a `file:` address, decoded; any other value as it is."""
+    found = re.match(r"file:(?://(?:localhost)?(?=/))?(?!//)", value, re.IGNORECASE)
+    return urllib.parse.unquote(value[found.end() :]) if found else value
 
 
 def unreadable(path: Path) -> RowError:

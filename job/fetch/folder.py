@@ -91,6 +91,9 @@ def _open(root: Path, where: str, settings: Settings) -> Table:
         table = tables.only_one(root, where, Names(iter(found)), settings, settings.train_split)
         if table is not None:
             return _completed(table, root)
+    ask = not beside.with_text and settings.transcribe != "always"
+    if ask and (unread := tables.unread(root, found, settings)) is not None:
+        raise BadInput(f"{where}: {unread}; TRANSCRIBE=always transcribes the recordings instead")
     inner = next((p for p in sorted(root.glob("*/metadata.*")) if p.name in METADATA), None)
     if not beside.can_be_read or (not beside.with_text and inner and settings.transcribe != "always"):
         more = f"; set DATA_DIR to {inner.parent}, where there is a {inner.name}" if inner else ""

@@ -31,7 +31,7 @@ def list_files(root: Path) -> tuple[list[Path], list[Path]]:
             audio.append(path)
         elif path.name.lower().endswith((*text_files.ENDINGS, ".trans.tsv")):
             others.append(path)
-    return sorted(p for p in audio if p.is_file()), sorted(others)
+    return sorted(p for p in audio if p.is_file() or p.is_symlink()), sorted(others)
 
 
 class Recordings:
@@ -153,6 +153,9 @@ class Recordings:
 
     def _values(self, path: Path, speakers: bool) -> dict[str, Any] | None:
         """Return a recording's row; None if another recording of the same sentence is used instead."""
+        if not path.is_file():
+            detail = f"{path.name} is a link to {path.readlink()}, where nothing is"
+            raise RowError("audio is missing", f"{detail}; get the file (git annex get, dvc pull)", [str(path)])
         if audio_files.ending_of(path.name) in audio_files.UNREADABLE:
             raise find.unreadable(path)
         source = self._sources.get(path)
@@ -177,7 +180,7 @@ class Recordings:
         Raises:
             RowError: they are different recordings, and it is unclear which one the text belongs to.
         """
-        paths = audio_files.before_films(self._of_text.get(source, []))
+        paths = audio_files.before_films([p for p in self._of_text.get(source, []) if p.is_file()])
         if len(paths) < 2:
             return not paths or path in paths
         numbers = [sidecars.microphone(p) for p in paths]

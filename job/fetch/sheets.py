@@ -106,7 +106,10 @@ def is_plain(kind: Any) -> bool:
     """Whether a column of this Arrow type holds text or whole numbers."""
     import pyarrow as pa
 
-    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer))
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating)
+    return any(test(kind) for test in tests)
 
 
 def _folders(path: Path) -> list[Path]:

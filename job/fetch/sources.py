@@ -149,8 +149,11 @@ def _train_jsonl(settings: Settings) -> Source | None:
     if train is None:
         return None
     address = address_of(train)
-    if address or train.expanduser().exists() or shards_here(train) or settings.dataset_name is None:
+    shards = address or shards_here(train)
+    if shards or train.expanduser().exists() or settings.dataset_name is None:
         unread = _unread(settings, "TRAIN_JSONL", "DATA_DIR", "DATASET_NAME")
+        if not shards:  # their names say which split they are of
+            unread = _joined(unread, _unread_splits(settings))
         about = f"TRAIN_JSONL={address or train}"
         return _read_from(settings, about, lambda: _manifests(settings), (train,), unread)
     note = f"TRAIN_JSONL={train} does not exist; reading DATASET_NAME={settings.dataset_name} instead"
@@ -162,6 +165,18 @@ def _unread(settings: Settings, used: str, *others: str) -> str | None:
     values = {name: getattr(settings, name.lower()) for name in others}
     named = [f"{name}={value}" for name, value in values.items() if value is not None]
     return f"{' and '.join(named)}: not read, since {used} is set; DATASETS reads several" if named else None
+
+
+def _unread_splits(settings: Settings) -> str | None:
+    """A note that splits are named and TRAIN_JSONL, which is one, is read."""
+    given = [name for name in ("train_split", "validation_split") if name in settings.model_fields_set]
+    named = [f"{name.upper()}={value}" for name in given if (value := getattr(settings, name)) is not None]
+    todo = "VALIDATION_JSONL names rows to validate on"
+    return f"{' and '.join(named)}: not read, since TRAIN_JSONL has no splits; {todo}" if named else None
+
+
+def _joined(*notes: str | None) -> str | None:
+    return "; ".join(note for note in notes if note) or None
 
 
 def _data_dir(settings: Settings) -> Source | None:

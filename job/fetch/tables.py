@@ -21,6 +21,11 @@ _ENDINGS = (".csv", ".tsv", ".psv", ".txt", ".list", ".lst", ".jsonl", ".text", 
 #: Number of rows of a file that are read, and the share of them that must name existing audio.
 _ROWS, _SHARE = 50, 0.5
 
+#: Files of spreadsheet programs.
+_SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers", ".gsheet")
+#: How much of a file is searched for names of recordings, bytes.
+_MOST_BYTES = 1 << 22
+
 #: Words in file names that mark a table as another split than training, or as the whole corpus.
 _OTHER_PARTS = {"dev", "val", "valid", "validation", "eval", "evaluation", "test", "other", "validated", "invalidated"}
 _OTHER_PARTS |= {"reported", "unvalidated"}
@@ -54,6 +59,45 @@ def only_one(
             console.say("fetch", f"{path.name} names the audio files: it is read as their table")
         return table
     return None
+
+
+def unread(root: Path, audio: list[Path], settings: Settings) -> str | None:
+    """Describe a file in `root` that seems to be the table of its recordings and cannot be read; None if there is none.
+
+    That is a spreadsheet, or a text file with the names of most recordings in it.
+    """
+    stems = [audio_files.stem(path.name).encode() for path in audio[:: max(1, len(audio) // _ROWS)]]
+    for path in sorted(root.iterdir()):
+        ending = path.suffix.lower()
+        if not path.is_file() or path.name.startswith((".", "~$")):
+            continue
+        if ending in _SPREADSHEETS:
+            return f"{path.name} is not read: save it as metadata.csv (CSV UTF-8)"
+        if ending in (*_ENDINGS, ".json", ".xml", ".yaml", ".yml") and _names_most(path, stems):
+            reason = _reason(path, settings)
+            return f"{path.name} names the recordings and is not read: {reason}"
+    return None
+
+
+def _names_most(path: Path, stems: list[bytes]) -> bool:
+    try:
+        with open(path, "rb") as handle:
+            content = handle.read(_MOST_BYTES).replace(b"\0", b"")
+    except OSError:
+        return False
+    return len(stems) > 1 and sum(stem in content for stem in stems) > _SHARE * len(stems)
+
+
+def _reason(path: Path, settings: Settings) -> str:
+    """Return why a file cannot be read as a table, or what to do with one that is in no form that is read."""
+    if path.suffix.lower() in _ENDINGS:
+        try:
+            choose((jsonl if path.suffix.lower() == ".jsonl" else sheets).open_table(path, path.name), settings)
+        except BadInput as error:
+            return str(error)
+        except (RowError, OSError, UnicodeError):
+            pass
+    return "write it as metadata.csv or metadata.jsonl, with audio and text"
 
 
 def _candidates(root: Path) -> list[Path]:

@@ -8,9 +8,10 @@ the encoded rows when these are read, so nothing is encoded again.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -47,8 +48,28 @@ class Edit:
             return False
         if self.audio is None:
             return True
-        same_file = row.audio is not None and self.audio in (str(row.audio), *_names(row.audio))
+        same_file = row.audio is not None and any(_ends_with(name, self.audio) for name in _names(row.audio))
         return same_file and (self.start is None or (row.start is not None and abs(self.start - row.start) < 1e-3))
+
+
+def _ends_with(audio: str, said: str) -> bool:
+    """Whether a recording is called as in an edit: by its path, or by the last parts of it."""
+    parts = PurePosixPath(_plain(said).replace("\\", "/")).parts
+    return bool(parts) and PurePosixPath(_plain(audio)).parts[-len(parts) :] == parts
+
+
+def _names(audio: Path) -> list[str]:
+    """What a recording may be called by, whole or by its last parts: its path, and in a tar also its own there."""
+    place = inside.place_of(audio)
+    return [str(audio)] if place is None else [str(audio), place.name]
+
+
+def _last(name: str) -> str:
+    return PurePosixPath(_plain(name).replace("\\", "/")).name
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 class Edits:
@@ -62,10 +83,11 @@ class Edits:
         self._path = path
         self._edits: dict[str, list[Edit]] = {}
         self._unused: dict[int, Edit] = {}
+        self._first: dict[int, Row] = {}
         for number, line in enumerate(_lines(path), start=1):
             if line.strip():
                 edit = _edit(path, number, line)
-                key = edit.id if edit.id is not None else Path(edit.audio or "").name
+                key = edit.id if edit.id is not None else _last(edit.audio or "")
                 self._edits.setdefault(key, []).insert(0, edit)
                 self._unused[number] = edit
 
@@ -73,14 +95,30 @@ class Edits:
         return bool(self._edits)
 
     def find(self, row: Row) -> Edit | None:
-        """Return the last edit about a row; None if there is none."""
-        named = self._edits.get(row.id, []) + [
-            one for name in (_names(row.audio) if row.audio else ()) for one in self._edits.get(name, [])
-        ]
+        """Return the last edit about a row; None if there is none.
+
+        Raises:
+            BadInput: it is about another row as well, and it is unclear which one is meant.
+        """
+        names = {_last(name) for name in _names(row.audio)} if row.audio else set()
+        named = [edit for name in (row.id, *names) for edit in self._edits.get(name, [])]
         fitting = [edit for edit in named if edit.is_about(row)]
         for edit in fitting:
             self._unused.pop(edit.line, None)
-        return max(fitting, key=lambda edit: edit.line, default=None)
+        found = max(fitting, key=lambda edit: edit.line, default=None)
+        if found is not None:
+            self._check_alone(found, row)
+        return found
+
+    def _check_alone(self, edit: Edit, row: Row) -> None:
+        """Refuse an edit that fits several rows, unless it marks all parts of one recording as bad."""
+        first = self._first.setdefault(edit.line, row)
+        if first is row or (edit.text is None and first.audio == row.audio):
+            return
+        where = f"{self._path} line {edit.line}: {edit.audio} is the recording of several rows"
+        if first.audio != row.audio:
+            raise BadInput(f"{where} ({first.audio} and {row.audio}); write more of its path")
+        raise BadInput(f"{where} (ids {first.id} and {row.id}); give the id or the start of the one whose text this is")
 
     def unused(self) -> str | None:
         """Describe in one line the edits that matched no row; None if there are none."""
@@ -129,7 +167,7 @@ def text_warnings(text: str, seconds: float) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return [line.removesuffix("\r") for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
@@ -171,9 +209,3 @@ def _edit(path: Path, number: int, line: str) -> Edit:
 def _is(said: dict[str, Any], name: str, kinds: Any) -> bool:
     value = said.get(name)
     return isinstance(value, kinds) and not isinstance(value, bool) and value != ""
-
-
-def _names(audio: Path) -> list[str]:
-    """Names by which a recording may be named without its folder: in a tar also its own there."""
-    place = inside.place_of(audio)
-    return [audio.name] if place is None else [audio.name, place.name]

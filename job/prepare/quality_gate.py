@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 from job.core import console
 from job.core.errors import DataRefused
+from job.prepare import edits, main_speaker
 from job.prepare.quality import Tally
 
 #: Share of rows with the codes of another row above which the data counts as broken.
 DUPLICATE_SHARE = 0.5
 #: Share of rejected rows above which the source counts as broken.
 REJECTED_SHARE = 0.5
+#: Reasons of rows that somebody chose to leave out, which say nothing against their source.
+BY_CHOICE = (edits.REASON, main_speaker.REASON)
 
 
 def refuse_nothing_left(tally: Tally) -> None:
@@ -50,10 +53,11 @@ def problems(tally: Tally) -> list[str]:
             "each row names its own recording"
         )
     found += tally.mispaired
-    rejected = tally.refused
+    reasons = {reason: count for reason, count in tally.rejected_by_reason().items() if reason not in BY_CHOICE}
+    rejected = sum(reasons.values())
     total = kept + rejected
     if total and rejected / total > REJECTED_SHARE:
-        listed = ", ".join(f"{reason} {count}" for reason, count in tally.rejected_by_reason().items())
+        listed = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
         found.append(
             f"{rejected} of {total} rows are unusable ({listed}): see data/rejected.jsonl and repair the source"
         )

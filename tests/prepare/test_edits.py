@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import unicodedata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,3 +69,40 @@ def test_a_line_that_is_not_understood_is_named(make: Make, line: str, said: str
     settings.paths.edits.write_text(line + "\n", encoding="utf-8")
     with pytest.raises(BadInput, match=said):
         prepare.run(settings)
+
+
+def test_a_row_is_named_by_as_much_of_its_path_as_it_takes(
+    make: Make, clips: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """As the page of the data shows it, with marks in either form; a line separator in a text is no end of a line."""
+    rows = []
+    for clip, folder in zip(clips[:3], ("a", "b", "c"), strict=True):
+        path = tmp_path / folder / unicodedata.normalize("NFD", "blå.flac")
+        path.parent.mkdir()
+        shutil.copy(clip["audio"], path)
+        rows.append({"audio": str(path), "text": clip["text"]})
+    settings = make(rows)
+    decide(settings, {"audio": "b/bl\u00e5.flac", "text": "Said\u2028so."}, {"audio": "c\\bl\u00e5.flac", "bad": True})
+    raw = settings.paths.edits.read_text(encoding="utf-8")
+    settings.paths.edits.write_text(raw.replace("\\u2028", "\u2028").replace("\n", "\r\n"), encoding="utf-8")
+    prepare.run(settings)
+    assert read_split(settings.paths, "train").column("text").to_pylist() == [clips[0]["text"], "Said\u2028so."]
+
+    decide(settings, {"audio": "bl\u00e5.flac", "bad": True})
+    with pytest.raises(BadInput, match=r"line 1: blå\.flac is the recording of several rows .*write more of its path"):
+        prepare.run(settings)
+
+
+def test_a_text_is_never_given_to_all_parts_of_a_recording(make: Make, clips: list[dict[str, Any]]) -> None:
+    audio = clips[5]["audio"]
+    parts = [{"audio": audio, "start": 0.0, "end": 1.1, "text": "We walked."}]
+    parts += [{"audio": audio, "start": 1.1, "end": 2.2, "text": "It was dark."}, {**clips[3]}]
+    settings = make([{key: row[key] for key in ("audio", "text", "start", "end") if key in row} for row in parts])
+    decide(settings, {"audio": Path(audio).name, "text": "What is really said."})
+    with pytest.raises(
+        BadInput, match=r"several rows \(ids train-1 and train-2\); give the id or the start of the one"
+    ):
+        prepare.run(settings)
+    decide(settings, {"audio": Path(audio).name, "bad": True})
+    prepare.run(settings)
+    assert read_split(settings.paths, "train").column("id").to_pylist() == ["train-3"]
