@@ -74,9 +74,8 @@ class Edits:
 
     def find(self, row: Row) -> Edit | None:
         """Return the last edit about a row; None if there is none."""
-        named = self._edits.get(row.id, []) + [
-            one for name in (_names(row.audio) if row.audio else ()) for one in self._edits.get(name, [])
-        ]
+        names = [row.id, *(_names(row.audio) if row.audio else ())]
+        named = [edit for name in names for edit in self._edits.get(name, [])]
         fitting = [edit for edit in named if edit.is_about(row)]
         for edit in fitting:
             self._unused.pop(edit.line, None)
