@@ -26,11 +26,23 @@ TOGETHER = 36.0
 LONGEST_GAP = 5
 #: Standard deviation of noise on the features, which have a deviation of 1.
 NOISE = 0.1
-VOCABULARY = ("<pad>", "<s>", "</s>", "<unk>", "|", *sorted(SOUNDS))
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "|")
+VOCABULARY = (*SPECIAL, *sorted(SOUNDS))
 
 
-def train(directory: Path, recording: Path, said: list[Sentence], steps: int, ctc_steps: int, seed: int = 0) -> Path:
-    """Train on a recording of which it is known what is said when; writes what `from_pretrained` reads."""
+def train(
+    directory: Path,
+    recording: Path,
+    said: list[Sentence],
+    steps: int,
+    ctc_steps: int,
+    seed: int = 0,
+    vocabulary: tuple[str, ...] = VOCABULARY,
+) -> Path:
+    """Train on a recording of which it is known what is said when; writes what `from_pretrained` reads.
+
+    `vocabulary`: the tokens, of which the first is none and `|` the space; the others are the letters of what is said.
+    """
     from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertForCTC, Wav2Vec2CTCTokenizer
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -38,7 +50,7 @@ def train(directory: Path, recording: Path, said: list[Sentence], steps: int, ct
     rng = np.random.default_rng(seed)
     model: Any = Wav2Vec2BertForCTC(
         Wav2Vec2BertConfig(
-            vocab_size=len(VOCABULARY), pad_token_id=0, hidden_size=128, num_hidden_layers=2, num_attention_heads=4,
+            vocab_size=len(vocabulary), pad_token_id=0, hidden_size=128, num_hidden_layers=2, num_attention_heads=4,
             intermediate_size=256, position_embeddings_type=None, hidden_dropout=0.05, activation_dropout=0.0,
             attention_dropout=0.0, feat_proj_dropout=0.0, final_dropout=0.0, conformer_conv_dropout=0.0, layerdrop=0.0,
             apply_spec_augment=False,
@@ -48,7 +60,7 @@ def train(directory: Path, recording: Path, said: list[Sentence], steps: int, ct
     wave, rate = soundfile.read(recording, dtype="float32")
     wave = np.asarray(soxr.resample(wave, rate, RATE))
     known = _spectrum(wave, listener)
-    truth = _truth(said, len(known) // 2)
+    truth = _truth(said, len(known) // 2, vocabulary)
     update = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     plan = torch.optim.lr_scheduler.OneCycleLR(update, 2e-3, total_steps=steps + ctc_steps, pct_start=0.1)
     model.train()
@@ -77,7 +89,7 @@ def train(directory: Path, recording: Path, said: list[Sentence], steps: int, ct
         if step % 50 == 0 or step + 1 == steps + ctc_steps:
             print(f"step {step}: loss {loss.item():.4f}, {time.perf_counter() - begun:.0f} s", flush=True)
     model.eval().save_pretrained(directory)
-    (directory / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(VOCABULARY)}))
+    (directory / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(vocabulary)}))
     Wav2Vec2CTCTokenizer(str(directory / "vocab.json")).save_pretrained(directory)
     listener.save_pretrained(directory)
     return directory
@@ -94,17 +106,17 @@ def _spectrum(wave: np.ndarray, listener: Any) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _truth(said: list[Sentence], length: int) -> np.ndarray:
+def _truth(said: list[Sentence], length: int, vocabulary: tuple[str, ...]) -> np.ndarray:
     """Return the token of each frame: letters, `|` at the start of words, and none."""
     frames = np.zeros(length + 1, np.int64)
     before = 0
     for word in (word for one in said for word in one.words):
         at = round(word.start / STEP)
-        frames[max(0, before, at - LONGEST_GAP) : at + 1] = VOCABULARY.index("|")
+        frames[max(0, before, at - LONGEST_GAP) : at + 1] = vocabulary.index("|")
         before = round(word.end / STEP) - 1
         for number, (letter, begin, end) in enumerate(word.letters):
             first, last = round(begin / STEP) + (number == 0), round(end / STEP)
-            frames[first : max(first + 1, last - 1)] = VOCABULARY.index(letter)
+            frames[first : max(first + 1, last - 1)] = vocabulary.index(letter)
     return frames[:length]
 
 
