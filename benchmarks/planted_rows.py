@@ -1,10 +1,14 @@
 """What prepare finds of rows that are wrong: defects planted in a corpus of good rows.
 
-    python benchmarks/planted_rows.py [--each 10] [--clean 400] [--espeak] [--asr-model MODEL] [--only KIND,KIND]
+    python benchmarks/planted_rows.py [--each 10] [--clean 400] [--espeak] [--only KIND,KIND]
+                                      [--asr-model MODEL | --recogniser DIR]
 
 Good rows are sentences of the embedded clips joined in another order each, by six voices (two, each at three pitches)
 in two languages, in a room with some noise. With `--espeak`, and `espeak-ng` on the PATH, twelve other voices in six
-languages say the good rows: voices that no threshold was set by. With `--asr-model`, that recogniser hears every row.
+languages say the good rows: voices that no threshold was set by. With `--asr-model`, that recogniser hears every row;
+with `--recogniser`, a small one that is trained first (`row_recogniser.py`: it knows the voices and the words,
+in random order) and kept in that directory. The table then has columns without and with it.
+
 Beside the good rows stand `--each` rows of each kind of defect. All of them go through the stage as a run does it, with
 the tiny base of `job.demo`.
 
@@ -39,7 +43,8 @@ from job.core import files
 from tests.support import defects
 from tests.support.defects import RATE, Voiced
 
-COLUMNS = "| kind | left out | warned | of | by |\n| --- | --- | --- | --- | --- |"
+ALONE = ("kind", "of", "left out", "warned", "by")
+BOTH = (*ALONE, "heard: left out", "warned", "by")
 
 
 @dataclass
@@ -134,19 +139,44 @@ def judged(settings: Settings) -> tuple[dict[str, str], dict[str, list[str]], di
     return rejected, seen, figures
 
 
+def prepared(settings: Settings) -> tuple[dict[str, str], dict[str, list[str]], dict[str, Any]]:
+    """Run the stage, and say what it judged."""
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stderr(nothing):
+        prepare.run(settings)
+    return judged(settings)
+
+
+def told(those: list[str], rejected: dict[str, str], warned: dict[str, list[str]]) -> list[str]:
+    """The cells of a kind: how many of its rows are left out and warned of, and by what."""
+    by = Counter(rejected.get(one) or "+".join(sorted(warned.get(one, []))) or "" for one in those)
+    by.pop("", None)
+    out = sum(one in rejected for one in those)
+    named = sum(one not in rejected and one in warned for one in those)
+    return [str(out), str(named), ", ".join(f"{name} {count}" for name, count in by.most_common())]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--each", type=int, default=10, help="rows of each kind")
     parser.add_argument("--clean", type=int, default=400, help="good rows")
     parser.add_argument("--espeak", action="store_true", help="the good rows are said by espeak-ng")
-    parser.add_argument("--asr-model", help="a recogniser that hears every row (CHECK_WORDS=always)")
+    heard = parser.add_mutually_exclusive_group()
+    heard.add_argument("--asr-model", help="a recogniser that hears every row (CHECK_WORDS=always)")
+    heard.add_argument("--recogniser", type=Path, help="where to keep one that is trained first, if it is not there")
     parser.add_argument("--only", default="", help="these kinds alone, with commas")
     parser.add_argument("--keep", type=Path, help="a folder to keep the work directory in")
     chosen = parser.parse_args()
+    if chosen.recogniser and chosen.espeak:
+        parser.error("--recogniser knows the embedded voices, and those of --espeak are others")
     from job.demo.base import build
     from job.prepare import quality
 
     quality.EXAMPLES = 1_000_000  # every row that is warned of, not the first ones
+    model = chosen.asr_model
+    if chosen.recogniser:
+        from row_recogniser import trained
+
+        model = str(trained(chosen.recogniser.resolve()))
     with tempfile.TemporaryDirectory() as temporary:
         work = chosen.keep or Path(temporary)
         base = work / "base"
@@ -154,31 +184,30 @@ def main() -> None:
             build(base)
         settings = Settings(
             init_model_path=str(base), work_dir=work / "work", device="cpu", quality_gate="warn", num_workers=0,
-            asr_model=chosen.asr_model, check_words="always" if chosen.asr_model else "never",
+            check_words="never",
         )  # fmt: skip
         recordings = work / "recordings"
         recordings.mkdir(parents=True, exist_ok=True)
         rows = corpus(chosen.clean, chosen.each, set(filter(None, chosen.only.split(","))), chosen.espeak)
         write(rows, recordings, settings)
         began, used = time.perf_counter(), time.process_time()
-        with open(os.devnull, "w") as nothing, contextlib.redirect_stderr(nothing):
-            prepare.run(settings)
+        found = [prepared(settings)]
         wall, processor = time.perf_counter() - began, time.process_time() - used
-        rejected, warned, figures = judged(settings)
+        if model:
+            found.append(prepared(settings.model_copy(update={"asr_model": model, "check_words": "always"})))
     seconds = sum(len(one.row.wave) / one.row.rate for one in rows)
-    print(COLUMNS)
+    columns = BOTH if model else ALONE
+    print(f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}")
     for kind in dict.fromkeys(one.kind for one in rows):
         those = [str(n) for n, one in enumerate(rows) if one.kind == kind]
-        by = Counter(rejected.get(one) or "+".join(sorted(warned.get(one, []))) or "" for one in those)
-        by.pop("", None)
-        out = sum(one in rejected for one in those)
-        told = sum(one not in rejected and one in warned for one in those)
-        why = ", ".join(f"{name} {count}" for name, count in by.most_common())
-        print(f"| {kind} | {out} | {told} | {len(those)} | {why} |")
-    for problem in figures["problems"]:
+        cells = [kind, str(len(those))]
+        for rejected, warned, _ in found:
+            cells += told(those, rejected, warned)
+        print(f"| {' | '.join(cells)} |")
+    for problem in found[-1][2]["problems"]:
         print(f"problem: {problem}")
     print(
-        f"{len(rows)} rows, {seconds:.0f} s of sound, prepared in {wall:.1f} s: "
+        f"{len(rows)} rows, {seconds:.0f} s of sound, prepared in {wall:.1f} s without a recogniser: "
         f"{processor / len(rows) * 1000:.0f} ms of processor time a row",
         file=sys.stderr,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,8 @@ _TELLING = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "CAF", "AU", "FLAC", "OGG", "
 _SEEKABLE = {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
 #: Most files kept open while parts of them are read.
 _MOST_FILES = 4
+#: Most videos kept open of one that is read in parts: as many threads read it side by side.
+_MOST_OPEN = 4
 #: Most bytes of decoded audio cached for all of them together.
 _MOST_BYTES = 128 << 20
 #: Samples per decoded and cached block.
@@ -77,6 +79,7 @@ class Recording:
         self._lock = threading.Lock()
         self._file: soundfile.SoundFile | FfmpegFile | None = None
         self._next = 0
+        self._idle: list[soundfile.SoundFile | FfmpegFile] = []
 
     def _open(self) -> soundfile.SoundFile | FfmpegFile:
         file = self._layout.open(self._path)
@@ -102,12 +105,32 @@ class Recording:
     def read_part(self, first: int, last: int) -> Frames:
         """Like `read`, for one of several parts of a file: the decoded blocks are cached for the other parts."""
         if self._seekable:
-            return self.read(first, last)
+            return self._read_film(first, last) if self._format == "FFMPEG" else self.read(first, last)
         first, last = min(first, self.length), min(last, self.length)
         with self._lock, _reasons(self._path):
             blocks = [self._block(index) for index in range(first // _BLOCK, max(first, last - 1) // _BLOCK + 1)]
         start = first // _BLOCK * _BLOCK
         return self._checked(np.concatenate(blocks)[first - start : last - start], first, last)
+
+    def _read_film(self, first: int, last: int) -> Frames:
+        """Like `read`, for a video, kept open for the next part: a long one takes 10 ms to open."""
+        first, last = min(first, self.length), min(last, self.length)
+        with self._lock:
+            file = self._idle.pop() if self._idle else None
+        with _reasons(self._path), ExitStack() as unless_kept:
+            if file is not None:
+                unless_kept.callback(file.close)
+            if file is None or not file.seek_again(first):
+                unless_kept.close()
+                file = self._open()
+                unless_kept.callback(file.close)
+                file.seek(first)
+            frames = file.read(last - first)
+            with self._lock:
+                if last < self.length and len(self._idle) < _MOST_OPEN:
+                    unless_kept.pop_all()
+                    self._idle.append(file)
+        return self._checked(frames, first, last)
 
     def _decode(self, file: soundfile.SoundFile | FfmpegFile, first: int, last: int) -> Frames:
         """Decode samples of a newly opened file in the same blocks as `_block`: MP3's last bit depends on them."""
@@ -136,6 +159,9 @@ class Recording:
             if self._file is not None:
                 self._file.close()
             self._file = None
+            idle, self._idle = self._idle, []
+        for file in idle:
+            file.close()
 
     def _block(self, index: int) -> Frames:
         """Return the block of samples starting at `index * _BLOCK`, cached or decoded; call with the lock held."""

@@ -34,9 +34,9 @@ _THREADS = "OMP_NUM_THREADS"
 #: two cores took twenty times as long as one run; with 1,000, twice as long.
 _WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 SPINS = "1000"
-#: How many compiled operations oneDNN keeps, which computes convolutions on a CPU. It compiles each anew for each length
-#: of a batch and by default keeps 1024 of them: a recogniser or a codec that hears recordings of all lengths fills
-#: hundreds of MB with what is hardly used again. Compiling again takes less than the times of such runs vary.
+#: How many compiled operations oneDNN keeps, which computes convolutions on a CPU. It compiles each anew for each
+#: length of a batch and by default keeps 1024 of them: a recogniser or a codec that hears recordings of all lengths
+#: fills hundreds of MB with what is hardly used again. Compiling again takes less than the times of such runs vary.
 _COMPILED = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY")
 COMPILED = "8"
 

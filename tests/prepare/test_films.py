@@ -90,6 +90,39 @@ def test_a_part_late_in_a_long_film_is_found_without_decoding_what_comes_before(
     assert sum(decoded) / RATE / len(starts) < 8.0
 
 
+@pytest.mark.parametrize("name", ["aac.m4a", "alac.m4a", "pcm.mov", "opus.webm", "wavpack.wv"])
+def test_parts_of_a_film_are_the_samples_that_a_newly_opened_one_gives(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit by bit, in order and not, by threads side by side, and of an MP4 without opening it for each.
+
+    The noise is loud, so that the decoder of AAC makes some of it up.
+    """
+    noise = 0.1 * np.random.default_rng(0).standard_normal(20 * RATE).astype(np.float32)
+    path = films.kind(tmp_path, name, np.where(np.arange(20 * RATE) < RATE, 0.5, 1) * noise)
+    starts = [0.0, 5.5, 6.1, 8.0, 11.3, 14.0, 18.7, 7.77, 3.0, 18.0]
+    spans = [(round(at * RATE), round((at + 1.4) * RATE)) for at in starts]
+    anew = [decode.Recording(path).read(first, last) for first, last in spans]
+    opened, most = [], 2
+    begin = decode.FfmpegFile._begin
+    monkeypatch.setattr(decode.FfmpegFile, "_begin", lambda file: opened.append(file) or begin(file))
+    monkeypatch.setattr(decode, "_MOST_OPEN", most)
+    recording = decode.Recording(path)
+    for first, wanted in zip(spans, anew, strict=True):
+        np.testing.assert_array_equal(recording.read_part(*first), wanted)
+    if (
+        path.suffix != ".webm" and name != "wavpack.wv"
+    ):  # opened at first, for the two parts near the beginning, after the end
+        assert len(opened) <= 5
+    with ThreadPoolExecutor(4) as pool:
+        for got, wanted in zip(pool.map(lambda span: recording.read_part(*span), spans * 3), anew * 3, strict=True):
+            np.testing.assert_array_equal(got, wanted)
+    assert len(recording._idle) <= most
+    kept = list(recording._idle)
+    recording.close()
+    assert not recording._idle and all(file._file.closed for file in kept)
+
+
 def test_a_part_of_a_long_film_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thirty seconds would take 6 MB."""
     monkeypatch.setattr(decode, "_MOST_BYTES", 500_000)

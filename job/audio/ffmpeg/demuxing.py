@@ -10,18 +10,28 @@ from __future__ import annotations
 
 import errno
 import io
+import re
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from job.audio import audio_files
 from job.core import inside
 
 if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
     from av.audio.stream import AudioStream
     from av.container import InputContainer
 
+#: (samples, channels) at the file's own sample rate; full scale is 1.
+Frames = NDArray[np.float32]
+
 #: Read buffer size, bytes.
 _BUFFER = 1 << 16
+#: Decoders that hold nothing of what came before once they are flushed.
+_FORGETFUL = re.compile(r"alac|flac|pcm_\w+")
 #: Codec tags of encrypted tracks.
 _ENCRYPTED = ("drms", "enca", "aavd")
 
@@ -122,3 +132,35 @@ def track_of(container: InputContainer, source: Path | bytes) -> AudioStream:
             stream.discard = av.stream.Discard.all
     context.thread_count = 1  # audio decoding is fast, and this makes it the same on every machine
     return track
+
+
+def decoder_again(track: AudioStream, first: list[Any]) -> Any:
+    """Return a decoder in the state of a newly opened file's that has decoded the packets `first` and is to seek.
+
+    FFmpeg's AAC decoder makes up the noise of noisy bands, from a seed that it keeps when it is flushed, so it is
+    created anew. None for codecs of which that is not known to give the same samples.
+    """
+    import av
+
+    used: Any = track.codec_context
+    if _FORGETFUL.fullmatch(used.name):
+        return used
+    if used.name != "aac" or not used.extradata:
+        return None
+    made: Any = av.CodecContext.create("aac", "r")
+    made.extradata, made.thread_count = used.extradata, 1
+    for packet in first:
+        made.decode(packet)
+    made.flush_buffers()
+    return made
+
+
+def floats(frame: AudioFrame) -> Frames:
+    """Convert a decoded frame to float32 samples (samples, channels)."""
+    values: NDArray[Any] = frame.to_ndarray()
+    values = values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels)
+    if values.dtype == np.uint8:
+        return (values.astype(np.float32) - 128.0) / np.float32(128.0)
+    if values.dtype.kind == "i":
+        return (values / float(-np.iinfo(values.dtype).min)).astype(np.float32)
+    return np.ascontiguousarray(values, dtype=np.float32)

@@ -10,16 +10,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from job.audio import audio_files
-from job.audio.ffmpeg.demuxing import Undecodable, opened, track_of
+from job.audio.ffmpeg.demuxing import Frames, Undecodable, decoder_again, floats, opened, track_of
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
-
-#: (samples, channels) at the file's own sample rate; full scale is 1.
-Frames = NDArray[np.float32]
 
 #: Containers that declare the exact number of samples.
 _COUNTED = ("mov", "wv", "tta")
@@ -58,6 +54,8 @@ class FfmpegFile:
     channels: int
     tracks: int
     track: str
+    _decoder: Any
+    _first: list[Any]
     _origin: int
     _time_base: Fraction
     _pending: Frames
@@ -181,9 +179,25 @@ class FfmpegFile:
         if not near and not (self.seekable_exactly and self._jump(place)):
             self._open()
             self._begin()
+        return self._skip_to(place)
+
+    def _skip_to(self, place: int) -> int:
         while self._place < place and len(self.read(min(_BLOCK, place - self._place))):
             pass
         return self._place
+
+    def seek_again(self, place: int) -> bool:
+        """Seek to a sample as a newly opened file would, so that the same samples are read; False if that needs one.
+
+        Raises:
+            Undecodable: as for `seek`.
+        """
+        far = self._counted and place > 2 * _BEFORE * self.samplerate
+        decoder = decoder_again(self._track, self._first) if far else None
+        if decoder is None:
+            return False
+        self._decoder = decoder
+        return self._jump(place) and self._skip_to(place) == place
 
     def _jump(self, place: int) -> bool:
         """Seek with FFmpeg to a little before a sample and decode from there; False where it ends up after it."""
@@ -222,6 +236,9 @@ class FfmpegFile:
             if isinstance(error, ValueError):  # invalid characters in the header
                 raise Undecodable("its header is damaged; get it again") from error
             raise
+        self._decoder = self._track.codec_context
+        self._first = []
+        self._begun = False
         self._decoded = self._decode(lenient=self._demuxer == "mpegts")  # broadcast recordings begin mid-stream
 
     def _begin(self) -> None:
@@ -231,6 +248,7 @@ class FfmpegFile:
         self.tracks = len(tracks)
         self.track = f"{tracks.index(self._track) + 1} of {len(tracks)}" + (f" ({language})" if language else "")
         frame = next(self._decoded, None)
+        self._begun = True
         if frame is None or frame.sample_rate not in _RATES:
             raise Undecodable("its sound track holds nothing that can be decoded: cut off or damaged; get it again")
         self.samplerate, self.channels = frame.sample_rate, frame.layout.nb_channels
@@ -253,7 +271,9 @@ class FfmpegFile:
                 try:
                     if coded and packet.size and not np.frombuffer(memoryview(packet), np.uint8).any():
                         raise ValueError("zeros")  # left by an interrupted download; some decoders output silence
-                    frames = packet.decode()
+                    if not self._begun:
+                        self._first.append(packet)
+                    frames = self._decoder.decode(packet)
                     if packet.is_corrupt or any(frame.is_corrupt for frame in frames):
                         raise ValueError("damaged, or not all there")
                 except (av.error.FFmpegError, ValueError):
@@ -276,10 +296,4 @@ class FfmpegFile:
             detail = f"its sampling rate or channels change after {self._end / self.samplerate:.2f} s"
             raise Undecodable(f"{detail}; {audio_files.CONVERT}")
         self._end += frame.samples
-        values: NDArray[Any] = frame.to_ndarray()
-        values = values.T if frame.format.is_planar else values.reshape(-1, self.channels)
-        if values.dtype == np.uint8:
-            return (values.astype(np.float32) - 128.0) / np.float32(128.0)
-        if values.dtype.kind == "i":
-            return (values / float(-np.iinfo(values.dtype).min)).astype(np.float32)
-        return np.ascontiguousarray(values, dtype=np.float32)
+        return floats(frame)
