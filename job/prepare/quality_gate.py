@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from job.core import console
 from job.core.errors import DataRefused
+from job.prepare.main_speaker import REASON as OTHER_SPEAKER
 from job.prepare.quality import Tally
 
 #: Share of rows with the codes of another row above which the data counts as broken.
@@ -50,10 +51,12 @@ def problems(tally: Tally) -> list[str]:
             "each row names its own recording"
         )
     found += tally.mispaired
-    rejected = tally.refused
+    reasons = tally.rejected_by_reason()
+    reasons.pop(OTHER_SPEAKER, None)  # left out because KEEP_SPEAKERS asks for it: nothing is wrong with them
+    rejected = sum(reasons.values())
     total = kept + rejected
     if total and rejected / total > REJECTED_SHARE:
-        listed = ", ".join(f"{reason} {count}" for reason, count in tally.rejected_by_reason().items())
+        listed = ", ".join(f"{reason} {count}" for reason, count in reasons.items())
         found.append(
             f"{rejected} of {total} rows are unusable ({listed}): see data/rejected.jsonl and repair the source"
         )
