@@ -26,7 +26,7 @@ from job.prepare.main_speaker import people
 from job.prepare.one_voice import FEWEST_CLIPS, SHORTEST
 
 CLIP = 4.0
-CONVERSATIONS = 40
+CONVERSATIONS = 100
 
 
 class Resemblyzer:
@@ -39,7 +39,9 @@ class Resemblyzer:
         self._linear = torch.nn.Linear(256, 256).eval()
         known = torch.load(weights, map_location="cpu", weights_only=True)["model_state"]
         self._lstm.load_state_dict({k.removeprefix("lstm."): v for k, v in known.items() if k.startswith("lstm.")})
-        self._linear.load_state_dict({k.removeprefix("linear."): v for k, v in known.items() if k.startswith("linear.")})
+        self._linear.load_state_dict(
+            {k.removeprefix("linear."): v for k, v in known.items() if k.startswith("linear.")}
+        )
 
     def embed(self, samples: np.ndarray, rate: int) -> torch.Tensor:
         """Mono samples (n,) -> vector (256,)."""
@@ -86,7 +88,7 @@ def main() -> None:
     voices = [clips_of(one, encoder) for one in sorted(given.voices.iterdir()) if one.is_dir()]
     voices = [one for one in voices if sum(clip.seconds >= SHORTEST for clip in one) >= FEWEST_CLIPS // 2]
     print(f"{len(voices)} people, {sum(map(len, voices))} clips")
-    print("| people | conversations | purity, mean (least) | his clips kept | clusters of 3 clips and more | their purity |")
+    print("| people | conversations | purity, mean (least) | his clips kept | clusters of 3 clips | their purity |")
     print("| --- | --- | --- | --- | --- | --- |")
     for count in given.people:
         rng = np.random.default_rng(count)

@@ -19,7 +19,7 @@ from job.dataset.prepared import SPLITS
 from job.prepare import clip_voices
 from job.prepare.clip_voices import Clip, Halves, halves_of
 from job.prepare.leaving_out import LeftOut
-from job.prepare.one_voice import FEWEST_CLIPS, OTHER_VOICE, SHORTEST, distances_of, unit
+from job.prepare.one_voice import FEWEST_CLIPS, NO_DISTANCE, SHORTEST, unit
 from job.prepare.people_names import Named, Person, name_people
 from job.prepare.speakers import KEPT
 from job.prepare.thresholds import FEWEST_OWN, LEAST_OWN
@@ -29,6 +29,12 @@ from job.prepare.work import STAGE, Work
 REASON = "other_speaker"
 #: Most clips that are compared pair by pair; the others go to the person whose clips they are nearest to.
 MOST_COMPARED = 2000
+#: Clips of two people are farther apart than the halves of a typical clip, by a factor that is sought between these:
+#: where the distances at which clusters join leave the widest gap. Whole clips are compared, since halves differ by
+#: what is said as much as by who says it. Measured with a trained encoder, nineteen people and fifteen voices that were
+#: more alike, one to five in a conversation (`benchmarks/people.py`, and what else was tried in
+#: `benchmarks/RESULTS.md`).
+NEAREST, FARTHEST = 0.9, 1.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +202,12 @@ def people(clips: list[Clip], reference: Halves | None = None) -> People:
     seconds = np.array([clip.seconds for clip in clips])
     long = np.flatnonzero(seconds >= SHORTEST)
     compared = long[np.unique(np.linspace(0, len(long) - 1, min(len(long), MOST_COMPARED)).round().astype(int))]
-    _, farthest, _, pairs = distances_of(halves[compared])
-    labels = fcluster(linkage(np.maximum(pairs, 0.0), "average"), OTHER_VOICE * farthest, "distance")
-
     means = unit(halves.mean(axis=1))
+    typical = max(float(np.median(1 - (halves[compared, 0] * halves[compared, 1]).sum(axis=1))), NO_DISTANCE)
+    distances = np.maximum(1 - means[compared] @ means[compared].T, 0.0)
+    joined = linkage(distances[np.triu_indices(len(compared), 1)], "average")
+    labels = fcluster(joined, _apart_from(joined[:, 2], NEAREST * typical, FARTHEST * typical), "distance")
+
     centres = np.stack([unit(means[compared[labels == label]].mean(axis=0)) for label in np.unique(labels)])
     near = means @ centres.T
     who = near.argmax(axis=1)
@@ -214,3 +222,10 @@ def people(clips: list[Clip], reference: Halves | None = None) -> People:
     places = np.empty(len(order), np.int64)
     places[order] = np.arange(len(order))
     return People(places[who], near[:, order[0]])
+
+
+def _apart_from(joins: NDArray[np.float64], nearest: float, farthest: float) -> float:
+    """The distance from which clusters are different people: in the widest gap between the `joins`, within limits."""
+    edges = np.concatenate([[nearest], np.sort(joins[(joins > nearest) & (joins < farthest)]), [farthest]])
+    widest = int(np.diff(edges).argmax())
+    return float(edges[widest : widest + 2].mean())

@@ -1,4 +1,4 @@
-"""KEEP_SPEAKERS=main: of a conversation, only the clips of one person are kept, and the others are named."""
+"""KEEP_SPEAKERS: of a conversation one person's clips are kept, or each person becomes a speaker of their own."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ PEOPLE = [(1.0, 900.0), (0.6, 3000.0), (1.8, 300.0)]
 
 
 def says(who: int, sentence: int, seconds: float = 5.0) -> np.ndarray:
-    """The same person for each `who`, another sentence for each number."""
+    """The same person for each `who`, other words in each second for each number."""
     factor, low = PEOPLE[who]
-    wave = soxr.resample(voice(seconds * factor + 1, seed=sentence), RATE, RATE / factor)[: int(seconds * RATE)]
+    parts = [voice(factor + 1, seed=100 * sentence + n) for n in range(round(seconds + 0.49))]
+    wave = np.concatenate([soxr.resample(part, RATE, RATE / factor)[:RATE] for part in parts])[: int(seconds * RATE)]
     wave = wave + 30 * sosfilt(butter(2, [low, low * 1.7], "band", fs=RATE, output="sos"), wave)
     return (0.3 * wave / np.abs(wave).max()).astype(np.float32)
 
