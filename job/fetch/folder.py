@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from job.config.settings import Settings
+from job.core import console
 from job.core.errors import BadInput
 from job.fetch import jsonl, kaldi, recordings, sharded, sheets, tables
 from job.fetch.listing import Names
@@ -102,7 +103,20 @@ def _open(root: Path, where: str, settings: Settings) -> Table:
             f"none of its {len(found)} recordings has a .txt of its name beside it{beside.not_read()}{more}"
             + ("; TRANSCRIBE=auto transcribes them" if settings.transcribe == "never" else "")
         )
+    splits = _other_splits(root, settings.train_split, found)
+    if splits and settings.validation_split is None:
+        left = f"not read: {', '.join(splits)} (VALIDATION_SPLIT names one to validate on)"
+        console.say("fetch", f"{settings.train_split} is read; {left}")
+        return _open(root / settings.train_split, where, settings)
     return beside.table(where)
+
+
+def _other_splits(root: Path, name: str, found: list[Path]) -> list[str]:
+    """Return the folders of a corpus's other splits if all its recordings are in folders of splits; else nothing."""
+    folders = {path.relative_to(root).parts[0] if path.parent != root else "" for path in found}
+    others = sorted(folders - {name})
+    splits = name in folders and all(tables.OTHER_PARTS & set(tables.words_of(folder)) for folder in others)
+    return others if splits else []
 
 
 def _completed(table: Table, root: Path) -> Table:

@@ -264,7 +264,10 @@ def _match(path: str, listing: list[str]) -> str:
 
 def _check_name(name: str, where: str) -> None:
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        fix = "set DATA_DIR for a folder" if Path(name).expanduser().exists() else "write owner/name"
+        here = Path(name).expanduser()
+        fix = "set DATA_DIR for a folder" if here.is_dir() else "set TRAIN_JSONL for a file" if here.exists() else None
+        fix = fix or "write owner/name"
         raise BadInput(f"{where} is not the name of a Hub dataset; {fix}")
     if Path(name).exists():
-        raise BadInput(f"{where}: there is a file or folder of that name here; set DATA_DIR=./{name} to use it")
+        variable = "DATA_DIR" if Path(name).is_dir() else "TRAIN_JSONL"
+        raise BadInput(f"{where}: there is a file or folder of that name here; set {variable}=./{name} to use it")

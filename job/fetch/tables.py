@@ -27,8 +27,8 @@ _SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers", ".gsheet")
 _MOST_BYTES = 1 << 22
 
 #: Words in file names that mark a table as another split than training, or as the whole corpus.
-_OTHER_PARTS = {"dev", "val", "valid", "validation", "eval", "evaluation", "test", "other", "validated", "invalidated"}
-_OTHER_PARTS |= {"reported", "unvalidated"}
+OTHER_PARTS = {"dev", "val", "valid", "validation", "eval", "evaluation", "test", "other", "validated", "invalidated"}
+OTHER_PARTS |= {"reported", "unvalidated"}
 
 
 def only_one(
@@ -43,10 +43,10 @@ def only_one(
         BadInput: there are several.
     """
     found = {path: table for path in _candidates(root) if (table := _opened(path, where, names, settings)) is not None}
-    mine = [path for path in found if split in _words(path)]
+    mine = [path for path in found if split in words_of(path.name)]
     if strict:
         found = {path: found[path] for path in mine}
-    elif len(mine) == 1 and all(path in mine or _OTHER_PARTS & set(_words(path)) for path in found):
+    elif len(mine) == 1 and all(path in mine or OTHER_PARTS & set(words_of(path.name)) for path in found):
         left = [path.name for path in found if path not in mine]
         more = f"; {', '.join(left)} is not (VALIDATION_SPLIT names one to validate on)" if left else ""
         console.say("fetch", f"{mine[0].name} is read{more}")
@@ -111,8 +111,9 @@ def _candidates(root: Path) -> list[Path]:
     ]
 
 
-def _words(path: Path) -> list[str]:
-    return re.split(r"[^a-z0-9]+", path.name.lower())
+def words_of(name: str) -> list[str]:
+    """Return the words that a name consists of: `metadata_eval.csv` is metadata, eval and csv."""
+    return re.split(r"[^a-z0-9]+", name.lower())
 
 
 def _opened(path: Path, where: str, names: Names, settings: Settings) -> Table | None:

@@ -24,10 +24,18 @@ _PLACEHOLDERS_IN_CAPITALS = frozenset({"NA", "TBD"})
 
 #: A mark for a word that the transcriber did not understand: the text is incomplete.
 _NOT_UNDERSTOOD = re.compile(
-    r"[\[<({]\s*(?:unk|unknown|inaudible|unintelligible|indistinct|illegible|crosstalk|garbled|uverståelig|unverständlich"
-    r"|inintelligible|ininteligible|incompréhensible)\s*[\]>)}]",
+    r"[\[<({]{1,2}\s*(?:(?:unk|unknown|spn|inaudible|unintelligible|unclear|indistinct|illegible|indecipherable|crosstalk"
+    r"|cross talk|garbled|redacted|bleep(?:ed)?|censored|foreign language"
+    r"|uverståelig|unverständlich|inintelligible|ininteligible|incompréhensible|inaudito|incomprensibile"
+    r"|niezrozumiałe|неразборчиво|غير مسموع)(?:\s+(?:at )?[\d:.,\s]+s?)?|[?x_X*]{2,}|\?)\s*[\]>)}]{1,2}"
+    r"|\[\s*_+\s*\]|(?<=\w )(?:\*{3,}|_{2,})(?![*_\w])",
     re.IGNORECASE,
 )
+
+#: Who speaks, as programs that tell people apart write it before the words.
+_SPEAKER = re.compile(r"(?:^|(?<=\s))[\[(]?(speaker|spk)[ _-]?(\d{1,3})[\])]?\s*:\s*", re.IGNORECASE)
+#: Silence in transcripts of Kaldi and aligners.
+_SILENCE = re.compile(r"<(?:sil|eps|pau|sp)>", re.IGNORECASE)
 
 #: A text that consists only of the name of a sound, as in subtitles.
 _SOUND_ALONE = re.compile(
@@ -136,6 +144,8 @@ def clean(text: str) -> Cleaned:
     _refuse_placeholder(plain)
     plain = note("Whisper's tokens", plain, _WHISPER.sub(" ", plain))
     plain = note("time stamps", plain, _without_times(plain))
+    plain = note("names of speakers", plain, _without_speaker(plain))
+    plain = note("marks of silence", plain, _SILENCE.sub(" ", plain))
     plain = note("HTML entities", plain, _unescaped(plain))
     plain = note("tags", plain, _SUBTITLE_CODE.sub(" ", _TAG.sub(_gap, _COMMENT.sub(" ", plain))))
     plain = _SPACES.sub(" ", _INVISIBLE.sub("", plain)).strip()
@@ -145,6 +155,17 @@ def clean(text: str) -> Cleaned:
     if (found := _SPECIAL.search(plain)) is not None:
         raise RowError("text holds a special token", f"{found[0]} would not be read as text; take it out")
     return Cleaned(plain if mended else text.strip(), tuple(dict.fromkeys(mended)))
+
+
+def _without_speaker(text: str) -> str:
+    """Remove a numbered speaker before the words.
+
+    Raises:
+        RowError: there are two.
+    """
+    if len({found[2] for found in _SPEAKER.finditer(text)}) > 1:
+        raise RowError("two people in a text", f"{text[:60]!r}; give each their own row, with its start and end")
+    return _SPEAKER.sub(" ", text)
 
 
 def _gap(tag: re.Match[str]) -> str:

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from job.normalize import numbers
 from job.normalize.numbers import Left, number
-from job.normalize.spoken_forms import LANGUAGES, NOISES, Rules
+from job.normalize.spoken_forms import LANGUAGES, LARGE, LARGE_ENGLISH, MONTHS, NOISES, Rules
 from job.text.languages import iso_code
 
 NUMBERS, SHORT, NOISE = "numbers read out", "abbreviations read out", "noises taken out"
@@ -19,7 +19,9 @@ NUMBERS, SHORT, NOISE = "numbers read out", "abbreviations read out", "noises ta
 _EXAMPLES = 3
 
 _BEFORE, _BEHIND = "([{\"'«„“‘¿¡—–", ".,;:!?)]}\"'»”’…—–"
-_BRACKETED = re.compile(r"\[([^\[\]]{1,40})\]|\(([^()]{1,40})\)|<([^<>]{1,40})>|\*([^*]{1,40})\*")
+_BRACKETED = re.compile(
+    r"\[{1,2}([^\[\]]{1,40})\]{1,2}|\({1,2}([^()]{1,40})\){1,2}|<{1,2}([^<>]{1,40})>{1,2}|\*([^*]{1,40})\*"
+)
 _SPACES = "[ \u00a0\u202f\u2009]"
 #: Digit groups separated by spaces and not followed by more digits, which might all be a telephone number.
 _MORE = rf"{_SPACES}+[+(]*\d[\d()+/-]*[.,:;!?)\]}}\"'»”’…—–]*(?:\s|$)"
@@ -150,6 +152,8 @@ class _Words:
             and self._goes_on(at)
         ):
             raise Left("date")  # an ordinal, whose grammatical case is unknown
+        if core.isdigit() and int(core) <= 31 and self._beside_a_month(at, tail):
+            raise Left("date")
         if (ordered := self._ordinal(core)) is not None:
             self._pieces[at] = head + ordered + tail
             return
@@ -158,8 +162,16 @@ class _Words:
             return
         for sign, names in self._rules.money.items():
             if core.startswith(sign) or core.endswith(sign):
-                self._pieces[at] = head + self._money(core.strip(sign), names) + tail
+                large = self._large(at, core.strip(sign), names) if core.startswith(sign) and not tail else None
+                self._pieces[at] = head + (large or self._money(core.strip(sign), names) + tail)
                 return
+        if not head and (before := self._sign_before(at)) is not None:
+            large = self._large(at, core, self._rules.money[before]) if not tail else None
+            words = large or self._money(core, self._rules.money[before]) + tail
+            written = self._pieces[at - 2]
+            self._pieces[at - 2] = written[: len(written) - len(written.lstrip(_BEFORE))]
+            self._pieces[at - 1], self._pieces[at] = "", words
+            return
         behind = self._pieces[at + 2] if at + 2 < len(self._pieces) and not tail else ""
         sign = behind.rstrip(_BEHIND)
         after = behind[len(sign) :]
@@ -175,6 +187,34 @@ class _Words:
             return
         self._pieces[at] = head + words + after
         self._pieces[at + 1] = self._pieces[at + 2] = ""
+
+    def _beside_a_month(self, at: int, tail: str) -> bool:
+        """Whether a number is the day of a date, in a language where that is an ordinal number: `3 May`, `May 3`."""
+        months = MONTHS.get(self._code, frozenset())
+        behind = self._pieces[at + 2].rstrip(_BEHIND) if at + 2 < len(self._pieces) and not tail else ""
+        before = self._pieces[at - 2].lstrip(_BEFORE) if at >= 2 and self._code == "en" else ""
+        return behind in months or before.removesuffix(".") in months
+
+    def _sign_before(self, at: int) -> str | None:
+        """Return the sign of money that stands alone before a number: `€ 5`, `kr 5`."""
+        before = self._pieces[at - 2].lstrip(_BEFORE) if at >= 2 else ""
+        return next((sign for sign in (before, before.lower().removesuffix(".")) if sign in self._rules.money), None)
+
+    def _large(self, at: int, core: str, names: tuple[str, str]) -> str | None:
+        """Read an amount with a numeral behind it, which is said before the money; None if there is none.
+
+        Raises:
+            Left: it is in a language whose grammar for it is not known.
+        """
+        behind = self._pieces[at + 2] if at + 2 < len(self._pieces) else ""
+        large = behind.rstrip(_BEHIND)
+        if self._code != "en" and LARGE.fullmatch(large.casefold()):
+            raise Left("mixed")
+        if self._code != "en" or large.casefold() not in LARGE_ENGLISH:
+            return None
+        words = f"{number(core, self._rules, 'unit')[0]} {large} {names[1]}{behind[len(large) :]}"
+        self._pieces[at + 1] = self._pieces[at + 2] = ""
+        return words
 
     def _in_a_row(self, at: int) -> bool:
         """Whether this word and the next may be parts of a telephone number: bare digits with no comma between."""

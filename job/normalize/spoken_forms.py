@@ -170,6 +170,31 @@ LANGUAGES: dict[str, Rules] = {
     "ar": Rules(*("ar", ("٫", "فاصلة"), "٬", "سالب", "{} بالمئة", "", False, (1, 2))),
 }
 
+_MONTHS = {
+    "en": "January February March April May June July August September October November December "
+    "Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec",
+    "de": "Januar Jänner Februar März April Mai Juni Juli August September Oktober November Dezember",
+    "nb": "januar februar mars april mai juni juli august september oktober november desember",
+    "da": "januar februar marts april maj juni juli august september oktober november december",
+    "sv": "januari februari mars april maj juni juli augusti september oktober november december",
+    "fi": "tammikuuta helmikuuta maaliskuuta huhtikuuta toukokuuta kesäkuuta "
+    "heinäkuuta elokuuta syyskuuta lokakuuta marraskuuta joulukuuta",
+    "pl": "stycznia lutego marca kwietnia maja czerwca lipca sierpnia września października listopada grudnia",
+    "cs": "ledna února března dubna května června července srpna září října listopadu prosince",
+    "ru": "января февраля марта апреля мая июня июля августа сентября октября ноября декабря",
+    "uk": "січня лютого березня квітня травня червня липня серпня вересня жовтня листопада грудня",
+}
+
+#: Code of a language in which the day of a month is an ordinal number -> its months as they stand beside a day.
+MONTHS = {code: frozenset(names.split()) for code, names in _MONTHS.items()}
+MONTHS |= {"no": MONTHS["nb"], "nn": MONTHS["nb"]}
+
+#: Numerals that may follow an amount of money (`$5 million`), casefolded: of English, and of any language.
+LARGE_ENGLISH = frozenset({"hundred", "thousand", "million", "billion", "trillion"})
+LARGE = re.compile(
+    r"(?:mio|mrd|mln|mld|bn|mill|mille|mil|mila|tausend|duizend|tusen|tusind|bin)\.?|(?:m|b|tr)il(?:l?[ijoó]|h)\w+"
+)
+
 #: Sounds that transcribers put in brackets or between asterisks, casefolded.
 NOISES = re.compile(
     "laughter|laugh(?:s|ing)?|chuckl(?:e|es|ing)|giggl(?:e|es|ing)|applause|clapping|cheering|cough(?:s|ing)?"

@@ -28,6 +28,10 @@ from tests.fetch.conftest import write_audio, write_lines
         ("[0.0 - 3.2] Guten Tag", "Guten Tag"),
         ("<|0.00|> Bonjour à tous.<|2.40|>", "Bonjour à tous."),
         ("<|startoftranscript|><|no|><|transcribe|><|notimestamps|> Takk.", "Takk."),
+        # what programs that tell people apart or align write
+        ("[SPEAKER_00]: Come in.", "Come in."),
+        ("Speaker 2: Come in.", "Come in."),
+        ("<sil> so <eps> it is <SIL>", "so it is"),
         # HTML, SSML, subtitles
         ("<i>She</i> left.", "She left."),
         ("<p class='x'>One.</p><p>Two.</p>", "One. Two."),
@@ -73,6 +77,9 @@ def test_what_is_no_word_is_taken_out(written: str, words: str) -> None:
         "Ærlig talt, Åse: «nei».",
         "[laughs] Right.",
         "你好，世界。",
+        "It was over. *** Then it began.",
+        "snake__case and **bold**",
+        "The speaker, 1: is here?",
         "1984",
         "It is 12.5 - 13.5 metres.",
     ],
@@ -95,8 +102,18 @@ def test_words_are_left_alone(text: str) -> None:
         ),
         *(
             (text, "incomplete")
-            for text in ("and then <unk> said", "I was [inaudible] there", "so (unintelligible) it")
+            for text in (
+                "and then <unk> said",
+                "I was [inaudible] there",
+                "so (unintelligible) it",
+                "so [inaudible 00:01:23] it",
+            )
         ),
+        *(
+            (text, "incomplete")
+            for text in ("a ((unclear)) b", "you [ __ ] me", "what the *** is", "so [?] it", "a [SPN] b", "a <<unk>> b")
+        ),
+        ("SPEAKER_00: Hi. SPEAKER_01: Hello.", "two people"),
         ("[00:12.000 --> 00:15.500] and so on", "start and end"),
         ("00:01:10,000 --> 00:01:12,000\nlater", "start and end"),
         ("hello<|im_end|>", "special token"),

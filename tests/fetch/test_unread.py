@@ -83,3 +83,15 @@ def test_texts_beside_recordings_are_read_in_the_encodings_of_tables(
     mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
     path.write_bytes(mark + "Blåbær.\r\n".encode(encoding))
     assert [row["text"] for row in fetched(DATA_DIR=tmp_path / "in")["train"]] == ["Blåbær."]
+
+
+def test_folders_of_splits_are_no_speakers(tmp_path: Path, fetched: Any, capsys: Any) -> None:
+    """What is kept apart for validation or tests is not trained on, and nobody is called `train`."""
+    for number, folder in enumerate(("train", "train/b", "dev", "test-other")):
+        path = write_audio(tmp_path / "in" / folder / f"{number}.wav", seed=number)
+        path.with_suffix(".txt").write_text(f"Sentence {number}.")
+    got = fetched(DATA_DIR=tmp_path / "in", SPEAKER_NAME="me")
+    assert sorted(row["text"] for row in got["train"]) == ["Sentence 0.", "Sentence 1."]
+    assert "train is read; not read: dev, test-other (VALIDATION_SPLIT names one" in capsys.readouterr().out
+    (tmp_path / "in" / "test-other").rename(tmp_path / "in" / "anna")
+    assert len(fetched(DATA_DIR=tmp_path / "in")["train"]) == 4, "folders of people are read all"
