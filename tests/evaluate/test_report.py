@@ -135,7 +135,29 @@ def judged(settings: Settings) -> None:
     stats["comparison"], stats["compared"] = rows, {"base": told["base"]}
     stats["judges"] = {"mos": {"by": "distillmos 1", "seconds": 2.25, "failed": 1, "reason": "no sound"}}
     stats["summary"]["verdict"] = verdict(rows, 0, 2, 0.25)
+    figures = {"samples": 3, "stopped": 3, "failed": 0, "similarity": 0.8, "cer": None}
+    lost = {"lost": True, "why": "similarity 40 %, the base's 80 %", "expected": False}
+    rows = [
+        {"ability": "cloning", "label": "Cloning", "base": figures, "voice": {**figures, "similarity": 0.4}, **lost},
+        {"ability": "instructions", "label": "Instructions", "base": None, "voice": {"rate_change": 0.31}},
+        {"label": "of another version"},
+        "damaged",
+    ]
+    stats["kept"] = {"rows": rows, "left_out": {"preset": "there are none"}}
+    stats["warnings"] = [f"Cloning: lost in training, {ATTACK}"]
     path.write_text(json.dumps(stats))
+
+
+def test_what_the_base_could_do_is_listed_with_both_models_figures_and_what_is_lost_is_marked(tmp_path: Path):
+    settings = fill(tmp_path)
+    judged(settings)
+    html, page = made(settings)
+    for expected in ("similarity 80 %; 3 of 3 stop, 0 fail a check", "similarity 40 %; 3 of 3 stop", "rate +31 %",
+                     "lost: similarity 40 %, the base's 80 %", "cannot be told", "Not asked: preset: there are none",
+                     "Cloning: lost in training"):  # fmt: skip
+        assert expected in page.text
+    assert "of another version" not in page.text and "damaged" not in page.text
+    assert "<script>document.title" not in html
 
 
 def test_the_verdict_comes_first_and_the_voice_stands_beside_the_base(
