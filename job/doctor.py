@@ -37,7 +37,7 @@ def run(settings: Settings) -> dict[str, Any]:
     """
     from job import fetch
     from job.evaluate.judges import models
-    from job.prepare import heard_words
+    from job.prepare import edits, heard_words
     from job.publish import kept_cards, push, validate
 
     _supported(settings)
@@ -65,6 +65,7 @@ def run(settings: Settings) -> dict[str, Any]:
     _texts(settings)
     if settings.data_mode != "none":
         heard_words.check(settings)
+        edits.Edits(settings.paths.edits)  # a line that is not understood ends a run before anything is transcribed
     models.check(settings)
     device = loading.resolve_device(settings)
     precision = loading.resolve_precision(settings, device)

@@ -118,6 +118,15 @@ def test_a_misspelled_variable(capsys, variables, data):
     refused(result, 2, "LEARNING_RAT", "LEARNING_RATE")
 
 
+def test_a_decision_about_a_row_that_is_not_understood(capsys, variables, data):
+    """In minute one, not once hours of recordings have been transcribed."""
+    path = variables["WORK_DIR"] / "data" / "edits.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"id": "train-1", "bad": true}\n{"id": "train-2", "text": 5}\n')
+    result = run_job(capsys, ["doctor"], {**variables, "TRAIN_JSONL": data(GOOD)})
+    refused(result, 2, "edits.jsonl line 2", "text words in quotation marks")
+
+
 def test_no_data_named(capsys, variables):
     """A base model but no data: exit 2, naming the variables that would name it."""
     refused(run_job(capsys, ["run"], variables), 2, "TRAIN_JSONL", "DATA_DIR", "DATASET_NAME")

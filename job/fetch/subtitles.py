@@ -14,8 +14,9 @@ Written = tuple[float, float, list[str]]
 
 _CLOCK = r"(?:(\d{1,3}):)?(\d{1,3}):(\d{1,2})(?:[.,](\d{1,6}))?"
 _ARROW = re.compile(rf"\s*{_CLOCK}\s*-{{1,2}}>\s*{_CLOCK}(?:\s|$)")
-#: A line that is meant as times: with an arrow, or nothing but two clock times.
-_NEARLY = re.compile(r"-->|^\s*\d{1,3}:\d[\d:.,]*\s*(?:[-–—>→]+|to|\s)\s*\d{1,3}:\d[\d:.,]*\s*$")
+#: A line that is meant as times: with an arrow, or nothing but two times of a clock that has seconds.
+_ROUGHLY = r"\d{1,3}:\d{1,2}(?::\d[\d:.,]*|[.,]\d+)"
+_NEARLY = re.compile(rf"-->|^\s*{_ROUGHLY}\s*(?:[-–—>→]+|to|\s)\s*{_ROUGHLY}\s*$")
 #: First words of the blocks of WebVTT that are not cues.
 _ASIDE = re.compile(r"(?:NOTE|STYLE|REGION)(?:\s|$)")
 #: Longest pause, in seconds, between two captions of which the second repeats lines of the first as it rolls.

@@ -71,7 +71,22 @@ def read(path: Path, audio: Path) -> dict[str, Any]:
     if path.suffix.lower() == ".json":
         return _of_json(text, path, audio)
     check(text, path.name)
+    _check_name(text, path.name, audio)
     return {"text": text}
+
+
+def _check_name(text: str, name: str, audio: Path) -> None:
+    """Reject a text that begins with the name of its recording, as a line of a table does: it would be read out.
+
+    Raises:
+        RowError: it does.
+    """
+    stem = audio_files.stem(audio.name)
+    is_id = any(map(str.isdigit, stem)) and any(map(str.isalpha, stem))
+    ends = r"\s*[|\t]" if not is_id else r"\s*[|\t:;]"
+    if re.match(rf"\s*(?:{re.escape(audio.name)}|{re.escape(stem)}){ends}", text, re.IGNORECASE):
+        detail = f"{name}: {text.strip()[:40]!r} begins with the recording's name; give what is said alone"
+        raise RowError("text has the name of its recording", detail)
 
 
 def check(text: str, name: str) -> None:

@@ -56,6 +56,11 @@ def test_a_number_is_a_word_where_cues_have_none(tmp_path: Path) -> None:
     assert cues_of(tmp_path, text) == [(1.0, "It was\n1984"), (3.0, "Yes.")]
 
 
+def test_hours_of_a_shop_are_words(tmp_path: Path) -> None:
+    text = "1\n00:00:01,000 --> 00:00:02,000\nWe open\n9:00 - 17:00\n\n2\n00:00:03,000 --> 00:00:04,000\nYes.\n"
+    assert cues_of(tmp_path, text) == [(1.0, "We open\n9:00 - 17:00"), (3.0, "Yes.")]
+
+
 def test_what_is_said_three_times_is_three_rows(tmp_path: Path, fetched: Any) -> None:
     said = [(start, end, "Yes.") for start, end, _ in talk(tmp_path / "in" / "talk.wav", count=3)]
     (tmp_path / "in" / "talk.srt").write_text(srt(said), encoding="utf-8")

@@ -95,3 +95,11 @@ def test_folders_of_splits_are_no_speakers(tmp_path: Path, fetched: Any, capsys:
     assert "train is read; not read: dev, test-other (VALIDATION_SPLIT names one" in capsys.readouterr().out
     (tmp_path / "in" / "test-other").rename(tmp_path / "in" / "anna")
     assert len(fetched(DATA_DIR=tmp_path / "in")["train"]) == 4, "folders of people are read all"
+
+
+def test_a_text_with_the_name_of_its_recording_is_not_read_out(tmp_path: Path, fetched: Any) -> None:
+    for number, text in enumerate(["c0.wav|Hello.", "c1\tThank you.", "C2: Not now.", "C3 is a vitamin."]):
+        write_audio(tmp_path / "in" / f"c{number}.wav", seed=number).with_suffix(".txt").write_text(text)
+    got = fetched(DATA_DIR=tmp_path / "in")
+    assert [row["text"] for row in got["train"]] == ["C3 is a vitamin."]
+    assert {row["reason"] for row in got["rejected"]} == {"text has the name of its recording"}
