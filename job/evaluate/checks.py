@@ -11,7 +11,6 @@ import numpy as np
 
 from job.evaluate.audio_stats import AudioStats
 from job.evaluate.hearing import Heard
-from job.text.letters import letters
 
 
 @dataclass(frozen=True)
@@ -158,15 +157,13 @@ def by_judges(figures: Mapping[str, Any], own: Mapping[str, float | None]) -> li
     """Return the sentences of failed checks of what judges said.
 
     Args:
-        figures: the judges' figures for a sample, and its `text`, `seconds`, `lead` and `trail`, if known.
+        figures: the judges' figures for a sample, and its `seconds`, `lead` and `trail`, if known.
         own: their mean figures for the speaker's own recordings.
     """
     told: dict[str, Any] = {name: value for name, value in figures.items() if value is not None}
     told |= {f"own_{name}": value for name, value in own.items() if value is not None}
     if "cer" in told and told.get("own_cer", 1.0) < UNDERSTOOD:
-        # One letter more may be misheard than in recordings, which are longer: of "Hola." that is a quarter.
-        one = 1 / max(1.0, letters(told["text"])) if "text" in told else 0.0
-        told["wrong_of_understood"] = (told["cer"] - one - told["own_cer"]) / (1 - told["own_cer"])
+        told["wrong_of_understood"] = (told["cer"] - told["own_cer"]) / (1 - told["own_cer"])
     if "similarity" in told and told.get("own_similarity", 0.0) > 0:
         told["of_own_similarity"] = told["similarity"] / told["own_similarity"]
     for by in ("", "_independent"):

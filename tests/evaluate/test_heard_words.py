@@ -85,9 +85,6 @@ def test_other_words_and_reversed_speech_are_faults_and_the_right_words_are_none
         ({"similarity": None}, {"similarity": 0.8}, []),
         ({"cer": 0.9}, {"cer": 0.6}, []),  # it does not understand the recordings either
         ({"cer": 0.45}, {"cer": 0.02}, []),
-        ({"cer": 0.75, "text": "Hola."}, {"cer": 0.1}, []),  # three of four letters, one of which may be
-        ({"cer": 0.75, "text": "Hola, buenas tardes."}, {"cer": 0.1},
-         ["other words: 75% of the letters are heard wrong (10% in its recordings)"]),
         ({"cer": 0.9}, {}, []),
     ],
 )  # fmt: skip
