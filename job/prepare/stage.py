@@ -131,7 +131,7 @@ def _hold_out(tally: Tally, work: Work) -> None:
 
 def _fill(directory: Path, work: Work, tally: Tally) -> dict[str, Any]:
     """Write the prepared dataset into the empty `directory`. Returns its summary, and the number of copies."""
-    vectors, about = speakers.x_vectors(work.plans, tally, work.shards, work.codec, work.base, work.encoder)
+    vectors, about = speakers.x_vectors(work.plans, tally, work.shards, work.codec, work.base, work.encoder, work.came)
     _save_vectors(directory / "speakers.safetensors", vectors)
     copies = _write_splits(directory, work, tally)
     summary = _summary(work, tally, about, copies)
