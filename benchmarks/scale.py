@@ -1,23 +1,27 @@
 """Memory and time of fetch, prepare and training's data path as the rows grow. Prints one JSON line a case.
 
-    python benchmarks/scale.py [--rows 1000 10000 100000] [--encoded 0.0]
+    python benchmarks/scale.py [--rows 1000 10000 100000] [--encoded 0.0 | --bucket]
 
 The rows are synthetic: very short recordings that share a few hundred files, each with its own text and id, through the
 real stages with the tiny codec of `job.demo`. Each stage runs in a process of its own; `peak` is its highest resident
 memory in bytes, `above` the same less what it had in use before the stage began (the interpreter, torch and qwen_tts;
 prepare's codec counts as the stage's), `cpu_seconds` the time of all its threads, which other work on the machine
-changes less than `seconds`, `files` what is left on disk under `data/`.
+changes less than `seconds`, `files` what is left on disk under `data/`, in bytes, and `count` in how many files.
+
+With `--bucket` the rows are Parquet shards of 1000 rows with the recordings in them, in a local S3 that this process
+serves (`tests.support.bucket`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,33 +31,62 @@ import numpy as np
 from job.config.settings import Settings
 from job.core import files
 from job.core.cpus import available, limit
+from tests.support.bucket import Bucket
 
 #: Recordings that the rows share, and the shortest and longest of them in seconds.
 RECORDINGS = 300
 SECONDS = (0.16, 0.4)
 RATE = 24_000
 BATCH = 8
+#: Rows of a shard in the bucket.
+SHARD = 1000
 
 
-def settings_of(work: Path, rows: int) -> Settings:
+def settings_of(work: Path, rows: int, bucket: bool = False) -> Settings:
     """The run over so many rows."""
+    source = f"s3://voices/{rows}" if bucket else str(work / f"{rows}.jsonl")
     return Settings(
-        init_model_path=str(work / "base"), work_dir=work / str(rows), device="cpu", min_seconds=0.1,
-        quality_gate="off", train_jsonl=work / f"{rows}.jsonl",
+        init_model_path=str(work / "base"), work_dir=work / f"{rows}{'-bucket' * bucket}", device="cpu",
+        min_seconds=0.1, quality_gate="off", train_jsonl=Path(source),
     )  # fmt: skip
 
 
-def write_rows(work: Path, rows: int, encoded: float) -> None:
-    """A JSONL file of `rows` rows; a share of them comes with codes and without a recording."""
+def recordings_in(work: Path, random: np.random.Generator) -> Path:
+    """The folder of the recordings, which are made if they are not there."""
     import soundfile
 
-    random = np.random.default_rng(0)
     directory = work / "recordings"
     if not directory.exists():
         directory.mkdir(parents=True)
         for number in range(RECORDINGS):
             sound = 0.1 * random.standard_normal(int(RATE * random.uniform(*SECONDS)))
             soundfile.write(directory / f"{number}.wav", sound.astype(np.float32), RATE, subtype="PCM_16")
+    return directory
+
+
+def shards(work: Path, rows: int) -> dict[str, bytes]:
+    """Parquet shards with the recordings in them, by their names in the bucket."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    random = np.random.default_rng(0)
+    directory = recordings_in(work, random)
+    sounds = [(directory / f"{number}.wav").read_bytes() for number in range(RECORDINGS)]
+    found = {}
+    for first in range(0, rows, SHARD):
+        numbers = range(first, min(rows, first + SHARD))
+        audio = [{"bytes": sounds[random.integers(RECORDINGS)], "path": None} for _ in numbers]
+        columns = {"id": [f"row-{n}" for n in numbers], "text": [f"Row {n}." for n in numbers], "audio": audio}
+        sink = pa.BufferOutputStream()
+        parquet.write_table(pa.table(columns), sink, row_group_size=100)
+        found[f"{rows}/train-{first // SHARD:05d}.parquet"] = sink.getvalue().to_pybytes()
+    return found
+
+
+def write_rows(work: Path, rows: int, encoded: float) -> None:
+    """A JSONL file of `rows` rows; a share of them comes with codes and without a recording."""
+    random = np.random.default_rng(0)
+    directory = recordings_in(work, random)
 
     def lines() -> Any:
         for number in range(rows):
@@ -134,10 +167,13 @@ def size(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
-def run_stage(work: Path, stage: str, rows: int) -> dict[str, Any]:
+def run_stage(work: Path, stage: str, rows: int, more: Sequence[str], env: Mapping[str, str]) -> dict[str, Any]:
     """A stage in a process of its own; its figures."""
-    command = [sys.executable, __file__, "--work", str(work), "--stage", stage, "--rows", str(rows)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    command = [sys.executable, __file__, "--work", str(work), "--stage", stage, "--rows", str(rows), *more]
+    variables = {**os.environ, **env}
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=variables
+    )
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
@@ -147,24 +183,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--encoded", type=float, default=0.0, help="share of rows that come with codes")
+    parser.add_argument("--bucket", action="store_true", help="Parquet shards in a local S3")
     parser.add_argument("--work", type=Path, help="keep the files here")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.stage:
-        print(json.dumps(measure(options.stage, settings_of(options.work, options.rows[0]))))
+        print(json.dumps(measure(options.stage, settings_of(options.work, options.rows[0], options.bucket))))
         return
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, Bucket() as bucket:
+        more, env = (["--bucket"], bucket.env) if options.bucket else ([], {})
         work = options.work or Path(temporary)
         if not (work / "base").exists():
             from job.demo.base import build
 
             build(work / "base")
         for rows in options.rows:
-            write_rows(work, rows, options.encoded)
-            for stage in STAGES:
-                found = run_stage(work, stage, rows)
-                left = size(settings_of(work, rows).paths.prepared.parent)
-                print(json.dumps({"case": stage, "rows": rows, **found, "files": left}), flush=True)
+            if options.bucket:
+                bucket.objects = shards(work, rows)
+            else:
+                write_rows(work, rows, options.encoded)
+            for stage in options.stages:
+                found = run_stage(work, stage, rows, more, env)
+                data = settings_of(work, rows, options.bucket).paths.prepared.parent
+                left = {"files": size(data), "count": sum(path.is_file() for path in data.rglob("*"))}
+                print(json.dumps({"case": stage, "rows": rows, **found, **left}), flush=True)
 
 
 if __name__ == "__main__":

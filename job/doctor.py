@@ -38,7 +38,7 @@ def run(settings: Settings) -> dict[str, Any]:
     from job import fetch
     from job.evaluate.judges import models
     from job.prepare import edits, heard_words
-    from job.publish import kept_cards, push, validate
+    from job.publish import dataset_push, kept_cards, push, validate
 
     _supported(settings)
     nodes.check(settings)
@@ -60,6 +60,8 @@ def run(settings: Settings) -> dict[str, Any]:
         say("doctor", f"nothing will be published: {publishing['skipped']}")
     else:
         say("doctor", f"will publish to {', '.join(publishing['repos'])} as {publishing['user']}")
+    if dataset := dataset_push.check(settings):
+        say("doctor", f"will publish the prepared dataset as {dataset}")
     kept_cards.check(settings)
     step_pushes.check(settings)
     _texts(settings)

@@ -18,6 +18,7 @@ from typing import Any
 
 from job import environment_check
 from job.config.settings import Settings, environment
+from job.config.variables import PublishVariables
 from job.core import files, state
 from job.core.console import say, warn
 from job.core.errors import PublishFailed, SpeechFailed
@@ -27,6 +28,16 @@ from job.mirror.keeping import Mirror
 from job.mirror.step_pushes import StepPushes
 from job.processes.ranks import ALONE, Ranks
 from job.stages import CHOICE, NAMES, Stage, between, chooses, fingerprint, release, stage, stage_values
+
+#: Follows prepare with PUSH_DATASET: no stage of its own, but with a state file as they have.
+SHARING = Stage(
+    "share",
+    "job.publish.dataset_push:run",
+    (PublishVariables,),
+    ("prepare",),
+    lambda s: files.identity(s.paths.prepared / "summary.json"),
+    lambda p: [],
+)
 
 
 def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks: Ranks = ALONE) -> None:
@@ -43,6 +54,7 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks:
     if settings.prepare_only:
         say("run", "PREPARE_ONLY: stopping after prepare")
     failed: SpeechFailed | None = None
+    unshared: str | None = None
     ranks.first_does(lambda: _check_environment(settings, stages))
     with (
         _locked(settings, ranks),
@@ -69,12 +81,27 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks:
                     pushes.after(one)
             except SpeechFailed as error:
                 failed, did = error, True  # raised after the report, which shows it best
+            if one.name == "prepare" and settings.push_dataset:
+                unshared = ranks.first_does(partial(_share, settings))
         if stages[-1].name == NAMES[-1]:
             did |= _release(settings, failed)
         if not did and len(stages) > 1:
             say("run", "nothing new: data and settings are those of the last run, so nothing was trained or uploaded")
     if failed is not None:
         raise failed
+    if unshared:
+        raise PublishFailed(unshared)
+
+
+def _share(settings: Settings) -> str | None:
+    """Publish the prepared dataset (PUSH_DATASET); returns why it could not be, for the end of the run: training needs
+    nothing of it."""
+    try:
+        run_stage(settings, SHARING)
+    except PublishFailed as error:
+        warn(SHARING.name, f"{error}; going on, and failing at the end")
+        return str(error)
+    return None
 
 
 def _release(settings: Settings, failed: SpeechFailed | None) -> bool:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from job.config.object_storage import address_of, shards_here
+from job.config.object_storage import NO_KEYS, address_of, holds_keys, shards_here
 from job.core.errors import BadInput
 
 #: `owner/name:config@revision#split`, of which the first is required.
@@ -54,6 +54,9 @@ def parse(value: str) -> list[Entry]:
     for number, line in enumerate(re.split(r"[\n|]", value), start=1):
         told = _COMMENT.sub("", line).strip()
         if not told:
+            continue
+        if holds_keys(told):
+            problems.append(f"entry {number}: {NO_KEYS}")
             continue
         try:
             entry = _entry(told)

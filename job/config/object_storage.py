@@ -7,12 +7,20 @@ from glob import has_magic
 from pathlib import Path
 
 _ADDRESS = re.compile(r"(s3|gs|hf):/+(.+)", re.DOTALL)
+#: What a message says about keys in an address, which it does not repeat.
+NO_KEYS = "an address holds no keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
 
 def address_of(value: Path | str | None) -> str | None:
     """`s3://…`, `gs://…` or `hf://…`, also from a `Path`, which joins slashes; None for anything else."""
     found = None if value is None else _ADDRESS.fullmatch(str(value).strip())
     return f"{found[1]}://{found[2]}" if found else None
+
+
+def holds_keys(value: Path | str) -> bool:
+    """Whether an address of a bucket has keys before the bucket's name, so that no message may repeat it."""
+    address = address_of(value) or ""
+    return address.startswith(("s3:", "gs:")) and "@" in address
 
 
 def shards_here(value: Path | str) -> list[Path]:

@@ -126,6 +126,16 @@ class Paths:
         return self.output / "to_push"
 
     @property
+    def to_share(self) -> Path:
+        """The prepared dataset as it is published, until it has been uploaded (PUSH_DATASET)."""
+        return self.work / "data" / "to_share"
+
+    @property
+    def published_voices(self) -> Path:
+        """X-vectors that came with a dataset of codes, one tensor per speaker name (PUSH_DATASET has published it)."""
+        return self.raw / "speakers.safetensors"
+
+    @property
     def last(self) -> Path:
         """The checkpoint after the last step."""
         return self.output / "last"

@@ -87,7 +87,7 @@ class Settings(
             raise ValueError(f"input should be {', '.join(others)} or {last}")
         return value
 
-    @field_validator("hf_repo_id", "hf_last_repo_id")
+    @field_validator("hf_repo_id", "hf_last_repo_id", "push_dataset")
     @classmethod
     def _repo_is_owner_name(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value):

@@ -170,6 +170,10 @@ class PublishVariables(BaseSettings):
         "UPLOAD_TO_HF",
     )
     hub_private: bool = var(True, "Create repos as private.")
+    push_dataset: str | None = var(
+        None,
+        "Publish the prepared dataset (codes and x-vectors, no recordings) as this Hub dataset (`owner/name`).",
+    )
     base_model_id: str | None = var(None, "`base_model` in the model card, if INIT_MODEL_PATH is a directory.")
     license: str = var("apache-2.0", "Licence in the model card: an identifier of the Hub, or `other`.")
     license_name: str | None = var(

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: The splits that prepare writes; `validation` only when it has rows.
 SPLITS = ("train", "validation")
+#: File of the x-vectors in a dataset that is published.
+VECTORS = "speakers.safetensors"
 
 #: Rows per record batch of an Arrow file.
 _CACHE_ROWS = 2000
@@ -74,7 +76,7 @@ def read_split(paths: Paths, split: str) -> pa.Table:
     """
     summary = read_summary(paths)
     expected = schema(int(summary["books"]))
-    shards = _parquet_files(paths, split)
+    shards = parquet_files(paths, split)
     if not shards:
         return expected.empty_table()
     cached = _cached(paths, split, shards)
@@ -98,7 +100,7 @@ def write_cache(paths: Paths) -> None:
     """Write the prepared splits as Arrow files, for `read_split` to map."""
     expected = schema(int(read_summary(paths)["books"]))
     for split in SPLITS:
-        shards = _parquet_files(paths, split)
+        shards = parquet_files(paths, split)
         path = _cache_file(paths, split)
         if not shards:
             path.unlink(missing_ok=True)
@@ -119,7 +121,8 @@ def _cache_file(paths: Paths, split: str) -> Path:
     return paths.cache / f"{split}.arrow"
 
 
-def _parquet_files(paths: Paths, split: str) -> list[Path]:
+def parquet_files(paths: Paths, split: str) -> list[Path]:
+    """The Parquet files of a split, in order."""
     return sorted((paths.prepared / split).glob("*.parquet"))
 
 

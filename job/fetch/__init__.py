@@ -15,7 +15,7 @@ from job.config.paths import Paths
 from job.config.settings import Settings
 from job.core import console, files, state
 from job.core.errors import BadInput
-from job.fetch import mixing, preview, references, sharded, sources, transcript_store
+from job.fetch import mixing, preview, published_voices, references, sharded, sources, transcript_store
 from job.fetch.aligning import Aligning
 from job.fetch.audio_store import Store
 from job.fetch.claims import undisputed
@@ -52,11 +52,11 @@ def run(settings: Settings) -> dict[str, Any]:
     transcribing, transcribed = Transcribing(settings, store), TranscribedRows()
     aligning = Aligning(settings, store, lambda: transcribing.kept)
     opened = source.tables()
-    copies = {name for table in opened.values() for name in table.copies}
+    given = list(opened.values())
     tables = {split: aligning.table(transcribing.table(table)) for split, table in opened.items()}
     if source.parts is not None:
         mixed = source.parts(False)
-        copies |= {name for one in mixed for name in one.table.copies}
+        given += [one.table for one in mixed]
         parts = [replace(one, table=aligning.table(transcribing.table(one.table))) for one in mixed]
         tables = {"train": mixing.mix(parts, settings, store), **tables}
         settings = mixing.without_columns(settings)
@@ -75,7 +75,8 @@ def run(settings: Settings) -> dict[str, Any]:
     counts = _drop_disputed(collector, counts, paths)
     files.write_jsonl(paths.fetch_rejected, collector.rejected)
     store.prune()
-    sharded.prune(settings, copies)
+    voices = published_voices.keep(given, paths.published_voices)
+    sharded.prune(settings, {name for table in given for name in table.copies})
     rejected = len(collector.rejected)
     console.say(
         "fetch",
@@ -88,6 +89,8 @@ def run(settings: Settings) -> dict[str, Any]:
     counts = {**counts, "rejected": rejected, "speakers": len(collector.speakers)}
     if (written := transcript_store.digest(paths)) is not None:
         counts |= {"transcribed": transcribed.count, "transcripts": written}
+    if voices is not None:
+        counts |= {"voices": voices}
     return {**counts, "source": source.about, **({"revision": at} if at else {})}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from job.config.settings import Settings
 from job.core import console
 from job.core.errors import BadInput
+from job.dataset.prepared import VECTORS
 from job.fetch.columns import choose
 from job.fetch.hub_errors import Explained, about_script
 from job.fetch.scripted.conversion import Scripted, script_of
@@ -101,6 +102,7 @@ class HubDataset:
         with Explained(settings):
             # Pin one commit for the whole fetch, even if another one is pushed meanwhile.
             self.commit, listing = _at(settings)
+            self.has_vectors = VECTORS in listing
             scripted = _scripted(settings, self.commit, listing)
             self.converted = scripted is not None
             if scripted is not None:
@@ -161,6 +163,7 @@ class HubDataset:
             remote=self._opener(),
             audio_types=audio,
             total=total or None,
+            voices=self._voices,
         )
         return opened
 
@@ -168,6 +171,15 @@ class HubDataset:
         console.say("fetch", f"downloading {self.name} ({split})")
         self.builder.download_and_prepare()
         return self.builder.as_dataset(split=split)
+
+    def _voices(self) -> Path | None:
+        from huggingface_hub import hf_hub_download
+
+        if not self.has_vectors:
+            return None
+        with Explained(self.settings):
+            token = self.settings.token
+            return Path(hf_hub_download(self.name, VECTORS, repo_type="dataset", revision=self.commit, token=token))
 
     def _opener(self) -> Callable[[str], bytes | Path]:
         """Return a function that gets a file of the dataset by the path given in a row."""

@@ -67,6 +67,7 @@ class Table:
     `sample` returns the plain values (no lists, no bytes) of rows spread over the source; none if reading is costly.
     `loose` says that rows have the imprecise times of subtitles, whose edges may lie inside a word.
     `copies` are the names of the shards' copies on this machine that reading needs.
+    `voices` gets the x-vectors that come with encoded rows; None if there are none.
     `header=False` says that the columns are called column_1, column_2 and so on, and can be selected by position.
     """
 
@@ -83,3 +84,4 @@ class Table:
     header: bool = True
     loose: bool = False
     copies: tuple[str, ...] = ()
+    voices: Callable[[], Path | None] = lambda: None

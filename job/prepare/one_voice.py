@@ -24,7 +24,7 @@ from job.prepare.codec import Codec
 from job.prepare.manifest_rows import speaker_key
 from job.prepare.quality import EXAMPLES, Tally
 from job.prepare.shards import Shards
-from job.prepare.speakers import KEPT, clip_of
+from job.prepare.speakers import CAME, KEPT, clip_of
 
 if TYPE_CHECKING:
     from job.prepare.work import Work
@@ -202,7 +202,7 @@ def problems(work: Work, tally: Tally) -> list[str]:
         SPEAKER_NAME nor a speaker column, and so cannot have meant them to be one.
     """
     settings = work.settings
-    names = {name: n for n, name in enumerate(tally.speakers) if work.plans[name].strategy != KEPT}
+    names = {name: n for n, name in enumerate(tally.speakers) if work.plans[name].strategy not in (KEPT, CAME)}
     found = []
     for name, (measured, others) in judge(names, tally, work.shards, work.codec, work.encoder).items():
         tally.voices[name] = measured.figures()

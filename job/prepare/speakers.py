@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import numpy as np
 from job.audio.clip import Samples, Unusable, load, resample
 from job.audio.speech import detector
 from job.config.settings import Settings
-from job.core import files, inside
+from job.core import console, files, inside
 from job.core.errors import BadInput
 from job.dataset.prepared import SPLITS
 from job.model.loading import by_lookup_key
@@ -34,6 +34,8 @@ LONGEST_REFERENCE = 600.0
 
 #: Strategy of a speaker that the base model already has.
 KEPT = "kept"
+#: The vector is one that came with the dataset (PUSH_DATASET has published it).
+CAME = "published"
 
 
 @dataclass(slots=True)
@@ -64,11 +66,15 @@ def survey(rows: Iterable[Row]) -> dict[str, SpeakerRows]:
 
 
 def plan_references(
-    speakers: Mapping[str, SpeakerRows], settings: Settings, existing: Mapping[str, int] | None = None
+    speakers: Mapping[str, SpeakerRows],
+    settings: Settings,
+    existing: Mapping[str, int] | None = None,
+    came: Collection[str] = (),
 ) -> dict[str, Plan]:
     """Decide each speaker's reference before anything is encoded, so that a bad one costs no time.
 
     `existing` are the speakers that a CustomVoice base already has (name -> row): they keep their voice's vector.
+    `came` are those whose vector came with the dataset, which is used where no reference is named.
 
     Raises:
         BadInput: REF_AUDIO_PATH is missing or could mean several speakers, rows of a speaker name different
@@ -95,8 +101,22 @@ def plan_references(
                 f"REF_AUDIO_STRATEGY=same: no row of speaker {name!r} has ref_audio; add it, or choose first or best"
             )
         else:
-            plans[name] = Plan("best")
+            plans[name] = Plan(CAME if name in came else "best")
     return plans
+
+
+def published(path: Path, width: int) -> dict[str, torch.Tensor]:
+    """The x-vectors that came with the dataset, by speaker; none where they are those of a base of another size."""
+    import torch
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        return {}
+    found = {speaker_key(name): vector.to(torch.float32) for name, vector in load_file(path).items()}
+    fit = {name: v for name, v in found.items() if v.shape == (width,) and bool(torch.isfinite(v).all())}
+    if len(fit) < len(found):
+        console.warn("prepare", f"{len(found) - len(fit)} x-vectors of the dataset do not fit this base; made anew")
+    return fit
 
 
 def check_files(plans: Mapping[str, Plan], rate: int, judged: bool = True) -> None:
@@ -122,11 +142,13 @@ def x_vectors(
     codec: Codec,
     base: Path,
     encoder: SpeakerEncoder | None,
+    came: Mapping[str, torch.Tensor],
 ) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
     """Compute each kept speaker's x-vector once, in fp32.
 
     Args:
         encoder: the base model's speaker encoder; None if the base already has all the voices.
+        came: x-vectors that came with the dataset.
 
     Returns:
         Speaker -> x-vector (enc_dim,), and speaker -> its entry in the summary.
@@ -144,6 +166,10 @@ def x_vectors(
         trained = rows[~tally.validation[rows]]
         if len(trained):
             rows = trained
+        if plan.strategy == CAME:
+            vectors[name] = came[name]
+            about[name] = {"reference": "the dataset", "references": [], "strategy": CAME, "rows": len(trained)}
+            continue
         if plan.strategy == KEPT or encoder is None:
             vectors[name] = _existing_vector(base, name)
             about[name] = {"reference": str(base), "references": [], "strategy": KEPT, "rows": len(trained)}

@@ -150,7 +150,7 @@ def _fill(directory: Path, work: Work, tally: Tally, named: dict[str, Named]) ->
     """Write the prepared dataset into the empty `directory`. Returns its summary, and the number of copies."""
     if named:
         files.write_json(directory / work.settings.paths.people.name, named)
-    vectors, about = speakers.x_vectors(work.plans, tally, work.shards, work.codec, work.base, work.encoder)
+    vectors, about = speakers.x_vectors(work.plans, tally, work.shards, work.codec, work.base, work.encoder, work.came)
     _save_vectors(directory / "speakers.safetensors", vectors)
     copies = _write_splits(directory, work, tally)
     summary = _summary(work, tally, about, copies)

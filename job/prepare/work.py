@@ -116,11 +116,12 @@ class Work:
             voices.refuse_adapter_alone(self.manifest.languages, known, settings)
         #: The speakers that the base has, and their rows.
         self.existing = loading.by_lookup_key(config.talker.get("spk_id"))
-        self.plans = speakers.plan_references(self.manifest.speakers, settings, self.existing)
+        self.came = speakers.published(paths.published_voices, int(config.talker.get("hidden_size") or 0))
+        self.plans = speakers.plan_references(self.manifest.speakers, settings, self.existing, self.came)
         self.device = loading.resolve_device(settings)
         self.codec = load_codec(settings, config.codebooks, self.device)
         # Used only at the end, for voices that the base lacks; loaded here so that a missing one fails before encoding.
-        new = any(plan.strategy != speakers.KEPT for plan in self.plans.values())
+        new = any(plan.strategy not in (speakers.KEPT, speakers.CAME) for plan in self.plans.values())
         self.encoder = SpeakerEncoder(self.base, self.device) if new else None
         speakers.check_files(self.plans, self.codec.sample_rate, settings.quality_gate != "off")
         self.shards = self._shards()

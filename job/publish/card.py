@@ -79,7 +79,7 @@ def render(
     is_last = checkpoint == settings.paths.last
     repo = (settings.hf_last_repo_id or "").strip() if is_last else best
     speakers = card_facts.speakers(settings)
-    title = _plain(repo.split("/")[-1] or f"Qwen3-TTS voice: {', '.join(speakers[:3])}")
+    title = one_cell(repo.split("/")[-1] or f"Qwen3-TTS voice: {', '.join(speakers[:3])}")
     data = ModelCardData(**metadata)
     if heard and (judged := results.evaluations(settings, heard, f"{files_at}/stats.json")):
         data.model_name, data.eval_results = title, judged
@@ -92,7 +92,7 @@ def render(
         best=best if "/" in best else None,
         base=metadata.get("base_model"),
         demo=settings.init_model_path == "demo",
-        speakers=[_plain(name) for name in speakers],
+        speakers=[one_cell(name) for name in speakers],
         # as Python literals, with the names exactly as the model looks them up
         literals={
             "repo": json.dumps(repo or "path/to/this/model"),
@@ -104,7 +104,7 @@ def render(
         layout=settings.text_layout,
         datasets=card_facts.training_datasets(settings),
         splits=splits,
-        languages=[_plain(name) for name in card_facts.language_names(settings)],
+        languages=[one_cell(name) for name in card_facts.language_names(settings)],
         rows=_training_rows(settings),
         losses=_loss_rows(settings, checkpoint),
         chosen=None if is_last else card_facts.chosen(settings),
@@ -118,10 +118,10 @@ def render(
 def _heard(stats: Mapping[str, Any], files_at: str) -> dict[str, Any]:
     """What the card says about the test speech: the verdict, the table, and a player for each of the first samples."""
     return {
-        "verdict": _plain(str((stats.get("summary") or {}).get("verdict") or "")),
-        "table": [[_plain(str(cell)) for cell in line] for line in stats.get("table") or []],
+        "verdict": one_cell(str((stats.get("summary") or {}).get("verdict") or "")),
+        "table": [[one_cell(str(cell)) for cell in line] for line in stats.get("table") or []],
         "players": [
-            {"text": " ".join(_plain(str(one["text"])).split()), "url": f"{files_at}/{quote(str(one['file']))}"}
+            {"text": " ".join(one_cell(str(one["text"])).split()), "url": f"{files_at}/{quote(str(one['file']))}"}
             for one in (stats.get("samples") or [])[:MOST_PLAYERS]
         ],
     }
@@ -129,7 +129,7 @@ def _heard(stats: Mapping[str, Any], files_at: str) -> dict[str, Any]:
 
 def consent(settings: Settings) -> str:
     """VOICE_CONSENT on one line, as the card shows it; empty if it is not set."""
-    return " ".join(_plain(settings.voice_consent or "").split())
+    return " ".join(one_cell(settings.voice_consent or "").split())
 
 
 def _own_licence(settings: Settings) -> bool:
@@ -140,7 +140,7 @@ def _adapter_only(settings: Settings) -> bool:
     return not mode_of(settings).merged(settings)
 
 
-def _plain(text: str) -> str:
+def one_cell(text: str) -> str:
     """Escape `text` for a code span, a table cell and a heading."""
     return _UNSAFE.sub(" ", text).strip()
 

@@ -38,7 +38,7 @@ def full_name(repo: str, account: dict[str, Any]) -> str:
     return repo if "/" in repo else f"{account.get('name')}/{repo}"
 
 
-def check_target(api: HfApi, account: dict[str, Any], target: Target, settings: Settings) -> str:
+def check_target(api: HfApi, account: dict[str, Any], target: Target, settings: Settings, kind: str = "model") -> str:
     """The repo's full name, after checking that the token may create it or upload to it.
 
     Raises:
@@ -50,9 +50,9 @@ def check_target(api: HfApi, account: dict[str, Any], target: Target, settings: 
     repo = full_name(target.repo, account)
     refusal = _refusal(account, repo)
     try:
-        info = api.model_info(repo)
+        info = api.repo_info(repo, repo_type=kind)
         # The request that an upload starts with; a small text file needs nothing uploaded before the commit.
-        api.preupload_lfs_files(repo, additions=[CommitOperationAdd("README.md", b"---\n")])
+        api.preupload_lfs_files(repo, additions=[CommitOperationAdd("README.md", b"---\n")], repo_type=kind)
     except RepositoryNotFoundError:
         if refusal:
             raise BadInput(f"{target.variable}={repo}: {refusal}") from None

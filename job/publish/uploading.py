@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 MAIN = "main"
+MODEL = "model"
 #: Path in the repo -> the local file, or what it holds.
 Sources = Mapping[str, Path | bytes]
 
@@ -89,6 +90,7 @@ def send(
     stale: Sequence[str] = (),
     stage: str = "push",
     attempts: int = hub_client.ATTEMPTS,
+    kind: str = MODEL,
 ) -> Arrived:
     """Upload the files in one commit, and verify that the branch then has them.
 
@@ -100,6 +102,7 @@ def send(
         stale: patterns of files to remove that are not among `sources`.
         stage: who says so in the log.
         attempts: how often each request is tried.
+        kind: of the repo, `model` or `dataset`.
 
     Raises:
         PublishFailed: what arrived is not what was sent.
@@ -107,15 +110,16 @@ def send(
     guard(sources, settings)
 
     if branch != MAIN:
-        make = partial(api.create_branch, repo, branch=branch, exist_ok=True)
+        make = partial(api.create_branch, repo, branch=branch, repo_type=kind, exist_ok=True)
         hub_client.retrying(f"making a branch of {repo}", make, settings, attempts)
-    before = hub_client.retrying(f"reading {repo}", lambda: api.model_info(repo, revision=branch), settings, attempts)
+    read = partial(api.repo_info, repo, revision=branch, repo_type=kind)
+    before = hub_client.retrying(f"reading {repo}", read, settings, attempts)
     size = sum(size_of(source) for source in sources.values())
     where = repo if branch == MAIN else f"{repo}, branch {branch}"
     say(stage, f"{len(sources)} files, {size / 1e6:.1f} MB, for {where}")
-    upload = partial(_commit, api, repo, sources, stale, message, branch)
+    upload = partial(_commit, api, repo, sources, stale, message, branch, kind)
     commit, hashes = hub_client.retrying(f"uploading to {repo}", upload, settings, attempts)
-    look = partial(api.model_info, repo, revision=branch, files_metadata=True)
+    look = partial(api.repo_info, repo, revision=branch, repo_type=kind, files_metadata=True)
     after = hub_client.retrying(f"checking {repo}", look, settings, attempts)
     arrived = {sibling.rfilename: sibling for sibling in after.siblings or []}
     wrong = [name for name, source in sources.items() if not _same(arrived.get(name), source, hashes[name])]
@@ -125,7 +129,7 @@ def send(
 
 
 def _commit(
-    api: HfApi, repo: str, sources: Sources, stale: Sequence[str], message: str, branch: str
+    api: HfApi, repo: str, sources: Sources, stale: Sequence[str], message: str, branch: str, kind: str
 ) -> tuple[str, dict[str, str]]:
     """Commit the files; returns the commit, and each file's SHA-256, which the client has computed anyway.
 
@@ -133,10 +137,11 @@ def _commit(
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    there = [one.rfilename for one in api.model_info(repo, revision=branch).siblings or []] if stale else []
+    listed = api.repo_info(repo, revision=branch, repo_type=kind).siblings if stale else None
+    there = [one.rfilename for one in listed or []]
     removed = [CommitOperationDelete(name, is_folder=False) for name in _stale(there, sources, stale)]
     added = [CommitOperationAdd(name, source) for name, source in sources.items()]
-    commit = api.create_commit(repo, [*removed, *added], commit_message=message, revision=branch)
+    commit = api.create_commit(repo, [*removed, *added], commit_message=message, revision=branch, repo_type=kind)
     return str(commit.oid), {one.path_in_repo: one.upload_info.sha256.hex() for one in added}
 
 
@@ -182,20 +187,20 @@ def guard(sources: Sources, settings: Settings) -> None:
                 raise PublishFailed(f"{where} contains {variable}, so nothing is uploaded; remove it from the file")
 
 
-def create(api: HfApi, repo: str, settings: Settings, attempts: int = hub_client.ATTEMPTS) -> None:
+def create(api: HfApi, repo: str, settings: Settings, attempts: int = hub_client.ATTEMPTS, kind: str = MODEL) -> None:
     """Create the repo if there is none, and note that this run did: `remove_unused` removes no other."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     def there() -> bool:
         try:
-            api.model_info(repo)
+            api.repo_info(repo, repo_type=kind)
             return True
         except RepositoryNotFoundError:
             return False
 
     def made() -> bool:
         try:
-            api.create_repo(repo, private=settings.hub_private)
+            api.create_repo(repo, private=settings.hub_private, repo_type=kind)
             return True
         except Exception as error:
             if hub_client.status_of(error) == 409:  # made meanwhile, or by an attempt whose answer was lost
@@ -204,7 +209,7 @@ def create(api: HfApi, repo: str, settings: Settings, attempts: int = hub_client
 
     if hub_client.retrying(f"reading {repo}", there, settings, attempts):
         return
-    if hub_client.retrying(f"creating {repo}", made, settings, attempts):
+    if hub_client.retrying(f"creating {repo}", made, settings, attempts) and kind == MODEL:
         files.write_json(settings.paths.created_repos, [*created(settings), repo])
 
 

@@ -205,6 +205,10 @@ def test_failures_are_one_line_that_names_the_variable(tmp_path: Path, bucket: B
     assert "there must be Parquet files, tars, or one JSONL or CSV file" in refusal("s3://voices/x", **work)
     said = refusal("s3://AKIAKEY:s3cret@voices/x", **work)
     assert "an address holds no keys" in said
+    with pytest.raises(BadInput) as caught:
+        fetch.run(variables.load({"DATASETS": "s3://AKIAKEY:s3cret@voices/x weight=2"}))
+    assert str(caught.value).startswith("DATASETS: entry 1: an address holds no keys")
+    assert "s3cret" not in str(caught.value)
     bucket.refused |= {"GET", "HEAD"}
     assert "reading is refused; check the keys" in refusal("s3://voices/x", **work)
 

@@ -14,6 +14,7 @@ from glob import has_magic
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from job.config.object_storage import NO_KEYS, holds_keys
 from job.config.settings import Settings, environment
 from job.core import buckets
 from job.core.errors import BadInput, JobError, Unreachable, causes, is_outage, status_of
@@ -67,9 +68,8 @@ class ObjectStore:
         bucket, hub = _BUCKET.fullmatch(address), _HUB.fullmatch(address)
         if bucket is None and hub is None:
             variable = where.split("=")[0]
-            if "@" in address:  # not repeated: what stands before it may be a password
-                keys = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-                raise BadInput(f"{variable}: an address holds no keys ({keys}); {_FORMS}")
+            if holds_keys(address):
+                raise BadInput(f"{variable}: {NO_KEYS}; {_FORMS}")
             raise BadInput(f"{variable}={address[:100]}: {_FORMS}")
         self._scheme = bucket[1] if bucket else "hf"
         self._root = (bucket[2] if bucket else (hub[3] or "" if hub else "")).rstrip("/")
