@@ -88,7 +88,7 @@ def main() -> None:
     voices = [clips_of(one, encoder) for one in sorted(given.voices.iterdir()) if one.is_dir()]
     voices = [one for one in voices if sum(clip.seconds >= SHORTEST for clip in one) >= FEWEST_CLIPS // 2]
     print(f"{len(voices)} people, {sum(map(len, voices))} clips")
-    print("| people | conversations | purity, mean (least) | his clips kept | clusters of 3 clips | their purity |")
+    print("| people | conversations | purity, mean (least) | that person's kept | clusters of 3 clips | their purity |")
     print("| --- | --- | --- | --- | --- | --- |")
     for count in given.people:
         rng = np.random.default_rng(count)
