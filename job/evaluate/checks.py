@@ -85,7 +85,7 @@ CHECKS = (
     Check("duller", "of_own_bandwidth", "of the voice's own bandwidth", 0.8, "below",
           "nothing above {bandwidth:.0f} Hz, where the voice's own recordings have sound", own=False),
     # Nearly every sound of a voice's recordings has more than this above 8 kHz; half-second pieces of people stay 10 dB
-    # above the limit, single words of synthesizers 24 dB.
+    # above the limit, single words of synthesizers 16 dB.
     Check("no_treble", "over_dullest", "dB over dull sounds of the voice's recordings", -6.0, "below",
           "hardly anything above 8 kHz in any sound ({brightest:.0f} dB), where the voice's own recordings have more",
           own=False),
