@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,14 +42,28 @@ def prepare(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
     begun: list[Work] = []
     ranks.first_does(lambda: heard_words.check(settings))
     ranks.first_does(lambda: _begin_anew(settings))
-    ranks.first_does(lambda: begun.append(Work(settings)))  # errors are reported once, before all processes begin
-    work = begun[0] if begun else Work(settings)
-    if ranks.world > 1:
-        work.encode((*SPLITS, COPIES), ranks.rank, ranks.world)
-        ranks.wait()
-        heard_words.hear(work, ranks.rank, ranks.world)
-        ranks.wait()
-    return ranks.first_does(lambda: merge(work))
+    on_ray = settings.engine == "ray"
+    with ExitStack() as stack:
+        # errors are reported once, before all processes begin
+        ranks.first_does(lambda: begun.append(_work_on_ray(settings, stack) if on_ray else Work(settings)))
+        work = begun[0] if begun else Work(settings)
+        if ranks.world > 1:
+            if on_ray:
+                ranks.first_does(lambda: work.encode(SPLITS))
+            else:
+                work.encode((*SPLITS, COPIES), ranks.rank, ranks.world)
+            ranks.wait()
+            heard_words.hear(work, ranks.rank, ranks.world)
+            ranks.wait()
+        return ranks.first_does(lambda: merge(work))
+
+
+def _work_on_ray(settings: Settings, stack: ExitStack) -> Work:
+    """Connect to Ray until `stack` ends. DEVICE is its workers': this process takes what it finds."""
+    from job.prepare.on_ray.cluster import started_with
+
+    own = {"device": "auto"} if settings.device.startswith("cuda") else {}
+    return Work(settings.model_copy(update=own), started_with(settings, stack))
 
 
 def _begin_anew(settings: Settings) -> None:
