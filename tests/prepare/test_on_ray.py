@@ -208,7 +208,7 @@ def test_lost_workers_and_a_lost_cluster_change_nothing(data: Path, local: dict[
         for victim in processes(mark, b"/gcs_server") + processes(mark, b"/raylet"):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
-    code, said, warned = job.end()
+        code, said, warned = job.end()
     assert "was lost" in warned and "are encoded again" in warned
     assert code == 143, said + warned
     assert "Traceback" not in warned and "(raylet)" not in said + warned
