@@ -22,6 +22,13 @@ COPY scripts/install-locked.sh scripts/bake-weights.sh scripts/
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf,required=false \
     python3 -m venv /opt/venv \
     && PIP_NO_CACHE_DIR=1 sh scripts/install-locked.sh /opt/venv/bin/python requirements.lock
+# ENGINE=ray needs Ray; other jobs are spared it (docs/ray.md).
+ARG WITH_RAY=0
+COPY requirements-ray.lock ./
+RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf,required=false \
+    if [ "$WITH_RAY" != 0 ]; then \
+         PIP_NO_CACHE_DIR=1 sh scripts/install-locked.sh /opt/venv/bin/python requirements-ray.lock; \
+       fi
 # Weights are left to the volume, unless BAKE_MODEL names a repo of the Hub: then they are in /opt/weights/OWNER/NAME.
 ARG BAKE_MODEL=
 ARG BAKE_REVISION=main

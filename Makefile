@@ -1,7 +1,7 @@
 # Each target sets up what it needs. Paths are relative, so the checkout's own path may hold spaces.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-slow test-thorough coverage mutation walk lint docs bench gpu-check soak image check-image sbom lock variables clean
+.PHONY: help setup setup-dev setup-ray demo test test-slow test-thorough coverage mutation walk lint docs bench gpu-check soak image check-image sbom lock variables clean
 
 # A Python 3.11 or newer to make .venv with; unset, the first one found. IMAGE is the tag of `make image`.
 PYTHON ?=
@@ -22,6 +22,9 @@ setup: ## .venv with what the job needs, from requirements.lock
 
 setup-dev: ## the same, plus the tools for tests and linting
 	@sh scripts/setup.sh requirements.lock requirements-dev.lock
+
+setup-ray: setup ## the same as setup, plus Ray, for ENGINE=ray (docs/ray.md)
+	@sh scripts/setup.sh requirements.lock requirements-ray.lock
 
 demo: setup ## train the tiny built-in model on the built-in clips until it recites them
 	@$(PY) -m job demo
@@ -79,7 +82,7 @@ sbom: setup-dev ## write the list of packages and their licences (SBOM) to dist/
 	@$(PY) scripts/sbom.py dist
 
 lock: setup-dev ## update requirements*.lock from requirements*.in; UPGRADE=1 takes newer versions
-	for name in requirements requirements-dev requirements-mutation runpod/requirements job/fetch/scripted/requirements; do \
+	for name in requirements requirements-dev requirements-mutation requirements-ray runpod/requirements job/fetch/scripted/requirements; do \
 	  $(PY) -m uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --fork-strategy fewest \
 	    --no-emit-index-url --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) \
 	    $$name.in -o $$name.lock || exit; done

@@ -1,6 +1,7 @@
 """Preparing: seconds of audio encoded a second, against the vendor's loop and against clips one by one.
 
     python benchmarks/prepare.py [--runs 5] [--clips 48] [--filters 8] [--workers 0]
+    python benchmarks/prepare.py --ray [--runs 3] [--clips 192] [--filters 8]
 
 The same WAV files of log-normal lengths from 0.5 to 20 s, at 24 kHz and 44.1 kHz, from disk to codes. Ours is the
 stage's own path at default settings. `vendor` is what `finetuning/prepare_data.py` does: paths as they come, 32 at a
@@ -11,6 +12,9 @@ need not be whole. Peak memory is taken in a process of its own for each, as `tr
 `waited` is the share of its time in which the encoder had nothing to encode, so waited for reading (where clips are
 encoded side by side, of all their encoders' time). `--workers` is NUM_WORKERS.
 
+`--ray` compares ENGINE=ray with ENGINE=local, each without its start: two workers on this machine, and two threads. CPU
+seconds, of all of Ray's processes, are what a machine with other work can be judged by. The shards are of 16 rows.
+
 `--filters` is the width of the codec's first convolution: 8 is the tiny codec of `job.demo`, 64 the released one's.
 """
 
@@ -18,11 +22,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +43,8 @@ from job.model.loading import load_speech_tokenizer
 from job.prepare.codec import Codec, Codes, load_codec
 from job.prepare.encode import MOST_ENCODERS, encode_stream, read_items
 from job.prepare.manifest_rows import Row
+from job.prepare.on_ray.cluster import processes_of, started_with
+from job.prepare.work import Work
 
 RATES = (24000, 44100)
 #: Clips that the vendor's script encodes together.
@@ -145,6 +154,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="keep the files here")
     parser.add_argument("--filters", type=int, default=8, help="width of the codec")
     parser.add_argument("--workers", type=int, help="NUM_WORKERS")
+    parser.add_argument("--ray", action="store_true", help="ENGINE=ray against ENGINE=local")
     parser.add_argument("--peak", choices=("ours", "vendor", "one_by_one"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -158,6 +168,9 @@ def main() -> None:
         print(json.dumps({"bytes": peak.bytes()}))
         return
     with tempfile.TemporaryDirectory() as temporary:
+        if options.ray:
+            measure_ray(options.work or Path(temporary), options)
+            return
         measure(options.work or Path(temporary), options)
 
 
@@ -185,6 +198,59 @@ def measure(work: Path, options: argparse.Namespace) -> None:
             peak_memory={"ours": peaks["ours"], "naive": peaks[name]}, filters=options.filters,
             same_codes=round(float(equal.mean()), 6), waited=round(waited, 3),
         )  # fmt: skip
+
+
+def measure_ray(work: Path, options: argparse.Namespace) -> None:
+    """ENGINE=ray against ENGINE=local, in turns."""
+    from job.core import files
+    from job.prepare import shards
+
+    shards.LINES = 16
+    bench = Bench(work, min(options.clips, 48), options.filters, options.workers)
+    paths = [bench.paths[n % len(bench.paths)] for n in range(options.clips)]
+    rows = [{"id": str(n), "audio": str(path), "text": "x", "row": n + 1} for n, path in enumerate(paths)]
+    each = common.seconds_of_clips(len(bench.paths))
+    seconds = float(sum(each[n % len(bench.paths)] for n in range(options.clips)))
+    settings = bench.settings.model_copy(update={"work_dir": work / "ray", "check_words": "never", "ray_encoders": 2})
+    settings.__dict__.pop("paths", None)
+    files.write_jsonl(settings.paths.manifest("train"), rows)
+    taken: dict[str, list[tuple[float, float]]] = {"ray": [], "local": []}
+    found: dict[str, dict[str, bytes]] = {}
+    with ExitStack() as stack:
+        pool = started_with(settings.model_copy(update={"engine": "ray"}), stack)
+        for number in range(options.runs + 1):  # the first of each is not counted: workers start, files are read
+            for name, used in (("ray", pool), ("local", None)):
+                shutil.rmtree(settings.paths.encoding, ignore_errors=True)
+                job = Work(settings, used)
+                start, cpu = time.perf_counter(), _cpu_seconds()
+                job.encode(("train",))
+                if number:
+                    taken[name].append((time.perf_counter() - start, _cpu_seconds() - cpu))
+                made = sorted(settings.paths.encoding.glob("*.arrow"))
+                found[name] = {path.name: path.read_bytes() for path in made}
+    figures = {
+        name: {"rate": seconds / statistics.median(t[0] for t in of), "cpu": statistics.median(t[1] for t in of)}
+        for name, of in taken.items()
+    }
+    common.print_case(
+        "prepare, seconds of audio a second, ENGINE=ray against ENGINE=local",
+        f"{bench.device.type}, {torch.get_num_threads()} threads, or 2 workers",
+        figures["ray"]["rate"], figures["local"]["rate"], filters=options.filters,
+        cpu_seconds={name: round(of["cpu"], 2) for name, of in figures.items()},
+        same_bytes=found["ray"] == found["local"],
+    )  # fmt: skip
+
+
+def _cpu_seconds() -> float:
+    """CPU seconds of this process and of the Ray that it has started."""
+    total = 0.0
+    for number in [os.getpid(), *processes_of(Path(os.environ["RAY_AUTH_TOKEN_PATH"]).parent)]:
+        try:
+            fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
 
 
 if __name__ == "__main__":

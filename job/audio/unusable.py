@@ -10,3 +10,7 @@ class Unusable(Exception):
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+
+    def __reduce__(self) -> tuple[type[Unusable], tuple[str, str]]:
+        """Pickle both arguments, and not the message alone."""
+        return Unusable, (self.reason, self.detail)

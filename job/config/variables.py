@@ -236,6 +236,23 @@ class ScaleVariables(BaseSettings):
         free=True,
     )
     rendezvous_timeout: int = var(1800, "Seconds that the nodes wait for each other at the start.", ge=1, free=True)
+    engine: Literal["local", "ray"] = var(
+        "local", "What prepare encodes with: this machine (`local`), or the workers of a Ray cluster (docs/ray.md).",
+        free=True,
+    )  # fmt: skip
+    ray_address: str | None = var(
+        None, "ENGINE=ray: the cluster's address (`host:port`, `auto`). Default: a Ray that the job starts and ends.",
+        free=True,
+    )  # fmt: skip
+    ray_encoders: int | None = var(
+        None, "ENGINE=ray: workers that encode. Default: as many as the cluster has GPUs, or without any, CPUs.",
+        ge=1, free=True,
+    )  # fmt: skip
+    ray_readers: bool | None = var(
+        None,
+        "ENGINE=ray: decode recordings in processes of their own on the cluster's CPUs. Default: if a GPU encodes.",
+        free=True,
+    )
 
 
 class JobVariables(BaseSettings):

@@ -14,7 +14,7 @@ from job.audio.clip import Samples, Unusable, load
 from job.audio.resampling import resampling
 from job.config.settings import Settings
 from job.core.threads import in_order
-from job.prepare.codec import Codec
+from job.prepare.codec import Codec, Sizes
 from job.prepare.encode import Item
 from job.prepare.manifest_rows import Row
 from job.prepare.readers import readers
@@ -45,7 +45,7 @@ def changes(settings: Settings) -> dict[str, Change]:
     return found
 
 
-def read_copies(rows: Iterable[Row], settings: Settings, codec: Codec, processes: int = 1) -> Iterator[Item]:
+def read_copies(rows: Iterable[Row], settings: Settings, codec: Codec | Sizes, processes: int = 1) -> Iterator[Item]:
     """Yield altered copies of the rows' recordings, row by row, except those outside MIN_SECONDS to MAX_SECONDS.
 
     A copy has the row's text and speaker, and its id with a suffix, for example `17#speed0.9`. Its random numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +11,15 @@ from numpy.typing import NDArray
 
 from job.audio.clip import Samples, pad_to_frames, resample
 from job.config.settings import Settings
+from job.core import files
 from job.core.errors import BadInput, first_line
 from job.core.out_of_memory import is_out_of_memory
 from job.core.threads import one_torch_thread, reproducible
 from job.model import loading
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from qwen_tts import Qwen3TTSTokenizer
 
@@ -24,6 +28,22 @@ Codes = NDArray[np.int16]
 
 #: Length of the warm-up sound, in frames.
 WARM_UP_FRAMES = 6
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What reading a recording needs to know of the codec, for a process that does not load it."""
+
+    codebooks: int
+    codebook_size: int
+    sample_rate: int
+    samples_per_frame: int
+    device: torch.device
+
+    @property
+    def frame_rate(self) -> float:
+        """Codec frames per second."""
+        return self.sample_rate / self.samples_per_frame
 
 
 class Codec:
@@ -116,6 +136,16 @@ def load_codec(settings: Settings, codebooks: int, device: torch.device) -> Code
         reason = first_line(error)
         raise BadInput(f"speech tokenizer {directory} cannot be loaded ({reason}); download it again") from error
     return Codec(tokenizer, codebooks)
+
+
+def files_of(directory: Path) -> list[Path]:
+    """The files of a codec."""
+    return sorted([*directory.glob("*.json"), *directory.glob("*.safetensors")])
+
+
+def identity_of(directory: Path) -> list[tuple[str, str]]:
+    """Names and checksums of a codec's files: the same on all nodes, even if each downloaded its own copy."""
+    return [(path.name, files.digest_file(path)) for path in files_of(directory)]
 
 
 def make_tables(tokenizer: Qwen3TTSTokenizer) -> None:

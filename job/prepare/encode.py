@@ -15,7 +15,7 @@ from job.audio import flaws, speech
 from job.audio.clip import Clip, Figures, Samples, Unusable, load
 from job.config.settings import Settings
 from job.core.threads import ahead, in_order
-from job.prepare.codec import Codec, Codes
+from job.prepare.codec import Codec, Codes, Sizes
 from job.prepare.edits import text_warnings
 from job.prepare.manifest_rows import Row
 from job.prepare.readers import readers
@@ -128,7 +128,7 @@ def encode_singly(
         yield from in_order(chosen(), encode, workers, codec.warm_up)
 
 
-def read_items(rows: Iterable[Row], settings: Settings, codec: Codec, processes: int = 1) -> Iterator[Item]:
+def read_items(rows: Iterable[Row], settings: Settings, codec: Codec | Sizes, processes: int = 1) -> Iterator[Item]:
     """Decode each row (or check its codes, if it arrived encoded), several in parallel (see `readers`), in order."""
     speech.detector()  # load it before the threads start, or each would
 
@@ -172,7 +172,7 @@ def encode_items(
         yield from window
 
 
-def check_codes(raw: Any, codec: Codec) -> Codes:
+def check_codes(raw: Any, codec: Codec | Sizes) -> Codes:
     """Check the codes that arrived with a row and convert them to int16 (frames, codebooks).
 
     Raises:
@@ -195,7 +195,7 @@ def check_codes(raw: Any, codec: Codec) -> Codes:
     return codes.astype(np.int16)
 
 
-def _read(row: Row, settings: Settings, codec: Codec) -> Item:
+def _read(row: Row, settings: Settings, codec: Codec | Sizes) -> Item:
     if not row.text:
         raise Unusable("no_text", "the text is empty")
     if row.codes is not None:

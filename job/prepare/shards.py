@@ -42,6 +42,15 @@ class Shard:
     fingerprint: str
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a shard's file contains, an Arrow `table`; `rows` and `frames` are those that are not rejected."""
+
+    table: bytes
+    rows: int
+    frames: int
+
+
 @dataclass(slots=True)
 class _Seen:
     """Total rows and frames of the shards numbered below `end`, except those in `missing`."""
@@ -108,27 +117,25 @@ class Shards:
         return True
 
     def write(self, shard: Shard, items: Sequence[Item]) -> None:
+        """Write a shard of these items; see `store`."""
+        self.store(shard, contents_of(items, self._codec))
+
+    def store(self, shard: Shard, contents: Contents) -> None:
         """Write a shard atomically: a kill leaves either the whole shard or nothing.
 
         Raises:
             OSError: with the file's name, when the disk is full.
         """
-        table = shard_table(items, self._codec)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        contents = sink.getvalue()
         path = self._path(shard.split, shard.number)
-        kept = [len(item.codes) for item in items if item.codes is not None]
         note = {
             "fingerprint": shard.fingerprint,
-            "sha256": files.digest_bytes(contents),
+            "sha256": files.digest_bytes(contents.table),
             "run": self._run,
-            "rows": len(kept),
-            "frames": sum(kept),
+            "rows": contents.rows,
+            "frames": contents.frames,
         }
         self._note_path(shard.split, shard.number).unlink(missing_ok=True)  # describes the old contents
-        files.write_with(path, lambda temporary: temporary.write_bytes(contents))
+        files.write_with(path, lambda temporary: temporary.write_bytes(contents.table))
         files.write_json(self._note_path(shard.split, shard.number), note)
         self._right.add(shard)
 
@@ -212,6 +219,16 @@ class Shards:
 
     def _note_path(self, split: str, number: int) -> Path:
         return self.directory / f"{split}-{number:06d}.json"
+
+
+def contents_of(items: Sequence[Item], codec: Codec) -> Contents:
+    """The contents of a shard of these items. The bytes depend only on the items."""
+    table = shard_table(items, codec)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    kept = [len(item.codes) for item in items if item.codes is not None]
+    return Contents(sink.getvalue().to_pybytes(), len(kept), sum(kept))
 
 
 def _identity(row: Row) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from job.core import console, files
 from job.core.errors import DataRefused
 from job.dataset.prepared import SPLITS, read_summary, schema, write_cache
 from job.prepare import (
+    announced,
     augment,
     clip_voices,
     edits,
@@ -28,7 +30,7 @@ from job.prepare import (
     speakers,
 )
 from job.prepare.admitted import Admitted
-from job.prepare.manifest_rows import AUTO, speaker_key
+from job.prepare.manifest_rows import AUTO
 from job.prepare.parquet_store import write_shards
 from job.prepare.people_names import Named
 from job.prepare.quality import Tally
@@ -53,16 +55,30 @@ def prepare(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
     begun: list[Work] = []
     ranks.first_does(lambda: heard_words.check(settings))
     ranks.first_does(lambda: _begin_anew(settings))
-    ranks.first_does(lambda: begun.append(Work(settings)))  # errors are reported once, before all processes begin
-    work = begun[0] if begun else Work(settings)
-    if ranks.world > 1:
-        work.encode((*SPLITS, COPIES), ranks.rank, ranks.world)
-        ranks.wait()
-        heard_words.hear(work, ranks.rank, ranks.world)
-        if settings.keep_speakers != "all":
-            clip_voices.clips(work, ranks.rank, ranks.world)
-        ranks.wait()
-    return ranks.first_does(lambda: merge(work))
+    on_ray = settings.engine == "ray"
+    with ExitStack() as stack:
+        # errors are reported once, before all processes begin
+        ranks.first_does(lambda: begun.append(_work_on_ray(settings, stack) if on_ray else Work(settings)))
+        work = begun[0] if begun else Work(settings)
+        if ranks.world > 1:
+            if on_ray:
+                ranks.first_does(lambda: work.encode(SPLITS))
+            else:
+                work.encode((*SPLITS, COPIES), ranks.rank, ranks.world)
+            ranks.wait()
+            heard_words.hear(work, ranks.rank, ranks.world)
+            if settings.keep_speakers != "all":
+                clip_voices.clips(work, ranks.rank, ranks.world)
+            ranks.wait()
+        return ranks.first_does(lambda: merge(work))
+
+
+def _work_on_ray(settings: Settings, stack: ExitStack) -> Work:
+    """Connect to Ray until `stack` ends. DEVICE is its workers': this process takes what it finds."""
+    from job.prepare.on_ray.cluster import started_with
+
+    own = {"device": "auto"} if settings.device.startswith("cuda") else {}
+    return Work(settings.model_copy(update=own), started_with(settings, stack))
 
 
 def _begin_anew(settings: Settings) -> None:
@@ -95,7 +111,7 @@ def merge(work: Work) -> dict[str, Any]:
     # 2. The quality gate; its figures are written whether it passes or not.
     found = [*quality_gate.problems(tally), *one_voice.problems(work, tally)]
     _write_figures(work, tally, admitted, found, told.figures)
-    _report_rows(tally)
+    announced.report_rows(tally)
     for way in admitted.ways:
         console.warn(STAGE, way)
     quality_gate.refuse_nothing_left(tally)
@@ -109,7 +125,7 @@ def merge(work: Work) -> dict[str, Any]:
     write_cache(paths)
     work.shards.prune()
     files.write_text(paths.encoding / _FINISHED, "")
-    return _announce(summary, tally, work.settings)
+    return announced.announce(summary, tally, work.settings)
 
 
 def _gather(work: Work, admitted: Admitted) -> Tally:
@@ -251,38 +267,6 @@ def _write_figures(
         paths.quality_page,
         page.render(figures, tally.first_refused, tally.refused, worst.kinds(), edits.read_plain(paths.edits), paths),
     )
-
-
-def _report_rows(tally: Tally) -> None:
-    """Log one line per reason, so that no row is rejected silently."""
-    for reason, count in tally.rejected_by_reason().items():
-        console.warn(STAGE, f"{count} rows left out: {reason} (data/rejected.jsonl)")
-    for warning, (count, ids) in sorted(tally.warnings.items()):
-        console.warn(STAGE, f"{count} rows kept with a warning: {warning}, for example {ids[0]}")
-
-
-def _announce(summary: dict[str, Any], tally: Tally, settings: Settings) -> dict[str, Any]:
-    """Log what was prepared; returns the counts for the state file."""
-    unknown = [name for name, entry in summary["languages"].items() if not entry["known"]]
-    if unknown:
-        console.say(STAGE, f"the base model does not know {', '.join(unknown)}: each gets a row of its own in training")
-    name = speaker_key(settings.speaker_name)
-    if "speaker_name" in settings.model_fields_set and name not in summary["speakers"]:
-        voices = ", ".join(list(summary["speakers"])[:5])
-        unused = f"SPEAKER_NAME={settings.speaker_name} is not used"
-        console.warn(STAGE, f"{unused}: every row names its speaker, and the voices are {voices}")
-    for name, entry in summary["speakers"].items():
-        console.say(STAGE, f"speaker {name}: x-vector from {entry['reference']} ({entry['strategy']})")
-    hours = sum(split["seconds"] for split in summary["splits"].values()) / 3600
-    rows = ", ".join(f"{split['rows']} {name} rows" for name, split in summary["splits"].items())
-    console.say(STAGE, f"{rows}, {hours:.2f} h, {len(summary['speakers'])} speakers")
-    return {
-        **{f"{name}_rows": split["rows"] for name, split in summary["splits"].items()},
-        "hours": round(hours, 4),
-        "speakers": len(summary["speakers"]),
-        "rejected": tally.refused,
-        "warnings": {name: count for name, (count, _) in sorted(tally.warnings.items())},
-    }
 
 
 def _already_prepared(settings: Settings) -> dict[str, Any]:

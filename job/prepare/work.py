@@ -5,34 +5,29 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from importlib.metadata import version
+from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from job.config import names
 from job.config.settings import Settings
 from job.core import console, files
-from job.core.errors import BadInput, MachineFault
+from job.core.errors import BadInput
 from job.dataset.prepared import SPLITS
 from job.model import loading, voices
 from job.model.speaker_encoder import SpeakerEncoder
 from job.prepare import augment, shards, speakers
-from job.prepare.codec import load_codec
+from job.prepare.codec import identity_of, load_codec
 from job.prepare.edits import Edit, Edits
-from job.prepare.encode import Item, encode_stream, read_items
 from job.prepare.manifest_rows import AUTO, Row, read_rows
+from job.prepare.row_encoder import COPIES, STAGE, RowEncoder, shard_of, versions
 from job.prepare.shards import Shard, Shards
 from job.text.languages import Languages, UnclearLanguage
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
-    from pathlib import Path
+    from job.prepare.on_ray.pool import Pool
 
-STAGE = "prepare"
-#: Name of the extra split that holds augmented copies (AUGMENT_*) of the training rows.
-COPIES = "copies"
-#: Packages whose versions affect the codes.
-_LIBRARIES = ("torch", "transformers", "qwen-tts", "soundfile", "av", "soxr", "silero-vad", "onnxruntime")
+__all__ = ["COPIES", "STAGE", "Manifest", "Work"]
 
 
 class Manifest:
@@ -97,14 +92,15 @@ class Manifest:
 
 
 class Work:
-    """Check all inputs before anything is encoded, then encode the rows.
+    """Check all inputs before anything is encoded, then encode the rows: here, or in a pool of other processes.
 
     Raises:
         BadInput: there is no manifest, or a reference recording or a model directory cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, pool: Pool | None = None) -> None:
         paths = settings.paths
+        self._pool = pool
         if not paths.manifest("train").is_file():
             raise BadInput(f"{paths.manifest('train')} is missing; run `python -m job fetch` first (WORK_DIR)")
         self.settings = settings
@@ -120,6 +116,8 @@ class Work:
         self.plans = speakers.plan_references(self.manifest.speakers, settings, self.existing, self.came)
         self.device = loading.resolve_device(settings)
         self.codec = load_codec(settings, config.codebooks, self.device)
+        if pool is not None:
+            pool.begin(self.codec, loading.speech_tokenizer_directory(settings))
         # Used only at the end, for voices that the base lacks; loaded here so that a missing one fails before encoding.
         new = any(plan.strategy not in (speakers.KEPT, speakers.CAME) for plan in self.plans.values())
         self.encoder = SpeakerEncoder(self.base, self.device) if new else None
@@ -131,10 +129,10 @@ class Work:
         """Build the `Shards`. Their fingerprints do not depend on which GPU, process or batch encodes a row."""
         settings = self.settings
         codec = {
-            "weights": _codec_identity(loading.speech_tokenizer_directory(settings)),
+            "weights": identity_of(loading.speech_tokenizer_directory(settings)),
             "books": self.codec.codebooks,
-            "device": self.device.type,
-            "versions": [version(name) for name in _LIBRARIES],
+            "device": self._pool.device if self._pool is not None else self.device.type,
+            "versions": list(versions().values()),
         }
         encoded = {
             "codec": codec,
@@ -173,70 +171,49 @@ class Work:
         return frames, self.settings.max_eval_samples if split == "validation" else None
 
     def _encode_split(self, split: str, rank: int, world: int) -> None:
+        due = _Due(self, split, rank, world)
+        if self._pool is not None:
+            self._encode_in_pool(split, due)
+        else:
+            self._encode_here(split, due, world)
+        if due.left_alone and split not in self._begun:
+            console.say(STAGE, f"{due.left_alone} {_unit(split)} were encoded by a run before this one; the others now")
+        self._begun.add(split)
+
+    def _encode_here(self, split: str, due: _Due, world: int) -> None:
         waiting: deque[tuple[Shard, list[Row]]] = deque()
-        left_alone = 0
 
         def rows() -> Iterator[Row]:
-            nonlocal left_alone
-            for shard, chunk in self.shards.cut(split, self.manifest.read(split)):
-                if self._is_enough(split, shard.number):
-                    return
-                if shard.number % world != rank:
-                    continue
-                if self.shards.is_finished(shard):
-                    left_alone += len(chunk)
-                    continue
+            for shard, chunk in due:
                 waiting.append((shard, chunk))
                 yield from chunk
 
         total = max(1, (self.manifest.rows[split] - shards.LINES * self.shards.present(split)) // world)
-        unit = "copies" if split == COPIES else f"{split} rows"
-        with closing(self._encoded(split, rows(), world)) as items:  # stops the read-ahead if this fails
-            shown = console.progress(items, stage=STAGE, total=total * self._items_of_a_row(split), unit=unit)
-            for number, group in groupby(shown, key=_shard_of):
+        encoder = RowEncoder(self.settings, self.codec)
+        # closing: stops the read-ahead if this fails
+        with closing(encoder.encoded(split, rows(), -(-world // self.settings.num_nodes))) as items:
+            count = total * self._items_of_a_row(split)
+            shown = console.progress(items, stage=STAGE, total=count, unit=_unit(split))
+            for number, group in groupby(shown, key=shard_of):
                 while waiting[0][0].number != number:
                     self.shards.write(waiting.popleft()[0], [])
                 shard, chunk = waiting.popleft()
-                self.shards.write(shard, self._proven(split, chunk, list(group)))
+                self.shards.write(shard, encoder.proven(list(group), partial(encoder.encoded, split, chunk)))
         for shard, _ in waiting:
             self.shards.write(shard, [])
-        if left_alone and split not in self._begun:
-            console.say(STAGE, f"{left_alone} {unit} were encoded by a run before this one; the others now")
-        self._begun.add(split)
 
-    def _encoded(self, split: str, rows: Iterable[Row], world: int = 1) -> Generator[Item, None, None]:
-        """Encode the rows, or their augmented copies for `COPIES`."""
-        reader = augment.read_copies if split == COPIES else read_items
-        items = reader(rows, self.settings, self.codec, -(-world // self.settings.num_nodes))
-        return encode_stream(items, self.settings, self.codec, _shard_of)
-
-    def _proven(self, split: str, rows: list[Row], items: list[Item]) -> list[Item]:
-        """Return a shard's items after checking that a sample of its clips encodes to the same codes again.
-
-        Raises:
-            MachineFault: the codes cannot be reproduced, not even after encoding the whole shard a second time.
-        """
-        if (item := self._disproven(items)) is None:
-            return items
-        name = f"{item.row.source} row {item.row.number} ({item.row.id})"
-        console.warn(STAGE, f"{name} got other codes when it was encoded again; {len(rows)} rows are encoded once more")
-        items = list(self._encoded(split, rows))
-        if (item := self._disproven(items)) is None:
-            return items
-        name = f"{item.row.source} row {item.row.number} ({item.row.id})"
-        raise MachineFault(
-            f"{name} gets other codes each time it is encoded, so the codes of no row can be relied on: "
-            f"this machine ({self.device.type}) computes wrongly; run the job on another one"
-        )
-
-    def _disproven(self, items: list[Item]) -> Item | None:
-        """The first item whose codes differ when it is encoded again."""
-        return next((item for item in items if item.proof is not None and not item.proof.holds(self.codec)), None)
+    def _encode_in_pool(self, split: str, due: _Due) -> None:
+        assert self._pool is not None
+        total = -(-self.manifest.rows[split] // shards.LINES) - self.shards.present(split)
+        with closing(self._pool.encoded(split, due)) as done:
+            unit = f"shards of {shards.LINES} {_unit(split)}"
+            for shard, contents in console.progress(done, stage=STAGE, total=max(1, total), unit=unit):
+                self.shards.store(shard, contents)
 
     def _items_of_a_row(self, split: str) -> int:
         return len(augment.changes(self.settings)) if split == COPIES else 1
 
-    def _is_enough(self, split: str, number: int) -> bool:
+    def is_enough(self, split: str, number: int) -> bool:
         """Whether the shards before `number` are known to hold all rows that MAX_HOURS and MAX_EVAL_SAMPLES allow."""
         most_frames, most_rows = self.limits(split)
         if most_frames is None and most_rows is None:
@@ -245,11 +222,28 @@ class Work:
         return (most_frames is not None and frames > most_frames) or (most_rows is not None and rows >= most_rows)
 
 
-def _shard_of(item: Item) -> int:
-    return item.row.position // shards.LINES
+class _Due:
+    """Iterates over the shards of a split that process `rank` of `world` has to encode, with their rows.
+
+    `left_alone` counts the rows of shards that were finished already.
+    """
+
+    def __init__(self, work: Work, split: str, rank: int, world: int) -> None:
+        self._work, self._split, self._rank, self._world = work, split, rank, world
+        self.left_alone = 0
+
+    def __iter__(self) -> Iterator[tuple[Shard, list[Row]]]:
+        work, split = self._work, self._split
+        for shard, chunk in work.shards.cut(split, work.manifest.read(split)):
+            if work.is_enough(split, shard.number):
+                return
+            if shard.number % self._world != self._rank:
+                continue
+            if work.shards.is_finished(shard):
+                self.left_alone += len(chunk)
+            else:
+                yield shard, chunk
 
 
-def _codec_identity(directory: Path) -> list[Any]:
-    """Names and checksums of the codec's files: the same on all nodes, even if each downloaded its own copy."""
-    wanted = sorted([*directory.glob("*.json"), *directory.glob("*.safetensors")])
-    return [(path.name, files.digest_file(path)) for path in wanted]
+def _unit(split: str) -> str:
+    return "copies" if split == COPIES else f"{split} rows"

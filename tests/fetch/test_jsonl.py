@@ -72,6 +72,25 @@ def test_the_usual_names_are_understood(tmp_path: Path, fetched: Any, audio: str
     assert got["train"][0]["audio"] == str(tmp_path / "a.wav")
 
 
+@pytest.mark.parametrize("offset", [{}, {"offset": 0.0}, {"offset": 0.25}])
+def test_a_manifest_of_nemo_or_nemo_curator_is_understood(tmp_path: Path, fetched: Any, offset: Any) -> None:
+    """`text` is what was written, not what a recogniser heard (`pred_text`); offset and duration give a part."""
+    rows = []
+    for n in range(6):
+        path = write_audio(tmp_path / f"{n}.wav", seconds=1.0, seed=n)
+        heard = {"pred_text": f"a recogniser herd this sentence number {n}", "wer": 12.5 * n, "lang": "en"}
+        text = f"This is sentence number {n}, as it was written."
+        rows.append(
+            {"audio_filepath": str(path), "duration": 1.0 - sum(offset.values()), **offset, "text": text, **heard}
+        )
+    got = fetched(TRAIN_JSONL=write_lines(tmp_path / "manifest.json", rows))
+    assert [row["text"] for row in got["train"]] == [row["text"] for row in rows]
+    assert [row["audio"] for row in got["train"]] == [row["audio_filepath"] for row in rows]
+    assert {row["language"] for row in got["train"]} == {"en"}
+    assert {row.get("start") or 0.0 for row in got["train"]} == {offset.get("offset", 0.0)}
+    assert got["rejected"] == []
+
+
 def test_variables_override_the_usual_names(tmp_path: Path, fetched: Any) -> None:
     write_audio(tmp_path / "a.wav")
     write_audio(tmp_path / "b.wav", seed=1)

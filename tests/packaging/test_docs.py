@@ -30,13 +30,16 @@ NAMES = {name for variable in variables() for name in (variable.name, *variable.
 #: Names in capitals that are set or shown in the pages and belong to something else than the job.
 OTHERS = {
     "make": {"IMAGE", "PYTHON", "UPGRADE", "SOAK_MINUTES", "SOAK_SEED"},
-    "the image": {"BASE_IMAGE", "BAKE_MODEL", "BAKE_REVISION", "WITH_COMPILER", "REVISION", "VERSION", "SOURCE"},
+    "the image": {
+        *("BASE_IMAGE", "BAKE_MODEL", "BAKE_REVISION", "WITH_COMPILER", "WITH_RAY", "REVISION", "VERSION", "SOURCE"),
+    },
     "compose": {"JOB_IMAGE", "JOB_WORK", "JOB_USER", "JOB_RECORDINGS", "JOB_GPUS", "JOB_TOKEN_FILE"},
     "the Slurm script": {"JOB_ENV", "JOB_TRIES"},
     "the script for Hugging Face Jobs": {"JOB_FLAVOR", "JOB_TIMEOUT", "JOB_NAMESPACE"},
     "other templates": {"JOB_COMMAND", "JOB_GPU"},
     "the RunPod worker": {"JOB_GRACE_SECONDS", "JOB_VOLUME", "POD_AFTER"},
     "shells of the RunPod page": {"RUNPOD_API_KEY", "VOLUME", "TEMPLATE", "ENDPOINT", "URL", "JOB"},
+    "Ray": {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"},
     "libraries": {
         "HF_HUB_OFFLINE",
         "CUDA_VISIBLE_DEVICES",

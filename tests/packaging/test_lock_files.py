@@ -16,7 +16,7 @@ from packaging.version import Version
 TOP = Path(__file__).resolve().parents[2]
 LOCKS = ("requirements", "requirements-dev")
 #: What loading scripts run with is installed without the others.
-ALL = (*LOCKS, "job/fetch/scripted/requirements")
+ALL = (*LOCKS, "requirements-ray", "job/fetch/scripted/requirements")
 
 
 def locked(name: str) -> dict[str, tuple[Version, Marker | None, list[str]]]:
@@ -60,6 +60,8 @@ def test_what_is_asked_for_is_locked(name: str) -> None:
         "requirements.lock",
         "requirements-dev.lock",
         "requirements-mutation.lock",
+        "requirements-ray.lock",
+        "requirements-ray.in",
         "job/fetch/scripted/requirements.lock",
         "requirements.in",
         "requirements-dev.in",
@@ -72,9 +74,10 @@ def test_no_file_names_an_index(name: str) -> None:
     assert not re.search(r"://|--(extra-)?index|--find-links|\.(org|com|io)/", text)
 
 
-def test_both_locks_agree() -> None:
-    job, dev = (locked(name) for name in LOCKS)
-    assert {p: (job[p][0], dev[p][0]) for p in job.keys() & dev.keys() if job[p][0] != dev[p][0]} == {}
+def test_what_is_installed_together_agrees() -> None:
+    job = locked("requirements")
+    for other in map(locked, ("requirements-dev", "requirements-ray")):
+        assert {p: (job[p][0], other[p][0]) for p in job.keys() & other.keys() if job[p][0] != other[p][0]} == {}
 
 
 def test_lock_is_complete() -> None:

@@ -114,6 +114,14 @@ def test_image_has_a_compiler_only_where_one_is_asked_for() -> None:
     assert re.search(r"TORCHINDUCTOR_CACHE_DIR=/work/\S+", final) and re.search(r"TRITON_CACHE_DIR=/work/\S+", final)
 
 
+def test_image_has_ray_only_where_it_is_asked_for() -> None:
+    """ENGINE=ray is off by default, and nobody else downloads it."""
+    text = (TOP / "Dockerfile").read_text()
+    assert len(re.findall(r"install-locked\.sh \S+ requirements-ray\.lock", text)) == 1
+    assert re.search(r'^ARG WITH_RAY=0\n(?:.*\n){2} *if \[ "\$WITH_RAY" != 0 \]; then', text, re.MULTILINE)
+    assert "ray" not in {line.strip() for line in (TOP / "requirements.in").read_text().splitlines()}
+
+
 def test_image_context_holds_no_secrets() -> None:
     """.dockerignore lets in what the Dockerfile copies and nothing else: no .env, no recordings, no .git."""
     lines = (TOP / ".dockerignore").read_text().splitlines()

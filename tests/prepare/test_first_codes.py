@@ -26,7 +26,7 @@ from job.dataset.prepared import read_split, row_codes
 from job.demo import manifest
 from job.model import loading
 from job.model.speaker_encoder import SpeakerEncoder
-from job.prepare import encode, shards, work
+from job.prepare import encode, row_encoder, shards, work
 from job.prepare.codec import Codec, load_codec
 from job.prepare.encode import Item, encode_items, encode_singly
 from job.prepare.stage import merge
@@ -173,7 +173,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Clip by clip as on a CPU, or in batches as on a GPU."""
     if request.param == "batches":
         monkeypatch.setattr(
-            work,
+            row_encoder,
             "encode_stream",
             lambda items, settings, codec, group: encode_items(items, codec, settings.prepare_batch_size, group),
         )

@@ -1,0 +1,84 @@
+"""Turn the rows of a shard into codes, wherever that runs: in the job's own process or on a worker of Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from job.config.settings import Settings
+from job.core import console
+from job.core.errors import MachineFault
+from job.prepare import augment, shards
+from job.prepare.codec import Codec
+from job.prepare.encode import Item, encode_stream, read_items
+
+if TYPE_CHECKING:
+    from job.prepare.codec import Sizes
+    from job.prepare.manifest_rows import Row
+
+STAGE = "prepare"
+#: Name of the extra split that holds augmented copies (AUGMENT_*) of the training rows.
+COPIES = "copies"
+#: Packages whose versions affect the codes.
+_LIBRARIES = ("torch", "transformers", "qwen-tts", "soundfile", "av", "soxr", "silero-vad", "onnxruntime")
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of the packages that affect the codes."""
+    return {name: version(name) for name in _LIBRARIES}
+
+
+def read(
+    split: str, rows: Iterable[Row], settings: Settings, codec: Codec | Sizes, processes: int = 1
+) -> Iterator[Item]:
+    """Decode and judge the rows, or make their augmented copies for `COPIES`."""
+    reader = augment.read_copies if split == COPIES else read_items
+    return reader(rows, settings, codec, processes)
+
+
+class RowEncoder:
+    """Encodes rows, and proves a sample of the codes by encoding it again."""
+
+    def __init__(self, settings: Settings, codec: Codec) -> None:
+        self._settings = settings
+        self._codec = codec
+
+    def encoded(self, split: str, rows: Iterable[Row], processes: int = 1) -> Generator[Item, None, None]:
+        """Read the rows, and encode them in order; `processes` share the cores of this node."""
+        return self.encoded_items(read(split, rows, self._settings, self._codec, processes))
+
+    def encoded_items(self, items: Iterable[Item]) -> Generator[Item, None, None]:
+        """Encode rows that have been read."""
+        return encode_stream(items, self._settings, self._codec, shard_of)
+
+    def proven(self, items: list[Item], anew: Callable[[], Iterable[Item]]) -> list[Item]:
+        """Return a shard's items after checking that a sample of its clips encodes to the same codes again.
+
+        `anew` encodes the whole shard once more.
+
+        Raises:
+            MachineFault: the codes cannot be reproduced, not even after encoding the whole shard a second time.
+        """
+        if (item := self._disproven(items)) is None:
+            return items
+        name = f"{item.row.source} row {item.row.number} ({item.row.id})"
+        again = f"{len(items)} rows are encoded once more"
+        console.warn(STAGE, f"{name} got other codes when it was encoded again; {again}")
+        items = list(anew())
+        if (item := self._disproven(items)) is None:
+            return items
+        name = f"{item.row.source} row {item.row.number} ({item.row.id})"
+        raise MachineFault(
+            f"{name} gets other codes each time it is encoded, so the codes of no row can be relied on: "
+            f"this machine ({self._codec.device.type}) computes wrongly; run the job on another one"
+        )
+
+    def _disproven(self, items: list[Item]) -> Item | None:
+        """The first item whose codes differ when it is encoded again."""
+        return next((item for item in items if item.proof is not None and not item.proof.holds(self._codec)), None)
+
+
+def shard_of(item: Item) -> int:
+    """Number of the shard that an item's row belongs to."""
+    return item.row.position // shards.LINES

@@ -1,0 +1,249 @@
+"""ENGINE=ray: the same bytes as without Ray, whatever is lost on the way, and nothing left behind.
+
+The tests that start Ray skip themselves where it is not installed; `make setup-ray` installs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from job.core import files
+from job.demo.base import build
+from job.prepare.manifest_rows import Row
+from job.prepare.on_ray import cluster, pool, supply, workers
+from tests.prepare.conftest import Make, complete, voice
+
+TOP = Path(__file__).resolve().parents[2]
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (make setup-ray)")
+#: Rows of the runs: five shards.
+ROWS = 1200
+SECRET = "hf_" + "tokenofthetests" * 2
+
+
+# ---- without Ray -----------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_without_the_recordings_reads_copies_and_names_the_originals(make: Make, wav, tmp_path, monkeypatch):
+    """Same rows, same warnings and reasons: nothing tells of the machine on which a row was read."""
+    from job.prepare.row_encoder import read
+    from job.prepare.work import Work
+
+    good = wav("good", voice(0.8, 24_000, seed=1))
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF, and nothing of the kind")
+    rows = [{"audio": good}, {"audio": str(broken)}, {"audio": str(tmp_path / "none.wav")}]
+    work = Work(make(rows, check_words="never"))
+    given: list[Row] = list(work.manifest.read("train"))
+    stamps = [files.stamp(row.audio) for row in given if row.audio is not None]
+    here = list(read("train", given, work.settings, work.codec))
+
+    elsewhere = supply.Files(supply.Supplier().read)
+    monkeypatch.setattr(supply, "PIECE", 1000)
+    monkeypatch.setattr(supply.files, "stamp", lambda path: (str(path), -1, -2))
+    there = list(workers._read(workers.Rows("train", given, stamps), work.settings, work.codec, elsewhere))
+    assert [item.row for item in there] == [item.row for item in here]
+    assert np.array_equal(there[0].samples, here[0].samples) and there[0].figures == here[0].figures
+    for one, other in zip(there[1:], here[1:], strict=True):
+        assert (one.unusable.reason, one.unusable.detail) == (other.unusable.reason, other.unusable.detail)
+    assert len(elsewhere._copies) == 3
+
+
+def test_copies_are_deleted_when_there_are_too_many(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{n}.wav" for n in range(3)]
+    for path in paths:
+        path.write_bytes(b"x" * 100)
+    stamps = [files.stamp(path) for path in paths]
+    monkeypatch.setattr(supply.files, "stamp", lambda path: (str(path), -1, -2))
+    monkeypatch.setattr(supply, "KEPT_BYTES", 250)
+    elsewhere = supply.Files(supply.Supplier().read)
+    copies = [elsewhere.find(stamp) for stamp in stamps]
+    elsewhere.trim()
+    assert [copy.exists() for copy in copies] == [False, True, True]
+
+
+def test_no_token_reaches_ray(make: Make):
+    """Neither by the settings that it stores, nor by the environment of the Ray that the job starts."""
+    settings = make([], hf_token=SECRET, wandb_api_key=SECRET, notify_url=f"ntfy://{SECRET}")
+    assert SECRET not in repr(pool._without_secrets(settings).model_dump(mode="python"))
+    assert not pool._without_secrets(settings).secrets
+    passed = cluster._environment({"HF_TOKEN": SECRET, "AWS_SECRET_ACCESS_KEY": SECRET, "PATH": "/bin"})
+    assert SECRET not in repr(passed) and passed["PATH"] == "/bin"
+
+
+# ---- with Ray --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A base and a manifest; `WORK_DIR`s are made beside them."""
+    top = tmp_path_factory.mktemp("on_ray")
+    build(top / "base")
+    for n in range(6):
+        soundfile.write(top / f"{n}.wav", voice(0.3 + 0.05 * n, 24_000, seed=n), 24_000)
+    rows = [{"audio": str(top / f"{n % 7}.wav"), "text": f"Row {n} of them."} for n in range(ROWS)]  # 6.wav is missing
+    files.write_jsonl(top / "train.jsonl", complete(rows, "train"))
+    return top
+
+
+class Job:
+    """`python -m job prepare` in a process of its own."""
+
+    def __init__(self, data: Path, name: str, **variables: str) -> None:
+        self.work = data / name
+        self.encoding = self.work / "data" / "encoding"
+        (self.work / "data" / "raw").mkdir(parents=True, exist_ok=True)
+        shutil.copy2(data / "train.jsonl", self.work / "data" / "raw")
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
+        own = {"INIT_MODEL_PATH": str(data / "base"), "WORK_DIR": str(self.work), "DEVICE": "cpu", "MIN_SECONDS": "0.1"}
+        off = {"QUALITY_GATE": "off", "CHECK_WORDS": "never", "OMP_NUM_THREADS": "1", "HF_TOKEN": SECRET}
+        self.env = {**kept, **own, **off, "RAY_ENCODERS": "2", **variables}
+
+    def start(self) -> Job:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "job", "prepare"], env=self.env, cwd=TOP, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        return self
+
+    def shards(self) -> int:
+        return len(list(self.encoding.glob("train-*.json")))
+
+    def until_shards(self, count: int) -> Job:
+        wait_for(lambda: self.shards() >= count or self.process.poll() is not None)
+        assert self.process.poll() is None, self.process.communicate()
+        return self
+
+    def end(self) -> tuple[int, str, str]:
+        said, warned = self.process.communicate(timeout=400)
+        assert SECRET not in said + warned
+        return self.process.returncode, said, warned
+
+    def finished(self) -> str:
+        code, said, warned = self.end()
+        assert code == 0, said + warned
+        return said + warned
+
+    def results(self) -> dict[str, bytes]:
+        top = self.work / "data"
+        found = [path for part in ("prepared", "encoding") for path in sorted((top / part).rglob("*.*"))]
+        return {str(path.relative_to(top)): path.read_bytes() for path in found if path.is_file()}
+
+
+def wait_for(true: Callable[[], Any], seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def processes(mark: bytes, title: bytes = b"") -> list[int]:
+    """Processes with `mark` in their environment, and `title` in their name."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (entry / "environ").read_bytes() and title in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+@contextlib.contextmanager
+def head(directory: Path) -> Iterator[dict[str, str]]:
+    """A Ray with two CPUs that is not the job's own; yields the variables with which a job finds it."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    token = directory / "token"
+    token.write_text("a" * 64)
+    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    process = cluster._start(directory / "0", {**cluster._environment(os.environ), **access}, "--num-cpus=2")
+    try:
+        yield {"ENGINE": "ray", "RAY_ADDRESS": str(cluster._address(process, directory / "0")), **access}
+    finally:
+        cluster._stop(process, directory)
+
+
+@pytest.fixture(scope="module")
+def short() -> Iterator[Path]:
+    """A directory with a short name, for sockets."""
+    path = Path(f"/tmp/ray-test-{os.getpid()}")
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def local(data: Path) -> dict[str, bytes]:
+    """What ENGINE=local makes of the rows."""
+    job = Job(data, "local").start()
+    job.finished()
+    assert job.shards() == 5
+    return job.results()
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_lost_workers_and_a_lost_cluster_change_nothing(data: Path, local: dict[str, bytes], short: Path):
+    """A killed encoder, a killed reader, a killed head: its shards are encoded again, or by the next run."""
+    job = Job(data, "lost")
+    with head(short) as variables:
+        job.env |= variables
+        job.start().until_shards(1)
+        mark = str(short).encode()
+        (victim, *_) = processes(mark, b"ray::Encoder")
+        os.kill(victim, signal.SIGKILL)
+        job.until_shards(2)
+        for victim in processes(mark, b"/gcs_server") + processes(mark, b"/raylet"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        code, said, warned = job.end()
+    assert "was lost" in warned and "are encoded again" in warned
+    assert code == 143, said + warned
+    assert "Traceback" not in warned and "(raylet)" not in said + warned
+    assert "the Ray cluster" in warned.splitlines()[-1]
+    before = {path: path.stat().st_mtime_ns for path in job.encoding.glob("*.arrow")}
+    assert before
+    with head(short) as variables:
+        job.env |= {**variables, "RAY_READERS": "true"}
+        job.start()
+        wait_for(lambda: processes(mark, b"ray::read_rows") or job.process.poll() is not None)
+        for victim in processes(mark, b"ray::read_rows")[:1]:
+            os.kill(victim, signal.SIGKILL)
+        said = job.finished()
+    assert "were encoded by a run before this one" in said
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "what was finished is left alone"
+    assert job.results() == local
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_sigterm_ends_the_ray_that_the_job_started_and_a_rerun_continues(data: Path, local: dict[str, bytes]):
+    """Exit code 143 within GRACE_SECONDS, no process and no directory left, and the same bytes in the end."""
+    before = set(Path("/tmp").glob("ray-*"))
+    job = Job(data, "stopped", ENGINE="ray", TMPDIR="/tmp").start().until_shards(1)
+    (directory,) = set(Path("/tmp").glob("ray-*")) - before
+    mark = f"RAY_AUTH_TOKEN_PATH={directory}".encode()
+    assert processes(mark, b"ray::Encoder")
+    job.process.terminate()
+    code, said, warned = job.end()
+    assert code == 143, said + warned
+    assert "Traceback" not in warned and "run the same command again" in warned.splitlines()[-1]
+    assert not processes(mark) and not directory.exists()
+
+    said = job.start().finished()
+    assert "were encoded by a run before this one" in said
+    assert job.results() == local
+    assert set(Path("/tmp").glob("ray-*")) <= before
