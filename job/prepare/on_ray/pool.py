@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -104,7 +104,9 @@ class Pool:
         order = Order(settings, sizes, stamps, identity_of(directory), row_encoder.versions())
         self._order = self._ray.put(order)
 
-    def encoded(self, split: str, due: Iterable[tuple[Shard, list[Row]]]) -> Iterator[tuple[Shard, Contents]]:
+    def encoded(
+        self, split: str, due: Iterable[tuple[Shard, list[Row]]]
+    ) -> Generator[tuple[Shard, Contents], None, None]:
         """Yield what the shards contain, each as soon as it is encoded. `due` is consumed as workers become free.
 
         Raises:
