@@ -1,4 +1,7 @@
-"""The gate with a recogniser finds every planted kind of fault in speech by espeak-ng, and flags no good speech."""
+"""With a recogniser the gate finds other words and reversed speech by espeak-ng, and flags no good speech.
+
+The other kinds of `benchmarks/planted_speech.py` are planted in the embedded clips in `tests/evaluate/test_gate.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,22 @@ from job.config.settings import Settings
 from job.evaluate.judges import intelligibility
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+HEARD = (
+    "other words",
+    "backwards, voices of pulses",
+    "backwards, voices of sines",
+    "silent",
+    "half of the text",
+    "good",
+)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed (apt-get install espeak-ng)")
-def test_every_planted_kind_is_found_and_no_good_speech_is_flagged(
+def test_other_words_and_reversed_speech_are_found_and_no_good_speech_is_flagged(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Four voices in two languages, and a recogniser that learns them from other sentences.
+    """Two voices, pulses and sines, and a recogniser that learns them from other sentences.
 
     Another voice needs a speaker encoder, whose weights are not in the lock: the benchmark's table has it, and
     `tests/evaluate/test_heard_words.py` its rule.
@@ -28,15 +39,12 @@ def test_every_planted_kind_is_found_and_no_good_speech_is_flagged(
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     planted_speech = importlib.import_module("planted_speech")
     planted_judges = importlib.import_module("planted_judges")
-    voices = [one for one in planted_speech.VOICES if one[3] in ("es", "it")]
-    model = planted_judges.recogniser(tmp_path / "letters", voices, seconds=60.0, steps=(200, 600))
+    voices = [one for one in planted_speech.VOICES if one[3] == "it"]
+    model = planted_judges.recogniser(tmp_path / "letters", voices, seconds=60.0, steps=(150, 350))
     listener = intelligibility.load(Settings(asr_model=str(model)), "cpu")
     assert listener is not None
-    kinds = planted_speech.planted(list(planted_speech.made(voices)), 20, np.random.default_rng(0), True)
-    del kinds["another voice"]
-    told = planted_speech.heard(kinds, [listener])
-    missed = {kind: [one for one in ways[-1] if one["passed"]] for kind, ways in told.items() if kind != "good"}
-    assert len(missed) == 24
-    assert {kind: some for kind, some in missed.items() if len(some) > 1} == {}  # of 20; of 10 that run backwards
-    assert sum(map(len, missed.values())) <= 5
-    assert len(told["good"][-1]) == 20 and [one for one in told["good"][-1] if not one["passed"]] == []
+    kinds = planted_speech.planted(list(planted_speech.made(voices)), 10, np.random.default_rng(0), True)
+    told = planted_speech.heard({kind: kinds[kind] for kind in HEARD}, [listener])
+    passed = {kind: [one for one in ways[-1] if one["passed"]] for kind, ways in told.items()}
+    assert len(passed.pop("good")) == 10
+    assert sum(map(len, passed.values())) <= 1, passed  # of 40: 95 %, and one
