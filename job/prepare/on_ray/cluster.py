@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +54,15 @@ def connected(settings: Settings) -> Iterator[None]:
         PeerLost: the cluster was lost; running the job again continues.
     """
     os.environ.update(_QUIET)
-    try:
-        import ray
-    except ImportError as error:
+    if find_spec("ray") is None:
         raise BadInput(
             "ENGINE=ray: the package ray is not installed here; run `make setup-ray`, or use an image that was built "
             "with WITH_RAY=1"
-        ) from error
+        )
     with contextlib.ExitStack() as stack:
-        address = settings.ray_address or stack.enter_context(_own(settings))
+        address = settings.ray_address or stack.enter_context(_own())
+        import ray  # now, since it reads the variables of its own Ray when it is imported
+
         handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             ray._private.worker._worker_logs_enabled = False  # it has no switch for what is said of lost workers
@@ -98,7 +99,7 @@ def _why(error: BaseException) -> str:
 
 
 @contextmanager
-def _own(settings: Settings) -> Iterator[str]:
+def _own() -> Iterator[str]:
     """Start a Ray on this machine; yields its address, and ends all its processes afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="ray-"))
     process: subprocess.Popen[bytes] | None = None
