@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from common import ROOT  # noqa: F401 - finds the job
+from resemblyzer_network import Resemblyzer
 
 from job.audio.audio_files import READABLE
 from job.audio.clip import load
@@ -27,34 +27,6 @@ from job.prepare.one_voice import FEWEST_CLIPS, SHORTEST
 
 CLIP = 4.0
 CONVERSATIONS = 100
-
-
-class Resemblyzer:
-    """Its network and features: mean of the vectors of parts of 1.6 s, at 16 kHz."""
-
-    sample_rate = 16_000
-
-    def __init__(self, weights: Path) -> None:
-        self._lstm = torch.nn.LSTM(40, 256, 3, batch_first=True).eval()
-        self._linear = torch.nn.Linear(256, 256).eval()
-        known = torch.load(weights, map_location="cpu", weights_only=True)["model_state"]
-        self._lstm.load_state_dict({k.removeprefix("lstm."): v for k, v in known.items() if k.startswith("lstm.")})
-        self._linear.load_state_dict(
-            {k.removeprefix("linear."): v for k, v in known.items() if k.startswith("linear.")}
-        )
-
-    def embed(self, samples: np.ndarray, rate: int) -> torch.Tensor:
-        """Mono samples (n,) -> vector (256,)."""
-        import librosa
-
-        level = 20 * np.log10(np.sqrt(np.mean(np.square(samples, dtype=np.float64))) + 1e-12)
-        wave = np.asarray(samples * 10 ** (max(0.0, -30 - level) / 20), np.float32)
-        mels = librosa.feature.melspectrogram(y=wave, sr=rate, n_fft=400, hop_length=160, n_mels=40).T
-        parts = [np.resize(mels[at : at + 160], (160, 40)) for at in range(0, max(1, len(mels) - 119), 77)]
-        with torch.inference_mode():
-            _, (hidden, _) = self._lstm(torch.from_numpy(np.stack(parts)))
-            vectors = torch.relu(self._linear(hidden[-1]))
-            return torch.nn.functional.normalize(vectors, dim=1).mean(0)
 
 
 def clips_of(directory: Path, encoder: Any) -> list[Clip]:

@@ -1,8 +1,7 @@
-"""Judges for `planted_speech.py`: a recogniser and a speaker-verification model, trained in minutes on espeak-ng.
+"""Judges for `planted_speech.py`: a recogniser that is trained in minutes on espeak-ng, and Resemblyzer.
 
 The recogniser (what ASR_MODEL names) learns the same voices from other sentences: words of the texts that come with the
-job and words that are put together from their letters. The other model (what SIMILARITY_MODEL names) learns other
-voices than those that are judged.
+job and words that are put together from their letters.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ import letter_model
 import numpy as np
 import soundfile
 import soxr
-import torch
 from made_speech import Sentence, Word
+from resemblyzer_network import Resemblyzer
 
 from job.evaluate.judges.judge import Clip
 from job.evaluate.judges.similarity import Similarity
@@ -105,32 +104,6 @@ def recogniser(
 def _later(word: Word, by: float) -> Word:
     letters = tuple((letter, begin + by, end + by) for letter, begin, end in word.letters)
     return Word(word.text, word.start + by, word.end + by, letters)
-
-
-class Resemblyzer:
-    """The network and the features of Resemblyzer: the mean of the vectors of parts of 1.6 s."""
-
-    def __init__(self, weights: Path) -> None:
-        """Read the weights that are in its wheel."""
-        self._lstm = torch.nn.LSTM(40, 256, 3, batch_first=True).eval()
-        self._linear = torch.nn.Linear(256, 256).eval()
-        known = torch.load(weights, map_location="cpu", weights_only=True)["model_state"]
-        for name, part in (("lstm.", self._lstm), ("linear.", self._linear)):
-            part.load_state_dict({k.removeprefix(name): v for k, v in known.items() if k.startswith(name)})
-
-    def embed(self, samples: np.ndarray, rate: int) -> torch.Tensor:
-        """Mono samples (n,) -> vector (256,)."""
-        import librosa
-
-        wave = np.asarray(soxr.resample(samples, rate, RATE))
-        level = 20 * np.log10(np.sqrt(np.mean(np.square(wave, dtype=np.float64))) + 1e-12)
-        wave = np.asarray(wave * 10 ** (max(0.0, -30 - level) / 20), np.float32)
-        mels = librosa.feature.melspectrogram(y=wave, sr=RATE, n_fft=400, hop_length=160, n_mels=40).T
-        parts = [np.resize(mels[at : at + 160], (160, 40)) for at in range(0, max(1, len(mels) - 119), 77)]
-        with torch.inference_mode():
-            _, (hidden, _) = self._lstm(torch.from_numpy(np.stack(parts)))
-            vectors = torch.relu(self._linear(hidden[-1]))
-            return torch.nn.functional.normalize(vectors, dim=1).mean(0)
 
 
 def similarity(weights: Path, recordings: Sequence[Clip]) -> Similarity:
