@@ -48,6 +48,11 @@ def base_model(settings: Settings) -> str | None:
         return None
     if not Path(path).expanduser().exists() and REPO_ID.fullmatch(path):
         return path
+    return cached_name(path)
+
+
+def cached_name(path: str) -> str | None:
+    """The Hub id of a model that lies in the Hub clients' cache; None for any other path."""
     cached = _CACHED.search(Path(path).expanduser().as_posix())
     return f"{cached.group(1)}/{cached.group(2)}" if cached else None
 

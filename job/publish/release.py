@@ -6,6 +6,7 @@ nothing is sent twice. Everything is one commit, so `main` has the old voice or 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from job.config.settings import Settings
 from job.core import files
 from job.core.console import say
 from job.core.errors import JobError, PublishFailed
-from job.publish import card, contents, hub_client, kept_cards, rights, uploading
+from job.publish import card, contents, hub_client, kept_cards, places, rights, uploading
 from job.publish.targets import Target, targets
 
 if TYPE_CHECKING:
@@ -98,13 +99,15 @@ def _one(
 def _speech(
     api: HfApi, repo: str, target: Target, settings: Settings, heard: bool, branch: str
 ) -> dict[str, Path | bytes]:
-    """The samples, their figures, the report, and the card with its table and players."""
+    """The samples, their figures, the report, and the card with its table and players; no directory of this machine."""
     paths = settings.paths
-    found: dict[str, Path | bytes] = {"report/index.html": paths.report}
+    found: dict[str, Path | bytes] = {"report/index.html": places.report(paths.report, settings)}
     if heard:
-        sounds = sorted(path for path in paths.samples.rglob("*") if path.suffix == ".wav" or path.name == "stats.json")
+        sounds = sorted(path for path in paths.samples.rglob("*") if path.suffix == ".wav")
         found |= {f"samples/{path.relative_to(paths.samples).as_posix()}": path for path in sounds}
-        stats = files.read_json(paths.samples / "stats.json")
+        figures = places.without_places((paths.samples / "stats.json").read_text(encoding="utf-8"), settings)
+        found["samples/stats.json"] = figures.encode()
+        stats = json.loads(figures)
         text = card.render(settings, stats, f"{api.endpoint}/{repo}/resolve/{branch}/samples")
         text = kept_cards.local(target.directory / "README.md", text, "release")
         found["README.md"] = text.encode()

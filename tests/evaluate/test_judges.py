@@ -16,7 +16,7 @@ from job.evaluate.comparison import compare
 from job.evaluate.judges import independent, intelligibility, mos, similarity
 from job.evaluate.judges.figures import BY_NAME
 from job.evaluate.judges.judge import Clip, Judge
-from job.evaluate.judges.models import cosine
+from job.evaluate.judges.models import cosine, known_as
 from job.evaluate.judges.prosody import Prosody
 from job.evaluate.judges.ratings import Ratings
 from job.evaluate.verdict import table, verdict
@@ -188,6 +188,18 @@ def test_a_model_that_is_not_there_is_one_line_that_names_the_variable(tmp_path:
     with pytest.raises(BadInput, match=variable.upper()) as refused:
         judge.load(Settings(**{variable: str(tmp_path / "empty")}), "cpu")
     assert "\n" not in str(refused.value)
+
+
+def test_a_judge_is_known_by_its_models_name_and_not_by_where_it_lies(tmp_path: Path):
+    """Figures are published with their judge; another model of the same name is another judge all the same."""
+    cached = tmp_path / "hub" / "models--Qwen--Qwen3-TTS" / "snapshots" / ("a" * 40)
+    for number, folder in enumerate((cached, tmp_path / "whisper", tmp_path / "other" / "whisper")):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(str(number))
+    known = [known_as(str(folder)) for folder in (cached, tmp_path / "whisper", tmp_path / "other" / "whisper")]
+    assert [one.split(" (")[0] for one in known] == ["Qwen/Qwen3-TTS", "whisper", "whisper"]
+    assert len(set(known)) == 3
+    assert known_as("openai/whisper-tiny") == "openai/whisper-tiny"
 
 
 def test_an_independent_model_compares_with_recordings_but_not_with_a_recording_itself(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -115,6 +116,40 @@ def test_without_the_gate_the_speech_follows_in_a_second_commit(hub: Hub, spoken
     do(hub, spoken, "passed", **env)
     assert repo.tags == {tag: commit}
     assert not [r for r in hub.requests[seen:] if r.method == "PUT" or "/tag/" in r.path], "the same again: nothing"
+
+
+def test_no_directory_of_this_machine_is_published(hub: Hub, spoken: Path) -> None:
+    """Judges, settings and reasons name local models and folders: readers get their last parts, in each kind of file.
+
+    The report has no link to the page about the data, which stays here; what is here keeps its whole paths.
+    """
+    local = str(spoken / "my models" / "asr & more")
+    stats = json.loads((spoken / "samples" / "stats.json").read_text())
+    why = f"Not compared with the base model: {spoken}/base/config.json is missing"
+    judge = {"by": f"{local} (abc)", "rated": 1, "seconds": 0.1}
+    measured = {"figure": "wer", "label": "WER", "voice": 0.03}
+    stats |= {"summary": {"verdict": why}, "judges": {"intelligibility": judge}, "comparison": [measured]}
+    files.write_json(spoken / "samples" / "stats.json", {**stats, "settings": {"checkpoint": f"{spoken}/output/best"}})
+    page = (
+        f'<link href="https://hub.test/a/b"><p><a href="../data/quality.html">All figures about the data</a></p>'
+        f'<td>{html.escape(local)}</td><td>/mnt/recordings/ada/one.flac</td><audio src="../samples/01.wav"></audio>'
+        '<audio src="data:audio/mpeg;base64,//uQ/a+/b/c="></audio><p>and/or, 2.50 / 3.50</p>'
+    )
+    (spoken / "report" / "index.html").write_text(page)
+    do(hub, spoken, "validate", "push", "passed", ASR_MODEL=local)
+    stored = hub.files("model", "alice/voice")
+    for name, data in stored.items():
+        assert str(spoken).encode() not in data, name
+    assert "judge: …/asr & more (abc)" in stored["README.md"].decode()
+    assert "base model: …/config.json is missing" in stored["README.md"].decode()
+    figures = json.loads(stored["samples/stats.json"])
+    assert (figures["settings"]["checkpoint"], figures["samples"]) == ("…/best", stats["samples"])
+    assert stored["report/index.html"].decode() == (
+        '<link href="https://hub.test/a/b"><td>…/asr &amp; more</td><td>…/one.flac</td>'
+        '<audio src="../samples/01.wav"></audio>'
+        '<audio src="data:audio/mpeg;base64,//uQ/a+/b/c="></audio><p>and/or, 2.50 / 3.50</p>'
+    )
+    assert local in (spoken / "samples" / "stats.json").read_text()
 
 
 def test_a_card_that_was_edited_in_the_repo_stays(hub: Hub, spoken: Path) -> None:

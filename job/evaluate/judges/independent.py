@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.config.settings import Settings
-from job.core.files import digest_bytes, named_identity
+from job.core.files import digest_bytes
 from job.evaluate.judges import strangers
 from job.evaluate.judges.judge import Clip, Judge
-from job.evaluate.judges.models import cosine
+from job.evaluate.judges.models import cosine, known_as
 from job.model.loading import explained
 
 #: Number of recordings per speaker to compare with.
@@ -93,4 +93,4 @@ def load(settings: Settings, device: str) -> Independent | None:
     with explained(f"SIMILARITY_MODEL={name}"):
         model: Any = AutoModelForAudioXVector.from_pretrained(name, token=settings.token).to(device).eval()
         extractor = extract.from_pretrained(name, token=settings.token)
-    return Independent(named_identity(name), extractor, model, device)
+    return Independent(known_as(name), extractor, model, device)

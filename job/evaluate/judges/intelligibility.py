@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from job.audio.clip import resample
 from job.config.settings import Settings
-from job.core.files import named_identity
 from job.evaluate.judges.judge import Clip, Judge
+from job.evaluate.judges.models import known_as
 from job.model.loading import explained
 from job.model.recogniser import named
 from job.text.error_rates import error_rates
@@ -50,7 +50,7 @@ def load(settings: Settings, device: str) -> Intelligibility | None:
     name = named(settings)
     if not name:
         return None
-    by = f"{named_identity(name)}, jiwer {version('jiwer')}"
+    by = f"{known_as(name)}, jiwer {version('jiwer')}"
     return Intelligibility(by, load_transcriber(name, device, settings.token))
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.config.settings import Settings
+from job.core.files import named_identity
+from job.model.card_facts import cached_name
 from job.model.loading import explained
 from job.model.recogniser import named
 
@@ -30,6 +32,15 @@ def check(settings: Settings) -> None:
 
         with explained(f"{variable}={name}"):
             AutoConfig.from_pretrained(name, token=settings.token)
+
+
+def known_as(name: str) -> str:
+    """Identify a model to readers: by its name on the Hub, or by its folder's or file's and what its files are like.
+
+    The figures of a voice are published with it, so this names no directory of the machine.
+    """
+    told = cached_name(name) or Path(name).name
+    return named_identity(name).replace(name, told, 1) if Path(name).expanduser().exists() else name
 
 
 def cosine(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float:

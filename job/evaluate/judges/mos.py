@@ -17,8 +17,8 @@ import numpy as np
 
 from job.config.settings import Settings
 from job.core.errors import BadInput
-from job.core.files import named_identity
 from job.evaluate.judges.judge import Clip, Judge
+from job.evaluate.judges.models import known_as
 from job.model.loading import explained
 
 #: Sample rate of MOS predictors, Hz.
@@ -70,7 +70,7 @@ def load(settings: Settings, device: str) -> Mos | None:
     path = Path(name).expanduser()
     with explained(f"MOS_MODEL={name}"):
         predict = _torchscript(path, device) if path.is_file() else _regressor(name, device, settings.token)
-    return Mos(named_identity(name), predict)
+    return Mos(known_as(name), predict)
 
 
 def _distilled(device: str) -> Callable[[Any], Any]:

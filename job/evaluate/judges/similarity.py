@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from job.config.settings import Settings
 from job.core import console
 from job.core.errors import JobError
-from job.core.files import digest_bytes, named_identity
+from job.core.files import digest_bytes
 from job.evaluate import spoken_texts
 from job.evaluate.audio_stats import sounding
 from job.evaluate.judges import strangers
 from job.evaluate.judges.judge import Clip, Judge
-from job.evaluate.judges.models import cosine
+from job.evaluate.judges.models import cosine, known_as
 from job.model.loading import base_directory
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def load(settings: Settings, device: str) -> Similarity | None:
     except JobError as error:
         console.warn("synthesize", f"speaker similarity is left out: {error}")
         return None
-    by = f"speaker encoder of {named_identity(str(base))}, x-vectors {_digest(vectors)}"
+    by = f"speaker encoder of {known_as(str(base))}, x-vectors {_digest(vectors)}"
     return Similarity(by, encoder, vectors)
 
 
