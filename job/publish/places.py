@@ -26,7 +26,7 @@ def without_places(text: str, settings: Settings) -> str:
     for place in sorted(set(_places(settings)), key=len, reverse=True):
         told = LEFT_OUT + place.rpartition("/")[2]
         for written, instead in ((place, told), (html.escape(place), html.escape(told))):
-            text = re.sub(re.escape(written) + r"(?![\w-])", lambda _, instead=instead: instead, text)
+            text = re.sub(re.escape(written) + r"(?![\w-])", instead.replace("\\", r"\\"), text)
     return _PATH.sub(lambda found: LEFT_OUT + found["last"], text)
 
 
