@@ -33,6 +33,7 @@ from job.evaluate.report_speech import (
     origins_table,
     sample_row,
     shown,
+    summary_told,
 )
 from job.model import card_facts
 
@@ -79,7 +80,7 @@ def write_page(settings: Settings, *, training: bool = False) -> dict[str, Any]:
         environment()
         .get_template("report.html")
         .render(
-            voice=settings.speaker_name.lower(),
+            voices=card_facts.speakers(settings),
             model=settings.init_model_path,
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             version=__version__,
@@ -89,7 +90,7 @@ def write_page(settings: Settings, *, training: bool = False) -> dict[str, Any]:
             chosen=None if training else card_facts.chosen(settings),
             tuned=None if training else card_facts.tuned(settings),
             samples=samples,
-            summary={name: value for name, value in summary.items() if name != "verdict"},
+            summary=summary_told(summary),
             comparison=comparison_table(stats),
             kept=kept_table(stats),
             not_asked=[f"{name}: {why}" for name, why in as_dict(as_dict(stats.get("kept")).get("left_out")).items()],
@@ -134,12 +135,18 @@ def charts(training: list[dict[str, Any]], validation: list[dict[str, Any]]) -> 
     """Return title, drawing and description of each chart that has data."""
     found = []
     for field, title, may_be_log in CHARTS:
-        logs = (("training", training, "train"), ("validation", validation, "validation"))
+        held_out = "validation" if is_held_out(validation) else "training rows, as there are no validation rows"
+        logs = (("training", training, "train"), (held_out, validation, "validation"))
         lines = [Line(name, points, style) for name, log, style in logs if (points := _points(log, field))]
         drawing = line_chart(title, lines, f"chart-{field.replace('_', '-')}", may_be_log=may_be_log)
         if drawing is not None:
             found.append({"title": title, "svg": drawing, "lines": lines, "words": [describe(line) for line in lines]})
     return found
+
+
+def is_held_out(validation: list[dict[str, Any]]) -> bool:
+    """Whether validation rows were measured at each validation; where there are none, training rows are."""
+    return all(record.get("split") != "train" for record in validation)
 
 
 def key_figures(
@@ -152,7 +159,8 @@ def key_figures(
         found.append(("Samples that pass", f"{len(samples) - failed} of {len(samples)}", failed > 0))
     if training:
         found.append(("Optimizer steps", number(float(training[-1]["step"])), False))
-    for name, log, pick in (("Last training loss", training[-1:], None), ("Best validation loss", validation, min)):
+    best = "Best validation loss" if is_held_out(validation) else "Best loss on training rows"
+    for name, log, pick in (("Last training loss", training[-1:], None), (best, validation, min)):
         values = [value for _, value in Line(name, _points(log, "loss"), "train").finite]
         if values:
             found.append((name, number(pick(values) if pick else values[-1]), False))
@@ -256,4 +264,7 @@ def figure(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return number(value)
+    if isinstance(value, dict) and value.keys() == {"from", "to", "rows"}:  # a bar of a histogram
+        low, high = figure(value["from"]), value["to"]
+        return f"{f'from {low}' if high is None else f'{low}–{figure(high)}'}: {value['rows']}"
     return str(value)

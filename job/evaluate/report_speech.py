@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from job.evaluate import checks, verdict
+from job.evaluate.charts import number
 from job.evaluate.comparison import BASES, SOURCES
 from job.evaluate.judges.figures import BY_NAME, FIGURES, MARKS
 from job.evaluate.kept_rows import Row
@@ -67,6 +68,7 @@ def check_cells(sample: dict[str, Any], problems: list[str]) -> list[tuple[str, 
         value = as_float(figures.get(check.figure))
         bad = _sentence(check, figures) in problems and (check.sentence != "silent" or check.fails(figures))
         text = format(value, style) if math.isfinite(value) else "–"
+        text = text if any(digit in text for digit in "123456789") else text.lstrip("-")  # no minus sign on zero
         cells[check.figure] = (label, text, bad or cells.get(check.figure, ("", "", False))[2])
     return list(cells.values())
 
@@ -132,6 +134,19 @@ def origins_table(stats: dict[str, Any]) -> dict[str, Any]:
     return {"heads": [f"{told.capitalize()}s" for told in groups], "rows": rows}
 
 
+def summary_told(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Totals and means over all samples, in words: (what, figure)."""
+    words = {"stopped_by_eos": "stopped by themselves", "failed": "fail a check"}
+    told = []
+    for name, value in summary.items():
+        if name == "verdict" or not isinstance(value, int | float):
+            continue
+        label = BY_NAME[name].label if name in BY_NAME else words.get(name, name.replace("_", " "))
+        label = label if "(" in label else label[0].lower() + label[1:]
+        told.append((label, BY_NAME[name].shown(value) if name in BY_NAME else number(value)))
+    return told
+
+
 def kept_table(stats: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
     """List what the base model can do besides: label, its figures, the checkpoint's, whether it is kept, and `bad`."""
     table = []
@@ -150,6 +165,9 @@ def judges_told(stats: dict[str, Any]) -> list[str]:
     told = []
     for name, one in as_dict(stats.get("judges")).items():
         if not isinstance(one, dict):
+            continue
+        if one.get("reason") and not any(one.get(count) for count in ("rated", "kept", "failed")):
+            told.append(f"{name}: {one.get('by')} judged nothing: {one['reason']}")
             continue
         line = f"{name}: {one.get('by')}, {shown(one.get('seconds'), 1)} s"
         told.append(line + (f" ({one['failed']} clips not judged: {one.get('reason')})" if one.get("failed") else ""))

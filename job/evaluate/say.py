@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,10 +42,13 @@ def say(settings: Settings, text: str, speaker: str | None = None, target: Path 
         The file.
 
     Raises:
-        BadInput: there is no checkpoint that can speak, no such speaker, or nothing to say.
+        BadInput: there is no checkpoint that can speak, no such speaker, nothing to say, or it cannot be written.
     """
     if not any(character.isalnum() for character in text):
         raise BadInput("say: there are no words in the text")
+    path = target or settings.paths.said
+    if target is not None:
+        _check_writable(target)
     directory = find_checkpoint(settings.paths)
     settings = as_tuned(settings, directory)
     config = read_config(directory)
@@ -60,7 +64,6 @@ def say(settings: Settings, text: str, speaker: str | None = None, target: Path 
     rate = spoken_texts.frames_per_character(summary)
     (sample,) = speak(model, [wanted], settings, rate)
 
-    path = target or settings.paths.said
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_with(path, lambda new: write_wav(new, sample))
     voice = own.of_speakers(model, splits, [chosen]).get(chosen) if splits else None
@@ -68,6 +71,24 @@ def say(settings: Settings, text: str, speaker: str | None = None, target: Path 
     found = describe(sample, path.name, samples_per_frame, voice)
     console.say("say", f"{path}: {found['seconds']:.2f} s as {chosen}, {'; '.join(found['problems']) or 'good'}")
     return path
+
+
+def _check_writable(target: Path) -> None:
+    """Refuse a file that cannot be written, before a model is loaded.
+
+    Raises:
+        BadInput: naming --to.
+    """
+    if target.is_dir():
+        raise BadInput(f"--to {target}: a directory; name the WAV in it, for example {target / 'said.wav'}")
+    if target.suffix.lower() not in ("", ".wav", ".wave"):
+        raise BadInput(f"--to {target}: only WAV is written; name it {target.with_suffix('.wav')}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise BadInput(f"--to {target}: cannot be written ({error.strerror}); name another place") from error
 
 
 def play(path: Path) -> bool:

@@ -225,6 +225,53 @@ def test_the_page_is_written_anew_at_each_validation(tmp_path: Path, monkeypatch
     assert page.all("audio") == []
 
 
+def test_what_was_measured_on_training_rows_is_not_called_validation(tmp_path: Path):
+    """Without validation rows the log of validations holds losses on training rows, which any memory makes small."""
+    settings = fill(tmp_path)
+    assert "Best validation loss" in made(settings)[1].text
+    log = [{"step": step, "loss": 1 / step, "split": "train"} for step in (100, 200)]
+    settings.paths.validation_log.write_text("".join(json.dumps(one) + "\n" for one in log))
+    page = made(settings)[1]
+    assert (
+        "Best loss on training rows" in page.text and "as there are no validation rows: 0.01 at step 100" in page.text
+    )
+    assert "validation: 0" not in page.text and "Best validation" not in page.text
+
+
+def test_the_page_is_named_after_those_who_speak(tmp_path: Path):
+    """SPEAKER_NAME is the name for rows that name none, and may be nobody's."""
+    settings = fill(tmp_path, speaker_name="speaker")
+    summary = {"speakers": {"emil": {"rows": 3}, "ada": {"rows": 3}}}
+    (settings.paths.prepared / "summary.json").write_text(json.dumps(summary))
+    html, page = made(settings)
+    assert "Voices “ada”, “emil”" in page.text and "<title>Voices ada, emil: training report</title>" in html
+
+
+def test_judges_that_judged_nothing_and_warnings_are_told_without_any_figure(tmp_path: Path):
+    settings = fill(tmp_path)
+    path = settings.paths.samples / "stats.json"
+    stats = json.loads(path.read_text())
+    deaf = {"by": "a recogniser", "rated": 0, "kept": 0, "failed": 0, "seconds": 0.0, "reason": "out of memory"}
+    path.write_text(json.dumps({**stats, "judges": {"intelligibility": deaf}, "warnings": ["Cloning: lost"]}))
+    page = made(settings)[1]
+    assert "intelligibility: a recogniser judged nothing: out of memory" in page.text and "Cloning: lost" in page.text
+
+
+def test_figures_have_words_and_units_and_no_notation_of_a_program(tmp_path: Path):
+    settings = fill(tmp_path)
+    quality = {"durations": [{"from": 0.0, "to": 0.5, "rows": 3}, {"from": 30.0, "to": None, "rows": 1}]}
+    settings.paths.quality.write_text(json.dumps(quality))
+    path = settings.paths.samples / "stats.json"
+    stats = json.loads(path.read_text())
+    stats["summary"] |= {"stopped_by_eos": 1}
+    stats["samples"][0]["asymmetry"] = -0.001
+    path.write_text(json.dumps(stats))
+    page = made(settings)[1]
+    assert "0–0.5: 3, from 30: 1" in page.text
+    assert "word error rate 12.5 % · stopped by themselves 1" in page.text
+    assert "-0.00" not in page.text
+
+
 def test_sentences_of_training_are_told_from_unseen_ones(tmp_path: Path):
     settings = fill(tmp_path)
     path = settings.paths.samples / "stats.json"

@@ -60,6 +60,10 @@ def test_speaker_and_file_are_chosen_and_nothing_else_is_touched(work: Path, cap
     [
         (["say", "Hello.", "--speaker", "nobody"], r"--speaker nobody: .* speaks as my_voice, other"),
         (["say", " \u2026 !"], "no words in the text"),
+        (["say", "Hello.", "--to", "{work}"], r"--to /.*: a directory; name the WAV in it, for example /.*/said\.wav"),
+        (["say", "Hello.", "--to", "{work}/a.mp3"], r"--to /.*/a\.mp3: only WAV is written; name it /.*/a\.wav"),
+        (["say", "Hello.", "--to", "/proc/none/a.wav"], r"--to /proc/none/a\.wav: cannot be written \("),
+        (["say", "Hello.", "--to", "/proc/a.wav"], r"--to /proc/a\.wav: cannot be written"),
     ],
 )
 def test_what_cannot_be_said_is_refused_in_one_line(
@@ -67,8 +71,10 @@ def test_what_cannot_be_said_is_refused_in_one_line(
 ):
     import re
 
-    result = run_job(capsys, arguments, environment(work))
+    before = sorted(work.rglob("*"))
+    result = run_job(capsys, [one.replace("{work}", str(work)) for one in arguments], environment(work))
     assert result.code == 2
+    assert sorted(work.rglob("*")) == before
     (line,) = result.errors
     assert re.search(said, line)
     assert not (work / "said.wav").exists()

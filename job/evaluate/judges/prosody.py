@@ -21,7 +21,7 @@ class Prosody(Judge):
     """Measures without a model."""
 
     name = "prosody"
-    by = "measured, 2"
+    by = "measured (version 2)"
 
     def __call__(self, clip: Clip) -> dict[str, Any]:
         """Return `letters_per_second` (pauses included), `rate_drift`, `pitch` in Hz, `pitch_range` in semitones."""
