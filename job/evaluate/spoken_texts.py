@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -95,9 +96,11 @@ def parse_texts(value: str) -> list[str]:
     """Parse TEST_TEXTS: the lines of the file of that name, or else its `|`-separated parts; skips blank ones.
 
     Raises:
-        BadInput: nothing is left, or the file cannot be read.
+        BadInput: nothing is left, a text has no words, or the file cannot be read.
     """
     path = texts_file(value)
+    if path is None and "|" not in value and _is_folder(value):
+        raise BadInput(f"TEST_TEXTS={value}: a folder; name a text file in it, with one text a line")
     if path is None and _looks_like_a_file(value):
         raise BadInput(f"TEST_TEXTS={value}: no such file")
     try:
@@ -109,6 +112,9 @@ def parse_texts(value: str) -> list[str]:
     texts = [part.strip() for part in parts if part.strip()]
     if not texts:
         raise BadInput(f"TEST_TEXTS={value}: no text in it; give texts separated by | or a file with one a line")
+    wordless = [number for number, text in enumerate(texts, 1) if not any(map(str.isalnum, text))]
+    if wordless:
+        raise BadInput(f"TEST_TEXTS: text {wordless[0]} ({texts[wordless[0] - 1]}) has no words; leave it out")
     return texts
 
 
@@ -240,7 +246,14 @@ def _own_texts(config: ModelConfig, speaker: str, splits: Sequence[Sequence[Row]
     ]
 
 
+def _is_folder(value: str) -> bool:
+    try:
+        return Path(value).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
 def _looks_like_a_file(value: str) -> bool:
     """Return whether a value that names no file was meant to be one: a misspelled path must not be read aloud."""
-    listed = value.lower().endswith((".txt", ".csv", ".tsv", ".jsonl"))
-    return "|" not in value and (listed or value.startswith(("/", "./", "../", "~/")))
+    listed = re.search(r"\.(txt|text|md|csv|tsv|jsonl?|xlsx?|docx?|lst|srt|vtt)$", value, re.IGNORECASE)
+    return "|" not in value and (listed is not None or value.startswith(("/", "./", "../", "~/")))

@@ -40,6 +40,22 @@ def test_a_misspelled_file_or_nothing_at_all_is_refused(value: str):
         spoken_texts.parse_texts(value)
 
 
+@pytest.mark.parametrize("value", ["sentences.md", "texts.jsonl", "lines.text", "~/texts.xlsx"])
+def test_the_name_of_a_file_that_is_not_here_is_not_read_aloud(value: str):
+    with pytest.raises(BadInput, match=r"TEST_TEXTS=\S+: no such file"):
+        spoken_texts.parse_texts(value)
+
+
+def test_a_folder_and_a_text_without_words_are_called_what_they_are(tmp_path: Path):
+    """Nothing can be heard wrong in a text that has no words, so every figure of it would mean nothing."""
+    with pytest.raises(BadInput, match="a folder; name a text file"):
+        spoken_texts.parse_texts(str(tmp_path))
+    (tmp_path / "say.txt").write_text("Hello.\n***\n", encoding="utf-8")
+    for value in ("Hello.|\U0001f642", str(tmp_path / "say.txt")):
+        with pytest.raises(BadInput, match=r"TEST_TEXTS: text 2 \(.*\) has no words; leave it out"):
+            spoken_texts.parse_texts(value)
+
+
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path):
     (tmp_path / "say.txt").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(BadInput, match="UTF-8"):
