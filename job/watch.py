@@ -14,7 +14,7 @@ from typing import Any
 from job.config.settings import Settings
 from job.core import files, state, stopping
 from job.core.errors import first_line
-from job.evaluate.report import read_log
+from job.evaluate.report import is_held_out, read_log
 from job.stages import NAMES
 
 #: Seconds between two looks, and for how long a run's lock may be untouched while the run is alive.
@@ -104,7 +104,8 @@ def summary(seen: Seen, total: int | None) -> list[str]:
     losses = [(float(one["loss"]), int(one["step"])) for one in seen.validation if _number(one.get("loss"))]
     if losses:
         best, at = min(losses)
-        lines.append(f"validation: loss {losses[-1][0]:.4g} at step {losses[-1][1]}, best {best:.4g} at step {at}")
+        what = "validation" if is_held_out(seen.validation) else "no validation rows, so of training rows"
+        lines.append(f"{what}: loss {losses[-1][0]:.4g} at step {losses[-1][1]}, best {best:.4g} at step {at}")
     if seen.verdict and not seen.alive:
         lines.append(seen.verdict)
     return lines

@@ -57,6 +57,12 @@ def test_a_run_that_has_ended_is_shown_once(tmp_path: Path, capsys: pytest.Captu
     assert (empty.code, empty.out) == (0, f"no run is in progress in WORK_DIR={tmp_path}/nothing, and none has been\n")
 
 
+def test_a_loss_on_training_rows_is_not_called_validation(tmp_path: Path) -> None:
+    rows = [{"step": 50, "loss": 1.5, "split": "train"}]
+    said = watch.summary(watch.Seen(alive=False, done=["train"], validation=rows), None)
+    assert said[1:] == ["no validation rows, so of training rows: loss 1.5 at step 50, best 1.5 at step 50"]
+
+
 def test_a_run_that_is_going_on_is_followed_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line for each change where there is no terminal; the steps come from its log, and the time from its pace."""
     work = run(tmp_path / "one", "Good", 3.9, {})
@@ -103,13 +109,19 @@ def test_runs_are_compared_in_a_table_and_on_a_page(tmp_path: Path, capsys: pyte
     rows = {cells[0]: [cell.strip() for cell in cells[1:] if cell.strip()] for cells in table}
     assert rows[""] == ["a/work", "b/work"]
     assert (rows["Verdict"], rows["Naturalness (MOS)"]) == (["Good", "–"], ["3.90", "–"])
-    assert (rows["Samples that pass"], rows["Best validation loss"]) == (["1 of 2", "–"], ["1.5000", "1.5000"])
+    assert (rows["Samples that pass"], rows["Best loss"]) == (["1 of 2", "–"], ["1.5000", "1.5000"])
     assert (rows["LEARNING_RATE"], rows["LORA_R"]) == (["1e-05", "3e-05"], ["–", "8"])
     assert "TRAIN_MODE" not in rows and "WORK_DIR" not in rows
     assert "b/work: no verdict yet" in done.out
     html = (tmp_path / "here" / "report" / "compare.html").read_text()
     assert '<th scope="row">LEARNING_RATE</th><td>1e-05</td><td>3e-05</td>' in html
     assert "Good: all of it." in html
+
+
+def test_a_run_that_is_named_twice_has_its_path_as_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    work = run(tmp_path / "work", "Good", 3.9, {})
+    done = run_job(capsys, ["report", "--compare", str(work), str(work)], {"WORK_DIR": tmp_path / "here"})
+    assert f"[report] {work}: Good: all of it." in done.out.splitlines()
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,8 @@ The command line (`job/cli.py`) prints each as one line on stderr that names the
 without a traceback, and exits with the error's code.
 """
 
+import re
+
 OK = 0
 BAD_INPUT = 2
 DATA_REFUSED = 3
@@ -90,6 +92,15 @@ class NodesMissing(JobError):
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or the name of its type when the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def loading_reason(error: BaseException) -> str:
+    """Why transformers could not load a model, without the names of all models that it knows."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith("See the original errors:"):
+        lines = [re.sub(r"^\w+: ", "", lines[-1])]  # the last traceback's last line, without the exception's name
+    line = lines[0] if lines else type(error).__name__
+    return re.split(r", or contain one of the following strings|\.? ?Model type should be one of", line)[0] or line
 
 
 #: Names of the HTTP clients' exceptions for a server that cannot be reached or drops the connection.

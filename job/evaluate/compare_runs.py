@@ -73,7 +73,7 @@ def figure_rows(runs: Sequence[Run]) -> list[Row]:
     passed = [f"{sum(bool(one.get('passed')) for one in some)} of {len(some)}" if some else "–" for some in samples]
     rows.append(("Samples that pass", passed))
     for label, name, digits in (
-        ("Best validation loss", "best_loss", 4),
+        ("Best loss", "best_loss", 4),
         ("at step", "best_step", 0),
         ("Steps", "steps", 0),
     ):
@@ -94,7 +94,7 @@ def _names(works: Sequence[Path]) -> list[str]:
     depth, longest = 1, max(len(work.absolute().parts) for work in works)
     while depth < longest and len({work.absolute().parts[-depth:] for work in works}) < len(works):
         depth += 1
-    return ["/".join(work.absolute().parts[-depth:]) for work in works]
+    return [str(Path(*work.absolute().parts[-depth:])) for work in works]
 
 
 def _read(work: Path, name: str) -> Run:

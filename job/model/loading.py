@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from job.config import names
 from job.config.settings import Settings
 from job.core import files
-from job.core.errors import BadInput, Unreachable, first_line, is_outage
+from job.core.errors import BadInput, Unreachable, first_line, is_outage, loading_reason
 
 if TYPE_CHECKING:
     import torch
@@ -173,7 +173,10 @@ def explained(named: str, task: str = "", advice: str = "give a model directory 
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        line = f"{named}: cannot be loaded{task} ({first_line(error)}); {advice}"
+        folder = Path(named.partition("=")[2]).expanduser()
+        empty = folder.is_dir() and not (folder / "config.json").is_file()  # transformers goes by the folder's name
+        reason = "there is no config.json in it" if empty else loading_reason(error)
+        line = f"{named}: cannot be loaded{task} ({reason}); {advice}"
         raise (Unreachable if is_outage(error) else BadInput)(line) from error
 
 

@@ -188,6 +188,12 @@ def test_a_model_that_is_not_there_is_one_line_that_names_the_variable(tmp_path:
     with pytest.raises(BadInput, match=variable.upper()) as refused:
         judge.load(Settings(**{variable: str(tmp_path / "empty")}), "cpu")
     assert "\n" not in str(refused.value)
+    assert "cannot be loaded (there is no config.json in it)" in str(refused.value)
+    (tmp_path / "empty" / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(BadInput, match=variable.upper()) as refused:
+        judge.load(Settings(**{variable: str(tmp_path / "empty")}), "cpu")
+    assert "\n" not in str(refused.value) and "original errors" not in str(refused.value)
+    assert len(str(refused.value)) < 450, "no list of all models that there are"
 
 
 def test_a_judge_is_known_by_its_models_name_and_not_by_where_it_lies(tmp_path: Path):
