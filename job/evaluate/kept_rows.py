@@ -28,7 +28,7 @@ class Row:
         base: figures of the base model's speech; None if it was not asked, or failed.
         voice: the finished checkpoint's.
         lost: whether it is lost; None if that cannot be told.
-        why: by which figures.
+        why: by which figures; or why it cannot be told.
         expected: whether nothing else was to be expected, so that it is no warning.
     """
 
@@ -75,6 +75,8 @@ def compared(ability: str, label: str, base: dict[str, Any] | None, voice: dict[
         if there is not None and here is not None and sign * (there - here) > limit:
             figure = BY_NAME[name]
             why.append(f"{figure.label.lower()} {figure.shown(here)}, the base's {figure.shown(there)}")
+    if not why and base["failed"] == base["samples"]:
+        return Row(ability, label, base, voice, None, "all of the base's own samples fail a check")
     return Row(ability, label, base, voice, bool(why), "; ".join(why))
 
 

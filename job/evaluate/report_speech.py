@@ -153,7 +153,9 @@ def kept_table(stats: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
     for one in as_list(as_dict(stats.get("kept")).get("rows")):
         try:
             row = Row(**one)
-            answer = "cannot be told" if row.lost is None else f"lost: {row.why}" if row.lost else "kept"
+            answer = {None: "cannot be told", True: "lost", False: "kept"}[row.lost] + (
+                f": {row.why}" if row.why else ""
+            )
             table.append((row.label, row.shown("base"), row.shown("voice"), answer, "bad" if row.lost else ""))
         except (KeyError, TypeError, ValueError):  # damaged, or of another version
             continue

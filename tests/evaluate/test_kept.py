@@ -116,7 +116,8 @@ def test_the_same_weights_have_lost_nothing_and_nothing_is_said_twice(
     assert run.loaded == ["base", "voice"]
     assert [row["ability"] for row in found["rows"]] == ["cloning"] * 4
     for row in found["rows"]:
-        assert row["base"] == row["voice"] and row["lost"] is False
+        able = row["base"]["failed"] < row["base"]["samples"]
+        assert row["base"] == row["voice"] and row["lost"] is (False if able else None)
         assert row["base"]["similarity"] is not None and row["base"]["samples"] == 1
     assert found["left_out"].keys() == {"preset", "instructions"} and found["warnings"] == []
     assert run() == found and run.loaded == ["base", "voice"], "both runs say it"
@@ -183,6 +184,14 @@ def test_it_is_lost_where_the_base_does_it_clearly_better(base: Any, voice: Any,
     row = kept_rows.compared("cloning", "Cloning", base, voice)
     assert (row.why, row.lost) == (why, bool(why))
     assert kept_rows.compared("cloning", "Cloning", None, voice).lost is None
+
+
+def test_what_the_base_cannot_do_itself_is_not_called_kept() -> None:
+    """A checkpoint that is as bad at it has kept nothing; one that is worse still has lost it."""
+    row = kept_rows.compared("cloning", "Cloning", figures(failed=3), figures(failed=3))
+    assert (row.lost, row.why) == (None, "all of the base's own samples fail a check")
+    assert kept_rows.compared("cloning", "Cloning", figures(failed=3), figures(failed=3, stopped=0)).lost
+    assert kept_rows.compared("cloning", "Cloning", figures(failed=2), figures(failed=3)).lost is False
 
 
 @pytest.mark.parametrize(("hertz", "lost"), [(205.0, None), (140.0, True), (None, None)])
