@@ -182,7 +182,13 @@ def test_nodes_with_disks_of_their_own_end_as_one_node(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wiped", [False, True], ids=["disks stay", "node 0 is a new machine each time"])
+@pytest.mark.parametrize(
+    "wiped",
+    [
+        pytest.param(False, id="disks stay", marks=pytest.mark.thorough),
+        pytest.param(True, id="node 0 is a new machine each time"),
+    ],
+)
 def test_a_node_killed_at_random_moments_costs_nothing(
     network: Network, store: None, undisturbed: Any, tmp_path: Path, wiped: bool
 ) -> None:
