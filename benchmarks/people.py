@@ -64,7 +64,10 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for count in given.people:
         rng = np.random.default_rng(count)
-        purity, kept, clusters, pure = [], [], [], []
+        purity: list[float] = []
+        kept: list[float] = []
+        clusters: list[float] = []
+        pure: list[float] = []
         while len(purity) < CONVERSATIONS:
             clips, who = conversation(voices, count, rng)
             if sum(clip.seconds >= SHORTEST for clip in clips) < FEWEST_CLIPS:

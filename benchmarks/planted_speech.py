@@ -120,7 +120,7 @@ class Said:
     def sample(self) -> Sample:
         """As `synthesize` has it: whole frames."""
         frames = self.wave.size // FRAME
-        asked = Utterance(self.text, self.voice, "Auto", None, "non_streaming")
+        asked = Utterance(self.text, self.voice)
         wave = self.wave[: frames * FRAME].astype(np.float32)
         return Sample(asked, wave, RATE, frames, self.stopped, 1.0)
 
@@ -186,7 +186,7 @@ def judged(judges: Sequence[Judge], said: Sequence[Said], owned: list[dict[str, 
     )  # fmt: skip
     found = list(owned)
     with tempfile.TemporaryDirectory() as work:
-        told = judging.judged(Settings(work_dir=work), judges, spoken, [dict(owned[n]) for n in asked], None)
+        told = judging.judged(Settings(work_dir=Path(work)), judges, spoken, [dict(owned[n]) for n in asked], None)
     for n, one in zip(asked, told["samples"], strict=True):
         found[n] = one
     return found

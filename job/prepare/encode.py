@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from job.prepare.codec import Codec, Codes, Sizes
 from job.prepare.edits import text_warnings
 from job.prepare.manifest_rows import Row
 from job.prepare.readers import readers
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: Window size in batches; the clips of a window are sorted by length.
 WINDOW_BATCHES = 8
@@ -48,6 +51,7 @@ class Proof:
 class Item:
     """A row in the pipeline: first with `samples`, then with `codes` (frames, codebooks) or the reason for rejection.
 
+    `earlier` is what an earlier run encoded of it, as a table of one row: then it has nothing else.
     `proof` is set at the first item of some calls of the codec; see `encode_stream`.
     """
 
@@ -59,6 +63,7 @@ class Item:
     codes: Codes | None = None
     unusable: Unusable | None = None
     proof: Proof | None = None
+    earlier: pa.Table | None = None
 
     def warnings(self, frame_rate: float) -> list[str]:
         """Categories of problems of an encoded row that are not bad enough to reject it."""
@@ -128,11 +133,22 @@ def encode_singly(
         yield from in_order(chosen(), encode, workers, codec.warm_up)
 
 
-def read_items(rows: Iterable[Row], settings: Settings, codec: Codec | Sizes, processes: int = 1) -> Iterator[Item]:
-    """Decode each row (or check its codes, if it arrived encoded), several in parallel (see `readers`), in order."""
+def read_items(
+    rows: Iterable[Row],
+    settings: Settings,
+    codec: Codec | Sizes,
+    processes: int = 1,
+    encoded_earlier: Callable[[Row], pa.Table | None] = lambda row: None,
+) -> Iterator[Item]:
+    """Decode each row (or check its codes, if it arrived encoded), several in parallel (see `readers`), in order.
+
+    What `encoded_earlier` has of a row is taken instead of decoding it.
+    """
     speech.detector()  # load it before the threads start, or each would
 
     def read(row: Row) -> Item:
+        if (found := encoded_earlier(row)) is not None:
+            return Item(row, earlier=found)
         try:
             return _read(row, settings, codec)
         except Unusable as error:

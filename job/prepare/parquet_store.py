@@ -62,6 +62,31 @@ def shard_schema(codebooks: int) -> pa.Schema:
 
 
 def shard_table(items: Sequence[Item], codec: Codec) -> pa.Table:
+    """Build a table of encoded and rejected items, and of those that an earlier run encoded, in their order."""
+    fresh = [number for number, item in enumerate(items) if item.earlier is None]
+    table = _table_of([items[number] for number in fresh], codec)
+    if len(fresh) == len(items):
+        return table
+    other = [number for number, item in enumerate(items) if item.earlier is not None]
+    taken = pa.concat_tables([item.earlier for item in items if item.earlier is not None]).cast(table.schema)
+    for name, values in _of_rows([items[number] for number in other]).items():
+        place = table.schema.get_field_index(name)
+        taken = taken.set_column(place, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+    order = np.argsort(np.array([*fresh, *other]))
+    return pa.concat_tables([table, taken]).take(order).combine_chunks()
+
+
+def _of_rows(items: Sequence[Item]) -> dict[str, list[Any]]:
+    """The columns that are the rows' own, whatever their recordings sound like."""
+    names = ("id", "text", "speaker", "language", "instruct", "position", "number", "source", "start", "end")
+    values: dict[str, list[Any]] = {name: [getattr(item.row, name) for item in items] for name in names}
+    for name in ("audio", "ref_audio"):
+        paths = [getattr(item.row, name) for item in items]
+        values[name] = [None if path is None else os.fsencode(path) for path in paths]
+    return values
+
+
+def _table_of(items: Sequence[Item], codec: Codec) -> pa.Table:
     """Build a table of encoded and rejected items; codes are passed as one flat array, never as Python integers."""
     columns = shard_schema(codec.codebooks)
     nothing = np.zeros((0, codec.codebooks), dtype=np.int16)
@@ -69,14 +94,8 @@ def shard_table(items: Sequence[Item], codec: Codec) -> pa.Table:
     offsets = np.cumsum([0, *(len(one) for one in codes)]).astype(np.int32)
     flat = pa.array(np.concatenate([nothing, *codes]).reshape(-1), pa.int16())
     frames = pa.FixedSizeListArray.from_arrays(flat, type=columns.field("codes").type.value_type)
-    values: dict[str, list[Any]] = {
-        name: [getattr(item.row, name) for item in items]
-        for name in ("id", "text", "speaker", "language", "instruct", "position", "number", "source", "start", "end")
-    }
+    values = _of_rows(items)
     values["seconds"] = [len(one) / codec.frame_rate for one in codes]
-    for name in ("audio", "ref_audio"):
-        paths = [getattr(item.row, name) for item in items]
-        values[name] = [None if path is None else os.fsencode(path) for path in paths]
     for name in ("reason", "detail"):
         values[name] = [None if item.unusable is None else getattr(item.unusable, name) for item in items]
     values["warnings"] = [item.warnings(codec.frame_rate) for item in items]

@@ -14,6 +14,8 @@ from job.prepare.codec import Codec
 from job.prepare.encode import Item, encode_stream, read_items
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from job.prepare.codec import Sizes
     from job.prepare.manifest_rows import Row
 
@@ -30,11 +32,17 @@ def versions() -> dict[str, str]:
 
 
 def read(
-    split: str, rows: Iterable[Row], settings: Settings, codec: Codec | Sizes, processes: int = 1
+    split: str,
+    rows: Iterable[Row],
+    settings: Settings,
+    codec: Codec | Sizes,
+    processes: int = 1,
+    encoded_earlier: Callable[[Row], pa.Table | None] = lambda row: None,
 ) -> Iterator[Item]:
-    """Decode and judge the rows, or make their augmented copies for `COPIES`."""
-    reader = augment.read_copies if split == COPIES else read_items
-    return reader(rows, settings, codec, processes)
+    """Decode and judge the rows that were not encoded earlier, or make augmented copies of all for `COPIES`."""
+    if split == COPIES:
+        return augment.read_copies(rows, settings, codec, processes)
+    return read_items(rows, settings, codec, processes, encoded_earlier)
 
 
 class RowEncoder:
@@ -44,9 +52,15 @@ class RowEncoder:
         self._settings = settings
         self._codec = codec
 
-    def encoded(self, split: str, rows: Iterable[Row], processes: int = 1) -> Generator[Item, None, None]:
+    def encoded(
+        self,
+        split: str,
+        rows: Iterable[Row],
+        processes: int = 1,
+        encoded_earlier: Callable[[Row], pa.Table | None] = lambda row: None,
+    ) -> Generator[Item, None, None]:
         """Read the rows, and encode them in order; `processes` share the cores of this node."""
-        return self.encoded_items(read(split, rows, self._settings, self._codec, processes))
+        return self.encoded_items(read(split, rows, self._settings, self._codec, processes, encoded_earlier))
 
     def encoded_items(self, items: Iterable[Item]) -> Generator[Item, None, None]:
         """Encode rows that have been read."""

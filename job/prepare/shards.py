@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from job.core import files
 from job.core.console import warn
 from job.dataset.prepared import row_codes
 from job.prepare.codec import Codec, Codes
+from job.prepare.earlier import Earlier, key_of
 from job.prepare.edits import Edit, lay_over
 from job.prepare.encode import Item
 from job.prepare.leaving_out import with_column
@@ -35,11 +37,15 @@ FORMAT = 4
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Identity of a shard: the lines of a split's manifest from `number * LINES` on, in their current state."""
+    """Identity of a shard: the lines of a split's manifest from `number * LINES` on, in their current state.
+
+    `keys` are those of its rows, one after the other (`job.prepare.earlier`).
+    """
 
     split: str
     number: int
     fingerprint: str
+    keys: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,7 @@ class Shards:
         self._edits = edits or {}
         self._speakers: Mapping[str, Mapping[int, str]] = {}
         self._right: set[Shard] = set()
+        self._earlier = Earlier(directory / "earlier")
         self._seen: dict[str, _Seen] = {}
 
     def cut(self, split: str, rows: Iterable[Row]) -> Iterator[tuple[Shard, list[Row]]]:
@@ -95,8 +102,17 @@ class Shards:
         number = 0
         while chunk := list(islice(stream, LINES)):
             identity = "\n".join([self._identities[split], *(_identity(row) for row in chunk)])
-            yield Shard(split, number, files.digest_bytes(identity.encode("utf-8", "surrogatepass"))), chunk
+            keys = b"".join(key_of(self._identities[split], row) for row in chunk)
+            yield Shard(split, number, files.digest_bytes(identity.encode("utf-8", "surrogatepass")), keys), chunk
             number += 1
+
+    def keep_earlier(self) -> None:
+        """Keep the shards that are there until `prune`, so that rows of those that are replaced can be taken over."""
+        self._earlier.keep(self.directory)
+
+    def encoded_earlier(self, row: Row) -> pa.Table | None:
+        """What an earlier run encoded of a row, as a table of one row; its place may be another one now."""
+        return None if row.audio is None else self._earlier.find(key_of(self._identities[row.split], row))
 
     def is_finished(self, shard: Shard) -> bool:
         """Whether the shard exists, is intact, and matches the current rows and settings. Warns if it is damaged."""
@@ -131,6 +147,7 @@ class Shards:
             "fingerprint": shard.fingerprint,
             "sha256": files.digest_bytes(contents.table),
             "run": self._run,
+            "keys": shard.keys.hex(),
             "rows": contents.rows,
             "frames": contents.frames,
         }
@@ -160,6 +177,7 @@ class Shards:
 
     def prune(self) -> None:
         """Delete what belongs to no shard that this run wrote or found finished."""
+        self._earlier.drop()
         kept = {self._path(one.split, one.number) for one in self._right}
         kept |= {path.with_suffix(".json") for path in kept}
         for path in self.directory.glob("*"):
@@ -227,8 +245,8 @@ def contents_of(items: Sequence[Item], codec: Codec) -> Contents:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    kept = [len(item.codes) for item in items if item.codes is not None]
-    return Contents(sink.getvalue().to_pybytes(), len(kept), sum(kept))
+    frames = pc.list_value_length(table.filter(pc.is_null(table["reason"]))["codes"])
+    return Contents(sink.getvalue().to_pybytes(), len(frames), pc.sum(frames).as_py() or 0)
 
 
 def _identity(row: Row) -> str:

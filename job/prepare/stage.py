@@ -58,7 +58,7 @@ def prepare(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
     on_ray = settings.engine == "ray"
     with ExitStack() as stack:
         # errors are reported once, before all processes begin
-        ranks.first_does(lambda: begun.append(_work_on_ray(settings, stack) if on_ray else Work(settings)))
+        ranks.first_does(lambda: begun.append(_begun(settings, stack)))
         work = begun[0] if begun else Work(settings)
         if ranks.world > 1:
             if on_ray:
@@ -71,6 +71,13 @@ def prepare(settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
                 clip_voices.clips(work, ranks.rank, ranks.world)
             ranks.wait()
         return ranks.first_does(lambda: merge(work))
+
+
+def _begun(settings: Settings, stack: ExitStack) -> Work:
+    """Check everything, before any shard is replaced."""
+    work = _work_on_ray(settings, stack) if settings.engine == "ray" else Work(settings)
+    work.shards.keep_earlier()
+    return work
 
 
 def _work_on_ray(settings: Settings, stack: ExitStack) -> Work:

@@ -191,16 +191,22 @@ class Work:
         total = max(1, (self.manifest.rows[split] - shards.LINES * self.shards.present(split)) // world)
         encoder = RowEncoder(self.settings, self.codec)
         # closing: stops the read-ahead if this fails
-        with closing(encoder.encoded(split, rows(), -(-world // self.settings.num_nodes))) as items:
+        readers = -(-world // self.settings.num_nodes)
+        taken = 0
+        with closing(encoder.encoded(split, rows(), readers, self.shards.encoded_earlier)) as items:
             count = total * self._items_of_a_row(split)
             shown = console.progress(items, stage=STAGE, total=count, unit=_unit(split))
             for number, group in groupby(shown, key=shard_of):
                 while waiting[0][0].number != number:
                     self.shards.write(waiting.popleft()[0], [])
                 shard, chunk = waiting.popleft()
-                self.shards.write(shard, encoder.proven(list(group), partial(encoder.encoded, split, chunk)))
+                encoded = list(group)
+                taken += sum(item.earlier is not None for item in encoded)
+                self.shards.write(shard, encoder.proven(encoded, partial(encoder.encoded, split, chunk)))
         for shard, _ in waiting:
             self.shards.write(shard, [])
+        if taken:
+            console.say(STAGE, f"{taken} {_unit(split)} have another place than before, and keep their codes")
 
     def _encode_in_pool(self, split: str, due: _Due) -> None:
         assert self._pool is not None
