@@ -26,10 +26,16 @@ KEY_BYTES = 16
 _OPEN = 8
 
 
-def key_of(identity: str, row: Row) -> bytes:
-    """The key of a row; `identity` is what its codes depend on besides: settings and the codec's weights."""
-    recording = None if row.audio is None else files.stamp(row.audio)
-    about = repr((identity, row.text, row.language, row.codes, recording, row.start, row.end))
+def key_of(identity: str, row: Row, recording: tuple[str, int, int] | None) -> bytes:
+    """The key of a row; zeros for one that came with codes, of which nothing is worth taking over.
+
+    Args:
+        identity: what its codes depend on besides: settings and the codec's weights.
+        recording: its recording's `files.stamp`.
+    """
+    if recording is None or row.codes is not None:
+        return bytes(KEY_BYTES)
+    about = repr((identity, row.text, row.language, recording, row.start, row.end))
     return blake2b(about.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
 
 
@@ -60,6 +66,8 @@ class Earlier:
 
     def find(self, key: bytes) -> pa.Table | None:
         """The row with this key as a table of one row; None if there is none, or if it was rejected."""
+        if not any(key):
+            return None
         with self._lock:
             if self._index is None:
                 self._index = _Index(self._directory)

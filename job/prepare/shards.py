@@ -101,8 +101,9 @@ class Shards:
         stream = iter(rows)
         number = 0
         while chunk := list(islice(stream, LINES)):
-            identity = "\n".join([self._identities[split], *(_identity(row) for row in chunk)])
-            keys = b"".join(key_of(self._identities[split], row) for row in chunk)
+            stamped = [(row, _stamp(row)) for row in chunk]
+            identity = "\n".join([self._identities[split], *(_identity(*one) for one in stamped)])
+            keys = b"".join(key_of(self._identities[split], *one) for one in stamped)
             yield Shard(split, number, files.digest_bytes(identity.encode("utf-8", "surrogatepass")), keys), chunk
             number += 1
 
@@ -112,7 +113,7 @@ class Shards:
 
     def encoded_earlier(self, row: Row) -> pa.Table | None:
         """What an earlier run encoded of a row, as a table of one row; its place may be another one now."""
-        return None if row.audio is None else self._earlier.find(key_of(self._identities[row.split], row))
+        return self._earlier.find(key_of(self._identities[row.split], row, _stamp(row)))
 
     def is_finished(self, shard: Shard) -> bool:
         """Whether the shard exists, is intact, and matches the current rows and settings. Warns if it is damaged."""
@@ -249,8 +250,11 @@ def contents_of(items: Sequence[Item], codec: Codec) -> Contents:
     return Contents(sink.getvalue().to_pybytes(), len(frames), pc.sum(frames).as_py() or 0)
 
 
-def _identity(row: Row) -> str:
+def _stamp(row: Row) -> tuple[str, int, int] | None:
+    return None if row.audio is None else files.stamp(row.audio)
+
+
+def _identity(row: Row, recording: tuple[str, int, int] | None) -> str:
     """Everything about a row that determines its part of a shard."""
-    recording = None if row.audio is None else files.stamp(row.audio)
     about = (row.id, row.number, row.source, row.text, row.speaker, row.language, row.instruct, row.codes)
     return repr((about, str(row.ref_audio), recording, row.start, row.end))
