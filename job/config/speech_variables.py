@@ -50,8 +50,9 @@ class SynthesisVariables(BaseSettings):
     )
     synth_gate: Switch = var(
         "warn",
-        "What happens when the test speech fails its checks; with `fail` the run ends with exit code 6, and a repo's "
-        "`main` gets the model only once the speech has passed (until then it is on a branch `candidate-…`).",
+        "What happens when the test speech fails its checks: `off` nothing, `warn` a line says so; with `fail` the run "
+        "ends with exit code 6, and a repo's `main` gets the model only once the speech has passed (until then it is "
+        "on a branch `candidate-…`).",
     )
     synth_gate_share: float = var(
         0.25, "Share of the samples that must fail for `SYNTH_GATE` to fail the run.", gt=0, le=1
