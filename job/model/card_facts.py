@@ -63,7 +63,7 @@ def need_facts(settings: Settings) -> None:
     Raises:
         BadInput: INIT_MODEL_PATH is a directory without BASE_MODEL_ID, or HUB_PRIVATE=false without VOICE_CONSENT.
     """
-    if not settings.hub_private and not settings.voice_consent and _has_own_data(settings):
+    if not settings.hub_private and not settings.voice_consent and has_own_data(settings):
         raise BadInput(
             "HUB_PRIVATE=false needs VOICE_CONSENT: who agreed that this voice is made and published, and how (for a "
             "public data set: its name, its licence and what its speakers agreed to); or set HUB_PRIVATE=true"
@@ -75,7 +75,7 @@ def need_facts(settings: Settings) -> None:
         )
 
 
-def _has_own_data(settings: Settings) -> bool:
+def has_own_data(settings: Settings) -> bool:
     """Whether it is trained on anything but the built-in clips, which are nobody's voice."""
     return settings.data_mode == "none" or any(getattr(settings, name.lower()) for name in SOURCE_VARIABLES)
 

@@ -40,10 +40,12 @@ def render(settings: Settings, data: Sequence[str]) -> str:
     )
     named = card_facts.training_datasets(settings)
     where = ", ".join(f"[{name}](https://huggingface.co/datasets/{name})" for name in named)
+    own_data = card_facts.has_own_data(settings)
+    unnamed = "recordings of whoever publishes this" if own_data else "the clips that come with qwen3-tts-job"
     hours = sum(float(split["seconds"]) for split in splits.values()) / 3600
     languages = ", ".join(card_facts.language_names(settings)) or "not named"
     speakers = [f"| `{one_cell(name)}` | {one.get('rows', '')} |" for name, one in summary["speakers"].items()]
-    base = card_facts.base_model(settings) or "a model of the demo"
+    base = card_facts.base_model(settings) or "the built-in demo model"
     consent = settings.voice_consent or "Not stated."
     sizes = [f"| {name} | {split['rows']} | {float(split['seconds']) / 3600:.2f} |" for name, split in splits.items()]
     return f"""---
@@ -61,7 +63,7 @@ the codec of {base}. There is no recording in it, but the codec decodes the code
 
 - **Languages**: {languages}
 - **Licence**: {settings.license}{f" ({settings.license_name})" if own and settings.license_name else ""}
-- **Source**: {where or "recordings of whoever publishes this"}
+- **Source**: {where or unnamed}
 - **Consent of the speakers**: {" ".join(consent.split())}
 
 | speaker | rows |

@@ -15,7 +15,9 @@ import pyarrow.parquet as parquet
 import pytest
 from safetensors.torch import load
 
+from job.config import settings as variables
 from job.core import files
+from job.publish import dataset_card
 from tests.hub.server import READ, WRITE, Hub
 
 DRIVER = """
@@ -74,6 +76,21 @@ def clips() -> list[dict[str, Any]]:
     from job.demo import manifest
 
     return manifest()
+
+
+def test_the_card_says_whose_recordings_they_were(tmp_path: Path) -> None:
+    """The built-in clips are nobody's recordings, least of all the publisher's."""
+    summary = {"splits": {"train": {"rows": 2, "seconds": 9.0}}, "speakers": {"ada": {"rows": 2}}, "languages": {}}
+    prepared = tmp_path / "data" / "prepared"
+    prepared.mkdir(parents=True)
+    (prepared / "summary.json").write_text(json.dumps({**summary, "books": 16, "frame_rate": 12.5}))
+    demo = variables.load({"PRESET": "demo", "WORK_DIR": str(tmp_path)})
+    text = dataset_card.render(demo, ["data/train-00000-of-00001.parquet"])
+    assert "- **Source**: the clips that come with qwen3-tts-job" in text
+    assert "the codec of the built-in demo model." in text
+    own = variables.load({"TRAIN_JSONL": str(tmp_path / "mine.jsonl"), "WORK_DIR": str(tmp_path)})
+    text = dataset_card.render(own, ["data/train-00000-of-00001.parquet"])
+    assert "- **Source**: recordings of whoever publishes this" in text and str(tmp_path) not in text
 
 
 @pytest.mark.slow
