@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import threading
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -63,24 +66,30 @@ def test_a_loss_on_training_rows_is_not_called_validation(tmp_path: Path) -> Non
     assert said[1:] == ["no validation rows, so of training rows: loss 1.5 at step 50, best 1.5 at step 50"]
 
 
-def test_a_run_that_is_going_on_is_followed_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_is_going_on_is_followed_to_its_end(tmp_path: Path) -> None:
     """One line for each change where there is no terminal; the steps come from its log, and the time from its pace."""
     work = run(tmp_path / "one", "Good", 3.9, {})
     log = tmp_path / "log.txt"
     log.write_text("[train] 100/300 steps, about 9 s left\n")
     settings = Settings(work_dir=work, console_log=log)
-    with WorkLock(settings.paths.state):
-        view = threading.Thread(target=watch.watch, args=(settings, 0.01))
-        view.start()
-        out = ""
-        while "step 100 of 300" not in out:
-            out += capsys.readouterr().out
-        with settings.paths.training_log.open("a") as handle:
-            handle.write(step(110))
-        while "step 110" not in out:
-            out += capsys.readouterr().out
-    view.join()
-    out += capsys.readouterr().out
+    shown = io.StringIO()  # not `capsys`, which loses what a thread prints while it is read
+
+    def wait_for(text: str) -> None:
+        end = time.monotonic() + 60
+        while text not in shown.getvalue():
+            assert view.is_alive() and time.monotonic() < end, shown.getvalue()
+            time.sleep(0.01)
+
+    with contextlib.redirect_stdout(shown):
+        with WorkLock(settings.paths.state):
+            view = threading.Thread(target=watch.watch, args=(settings, 0.01))
+            view.start()
+            wait_for("step 100 of 300")
+            with settings.paths.training_log.open("a") as handle:
+                handle.write(step(110))
+            wait_for("step 110")
+        view.join()
+    out = shown.getvalue()
     assert "training: step 100 of 300, loss 2, 850 frames/s, about 10 min left" in out
     assert "training: step 110 of 300, loss 2, 850 frames/s, about 10 min left" in out
     assert out.splitlines()[-1] == "Good: all of it."
