@@ -1,6 +1,6 @@
 """ENGINE=ray: the same bytes as without Ray, whatever is lost on the way, and nothing left behind.
 
-The tests that start Ray skip themselves where it is not installed; `make setup-ray` installs it.
+Those that start Ray take minutes, run every night, and skip themselves where `make setup-ray` has not installed it.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def local(data: Path) -> dict[str, bytes]:
 
 
 @needs_ray
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(1500)
 def test_lost_workers_and_a_lost_cluster_change_nothing(data: Path, local: dict[str, bytes], short: Path):
     """A killed encoder, a killed reader, a killed head: its shards are encoded again, or by the next run."""
@@ -228,7 +228,7 @@ def test_lost_workers_and_a_lost_cluster_change_nothing(data: Path, local: dict[
 
 
 @needs_ray
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 def test_sigterm_ends_the_ray_that_the_job_started_and_a_rerun_continues(data: Path, local: dict[str, bytes]):
     """Exit code 143 within GRACE_SECONDS, no process and no directory left, and the same bytes in the end."""
