@@ -13,7 +13,7 @@ from job.config.names import lookup_key
 from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import BadInput
-from job.evaluate import own, spoken_texts
+from job.evaluate import own, passages, spoken_texts
 from job.evaluate.samples import describe, write_wav
 from job.evaluate.speaking import speak
 from job.evaluate.synthesize import as_tuned, find_checkpoint, load_voice, prepared, rows_of
@@ -34,7 +34,7 @@ def say(settings: Settings, text: str, speaker: str | None = None, target: Path 
 
     Args:
         settings: as for `synthesize`: sampling, SEED, LORA_SCALE, TEXT_LAYOUT and the checkpoint's location.
-        text: any length; rejected if it has no words.
+        text: any length, a long one is said in passages; rejected if it has no words.
         speaker: one of the checkpoint's; the first one if None.
         target: the file to write; by default `said.wav` in WORK_DIR.
 
@@ -60,14 +60,16 @@ def say(settings: Settings, text: str, speaker: str | None = None, target: Path 
     languages = spoken_texts.languages_by_speaker([row for rows in rows_of(splits) for row in rows])
     wanted = spoken_texts.utterance(settings, config, text, chosen, languages.get(chosen, settings.language))
     wanted = replace(wanted, layout=spoken_texts.LAYOUTS[settings.text_layout][0])
+    parts = [replace(wanted, text=passage) for passage in passages.of(wanted.text)]
     model = load_voice(directory, settings)
     rate = spoken_texts.frames_per_character(summary)
-    (sample,) = speak(model, [wanted], settings, rate)
+    samples_per_frame = int(model.model.speech_tokenizer.get_decode_upsample_rate())  # type: ignore[attr-defined]
+    said = list(speak(model, parts, settings, rate))
+    sample = said[0] if len(said) == 1 else passages.joined(said, wanted.text, samples_per_frame)
 
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_with(path, lambda new: write_wav(new, sample))
     voice = own.of_speakers(model, splits, [chosen]).get(chosen) if splits else None
-    samples_per_frame = int(model.model.speech_tokenizer.get_decode_upsample_rate())  # type: ignore[attr-defined]
     found = describe(sample, path.name, samples_per_frame, voice)
     console.say("say", f"{path}: {found['seconds']:.2f} s as {chosen}, {'; '.join(found['problems']) or 'good'}")
     return path

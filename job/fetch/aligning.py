@@ -16,7 +16,7 @@ from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import BadInput
 from job.fetch import pauses, stored_rows, values
-from job.fetch.alignment import cuts, emissions, placing, sentences
+from job.fetch.alignment import cuts, emissions, placing
 from job.fetch.alignment.cuts import Said
 from job.fetch.alignment.emissions import CtcModel
 from job.fetch.alignment.matching import Heard
@@ -27,6 +27,7 @@ from job.fetch.recordings import LONGEST_SENTENCE
 from job.fetch.table import TRANSCRIBED_BY, Row, RowError, Table, Unreadable
 from job.fetch.transcript_store import Line, Region, TranscriptStore
 from job.normalize import Normalizer
+from job.text import sentences
 from job.text.letters import letters
 
 #: Letters per second, at least, of the text of a whole recording; recordings of rows with less text are not opened.

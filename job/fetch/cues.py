@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from job.fetch.alignment.sentences import CLOSERS, ENDERS
 from job.fetch.cue_files import SEVERAL, Cue
 from job.fetch.table import RowError
+from job.text.sentences import CLOSERS, ENDERS
 
 #: Seconds of margin added on each side of a sentence, at most half of the pause there: the times of subtitles are
 #: imprecise, and a truncated word is worse than a little silence.

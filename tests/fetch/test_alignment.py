@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.fetch.alignment import cuts, matching, placing, sentences
+from job.fetch.alignment import cuts, matching, placing
 from job.fetch.alignment.cuts import Said
 from job.fetch.alignment.placing import Place
 from job.fetch.alignment.spelling import WILDCARD, Spelling
+from job.text import sentences
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SPELLING = Spelling(

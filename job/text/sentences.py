@@ -1,4 +1,4 @@
-"""Split the plain text of a long recording into sentences, each a part of the text as it is written."""
+"""Split plain text into sentences, each a part of the text as it is written."""
 
 from __future__ import annotations
 
