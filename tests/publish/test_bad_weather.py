@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from job.config import settings as variables
 from job.core import files
+from job.publish import places
 from tests.hub.server import WRITE, Hub
 from tests.hub.store import Repo
 from tests.hub.weather import Weather
@@ -29,7 +31,6 @@ OLD: dict[str, bytes | str] = {
     "samples/99-old.wav": b"RIFF",
     "notes.md": "mine",
 }
-SPEECH = ["report/index.html", "samples/01-my_voice.wav", "samples/stats.json"]
 
 #: For each seed that it is told: `job run --from validate --until push`, then what `synthesize` would leave, then
 #: `job report`, by the commands' own functions; only
@@ -106,7 +107,14 @@ class Push:
         repo = hub.repos["model", f"alice/{self.seed}"]
         best = self.work / "output" / "best"
         local = {name: files.digest_file(best / name) for name in PUBLISHED}
-        local |= {name: files.digest_file(self.work / name) for name in SPEECH}
+        settings = variables.load(json.loads(self.env()))
+        report, figures = self.work / "report/index.html", self.work / "samples/stats.json"
+        speech = {
+            "report/index.html": files.digest_bytes(places.report(report, settings)),
+            "samples/stats.json": files.digest_bytes(places.without_places(figures.read_text(), settings).encode()),
+            "samples/01-my_voice.wav": files.digest_file(self.work / "samples/01-my_voice.wav"),
+        }
+        local |= speech
         theirs = {"notes.md": files.digest_bytes(b"mine")} if self.old else {}
         there = {path: blob.sha256 for path, blob in repo.head.files.items()}
         card = repo.head.files["README.md"].data
@@ -117,7 +125,7 @@ class Push:
         found += [f"branches: {list(repo.branches)}"] if repo.branches else []
         # a run that was killed after the last commit writes its report anew, for another commit
         tagged = [commit for commit in repo.commits[-2 if self.killed else -1 :] if commit.oid in repo.tags.values()]
-        whole = [commit for commit in tagged if set(SPEECH) <= set(commit.files)]
+        whole = [commit for commit in tagged if set(speech) <= set(commit.files)]
         found += [f"tags: {repo.tags}"] if len(repo.tags) != 1 or not whole else []
         found += [f"tag: {name}" for name in repo.tags if not re.fullmatch("[0-9a-f]{8}-40", name)]
         return found + self._half(repo, local)
