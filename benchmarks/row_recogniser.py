@@ -27,8 +27,8 @@ from job.demo import manifest
 from tests.support import defects
 from tests.support.defects import LANGUAGES, PITCHES, RATE
 
-_clips_known: Any = importlib.import_module("scripts.demo_recogniser")
-BEGINNINGS, LETTERS, spelled = _clips_known.BEGINNINGS, _clips_known.LETTERS, _clips_known.spelled
+_of_the_demo: Any = importlib.import_module("scripts.demo_recogniser")
+BEGINNINGS, LETTERS, spelled = _of_the_demo.BEGINNINGS, _of_the_demo.LETTERS, _of_the_demo.spelled
 #: Minutes that it learns from, and steps of training by the letters of frames and by the CTC loss.
 MINUTES, STEPS = 12.0, (450, 250)
 #: Sentences, and words of shuffled ones, that are said at one pitch.

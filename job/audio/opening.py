@@ -62,51 +62,27 @@ class Layout:
             return FfmpegFile(path, self.demuxer, counted=self.counted)
         if not (self.start or self.prefix or self.patches or self.stop is not None):
             return soundfile.SoundFile(inside.readable(path))
-        return soundfile.SoundFile(io.BufferedReader(_Changed(path, self), 1 << 16))
+        return soundfile.SoundFile(io.BufferedReader(_changed(path, self), 1 << 16))
 
 
-class _Changed(io.RawIOBase):
+def _changed(path: Path, layout: Layout) -> io.RawIOBase:
     """A file with a `Layout` applied: it reads as if the changed bytes were on disk."""
+    file = inside.open_binary(path)
+    stop = inside.size_of(file) if layout.stop is None else layout.stop
 
-    def __init__(self, path: Path, layout: Layout) -> None:
-        self._file = inside.open_binary(path)
-        self._layout = layout
-        stop = inside.size_of(self._file) if layout.stop is None else layout.stop
-        self._size = len(layout.prefix) + stop - layout.start
-        self._place = 0
+    def piece(at: int, wanted: int) -> bytes:
+        if at < len(layout.prefix):
+            return layout.prefix[at : at + wanted]
+        place = layout.start + at - len(layout.prefix)
+        file.seek(place)
+        read = bytearray(file.read(wanted))
+        for offset, content in layout.patches:
+            first, last = max(offset, place), min(offset + len(content), place + len(read))
+            if first < last:
+                read[first - place : last - place] = content[first - offset : last - offset]
+        return bytes(read)
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        self._place = max(0, base + offset)
-        return self._place
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        prefix = self._layout.prefix
-        wanted = max(0, min(len(buffer), self._size - self._place))
-        if wanted and self._place < len(prefix):
-            piece = prefix[self._place : self._place + wanted]
-        else:
-            place = self._layout.start + self._place - len(prefix)
-            self._file.seek(place)
-            read = bytearray(self._file.read(wanted))
-            for offset, content in self._layout.patches:
-                first, last = max(offset, place), min(offset + len(content), place + len(read))
-                if first < last:
-                    read[first - place : last - place] = content[first - offset : last - offset]
-            piece = bytes(read)
-        buffer[: len(piece)] = piece
-        self._place += len(piece)
-        return len(piece)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+    return inside.derived(file, len(layout.prefix) + stop - layout.start, piece)
 
 
 class Bytes:

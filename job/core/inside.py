@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -54,12 +55,12 @@ def open_binary(path: Path) -> IO[bytes]:
     place = place_of(path)
     if place is None:
         return open(path, "rb", buffering=0)
-    handle = open(place.holder, "rb", buffering=0)  # noqa: SIM115 - closed by `_Part`, or here
+    handle = open(place.holder, "rb", buffering=0)  # noqa: SIM115 - closed by `derived`'s file, or here
     try:
         if os.fstat(handle.fileno()).st_size < place.start + place.size:
             raise OSError(f"{place.holder} is cut off before {place.name} ends")
         if place.size > _AT_ONCE:
-            return cast(IO[bytes], _Part(handle, place))
+            return cast(IO[bytes], _part(handle, place))
         with handle:
             return io.BytesIO(_exactly(handle, place))
     except BaseException:
@@ -126,11 +127,18 @@ def _exactly(handle: IO[bytes], place: Place) -> bytes:
     return read
 
 
-class _Part(io.RawIOBase):
-    """A part of an open file, as a file of its own."""
+def derived(file: IO[bytes], size: int, piece: Callable[[int, int], bytes]) -> io.RawIOBase:
+    """A read-only file of `size` bytes that are made from another open file, which is closed with it.
 
-    def __init__(self, handle: IO[bytes], place: Place) -> None:
-        self._file, self._start, self._size = handle, place.start, place.size
+    Args:
+        piece: gives at most so many bytes from a place on: (place, wanted) -> bytes, at least one where there are any.
+    """
+    return _Derived(file, size, piece)
+
+
+class _Derived(io.RawIOBase):
+    def __init__(self, file: IO[bytes], size: int, piece: Callable[[int, int], bytes]) -> None:
+        self._file, self._size, self._piece = file, size, piece
         self._at = 0
 
     def readable(self) -> bool:
@@ -149,8 +157,7 @@ class _Part(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         wanted = max(0, min(len(buffer), self._size - self._at))
-        self._file.seek(self._start + self._at)
-        piece = self._file.read(wanted) if wanted else b""
+        piece = self._piece(self._at, wanted) if wanted else b""
         buffer[: len(piece)] = piece
         self._at += len(piece)
         return len(piece)
@@ -158,3 +165,13 @@ class _Part(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def _part(handle: IO[bytes], place: Place) -> io.RawIOBase:
+    """A part of an open file, as a file of its own."""
+
+    def piece(at: int, wanted: int) -> bytes:
+        handle.seek(place.start + at)
+        return handle.read(wanted)
+
+    return derived(handle, place.size, piece)

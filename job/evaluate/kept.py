@@ -133,11 +133,10 @@ def plan_of(
     judges: Sequence[Judge],
 ) -> Plan:
     """Decide what is asked of these two models; see `of` for the arguments."""
-    base, plan = base_directory(settings), Plan(base_directory(settings), directory)
-    config = read_config(base)
+    base = base_directory(settings)
+    plan, config = Plan(base, directory), read_config(base)
     languages = spoken_texts.languages_by_speaker(rows)
-    speaker = spoken_texts.speakers_of(read_config(directory), directory)[0]
-    speaker = next(iter(sorted(languages)), speaker)
+    speaker = min(languages) if languages else spoken_texts.speakers_of(read_config(directory), directory)[0]
     language = languages.get(speaker, settings.language)
 
     plan.recording = reference_of(references, speaker, set(spoken_texts.shipped(language)))
@@ -189,7 +188,8 @@ def _said(
     settings: Settings, plan: Plan, encoder: Any, loaders: Loaders
 ) -> tuple[dict[str, list[Sample]], kept_cloning.Person | None, int]:
     """The samples by name of the saying, without what failed; the other person; and samples a frame."""
-    directory, found, size = settings.paths.kept, {}, 0
+    directory = settings.paths.kept
+    found: dict[str, list[Sample]] = {}
     reference = (
         files.digest_bytes(repr(plan.recording).encode() + plan.recording.codes.tobytes()) if plan.recording else ""
     )

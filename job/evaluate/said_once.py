@@ -12,7 +12,7 @@ import numpy as np
 
 from job.config.settings import Settings
 from job.core import files
-from job.evaluate.speaking import Sample, speak_with_seeds
+from job.evaluate.speaking import Sample, conditions, speak_with_seeds
 from job.evaluate.spoken_texts import FRAMES_PER_CHARACTER, Utterance
 
 if TYPE_CHECKING:
@@ -45,9 +45,7 @@ class Saying:
 
 def key_of(saying: Saying, settings: Settings, model: Path, reference: str) -> str:
     """A digest of everything that the speech depends on; `reference` is that of the speaker to clone."""
-    names = ("seed", "greedy", "temperature", "top_p", "top_k", "max_new_tokens", "lora_scale", "mixed_precision")
-    how = [getattr(settings, name) for name in names]
-    weights = [files.stamp(path)[1:] for path in sorted(model.glob("*.safetensors"))]
+    how, weights = conditions(settings, model)
     return files.digest_bytes(repr((saying, how, weights, reference)).encode())
 
 

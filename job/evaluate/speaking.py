@@ -10,13 +10,14 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from job.config.settings import Settings
-from job.core import console
+from job.core import console, files
 from job.evaluate import spoken_texts
 from job.evaluate.spoken_texts import Utterance
 
@@ -52,6 +53,13 @@ class Sample:
     frames: int
     stopped_by_eos: bool
     real_time_factor: float
+
+
+def conditions(settings: Settings, directory: Path) -> tuple[list[Any], list[Any]]:
+    """What speech depends on besides the texts: the settings, and the sizes and times of a model's weights."""
+    names = ("seed", "greedy", "temperature", "top_p", "top_k", "max_new_tokens", "lora_scale", "mixed_precision")
+    weights = [files.stamp(path)[1:] for path in sorted(directory.glob("*.safetensors"))]
+    return [getattr(settings, name) for name in names], weights
 
 
 def speak(

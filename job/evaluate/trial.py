@@ -20,7 +20,7 @@ from job.evaluate.judges.judge import Judge
 from job.evaluate.judges.ratings import Ratings
 from job.evaluate.judges.registry import load_judges
 from job.evaluate.samples import describe, file_name, heard_as
-from job.evaluate.speaking import speak_with_seeds
+from job.evaluate.speaking import conditions, speak_with_seeds
 from job.evaluate.synthesize import load_voice, prepared, rows_of
 from job.model.loading import read_config, resolve_device
 
@@ -144,7 +144,5 @@ def _mean(told: Sequence[Mapping[str, Any]], name: str) -> float | None:
 
 def _key(settings: Settings, directory: Path, wanted: Asked) -> str:
     """A digest of everything that the figures of a checkpoint depend on."""
-    names = ("seed", "greedy", "temperature", "top_p", "top_k", "max_new_tokens", "lora_scale", "mixed_precision")
-    weights = [files.stamp(path)[1:] for path in sorted(directory.glob("*.safetensors"))]
-    how = [getattr(settings, name) for name in names]
+    how, weights = conditions(settings, directory)
     return files.digest_bytes(repr((how, weights, wanted.utterances, [one.by for one in wanted.judges])).encode())

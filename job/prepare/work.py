@@ -190,9 +190,9 @@ class Work:
 
         total = max(1, (self.manifest.rows[split] - shards.LINES * self.shards.present(split)) // world)
         encoder = RowEncoder(self.settings, self.codec)
-        # closing: stops the read-ahead if this fails
         readers = -(-world // self.settings.num_nodes)
         taken = 0
+        # closing: stops the read-ahead if this fails
         with closing(encoder.encoded(split, rows(), readers, self.shards.encoded_earlier)) as items:
             count = total * self._items_of_a_row(split)
             shown = console.progress(items, stage=STAGE, total=count, unit=_unit(split))
