@@ -1,6 +1,7 @@
 """What a training step moves through a GPU's memory, counted without a GPU: where its time goes beside the products.
 
     python benchmarks/traffic.py [--size 1.7B] [--mode full] [--fraction 0.5] [--operations 10]
+        [--master-weights bf16_with_fp32] [--candidate "turned by halves"]
 
 The real objective runs forward and backward on tensors that have shapes and no values (`tests/support/memory.py`), a
 batch of 8192 positions in bf16 autocast, with the branches of a GPU. Each operation counts as a kernel that reads its
@@ -22,6 +23,7 @@ from unittest.mock import patch
 
 import common
 import torch
+from gpu import candidates
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -116,7 +118,11 @@ class Fused(torch.autograd.Function):
 
 def count(base: Path, options: argparse.Namespace) -> tuple[Traffic, int]:
     """The traffic of a step without the optimizer, and its frames."""
-    settings = Settings(train_mode=options.mode, sub_talker_frame_fraction=options.fraction)
+    settings = Settings(
+        train_mode=options.mode,
+        sub_talker_frame_fraction=options.fraction,
+        master_weights=options.master_weights,
+    )
     config = common.released_config(options.size, base)
     model = memory.empty_model(config, settings, True)
     frames = lengths(POSITIONS)
@@ -127,6 +133,7 @@ def count(base: Path, options: argparse.Namespace) -> tuple[Traffic, int]:
         memory.as_on_cuda(),
         patch.object(memory, "FusedNorm", Fused),
         patch.object(torch.nn.functional, "rms_norm", single) if options.single_norms else nullcontext(),
+        candidates.ALL[options.candidate](model.talker) if options.candidate else nullcontext(),
         traffic,
     ):
         memory.measure(model, batch, settings, bf16=True)
@@ -140,6 +147,9 @@ def main() -> None:
     parser.add_argument("--mode", choices=("full", "lora"), default="full")
     parser.add_argument("--fraction", type=float, default=Settings().sub_talker_frame_fraction)
     parser.add_argument("--single-norms", action="store_true", help="norms by single operations, as on a CPU")
+    kept = ("fp32", "bf16_with_fp32", "bf16_stochastic")
+    parser.add_argument("--master-weights", choices=kept, default="fp32")
+    parser.add_argument("--candidate", choices=sorted(candidates.ALL), help="compute it as `gpu/candidates.py` does")
     parser.add_argument("--operations", type=int, default=0, help="of how many to print their own lines")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:

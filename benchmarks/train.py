@@ -209,7 +209,8 @@ def main() -> None:
     parser.add_argument("--optimizer", choices=kinds, default=Settings().optimizer, help="of ours")
     parser.add_argument("--precision", choices=("auto", "no", "bf16"), default="auto", help="MIXED_PRECISION of both")
     parser.add_argument("--checkpointing", choices=("false", "selective", "true"), default="false", help="of ours")
-    parser.add_argument("--master-weights", choices=("fp32", "bf16_stochastic"), default="fp32", help="of ours")
+    kept = ("fp32", "bf16_with_fp32", "bf16_stochastic")
+    parser.add_argument("--master-weights", choices=kept, default="fp32", help="of ours")
     parser.add_argument(
         "--compile", action="store_true", help="TORCH_COMPILE of ours; on a GPU the default has it as a case"
     )

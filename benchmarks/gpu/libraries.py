@@ -18,6 +18,7 @@ import common
 import loops
 import torch
 
+from gpu import candidates
 from gpu.case import Case, Context, Finding, NotHere, rounded
 from gpu.losses import base_of
 from gpu.speed import Shape, measured_part
@@ -28,6 +29,7 @@ from job.train.update import Update
 #: OPTIMIZER and MASTER_WEIGHTS of the job's own, beside the libraries'.
 OWN = (
     ("adamw_fused", "fp32"),
+    ("adamw_fused", "bf16_with_fp32"),
     ("adamw_8bit", "fp32"),
     ("adamw_fused", "bf16_stochastic"),
     ("adamw_8bit", "bf16_stochastic"),
@@ -42,18 +44,37 @@ def cases(size: str, positions: int) -> list[Case]:
         Case("libraries, adapters by peft", in_place("adapters by peft", lora, _by_peft), 90),
         Case("libraries, Liger Kernel", in_place("Liger Kernel", full, _by_liger), 90, gpus=1, alone=True),
         Case("libraries, optimizers", optimizer_steps(size), 180, alone=True),
+        *_candidates(lora, full),
     ]
 
 
-def in_place(name: str, shape: Shape, instead: Callable[[Any], AbstractContextManager[None]]) -> Callable[..., Any]:
-    """Training with the job's own code, and with the library's, one after the other in one process."""
+def _candidates(*shapes: Shape) -> list[Case]:
+    """What might come into the job, for each shape."""
+
+    def case(name: str, shape: Shape, use: Callable[[Any], AbstractContextManager[None]]) -> Case:
+        run = in_place(
+            f"{name}, {shape.mode}", shape, lambda bench: use(bench.model.talker), "candidates", "the candidate"
+        )
+        return Case(f"candidates, {name}, {shape.mode}", run, 90)
+
+    return [case(name, shape, use) for name, use in candidates.ALL.items() for shape in shapes]
+
+
+def in_place(
+    name: str,
+    shape: Shape,
+    instead: Callable[[Any], AbstractContextManager[None]],
+    kind: str = "libraries",
+    other: str = "the library's",
+) -> Callable[..., Any]:
+    """Training with the job's own code, and with another, one after the other in one process."""
 
     def run(context: Context) -> Iterator[Finding]:
         settings = Settings()
         bench = loops.make(context.work, shape.size, 24 if context.small else 1024, settings, context.device,
                            base=base_of(context))  # fmt: skip
-        finding, rates = Finding(f"libraries, {name}, {shape.positions[0]} positions"), {}
-        for whose, changed in (("the job's", nullcontext()), ("the library's", instead(bench))):
+        finding, rates = Finding(f"{kind}, {name}, {shape.positions[0]} positions"), {}
+        for whose, changed in (("the job's", nullcontext()), (other, instead(bench))):
             with changed:
                 loop = bench.ours(settings.sub_talker_frame_fraction, shape.mode, shape.positions[0])
                 part = Finding(whose)
@@ -61,9 +82,7 @@ def in_place(name: str, shape: Shape, instead: Callable[[Any], AbstractContextMa
             rates[whose] = part.figures["frames a second"]
             finding.figures.update({f"{key}, {whose}": part.figures[key] for key in part.figures if key != "top"})
             finding.wrong += [f"{whose}: {wrong}" for wrong in part.wrong]
-        finding.figures = {"the job's / the library's": rounded(rates["the job's"] / rates["the library's"])} | (
-            finding.figures
-        )
+        finding.figures = {f"the job's / {other}": rounded(rates["the job's"] / rates[other])} | finding.figures
         yield finding
 
     return run

@@ -51,8 +51,10 @@ AS_ROUNDED = 2.0
 HALF_A_PLACE = 2.0**-9
 
 
-def against_fp32(mode: str, more: dict[str, str] | None = None) -> Callable[[Context], Iterator[Finding]]:
-    """A case for a TRAIN_MODE, and `more` variables of the run that is compared with fp32."""
+def against_fp32(
+    mode: str, name: str = "", more: dict[str, str] | None = None
+) -> Callable[[Context], Iterator[Finding]]:
+    """A case for a TRAIN_MODE, and `more` variables, called `name`, of the run that is compared with fp32."""
 
     def run(context: Context) -> Iterator[Finding]:
         base, steps = base_of(context), SMALL_STEPS if context.small else STEPS
@@ -63,8 +65,8 @@ def against_fp32(mode: str, more: dict[str, str] | None = None) -> Callable[[Con
         )
         tenth = max(1, steps // 10)
         first, last = (float(part.mean()) for part in (found[:tenth], found[-tenth:]))
-        name = ", compiled" if more else ""
-        finding = Finding(f"losses, {mode}{name}, against fp32", {"steps": steps, "first": rounded(first)})
+        named = f"{mode}, {name}" if name else mode
+        finding = Finding(f"losses, {named}, against fp32", {"steps": steps, "first": rounded(first)})
         off, bounds = _off(found, exact, tenth), (MEAN, END)
         if off[0] > MEAN or off[1] > END:
             nudged = losses(context, nudge(base), f"{mode}-nudged", {**MODES[mode], "MIXED_PRECISION": "no"}, steps)
@@ -167,7 +169,10 @@ def built_in(context: Context) -> Path:
     return base if base.exists() else build(base)
 
 
+_COPIES = against_fp32("full", "bf16_with_fp32", {"MASTER_WEIGHTS": "bf16_with_fp32"})
+_COMPILED = against_fp32("full", "compiled", {"TORCH_COMPILE": "true"})
 CASES = [
     *(Case(f"losses, {mode}", against_fp32(mode), 150) for mode in MODES),
-    Case("losses, full, compiled", against_fp32("full", {"TORCH_COMPILE": "true"}), 200, gpus=1, alone=True),
+    Case("losses, full, bf16_with_fp32", _COPIES, 150),
+    Case("losses, full, compiled", _COMPILED, 200, gpus=1, alone=True),
 ]

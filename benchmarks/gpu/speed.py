@@ -41,12 +41,14 @@ class Shape:
     positions: tuple[int, ...]
     compiled: bool = False
     checkpointing: Any = "false"
+    weights: Any = "fp32"
 
     @property
     def name(self) -> str:
         """Of its case."""
         kept = "" if self.checkpointing == "false" else f", {KEPT[self.checkpointing]} checkpointing"
-        return f"speed, {self.mode}, {self.size}{', compiled' if self.compiled else ''}{kept}"
+        weights = "" if self.weights == "fp32" else f", {self.weights}"
+        return f"speed, {self.mode}, {self.size}{', compiled' if self.compiled else ''}{weights}{kept}"
 
 
 def of(shape: Shape) -> Callable[[Context], Iterator[Finding]]:
@@ -59,7 +61,12 @@ def of(shape: Shape) -> Callable[[Context], Iterator[Finding]]:
             except BadInput as reason:
                 raise NotHere(str(reason)) from reason
         rows = SMALL_ROWS if context.small else ROWS
-        settings = Settings(torch_compile=shape.compiled, gradient_checkpointing=shape.checkpointing)
+        settings = Settings(
+            torch_compile=shape.compiled,
+            gradient_checkpointing=shape.checkpointing,
+            master_weights=shape.weights,
+            mixed_precision="auto" if context.on_gpu or shape.weights == "fp32" else "bf16",
+        )
         bench = loops.make(context.work, shape.size, rows, settings, context.device, base=base_of(context))
         loop = bench.ours(settings.sub_talker_frame_fraction, shape.mode, shape.positions[0])
         layers = bench.model.talker.model.layers

@@ -14,11 +14,12 @@ from job.train.adapt import Group
 from job.train.update import Update
 
 #: OPTIMIZER, MASTER_WEIGHTS, and how far the way that the weights have moved may be from plain fp32 AdamW's. Eight bits
-#: round the moments, and stochastic rounding the weights.
+#: round the moments, and bf16 the weights.
 KINDS = (
     ("adamw", "fp32", 1e-4),
     ("adamw_fused", "fp32", 1e-4),
     ("adamw_8bit", "fp32", 5e-2),
+    ("adamw_fused", "bf16_with_fp32", 5e-2),
     ("adamw_fused", "bf16_stochastic", 5e-2),
     ("adamw_8bit", "bf16_stochastic", 5e-2),
 )
@@ -40,7 +41,7 @@ def _moved(optimizer: Any, weights: Any, device: torch.device, small: bool) -> t
     """What `STEPS` steps have changed, all weights in one tensor on the CPU."""
     settings = Settings(optimizer=optimizer, master_weights=weights, max_grad_norm=1.0, weight_decay=0.1)
     made = torch.Generator().manual_seed(0)
-    kind = torch.bfloat16 if weights == "bf16_stochastic" else torch.float32
+    kind = torch.float32 if weights == "fp32" else torch.bfloat16
     shapes = ((96, 50), (4096,), (33,)) if small else ((2048, 6144), (3072, 1024), (4096,), (33,))
     # Values that bf16 has, so that all begin at the same ones; small enough for its steps to be smaller than an update.
     start = [(0.02 * torch.randn(*shape, generator=made)).bfloat16().float() for shape in shapes]

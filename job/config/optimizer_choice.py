@@ -15,17 +15,22 @@ SMALLEST = 4096
 def trained_bytes(settings: Settings) -> float:
     """Bytes per trained parameter: its weight, its gradient and AdamW's two moments.
 
-    fp32 takes 4 + 4 + 8. bf16 weights have bf16 gradients: 2 + 2. An 8-bit moment takes one byte, and an fp32 scale per
-    block.
+    fp32 takes 4 + 4 + 8. bf16 weights have bf16 gradients: 2 + 2, and 4 for an fp32 copy where there is one. An 8-bit
+    moment takes one byte, and an fp32 scale per block.
     """
-    weight_and_gradient = 4.0 if in_bf16(settings) else 8.0
+    weight_and_gradient = 4.0 if in_bf16(settings) and not has_fp32_copies(settings) else 8.0
     moments = 2 * (1 + 4 / BLOCK) if settings.optimizer == "adamw_8bit" else 8.0
     return weight_and_gradient + moments
 
 
 def in_bf16(settings: Settings) -> bool:
-    """Whether the trained weights are stored only in bf16, without an fp32 copy."""
-    return settings.master_weights == "bf16_stochastic"
+    """Whether the model holds its trained weights in bf16."""
+    return settings.master_weights != "fp32"
+
+
+def has_fp32_copies(settings: Settings) -> bool:
+    """Whether the optimizer keeps fp32 copies of bf16 weights."""
+    return settings.master_weights == "bf16_with_fp32"
 
 
 def check(settings: Settings, precision: str | None = None) -> None:
@@ -39,13 +44,18 @@ def check(settings: Settings, precision: str | None = None) -> None:
     """
     if settings.distributed == "fsdp":
         for name, value in (("OPTIMIZER", settings.optimizer), ("MASTER_WEIGHTS", settings.master_weights)):
-            if value in ("adamw_8bit", "bf16_stochastic"):
+            if value in ("adamw_8bit", "bf16_stochastic", "bf16_with_fp32"):
                 raise BadInput(
                     f"{name}={value}: cannot be combined with DISTRIBUTED=fsdp, which shards weights and moments; use "
                     "DISTRIBUTED=ddp, or fp32 with adamw_fused"
                 )
+    if has_fp32_copies(settings) and settings.optimizer == "adamw_8bit":
+        raise BadInput(
+            "MASTER_WEIGHTS=bf16_with_fp32: cannot be combined with OPTIMIZER=adamw_8bit; use adamw_fused, or "
+            "MASTER_WEIGHTS=bf16_stochastic"
+        )
     if in_bf16(settings) and precision not in (None, "bf16"):
         raise BadInput(
-            f"MASTER_WEIGHTS=bf16_stochastic: needs bf16 arithmetic, but MIXED_PRECISION={settings.mixed_precision} "
-            f"gives {precision} here; set MIXED_PRECISION=bf16, or MASTER_WEIGHTS=fp32"
+            f"MASTER_WEIGHTS={settings.master_weights}: needs bf16 arithmetic, but MIXED_PRECISION="
+            f"{settings.mixed_precision} gives {precision} here; set MIXED_PRECISION=bf16, or MASTER_WEIGHTS=fp32"
         )

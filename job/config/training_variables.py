@@ -87,10 +87,11 @@ class TrainingVariables(BaseSettings):
         "adamw_fused",
         "AdamW variant: `adamw_fused` needs a quarter of the time, `adamw_8bit` a quarter of the moments' memory.",
     )
-    master_weights: Literal["fp32", "bf16_stochastic"] = var(
+    master_weights: Literal["fp32", "bf16_with_fp32", "bf16_stochastic"] = var(
         "fp32",
-        "Precision of the stored trained weights: `bf16_stochastic` keeps them only in bf16, rounds updates "
-        "stochastically, and halves the memory for weights and gradients.",
+        "Precision of the stored trained weights: `bf16_with_fp32` computes with bf16 weights and keeps fp32 copies "
+        "in the optimizer; `bf16_stochastic` keeps them only in bf16, rounds updates stochastically, and halves the "
+        "memory for weights and gradients.",
     )
     logging_steps: int = var(10, "Steps between log lines.", ge=1, free=True)
     eval_steps: int | None = var(None, "Steps between validations. Default: once per epoch.", ge=1)

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch.optim.adamw import adamw
 
-from job.config.optimizer_choice import BLOCK, SMALLEST, in_bf16
+from job.config.optimizer_choice import BLOCK, SMALLEST, has_fp32_copies, in_bf16
 from job.config.settings import Settings
 from job.train import adapt
 from job.train.compact import quantized, restored, rounded
+from job.train.master_adamw import MasterAdamW, load_as_saved
 from job.train.seeds import seed_of
 
 #: Values updated at a time, in whole blocks: few enough for a CPU's cache, enough to keep a GPU busy.
@@ -44,9 +45,11 @@ def optimizer_of(settings: Settings, groups: list[adapt.Group]) -> torch.optim.O
             if parameters:
                 parts.append({"params": [p for _, p in parameters], "lr": group.rate, "weight_decay": weight_decay})
     eight_bit = settings.optimizer == "adamw_8bit"
-    if eight_bit or in_bf16(settings):
+    kept = has_fp32_copies(settings)
+    if eight_bit or (in_bf16(settings) and not kept):
         return CompactAdamW(parts, eight_bit=eight_bit, fused=settings.optimizer != "adamw", seed=settings.seed)
-    return torch.optim.AdamW(parts, betas=_BETAS, fused=True if settings.optimizer == "adamw_fused" else None)
+    adamw_of = MasterAdamW if kept else torch.optim.AdamW
+    return adamw_of(parts, betas=_BETAS, fused=True if settings.optimizer == "adamw_fused" else None)
 
 
 def decayed_and_not(group: adapt.Group) -> tuple[list[Named], list[Named]]:
@@ -86,13 +89,7 @@ class CompactAdamW(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state without torch's conversion to the weights' dtype."""
-        super().load_state_dict({**state_dict, "state": {}})
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        for index, saved in state_dict["state"].items():
-            device = parameters[index].device
-            self.state[parameters[index]] = {
-                name: value.to("cpu" if name == "step" else device) for name, value in saved.items()
-            }
+        load_as_saved(self, state_dict)
 
     def _portions(self, parameters: list[torch.nn.Parameter], first: int) -> Iterator[list[Piece]]:
         """Divide a group into what is updated at a time: a piece of a large tensor, or several small ones together.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -52,6 +52,9 @@ class Update:
 def _norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
     """Total norm of the gradients, scalar fp32."""
     if all(g.device.type == "cpu" for g in gradients):  # `vector_norm` is half as fast on a CPU
-        squares = [torch.dot(flat, flat).double() for flat in (g.flatten() for g in gradients)]
+        squares = [torch.dot(flat, flat).double() for flat in (g.flatten().float() for g in gradients)]
         return torch.stack([*squares, torch.zeros((), dtype=torch.float64)]).sum().sqrt().float()
+    if any(g.dtype != torch.float32 for g in gradients):  # otherwise the norms would be as coarse as the gradients
+        norms = torch._foreach_norm(list(gradients), 2.0, torch.float32)
+        return cast(torch.Tensor, torch.linalg.vector_norm(torch.stack(norms)))
     return torch.nn.utils.get_total_norm(gradients)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from job.config import optimizer_choice as rules
 from job.config import settings as variables
 from job.estimate import memory
 from job.estimate.parameters import parameter_counts
-from job.train import optimizers, resume
+from job.train import master_adamw, optimizers, resume
 from job.train.compact import dynamic_map, quantized, restored, rounded
+from job.train.master_adamw import MasterAdamW
 from job.train.optimizers import CompactAdamW, optimizer_of
+from job.train.update import Update
 from tests.support.commands import run_job
 from tests.test_pipeline import start
 from tests.train.test_resume import outcome
@@ -38,6 +41,7 @@ QUICK = {
 EIGHT_BIT = {"OPTIMIZER": "adamw_8bit", "MIXED_PRECISION": "no"}
 STOCHASTIC = {"MASTER_WEIGHTS": "bf16_stochastic"}
 BOTH = {"OPTIMIZER": "adamw_8bit", "MASTER_WEIGHTS": "bf16_stochastic"}
+COPIES = {"MASTER_WEIGHTS": "bf16_with_fp32"}
 
 
 def dice(seed=0):
@@ -130,6 +134,11 @@ def made(trained, *, eight_bit, seed=3, fused=True):
     return CompactAdamW(groups, eight_bit=eight_bit, fused=fused, seed=seed)
 
 
+def with_copies(trained, *, fused=True):
+    groups = [{"params": trained[:2], "lr": 1e-3, "weight_decay": 0.1}, {"params": trained[2:], "lr": 2e-3}]
+    return MasterAdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=fused or None)
+
+
 def plain(trained):
     groups = [{"params": trained[:2], "lr": 1e-3, "weight_decay": 0.1}, {"params": trained[2:], "lr": 2e-3}]
     return torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
@@ -155,6 +164,50 @@ def test_bf16_weights_go_where_fp32_weights_go(eight_bit):
     ours_went, theirs_went = (float((p[0].float() - start_at[0]).mean()) for p in (ours, theirs))
     assert ours[0].dtype == torch.bfloat16
     assert ours_went == pytest.approx(theirs_went, rel=0.01)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("at_once", [1 << 26, 5000])
+def test_weights_with_fp32_copies_are_those_of_adamw_rounded(monkeypatch, fused, at_once):
+    """Fifty steps: the copies are fp32 AdamW's weights on the same gradients, and the weights their nearest in bf16."""
+    monkeypatch.setattr(master_adamw, "AT_ONCE", at_once)
+    ours, theirs = parameters(torch.bfloat16), parameters()
+    for a, b in zip(ours, theirs, strict=True):
+        b.data = a.detach().float()
+    optimizer = with_copies(ours, fused=fused)
+    reference = plain(theirs)
+    for step in range(50):
+        steps(optimizer, ours, step, step + 1)
+        for a, b in zip(ours, theirs, strict=True):
+            b.grad = a.grad.float()
+        reference.step()
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(optimizer.state[a]["master"], b, rtol=1e-5, atol=1e-7)
+        assert torch.equal(a.detach(), optimizer.state[a]["master"].bfloat16())
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_clipping_is_by_the_norm_in_fp32():
+    """As with fp32 weights: the device decides, and the norm has more digits than the gradients."""
+    trained = parameters(torch.bfloat16)
+    optimizer = with_copies(trained)
+    update = Update(optimizer, 0.5)
+    steps(optimizer, trained, 0, 1)
+    gradients = [p.grad.double() for p in trained]
+    exact = float(torch.stack([g.square().sum() for g in gradients]).sum().sqrt())
+    copies = [{n: v.clone() for n, v in optimizer.state[p].items()} for p in trained]
+    assert float(update(trained, torch.tensor(torch.nan))) == pytest.approx(exact, rel=1e-4)
+    for p, before in zip(trained, copies, strict=True):
+        assert all(torch.equal(optimizer.state[p][name], value) for name, value in before.items())
+    fp32 = [torch.nn.Parameter(c["master"].clone()) for c in copies]
+    clipped = plain(fp32)
+    for p, c in zip(fp32, copies, strict=True):
+        clipped.state[p] = {n: c[n].clone() for n in ("step", "exp_avg", "exp_avg_sq")}
+        p.grad = trained[len([q for q in fp32 if q.grad is not None])].grad.float()
+    torch.nn.utils.clip_grad_norm_(fp32, 0.5)
+    clipped.step()
+    update(trained, torch.tensor(1.0))
+    for p, q in zip(trained, fp32, strict=True):
+        assert torch.allclose(optimizer.state[p]["master"], q, rtol=1e-5, atol=1e-8)
 
 
 def small_matrices():
@@ -233,15 +286,24 @@ def test_all_processes_round_alike_and_another_seed_does_not():
     assert not torch.equal(results[0][0], results[2][0])
 
 
-@pytest.mark.parametrize("eight_bit", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_checkpoint_holds_the_optimizer_to_the_last_bit(tmp_path, eight_bit, dtype):
+@pytest.mark.parametrize(
+    ("make", "dtype", "moments"),
+    [
+        (partial(made, eight_bit=True), torch.float32, torch.uint8),
+        (partial(made, eight_bit=False), torch.float32, torch.float32),
+        (partial(made, eight_bit=True), torch.bfloat16, torch.uint8),
+        (partial(made, eight_bit=False), torch.bfloat16, torch.float32),
+        (with_copies, torch.bfloat16, torch.float32),
+    ],
+    ids=["8bit-fp32", "fp32", "8bit-bf16", "bf16", "copies"],
+)
+def test_a_checkpoint_holds_the_optimizer_to_the_last_bit(tmp_path, make, dtype, moments):
     """Snapshot, files, and back into a new optimizer that accelerate has prepared: the next steps are the same bits."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     trained = parameters(dtype)
-    optimizer = made(trained, eight_bit=eight_bit)
+    optimizer = make(trained)
     steps(optimizer, trained, 0, 3)
     named = [(str(n), p) for n, p in enumerate(trained)]
     resume.save(tmp_path, resume.snapshot(3, {}, named, optimizer), keep=1)
@@ -249,14 +311,14 @@ def test_a_checkpoint_holds_the_optimizer_to_the_last_bit(tmp_path, eight_bit, d
     steps(optimizer, trained, 3, 6)
 
     fresh = [torch.nn.Parameter(torch.zeros_like(p)) for p in trained]
-    again = made(fresh, eight_bit=eight_bit)
+    again = make(fresh)
     resume.restore(tmp_path / "checkpoint-3", [(str(n), p) for n, p in enumerate(fresh)], again)
     try:
         prepared = Accelerator(cpu=True).prepare(again)
         state = again.state[fresh[0]]
         assert {name: value.dtype for name, value in state.items()} == {n: v.dtype for n, v in held.items()}
         assert all(torch.equal(state[name], value) for name, value in held.items())
-        assert state["exp_avg"].dtype == (torch.uint8 if eight_bit else torch.float32)
+        assert state["exp_avg"].dtype == moments
         steps(prepared, fresh, 3, 6)
     finally:
         AcceleratorState._reset_state(True)
@@ -269,6 +331,7 @@ def test_a_checkpoint_holds_the_optimizer_to_the_last_bit(tmp_path, eight_bit, d
         ({}, 16),
         ({"OPTIMIZER": "adamw_8bit"}, 10),
         ({"MASTER_WEIGHTS": "bf16_stochastic"}, 12),
+        ({"MASTER_WEIGHTS": "bf16_with_fp32"}, 16),
         ({"OPTIMIZER": "adamw_8bit", "MASTER_WEIGHTS": "bf16_stochastic"}, 6),
     ],
     ids=lambda v: "-".join(v.values()) if isinstance(v, dict) else str(v),
@@ -319,7 +382,7 @@ def test_each_trains_as_adamw_does(prepared, tmp_path):
     few = {"MAX_STEPS": "40", "LOGGING_STEPS": "1"}
     _, expected, log = train(prepared, tmp_path / "base", few)
     assert expected < 0.5 * log[0]["loss"]
-    for name, values in (("8bit", EIGHT_BIT), ("stochastic", STOCHASTIC), ("both", BOTH)):
+    for name, values in (("8bit", EIGHT_BIT), ("stochastic", STOCHASTIC), ("both", BOTH), ("copies", COPIES)):
         settings, loss, _ = train(prepared, tmp_path / name, few, values)
         assert loss == pytest.approx(expected, rel=0.05), name
     from safetensors import safe_open
@@ -340,10 +403,11 @@ def test_adapters_can_be_in_bf16(prepared, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_as_an_undisturbed_one(prepared, tmp_path, capsys):
-    """SIGKILL in the middle, with 8-bit moments and bf16 weights: equal weights and logs to the last bit."""
+@pytest.mark.parametrize("kind", [BOTH, COPIES], ids=["both", "copies"])
+def test_a_killed_run_ends_as_an_undisturbed_one(prepared, tmp_path, capsys, kind):
+    """SIGKILL in the middle, with 8-bit moments and bf16 weights, or fp32 copies of them: equal to the last bit."""
     work, alone = tmp_path / "work", tmp_path / "alone"
-    values = {**QUICK, **BOTH, "MAX_STEPS": "30", "SAVE_STEPS": "2", "SUB_TALKER_FRAME_FRACTION": "0.5"}
+    values = {**QUICK, **kind, "MAX_STEPS": "30", "SAVE_STEPS": "2", "SUB_TALKER_FRAME_FRACTION": "0.5"}
     for copy in (work, alone):
         shutil.copytree(prepared, copy)
     process = start({**values, "WORK_DIR": str(work)}, ("train",))
@@ -366,6 +430,9 @@ def test_a_killed_run_ends_as_an_undisturbed_one(prepared, tmp_path, capsys):
     [
         ({"OPTIMIZER": "adamw_8bit", "DISTRIBUTED": "fsdp"}, "OPTIMIZER=adamw_8bit"),
         ({"MASTER_WEIGHTS": "bf16_stochastic", "DISTRIBUTED": "fsdp"}, "MASTER_WEIGHTS=bf16_stochastic"),
+        ({"MASTER_WEIGHTS": "bf16_with_fp32", "DISTRIBUTED": "fsdp"}, "MASTER_WEIGHTS=bf16_with_fp32"),
+        ({"MASTER_WEIGHTS": "bf16_with_fp32", "OPTIMIZER": "adamw_8bit"}, "OPTIMIZER=adamw_8bit"),
+        ({"MASTER_WEIGHTS": "bf16_with_fp32", "MIXED_PRECISION": "no"}, "MIXED_PRECISION=no"),
         ({"MASTER_WEIGHTS": "bf16_stochastic", "MIXED_PRECISION": "no"}, "MIXED_PRECISION=no"),
         ({"MASTER_WEIGHTS": "bf16_stochastic", "MIXED_PRECISION": "fp16"}, "MIXED_PRECISION=fp16"),
         ({"MASTER_WEIGHTS": "bf16_stochastic", "MIXED_PRECISION": "auto"}, "gives no here"),
@@ -377,7 +444,9 @@ def test_what_does_not_go_together_is_refused_at_the_start(tmp_path, capsys, val
     result = run_job(capsys, ["doctor"], {**QUICK, **values, "WORK_DIR": tmp_path / "w"})
     assert result.code == 2
     assert len(result.errors) == 1 and named in result.errors[0]
-    assert "use DISTRIBUTED=ddp" in result.errors[0] or "set MIXED_PRECISION=bf16" in result.errors[0]
+    assert any(
+        fix in result.errors[0] for fix in ("use DISTRIBUTED=ddp", "set MIXED_PRECISION=bf16", "use adamw_fused")
+    )
 
 
 def test_the_plan_counts_what_is_saved(prepared):
@@ -390,7 +459,7 @@ def test_the_plan_counts_what_is_saved(prepared):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("values", [EIGHT_BIT, STOCHASTIC, BOTH], ids=["8bit", "stochastic", "both"])
+@pytest.mark.parametrize("values", [EIGHT_BIT, STOCHASTIC, BOTH, COPIES], ids=["8bit", "stochastic", "both", "copies"])
 def test_each_recites(prepared, tmp_path, values):
     """Trained until it knows its clips by heart: all codes, and it stops where it should."""
     from job.dataset.prepared import read_split
