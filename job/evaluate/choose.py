@@ -85,7 +85,7 @@ def pick(
         return lowest, f"chosen by the loss: step {lowest}, the only one there is"
     order = sorted(figures, key=lambda step: (step != lowest, losses[step]))
     winner, reason = best_of(figures, order)
-    said = f"chosen by judges: step {winner} of {', '.join(map(str, sorted(figures)))}"
+    said = f"chosen by judges: step {winner}, of steps {', '.join(map(str, sorted(figures)))}"
     if reason is None:
         return winner, f"{said}, which has the lowest loss as well"
     label, here, there = difference(figures, reason, winner, lowest)

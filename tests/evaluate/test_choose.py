@@ -35,7 +35,7 @@ def test_the_first_figure_that_tells_them_apart_decides(other: dict[str, Any], w
     step, why = choose.pick({10: GOOD, 20: {**GOOD, **other}}, {10: 1.0, 20: 2.0}, lowest=10)
     assert step == winner
     assert reason in why
-    assert why.startswith(f"chosen by judges: step {winner} of 10, 20")
+    assert why.startswith(f"chosen by judges: step {winner}, of steps 10, 20")
 
 
 def candidates(asked: Settings, made: dict[int, Path], losses: dict[int, float]) -> None:
@@ -84,7 +84,7 @@ def test_the_lowest_error_rate_wins_over_the_lowest_loss_and_what_was_judged_is_
     capsys.readouterr()
     chosen = choose.best_checkpoint(asked)
     assert (chosen["step"], chosen["lowest_loss_step"]) == (better, worse)
-    assert f"chosen by judges: step {better} of 10, 20; character error rate" in chosen["why"]
+    assert f"chosen by judges: step {better}, of steps 10, 20; character error rate" in chosen["why"]
     assert "saying" not in capsys.readouterr().out, "nothing was said again"
     assert (asked.paths.best / "model.safetensors").read_bytes() == (made[better] / "model.safetensors").read_bytes()
     assert not asked.paths.candidates.exists()
