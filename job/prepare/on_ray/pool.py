@@ -1,13 +1,12 @@
-"""Hands shards out to the workers of a Ray cluster, and those of lost workers to others."""
+"""Hands portions of shards out to the workers of a Ray cluster, and those of lost workers to others."""
 
 from __future__ import annotations
 
 import socket
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +17,26 @@ from job.core import console, files
 from job.core.errors import JobError, PeerLost, first_line
 from job.prepare import row_encoder
 from job.prepare.codec import Codec, Sizes, files_of, identity_of
+from job.prepare.on_ray.portions import Assembly, Portion, begun
 from job.prepare.on_ray.supply import Supplier
 from job.prepare.on_ray.workers import Encoder, Order, Rows, read_rows
 from job.prepare.row_encoder import STAGE
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from job.prepare.encode import Item
     from job.prepare.manifest_rows import Row
-    from job.prepare.shards import Contents, Shard
+    from job.prepare.shards import Shard
 
 #: Rows that one task of Ray reads for an encoder.
 READ_ROWS = 32
-#: How often a shard, or the start of a worker, may lose its worker before the run fails.
+#: Rows of a portion on CPUs, small enough that all workers end at about the same time. On a GPU it is a whole shard,
+#: whose clips are batched as they would be without Ray.
+PORTION_ROWS = 16
+#: Portions that a worker has at a time: while it encodes one the next is read, or is there already.
+DEPTH = 2
+#: How often a portion, or the start of a worker, may lose its worker before the run fails.
 MOST_LOSSES = 5
 #: Seconds between two looks at the cluster, which may have grown.
 LOOK_SECONDS = 5.0
@@ -39,20 +47,11 @@ STILL_SECONDS = 60.0
 
 
 @dataclass(slots=True)
-class _Task:
-    """A shard to encode, and how often a worker was lost over it."""
-
-    shard: Shard
-    rows: list[Row]
-    losses: int = 0
-
-
-@dataclass(slots=True)
 class _Worker:
-    """An encoder: its actor, its shards, the oldest first, and its machine (`place`) once it is ready."""
+    """An encoder: its actor, its portions, the oldest first, and its machine (`place`) once it is ready."""
 
     actor: Any
-    tasks: dict[Any, _Task] = field(default_factory=dict)
+    tasks: dict[Any, Portion] = field(default_factory=dict)
     place: str | None = None
 
 
@@ -105,20 +104,30 @@ class Pool:
         self._order = self._ray.put(order)
 
     def encoded(
-        self, split: str, due: Iterable[tuple[Shard, list[Row]]]
-    ) -> Generator[tuple[Shard, Contents], None, None]:
-        """Yield what the shards contain, each as soon as it is encoded. `due` is consumed as workers become free.
+        self, split: str, due: Iterable[tuple[Shard, list[Row]]], earlier: Callable[[Row], pa.Table | None]
+    ) -> Generator[tuple[Shard, list[Item]], None, None]:
+        """Yield the shards with their items, each as soon as it is complete.
+
+        Args:
+            split: the split of the shards.
+            due: the shards and their rows; consumed as workers become free.
+            earlier: what an earlier run encoded of a row, which is then sent to no worker.
 
         Raises:
             JobError: whatever a worker refuses with, or that the same rows end one worker after another.
         """
-        waiting: deque[_Task] = deque()
-        rest = (_Task(shard, rows) for shard, rows in due)
+        waiting: deque[Portion] = deque()
+        rest = iter(due)
+        size = None if self.device == "cuda" else PORTION_ROWS
         while True:
             if not self._look():
                 time.sleep(1.0)  # nothing of Ray is called meanwhile: it would wait, and end this process in the end
                 continue
-            waiting.extend(islice(rest, max(0, self._wanted + 1 - len(waiting))))
+            while len(waiting) <= self._wanted and (one := next(rest, None)) is not None:
+                assembly, portions = begun(*one, size, earlier)
+                waiting.extend(portions)
+                if not portions:
+                    yield assembly.shard, assembly.items()
             under_way = sum(len(worker.tasks) for worker in self._workers)
             if not waiting and not under_way:
                 return
@@ -132,8 +141,8 @@ class Pool:
                     self._started(future)
                     continue
                 worker = next((one for one in self._workers if future in one.tasks), None)
-                if worker is not None and (found := self._finished(worker, future, waiting)) is not None:
-                    yield found
+                if worker is not None and (complete := self._finished(worker, future, waiting)) is not None:
+                    yield complete.shard, complete.items()
             if not done:
                 self._say_if_nobody_is_there()
 
@@ -166,17 +175,16 @@ class Pool:
         self._workers.append(worker)
         self._starting[worker.actor.load.remote()] = worker
 
-    def _hand_out(self, split: str, waiting: deque[_Task]) -> None:
-        """Give waiting shards to the workers that are ready. With readers a second one is read meanwhile."""
-        depth = 2 if self._reads_apart else 1
+    def _hand_out(self, split: str, waiting: deque[Portion]) -> None:
+        """Give waiting portions to the workers that are ready, one each before any gets a second one."""
         ready = [worker for worker in self._workers if worker.place is not None]
-        for _ in range(depth):
+        for depth in range(1, DEPTH + 1):
             for worker in sorted(ready, key=lambda one: len(one.tasks)):
                 if waiting and len(worker.tasks) < depth:
                     task = waiting.popleft()
                     worker.tasks[self._submit(worker, split, task)] = task
 
-    def _submit(self, worker: _Worker, split: str, task: _Task) -> Any:
+    def _submit(self, worker: _Worker, split: str, task: Portion) -> Any:
         stamps = [None if row.audio is None else files.stamp(row.audio) for row in task.rows]
         rows = Rows(split, task.rows, stamps)
         pieces = None
@@ -197,16 +205,16 @@ class Pool:
             if self._failed_starts == MOST_LOSSES:
                 raise JobError(f"ENGINE=ray: {MOST_LOSSES} workers ended while they started ({reason})") from error
 
-    def _finished(self, worker: _Worker, future: Any, waiting: deque[_Task]) -> tuple[Shard, Contents] | None:
-        """Return a shard and its contents, or have it encoded again if its worker was lost."""
+    def _finished(self, worker: _Worker, future: Any, waiting: deque[Portion]) -> Assembly | None:
+        """Take what a worker returns, or have it encoded again if that was lost. Returns a shard that is complete."""
         first = next(iter(worker.tasks)) == future
         task = worker.tasks.pop(future)
         try:
-            return task.shard, self._ray.get(future)
+            items = self._ray.get(future)
         except self._ray.exceptions.RayError as error:
             reason = _reason(self._ray, error)
             task.losses += first and not getattr(error, "preempted", False)
-            rows = f"rows {task.rows[0].number} to {task.rows[-1].number} of {task.rows[0].source}"
+            rows = task.named()
             if task.losses == MOST_LOSSES:
                 raise JobError(
                     f"ENGINE=ray: {MOST_LOSSES} workers were lost over {rows} ({reason}); if they ran out of memory, "
@@ -217,7 +225,8 @@ class Pool:
             if not isinstance(error, self._ray.exceptions.RayTaskError):  # then the worker itself is still there
                 waiting.extend(worker.tasks.values())
                 self._dismiss(worker)
-        return None
+            return None
+        return task.done(items)
 
     def _dismiss(self, worker: _Worker) -> None:
         worker.tasks.clear()

@@ -15,10 +15,9 @@ from job.config.settings import Settings
 from job.core.errors import BadInput
 from job.prepare import row_encoder
 from job.prepare.codec import Codec, Sizes, identity_of, load_codec
-from job.prepare.encode import Item
+from job.prepare.encode import Item, ProofChoice, side_by_side
 from job.prepare.on_ray.supply import Files, Stamp, files_here
-from job.prepare.row_encoder import RowEncoder
-from job.prepare.shards import Contents, contents_of
+from job.prepare.row_encoder import RowEncoder, shard_of
 
 if TYPE_CHECKING:
     from job.prepare.manifest_rows import Row
@@ -57,7 +56,7 @@ class Rows:
 
 
 class Encoder:
-    """Actor of Ray that holds the codec and encodes a shard at a time."""
+    """Actor of Ray that holds the codec and encodes a portion of a shard at a time."""
 
     def __init__(self, order: Order, supplier: Any) -> None:
         self._order = order
@@ -88,15 +87,16 @@ class Encoder:
         settings = order.settings.model_copy(update={"tokenizer_path": str(copied or directory)})
         self._codec = load_codec(settings, order.sizes.codebooks, device)
         self._encoder = RowEncoder(order.settings, self._codec)
+        self._choice = ProofChoice(shard_of, side_by_side(device.type))  # one for all portions: few calls are repeated
         if copied is not None:
             shutil.rmtree(copied)
         return here
 
-    def encode(self, rows: Rows, pieces: list[Any] | None) -> Contents:
-        """Encode a shard.
+    def encode(self, rows: Rows, pieces: list[Any] | None) -> list[Item]:
+        """Encode rows of a shard. Returns their items, in order.
 
         Args:
-            rows: its rows.
+            rows: the rows.
             pieces: what `read_rows` returns for parts of them, as Ray's references; None to read them here.
         """
         import ray
@@ -107,9 +107,11 @@ class Encoder:
 
         self._files.trim()
         source = read(pieces) if pieces else self._read(rows)
-        items = list(self._encoder.encoded_items(source))
+        items = list(self._encoder.encoded_items(source, self._choice))
         proven = self._encoder.proven(items, lambda: self._encoder.encoded_items(self._read(rows)))
-        return contents_of(proven, self._codec)
+        for item in proven:
+            item.proof = None  # sound, which is of no use to the job
+        return proven
 
     def _read(self, rows: Rows) -> Iterator[Item]:
         return _read(rows, self._order.settings, self._codec, self._files)
