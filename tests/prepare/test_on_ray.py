@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
+import random
 import shutil
 import signal
 import subprocess
@@ -21,10 +23,14 @@ import numpy as np
 import pytest
 import soundfile
 
+from job import prepare
+from job.config.settings import Settings
 from job.core import files
 from job.demo.base import build
+from job.prepare import shards
+from job.prepare.codec import Codec
 from job.prepare.manifest_rows import Row
-from job.prepare.on_ray import cluster, pool, supply, workers
+from job.prepare.on_ray import cluster, portions, supply, workers
 from tests.prepare.conftest import Make, complete, voice
 
 TOP = Path(__file__).resolve().parents[2]
@@ -78,10 +84,68 @@ def test_copies_are_deleted_when_there_are_too_many(tmp_path, monkeypatch):
 def test_no_token_reaches_ray(make: Make):
     """Neither by the settings that it stores, nor by the environment of the Ray that the job starts."""
     settings = make([], hf_token=SECRET, wandb_api_key=SECRET, notify_url=f"ntfy://{SECRET}")
-    assert SECRET not in repr(pool._without_secrets(settings).model_dump(mode="python"))
-    assert not pool._without_secrets(settings).secrets
+    assert SECRET not in repr(workers.without_secrets(settings).model_dump(mode="python"))
+    assert not workers.without_secrets(settings).secrets
     passed = cluster._environment({"HF_TOKEN": SECRET, "AWS_SECRET_ACCESS_KEY": SECRET, "PATH": "/bin"})
     assert SECRET not in repr(passed) and passed["PATH"] == "/bin"
+
+
+def results(work: Path) -> dict[str, bytes]:
+    """The prepared data and the shards of a `WORK_DIR`."""
+    top = work / "data"
+    found = [path for part in ("prepared", "encoding") for path in sorted((top / part).rglob("*.*"))]
+    return {str(path.relative_to(top)): path.read_bytes() for path in found if path.is_file()}
+
+
+class HerePool:
+    """The workers' own code in this process: portions of two rows, which come back in any order."""
+
+    device = "cpu"
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.sent: list[str] = []
+
+    def begin(self, codec: Codec, directory: Path) -> None:
+        self._encoder = workers.Encoder(workers.order_for(self._settings, codec, directory, "cpu"), None)
+        self._encoder.load()
+
+    def encoded(self, split: str, due: Any, earlier: Any) -> Iterator[Any]:
+        begun = [portions.begun(*one, 2, earlier) for one in due]
+        yield from ((assembly.shard, assembly.items()) for assembly, lacks in begun if not lacks)
+        waiting = [one for _, lacks in begun for one in lacks]
+        random.Random(0).shuffle(waiting)
+        for one in waiting:
+            self.sent += [row.text for row in one.rows]
+            stamps = [files.stamp(row.audio) for row in one.rows if row.audio is not None]
+            sent = pickle.loads(pickle.dumps(workers.Rows(split, one.rows, stamps)))
+            if (complete := one.done(pickle.loads(pickle.dumps(self._encoder.encode(sent, None))))) is not None:
+                yield complete.shard, complete.items()
+
+
+def test_workers_get_the_rows_that_are_new_and_the_bytes_are_those_of_local(make: Make, wav, tmp_path, monkeypatch):
+    """Also with a rejected row, altered copies, and rows in front of others, which change all shards behind them."""
+    pools: list[HerePool] = []
+
+    def started(settings: Settings, _: Any) -> HerePool:
+        pools.append(HerePool(settings))
+        return pools[-1]
+
+    monkeypatch.setattr(cluster, "started_with", started)
+    monkeypatch.setattr(supply, "_files", supply.Files(supply.Supplier().read))
+    monkeypatch.setattr(shards, "LINES", 4)
+    rows = [{"audio": wav(str(n), voice(0.5 + n / 20, 24_000, seed=n)), "text": f"Row {n} of them."} for n in range(10)]
+    rows[5]["audio"] = str(tmp_path / "none.wav")
+    how = {"check_words": "never", "augment_volume": True}
+    changed = [rows[9], *rows[:2], {**rows[2], "text": "Row 2, corrected."}, *rows[3:8]]
+    for given, new in ((rows[:9], rows[:9]), (changed, [rows[9], changed[3], rows[5]])):
+        of = [make(given, work=engine, engine=engine, **how) for engine in ("ray", "local")]
+        for settings in of:
+            prepare.run(settings)
+        ray, local = (results(settings.work_dir) for settings in of)
+        assert ray == local and len(ray) > 6
+        copies = [row["text"] for row in given]
+        assert sorted(pools[-1].sent) == sorted([row["text"] for row in new] + copies)
 
 
 # ---- with Ray --------------------------------------------------------------------------------------------------------
@@ -138,9 +202,7 @@ class Job:
         return said + warned
 
     def results(self) -> dict[str, bytes]:
-        top = self.work / "data"
-        found = [path for part in ("prepared", "encoding") for path in sorted((top / part).rglob("*.*"))]
-        return {str(path.relative_to(top)): path.read_bytes() for path in found if path.is_file()}
+        return results(self.work)
 
 
 def wait_for(true: Callable[[], Any], seconds: float = 300) -> None:

@@ -10,16 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import JobError, PeerLost, first_line
-from job.prepare import row_encoder
-from job.prepare.codec import Codec, Sizes, files_of, identity_of
+from job.prepare.codec import Codec
 from job.prepare.on_ray.portions import Assembly, Portion, begun
 from job.prepare.on_ray.supply import Supplier
-from job.prepare.on_ray.workers import Encoder, Order, Rows, read_rows
+from job.prepare.on_ray.workers import Encoder, Rows, order_for, read_rows
 from job.prepare.row_encoder import STAGE
 
 if TYPE_CHECKING:
@@ -93,15 +90,7 @@ class Pool:
 
     def begin(self, codec: Codec, directory: Path) -> None:
         """Tell the workers-to-be which codec to use, that of `directory`."""
-        sizes = Sizes(
-            codec.codebooks, codec.codebook_size, codec.sample_rate, codec.samples_per_frame, torch.device(self.device)
-        )
-        settings = _without_secrets(self._settings).model_copy(update={"device": self.device})
-        if self.device == "cpu" and settings.num_workers is None:
-            settings = settings.model_copy(update={"num_workers": 0})  # a worker has one core
-        stamps = tuple(files.stamp(path) for path in files_of(directory))
-        order = Order(settings, sizes, stamps, identity_of(directory), row_encoder.versions())
-        self._order = self._ray.put(order)
+        self._order = self._ray.put(order_for(self._settings, codec, directory, self.device))
 
     def encoded(
         self, split: str, due: Iterable[tuple[Shard, list[Row]]], earlier: Callable[[Row], pa.Table | None]
@@ -150,7 +139,7 @@ class Pool:
         """Find how many encoders the cluster has room for. Returns whether it can be reached.
 
         Raises:
-            PeerLost: it could not be reached for `LOST_SECONDS`.
+            PeerLost: it could not be reached for `LOST_SECONDS`, or another one is at its address.
         """
         now = time.monotonic()
         if now - self._looked < LOOK_SECONDS:
@@ -158,17 +147,27 @@ class Pool:
         host, _, port = self._address.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_SECONDS).close()
-        except OSError as error:
+            room = self._room()
+        except self._ray.exceptions.AuthenticationError as error:  # it answers, and does not know this job
+            raise PeerLost(
+                f"the Ray cluster at {self._address} has been started anew; run the same command again to continue"
+            ) from error
+        except (OSError, self._ray.exceptions.RpcError, self._ray.exceptions.GetTimeoutError) as error:
             if now - max(self._looked, self._reached) > LOST_SECONDS:
                 raise PeerLost(
-                    f"the Ray cluster at {self._address} was lost ({error.strerror or error}); run the same command "
+                    f"the Ray cluster at {self._address} was lost ({first_line(error)[:120]}); run the same command "
                     "again to continue"
                 ) from error
             return False
         self._looked = self._reached = now
-        room = int(self._ray.cluster_resources().get("GPU" if self.device == "cuda" else "CPU", 0))
         self._wanted = self._settings.ray_encoders or max(1, room)
         return True
+
+    def _room(self) -> int:
+        """How many encoders there is room for. Ray's own sum ends this process if the head is a new one."""
+        nodes = self._ray._private.worker.global_worker.gcs_client.get_all_node_info(timeout=LOOK_SECONDS)
+        kind = "GPU" if self.device == "cuda" else "CPU"
+        return int(sum(node.resources_total.get(kind, 0) for node in nodes.values() if node.state == 0))  # ALIVE
 
     def _hire(self) -> None:
         worker = _Worker(self._encoder.remote(self._order, self._supplier))
@@ -258,9 +257,3 @@ def _reason(ray: Any, error: BaseException) -> str:
     if not isinstance(cause, ray.exceptions.RayError):
         raise cause from (None if isinstance(cause, JobError) else error)
     return first_line(cause).rstrip(".")
-
-
-def _without_secrets(settings: Settings) -> Settings:
-    """The settings without what a worker must not know: Ray keeps what it sends."""
-    nothing = dict.fromkeys(("hf_token", "hf_token_file", "wandb_api_key", "notify_url"))
-    return settings.model_copy(update=nothing)

@@ -10,11 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from job.audio.unusable import Unusable
 from job.config.settings import Settings
+from job.core import files
 from job.core.errors import BadInput
 from job.prepare import row_encoder
-from job.prepare.codec import Codec, Sizes, identity_of, load_codec
+from job.prepare.codec import Codec, Sizes, files_of, identity_of, load_codec
 from job.prepare.encode import Item, ProofChoice, side_by_side
 from job.prepare.on_ray.supply import Files, Stamp, files_here
 from job.prepare.row_encoder import RowEncoder, shard_of
@@ -40,6 +43,24 @@ class Order:
     codec: tuple[Stamp, ...]
     codec_identity: list[Any]
     versions: dict[str, str]
+
+
+def order_for(settings: Settings, codec: Codec, directory: Path, device: str) -> Order:
+    """The order for workers that encode on a type of device with this codec, which lies in `directory`."""
+    sizes = Sizes(
+        codec.codebooks, codec.codebook_size, codec.sample_rate, codec.samples_per_frame, torch.device(device)
+    )
+    settings = without_secrets(settings).model_copy(update={"device": device})
+    if device == "cpu" and settings.num_workers is None:
+        settings = settings.model_copy(update={"num_workers": 0})  # a worker has one core
+    stamps = tuple(files.stamp(path) for path in files_of(directory))
+    return Order(settings, sizes, stamps, identity_of(directory), row_encoder.versions())
+
+
+def without_secrets(settings: Settings) -> Settings:
+    """The settings without what a worker must not know: Ray keeps what it sends."""
+    nothing = dict.fromkeys(("hf_token", "hf_token_file", "wandb_api_key", "notify_url"))
+    return settings.model_copy(update=nothing)
 
 
 @dataclass(frozen=True)
@@ -99,9 +120,10 @@ class Encoder:
             rows: the rows.
             pieces: what `read_rows` returns for parts of them, as Ray's references; None to read them here.
         """
-        import ray
 
         def read(found: list[Any]) -> Iterator[Item]:
+            import ray
+
             for reference in found:
                 yield from ray.get(reference)
 
