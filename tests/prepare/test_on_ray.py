@@ -38,7 +38,7 @@ from tests.prepare.conftest import Make, complete, voice
 TOP = Path(__file__).resolve().parents[2]
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (make setup-ray)")
 #: Rows of the runs: four shards.
-ROWS = 900
+ROWS = 800
 SECRET = "hf_" + "tokenofthetests" * 2
 
 
