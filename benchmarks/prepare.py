@@ -1,7 +1,7 @@
 """Preparing: seconds of audio encoded a second, against the vendor's loop and against clips one by one.
 
     python benchmarks/prepare.py [--runs 5] [--clips 48] [--filters 8] [--workers 0]
-    python benchmarks/prepare.py --ray [--runs 3] [--clips 192] [--filters 8]
+    python benchmarks/prepare.py --ray [--runs 3] [--clips 768] [--filters 8]
 
 The same WAV files of log-normal lengths from 0.5 to 20 s, at 24 kHz and 44.1 kHz, from disk to codes. Ours is the
 stage's own path at default settings. `vendor` is what `finetuning/prepare_data.py` does: paths as they come, 32 at a
@@ -12,8 +12,10 @@ need not be whole. Peak memory is taken in a process of its own for each, as `tr
 `waited` is the share of its time in which the encoder had nothing to encode, so waited for reading (where clips are
 encoded side by side, of all their encoders' time). `--workers` is NUM_WORKERS.
 
-`--ray` compares ENGINE=ray with ENGINE=local, each without its start: two workers on this machine, and two threads. CPU
-seconds, of all of Ray's processes, are what a machine with other work can be judged by. The shards are of 16 rows.
+`--ray` compares ENGINE=ray with ENGINE=local, each without its start: two workers on this machine, and two threads, in
+turns. `paired` is the median over the turns of the ratio within each, and `of_cpu` that of CPU seconds (those of all of
+Ray's processes are counted), by which a machine with other work can be judged. `started` are the seconds until Ray
+answers, and those by which the first, uncounted, run was longer: until its workers have loaded the codec.
 
 `--filters` is the width of the codec's first convolution: 8 is the tiny codec of `job.demo`, 64 the released one's.
 """
@@ -25,6 +27,7 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import tempfile
 import threading
 import time
@@ -32,6 +35,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import common
 import numpy as np
@@ -150,13 +154,14 @@ def main() -> None:
     """Print the case as a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--clips", type=int, default=1024 if torch.cuda.is_available() else 48)
+    parser.add_argument("--clips", type=int)
     parser.add_argument("--work", type=Path, help="keep the files here")
     parser.add_argument("--filters", type=int, default=8, help="width of the codec")
     parser.add_argument("--workers", type=int, help="NUM_WORKERS")
     parser.add_argument("--ray", action="store_true", help="ENGINE=ray against ENGINE=local")
     parser.add_argument("--peak", choices=("ours", "vendor", "one_by_one"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.clips = options.clips or (768 if options.ray else 1024 if torch.cuda.is_available() else 48)
     if not torch.cuda.is_available():
         torch.set_num_threads(min(2, limit() or available()))
     if options.peak:
@@ -203,9 +208,7 @@ def measure(work: Path, options: argparse.Namespace) -> None:
 def measure_ray(work: Path, options: argparse.Namespace) -> None:
     """ENGINE=ray against ENGINE=local, in turns."""
     from job.core import files
-    from job.prepare import shards
 
-    shards.LINES = 16
     bench = Bench(work, min(options.clips, 48), options.filters, options.workers)
     paths = [bench.paths[n % len(bench.paths)] for n in range(options.clips)]
     rows = [{"id": str(n), "audio": str(path), "text": "x", "row": n + 1} for n, path in enumerate(paths)]
@@ -216,29 +219,39 @@ def measure_ray(work: Path, options: argparse.Namespace) -> None:
     files.write_jsonl(settings.paths.manifest("train"), rows)
     taken: dict[str, list[tuple[float, float]]] = {"ray": [], "local": []}
     found: dict[str, dict[str, bytes]] = {}
-    with ExitStack() as stack:
+    with mock.patch.object(subprocess, "Popen", _InThisSession), ExitStack() as stack:
+        begun = time.perf_counter()
         pool = started_with(settings.model_copy(update={"engine": "ray"}), stack)
+        connected = time.perf_counter() - begun
         for number in range(options.runs + 1):  # the first of each is not counted: workers start, files are read
-            for name, used in (("ray", pool), ("local", None)):
+            for name, used in list({"ray": pool, "local": None}.items())[:: -1 if number % 2 else 1]:
                 shutil.rmtree(settings.paths.encoding, ignore_errors=True)
                 job = Work(settings, used)
                 start, cpu = time.perf_counter(), _cpu_seconds()
                 job.encode(("train",))
-                if number:
-                    taken[name].append((time.perf_counter() - start, _cpu_seconds() - cpu))
+                taken[name].append((time.perf_counter() - start, _cpu_seconds() - cpu))
                 made = sorted(settings.paths.encoding.glob("*.arrow"))
                 found[name] = {path.name: path.read_bytes() for path in made}
-    figures = {
-        name: {"rate": seconds / statistics.median(t[0] for t in of), "cpu": statistics.median(t[1] for t in of)}
-        for name, of in taken.items()
-    }
+    counted = {name: np.array(of[1:]) for name, of in taken.items()}  # (runs, seconds and CPU seconds)
+    walls, cpus = ({name: of[:, kind] for name, of in counted.items()} for kind in (0, 1))
     common.print_case(
         "prepare, seconds of audio a second, ENGINE=ray against ENGINE=local",
         f"{bench.device.type}, {torch.get_num_threads()} threads, or 2 workers",
-        figures["ray"]["rate"], figures["local"]["rate"], filters=options.filters,
-        cpu_seconds={name: round(of["cpu"], 2) for name, of in figures.items()},
+        seconds / float(np.median(walls["ray"])), seconds / float(np.median(walls["local"])), filters=options.filters,
+        paired=round(float(np.median(walls["local"] / walls["ray"])), 3),
+        of_cpu=round(float(np.median(cpus["local"] / cpus["ray"])), 3),
+        seconds={name: [round(float(one), 2) for one in of] for name, of in walls.items()},
+        cpu_seconds={name: [round(float(one), 2) for one in of] for name, of in cpus.items()},
+        started=[round(connected, 1), round(taken["ray"][0][0] - float(np.median(walls["ray"])), 1)],
         same_bytes=found["ray"] == found["local"],
     )  # fmt: skip
+
+
+class _InThisSession(subprocess.Popen[bytes]):
+    """A process in this session: Linux shares cores among sessions, so that Ray would get more than its share."""
+
+    def __init__(self, *args: Any, start_new_session: bool = False, **more: Any) -> None:
+        super().__init__(*args, **more)
 
 
 def _cpu_seconds() -> float:

@@ -7,6 +7,10 @@ from glob import has_magic
 from pathlib import Path
 
 _ADDRESS = re.compile(r"(s3|gs|hf):/+(.+)", re.DOTALL)
+#: A range of numbers in a name, as shells write it, and as NeMo does.
+_RANGE = re.compile(r"(?:\{|_OP_)(\d+)\.\.(\d+)(?:\}|_CL_)")
+#: Most files that a range names.
+_MOST = 100_000
 #: What a message says about keys in an address, which it does not repeat.
 NO_KEYS = "an address holds no keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
@@ -24,13 +28,21 @@ def holds_keys(value: Path | str) -> bool:
 
 
 def shards_here(value: Path | str) -> list[Path]:
-    """The shards on this machine that a pattern such as `night-*.tar` names, a tar itself, or a folder of them."""
+    """The shards on this machine that a pattern such as `night-*.tar` names, a tar itself, or a folder of them.
+
+    With a range (`night-{0..7}.tar`, NeMo's `audio__OP_0..7_CL_.tar`) all that it names, whether they are there or not.
+    """
     path = Path(value).expanduser().absolute()
     if path.suffix.lower() == ".tar" and path.is_file():
         return [path]
     if path.is_dir():
         return sorted(path.glob("*.parquet")) or sorted(path.glob("*.tar"))
-    if not has_magic(str(value)) or path.exists() or address_of(value):
+    if address_of(value) or path.exists():
+        return []
+    if found := _RANGE.search(path.name):
+        numbers = range(int(found[1]), min(int(found[2]), int(found[1]) + _MOST) + 1)
+        return [path.with_name(_RANGE.sub(f"{n:0{len(found[1])}d}", path.name, count=1)) for n in numbers]
+    if not has_magic(str(value)):
         return []
     root = Path(path.anchor)
     return sorted(one for one in root.glob(str(path.relative_to(root))) if one.is_file())

@@ -15,7 +15,7 @@ from pathlib import Path
 from job.config.settings import Settings
 from job.core import console
 from job.core.errors import BadInput
-from job.fetch import jsonl, kaldi, recordings, sharded, sheets, tables
+from job.fetch import jsonl, kaldi, recordings, sharded, sheets, tables, tarred_manifests
 from job.fetch.listing import Names
 from job.fetch.references import reference_of
 from job.fetch.table import Row, Table, Unreadable
@@ -55,6 +55,8 @@ def open_table(settings: Settings, split: str) -> Table | None:
     elif not _is_described(root) and _is_described(root / name):
         root = root / name
     if (archives := sorted(root.glob("*.tar"))) and not _is_described(root):
+        if manifests := tarred_manifests.manifests_in(root):
+            return replace(tarred_manifests.open_table(manifests, where), name=root.name)
         return replace(sharded.open_tars(archives, where), name=root.name)
     return _open(root, where, settings)
 

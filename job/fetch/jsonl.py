@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,36 @@ def open_table(path: Path, where: str) -> Table:
         total=total,
         sample=lambda: sample.kept,
     )
+
+
+def open_tables(paths: list[Path], where: str) -> Table:
+    """Open JSONL files of one folder, one after the other, as one table; each is the `source` of its rows.
+
+    Raises:
+        BadInput: one of them cannot be opened, or they are in several folders, so that relative paths are ambiguous.
+    """
+    if len(paths) == 1:
+        return open_table(paths[0], where)
+    if len({path.parent for path in paths}) > 1:
+        raise BadInput(f"{where}: JSONL files of several folders; DATASETS takes several, one a line")
+    tables = [open_table(path, f"{where}: {path.name}") for path in paths]
+
+    def rows() -> Iterator[Row | Unreadable]:
+        for table in tables:
+            for row in table.read():
+                yield replace(row, source=table.name)
+
+    def sample() -> list[Any]:
+        spread = lines.Spread(SAMPLE_ROWS)
+        for table in tables:
+            for values in table.sample():
+                spread.add(values)
+        return spread.kept
+
+    columns = list(dict.fromkeys(column for table in tables for column in table.columns))
+    total = sum(table.total or 0 for table in tables)
+    name = paths[0].parent.name
+    return replace(tables[0], name=name, where=where, columns=columns, read=rows, total=total, sample=sample)
 
 
 def read(path: Path) -> Iterator[Row | Unreadable]:

@@ -1,4 +1,4 @@
-"""Open what TRAIN_JSONL or VALIDATION_JSONL names: a table, shards, or either in object storage."""
+"""Open what TRAIN_JSONL or VALIDATION_JSONL names: a table, shards, both (NeMo's), or any of it in object storage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from pathlib import Path
 
 from job.config.object_storage import address_of, shards_here
 from job.config.settings import Settings
-from job.fetch import jsonl, lists, sharded, sheets
+from job.core.errors import BadInput
+from job.fetch import jsonl, lists, sharded, sheets, tarred_manifests
 from job.fetch.table import Table
 
 
@@ -16,6 +17,8 @@ def open_table(path: Path, variable: str, settings: Settings) -> Table:
         split = settings.train_split if variable == "TRAIN_JSONL" else None
         return sharded.open_address(address, f"{variable}={address}", settings, split)
     where = f"{variable}={path}"
+    if manifests := _tarred(path):
+        return tarred_manifests.open_table(manifests, where)
     if shards := shards_here(path):
         return sharded.open_here(shards, where)
     path = path.expanduser().absolute()
@@ -24,6 +27,25 @@ def open_table(path: Path, variable: str, settings: Settings) -> Table:
     if path.suffix.lower() in sheets.ENDINGS or (path.suffix.lower() in (".txt", ".psv") and not _is_jsonl(path)):
         return sheets.open_table(path, where)
     return jsonl.open_table(path, where)
+
+
+def reads(path: Path) -> list[Path]:
+    """What is read here: the shards that `path` names, or manifests and their tars, or `path` itself."""
+    if manifests := tarred_manifests.manifests_in(path) if path.is_dir() else _tarred(path):
+        return [*manifests, *tarred_manifests.tars_of(manifests)]
+    return shards_here(path) or [path]
+
+
+def _tarred(path: Path) -> list[Path]:
+    """The manifests of NeMo's tarred data that `path` names; empty if it names something else."""
+    named = shards_here(path) or [path.expanduser().absolute()]
+    there = [one for one in named if one.is_file()]
+    if not there or not tarred_manifests.is_tarred(there[0]):
+        return []
+    if len(there) < len(named):
+        gone = next(one for one in named if one not in there)
+        raise BadInput(f"{path}: {gone.name} is missing")
+    return named
 
 
 def _is_jsonl(path: Path) -> bool:

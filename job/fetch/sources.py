@@ -248,7 +248,7 @@ def _read_from(
         found = [sharded.revision(address, about, settings) for address in addresses]
         return " ".join(found) or None
 
-    reads = (path for value in here for path in (shards_here(value) or [value]))
+    reads = (path for value in here for path in named_files.reads(value))
     on_the_hub = any(address.startswith("hf://") for address in addresses)
     return Source(about, tables, tuple(reads), note, revision, hub=on_the_hub)
 

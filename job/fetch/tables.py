@@ -104,11 +104,22 @@ def _candidates(root: Path) -> list[Path]:
     return [
         path
         for path in sorted(root.iterdir())
-        if path.suffix.lower() in _ENDINGS
-        and path.name.lower() != REFERENCE_TEXT
-        and not path.name.startswith(".")
+        if not path.name.startswith(".")
         and path.is_file()
+        and path.name.lower() != REFERENCE_TEXT
+        and (path.suffix.lower() in _ENDINGS or _is_manifest(path))
     ]
+
+
+def _is_manifest(path: Path) -> bool:
+    """Whether a `.json` file has an object a line that names a recording as NeMo does, which calls its manifests so."""
+    if path.suffix.lower() != ".json":
+        return False
+    try:
+        first = next(jsonl.read(path), None)
+    except OSError:
+        return False
+    return isinstance(first, Row) and "audio_filepath" in first.values
 
 
 def words_of(name: str) -> list[str]:
@@ -120,7 +131,7 @@ def _opened(path: Path, where: str, names: Names, settings: Settings) -> Table |
     """Open a file as a table; None if it is not a table that names the audio."""
     shown = f"{where} ({path.name})"
     ways: list[Callable[[Path, str], Table]] = [sheets.open_table, _spaced]
-    if path.suffix.lower() == ".jsonl":
+    if path.suffix.lower() in (".jsonl", ".json"):
         ways = [jsonl.open_table]
     elif path.suffix.lower() in lists.ENDINGS:
         ways = [lists.open_table]

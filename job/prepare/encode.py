@@ -82,7 +82,11 @@ class Item:
 
 
 def encode_stream(
-    items: Iterable[Item], settings: Settings, codec: Codec, group: Callable[[Item], Any] = lambda item: None
+    items: Iterable[Item],
+    settings: Settings,
+    codec: Codec,
+    group: Callable[[Item], Any] = lambda item: None,
+    choice: ProofChoice | None = None,
 ) -> Generator[Item, None, None]:
     """Encode the items that have samples, in order: in batches on a GPU, one by one on a CPU.
 
@@ -96,27 +100,30 @@ def encode_stream(
         settings: settings of the run.
         codec: the codec to encode with.
         group: clips share a batch only if this is equal for them, so that batches do not depend on preceding items.
+        choice: of an earlier call, for items that continue its; by default these items are the first ones.
     """
     if codec.device.type == "cpu":
-        return encode_singly(items, codec, group)
-    return encode_items(items, codec, settings.prepare_batch_size, group, read_ahead=settings.num_workers != 0)
+        return encode_singly(items, codec, group, choice)
+    early = settings.num_workers != 0
+    return encode_items(items, codec, settings.prepare_batch_size, group, choice, read_ahead=early)
 
 
 def encode_singly(
-    items: Iterable[Item], codec: Codec, group: Callable[[Item], Any] = lambda item: None
+    items: Iterable[Item],
+    codec: Codec,
+    group: Callable[[Item], Any] = lambda item: None,
+    choice: ProofChoice | None = None,
 ) -> Generator[Item, None, None]:
     """Encode clip by clip, as many in parallel as torch has threads; the order is kept, samples are freed.
 
     Each clip is encoded by a single thread, however many there are: see `one_torch_thread`.
     """
-    import torch
-
-    workers = min(torch.get_num_threads(), MOST_ENCODERS)
-    choice = _Proven(group, workers)
+    workers = side_by_side()
+    proofs = choice or ProofChoice(group, workers)
 
     def chosen() -> Iterator[tuple[Item, bool]]:
         for item in items:
-            yield item, item.samples is not None and choice.takes(item, 1)
+            yield item, item.samples is not None and proofs.takes(item, 1)
 
     def encode(work: tuple[Item, bool]) -> Item:
         item, proven = work
@@ -162,6 +169,7 @@ def encode_items(
     codec: Codec,
     batch_size: int,
     group: Callable[[Item], Any] = lambda item: None,
+    choice: ProofChoice | None = None,
     *,
     read_ahead: bool = True,
 ) -> Generator[Item, None, None]:
@@ -170,7 +178,7 @@ def encode_items(
     Clips are sorted by length within a window of a few batches, to keep padding small. A window holds items of one
     `group`. With `read_ahead` a thread reads the items one window ahead of the encoding.
     """
-    choice = _Proven(group, 1)
+    proofs = choice or ProofChoice(group, 1)
     enough = threading.Event()
     wanted = takewhile(lambda _: not enough.is_set(), items)
     windows = _windows(wanted, codec.sample_rate, batch_size, group)
@@ -183,7 +191,7 @@ def encode_items(
             encoded = codec.encode(samples)
             for item, codes in zip(batch, encoded, strict=True):
                 item.codes, item.samples = codes, None
-            if choice.takes(batch[0], len(batch)):
+            if proofs.takes(batch[0], len(batch)):
                 batch[0].proof = Proof(samples, encoded)
         yield from window
 
@@ -239,7 +247,14 @@ def _read(row: Row, settings: Settings, codec: Codec | Sizes) -> Item:
     return Item(row, samples=clip.samples, figures=clip.figures, heard=heard, flaws=found)
 
 
-class _Proven:
+def side_by_side(device: str = "cpu") -> int:
+    """Number of codec calls at once on this type of device, each in a thread of its own."""
+    import torch
+
+    return min(torch.get_num_threads(), MOST_ENCODERS) if device == "cpu" else 1
+
+
+class ProofChoice:
     """Choose the codec calls to repeat as a check: the first ones, then some that begin a group."""
 
     def __init__(self, group: Callable[[Item], Any], first: int) -> None:
@@ -259,16 +274,18 @@ class _Proven:
 
 def _windows(items: Iterable[Item], rate: int, batch_size: int, group: Callable[[Item], Any]) -> Iterator[list[Item]]:
     window: list[Item] = []
-    seconds = 0.0
+    clips, seconds = 0, 0.0
     for item in items:
         if window and group(window[-1]) != group(item):
             yield window
-            window, seconds = [], 0.0
+            window, clips, seconds = [], 0, 0.0
         window.append(item)
-        seconds += 0.0 if item.samples is None else len(item.samples) / rate
-        if len(window) >= WINDOW_BATCHES * batch_size or seconds >= WINDOW_SECONDS:
+        # Only clips count: batches are the same whether rows that need none (encoded earlier) are among them or not.
+        if item.samples is not None:
+            clips, seconds = clips + 1, seconds + len(item.samples) / rate
+        if clips >= WINDOW_BATCHES * batch_size or seconds >= WINDOW_SECONDS:
             yield window
-            window, seconds = [], 0.0
+            window, clips, seconds = [], 0, 0.0
     if window:
         yield window
 

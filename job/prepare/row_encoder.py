@@ -11,7 +11,7 @@ from job.core import console
 from job.core.errors import MachineFault
 from job.prepare import augment, shards
 from job.prepare.codec import Codec
-from job.prepare.encode import Item, encode_stream, read_items
+from job.prepare.encode import Item, ProofChoice, encode_stream, read_items
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,17 +62,17 @@ class RowEncoder:
         """Read the rows, and encode them in order; `processes` share the cores of this node."""
         return self.encoded_items(read(split, rows, self._settings, self._codec, processes, encoded_earlier))
 
-    def encoded_items(self, items: Iterable[Item]) -> Generator[Item, None, None]:
-        """Encode rows that have been read."""
-        return encode_stream(items, self._settings, self._codec, shard_of)
+    def encoded_items(self, items: Iterable[Item], choice: ProofChoice | None = None) -> Generator[Item, None, None]:
+        """Encode rows that have been read; `choice` is that of the rows before them, which they continue."""
+        return encode_stream(items, self._settings, self._codec, shard_of, choice)
 
     def proven(self, items: list[Item], anew: Callable[[], Iterable[Item]]) -> list[Item]:
-        """Return a shard's items after checking that a sample of its clips encodes to the same codes again.
+        """Return the items of a shard, or a part of one, after checking that some of its clips encode the same again.
 
-        `anew` encodes the whole shard once more.
+        `anew` encodes all of them once more.
 
         Raises:
-            MachineFault: the codes cannot be reproduced, not even after encoding the whole shard a second time.
+            MachineFault: the codes cannot be reproduced, not even after encoding all of them a second time.
         """
         if (item := self._disproven(items)) is None:
             return items

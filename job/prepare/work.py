@@ -205,16 +205,19 @@ class Work:
                 self.shards.write(shard, encoder.proven(encoded, partial(encoder.encoded, split, chunk)))
         for shard, _ in waiting:
             self.shards.write(shard, [])
-        if taken:
-            console.say(STAGE, f"{taken} {_unit(split)} have another place than before, and keep their codes")
+        _say_taken(split, taken)
 
     def _encode_in_pool(self, split: str, due: _Due) -> None:
         assert self._pool is not None
         total = -(-self.manifest.rows[split] // shards.LINES) - self.shards.present(split)
-        with closing(self._pool.encoded(split, due)) as done:
+        earlier = self.shards.encoded_earlier if split != COPIES else lambda row: None  # copies are made anew
+        taken = 0
+        with closing(self._pool.encoded(split, due, earlier)) as done:
             unit = f"shards of {shards.LINES} {_unit(split)}"
-            for shard, contents in console.progress(done, stage=STAGE, total=max(1, total), unit=unit):
-                self.shards.store(shard, contents)
+            for shard, items in console.progress(done, stage=STAGE, total=max(1, total), unit=unit):
+                taken += sum(item.earlier is not None for item in items)
+                self.shards.write(shard, items)
+        _say_taken(split, taken)
 
     def _items_of_a_row(self, split: str) -> int:
         return len(augment.changes(self.settings)) if split == COPIES else 1
@@ -253,3 +256,8 @@ class _Due:
 
 def _unit(split: str) -> str:
     return "copies" if split == COPIES else f"{split} rows"
+
+
+def _say_taken(split: str, count: int) -> None:
+    if count:
+        console.say(STAGE, f"{count} {_unit(split)} have another place than before, and keep their codes")

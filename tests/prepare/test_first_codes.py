@@ -175,7 +175,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setattr(
             row_encoder,
             "encode_stream",
-            lambda items, settings, codec, group: encode_items(items, codec, settings.prepare_batch_size, group),
+            lambda items, settings, codec, *how: encode_items(items, codec, settings.prepare_batch_size, *how),
         )
     return str(request.param)
 

@@ -30,17 +30,21 @@ _OTHER = {"dev", "val", "valid", "validation", "eval", "evaluation", "test"}
 
 
 def open_here(paths: list[Path], where: str) -> Table:
-    """Open shards on this machine, all of them tars or all of them Parquet.
+    """Open shards on this machine, all of them tars, all Parquet or all JSONL.
 
     Raises:
         BadInput: they are neither, or cannot be read.
     """
+    if gone := [path for path in paths if not path.is_file()]:
+        raise BadInput(f"{where}: {gone[0]} is missing{f', and {len(gone) - 1} more' if len(gone) > 1 else ''}")
     endings = {path.suffix.lower() for path in paths}
     if endings == {PARQUET}:
         return sheets.open_parquet(paths, where)
     if endings == {TAR}:
         return open_tars(paths, where)
-    raise BadInput(f"{where}: several files that are not all Parquet or all tars; name one file, or one kind")
+    if endings <= {".jsonl", ".json"}:
+        return jsonl.open_tables(paths, where)
+    raise BadInput(f"{where}: several files that are not all Parquet, tars or JSONL; name one file, or one kind")
 
 
 def open_tars(paths: list[Path], where: str) -> Table:

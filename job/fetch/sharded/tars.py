@@ -60,6 +60,26 @@ def rows(path: Path, where: str) -> Iterator[Row | Unreadable]:
         raise _broken(f"{where}: {path.name}", error) from None
 
 
+def places(path: Path, where: str) -> dict[str, list[Path]]:
+    """Where the recordings of a tar on this machine are, by the last part of their name without its ending.
+
+    Raises:
+        BadInput: it cannot be read, is no tar, or is cut off.
+    """
+    found: dict[str, list[Path]] = {}
+    try:
+        with open(path, "rb") as file:
+            for member, size in _members(file, True):
+                name = PurePosixPath(member.name)
+                if name.suffix.lower() in SOUNDS:
+                    found.setdefault(name.stem, []).append(Place(path, member.offset_data, size, name.name).path())
+    except tarfile.TarError as error:
+        raise _broken(f"{where}: {path.name}", error) from None
+    except OSError as error:
+        raise BadInput(f"{where}: {path}: {error.strerror}") from None
+    return found
+
+
 def _broken(where: str, error: Exception) -> BadInput:
     return BadInput(f"{where} is no tar, or is cut off ({error}); write it again (a .tar.gz is not read: unpack it)")
 

@@ -1,34 +1,39 @@
-"""Hands shards out to the workers of a Ray cluster, and those of lost workers to others."""
+"""Hands portions of shards out to the workers of a Ray cluster, and those of lost workers to others."""
 
 from __future__ import annotations
 
 import socket
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import JobError, PeerLost, first_line
-from job.prepare import row_encoder
-from job.prepare.codec import Codec, Sizes, files_of, identity_of
+from job.prepare.codec import Codec
+from job.prepare.on_ray.portions import Assembly, Portion, begun
 from job.prepare.on_ray.supply import Supplier
-from job.prepare.on_ray.workers import Encoder, Order, Rows, read_rows
+from job.prepare.on_ray.workers import Encoder, Rows, order_for, read_rows
 from job.prepare.row_encoder import STAGE
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from job.prepare.encode import Item
     from job.prepare.manifest_rows import Row
-    from job.prepare.shards import Contents, Shard
+    from job.prepare.shards import Shard
 
 #: Rows that one task of Ray reads for an encoder.
 READ_ROWS = 32
-#: How often a shard, or the start of a worker, may lose its worker before the run fails.
+#: Rows of a portion on CPUs, small enough that all workers end at about the same time. On a GPU it is a whole shard,
+#: whose clips are batched as they would be without Ray.
+PORTION_ROWS = 16
+#: Portions that a worker has at a time: while it encodes one the next is read, or is there already.
+DEPTH = 2
+#: How often a portion, or the start of a worker, may lose its worker before the run fails.
 MOST_LOSSES = 5
 #: Seconds between two looks at the cluster, which may have grown.
 LOOK_SECONDS = 5.0
@@ -39,20 +44,11 @@ STILL_SECONDS = 60.0
 
 
 @dataclass(slots=True)
-class _Task:
-    """A shard to encode, and how often a worker was lost over it."""
-
-    shard: Shard
-    rows: list[Row]
-    losses: int = 0
-
-
-@dataclass(slots=True)
 class _Worker:
-    """An encoder: its actor, its shards, the oldest first, and its machine (`place`) once it is ready."""
+    """An encoder: its actor, its portions, the oldest first, and its machine (`place`) once it is ready."""
 
     actor: Any
-    tasks: dict[Any, _Task] = field(default_factory=dict)
+    tasks: dict[Any, Portion] = field(default_factory=dict)
     place: str | None = None
 
 
@@ -94,31 +90,33 @@ class Pool:
 
     def begin(self, codec: Codec, directory: Path) -> None:
         """Tell the workers-to-be which codec to use, that of `directory`."""
-        sizes = Sizes(
-            codec.codebooks, codec.codebook_size, codec.sample_rate, codec.samples_per_frame, torch.device(self.device)
-        )
-        settings = _without_secrets(self._settings).model_copy(update={"device": self.device})
-        if self.device == "cpu" and settings.num_workers is None:
-            settings = settings.model_copy(update={"num_workers": 0})  # a worker has one core
-        stamps = tuple(files.stamp(path) for path in files_of(directory))
-        order = Order(settings, sizes, stamps, identity_of(directory), row_encoder.versions())
-        self._order = self._ray.put(order)
+        self._order = self._ray.put(order_for(self._settings, codec, directory, self.device))
 
     def encoded(
-        self, split: str, due: Iterable[tuple[Shard, list[Row]]]
-    ) -> Generator[tuple[Shard, Contents], None, None]:
-        """Yield what the shards contain, each as soon as it is encoded. `due` is consumed as workers become free.
+        self, split: str, due: Iterable[tuple[Shard, list[Row]]], earlier: Callable[[Row], pa.Table | None]
+    ) -> Generator[tuple[Shard, list[Item]], None, None]:
+        """Yield the shards with their items, each as soon as it is complete.
+
+        Args:
+            split: the split of the shards.
+            due: the shards and their rows; consumed as workers become free.
+            earlier: what an earlier run encoded of a row, which is then sent to no worker.
 
         Raises:
             JobError: whatever a worker refuses with, or that the same rows end one worker after another.
         """
-        waiting: deque[_Task] = deque()
-        rest = (_Task(shard, rows) for shard, rows in due)
+        waiting: deque[Portion] = deque()
+        rest = iter(due)
+        size = None if self.device == "cuda" else PORTION_ROWS
         while True:
             if not self._look():
                 time.sleep(1.0)  # nothing of Ray is called meanwhile: it would wait, and end this process in the end
                 continue
-            waiting.extend(islice(rest, max(0, self._wanted + 1 - len(waiting))))
+            while len(waiting) <= self._wanted and (one := next(rest, None)) is not None:
+                assembly, portions = begun(*one, size, earlier)
+                waiting.extend(portions)
+                if not portions:
+                    yield assembly.shard, assembly.items()
             under_way = sum(len(worker.tasks) for worker in self._workers)
             if not waiting and not under_way:
                 return
@@ -132,8 +130,8 @@ class Pool:
                     self._started(future)
                     continue
                 worker = next((one for one in self._workers if future in one.tasks), None)
-                if worker is not None and (found := self._finished(worker, future, waiting)) is not None:
-                    yield found
+                if worker is not None and (complete := self._finished(worker, future, waiting)) is not None:
+                    yield complete.shard, complete.items()
             if not done:
                 self._say_if_nobody_is_there()
 
@@ -141,7 +139,7 @@ class Pool:
         """Find how many encoders the cluster has room for. Returns whether it can be reached.
 
         Raises:
-            PeerLost: it could not be reached for `LOST_SECONDS`.
+            PeerLost: it could not be reached for `LOST_SECONDS`, or another one is at its address.
         """
         now = time.monotonic()
         if now - self._looked < LOOK_SECONDS:
@@ -149,34 +147,43 @@ class Pool:
         host, _, port = self._address.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_SECONDS).close()
-        except OSError as error:
+            room = self._room()
+        except self._ray.exceptions.AuthenticationError as error:  # it answers, and does not know this job
+            raise PeerLost(
+                f"the Ray cluster at {self._address} has been started anew; run the same command again to continue"
+            ) from error
+        except (OSError, self._ray.exceptions.RpcError, self._ray.exceptions.GetTimeoutError) as error:
             if now - max(self._looked, self._reached) > LOST_SECONDS:
                 raise PeerLost(
-                    f"the Ray cluster at {self._address} was lost ({error.strerror or error}); run the same command "
+                    f"the Ray cluster at {self._address} was lost ({first_line(error)[:120]}); run the same command "
                     "again to continue"
                 ) from error
             return False
         self._looked = self._reached = now
-        room = int(self._ray.cluster_resources().get("GPU" if self.device == "cuda" else "CPU", 0))
         self._wanted = self._settings.ray_encoders or max(1, room)
         return True
+
+    def _room(self) -> int:
+        """How many encoders there is room for. Ray's own sum ends this process if the head is a new one."""
+        nodes = self._ray._private.worker.global_worker.gcs_client.get_all_node_info(timeout=LOOK_SECONDS)
+        kind = "GPU" if self.device == "cuda" else "CPU"
+        return int(sum(node.resources_total.get(kind, 0) for node in nodes.values() if node.state == 0))  # ALIVE
 
     def _hire(self) -> None:
         worker = _Worker(self._encoder.remote(self._order, self._supplier))
         self._workers.append(worker)
         self._starting[worker.actor.load.remote()] = worker
 
-    def _hand_out(self, split: str, waiting: deque[_Task]) -> None:
-        """Give waiting shards to the workers that are ready. With readers a second one is read meanwhile."""
-        depth = 2 if self._reads_apart else 1
+    def _hand_out(self, split: str, waiting: deque[Portion]) -> None:
+        """Give waiting portions to the workers that are ready, one each before any gets a second one."""
         ready = [worker for worker in self._workers if worker.place is not None]
-        for _ in range(depth):
+        for depth in range(1, DEPTH + 1):
             for worker in sorted(ready, key=lambda one: len(one.tasks)):
                 if waiting and len(worker.tasks) < depth:
                     task = waiting.popleft()
                     worker.tasks[self._submit(worker, split, task)] = task
 
-    def _submit(self, worker: _Worker, split: str, task: _Task) -> Any:
+    def _submit(self, worker: _Worker, split: str, task: Portion) -> Any:
         stamps = [None if row.audio is None else files.stamp(row.audio) for row in task.rows]
         rows = Rows(split, task.rows, stamps)
         pieces = None
@@ -197,16 +204,16 @@ class Pool:
             if self._failed_starts == MOST_LOSSES:
                 raise JobError(f"ENGINE=ray: {MOST_LOSSES} workers ended while they started ({reason})") from error
 
-    def _finished(self, worker: _Worker, future: Any, waiting: deque[_Task]) -> tuple[Shard, Contents] | None:
-        """Return a shard and its contents, or have it encoded again if its worker was lost."""
+    def _finished(self, worker: _Worker, future: Any, waiting: deque[Portion]) -> Assembly | None:
+        """Take what a worker returns, or have it encoded again if that was lost. Returns a shard that is complete."""
         first = next(iter(worker.tasks)) == future
         task = worker.tasks.pop(future)
         try:
-            return task.shard, self._ray.get(future)
+            items = self._ray.get(future)
         except self._ray.exceptions.RayError as error:
             reason = _reason(self._ray, error)
             task.losses += first and not getattr(error, "preempted", False)
-            rows = f"rows {task.rows[0].number} to {task.rows[-1].number} of {task.rows[0].source}"
+            rows = task.named()
             if task.losses == MOST_LOSSES:
                 raise JobError(
                     f"ENGINE=ray: {MOST_LOSSES} workers were lost over {rows} ({reason}); if they ran out of memory, "
@@ -217,7 +224,8 @@ class Pool:
             if not isinstance(error, self._ray.exceptions.RayTaskError):  # then the worker itself is still there
                 waiting.extend(worker.tasks.values())
                 self._dismiss(worker)
-        return None
+            return None
+        return task.done(items)
 
     def _dismiss(self, worker: _Worker) -> None:
         worker.tasks.clear()
@@ -249,9 +257,3 @@ def _reason(ray: Any, error: BaseException) -> str:
     if not isinstance(cause, ray.exceptions.RayError):
         raise cause from (None if isinstance(cause, JobError) else error)
     return first_line(cause).rstrip(".")
-
-
-def _without_secrets(settings: Settings) -> Settings:
-    """The settings without what a worker must not know: Ray keeps what it sends."""
-    nothing = dict.fromkeys(("hf_token", "hf_token_file", "wandb_api_key", "notify_url"))
-    return settings.model_copy(update=nothing)

@@ -10,15 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from job.audio.unusable import Unusable
 from job.config.settings import Settings
+from job.core import files
 from job.core.errors import BadInput
 from job.prepare import row_encoder
-from job.prepare.codec import Codec, Sizes, identity_of, load_codec
-from job.prepare.encode import Item
+from job.prepare.codec import Codec, Sizes, files_of, identity_of, load_codec
+from job.prepare.encode import Item, ProofChoice, side_by_side
 from job.prepare.on_ray.supply import Files, Stamp, files_here
-from job.prepare.row_encoder import RowEncoder
-from job.prepare.shards import Contents, contents_of
+from job.prepare.row_encoder import RowEncoder, shard_of
 
 if TYPE_CHECKING:
     from job.prepare.manifest_rows import Row
@@ -43,6 +45,24 @@ class Order:
     versions: dict[str, str]
 
 
+def order_for(settings: Settings, codec: Codec, directory: Path, device: str) -> Order:
+    """The order for workers that encode on a type of device with this codec, which lies in `directory`."""
+    sizes = Sizes(
+        codec.codebooks, codec.codebook_size, codec.sample_rate, codec.samples_per_frame, torch.device(device)
+    )
+    settings = without_secrets(settings).model_copy(update={"device": device})
+    if device == "cpu" and settings.num_workers is None:
+        settings = settings.model_copy(update={"num_workers": 0})  # a worker has one core
+    stamps = tuple(files.stamp(path) for path in files_of(directory))
+    return Order(settings, sizes, stamps, identity_of(directory), row_encoder.versions())
+
+
+def without_secrets(settings: Settings) -> Settings:
+    """The settings without what a worker must not know: Ray keeps what it sends."""
+    nothing = dict.fromkeys(("hf_token", "hf_token_file", "wandb_api_key", "notify_url"))
+    return settings.model_copy(update=nothing)
+
+
 @dataclass(frozen=True)
 class Rows:
     """Rows of a split, with the stamp of each one's recording."""
@@ -57,7 +77,7 @@ class Rows:
 
 
 class Encoder:
-    """Actor of Ray that holds the codec and encodes a shard at a time."""
+    """Actor of Ray that holds the codec and encodes a portion of a shard at a time."""
 
     def __init__(self, order: Order, supplier: Any) -> None:
         self._order = order
@@ -88,28 +108,32 @@ class Encoder:
         settings = order.settings.model_copy(update={"tokenizer_path": str(copied or directory)})
         self._codec = load_codec(settings, order.sizes.codebooks, device)
         self._encoder = RowEncoder(order.settings, self._codec)
+        self._choice = ProofChoice(shard_of, side_by_side(device.type))  # one for all portions: few calls are repeated
         if copied is not None:
             shutil.rmtree(copied)
         return here
 
-    def encode(self, rows: Rows, pieces: list[Any] | None) -> Contents:
-        """Encode a shard.
+    def encode(self, rows: Rows, pieces: list[Any] | None) -> list[Item]:
+        """Encode rows of a shard. Returns their items, in order.
 
         Args:
-            rows: its rows.
+            rows: the rows.
             pieces: what `read_rows` returns for parts of them, as Ray's references; None to read them here.
         """
-        import ray
 
         def read(found: list[Any]) -> Iterator[Item]:
+            import ray
+
             for reference in found:
                 yield from ray.get(reference)
 
         self._files.trim()
         source = read(pieces) if pieces else self._read(rows)
-        items = list(self._encoder.encoded_items(source))
+        items = list(self._encoder.encoded_items(source, self._choice))
         proven = self._encoder.proven(items, lambda: self._encoder.encoded_items(self._read(rows)))
-        return contents_of(proven, self._codec)
+        for item in proven:
+            item.proof = None  # sound, which is of no use to the job
+        return proven
 
     def _read(self, rows: Rows) -> Iterator[Item]:
         return _read(rows, self._order.settings, self._codec, self._files)

@@ -1,0 +1,114 @@
+"""Read NeMo's tarred data: manifests of JSON lines, and beside them numbered tars with the recordings they name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from job.core.errors import BadInput
+from job.fetch import jsonl
+from job.fetch.sharded import tars
+from job.fetch.table import Kept, Row, RowError, Table, Unreadable
+
+#: The manifest of all tars, as NeMo's script calls it.
+WHOLE = "tarred_audio_manifest.json"
+ENDINGS = (".json", ".jsonl")
+#: The keys of a row that name its recording and the tar with it.
+AUDIO, SHARD = "audio_filepath", "shard_id"
+#: Lists of the contents of tars that are kept: manifests go through them one after the other, or at random.
+_OPEN = 64
+#: Ends the names of further parts of one recording, of which the tar has one file.
+_SUB = re.compile(r"-sub\d+$")
+
+
+def manifests_in(folder: Path) -> list[Path]:
+    """The manifests of the tars in a folder: that of all of them, or else one for each."""
+    if is_tarred(folder / WHOLE):
+        return [folder / WHOLE]
+    return [path for ending in ENDINGS for path in sorted(folder.glob(f"*{ending}")) if is_tarred(path)]
+
+
+def is_tarred(path: Path) -> bool:
+    """Whether a file is a manifest of tars that lie beside it. Reads its first lines only."""
+    if path.suffix.lower() not in ENDINGS or not path.is_file() or not tars_of([path]):
+        return False
+    try:
+        first = next((row for row in islice(jsonl.read(path), 10) if isinstance(row, Row)), None)
+    except OSError:
+        return False
+    name = None if first is None else first.values.get(AUDIO)
+    if first is None or not isinstance(name, str) or (path.parent / name).is_file():
+        return False
+    return SHARD in first.values or (path.stem.startswith("manifest") and _number(path) is not None)
+
+
+def tars_of(manifests: list[Path]) -> list[Path]:
+    """The numbered tars beside manifests, or a folder up, where those of single tars lie in one of their own."""
+    folder = manifests[0].parent
+    found = [path for place in (folder, folder.parent) for path in sorted(place.glob("*.tar"))]
+    return [path for path in found if path.parent == found[0].parent and _number(path) is not None]
+
+
+def open_table(manifests: list[Path], where: str) -> Table:
+    """Open manifests and their tars as one table; recordings are read where they lie.
+
+    Raises:
+        BadInput: a manifest cannot be read, or two tars have one number.
+    """
+    numbered: dict[int, Path] = {}
+    for path in tars_of(manifests):
+        number = _number(path)
+        assert number is not None
+        if number in numbered:
+            raise BadInput(f"{where}: {numbered[number].name} and {path.name} are both tar {number}; move one away")
+        numbered[number] = path
+    table = jsonl.open_tables(manifests, where)
+    numbers = {path.name: _number(path) for path in manifests}
+    contents = lru_cache(_OPEN)(lambda path: tars.places(path, where))
+
+    def placed(row: Row) -> Row:
+        name = row.values.get(AUDIO)
+        if not isinstance(name, str):
+            return row
+        shard = row.values.get(SHARD, numbers[row.source or manifests[0].name])
+        try:
+            tar = numbered[int(str(shard))]
+        except (ValueError, KeyError):
+            folder = next(iter(numbered.values())).parent
+            detail = f"{SHARD} {shard!r}; there are {len(numbered)} in {folder}"
+            raise RowError("no tar of this number", detail) from None
+        return replace(row, values={**row.values, AUDIO: Kept(_one(contents(tar), name, tar))})
+
+    def read() -> Iterator[Row | Unreadable]:
+        for row in table.read():
+            try:
+                yield placed(row) if isinstance(row, Row) else row
+            except RowError as error:
+                yield Unreadable(row.number, error, row.source)
+
+    def sample() -> list[Any]:
+        return [{name: value for name, value in values.items() if name != AUDIO} for values in table.sample()]
+
+    return replace(table, read=read, sample=sample)
+
+
+def _one(contents: dict[str, list[Path]], name: str, tar: Path) -> Path:
+    """The recording of a name in a tar; NeMo compares names without folders and endings."""
+    stem = Path(name).stem
+    found = contents.get(stem) or contents.get(_SUB.sub("", stem), [])
+    if not found:
+        raise RowError("audio is missing", f"no file {name[:200]!r} in {tar.name}")
+    if len(found) > 1:
+        raise RowError("audio is ambiguous", f"{len(found)} files {stem[:200]!r} in {tar.name}; keep one")
+    return found[0]
+
+
+def _number(path: Path) -> int | None:
+    """The number at the end of a file's name."""
+    found = re.search(r"(\d+)$", path.stem)
+    return int(found[1]) if found else None
