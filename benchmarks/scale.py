@@ -1,6 +1,6 @@
 """Memory and time of fetch, prepare and training's data path as the rows grow. Prints one JSON line a case.
 
-    python benchmarks/scale.py [--rows 1000 10000 100000] [--encoded 0.0 | --bucket]
+    python benchmarks/scale.py [--rows 1000 10000 100000] [--encoded 0.0] [--bucket]
 
 The rows are synthetic: very short recordings that share a few hundred files, each with its own text and id, through the
 real stages with the tiny codec of `job.demo`. Each stage runs in a process of its own; `peak` is its highest resident
@@ -8,8 +8,9 @@ memory in bytes, `above` the same less what it had in use before the stage began
 prepare's codec counts as the stage's), `cpu_seconds` the time of all its threads, which other work on the machine
 changes less than `seconds`, `files` what is left on disk under `data/`, in bytes, and `count` in how many files.
 
-With `--bucket` the rows are Parquet shards of 1000 rows with the recordings in them, in a local S3 that this process
-serves (`tests.support.bucket`).
+`--encoded` is the share of rows that come with codes, since most of prepare's time is the codec. With `--bucket` the
+rows are Parquet shards of 1000 rows with the recordings in them, in a local S3 that this process serves
+(`tests.support.bucket`).
 """
 
 from __future__ import annotations
@@ -64,8 +65,14 @@ def recordings_in(work: Path, random: np.random.Generator) -> Path:
     return directory
 
 
-def shards(work: Path, rows: int) -> dict[str, bytes]:
-    """Parquet shards with the recordings in them, by their names in the bucket."""
+def codes(random: np.random.Generator) -> list[list[int]]:
+    """A row's codes: two to five frames."""
+    found: list[list[int]] = random.integers(0, 2048, (int(random.integers(2, 6)), 16)).tolist()
+    return found
+
+
+def shards(work: Path, rows: int, encoded: float) -> dict[str, bytes]:
+    """Parquet shards with the recordings in them, by their names in the bucket; some rows have codes instead."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
@@ -75,8 +82,13 @@ def shards(work: Path, rows: int) -> dict[str, bytes]:
     found = {}
     for first in range(0, rows, SHARD):
         numbers = range(first, min(rows, first + SHARD))
-        audio = [{"bytes": sounds[random.integers(RECORDINGS)], "path": None} for _ in numbers]
-        columns = {"id": [f"row-{n}" for n in numbers], "text": [f"Row {n}." for n in numbers], "audio": audio}
+        columns: dict[str, Any] = {"id": [f"row-{n}" for n in numbers], "text": [f"Row {n}." for n in numbers]}
+        given = [codes(random) if encoded and random.random() < encoded else None for _ in numbers]
+        columns["audio"] = [
+            {"bytes": sounds[random.integers(RECORDINGS)], "path": None} if one is None else None for one in given
+        ]
+        if encoded:
+            columns["audio_codes"] = pa.array(given, pa.list_(pa.list_(pa.int16())))
         sink = pa.BufferOutputStream()
         parquet.write_table(pa.table(columns), sink, row_group_size=100)
         found[f"{rows}/train-{first // SHARD:05d}.parquet"] = sink.getvalue().to_pybytes()
@@ -92,7 +104,7 @@ def write_rows(work: Path, rows: int, encoded: float) -> None:
         for number in range(rows):
             row: dict[str, Any] = {"id": f"row-{number}", "text": f"Row {number}."}
             if random.random() < encoded:
-                row["audio_codes"] = random.integers(0, 2048, (int(random.integers(2, 6)), 16)).tolist()
+                row["audio_codes"] = codes(random)
             else:
                 row["audio"] = str(directory / f"{random.integers(RECORDINGS)}.wav")
             yield row
@@ -200,7 +212,7 @@ def main() -> None:
             build(work / "base")
         for rows in options.rows:
             if options.bucket:
-                bucket.objects = shards(work, rows)
+                bucket.objects = shards(work, rows, options.encoded)
             else:
                 write_rows(work, rows, options.encoded)
             for stage in options.stages:
