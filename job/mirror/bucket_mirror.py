@@ -72,6 +72,8 @@ class BucketMirror:
             self.listing()
             self._files.delete_file(f"{self._root}/doctor")
         except OSError as error:
+            if self._scheme == "gs" and buckets.lacks_credentials(error, environment()):
+                raise BadInput(f"MIRROR_CHECKPOINTS={self._address}: {buckets.NO_CREDENTIALS}") from error
             kind = Unreachable if buckets.may_pass(error) else BadInput
             raise kind(
                 f"MIRROR_CHECKPOINTS={self._address}: {self.explain(error)}; check bucket, keys and network"

@@ -27,7 +27,7 @@ _FORMS = "use s3://bucket/path, gs://bucket/path or hf://datasets/owner/name/pat
 #: Bytes that are in memory of an object that is fetched, and those of a recording beside a table at most.
 _CHUNK, _MOST = 8 << 20, 1 << 30
 _MISSING = re.compile(
-    r"NoSuchBucket|NO_SUCH_BUCKET|NoSuchKey|Path does not exist|404|NOT_FOUND|not found", re.IGNORECASE
+    r"NoSuchBucket|NO_SUCH_BUCKET|NoSuchKey|Path does not exist|No such file|404|NOT_FOUND|not found", re.IGNORECASE
 )
 _REFUSED = re.compile(
     r"ACCESS_DENIED|AccessDenied|HTTP status: 40[13]|INVALID_ACCESS_KEY|SignatureDoesNotMatch|PERMISSION", re.IGNORECASE
@@ -204,6 +204,8 @@ class ObjectStore:
                 "the keys (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)" if self._scheme == "s3" else "the credentials"
             )
             lost = buckets.may_pass(error)
+        if self._scheme == "gs" and buckets.lacks_credentials(error, environment()):
+            return BadInput(f"{where}: {buckets.NO_CREDENTIALS}")
         if lost:
             return Unreachable(f"{where}: the storage cannot be reached: {said}; check the network and run it again")
         if status in (401, 403) or _REFUSED.search(str(error)):
