@@ -6,6 +6,7 @@ from pathlib import Path
 
 from job.config.object_storage import address_of, shards_here
 from job.config.settings import Settings
+from job.core.errors import BadInput
 from job.fetch import jsonl, lists, sharded, sheets
 from job.fetch.table import Table
 
@@ -18,6 +19,8 @@ def open_table(path: Path, variable: str, settings: Settings) -> Table:
     where = f"{variable}={path}"
     if shards := shards_here(path):
         return sharded.open_here(shards, where)
+    if path.name.lower().endswith(sharded.PACKED_TARS):
+        raise BadInput(f"{where}: {sharded.UNPACK}")
     path = path.expanduser().absolute()
     if path.suffix.lower() in lists.ENDINGS:
         return lists.open_table(path, where)

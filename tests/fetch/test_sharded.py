@@ -25,14 +25,6 @@ from tests.support.google import GoogleBucket
 ENDINGS = ("flac", "mp3", "ogg", "wav", "flac")
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    with Bucket() as served:
-        for name, value in served.env.items():
-            monkeypatch.setenv(name, value)
-        yield served
-
-
 def table(first: int, rows: int, **more: list[Any]) -> bytes:
     """A Parquet shard as `datasets` writes it, with clips of their own."""
     numbers = range(first, first + rows)

@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -49,6 +50,10 @@ class GoogleBucket:
         self._log.write_text("")
         return found
 
+    def wait(self, seconds: float) -> None:
+        """Take so long for the contents of each object from now on."""
+        (self.folder.with_name(f"{self.folder.name}.wait")).write_text(str(seconds))
+
 
 class _Handler(BaseHTTPRequestHandler):
     folder: Path
@@ -73,6 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif query.get("alt") == "media":
             with self.log.open("a") as log:
                 log.write(f"{unquote(found[2])}\n")
+            slow = self.folder.with_name(f"{self.folder.name}.wait")
+            time.sleep(float(slow.read_text()) if slow.exists() else 0.0)
             self._media((self.folder / unquote(found[2])).read_bytes())
         else:
             self._json(self._object(unquote(found[2])))
