@@ -15,8 +15,9 @@ import pytest
 from job import fetch
 from job.config import settings as variables
 from job.core.errors import BadInput
-from tests.fetch.test_hub import clip
+from tests.fetch.test_hub import call, clip, manifest
 from tests.fetch.test_sharded import contents, night, refusal
+from tests.hub.server import READ, Hub
 from tests.support.bucket import Bucket
 from tests.support.google import ROOT, GoogleBucket
 
@@ -142,3 +143,19 @@ def test_compressed_tars_here_are_refused_in_one_line(tmp_path: Path, name: str)
     with pytest.raises(BadInput, match="a compressed tar is not read") as caught:
         fetch.run(loaded)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_folder_of_a_dataset_on_the_hub_is_read_as_one_here(tmp_path: Path) -> None:
+    with Hub() as hub:
+        files: dict[str, bytes | str] = {f"studio/{n}.flac": clip(n, "FLAC") for n in range(3)}
+        files |= {f"studio/{n}.txt": f"It is number {n}." for n in range(3)}
+        hub.add_repo("dataset", "alice/tapes", {**files, "README.md": "# x"}, private=True)
+        asked = {"DATA_DIR": "hf://datasets/alice/tapes/studio"}
+        answers = call(hub, tmp_path, asked, token=READ)
+        assert answers[0]["value"]["train"] == 3
+        assert contents(manifest(tmp_path, 0)) == [clip(n, "FLAC") for n in range(3)]
+        here = Path(manifest(tmp_path, 0)[0]["audio"]).parent
+        before = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in here.iterdir()}
+        assert call(hub, tmp_path, asked, token=READ)[0]["value"]["train"] == 3
+        assert {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in here.iterdir()} == before
