@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import subprocess
 import sys
@@ -58,14 +59,18 @@ def test_a_folder_of_recordings_is_fetched_once_and_again_only_what_changed(fetc
     (folder / "_002.flac").unlink()
     (folder / "_002.txt").unlink()
     store(folder, 20)
+    packed = gzip.compress(b"notes")
+    (folder / "_notes.gz").write_bytes(packed)
     again = fetched(DATA_DIR=WHERE)
-    assert sorted(google.reads()) == [f"studio/anna/day 0/_{name}" for name in ("001.txt", "020.flac", "020.txt")]
+    new = ("001.txt", "020.flac", "020.txt", "notes.gz")
+    assert sorted(google.reads()) == [f"studio/anna/day 0/_{name}" for name in new]
     texts = [row["text"] for row in again["train"]]
     assert (texts[1], texts[2], len(texts)) == ("It is another.", "It is number 3.", 12)
     kept = {row["id"]: Path(row["audio"]).stat().st_mtime_ns for row in again["train"]}
     assert {name: kept[name] for name in stamps if name in kept} == {n: s for n, s in stamps.items() if n in kept}
     here = got["settings"].paths.raw / "folder"
     assert not list(here.rglob("_002*")), "what is gone there is removed here"
+    assert (here / "anna/day 0/_notes.gz").read_bytes() == packed, "whatever a file is called, it is copied as it is"
     fetched(TRAIN_JSONL=refused_row(google.folder.parent))
     assert not here.exists(), "and all of it once the data is elsewhere"
 
