@@ -1,6 +1,6 @@
 """Memory and time of fetch, prepare and training's data path as the rows grow. Prints one JSON line a case.
 
-    python benchmarks/scale.py [--rows 1000 10000 100000] [--encoded 0.0 | --bucket]
+    python benchmarks/scale.py [--rows 1000 10000 100000] [--encoded 0.0] [--bucket]
 
 The rows are synthetic: very short recordings that share a few hundred files, each with its own text and id, through the
 real stages with the tiny codec of `job.demo`. Each stage runs in a process of its own; `peak` is its highest resident
@@ -8,8 +8,12 @@ memory in bytes, `above` the same less what it had in use before the stage began
 prepare's codec counts as the stage's), `cpu_seconds` the time of all its threads, which other work on the machine
 changes less than `seconds`, `files` what is left on disk under `data/`, in bytes, and `count` in how many files.
 
-With `--bucket` the rows are Parquet shards of 1000 rows with the recordings in them, in a local S3 that this process
-serves (`tests.support.bucket`).
+`--encoded` is the share of rows that come with codes, since most of prepare's time is the codec. With `--bucket` the
+rows are Parquet shards of 1000 rows with the recordings in them, in a local S3 that this process serves
+(`tests.support.bucket`).
+
+`--stages compare` is the part of prepare that has all rows in memory, from the encoded shards to the split, of rows
+that were never encoded: with the lengths, texts and fingerprints of recordings of 4 to 8 s, all different.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ import numpy as np
 from job.config.settings import Settings
 from job.core import files
 from job.core.cpus import available, limit
+from job.prepare.shards import LINES
 from tests.support.bucket import Bucket
 
 #: Recordings that the rows share, and the shortest and longest of them in seconds.
@@ -40,6 +45,8 @@ RATE = 24_000
 BATCH = 8
 #: Rows of a shard in the bucket.
 SHARD = 1000
+#: A part of prepare that can be measured without the codec.
+COMPARE = "compare"
 
 
 def settings_of(work: Path, rows: int, bucket: bool = False) -> Settings:
@@ -64,8 +71,14 @@ def recordings_in(work: Path, random: np.random.Generator) -> Path:
     return directory
 
 
-def shards(work: Path, rows: int) -> dict[str, bytes]:
-    """Parquet shards with the recordings in them, by their names in the bucket."""
+def codes(random: np.random.Generator) -> list[list[int]]:
+    """A row's codes: two to five frames."""
+    found: list[list[int]] = random.integers(0, 2048, (int(random.integers(2, 6)), 16)).tolist()
+    return found
+
+
+def shards(work: Path, rows: int, encoded: float) -> dict[str, bytes]:
+    """Parquet shards with the recordings in them, by their names in the bucket; some rows have codes instead."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
@@ -75,8 +88,13 @@ def shards(work: Path, rows: int) -> dict[str, bytes]:
     found = {}
     for first in range(0, rows, SHARD):
         numbers = range(first, min(rows, first + SHARD))
-        audio = [{"bytes": sounds[random.integers(RECORDINGS)], "path": None} for _ in numbers]
-        columns = {"id": [f"row-{n}" for n in numbers], "text": [f"Row {n}." for n in numbers], "audio": audio}
+        columns: dict[str, Any] = {"id": [f"row-{n}" for n in numbers], "text": [f"Row {n}." for n in numbers]}
+        given = [codes(random) if encoded and random.random() < encoded else None for _ in numbers]
+        columns["audio"] = [
+            {"bytes": sounds[random.integers(RECORDINGS)], "path": None} if one is None else None for one in given
+        ]
+        if encoded:
+            columns["audio_codes"] = pa.array(given, pa.list_(pa.list_(pa.int16())))
         sink = pa.BufferOutputStream()
         parquet.write_table(pa.table(columns), sink, row_group_size=100)
         found[f"{rows}/train-{first // SHARD:05d}.parquet"] = sink.getvalue().to_pybytes()
@@ -92,7 +110,7 @@ def write_rows(work: Path, rows: int, encoded: float) -> None:
         for number in range(rows):
             row: dict[str, Any] = {"id": f"row-{number}", "text": f"Row {number}."}
             if random.random() < encoded:
-                row["audio_codes"] = random.integers(0, 2048, (int(random.integers(2, 6)), 16)).tolist()
+                row["audio_codes"] = codes(random)
             else:
                 row["audio"] = str(directory / f"{random.integers(RECORDINGS)}.wav")
             yield row
@@ -137,10 +155,79 @@ def train(settings: Settings) -> dict[str, Any]:
     return {"rows": len(rows), "frames": frames, "seconds_of": taken}
 
 
+class MadeShards:
+    """Shards of rows that were never recorded: 4 to 8 s each, all different, with the codes of one shard for all."""
+
+    def __init__(self) -> None:
+        import pyarrow as pa
+
+        from job.prepare.parquet_store import shard_schema
+
+        self._schema = shard_schema(16)
+        random = np.random.default_rng(0)
+        self._frames = random.integers(50, 100, LINES)
+        books = pa.FixedSizeListArray.from_arrays(
+            pa.array(random.integers(0, 2048, 16 * self._frames.sum()).astype(np.int16)),
+            type=self._schema.field("codes").type.value_type,
+        )
+        ends = np.concatenate([[0], np.cumsum(self._frames)]).astype(np.int32)
+        self._codes = pa.ListArray.from_arrays(pa.array(ends), books, type=self._schema.field("codes").type)
+
+    def tables(self, split: str, rows: int) -> Iterator[Any]:
+        """As `job.prepare.shards.Shards.tables`."""
+        for first in range(0, rows, LINES):
+            yield self._table(first).slice(0, rows - first)
+
+    def _table(self, first: int) -> Any:
+        import pyarrow as pa
+
+        from job.audio.flaws import PRINT_SIZE
+
+        random = np.random.default_rng(first + 1)
+        numbers = range(first, first + LINES)
+        seconds = self._frames / 12.5
+        prints = random.integers(-128, 128, (LINES, PRINT_SIZE)).astype(np.int8)
+        texts = [f"In row {n} somebody says this, and then they say some more of it." for n in numbers]
+        values: dict[str, Any] = {
+            "id": [f"row-{n}" for n in numbers], "text": texts, "speaker": ["one"] * LINES,
+            "language": ["auto"] * LINES, "seconds": seconds, "codes": self._codes,
+            "position": list(numbers), "number": list(numbers),
+            "source": [f"train-{n // SHARD:05d}.parquet" for n in numbers], "warnings": [[]] * LINES,
+            "characters": [len(text) for text in texts], "letters": random.uniform(12, 16, LINES) * seconds,
+            "heard": seconds, "digest": random.integers(1, 1 << 62, LINES, dtype=np.uint64),
+            "rms": random.uniform(-30, -20, LINES), "rate": np.full(LINES, RATE), "channels": np.ones(LINES),
+            "print": [one.tobytes() for one in prints],
+        }  # fmt: skip
+        arrays = [
+            values[field.name]
+            if field.name == "codes"
+            else pa.array(values.get(field.name, [None] * LINES)).cast(field.type)
+            for field in self._schema
+        ]
+        return pa.Table.from_arrays(arrays, schema=self._schema)
+
+
+def compare(settings: Settings, rows: int) -> dict[str, Any]:
+    """What prepare does once all rows are encoded, up to the split: it is here that all rows are in memory."""
+    from types import SimpleNamespace
+
+    from job.prepare import stage
+    from job.prepare.admitted import Admitted
+
+    work: Any = SimpleNamespace(
+        shards=MadeShards(), settings=settings, limits=lambda split: (None, None),
+        manifest=SimpleNamespace(rows={"train": rows, "validation": 0}),
+        codec=SimpleNamespace(codebooks=16, codebook_size=2048, frame_rate=12.5),
+    )  # fmt: skip
+    tally = stage._gather(work, Admitted(work))
+    stage._hold_out(tally, work)
+    return {"rows": tally.kept, "validation": int(tally.validation.sum()), "rejected": tally.refused}
+
+
 STAGES: dict[str, Callable[[Settings], dict[str, Any]]] = {"fetch": fetch, "prepare": prepare, "train": train}
 
 
-def measure(stage: str, settings: Settings) -> dict[str, Any]:
+def measure(stage: str, settings: Settings, rows: int) -> dict[str, Any]:
     """Run a stage in this process; its figures."""
     import qwen_tts  # noqa: F401  # before the stage: what it takes does not depend on the rows
     import torch
@@ -149,7 +236,7 @@ def measure(stage: str, settings: Settings) -> dict[str, Any]:
     sys.stdout, out = sys.stderr, sys.stdout
     before = common.resident()
     begun, used = time.perf_counter(), time.process_time()
-    counts = STAGES[stage](settings)
+    counts = compare(settings, rows) if stage == COMPARE else STAGES[stage](settings)
     seconds, used = time.perf_counter() - begun, time.process_time() - used
     sys.stdout = out
     peak = common.highest()
@@ -185,11 +272,12 @@ def main() -> None:
     parser.add_argument("--encoded", type=float, default=0.0, help="share of rows that come with codes")
     parser.add_argument("--bucket", action="store_true", help="Parquet shards in a local S3")
     parser.add_argument("--work", type=Path, help="keep the files here")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
+    parser.add_argument("--stages", nargs="+", choices=[*STAGES, COMPARE], default=list(STAGES))
+    parser.add_argument("--stage", choices=[*STAGES, COMPARE], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.stage:
-        print(json.dumps(measure(options.stage, settings_of(options.work, options.rows[0], options.bucket))))
+        settings = settings_of(options.work, options.rows[0], options.bucket)
+        print(json.dumps(measure(options.stage, settings, options.rows[0])))
         return
     with tempfile.TemporaryDirectory() as temporary, Bucket() as bucket:
         more, env = (["--bucket"], bucket.env) if options.bucket else ([], {})
@@ -199,8 +287,10 @@ def main() -> None:
 
             build(work / "base")
         for rows in options.rows:
-            if options.bucket:
-                bucket.objects = shards(work, rows)
+            if options.stages == [COMPARE]:
+                settings_of(work, rows).paths.raw.mkdir(parents=True)
+            elif options.bucket:
+                bucket.objects = shards(work, rows, options.encoded)
             else:
                 write_rows(work, rows, options.encoded)
             for stage in options.stages:

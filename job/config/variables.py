@@ -64,7 +64,9 @@ class DataVariables(BaseSettings):
     )
     validation_jsonl: Path | None = var(None, "The same, for validation.")
     data_dir: Path | None = var(
-        None, "A folder: `metadata.jsonl` + `ref.wav` + `ref_text.txt`, or audio files with `.txt` files beside them."
+        None,
+        "A folder, here or at an address as above: `metadata.jsonl` + `ref.wav` + `ref_text.txt`, or audio files with "
+        "`.txt` files beside them.",
     )
     text_column: str | None = var(
         None, "Column with the transcript, if it is not detected; its number in a file without a header."

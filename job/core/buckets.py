@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,11 @@ _PASSING = re.compile(
     r"|HTTP status: (5\d\d|429)|could not resolve|timed? ?out|UNAVAILABLE|DEADLINE",
     re.IGNORECASE,
 )
+#: What Google's client says when it has found no credentials and asked for those of a machine of Google's in vain: only
+#: there is there such a host. It says the same of credentials that it has found, without a network.
+_NO_TOKEN = re.compile(r"access token.*resolve host", re.IGNORECASE | re.DOTALL)
+#: What a message says then.
+NO_CREDENTIALS = "there are no Google credentials; set GOOGLE_APPLICATION_CREDENTIALS to a service account's file"
 
 
 def opened(scheme: str, bucket: str, env: Mapping[str, str]) -> Any:
@@ -25,12 +31,19 @@ def opened(scheme: str, bucket: str, env: Mapping[str, str]) -> Any:
         scheme: `s3` or `gs`.
         env: variables that lead to it; keys are read from the process's own, as the providers' tools do.
     """
-    return _google() if scheme == "gs" else _amazon(bucket, env)
+    return _google(env) if scheme == "gs" else _amazon(bucket, env)
 
 
 def may_pass(error: BaseException) -> bool:
     """Whether pyarrow's error says that the server could not be reached or is overburdened."""
     return _PASSING.search(str(error)) is not None
+
+
+def lacks_credentials(error: BaseException, env: Mapping[str, str]) -> bool:
+    """Whether it is for want of any credentials that Google's client gives up; to try again would not help."""
+    saved = Path(env.get("HOME", "/")) / ".config/gcloud/application_default_credentials.json"
+    found = env.get("GOOGLE_APPLICATION_CREDENTIALS") or saved.is_file()
+    return not found and _NO_TOKEN.search(str(error)) is not None
 
 
 def _amazon(bucket: str, env: Mapping[str, str]) -> Any:
@@ -47,7 +60,11 @@ def _amazon(bucket: str, env: Mapping[str, str]) -> Any:
     return S3FileSystem(region=region or "us-east-1", **options)
 
 
-def _google() -> Any:
+def _google(env: Mapping[str, str]) -> Any:
     from pyarrow.fs import GcsFileSystem
 
-    return GcsFileSystem(retry_time_limit=timedelta(seconds=PATIENCE))
+    options: dict[str, Any] = {"retry_time_limit": timedelta(seconds=PATIENCE)}
+    if given := env.get("STORAGE_EMULATOR_HOST"):  # of Google's own clients: another server, which takes no credentials
+        address = urlsplit(given if "://" in given else f"http://{given}")
+        options |= {"scheme": address.scheme, "endpoint_override": address.netloc, "anonymous": True}
+    return GcsFileSystem(**options)

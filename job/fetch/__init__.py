@@ -21,6 +21,7 @@ from job.fetch.audio_store import Store
 from job.fetch.claims import undisputed
 from job.fetch.collect import Collector, reason_of, summarise
 from job.fetch.columns import choose
+from job.fetch.sharded import folder_copy
 from job.fetch.transcribe import Transcribing
 from job.fetch.transcribed_rows import TranscribedRows
 
@@ -77,6 +78,7 @@ def run(settings: Settings) -> dict[str, Any]:
     store.prune()
     voices = published_voices.keep(given, paths.published_voices)
     sharded.prune(settings, {name for table in given for name in table.copies})
+    folder_copy.prune(settings)
     rejected = len(collector.rejected)
     console.say(
         "fetch",

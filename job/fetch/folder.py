@@ -12,26 +12,42 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from job.config.object_storage import address_of
 from job.config.settings import Settings
 from job.core import console
 from job.core.errors import BadInput
 from job.fetch import jsonl, kaldi, recordings, sharded, sheets, tables, tarred_manifests
 from job.fetch.listing import Names
 from job.fetch.references import reference_of
+from job.fetch.sharded.folder_copy import FolderCopy
 from job.fetch.table import Row, Table, Unreadable
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 
 
-def open_table(settings: Settings, split: str) -> Table | None:
-    """Open the `train` or `validation` split of DATA_DIR; None if there is no validation split.
+def open_tables(settings: Settings) -> dict[str, Table]:
+    """Open the splits of DATA_DIR, `train` and, if there is one, `validation`; one in object storage is fetched before.
 
     Raises:
         BadInput: DATA_DIR is not a folder, has no recordings, or lacks the folder of a split.
+        Unreachable: the object storage cannot be reached.
     """
     assert settings.data_dir is not None
-    root = settings.data_dir.expanduser().absolute()
-    where = f"DATA_DIR={settings.data_dir}"
+    names = {"train": settings.train_split, "validation": settings.validation_split}
+    if address := address_of(settings.data_dir):
+        copy = FolderCopy(settings, address)
+        if copy.has_shards:
+            given = {split: name for split, name in names.items() if name is not None}
+            return {split: sharded.open_address(address, copy.where, settings, name) for split, name in given.items()}
+        root, where = copy.fetch(), copy.where
+    else:
+        root, where = settings.data_dir.expanduser().absolute(), f"DATA_DIR={settings.data_dir}"
+    found = {split: _open_split(settings, split, root, where) for split in names}
+    return {split: table for split, table in found.items() if table is not None}
+
+
+def _open_split(settings: Settings, split: str, root: Path, where: str) -> Table | None:
+    """Open the `train` or `validation` split of the folder; None if there is no validation split."""
     if not root.exists():
         raise BadInput(f"{where}: no such folder")
     if not root.is_dir():
@@ -88,6 +104,8 @@ def _open(root: Path, where: str, settings: Settings) -> Table:
     if not found:
         jsonls = sorted(p.name for p in root.glob("*.jsonl"))
         more = f"; {jsonls[0]} goes into TRAIN_JSONL" if jsonls else ""
+        packed = [path.name for path in sorted(root.iterdir()) if path.name.lower().endswith(sharded.PACKED_TARS)]
+        more = f"; {packed[0]}: {sharded.UNPACK}" if packed else more
         raise BadInput(f"{where}: no metadata.jsonl, metadata.csv or audio files in it{more}")
     beside = recordings.Recordings(root, found, others, settings)
     if 2 * beside.with_text < len(found):

@@ -21,6 +21,8 @@ def open_table(path: Path, variable: str, settings: Settings) -> Table:
         return tarred_manifests.open_table(manifests, where)
     if shards := shards_here(path):
         return sharded.open_here(shards, where)
+    if path.name.lower().endswith(sharded.PACKED_TARS):
+        raise BadInput(f"{where}: {sharded.UNPACK}")
     path = path.expanduser().absolute()
     if path.suffix.lower() in lists.ENDINGS:
         return lists.open_table(path, where)

@@ -14,6 +14,7 @@ from job.config.settings import Settings
 from job.config.variables import SOURCE_VARIABLES
 from job.core.errors import BadInput
 from job.fetch import folder, jsonl, mixing, named_files, sharded
+from job.fetch.sharded import folder_copy
 from job.fetch.table import Table
 
 
@@ -184,8 +185,9 @@ def _data_dir(settings: Settings) -> Source | None:
     if settings.data_dir is None:
         return None
     unread = _unread(settings, "DATA_DIR", "DATASET_NAME")
-    about = f"DATA_DIR={settings.data_dir}"
-    return _read_from(settings, about, lambda: _folder(settings), (settings.data_dir,), unread)
+    about = f"DATA_DIR={address_of(settings.data_dir) or settings.data_dir}"
+    found = _read_from(settings, about, lambda: _folder(settings), (settings.data_dir,), unread)
+    return replace(found, waits=cache(lambda: folder_copy.waits(settings)))
 
 
 def _dataset_name(settings: Settings) -> Source | None:
@@ -227,8 +229,7 @@ def _validation(settings: Settings) -> dict[str, Table]:
 
 
 def _folder(settings: Settings) -> dict[str, Table]:
-    tables = {split: folder.open_table(settings, split) for split in ("train", "validation")}
-    return {**{split: table for split, table in tables.items() if table is not None}, **_validation(settings)}
+    return {**folder.open_tables(settings), **_validation(settings)}
 
 
 def _read_from(

@@ -54,7 +54,9 @@ class BucketMirror:
 
         def receive(name: str) -> None:
             (into / name).parent.mkdir(parents=True, exist_ok=True)
-            with self._files.open_input_stream(f"{self._root}/{name}") as source, open(into / name, "wb") as target:
+            # None: pyarrow would decompress what is called .gz
+            opened = self._files.open_input_stream(f"{self._root}/{name}", compression=None)
+            with opened as source, open(into / name, "wb") as target:
                 shutil.copyfileobj(source, target, CHUNK)
 
         for _ in threads.in_order(names, receive, AT_ONCE, name="mirror"):
@@ -72,6 +74,8 @@ class BucketMirror:
             self.listing()
             self._files.delete_file(f"{self._root}/doctor")
         except OSError as error:
+            if self._scheme == "gs" and buckets.lacks_credentials(error, environment()):
+                raise BadInput(f"MIRROR_CHECKPOINTS={self._address}: {buckets.NO_CREDENTIALS}") from error
             kind = Unreachable if buckets.may_pass(error) else BadInput
             raise kind(
                 f"MIRROR_CHECKPOINTS={self._address}: {self.explain(error)}; check bucket, keys and network"
@@ -83,7 +87,7 @@ class BucketMirror:
 
     def _write(self, name: str, source: Path | bytes) -> None:
         path = f"{self._root}/{name}"
-        with self._files.open_output_stream(path) as target:
+        with self._files.open_output_stream(path, compression=None) as target:
             if isinstance(source, bytes):
                 target.write(source)
             else:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from job.prepare.leaving_out import LeftOut
-from job.prepare.noted import Noted
+from job.prepare.noted import Column, Noted
 from job.text.words import bare
 
 #: Reason of rejected rows, and warning of rows that are kept nevertheless.
@@ -42,12 +42,12 @@ class Recordings:
     def __init__(self) -> None:
         self._sources: dict[str, int] = {}
         self._noted = Noted(_NOTED)
-        self._digests: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
+        self._digests = Column(np.uint64)
 
     def add(self, split: str, table: pa.Table) -> None:
         """Add the usable rows of a shard (`store.shard_schema`) whose codes change enough to identify the recording."""
         table = table.filter(table["reason"].is_null())
-        self._digests.append(table["digest"].to_numpy())
+        self._digests.add(table["digest"].to_numpy())
         table = table.filter(pa.array(_changes(table) >= FEWEST_CHANGES))
         values = {
             "source": [self._sources.setdefault(one, len(self._sources)) for one in table["source"].to_pylist()],
@@ -57,7 +57,7 @@ class Recordings:
 
     def compare(self) -> LeftOut:
         """Find rows with the same recording and different words; none if most rows repeat another row's recording."""
-        digests = np.concatenate(self._digests)
+        digests = self._digests.take()
         if len(digests) - len(np.unique(digests)) > MOST * len(digests):
             return LeftOut.nothing(REASON)
         noted = self._noted.columns()

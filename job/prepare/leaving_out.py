@@ -17,7 +17,7 @@ from job.dataset.prepared import SPLITS
 class LeftOut:
     """Rows rejected for one `reason`: their splits (indices into SPLITS), positions and details, (rows,) each.
 
-    Positions are in ascending order within each split.
+    Splits are in ascending order, and positions within each split.
     """
 
     reason: str
@@ -43,21 +43,21 @@ class LeftOut:
 
         Rows that are already rejected keep their reason.
         """
-        mine = np.flatnonzero(self.split == SPLITS.index(split))
-        if not len(mine) or not len(table):
+        number = SPLITS.index(split)
+        begin, end = np.searchsorted(self.split, number), np.searchsorted(self.split, number, "right")
+        if begin == end or not len(table):
             return table
+        mine = self.position[begin:end]  # a view: there is a call for each shard, and these may be millions
         positions = table["position"].to_numpy()
-        places = np.searchsorted(self.position[mine], positions).clip(max=len(mine) - 1)
-        hit = np.flatnonzero(
-            (self.position[mine][places] == positions) & table["reason"].is_null().to_numpy(zero_copy_only=False)
-        )
+        places = np.searchsorted(mine, positions).clip(max=len(mine) - 1)
+        hit = np.flatnonzero((mine[places] == positions) & table["reason"].is_null().to_numpy(zero_copy_only=False))
         if not len(hit):
             return table
         if gate == "off":
             return with_warnings(table, hit, self.reason)
         reasons, details = table["reason"].to_pylist(), table["detail"].to_pylist()
         for row in hit:
-            reasons[row], details[row] = self.reason, self.details[mine[places[row]]]
+            reasons[row], details[row] = self.reason, self.details[begin + places[row]]
         return with_column(with_column(table, "reason", reasons), "detail", details)
 
 

@@ -198,18 +198,19 @@ def people(clips: list[Clip], reference: Halves | None = None) -> People:
     """
     from scipy.cluster.hierarchy import fcluster, linkage
 
-    halves = np.stack([clip.halves for clip in clips]).astype(np.float64)
     seconds = np.array([clip.seconds for clip in clips])
     long = np.flatnonzero(seconds >= SHORTEST)
     compared = long[np.unique(np.linspace(0, len(long) - 1, min(len(long), MOST_COMPARED)).round().astype(int))]
+    halves = _exact([clips[n] for n in compared])
     means = unit(halves.mean(axis=1))
-    typical = max(float(np.median(1 - (halves[compared, 0] * halves[compared, 1]).sum(axis=1))), NO_DISTANCE)
-    distances = np.maximum(1 - means[compared] @ means[compared].T, 0.0)
+    typical = max(float(np.median(1 - (halves[:, 0] * halves[:, 1]).sum(axis=1))), NO_DISTANCE)
+    distances = np.maximum(1 - means @ means.T, 0.0)
     joined = linkage(distances[np.triu_indices(len(compared), 1)], "average")
     labels = fcluster(joined, _apart_from(joined[:, 2], NEAREST * typical, FARTHEST * typical), "distance")
 
-    centres = np.stack([unit(means[compared[labels == label]].mean(axis=0)) for label in np.unique(labels)])
-    near = means @ centres.T
+    centres = np.stack([unit(means[labels == label].mean(axis=0)) for label in np.unique(labels)])
+    parts = (clips[at : at + MOST_COMPARED] for at in range(0, len(clips), MOST_COMPARED))
+    near = np.concatenate([unit(_exact(part).mean(axis=1)) @ centres.T for part in parts])
     who = near.argmax(axis=1)
     who[compared] = labels - 1
     spoken = np.bincount(who, seconds, minlength=len(centres))
@@ -222,6 +223,11 @@ def people(clips: list[Clip], reference: Halves | None = None) -> People:
     places = np.empty(len(order), np.int64)
     places[order] = np.arange(len(order))
     return People(places[who], near[:, order[0]])
+
+
+def _exact(clips: list[Clip]) -> NDArray[np.float64]:
+    """The halves (clips, 2, dim) of some clips in double precision, 32 kB each: never of all of them at once."""
+    return np.stack([clip.halves for clip in clips]).astype(np.float64)
 
 
 def _apart_from(joins: NDArray[np.float64], nearest: float, farthest: float) -> float:

@@ -17,7 +17,7 @@ from job.prepare import fit, shifted
 from job.prepare.encode import Item
 from job.prepare.leaving_out import LeftOut
 from job.prepare.manifest_rows import AUTO
-from job.prepare.noted import Noted
+from job.prepare.noted import Column, Noted
 from job.text.letters import letters, script
 
 #: Reason of rejected rows, and warning of rows that are kept although they do not fit.
@@ -54,7 +54,7 @@ class Lengths:
     def __init__(self) -> None:
         self._names: dict[str, dict[Any, int]] = {"source": {}, "language": {}, "speaker": {}}
         self._noted = Noted(_NOTED)
-        self._impossible: list[NDArray[np.bool_]] = [np.zeros(0, bool)]
+        self._impossible = Column(np.bool_)
 
     def add(self, split: str, table: pa.Table) -> None:
         """Add the usable rows of a shard (`store.shard_schema`)."""
@@ -66,12 +66,12 @@ class Lengths:
             "speaker": self._numbers("speaker", table["speaker"].to_pylist()),
         }
         self._noted.add(split, table, values)
-        self._impossible.append(np.asarray([REASON in found for found in table["warnings"].to_pylist()], dtype=bool))
+        self._impossible.add([REASON in found for found in table["warnings"].to_pylist()])
 
     def compare(self) -> Mismatches:
         """Find rows and sources that do not fit. If whole sources do not, only impossible single rows are reported."""
         noted = self._noted.columns()
-        impossible = np.concatenate(self._impossible)
+        impossible = self._impossible.take()
         said, heard = noted["letters"], noted["heard"]
         problems = self._problems(noted)
         low, high = fit.bounds(said, heard, noted["language"], noted["speaker"])

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from job.dataset.prepared import SPLITS
+from job.prepare.noted import Column
 from job.prepare.page import SHOWN_REJECTED
 from job.prepare.split import rank
 
@@ -91,7 +92,7 @@ class Tally:
         self._seed = seed
         self._first_frame: NDArray[np.int16] | None = None
         self._reasons: Counter[str] = Counter()
-        self._parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _COLUMNS}
+        self._parts = {name: Column(kind) for name, kind in _COLUMNS.items()}
         self._columns: dict[str, NDArray[Any]] = {}
 
     def add(self, split: str, table: pa.Table) -> None:
@@ -124,7 +125,7 @@ class Tally:
             if name not in values:
                 missing = np.nan if kind is np.float64 else 0
                 values[name] = table[name].fill_null(missing).to_numpy()
-            self._parts[name].append(np.asarray(values[name], dtype=kind))
+            self._parts[name].add(values[name])
 
     def refuse(self, row: dict[str, Any]) -> None:
         """Count a rejected row."""
@@ -135,8 +136,8 @@ class Tally:
 
     def close(self) -> None:
         """Concatenate the columns after the last shard."""
-        for name, kind in _COLUMNS.items():
-            self._columns[name] = np.concatenate([np.zeros(0, dtype=kind), *self._parts.pop(name)])
+        for name in _COLUMNS:
+            self._columns[name] = self._parts.pop(name).take()
         self.validation = self["source"] == SPLITS.index("validation")
 
     def __getitem__(self, name: str) -> NDArray[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import soundfile
 from job import fetch
 from job.config import settings
 from job.core import files
+from tests.support.bucket import Bucket
 
 
 def write_audio(path: Path, seconds: float = 0.5, rate: int = 16000, seed: int = 0) -> Path:
@@ -49,3 +50,12 @@ def fetched(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         return {"counts": counts, **manifests, "rejected": rejected, "settings": loaded}
 
     return run
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """A local S3, to which the variables lead."""
+    with Bucket() as served:
+        for name, value in served.env.items():
+            monkeypatch.setenv(name, value)
+        yield served

@@ -15,21 +15,14 @@ import pytest
 
 from job import fetch
 from job.config import settings as variables
-from job.core import inside
+from job.core import buckets, inside
 from job.core.errors import BadInput, Unreachable
 from tests.fetch.test_hub import CLIPS, call, clip, manifest
 from tests.hub.server import READ, Hub
 from tests.support.bucket import Bucket
+from tests.support.google import GoogleBucket
 
 ENDINGS = ("flac", "mp3", "ogg", "wav", "flac")
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
-    with Bucket() as served:
-        for name, value in served.env.items():
-            monkeypatch.setenv(name, value)
-        yield served
 
 
 def table(first: int, rows: int, **more: list[Any]) -> bytes:
@@ -135,6 +128,58 @@ def test_tars_on_this_machine_are_not_copied(tmp_path: Path, fetched: Any, form:
     assert Path(got["train"][0]["audio"]).parent == tmp_path / "nights" / "night-0.tar"
     assert not list(got["settings"].paths.raw.rglob("*.pack"))
     assert "train rows (text in text, audio in audio)" in fetch.check(got["settings"])
+
+
+@pytest.fixture
+def google(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GoogleBucket]:
+    (tmp_path / "voices").mkdir()
+    with GoogleBucket(tmp_path / "voices") as served:
+        for name, value in served.env.items():
+            monkeypatch.setenv(name, value)
+        yield served
+
+
+def test_google_cloud_storage_is_read_as_s3_is(fetched: Any, google: GoogleBucket, tmp_path: Path) -> None:
+    """Through Google's own client: shards, tars, a table with recordings beside it; again only what is new."""
+    objects = {f"nights/train-{n}.parquet": table(10 * n, 3) for n in range(3)}
+    objects |= {f"tars/night-{n}.tar": night(n) for n in range(2)}
+    objects |= {"t/rows.jsonl": json.dumps({"audio": "clips/ü 1.flac", "text": "Hi."}).encode()}
+    objects |= {"t/clips/ü 1.flac": CLIPS[0]}
+    for name, data in objects.items():
+        (google.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (google.folder / name).write_bytes(data)
+    got = fetched(TRAIN_JSONL="gs://voices/nights", VALIDATION_JSONL="gs://voices/t/rows.jsonl")
+    assert contents(got["train"]) == [clip(n, "FLAC") for n in (0, 1, 2, 10, 11, 12, 20, 21, 22)]
+    assert contents(got["validation"]) == [CLIPS[0]]
+    google.reads()
+    (google.folder / "nights/train-1.parquet").write_bytes(table(50, 2))
+    again = fetched(TRAIN_JSONL="gs://voices/nights")
+    assert contents(again["train"]) == [clip(n, "FLAC") for n in (0, 1, 2, 50, 51, 20, 21, 22)]
+    read = google.reads()
+    assert "nights/train-1.parquet" in read
+    assert "nights/train-2.parquet" not in read, "what is here is not fetched again"
+    tars = fetched(TRAIN_JSONL="gs://voices/tars/*.tar")
+    assert contents(tars["train"]) == [clip(0), clip(1, "WAV"), clip(10), clip(11, "WAV")]
+    work = {"WORK_DIR": str(tmp_path / "work")}
+    assert "no such bucket, repo or path" in refusal("gs://nobody/here", **work)
+    assert "no such bucket, repo or path" in refusal("gs://voices/none", **work)
+
+
+def test_what_google_says_without_credentials_is_no_outage(tmp_path: Path) -> None:
+    """Google's client retries for a minute and says UNAVAILABLE, whether there are none or no network."""
+    said = (
+        "google::cloud::Status(UNAVAILABLE: Retry policy exhausted, with a last message of Could not create a OAuth2 "
+        "access token to authenticate the request. The underlying error message was: PerformWork() - CURL error "
+        "[6]=Could not resolve hostname error_info={})"
+    )
+    assert buckets.lacks_credentials(OSError(said), {"HOME": str(tmp_path)})
+    key = {"HOME": str(tmp_path), "GOOGLE_APPLICATION_CREDENTIALS": "/run/secrets/google.json"}
+    assert not buckets.lacks_credentials(OSError(said), key)
+    assert buckets.may_pass(OSError(said)), "so with credentials it is tried again"
+    saved = tmp_path / ".config/gcloud/application_default_credentials.json"
+    saved.parent.mkdir(parents=True)
+    saved.write_text("{}")
+    assert not buckets.lacks_credentials(OSError(said), {"HOME": str(tmp_path)})
 
 
 def test_a_table_in_a_bucket_names_recordings_beside_it(fetched: Any, bucket: Bucket) -> None:

@@ -25,6 +25,9 @@ from job.fetch.sharded.object_store import ObjectStore, Shard
 from job.fetch.table import Row, RowError, Table, Unreadable
 
 PARQUET, TAR = ".parquet", ".tar"
+#: Endings of compressed tars, and what is said of them.
+PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+UNPACK = "a compressed tar is not read, since recordings are read where they lie in it; decompress it (gunzip)"
 #: Words in names of shards that are of another split than training.
 _OTHER = {"dev", "val", "valid", "validation", "eval", "evaluation", "test"}
 
@@ -35,6 +38,8 @@ def open_here(paths: list[Path], where: str) -> Table:
     Raises:
         BadInput: they are neither, or cannot be read.
     """
+    if packed := [path.name for path in paths if path.name.lower().endswith(PACKED_TARS)]:
+        raise BadInput(f"{where}: {packed[0]}: {UNPACK}")
     if gone := [path for path in paths if not path.is_file()]:
         raise BadInput(f"{where}: {gone[0]} is missing{f', and {len(gone) - 1} more' if len(gone) > 1 else ''}")
     endings = {path.suffix.lower() for path in paths}
@@ -115,6 +120,7 @@ def prune(settings: Settings, used: set[str]) -> None:
 
 def _of_split(shards: list[Shard], split: str | None, train: str, where: str) -> list[Shard]:
     """The shards of a kind that is read and, where names tell splits apart, of the split."""
+    shards = [one for one in shards if not PurePosixPath(one.path).name.startswith("_")]  # marks of whoever wrote them
     for ending in (PARQUET, TAR):
         alike = [one for one in shards if one.path.lower().endswith(ending)]
         if not alike:
@@ -131,8 +137,17 @@ def _of_split(shards: list[Shard], split: str | None, train: str, where: str) ->
         return mine
     if len(shards) == 1 and shards[0].path.lower().endswith((".jsonl", *lists.ENDINGS, *sheets.ENDINGS)):
         return shards
-    what = f"{shards[0].name} and {len(shards) - 1} other files" if len(shards) > 1 else shards[0].name
-    raise BadInput(f"{where}: {what}; there must be Parquet files, tars, or one JSONL or CSV file")
+    raise BadInput(f"{where}: {_unread(shards)}")
+
+
+def _unread(shards: list[Shard]) -> str:
+    """Why none of the objects is read, and what to do."""
+    if packed := next((one.name for one in shards if one.path.lower().endswith(PACKED_TARS)), None):
+        return f"{packed}: {UNPACK}"
+    what = "nothing that is read" if not shards else shards[0].name
+    what += f" and {len(shards) - 1} other files" if len(shards) > 1 else ""
+    told = "there must be Parquet files, tars, or one JSONL or CSV file"
+    return f"{what}; {told}; a folder of recordings and texts goes into DATA_DIR"
 
 
 def _open_text(path: Path, where: str) -> Table:

@@ -44,7 +44,7 @@ class Copies:
             return self.whole(shard)
         if not (path.is_file() and path.with_suffix(PACK).is_file()):
             fetched = path.with_suffix(".fetched")
-            self._fetch(shard, fetched)
+            self.fetch(shard, fetched)
             with self._store.reported(shard):
                 slim.convert(fetched, path)
             fetched.unlink()
@@ -54,11 +54,11 @@ class Copies:
         """The copy of an object as it is."""
         path = self._directory / self.name_of(shard)
         if not (path.is_file() and path.stat().st_size == shard.size):
-            self._fetch(shard, path)
+            self.fetch(shard, path)
         return path
 
-    def _fetch(self, shard: Shard, path: Path) -> None:
-        """Fetch an object, and check that it is whole.
+    def fetch(self, shard: Shard, path: Path) -> None:
+        """Fetch an object to a file, and check that it is whole.
 
         Raises:
             BadInput, Unreachable: it cannot be had.

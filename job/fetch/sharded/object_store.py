@@ -27,7 +27,7 @@ _FORMS = "use s3://bucket/path, gs://bucket/path or hf://datasets/owner/name/pat
 #: Bytes that are in memory of an object that is fetched, and those of a recording beside a table at most.
 _CHUNK, _MOST = 8 << 20, 1 << 30
 _MISSING = re.compile(
-    r"NoSuchBucket|NO_SUCH_BUCKET|NoSuchKey|Path does not exist|404|NOT_FOUND|not found", re.IGNORECASE
+    r"NoSuchBucket|NO_SUCH_BUCKET|NoSuchKey|Path does not exist|No such file|404|NOT_FOUND|not found", re.IGNORECASE
 )
 _REFUSED = re.compile(
     r"ACCESS_DENIED|AccessDenied|HTTP status: 40[13]|INVALID_ACCESS_KEY|SignatureDoesNotMatch|PERMISSION", re.IGNORECASE
@@ -78,7 +78,8 @@ class ObjectStore:
         parts = self._root.split("/")
         plain = next((n for n, part in enumerate(parts) if has_magic(part)), len(parts))
         self._folder = "/".join(parts[:plain])
-        self._is_one = False
+        #: Whether it is a single object, once they are listed.
+        self.is_one = False
         self.name = (parts[plain - 1] if plain else "") or self._repo.rpartition("/")[2] or "shards"
 
     @cached_property
@@ -106,7 +107,7 @@ class ObjectStore:
             found = self._listed_hub() if self._scheme == "hf" else self._listed()
         if self._folder != self._root:
             found = [one for one in found if fnmatchcase(one.path, self._root)]
-        self._is_one = len(found) == 1 and found[0].path == self._root
+        self.is_one = len(found) == 1 and found[0].path == self._root
         if not found:
             raise BadInput(f"{self._where}: there is no such object, and nothing in a folder of that name")
         return sorted(found, key=lambda one: one.name)
@@ -119,7 +120,7 @@ class ObjectStore:
         return [
             Shard(one.path, self._below(one.path), int(one.size), str(one.mtime_ns), None, (one.mtime_ns or 0) / 1e9)
             for one in found
-            if one.is_file and not one.base_name.startswith((".", "_"))
+            if one.is_file and not one.base_name.startswith(".")
         ]
 
     def _listed_hub(self) -> list[Shard]:
@@ -129,7 +130,7 @@ class ObjectStore:
         shards = []
         for one in found:
             inside = not self._folder or one.path == self._folder or one.path.startswith(f"{self._folder}/")
-            if inside and hasattr(one, "blob_id") and not PurePosixPath(one.path).name.startswith((".", "_")):
+            if inside and hasattr(one, "blob_id") and not PurePosixPath(one.path).name.startswith("."):
                 sha256 = one.lfs.sha256 if one.lfs else None
                 shards.append(Shard(one.path, self._below(one.path), int(one.size), sha256 or one.blob_id, sha256))
         return [one for one in shards if not one.path.endswith(".md")] or shards
@@ -157,7 +158,7 @@ class ObjectStore:
                 with self.open(shard) as source:
                     shutil.copyfileobj(source, target, _CHUNK)
             else:
-                with self._files.open_input_stream(shard.path) as source:
+                with self._files.open_input_stream(shard.path, compression=None) as source:
                     shutil.copyfileobj(source, target, _CHUNK)
 
     def recording(self, name: str) -> bytes:
@@ -169,7 +170,7 @@ class ObjectStore:
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if "://" in name or name.startswith("/") or ".." in parts:
             raise RowError("audio is missing", f"{name[:200]!r} is not below the folder of the table")
-        root = self._folder.rpartition("/")[0] if self._is_one else self._folder
+        root = self._folder.rpartition("/")[0] if self.is_one else self._folder
         path = "/".join([*([root] if root else []), *(part for part in parts if part != ".")])
         try:
             with self.open(Shard(path, name, 0, "")) as file:
@@ -204,6 +205,8 @@ class ObjectStore:
                 "the keys (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)" if self._scheme == "s3" else "the credentials"
             )
             lost = buckets.may_pass(error)
+        if self._scheme == "gs" and buckets.lacks_credentials(error, environment()):
+            return BadInput(f"{where}: {buckets.NO_CREDENTIALS}")
         if lost:
             return Unreachable(f"{where}: the storage cannot be reached: {said}; check the network and run it again")
         if status in (401, 403) or _REFUSED.search(str(error)):

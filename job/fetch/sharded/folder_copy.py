@@ -1,0 +1,146 @@
+"""Copy a folder of object storage, recordings and their texts (DATA_DIR), to this machine: each file once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from glob import has_magic
+from pathlib import Path
+
+from job.audio import audio_files
+from job.config.object_storage import address_of
+from job.config.settings import Settings
+from job.core import console, files
+from job.core.errors import BadInput
+from job.core.threads import in_order
+from job.fetch.listing import HIDDEN
+from job.fetch.sharded import PACKED_TARS, PARQUET, TAR, UNPACK
+from job.fetch.sharded.local_copies import Copies
+from job.fetch.sharded.object_store import ObjectStore, Shard
+
+#: Files that are fetched at once: most are small, and the time goes into waiting for each.
+AT_ONCE = 8
+
+
+class FolderCopy:
+    """The copy of what DATA_DIR names in object storage.
+
+    A file is here if its size and time are the object's. Where a listing has no times (the Hub), the time is made from
+    the hash, so that nothing else has to be remembered and a run that was killed goes on where it was.
+    """
+
+    def __init__(self, settings: Settings, address: str) -> None:
+        """List the folder.
+
+        Raises:
+            BadInput: it is a pattern or a single file, there is nothing in it, or it may not be read.
+            Unreachable: the storage cannot be reached.
+        """
+        self.where = f"DATA_DIR={address}"
+        if has_magic(address):
+            raise BadInput(f"{self.where}: a pattern of shards goes into TRAIN_JSONL; DATA_DIR names a folder")
+        store = ObjectStore(address, self.where, settings)
+        listed = store.listing()
+        if store.is_one:
+            raise BadInput(f"{self.where} is not a folder; a table or a shard goes into TRAIN_JSONL")
+        self._files = [replace(one, written=_time(one)) for one in listed if _can_be_here(one.name)]
+        if len(self._files) < len(listed):
+            console.warn("fetch", f"{self.where}: {len(listed) - len(self._files)} hidden or unusable names left out")
+        if not self._files:
+            raise BadInput(f"{self.where}: nothing in it that can be read; give the folder of the recordings")
+        packed = next((one.name for one in self._files if one.name.lower().endswith(PACKED_TARS)), None)
+        if packed and not any(audio_files.ending_of(one.name) for one in self._files):
+            raise BadInput(f"{self.where}: {packed}: {UNPACK}")
+        self._all = settings.paths.raw / "folder"
+        self.root = self._all / store.name
+        self._copies = Copies(self.root, store)
+
+    @property
+    def has_shards(self) -> bool:
+        """Whether there are Parquet files or tars in it, which are better read one by one (`open_address`)."""
+        return any(one.name.lower().endswith((PARQUET, TAR)) for one in self._files)
+
+    def missing(self) -> list[Shard]:
+        """The files that are not here yet, or have changed."""
+        return [one for one in self._files if not _is_here(self.root / one.name, one)]
+
+    def fetch(self) -> Path:
+        """Fetch what is missing and delete what is gone; returns the folder.
+
+        Raises:
+            BadInput: a file cannot be had, or its name is also that of a folder.
+            Unreachable: the storage cannot be reached.
+        """
+        missing = self.missing()
+        size = sum(one.size for one in missing) / 1e6
+        console.say("fetch", f"{len(self._files)} files, {len(missing)} of them to be fetched ({size:.1f} MB)")
+        self._delete_others()
+        for _ in console.progress(
+            in_order(missing, self._fetch, AT_ONCE, name="files"), stage="fetch", total=len(missing), unit="files"
+        ):
+            pass
+        return self.root
+
+    def _fetch(self, one: Shard) -> None:
+        path = self.root / one.name
+        try:
+            self._copies.fetch(one, path)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            raise BadInput(f"{self.where}: {one.name} is a file and a folder in it; rename one of them") from None
+
+    def _delete_others(self) -> None:
+        """Delete what is not listed: files that are gone, halves that a kill left, and copies of other folders."""
+        wanted = {one.name for one in self._files}
+        for path in _files_below(self._all):
+            if not path.is_relative_to(self.root) or path.relative_to(self.root).as_posix() not in wanted:
+                path.unlink()
+        for folder, _, _ in os.walk(self._all, topdown=False):
+            if not any(Path(folder).iterdir()):
+                Path(folder).rmdir()
+
+
+def waits(settings: Settings) -> str | None:
+    """What fetch does before the folder can be looked at; None if it is not in object storage, or all here already.
+
+    Raises:
+        BadInput, Unreachable: as `FolderCopy`.
+    """
+    address = address_of(settings.data_dir)
+    if address is None:
+        return None
+    copy = FolderCopy(settings, address)
+    missing = [] if copy.has_shards else copy.missing()
+    size = sum(one.size for one in missing) / 1e6
+    return f"{len(missing)} files ({size:.1f} MB) are fetched first, and looked at then" if missing else None
+
+
+def prune(settings: Settings) -> None:
+    """Delete the copy if DATA_DIR is not in object storage any more."""
+    if address_of(settings.data_dir) is None:
+        shutil.rmtree(settings.paths.raw / "folder", ignore_errors=True)
+
+
+def _time(one: Shard) -> float:
+    """Seconds since 1970 that stand for an object's version."""
+    return float(int(one.written) or int(files.digest_bytes(one.version.encode())[:7], 16))
+
+
+def _is_here(path: Path, one: Shard) -> bool:
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return status.st_size == one.size and int(status.st_mtime) == int(one.written)
+
+
+def _can_be_here(name: str) -> bool:
+    """Whether an object's name is that of a file below the folder that is read."""
+    parts = name.split("/")
+    return not any(part in ("", "..") or part.startswith(HIDDEN) for part in parts) and "\0" not in name
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for found, _, names in os.walk(folder):
+        yield from (Path(found, name) for name in names)

@@ -1,0 +1,166 @@
+"""DATA_DIR in object storage: each file is fetched once, whatever happens meanwhile, and read as a folder here is."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job import fetch
+from job.config import settings as variables
+from job.core.errors import BadInput
+from tests.fetch.test_hub import call, clip, manifest
+from tests.fetch.test_sharded import contents, night, refusal
+from tests.hub.server import READ, Hub
+from tests.support.bucket import Bucket
+from tests.support.google import ROOT, GoogleBucket
+
+WHERE = "gs://voices/studio/anna"
+
+
+@pytest.fixture
+def google(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GoogleBucket]:
+    folder = tmp_path / "voices"
+    for n in range(12):
+        store(folder / f"studio/anna/day {n // 6}", n)
+    store(folder / "studio/other", 50)
+    with GoogleBucket(folder) as served:
+        for name, value in served.env.items():
+            monkeypatch.setenv(name, value)
+        yield served
+
+
+def store(folder: Path, number: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"_{number:03d}.flac").write_bytes(clip(number, "FLAC"))
+    (folder / f"_{number:03d}.txt").write_text(f"It is number {number}.")
+
+
+def test_a_folder_of_recordings_is_fetched_once_and_again_only_what_changed(fetched: Any, google: GoogleBucket) -> None:
+    settings = variables.load({"DATA_DIR": WHERE, "WORK_DIR": str(google.folder.parent / "work")})
+    assert fetch.check(settings).startswith(f"DATA_DIR={WHERE}: 24 files (0.2 MB) are fetched first")
+    assert google.reads() == [], "a check fetches nothing"
+    got = fetched(DATA_DIR=WHERE)
+    assert contents(got["train"]) == [clip(n, "FLAC") for n in range(12)]
+    assert [row["text"] for row in got["train"]][10:] == ["It is number 10.", "It is number 11."]
+    assert len(google.reads()) == 24
+    assert "train rows (text in text, audio in audio)" in fetch.check(settings)
+    folder = google.folder / "studio/anna/day 0"
+    stamps = {row["id"]: Path(row["audio"]).stat().st_mtime_ns for row in got["train"]}
+    (folder / "_001.txt").write_text("It is another.")  # the same size
+    os.utime(folder / "_001.txt", (1_700_000_000, 1_700_000_000))
+    (folder / "_002.flac").unlink()
+    (folder / "_002.txt").unlink()
+    store(folder, 20)
+    packed = gzip.compress(b"notes")
+    (folder / "_notes.gz").write_bytes(packed)
+    again = fetched(DATA_DIR=WHERE)
+    new = ("001.txt", "020.flac", "020.txt", "notes.gz")
+    assert sorted(google.reads()) == [f"studio/anna/day 0/_{name}" for name in new]
+    texts = [row["text"] for row in again["train"]]
+    assert (texts[1], texts[2], len(texts)) == ("It is another.", "It is number 3.", 12)
+    kept = {row["id"]: Path(row["audio"]).stat().st_mtime_ns for row in again["train"]}
+    assert {name: kept[name] for name in stamps if name in kept} == {n: s for n, s in stamps.items() if n in kept}
+    here = got["settings"].paths.raw / "folder"
+    assert not list(here.rglob("_002*")), "what is gone there is removed here"
+    assert (here / "anna/day 0/_notes.gz").read_bytes() == packed, "whatever a file is called, it is copied as it is"
+    fetched(TRAIN_JSONL=refused_row(google.folder.parent))
+    assert not here.exists(), "and all of it once the data is elsewhere"
+
+
+def refused_row(folder: Path) -> Path:
+    (folder / "one.flac").write_bytes(clip(3, "FLAC"))
+    path = folder / "rows.jsonl"
+    path.write_text('{"audio": "one.flac", "text": "One."}\n')
+    return path
+
+
+@pytest.mark.slow
+def test_a_killed_fetch_keeps_what_has_arrived(google: GoogleBucket, fetched: Any, tmp_path: Path) -> None:
+    for n in range(100, 160):
+        store(google.folder / "studio/anna/more", n)
+    google.wait(0.02)
+    env = {**os.environ, "DATA_DIR": WHERE, "WORK_DIR": str(tmp_path / "work"), "TRANSCRIBE": "never"}
+    run = subprocess.Popen([sys.executable, "-m", "job", "fetch"], env=env, cwd=ROOT, stdout=subprocess.DEVNULL)
+    here = tmp_path / "work/data/raw/folder"
+    deadline = time.monotonic() + 60
+    while len(list(here.rglob("_*"))) < 20 and time.monotonic() < deadline:
+        assert run.poll() is None, "it was to be killed before it was done"
+        time.sleep(0.005)
+    run.kill()
+    run.wait()
+    whole = [path for path in here.rglob("_*") if path.suffix in (".flac", ".txt")]
+    arrived = {path.relative_to(here / "anna").as_posix() for path in whole}
+    assert 10 < len(arrived) < 140
+    google.wait(0.0)
+    google.reads()
+    got = fetched(DATA_DIR=WHERE)
+    assert len(got["train"]) == 72
+    assert not {name.removeprefix("studio/anna/") for name in google.reads()} & arrived
+    assert len([path for path in here.rglob("*") if path.is_file()]) == 144, "no halves are left"
+
+
+def test_shards_in_such_a_folder_are_read_as_shards(fetched: Any, bucket: Bucket) -> None:
+    bucket.objects |= {f"a/night-{n}.tar": night(n) for n in range(2)}
+    got = fetched(DATA_DIR="s3://voices/a")
+    assert contents(got["train"]) == [clip(0), clip(1, "WAV"), clip(10), clip(11, "WAV")]
+    assert not (got["settings"].paths.raw / "folder").exists()
+
+
+def test_what_is_no_folder_is_refused_in_one_line(tmp_path: Path, fetched: Any, bucket: Bucket) -> None:
+    bucket.objects |= {
+        "a/b.flac": clip(0),
+        "a/b.txt": b"Hi.",
+        "t/night-0.tar.gz": b"\x1f\x8b",
+        "e/../../x.flac": clip(1),
+    }
+    work = {"WORK_DIR": str(tmp_path / "work"), "TRANSCRIBE": "never"}
+
+    def told(**given: str) -> str:
+        with pytest.raises(BadInput) as caught:
+            fetch.run(variables.load({**work, **given}))
+        return str(caught.value)
+
+    assert "is not a folder; a table or a shard goes into TRAIN_JSONL" in told(DATA_DIR="s3://voices/a/b.flac")
+    assert "a pattern of shards goes into TRAIN_JSONL" in told(DATA_DIR="s3://voices/a/*.flac")
+    assert told(DATA_DIR="s3://nobody/a").startswith("DATA_DIR=s3://nobody/a: no such bucket")
+    assert "an address holds no keys" in told(DATA_DIR="s3://AKIAKEY:s3cret@voices/a")
+    assert "a folder of recordings and texts goes into DATA_DIR" in refusal("s3://voices/a", **work)
+    for variable in ("TRAIN_JSONL", "DATA_DIR", "DATASETS"):
+        assert "night-0.tar.gz: a compressed tar is not read" in told(**{variable: "s3://voices/t"})
+    assert "nothing in it that can be read" in told(DATA_DIR="s3://voices/e")
+    assert not list(tmp_path.rglob("x.flac")), "no name leads out of the folder"
+
+
+@pytest.mark.parametrize("name", ["night-0.tar.gz", "night-*.tgz", "."])
+def test_compressed_tars_here_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    for packed in ("night-0.tar.gz", "night-1.tgz"):
+        (tmp_path / packed).write_bytes(b"\x1f\x8b")
+    variable = "DATA_DIR" if name == "." else "TRAIN_JSONL"
+    loaded = variables.load({variable: str(tmp_path / name), "WORK_DIR": str(tmp_path / "work")})
+    with pytest.raises(BadInput, match="a compressed tar is not read") as caught:
+        fetch.run(loaded)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_folder_of_a_dataset_on_the_hub_is_read_as_one_here(tmp_path: Path) -> None:
+    with Hub() as hub:
+        files: dict[str, bytes | str] = {f"studio/{n}.flac": clip(n, "FLAC") for n in range(3)}
+        files |= {f"studio/{n}.txt": f"It is number {n}." for n in range(3)}
+        hub.add_repo("dataset", "alice/tapes", {**files, "README.md": "# x"}, private=True)
+        asked = {"DATA_DIR": "hf://datasets/alice/tapes/studio"}
+        answers = call(hub, tmp_path, asked, token=READ)
+        assert answers[0]["value"]["train"] == 3
+        assert contents(manifest(tmp_path, 0)) == [clip(n, "FLAC") for n in range(3)]
+        here = Path(manifest(tmp_path, 0)[0]["audio"]).parent
+        before = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in here.iterdir()}
+        assert call(hub, tmp_path, asked, token=READ)[0]["value"]["train"] == 3
+        assert {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in here.iterdir()} == before
