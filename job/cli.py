@@ -45,13 +45,13 @@ def _run(first: str, last: str, launcher: int = 0, taking_part: int = 1, *, own_
         own_disks: whether each node has a WORK_DIR of its own.
     """
     from job import launch, pipeline
-    from job.processes import nodes, ranks
+    from job.processes import joining, nodes
 
     settings = _settings()
     if launcher:
         settings = settings.model_copy(update={"num_nodes": taking_part})
         settings = nodes.on_own_disk(settings) if own_disks else settings
-        with ranks.joined(settings, launcher, own_disks=own_disks) as joined:
+        with joining.joined(settings, launcher, own_disks=own_disks) as joined:
             pipeline.run(settings, first, last, joined)
     elif launch.is_spread(settings, first, last):
         launch.run(settings, first, last)
@@ -187,9 +187,9 @@ def main() -> None:
     try:
         _main()
     except BaseException as error:
-        from job.processes import ranks
+        from job.processes import joining
 
-        ranks.end_at_once(error)
+        joining.end_at_once(error)
         raise
 
 

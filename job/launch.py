@@ -26,9 +26,11 @@ from job import pipeline, stages
 from job.config.settings import Settings
 from job.core import errors, files, state
 from job.core.console import say, warn
-from job.core.errors import BadInput, JobError, StoppedBySignal
+from job.core.errors import BadInput, JobError, PeerLost, StoppedBySignal
+from job.processes.joining import MEETING
 from job.processes.nodes import POLL, Gathering
 from job.processes.per_node import processes_per_node
+from job.processes.pulse import AGAIN, Pulse
 
 
 class ChildFailed(JobError):
@@ -55,6 +57,7 @@ def run(settings: Settings, first: str, last: str) -> None:
     """
     if settings.node_rank >= settings.num_nodes:
         raise BadInput(f"NODE_RANK={settings.node_rank}: nodes are numbered from 0, and NUM_NODES={settings.num_nodes}")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no C++ stack traces beside the one line about a lost node
     wanted = stages.between(settings, first, last)
     names, spread = [stage.name for stage in wanted], [stage.name for stage in wanted if stage.spread]
     begin = names.index(spread[0])  # the distributed stages are consecutive
@@ -119,8 +122,7 @@ def _child(settings: Settings, first: str, last: str, meanwhile: Callable[[], No
 
 def _torchrun(settings: Settings, first: str, last: str, *, own_disks: bool = False) -> None:
     """Run stages in all processes, through torchrun's own launcher, which does not pass exit codes on."""
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in logging.root.manager.loggerDict:
@@ -138,25 +140,41 @@ def _torchrun(settings: Settings, first: str, last: str, *, own_disks: bool = Fa
         rdzv_backend="c10d" if one_node else "static",
         # On one node use any free port, so that two jobs can share a machine.
         rdzv_endpoint="localhost:0" if one_node else f"{settings.master_addr}:{settings.master_port}",
-        rdzv_configs={} if one_node else {"rank": settings.node_rank, "timeout": settings.rendezvous_timeout},
+        rdzv_configs={} if one_node else {"rank": settings.node_rank, "timeout": int(MEETING.total_seconds())},
         local_addr="localhost" if one_node else None,
         max_restarts=0,  # the scheduler restarts the whole command instead, which can replace lost nodes
     )
     part = first if first == last else f"{first} to {last}"
     say("run", f"{part}: {count} processes on each of {settings.num_nodes} nodes")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    started_by = ["--launcher", str(os.getpid()), "--nodes", str(settings.num_nodes)]
+    started_by += ["--own-disks"] if own_disks else []
+    command = ["-m", "job", "run", "--from", first, "--until", last, *started_by]
     try:
-        started_by = ["--launcher", str(os.getpid()), "--nodes", str(settings.num_nodes)]
-        started_by += ["--own-disks"] if own_disks else []
-        elastic_launch(config, sys.executable)("-m", "job", "run", "--from", first, "--until", last, *started_by)
-    except ChildFailedError as error:
-        _check(_cause([failure.exitcode for failure in error.failures.values()]))
-    except SignalException as error:
-        raise StoppedBySignal(f"stopped by {error.sigval.name}; run the same command again to continue") from error
+        with Pulse(settings):
+            _finished(lambda: elastic_launch(config, sys.executable)(*command))
     finally:
         logs.cleanup()
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _finished(launch: Callable[[], Any]) -> None:
+    """Run processes to their end, and turn what torchrun's launcher raises into what it means."""
+    from torch.distributed import DistError
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        launch()
+    except ChildFailedError as error:
+        _check(_cause([failure.exitcode for failure in error.failures.values()]))
+    except SignalException as error:
+        raise StoppedBySignal(f"stopped by {error.sigval.name}; run the same command again to continue") from error
+    except DistError as error:
+        raise PeerLost(
+            f"a node was lost before the processes of all had started ({errors.first_line(error)}){AGAIN}"
+        ) from error
 
 
 def _cause(codes: list[int]) -> int:
