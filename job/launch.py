@@ -9,7 +9,6 @@ own, node 0 prepares alone, and MIRROR_CHECKPOINTS brings data and checkpoints t
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import secrets
@@ -19,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,10 @@ def run(settings: Settings, first: str, last: str) -> None:
         return
     if _alone_from_here(settings):
         say("run", "all distributed stages are finished; node 0 continues with the rest without the other nodes")
-        pipeline.run(settings, first, last)
+        with ExitStack() as held:
+            with suppress(BadInput):  # an address that is not this node's any more
+                held.enter_context(Gathering(settings)).dismiss()
+            pipeline.run(settings, first, last)
         _forget_alone(settings)
         return
     with Gathering(settings) as nodes:
@@ -107,7 +110,7 @@ def _child(settings: Settings, first: str, last: str, meanwhile: Callable[[], No
     code = None
     try:
         while code is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with suppress(subprocess.TimeoutExpired):
                 code = child.wait(POLL)
             meanwhile()
     except BaseException:

@@ -138,6 +138,17 @@ def test_one_that_is_lost_while_node_0_prepares_may_come_again(tmp_path: Path) -
         assert successor.result(30) is True
 
 
+def test_a_node_with_nothing_left_to_do_ends_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All are started again after a failed upload: the others would wait for half an hour, and fail."""
+    port = free_port()
+    own = [settings_of(rank, port, tmp_path) for rank in (0, 1)]
+    with nodes.Gathering(own[0]) as gathering, ThreadPoolExecutor(1) as pool:
+        gathering.dismiss()
+        other = pool.submit(lambda: nodes.Gathering(own[1]).__enter__().follow())
+        assert other.exception(30).exit_code == 0  # type: ignore[union-attr]
+    assert "node 0 does the rest alone" in capsys.readouterr().out
+
+
 def test_node_0_need_not_have_looked_at_the_data_to_refuse(tmp_path: Path) -> None:
     """What `launch` asks again and again while doctor and fetch are running."""
     port = free_port()

@@ -145,6 +145,11 @@ class Gathering:
         self._wait_for(" knows", "are still there", self._settings.rendezvous_timeout)
         self._open_question = ""
 
+    def dismiss(self) -> None:
+        """Let others end at once that are started again: nothing is left for them to do."""
+        self._store.set("decision", "end 0")
+        self._open_question = ""
+
     def _wait_for(self, key: str, did: str, seconds: float) -> None:
         """Wait until all other nodes have set their key; `did` is what they then have done."""
         count, begun = self._settings.num_nodes, time.monotonic()
@@ -215,7 +220,7 @@ class Gathering:
         answer = self._word(question)
         word, _, code = answer.partition(" ")
         if word == "end":
-            say("run", f"node 0 exited with code {code}; see its log")
+            say("run", f"node 0 exited with code {code}; see its log" if int(code) else "node 0 does the rest alone")
             raise FollowedRank(int(code))
         return answer
 
@@ -228,16 +233,9 @@ class Gathering:
     def _open(self) -> Any:
         from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
-        try:
-            # `multi_tenant`: torchrun uses the same store in this process.
-            return TCPStore(
-                self._settings.master_addr,
-                self._settings.master_port,
-                is_master=True,
-                wait_for_workers=False,
-                multi_tenant=True,
-                timeout=timedelta(seconds=60),
-            )
+        at, port, patience = self._settings.master_addr, self._settings.master_port, timedelta(seconds=60)
+        try:  # `multi_tenant`: torchrun uses the same store in this process
+            return TCPStore(at, port, is_master=True, wait_for_workers=False, multi_tenant=True, timeout=patience)
         except (DistError, RuntimeError) as error:
             raise BadInput(
                 f"{self._address}: node 0 cannot listen there; use this node's address and a free MASTER_PORT"
