@@ -34,11 +34,11 @@ from job.processes.pulse import AGAIN, Pulse
 
 
 class ChildFailed(JobError):
-    """A child process has failed and has printed why; `exit_code` is its exit code."""
+    """A child process has failed and has printed why; `exit_code` is its exit code, `killed` whether it was killed."""
 
-    def __init__(self, exit_code: int) -> None:
+    def __init__(self, exit_code: int, *, killed: bool = False) -> None:
         super().__init__("")
-        self.exit_code = exit_code
+        self.exit_code, self.killed = exit_code, killed
 
 
 def is_spread(settings: Settings, first: str, last: str) -> bool:
@@ -66,9 +66,9 @@ def run(settings: Settings, first: str, last: str) -> None:
         with Gathering(settings) as nodes:
             own_disks = nodes.follow()
             if not own_disks:
-                _torchrun(settings, spread[0], spread[-1])
+                _persistently(settings, nodes, spread[0], spread[-1])
             elif "train" in spread:
-                _torchrun(settings, "train", "train", own_disks=True)
+                _persistently(settings, nodes, "train", "train", own_disks=True)
         return
     if _alone_from_here(settings):
         say("run", "all distributed stages are finished; node 0 continues with the rest without the other nodes")
@@ -87,9 +87,9 @@ def run(settings: Settings, first: str, last: str) -> None:
                 _torchrun(settings.model_copy(update={"num_nodes": 1}), "prepare", "prepare")
             nodes.start()
             if "train" in spread:
-                _torchrun(settings, "train", "train", own_disks=True)
+                _persistently(settings, nodes, "train", "train", own_disks=True)
         else:
-            _torchrun(settings, spread[0], spread[-1])
+            _persistently(settings, nodes, spread[0], spread[-1])
     if settings.num_nodes > 1 and after:
         _remember_alone(settings)
     if after:
@@ -123,7 +123,24 @@ def _child(settings: Settings, first: str, last: str, meanwhile: Callable[[], No
     _check(code)
 
 
-def _torchrun(settings: Settings, first: str, last: str, *, own_disks: bool = False) -> None:
+def _persistently(settings: Settings, nodes: Gathering, first: str, last: str, *, own_disks: bool = False) -> None:
+    """Run stages in all processes, and start them again where they are when one was killed, up to MAX_RESTARTS times.
+
+    Not torchrun's own restarts: they do not tell a process that was killed from one that has refused bad data, and
+    reuse a store that holds the addresses of the processes before.
+    """
+    for attempt in range(settings.max_restarts + 1):
+        try:
+            _torchrun(settings, first, last, own_disks=own_disks, attempt=attempt)
+            return
+        except ChildFailed as error:
+            passing = error.killed or error.exit_code == errors.STOPPED_BY_SIGNAL
+            if attempt == settings.max_restarts or not passing or not nodes.again(attempt + 1, killed=error.killed):
+                raise
+            say("run", f"starting the processes again, {attempt + 1} of MAX_RESTARTS={settings.max_restarts}")
+
+
+def _torchrun(settings: Settings, first: str, last: str, *, own_disks: bool = False, attempt: int = 0) -> None:
     """Run stages in all processes, through torchrun's own launcher, which does not pass exit codes on."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -139,7 +156,7 @@ def _torchrun(settings: Settings, first: str, last: str, *, own_disks: bool = Fa
         min_nodes=settings.num_nodes,
         max_nodes=settings.num_nodes,
         nproc_per_node=count,
-        run_id="qwen3-tts-job",
+        run_id=f"qwen3-tts-job-{attempt}",
         rdzv_backend="c10d" if one_node else "static",
         # On one node use any free port, so that two jobs can share a machine.
         rdzv_endpoint="localhost:0" if one_node else f"{settings.master_addr}:{settings.master_port}",
@@ -150,11 +167,11 @@ def _torchrun(settings: Settings, first: str, last: str, *, own_disks: bool = Fa
     part = first if first == last else f"{first} to {last}"
     say("run", f"{part}: {count} processes on each of {settings.num_nodes} nodes")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    started_by = ["--launcher", str(os.getpid()), "--nodes", str(settings.num_nodes)]
+    started_by = ["--launcher", str(os.getpid()), "--nodes", str(settings.num_nodes), "--attempt", str(attempt)]
     started_by += ["--own-disks"] if own_disks else []
     command = ["-m", "job", "run", "--from", first, "--until", last, *started_by]
     try:
-        with Pulse(settings):
+        with Pulse(settings, attempt):
             _finished(lambda: elastic_launch(config, sys.executable)(*command))
     finally:
         logs.cleanup()
@@ -205,7 +222,7 @@ def _check(code: int) -> None:
         name = signal.Signals(-code).name
         hint = " (the machine may have run out of memory)" if name == "SIGKILL" else ""
         warn("run", f"a process was killed by {name}{hint}; run the same command again to resume from a checkpoint")
-        code = 1
+        raise ChildFailed(1, killed=True)
     if code:
         raise ChildFailed(code)
 

@@ -20,6 +20,7 @@ from job.processes import joining
 from tests.test_launch import free_port
 from tests.test_own_disks import RUN, steps_of
 from tests.test_pipeline import ROOT
+from tests.train.test_resume import outcome
 
 #: The command line, with signs of life that are missed sooner.
 HURRIED = (
@@ -47,14 +48,14 @@ def variables(work: Path, **more: str) -> dict[str, str]:
 class Two:
     """Two nodes that train on one volume."""
 
-    def __init__(self, work: Path, place: Path) -> None:
+    def __init__(self, work: Path, place: Path, steps: str = "4000") -> None:
         self.logs = [place / f"said-{index}" for index in range(2)]
         self.nodes, port = [], str(free_port())
         for index, log in enumerate(self.logs):
             more = {"NUM_NODES": "2", "NODE_RANK": str(index), "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
             with open(log, "w") as out:
                 command = [sys.executable, "-c", HURRIED, "run", "--from", "train", "--until", "train"]
-                env = variables(work, SHARED_WORK_DIR="true", MAX_STEPS="4000", **more)
+                env = variables(work, SHARED_WORK_DIR="true", MAX_STEPS=steps, **more)
                 self.nodes.append(psutil.Popen(command, env=env, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT))
 
     def wait_for(self, what: Any) -> None:
@@ -128,6 +129,31 @@ def test_a_node_that_falls_silent_in_training_is_named(two: Two, tmp_path: Path,
     assert f"no sign of life from node {lost}" in errors[-1], two.said()
     assert "[run] node 1 works with the others" in two.logs[1].read_text(), "its log must not look like a hang"
     assert "[run] node 0 works" not in two.logs[0].read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_started_again_in_place(data: Path, tmp_path: Path) -> None:
+    """Two nodes on one volume: no launcher ends, no scheduler is needed, and the end is that of an undisturbed run."""
+    works = tmp_path / "undisturbed", tmp_path / "work"
+    for work in works:
+        shutil.copytree(data, work)
+    alone = variables(works[0], NUM_GPUS="2")
+    command = [sys.executable, "-m", "job", "run", "--from", "train", "--until", "train"]
+    subprocess.run(command, env=alone, cwd=ROOT, check=True, capture_output=True, timeout=200)
+    two = Two(works[1], tmp_path, RUN["MAX_STEPS"])
+    try:
+        two.wait_for(lambda: (works[1] / "output" / "checkpoint-4").exists())
+        (worker,) = two.nodes[1].children()
+        worker.kill()
+        codes = [node.wait(200) for node in two.nodes]
+    finally:
+        two.clean()
+    assert codes == [0, 0], two.said()
+    said = [log.read_text() for log in two.logs]
+    assert "a process was killed by SIGKILL" in said[1], said[1]
+    assert all("starting the processes again, 1 of MAX_RESTARTS=3" in one for one in said), two.said()
+    assert "[train] resuming from checkpoint-" in said[0], said[0]
+    assert outcome(works[0]) == outcome(works[1])
 
 
 def test_processes_that_do_not_come_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

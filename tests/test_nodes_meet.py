@@ -13,6 +13,7 @@ from job.config.settings import Settings, load
 from job.core import files
 from job.core.errors import BadInput, FollowedRank, NodesMissing, TrainingStopped
 from job.processes import nodes
+from job.processes.per_node import on_own_disk
 from tests.support.commands import run_job
 from tests.test_launch import free_port
 
@@ -196,7 +197,7 @@ def test_another_node_keeps_apart_from_a_run_of_the_first(tmp_path: Path) -> Non
     given = {"OUTPUT_DIR": str(tmp_path / "models")}
     second = settings_of(1, 29500, tmp_path, **given)
     assert second.paths.work == tmp_path
-    moved = nodes.on_own_disk(second).paths
+    moved = on_own_disk(second).paths
     assert (moved.work, moved.output) == (tmp_path / "node-1", tmp_path / "node-1" / "output")
     first = settings_of(0, 29500, tmp_path, **given)
-    assert nodes.on_own_disk(first).paths == first.paths
+    assert on_own_disk(first).paths == first.paths

@@ -38,13 +38,14 @@ _PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
-def joined(settings: Settings, launcher: int, *, own_disks: bool = False) -> Iterator[Ranks]:
+def joined(settings: Settings, launcher: int, *, own_disks: bool = False, attempt: int = 0) -> Iterator[Ranks]:
     """Context manager that joins the process group, and leaves it together with the other processes.
 
     Args:
         settings: DEVICE and NODE_RANK are used.
         launcher: process id of the launcher; this process ends when the launcher does.
         own_disks: whether each node has a WORK_DIR of its own.
+        attempt: how often the processes of this run have been started before.
 
     Raises:
         PeerLost: another process was lost.
@@ -61,6 +62,7 @@ def joined(settings: Settings, launcher: int, *, own_disks: bool = False) -> Ite
     if cuda:
         torch.cuda.set_device(local)
     store, rank, world = next(rendezvous("env://", timeout=MEETING))
+    store = of_attempt(store, attempt)
     if rank:
         console.be_quiet()
     control = _met(store, rank, world, local, cuda=cuda)
@@ -81,6 +83,13 @@ def joined(settings: Settings, launcher: int, *, own_disks: bool = False) -> Ite
         if local:  # one message per node is enough
             raise FollowedRank(PeerLost.exit_code) from error
         raise PeerLost(_lost(error)) from error
+
+
+def of_attempt(store: Any, attempt: int) -> Any:
+    """The part of node 0's store that belongs to one start of the processes: what is older is no longer true."""
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
+    return PrefixStore(f"attempt {attempt} of the processes", store)
 
 
 def _met(store: Any, rank: int, world: int, local: int, *, cuda: bool) -> Any:

@@ -23,6 +23,7 @@ from typing import Any
 from job.config.settings import Settings
 from job.core.console import say
 from job.core.errors import BadInput, FollowedRank, NodesMissing, PeerLost
+from job.processes import again
 from job.processes.joining import CONTROL_PATIENCE
 from job.processes.pulse import connected
 from job.processes.ranks import exit_code
@@ -55,20 +56,6 @@ def check(settings: Settings) -> None:
         raise BadInput(f"SHARED_WORK_DIR=false: NUM_NODES={settings.num_nodes} nodes need a WORK_DIR; {_WAYS_OUT}")
 
 
-def on_own_disk(settings: Settings) -> Settings:
-    """The settings of a node that has a WORK_DIR of its own: what is not node 0's keeps apart from a run of node 0.
-
-    A machine may be another node when it is started again, and must not take what it has trained from for what it has
-    prepared itself.
-    """
-    if settings.node_rank == 0:
-        return settings
-    work = settings.paths.work / f"node-{settings.node_rank}"
-    changed = settings.model_copy(update={"work_dir": work, "output_dir": None})
-    changed.__dict__.pop("paths", None)  # cached
-    return changed
-
-
 class Gathering:
     """Context manager that connects the nodes of a run; does nothing when there is only one node."""
 
@@ -97,6 +84,13 @@ class Gathering:
             with contextlib.suppress(Exception):
                 self._store.set(self._open_question, f"end {exit_code(error)}")
                 time.sleep(LAST_WORD_SECONDS)
+        elif self._store is not None and error is not None:
+            with contextlib.suppress(RuntimeError):  # node 0 may be gone
+                again.leave(self._settings, self._store)
+
+    def again(self, attempt: int, *, killed: bool) -> bool:
+        """Whether all nodes start their processes once more: `again.agreed`."""
+        return again.agreed(self._settings, self._store, attempt, killed=killed)
 
     # ---- on node 0 ---------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from typing import Any
 from job.config.settings import Settings
 from job.core.console import line, say
 from job.core.errors import PeerLost
-from job.processes.joining import MET
+from job.processes.joining import MET, of_attempt
 from job.processes.ranks import exit_code
 
 #: Seconds between two signs of life.
@@ -43,8 +43,9 @@ AGAIN = "; run the same command on all nodes again to resume from the last check
 class Pulse:
     """Context manager around the work of this node's processes; does nothing when there is only one node."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, attempt: int) -> None:
+        """`attempt`: how often the processes have been started before; each time has its own keys."""
+        self._settings, self._attempt = settings, attempt
         self._node = settings.node_rank
         self._others = range(1, settings.num_nodes) if self._node == 0 else range(1)
         self._counts: dict[int, int] = {}
@@ -106,7 +107,8 @@ class Pulse:
             ending = self._ending.wait(BEAT)
 
     def _connected(self) -> Any:
-        return connected(self._settings, BEAT)  # one of its own: others wait in theirs for answers
+        # one of its own: others wait in theirs for answers
+        return of_attempt(connected(self._settings, BEAT), self._attempt)
 
     def _listen(self, store: Any) -> None:
         self._met = self._met or store.check([MET])
