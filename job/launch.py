@@ -64,11 +64,7 @@ def run(settings: Settings, first: str, last: str) -> None:
     before, after = names[:begin], names[begin + len(spread) :]
     if settings.node_rank > 0:
         with Gathering(settings) as nodes:
-            own_disks = nodes.follow()
-            if not own_disks:
-                _persistently(settings, nodes, spread[0], spread[-1])
-            elif "train" in spread:
-                _persistently(settings, nodes, "train", "train", own_disks=True)
+            _follow(settings, nodes, spread)
         return
     if _alone_from_here(settings):
         say("run", "all distributed stages are finished; node 0 continues with the rest without the other nodes")
@@ -95,6 +91,20 @@ def run(settings: Settings, first: str, last: str) -> None:
     if after:
         pipeline.run(settings, after[0], after[-1])
     _forget_alone(settings)
+
+
+def _follow(settings: Settings, nodes: Gathering, spread: list[str]) -> None:
+    """Do a node's part that is not the first: the distributed stages, of which node 0 prepares alone on own disks."""
+    own_disks = nodes.follow()
+    mine = [name for name in spread if name == "train" or not own_disks]
+    if not mine:
+        return
+    try:
+        _persistently(settings, nodes, mine[0], mine[-1], own_disks=own_disks)
+    except ChildFailed as error:
+        if not error.killed:  # whose reason is in this log already
+            say("run", f"node {settings.node_rank} ends with exit code {error.exit_code}; node 0's log says why")
+        raise
 
 
 # ---- the processes of this node --------------------------------------------------------------------------------------

@@ -48,11 +48,12 @@ def variables(work: Path, **more: str) -> dict[str, str]:
 class Two:
     """Two nodes that train on one volume."""
 
-    def __init__(self, work: Path, place: Path, steps: str = "4000") -> None:
+    def __init__(self, work: Path, place: Path, steps: str = "4000", second: dict[str, str] | None = None) -> None:
         self.logs = [place / f"said-{index}" for index in range(2)]
         self.nodes, port = [], str(free_port())
         for index, log in enumerate(self.logs):
             more = {"NUM_NODES": "2", "NODE_RANK": str(index), "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+            more |= (second or {}) if index else {}
             with open(log, "w") as out:
                 command = [sys.executable, "-c", HURRIED, "run", "--from", "train", "--until", "train"]
                 env = variables(work, SHARED_WORK_DIR="true", MAX_STEPS=steps, **more)
@@ -154,6 +155,21 @@ def test_a_killed_process_is_started_again_in_place(data: Path, tmp_path: Path) 
     assert all("starting the processes again, 1 of MAX_RESTARTS=3" in one for one in said), two.said()
     assert "[train] resuming from checkpoint-" in said[0], said[0]
     assert outcome(works[0]) == outcome(works[1])
+
+
+@pytest.mark.slow
+def test_both_logs_say_why_a_run_is_refused(data: Path, tmp_path: Path) -> None:
+    """One line with the variable on node 0, and on the other one where to read it; the same exit code."""
+    shutil.copytree(data, tmp_path / "work")
+    two = Two(tmp_path / "work", tmp_path, second={"LEARNING_RATE": "0.01"})
+    try:
+        codes = [node.wait(200) for node in two.nodes]
+    finally:
+        two.clean()
+    assert codes == [2, 2], two.said()
+    first, second = (log.read_text() for log in two.logs)
+    assert "error: LEARNING_RATE is '0.003' on node 0 and '0.01' on node 1; set the same" in first, first
+    assert "[run] node 1 ends with exit code 2; node 0's log says why" in second and "error: " not in second, second
 
 
 def test_processes_that_do_not_come_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
