@@ -65,7 +65,7 @@ def joined(settings: Settings, launcher: int, *, own_disks: bool = False, attemp
     store = of_attempt(store, attempt)
     if rank:
         console.be_quiet()
-    control = _met(store, rank, world, local, cuda=cuda)
+    control = _met(store, rank, world, local, cuda=cuda, apart=settings.num_nodes > 1)
     try:
         ranks = Ranks(rank, world, local, control, settings.node_rank, own_disks)
         _abandoned = True  # wait for all
@@ -92,8 +92,12 @@ def of_attempt(store: Any, attempt: int) -> Any:
     return PrefixStore(f"attempt {attempt} of the processes", store)
 
 
-def _met(store: Any, rank: int, world: int, local: int, *, cuda: bool) -> Any:
+def _met(store: Any, rank: int, world: int, local: int, *, cuda: bool, apart: bool) -> Any:
     """Meet all other processes, within MEETING, and exchange something; returns the group for control messages.
+
+    Args:
+        cuda: whether they train on GPUs.
+        apart: whether they are on several nodes, so that a network lies between those.
 
     Raises:
         PeerLost, FollowedRank: some do not come, or cannot be reached.
@@ -108,7 +112,7 @@ def _met(store: Any, rank: int, world: int, local: int, *, cuda: bool) -> Any:
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=MEETING)
         control = dist.new_group(backend="gloo", timeout=MEETING)
         dist.barrier(group=control)
-        if cuda:
+        if cuda and apart:
             dist.all_reduce(torch.zeros(1, device="cuda"))  # NCCL connects only now
             torch.cuda.synchronize()
         _set_pg_timeout(PATIENCE)
