@@ -31,27 +31,31 @@ def run(
     launcher: Annotated[int, typer.Option("--launcher", hidden=True)] = 0,
     taking_part: Annotated[int, typer.Option("--nodes", hidden=True)] = 1,
     own_disks: Annotated[bool, typer.Option("--own-disks", hidden=True)] = False,
+    attempt: Annotated[int, typer.Option("--attempt", hidden=True)] = 0,
 ) -> None:
     """Run all stages in order, on all GPUs; finished stages are skipped."""
-    _run(first, last, launcher, taking_part, own_disks=own_disks)
+    _run(first, last, launcher, taking_part, own_disks=own_disks, attempt=attempt)
 
 
-def _run(first: str, last: str, launcher: int = 0, taking_part: int = 1, *, own_disks: bool = False) -> None:
+def _run(
+    first: str, last: str, launcher: int = 0, taking_part: int = 1, *, own_disks: bool = False, attempt: int = 0
+) -> None:
     """Run stages in this process, or in one process per GPU.
 
     Args:
         launcher: of those processes, their launcher's process id.
         taking_part: the number of nodes that run these stages; where each has its own disk, only node 0 prepares.
         own_disks: whether each node has a WORK_DIR of its own.
+        attempt: how often they have been started before.
     """
     from job import launch, pipeline
-    from job.processes import nodes, ranks
+    from job.processes import joining, per_node
 
     settings = _settings()
     if launcher:
         settings = settings.model_copy(update={"num_nodes": taking_part})
-        settings = nodes.on_own_disk(settings) if own_disks else settings
-        with ranks.joined(settings, launcher, own_disks=own_disks) as joined:
+        settings = per_node.on_own_disk(settings) if own_disks else settings
+        with joining.joined(settings, launcher, own_disks=own_disks, attempt=attempt) as joined:
             pipeline.run(settings, first, last, joined)
     elif launch.is_spread(settings, first, last):
         launch.run(settings, first, last)
@@ -187,9 +191,9 @@ def main() -> None:
     try:
         _main()
     except BaseException as error:
-        from job.processes import ranks
+        from job.processes import joining
 
-        ranks.end_at_once(error)
+        joining.end_at_once(error)
         raise
 
 

@@ -9,7 +9,6 @@ own, node 0 prepares alone, and MIRROR_CHECKPOINTS brings data and checkpoints t
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import secrets
@@ -19,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,19 @@ from job import pipeline, stages
 from job.config.settings import Settings
 from job.core import errors, files, state
 from job.core.console import say, warn
-from job.core.errors import BadInput, JobError, StoppedBySignal
+from job.core.errors import BadInput, JobError, PeerLost, StoppedBySignal
+from job.processes.joining import MEETING
 from job.processes.nodes import POLL, Gathering
 from job.processes.per_node import processes_per_node
+from job.processes.pulse import AGAIN, Pulse
 
 
 class ChildFailed(JobError):
-    """A child process has failed and has printed why; `exit_code` is its exit code."""
+    """A child process has failed and has printed why; `exit_code` is its exit code, `killed` whether it was killed."""
 
-    def __init__(self, exit_code: int) -> None:
+    def __init__(self, exit_code: int, *, killed: bool = False) -> None:
         super().__init__("")
-        self.exit_code = exit_code
+        self.exit_code, self.killed = exit_code, killed
 
 
 def is_spread(settings: Settings, first: str, last: str) -> bool:
@@ -55,21 +57,21 @@ def run(settings: Settings, first: str, last: str) -> None:
     """
     if settings.node_rank >= settings.num_nodes:
         raise BadInput(f"NODE_RANK={settings.node_rank}: nodes are numbered from 0, and NUM_NODES={settings.num_nodes}")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no C++ stack traces beside the one line about a lost node
     wanted = stages.between(settings, first, last)
     names, spread = [stage.name for stage in wanted], [stage.name for stage in wanted if stage.spread]
     begin = names.index(spread[0])  # the distributed stages are consecutive
     before, after = names[:begin], names[begin + len(spread) :]
     if settings.node_rank > 0:
         with Gathering(settings) as nodes:
-            own_disks = nodes.follow()
-            if not own_disks:
-                _torchrun(settings, spread[0], spread[-1])
-            elif "train" in spread:
-                _torchrun(settings, "train", "train", own_disks=True)
+            _follow(settings, nodes, spread)
         return
     if _alone_from_here(settings):
         say("run", "all distributed stages are finished; node 0 continues with the rest without the other nodes")
-        pipeline.run(settings, first, last)
+        with ExitStack() as held:
+            with suppress(BadInput):  # an address that is not this node's any more
+                held.enter_context(Gathering(settings)).dismiss()
+            pipeline.run(settings, first, last)
         _forget_alone(settings)
         return
     with Gathering(settings) as nodes:
@@ -81,14 +83,28 @@ def run(settings: Settings, first: str, last: str) -> None:
                 _torchrun(settings.model_copy(update={"num_nodes": 1}), "prepare", "prepare")
             nodes.start()
             if "train" in spread:
-                _torchrun(settings, "train", "train", own_disks=True)
+                _persistently(settings, nodes, "train", "train", own_disks=True)
         else:
-            _torchrun(settings, spread[0], spread[-1])
+            _persistently(settings, nodes, spread[0], spread[-1])
     if settings.num_nodes > 1 and after:
         _remember_alone(settings)
     if after:
         pipeline.run(settings, after[0], after[-1])
     _forget_alone(settings)
+
+
+def _follow(settings: Settings, nodes: Gathering, spread: list[str]) -> None:
+    """Do a node's part that is not the first: the distributed stages, of which node 0 prepares alone on own disks."""
+    own_disks = nodes.follow()
+    mine = [name for name in spread if name == "train" or not own_disks]
+    if not mine:
+        return
+    try:
+        _persistently(settings, nodes, mine[0], mine[-1], own_disks=own_disks)
+    except ChildFailed as error:
+        if not error.killed:  # whose reason is in this log already
+            say("run", f"node {settings.node_rank} ends with exit code {error.exit_code}; node 0's log says why")
+        raise
 
 
 # ---- the processes of this node --------------------------------------------------------------------------------------
@@ -104,7 +120,7 @@ def _child(settings: Settings, first: str, last: str, meanwhile: Callable[[], No
     code = None
     try:
         while code is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with suppress(subprocess.TimeoutExpired):
                 code = child.wait(POLL)
             meanwhile()
     except BaseException:
@@ -117,10 +133,26 @@ def _child(settings: Settings, first: str, last: str, meanwhile: Callable[[], No
     _check(code)
 
 
-def _torchrun(settings: Settings, first: str, last: str, *, own_disks: bool = False) -> None:
+def _persistently(settings: Settings, nodes: Gathering, first: str, last: str, *, own_disks: bool = False) -> None:
+    """Run stages in all processes, and start them again where they are when one was killed, up to MAX_RESTARTS times.
+
+    Not torchrun's own restarts: they do not tell a process that was killed from one that has refused bad data, and
+    reuse a store that holds the addresses of the processes before.
+    """
+    for attempt in range(settings.max_restarts + 1):
+        try:
+            _torchrun(settings, first, last, own_disks=own_disks, attempt=attempt)
+            return
+        except ChildFailed as error:
+            passing = error.killed or error.exit_code == errors.STOPPED_BY_SIGNAL
+            if attempt == settings.max_restarts or not passing or not nodes.again(attempt + 1, killed=error.killed):
+                raise
+            say("run", f"starting the processes again, {attempt + 1} of MAX_RESTARTS={settings.max_restarts}")
+
+
+def _torchrun(settings: Settings, first: str, last: str, *, own_disks: bool = False, attempt: int = 0) -> None:
     """Run stages in all processes, through torchrun's own launcher, which does not pass exit codes on."""
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in logging.root.manager.loggerDict:
@@ -134,29 +166,45 @@ def _torchrun(settings: Settings, first: str, last: str, *, own_disks: bool = Fa
         min_nodes=settings.num_nodes,
         max_nodes=settings.num_nodes,
         nproc_per_node=count,
-        run_id="qwen3-tts-job",
+        run_id=f"qwen3-tts-job-{attempt}",
         rdzv_backend="c10d" if one_node else "static",
         # On one node use any free port, so that two jobs can share a machine.
         rdzv_endpoint="localhost:0" if one_node else f"{settings.master_addr}:{settings.master_port}",
-        rdzv_configs={} if one_node else {"rank": settings.node_rank, "timeout": settings.rendezvous_timeout},
+        rdzv_configs={} if one_node else {"rank": settings.node_rank, "timeout": int(MEETING.total_seconds())},
         local_addr="localhost" if one_node else None,
         max_restarts=0,  # the scheduler restarts the whole command instead, which can replace lost nodes
     )
     part = first if first == last else f"{first} to {last}"
     say("run", f"{part}: {count} processes on each of {settings.num_nodes} nodes")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    started_by = ["--launcher", str(os.getpid()), "--nodes", str(settings.num_nodes), "--attempt", str(attempt)]
+    started_by += ["--own-disks"] if own_disks else []
+    command = ["-m", "job", "run", "--from", first, "--until", last, *started_by]
     try:
-        started_by = ["--launcher", str(os.getpid()), "--nodes", str(settings.num_nodes)]
-        started_by += ["--own-disks"] if own_disks else []
-        elastic_launch(config, sys.executable)("-m", "job", "run", "--from", first, "--until", last, *started_by)
-    except ChildFailedError as error:
-        _check(_cause([failure.exitcode for failure in error.failures.values()]))
-    except SignalException as error:
-        raise StoppedBySignal(f"stopped by {error.sigval.name}; run the same command again to continue") from error
+        with Pulse(settings, attempt):
+            _finished(lambda: elastic_launch(config, sys.executable)(*command))
     finally:
         logs.cleanup()
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _finished(launch: Callable[[], Any]) -> None:
+    """Run processes to their end, and turn what torchrun's launcher raises into what it means."""
+    from torch.distributed import DistError
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        launch()
+    except ChildFailedError as error:
+        _check(_cause([failure.exitcode for failure in error.failures.values()]))
+    except SignalException as error:
+        raise StoppedBySignal(f"stopped by {error.sigval.name}; run the same command again to continue") from error
+    except DistError as error:
+        raise PeerLost(
+            f"a node was lost before the processes of all had started ({errors.first_line(error)}){AGAIN}"
+        ) from error
 
 
 def _cause(codes: list[int]) -> int:
@@ -184,7 +232,7 @@ def _check(code: int) -> None:
         name = signal.Signals(-code).name
         hint = " (the machine may have run out of memory)" if name == "SIGKILL" else ""
         warn("run", f"a process was killed by {name}{hint}; run the same command again to resume from a checkpoint")
-        code = 1
+        raise ChildFailed(1, killed=True)
     if code:
         raise ChildFailed(code)
 

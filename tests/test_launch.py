@@ -209,10 +209,10 @@ def test_a_process_that_fails_alone_waits_for_nothing(end, code, said):
     """NCCL's communicators are freed by all processes of a node together: its ordinary end would wait for them."""
     script = (
         "import sys, threading, time\n"
-        "from job import cli\nfrom job.processes import ranks\n"
+        "from job import cli\nfrom job.processes import joining\n"
         f"def fails(): {end}\n"
         "threading.Thread(target=time.sleep, args=(120,)).start()\n"
-        "cli._main, ranks._abandoned = fails, True\n"
+        "cli._main, joining._abandoned = fails, True\n"
         "print('the last word', end='')\n"
         "cli.main()\n"
     )

@@ -12,7 +12,8 @@ import pytest
 from job.config.settings import Settings, load
 from job.core import files
 from job.core.errors import BadInput, FollowedRank, NodesMissing, TrainingStopped
-from job.processes import nodes
+from job.processes import again, nodes
+from job.processes.per_node import on_own_disk
 from tests.support.commands import run_job
 from tests.test_launch import free_port
 
@@ -138,6 +139,57 @@ def test_one_that_is_lost_while_node_0_prepares_may_come_again(tmp_path: Path) -
         assert successor.result(30) is True
 
 
+def test_a_node_with_nothing_left_to_do_ends_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All are started again after a failed upload: the others would wait for half an hour, and fail."""
+    port = free_port()
+    own = [settings_of(rank, port, tmp_path) for rank in (0, 1)]
+    with nodes.Gathering(own[0]) as gathering, ThreadPoolExecutor(1) as pool:
+        gathering.dismiss()
+        other = pool.submit(lambda: nodes.Gathering(own[1]).__enter__().follow())
+        assert other.exception(30).exit_code == 0  # type: ignore[union-attr]
+    assert "node 0 does the rest alone" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "go"),
+    [
+        ((True, False), True),
+        ((False, True), True),
+        ((False, False), False),  # stopped, not killed
+        ((True, None), False),  # the other one ends
+    ],
+)
+def test_all_start_again_or_none(tmp_path: Path, words: tuple[bool, bool | None], go: bool) -> None:
+    """When a process of any node was killed and all launchers are still there."""
+    port = free_port()
+    own = [settings_of(rank, port, tmp_path) for rank in (0, 1)]
+
+    def other() -> Any:
+        with nodes.Gathering(own[1]) as gathering:
+            if words[1] is None:
+                raise TrainingStopped("its own reason")
+            return gathering.again(1, killed=words[1])
+
+    with nodes.Gathering(own[0]) as gathering, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(other)
+        assert gathering.again(1, killed=words[0]) is go
+        assert asked.exception(30) or asked.result() is go
+
+
+def test_nobody_waits_for_long_for_one_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that was killed itself gives no word; and the others do not wait for a node 0 that is gone."""
+    monkeypatch.setattr(again, "ANSWER_SECONDS", 0.1)
+    port = free_port()
+    own = [settings_of(rank, port, tmp_path) for rank in (0, 1)]
+    with ThreadPoolExecutor(1) as pool:
+        with nodes.Gathering(own[0]) as gathering:
+            other = nodes.Gathering(own[1]).__enter__()
+            assert gathering.again(1, killed=True) is False
+            asked = pool.submit(other.again, 2, killed=True)
+        gathering._store = None  # closes it
+        assert asked.result(30) is False
+
+
 def test_node_0_need_not_have_looked_at_the_data_to_refuse(tmp_path: Path) -> None:
     """What `launch` asks again and again while doctor and fetch are running."""
     port = free_port()
@@ -185,7 +237,7 @@ def test_another_node_keeps_apart_from_a_run_of_the_first(tmp_path: Path) -> Non
     given = {"OUTPUT_DIR": str(tmp_path / "models")}
     second = settings_of(1, 29500, tmp_path, **given)
     assert second.paths.work == tmp_path
-    moved = nodes.on_own_disk(second).paths
+    moved = on_own_disk(second).paths
     assert (moved.work, moved.output) == (tmp_path / "node-1", tmp_path / "node-1" / "output")
     first = settings_of(0, 29500, tmp_path, **given)
-    assert nodes.on_own_disk(first).paths == first.paths
+    assert on_own_disk(first).paths == first.paths

@@ -183,6 +183,13 @@ class ScaleVariables(BaseSettings):
         free=True,
     )
     rendezvous_timeout: int = var(1800, "Seconds that the nodes wait for each other at the start.", ge=1, free=True)
+    max_restarts: int = var(
+        3,
+        "How often the processes of a run on several GPUs or nodes are started again in place when one of them was "
+        "killed (out of memory, a crashed driver); training resumes from its newest checkpoint.",
+        ge=0,
+        free=True,
+    )
     engine: Literal["local", "ray"] = var(
         "local", "What prepare encodes with: this machine (`local`), or the workers of a Ray cluster (docs/ray.md).",
         free=True,

@@ -10,7 +10,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether the same work may succeed if it uses less GPU memory.
 
     accelerate's `should_reduce_batch_size` does not know cuBLAS's errors, and also matches the CPU's memory and
-    unsupported operations. Errors of a lost connection are left to `job.processes.ranks`, whatever cause they name.
+    unsupported operations. Errors of a lost connection are left to `job.processes.joining`, whatever cause they name.
     """
     import torch
     import torch.distributed as dist

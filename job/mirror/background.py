@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 from job.core import stopping
+from job.core.console import say
 from job.core.errors import StoppedBySignal
 
 #: Seconds between two looks for something new.
@@ -15,6 +16,8 @@ POLL = 1.0
 #: Seconds after a failure before the next attempt; each wait is twice the last, up to the longest.
 FIRST_WAIT = 5.0
 LONGEST_WAIT = 300.0
+#: Seconds between two lines while the end is waited for: a silent run looks as if it hung.
+LINE = 300.0
 #: Seconds of GRACE_SECONDS that are left for the process to end by itself.
 MARGIN = 1.0
 
@@ -76,8 +79,12 @@ class Background(ABC):
     def _wait(self) -> None:
         # Not `join`, which would count as over once a signal's exception has cut it short.
         left = stopping.remaining()
-        if not self._done.wait(max(0.0, self._seconds(left))):
-            self._too_late(left)
+        end = time.monotonic() + max(0.0, self._seconds(left))
+        while not self._done.wait(min(LINE, max(0.0, end - time.monotonic()))):
+            if time.monotonic() >= end:
+                self._too_late(left)
+                return
+            say(self._name, "still copying; the run goes on when it is done")
 
     def _must_wait(self) -> bool:
         """Whether the last failure was too short a time ago."""

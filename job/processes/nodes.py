@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import time
 from datetime import timedelta
 from types import TracebackType
@@ -24,7 +23,10 @@ from typing import Any
 from job.config.settings import Settings
 from job.core.console import say
 from job.core.errors import BadInput, FollowedRank, NodesMissing, PeerLost
-from job.processes.ranks import CONTROL_PATIENCE, exit_code
+from job.processes import again
+from job.processes.joining import CONTROL_PATIENCE
+from job.processes.pulse import connected
+from job.processes.ranks import exit_code
 
 #: Polling interval in seconds.
 POLL = 0.5
@@ -34,8 +36,9 @@ VOLUME_SECONDS = 60.0
 LAST_WORD_SECONDS = 2.0
 #: Seconds that an answer of nodes that are there may take before it is said who is waited for.
 QUIET_SECONDS = 5.0
-#: Seconds between two lines of a node that waits for node 0 to prepare the data.
+#: Seconds between two lines of a node that waits for others.
 WAITING_LINE = 60.0
+_LONGER = "(a larger RENDEZVOUS_TIMEOUT waits longer)"
 #: What all nodes need that share nothing else.
 _WAYS_OUT = (
     "mount the same one on all nodes (NFS, EFS, a ReadWriteMany claim), or set MIRROR_CHECKPOINTS to a bucket or a Hub "
@@ -51,20 +54,6 @@ def check(settings: Settings) -> None:
     """
     if settings.num_nodes > 1 and settings.shared_work_dir == "false" and not settings.mirror_checkpoints:
         raise BadInput(f"SHARED_WORK_DIR=false: NUM_NODES={settings.num_nodes} nodes need a WORK_DIR; {_WAYS_OUT}")
-
-
-def on_own_disk(settings: Settings) -> Settings:
-    """The settings of a node that has a WORK_DIR of its own: what is not node 0's keeps apart from a run of node 0.
-
-    A machine may be another node when it is started again, and must not take what it has trained from for what it has
-    prepared itself.
-    """
-    if settings.node_rank == 0:
-        return settings
-    work = settings.paths.work / f"node-{settings.node_rank}"
-    changed = settings.model_copy(update={"work_dir": work, "output_dir": None})
-    changed.__dict__.pop("paths", None)  # cached
-    return changed
 
 
 class Gathering:
@@ -95,6 +84,13 @@ class Gathering:
             with contextlib.suppress(Exception):
                 self._store.set(self._open_question, f"end {exit_code(error)}")
                 time.sleep(LAST_WORD_SECONDS)
+        elif self._store is not None and error is not None:
+            with contextlib.suppress(RuntimeError):  # node 0 may be gone
+                again.leave(self._settings, self._store)
+
+    def again(self, attempt: int, *, killed: bool) -> bool:
+        """Whether all nodes start their processes once more: `again.agreed`."""
+        return again.agreed(self._settings, self._store, attempt, killed=killed)
 
     # ---- on node 0 ---------------------------------------------------------------------------------------------------
 
@@ -143,20 +139,25 @@ class Gathering:
         self._wait_for(" knows", "are still there", self._settings.rendezvous_timeout)
         self._open_question = ""
 
+    def dismiss(self) -> None:
+        """Let others end at once that are started again: nothing is left for them to do."""
+        self._store.set("decision", "end 0")
+        self._open_question = ""
+
     def _wait_for(self, key: str, did: str, seconds: float) -> None:
         """Wait until all other nodes have set their key; `did` is what they then have done."""
         count, begun = self._settings.num_nodes, time.monotonic()
-        said = False
+        say_after = QUIET_SECONDS if key else 0.0
         while missing := [name for name in self._others if not self._store.check([f"{name}{key}"])]:
             waited = time.monotonic() - begun
-            if not said and (not key or waited > QUIET_SECONDS):
-                said = True
+            if waited >= say_after:
+                say_after = waited + WAITING_LINE
                 say("run", f"waiting for {', '.join(missing)}, up to {seconds:g} s (RENDEZVOUS_TIMEOUT)")
             if waited > seconds:
                 raise NodesMissing(
                     f"{count - len(missing)} of NUM_NODES={count} nodes {did} within {seconds:g} s; missing: "
                     f"{', '.join(missing)}: check NODE_RANK there and that {self._address} can be reached from there "
-                    "(a larger RENDEZVOUS_TIMEOUT waits longer)"
+                    f"{_LONGER}"
                 )
             time.sleep(POLL)
 
@@ -213,7 +214,7 @@ class Gathering:
         answer = self._word(question)
         word, _, code = answer.partition(" ")
         if word == "end":
-            say("run", f"node 0 exited with code {code}; see its log")
+            say("run", f"node 0 exited with code {code}; see its log" if int(code) else "node 0 does the rest alone")
             raise FollowedRank(int(code))
         return answer
 
@@ -226,42 +227,34 @@ class Gathering:
     def _open(self) -> Any:
         from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
-        try:
-            # `multi_tenant`: torchrun uses the same store in this process.
-            return TCPStore(
-                self._settings.master_addr,
-                self._settings.master_port,
-                is_master=True,
-                wait_for_workers=False,
-                multi_tenant=True,
-                timeout=timedelta(seconds=60),
-            )
+        at, port, patience = self._settings.master_addr, self._settings.master_port, timedelta(seconds=60)
+        try:  # `multi_tenant`: torchrun uses the same store in this process
+            return TCPStore(at, port, is_master=True, wait_for_workers=False, multi_tenant=True, timeout=patience)
         except (DistError, RuntimeError) as error:
             raise BadInput(
                 f"{self._address}: node 0 cannot listen there; use this node's address and a free MASTER_PORT"
             ) from error
 
     def _knock(self) -> Any:
-        from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
+        from torch.distributed import DistError
 
         settings = self._settings
         say("run", f"node {settings.node_rank} of {settings.num_nodes}: connecting to node 0 at {self._address}")
-        end = time.monotonic() + settings.rendezvous_timeout
+        said = begun = time.monotonic()
         problem: object = "no answer"
-        while time.monotonic() < end:
+        while (now := time.monotonic()) < begun + settings.rendezvous_timeout:
+            if now - said > WAITING_LINE:
+                said = now
+                say("run", f"{self._address} does not answer yet, after {(now - begun) / 60:.0f} min")
             try:
-                # Plain sockets first: they can be retried until the DNS knows the name, and do not block signals.
-                socket.create_connection((settings.master_addr, settings.master_port), timeout=5).close()
-                return TCPStore(
-                    settings.master_addr, settings.master_port, is_master=False, timeout=timedelta(seconds=60)
-                )
+                return connected(settings, 60)
             except (OSError, DistError, RuntimeError) as error:
                 problem = error
                 time.sleep(POLL)
         reason = str(problem).strip().splitlines()[0]
+        within = f"within {settings.rendezvous_timeout} s ({reason})"
         raise NodesMissing(
-            f"{self._address} did not answer within {settings.rendezvous_timeout} s ({reason}): check that node 0 runs "
-            "and can be reached from here (a larger RENDEZVOUS_TIMEOUT waits longer)"
+            f"{self._address} did not answer {within}: check that node 0 runs and can be reached from here {_LONGER}"
         )
 
     def _first_of(self, *keys: str) -> str:

@@ -36,3 +36,17 @@ def _visible_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def on_own_disk(settings: Settings) -> Settings:
+    """The settings of a node that has a WORK_DIR of its own: what is not node 0's keeps apart from a run of node 0.
+
+    A machine may be another node when it is started again, and must not take what it has trained from for what it has
+    prepared itself.
+    """
+    if settings.node_rank == 0:
+        return settings
+    work = settings.paths.work / f"node-{settings.node_rank}"
+    changed = settings.model_copy(update={"work_dir": work, "output_dir": None})
+    changed.__dict__.pop("paths", None)  # cached
+    return changed

@@ -272,6 +272,23 @@ def test_after_a_signal_the_end_waits_only_as_long_as_it_may(
     assert go_on(machine(tmp_path, "new")) == [f"checkpoint-{FIRST}"]
 
 
+def test_an_end_that_waits_for_long_says_so(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half an hour without a line counts as a hang."""
+    old = machine(tmp_path, "old")
+    prepared(old)
+    train(old)
+    write = FolderMirror._write
+
+    def slowly(self: FolderMirror, name: str, source: Any) -> None:
+        time.sleep(0.1)
+        write(self, name, source)
+
+    monkeypatch.setattr(FolderMirror, "_write", slowly)
+    monkeypatch.setattr(background, "LINE", 0.05)
+    train(old, FIRST, seen=False)
+    assert "[mirror] still copying" in capsys.readouterr().out
+
+
 def test_a_signal_while_the_end_waits_leaves_the_time_that_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from job.core import files
 from job.core.errors import BadInput, FollowedRank
 from job.mirror.folder_mirror import FolderMirror
 from job.mirror.keeping import Mirror
-from job.processes.nodes import on_own_disk
+from job.processes.per_node import on_own_disk
 from job.processes.ranks import Ranks
 from job.train import resume
 from tests.mirror.test_going_on import (  # noqa: F401

@@ -134,7 +134,7 @@ def test_a_sharded_model_trains_the_same(copy, capsys):
 def test_a_lost_process_ends_all_with_one_message(copy):
     """One of two is killed: no hang, one line that says what to do, nothing left running; and the rerun resumes."""
     work = copy("lost")
-    every = {**RUN, **LORA, **TWO, "MAX_STEPS": "400", "SAVE_STEPS": "2", "WORK_DIR": str(work)}
+    every = {**RUN, **LORA, **TWO, "MAX_STEPS": "400", "SAVE_STEPS": "2", "WORK_DIR": str(work), "MAX_RESTARTS": "0"}
     process = start(every, ("train",))
     while not (work / "output/checkpoint-4").exists():
         assert process.poll() is None

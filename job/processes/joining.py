@@ -1,0 +1,216 @@
+"""How a process of a run over several joins the others, leaves them, and ends when one of them is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from job.core import console
+from job.core.errors import FollowedRank, JobError, PeerLost, StoppedBySignal, first_line
+from job.processes.ranks import Ranks
+
+if TYPE_CHECKING:
+    from job.config.settings import Settings
+
+#: Timeout of a collective while all processes are alive; the longest wait is for a checkpoint on a slow volume.
+PATIENCE = timedelta(minutes=30)
+#: The same for control messages, which wait while the first rank works alone.
+CONTROL_PATIENCE = timedelta(days=2)
+#: Timeout of the meeting of all processes, which waits for nobody's work.
+MEETING = timedelta(minutes=3)
+#: Key in the store: all processes have met.
+MET = "met"
+#: Seconds to wait whether the first process fails as well.
+FAILURE_SECONDS = 2.0
+#: Seconds between two checks whether the launcher is still alive.
+ORPHAN_SECONDS = 2.0
+_PR_SET_PDEATHSIG = 1
+
+
+@contextmanager
+def joined(settings: Settings, launcher: int, *, own_disks: bool = False, attempt: int = 0) -> Iterator[Ranks]:
+    """Context manager that joins the process group, and leaves it together with the other processes.
+
+    Args:
+        settings: DEVICE and NODE_RANK are used.
+        launcher: process id of the launcher; this process ends when the launcher does.
+        own_disks: whether each node has a WORK_DIR of its own.
+        attempt: how often the processes of this run have been started before.
+
+    Raises:
+        PeerLost: another process was lost.
+        FollowedRank: this process fails with the same error as the first one, which reports it.
+    """
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    global _abandoned
+    _end_with(launcher)
+    local = dist.get_node_local_rank()
+    cuda = settings.device in ("auto", "cuda") and torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(local)
+    store, rank, world = next(rendezvous("env://", timeout=MEETING))
+    store = of_attempt(store, attempt)
+    if rank:
+        console.be_quiet()
+    control = _met(store, rank, world, local, cuda=cuda, apart=settings.num_nodes > 1)
+    try:
+        ranks = Ranks(rank, world, local, control, settings.node_rank, own_disks)
+        _abandoned = True  # wait for all
+        yield ranks
+        ranks.wait()
+        dist.destroy_process_group()
+        _abandoned = False
+    except (JobError, StoppedBySignal) as error:
+        if not _said_by_first(store, rank, str(error)):
+            raise
+        raise FollowedRank(error.exit_code) from error
+    except (dist.DistError, RuntimeError) as error:
+        if not _is_connection(error):
+            raise
+        if local:  # one message per node is enough
+            raise FollowedRank(PeerLost.exit_code) from error
+        raise PeerLost(_lost(error)) from error
+
+
+def of_attempt(store: Any, attempt: int) -> Any:
+    """The part of node 0's store that belongs to one start of the processes: what is older is no longer true."""
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
+    return PrefixStore(f"attempt {attempt} of the processes", store)
+
+
+def _met(store: Any, rank: int, world: int, local: int, *, cuda: bool, apart: bool) -> Any:
+    """Meet all other processes, within MEETING, and exchange something; returns the group for control messages.
+
+    Args:
+        cuda: whether they train on GPUs.
+        apart: whether they are on several nodes, so that a network lies between those.
+
+    Raises:
+        PeerLost, FollowedRank: some do not come, or cannot be reached.
+    """
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import _set_pg_timeout
+
+    try:
+        store.set(f"here {rank}", "")
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=MEETING)
+        control = dist.new_group(backend="gloo", timeout=MEETING)
+        dist.barrier(group=control)
+        if cuda and apart:
+            dist.all_reduce(torch.zeros(1, device="cuda"))  # NCCL connects only now
+            torch.cuda.synchronize()
+        _set_pg_timeout(PATIENCE)
+        _set_pg_timeout(CONTROL_PATIENCE, control)
+        if rank == 0:
+            store.set(MET, "")
+    except (dist.DistError, RuntimeError) as error:
+        if not _is_connection(error):
+            raise
+        if local:  # one message per node is enough
+            raise FollowedRank(PeerLost.exit_code) from error
+        raise PeerLost(_unmet(store, world, error)) from error
+    return control
+
+
+def _unmet(store: Any, world: int, error: BaseException) -> str:
+    """Why the processes have not met."""
+    missing: list[str] | None = None
+    with contextlib.suppress(RuntimeError):  # the store may have been lost with node 0
+        missing = [str(rank) for rank in range(world) if not store.check([f"here {rank}"])]
+    if missing is None:
+        who = "node 0 was lost"
+    elif missing:
+        who = f"processes {', '.join(missing)} of {world} did not come"
+    else:
+        who = (
+            "they do not reach one another; between the nodes gloo and NCCL need any port, not MASTER_PORT alone, and "
+            "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME where a machine has several networks"
+        )
+    why = f"the processes of the run have not met: {who} ({first_line(error)[:120]})"
+    return f"{why}; run the same command on all nodes again"
+
+
+#: Whether this process is still in a process group with others.
+_abandoned = False
+
+
+def end_at_once(error: BaseException) -> None:
+    """Exit at once, without cleaning up, if this process fails while others of its run continue; else return.
+
+    NCCL releases its communicators at a normal exit, and only together with all processes of a node: a failed
+    process would wait for the others, which wait for it. Its sockets, closed when it exits, notify them.
+
+    Args:
+        error: the exception that ends the process; anything but a `SystemExit` is printed.
+    """
+    if not _abandoned:
+        return
+    code = error.code if isinstance(error, SystemExit) else 1
+    if not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def _said_by_first(store: Any, rank: int, message: str) -> bool:
+    """Whether the first process fails with the same message within a few seconds."""
+    with contextlib.suppress(RuntimeError):  # the store may have been lost with the first process
+        if rank == 0:
+            store.set("failure", message)
+            return False
+        end = time.monotonic() + FAILURE_SECONDS
+        while time.monotonic() < end and not store.check(["failure"]):
+            time.sleep(0.1)
+        return bool(store.check(["failure"]) and store.get("failure").decode() == message)
+    return False
+
+
+def _is_connection(error: BaseException) -> bool:
+    """Whether an exception is how gloo, NCCL and the store report that a peer was lost or does not answer."""
+    import torch.distributed as dist
+
+    if isinstance(error, dist.DistError):
+        return True
+    text = str(error).lower()
+    return any(mark in text for mark in ("gloo", "nccl", "connection closed by peer", "connection reset"))
+
+
+def _lost(error: BaseException) -> str:
+    reason = first_line(error)
+    return (
+        f"another process of the run was lost or does not answer ({reason[:120]}); "
+        "run the same command on all nodes again to resume from the last checkpoint"
+    )
+
+
+def _end_with(launcher: int) -> None:
+    """Make this process end with its launcher even if that is killed: through Linux, elsewhere through a thread."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(ORPHAN_SECONDS)
+        os._exit(PeerLost.exit_code)
+
+    if os.getppid() != launcher:  # the launcher ended before this process was ready
+        os._exit(PeerLost.exit_code)
+    threading.Thread(target=watch, daemon=True).start()
