@@ -33,7 +33,8 @@ def open_table(path: Path, variable: str, settings: Settings) -> Table:
 
 def reads(path: Path) -> list[Path]:
     """What is read here: the shards that `path` names, or manifests and their tars, or `path` itself."""
-    if manifests := tarred_manifests.manifests_in(path) if path.is_dir() else _tarred(path):
+    here = path.expanduser()
+    if manifests := tarred_manifests.manifests_in(here) if here.is_dir() else _tarred(here):
         return [*manifests, *tarred_manifests.tars_of(manifests)]
     return shards_here(path) or [path]
 

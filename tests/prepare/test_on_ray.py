@@ -354,3 +354,22 @@ def test_sigterm_ends_the_ray_that_the_job_started_and_a_rerun_continues(data: P
     assert "were encoded by a run before this one" in said
     assert job.results() == local
     assert set(Path("/tmp").glob("ray-*")) <= before
+
+
+@needs_ray
+@pytest.mark.thorough
+@pytest.mark.timeout(900)
+def test_rows_in_front_of_others_leave_those_their_codes(data: Path, local: dict[str, bytes]):
+    """What the one engine has encoded the other keeps: a row in front changes all shards, and is the only one sent."""
+    rows = list(files.read_jsonl(data / "train.jsonl"))
+    rows = [{**rows[1], "id": "new", "text": "In front of them."}, *rows]
+    said, found = [], []
+    for engine in ("ray", "local"):
+        shutil.copytree(data / "local" / "data", data / f"more-{engine}" / "data")
+        job = Job(data, f"more-{engine}", ENGINE=engine, TMPDIR="/tmp")
+        files.write_jsonl(job.work / "data" / "raw" / "train.jsonl", rows)
+        said.append(job.start().finished())
+        found.append(job.results())
+    kept = len([row for row in rows[1:] if not row["audio"].endswith("/6.wav")])  # those were rejected
+    assert all(f"{kept} train rows have another place than before, and keep their codes" in one for one in said), said
+    assert found[0] == found[1] and found[0] != local

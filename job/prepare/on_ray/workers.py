@@ -108,7 +108,8 @@ class Encoder:
         settings = order.settings.model_copy(update={"tokenizer_path": str(copied or directory)})
         self._codec = load_codec(settings, order.sizes.codebooks, device)
         self._encoder = RowEncoder(order.settings, self._codec)
-        self._choice = ProofChoice(shard_of, side_by_side(device.type))  # one for all portions: few calls are repeated
+        # One for all portions, so that few calls are repeated; several threads are new ones for each portion.
+        self._choice = ProofChoice(shard_of, 1) if side_by_side(device.type) == 1 else None
         if copied is not None:
             shutil.rmtree(copied)
         return here
