@@ -32,11 +32,14 @@ def open_table(path: Path, variable: str, settings: Settings) -> Table:
 
 
 def reads(path: Path) -> list[Path]:
-    """What is read here: the shards that `path` names, or manifests and their tars, or `path` itself."""
-    here = path.expanduser()
-    if manifests := tarred_manifests.manifests_in(here) if here.is_dir() else _tarred(here):
-        return [*manifests, *tarred_manifests.tars_of(manifests)]
-    return shards_here(path) or [path]
+    """What is read here: the shards that `path` names, or manifests and their tars, or `path` itself.
+
+    Of a folder all that is in it, since a `metadata.csv` that comes to its shards is read instead of them.
+    """
+    manifests = tarred_manifests.manifests_in(path) if path.is_dir() else _tarred(path)
+    if manifests:
+        return [*([path] if path.is_dir() else []), *manifests, *tarred_manifests.tars_of(manifests)]
+    return [path] if path.is_dir() else shards_here(path) or [path]
 
 
 def _tarred(path: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from job import pipeline
 from job.config import settings as variables
 from job.core import files
 from tests.fetch.conftest import write_audio, write_lines
+from tests.fetch.test_sharded import night
 
 
 @pytest.fixture
@@ -54,6 +55,19 @@ def test_a_new_recording_in_a_linked_folder_is_noticed(tmp_path: Path, again: An
     assert again(DATA_DIR=root)[1] == ["one"]
     write_audio(share / "b.wav", seed=1).with_suffix(".txt").write_text("two", encoding="utf-8")
     assert again(DATA_DIR=root)[1] == ["one", "two"]
+    assert "nothing to do" in again(DATA_DIR=root)[0]
+
+
+def test_a_table_that_comes_to_a_folder_of_shards_is_noticed(tmp_path: Path, again: Any) -> None:
+    """It is read instead of the shards, so their being as they were says nothing."""
+    root = tmp_path / "voice"
+    write_audio(root / "a.wav")
+    (root / "night-1.tar").write_bytes(night(1))
+    assert again(DATA_DIR=root)[1] == ["Said at night.", "Said in the dark."]
+    write_lines(root / "metadata.jsonl", [{"file_name": "a.wav", "text": "one"}])
+    assert again(DATA_DIR=root)[1] == ["one"]
+    write_lines(root / "metadata.jsonl", [{"file_name": "a.wav", "text": "one, mended"}])
+    assert again(DATA_DIR=root)[1] == ["one, mended"]
     assert "nothing to do" in again(DATA_DIR=root)[0]
 
 
