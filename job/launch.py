@@ -182,14 +182,14 @@ def _torchrun(settings: Settings, first: str, last: str, *, own_disks: bool = Fa
     command = ["-m", "job", "run", "--from", first, "--until", last, *started_by]
     try:
         with Pulse(settings, attempt):
-            _finished(lambda: elastic_launch(config, sys.executable)(*command))
+            _finished(settings, lambda: elastic_launch(config, sys.executable)(*command))
     finally:
         logs.cleanup()
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def _finished(launch: Callable[[], Any]) -> None:
+def _finished(settings: Settings, launch: Callable[[], Any]) -> None:
     """Run processes to their end, and turn what torchrun's launcher raises into what it means."""
     from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing import SignalException

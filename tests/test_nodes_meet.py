@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from job.config.settings import Settings, load
 from job.core import files
 from job.core.errors import BadInput, FollowedRank, NodesMissing, TrainingStopped
-from job.processes import again, nodes
+from job.processes import again, nodes, pulse
 from job.processes.per_node import on_own_disk
 from tests.support.commands import run_job
 from tests.test_launch import free_port
@@ -137,6 +138,18 @@ def test_one_that_is_lost_while_node_0_prepares_may_come_again(tmp_path: Path) -
         successor = pool.submit(lambda: connected().follow())
         gathering.start()
         assert successor.result(30) is True
+
+
+def test_another_program_at_the_address_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong MASTER_ADDR or MASTER_PORT, where something listens that says nothing."""
+    monkeypatch.setattr(pulse, "GREETING", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        own = settings_of(1, server.getsockname()[1], tmp_path, RENDEZVOUS_TIMEOUT="1")
+        said = (
+            r"MASTER_ADDR=127.0.0.1:\d+ did not answer within 1 s \(what listens there does not answer as node 0 does"
+        )
+        with pytest.raises(NodesMissing, match=said):
+            nodes.Gathering(own).__enter__()
 
 
 def test_a_node_with_nothing_left_to_do_ends_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

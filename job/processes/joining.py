@@ -61,7 +61,13 @@ def joined(settings: Settings, launcher: int, *, own_disks: bool = False, attemp
     cuda = settings.device in ("auto", "cuda") and torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(local)
-    store, rank, world = next(rendezvous("env://", timeout=MEETING))
+    try:
+        store, rank, world = next(rendezvous("env://", timeout=MEETING))
+    except dist.DistError as error:
+        if local:
+            raise FollowedRank(PeerLost.exit_code) from error
+        why = f"node 0 was lost before the processes had met ({first_line(error)[:120]})"
+        raise PeerLost(f"{why}; run the same command on all nodes again") from error
     store = of_attempt(store, attempt)
     if rank:
         console.be_quiet()

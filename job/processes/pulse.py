@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from datetime import timedelta
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any
 
@@ -32,6 +33,8 @@ from job.processes.ranks import exit_code
 
 #: Seconds between two signs of life.
 BEAT = 5.0
+#: Seconds in which node 0's store answers whoever connects.
+GREETING = 15.0
 #: Seconds without one after which a node is lost; a short outage of the network is none.
 SILENT = 120.0
 #: Seconds between two lines of a node other than the first, whose processes say nothing.
@@ -174,4 +177,19 @@ def connected(settings: Settings, seconds: float) -> Any:
     at, port = settings.master_addr, settings.master_port
     # Plain sockets first: they can be retried until the DNS knows the name, and do not block signals.
     socket.create_connection((at, port), timeout=5).close()
-    return TCPStore(at, port, is_master=False, timeout=timedelta(seconds=seconds))
+    found: SimpleQueue[Any] = SimpleQueue()
+
+    def connect() -> None:
+        try:
+            found.put(TCPStore(at, port, is_master=False, timeout=timedelta(seconds=seconds)))
+        except (OSError, RuntimeError) as error:
+            found.put(error)
+
+    threading.Thread(target=connect, daemon=True).start()  # waits for ever if another program listens there
+    try:
+        store = found.get(timeout=GREETING)
+    except Empty:
+        raise OSError("what listens there does not answer as node 0 does") from None
+    if isinstance(store, Exception):
+        raise store
+    return store
