@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py [--rows 1000 10000 100000] [--encoded 0.0] [--bucket]
 
-The rows are synthetic: very short recordings that share a few hundred files, each with its own text and id, through the
+The rows are synthetic: very short recordings, a few hundred under many names, each with its own text and id, through the
 real stages with the tiny codec of `job.demo`. Each stage runs in a process of its own; `peak` is its highest resident
 memory in bytes, `above` the same less what it had in use before the stage began (the interpreter, torch and qwen_tts;
 prepare's codec counts as the stage's), `cpu_seconds` the time of all its threads, which other work on the machine
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -104,7 +105,9 @@ def shards(work: Path, rows: int, encoded: float) -> dict[str, bytes]:
 def write_rows(work: Path, rows: int, encoded: float) -> None:
     """A JSONL file of `rows` rows; a share of them comes with codes and without a recording."""
     random = np.random.default_rng(0)
-    directory = recordings_in(work, random)
+    directory, own_names = recordings_in(work, random), work / f"recordings-{rows}"
+    shutil.rmtree(own_names, ignore_errors=True)
+    own_names.mkdir(parents=True)
 
     def lines() -> Any:
         for number in range(rows):
@@ -112,7 +115,10 @@ def write_rows(work: Path, rows: int, encoded: float) -> None:
             if random.random() < encoded:
                 row["audio_codes"] = codes(random)
             else:
-                row["audio"] = str(directory / f"{random.integers(RECORDINGS)}.wav")
+                # A name of its own: fetch leaves out rows that say different things of one file.
+                own = own_names / f"{number}.wav"
+                os.link(directory / f"{random.integers(RECORDINGS)}.wav", own)
+                row["audio"] = str(own)
             yield row
 
     files.write_jsonl(work / f"{rows}.jsonl", lines())
