@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py [--rows 1000 10000 100000] [--encoded 0.0] [--bucket]
 
-The rows are synthetic: very short recordings, a few hundred under many names, each with its own text and id, through the
+The rows are synthetic: very short recordings, a few hundred under many names, each with an id and a text, through the
 real stages with the tiny codec of `job.demo`. Each stage runs in a process of its own; `peak` is its highest resident
 memory in bytes, `above` the same less what it had in use before the stage began (the interpreter, torch and qwen_tts;
 prepare's codec counts as the stage's), `cpu_seconds` the time of all its threads, which other work on the machine
