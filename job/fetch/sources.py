@@ -95,18 +95,19 @@ def _datasets(settings: Settings) -> Source | None:
 def _alone(settings: Settings, entry: datasets.Entry) -> Settings:
     """Return the settings with which an entry of DATASETS would be the only source."""
     path = entry.path
+    there = folder_copy.folder_in_storage(entry.name)
     named = {
-        "dataset_name": entry.name,
+        "dataset_name": None if there else entry.name,
         "dataset_config": entry.config,
         "dataset_revision": entry.revision,
-        "data_dir": path if path is not None and path.is_dir() else None,
+        "data_dir": there or (path if path is not None and path.is_dir() else None),
         "train_jsonl": path if path is not None and not path.is_dir() else None,
         "train_split": entry.split or settings.train_split,
         "max_hours": entry.hours or settings.max_hours,
         "max_train_samples": entry.rows or settings.max_train_samples,
     }
     alone = {"datasets": None, "validation_split": None, "validation_jsonl": None}
-    mode = settings.data_mode if entry.name else "jsonl"
+    mode = settings.data_mode if entry.name and not there else "jsonl"
     return settings.model_copy(update={**named, **alone, "data_mode": mode})
 
 

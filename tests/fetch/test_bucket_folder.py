@@ -70,9 +70,29 @@ def test_a_folder_of_recordings_is_fetched_once_and_again_only_what_changed(fetc
     assert {name: kept[name] for name in stamps if name in kept} == {n: s for n, s in stamps.items() if n in kept}
     here = got["settings"].paths.raw / "folder"
     assert not list(here.rglob("_002*")), "what is gone there is removed here"
-    assert (here / "anna/day 0/_notes.gz").read_bytes() == packed, "whatever a file is called, it is copied as it is"
+    assert next(here.rglob("anna/day 0/_notes.gz")).read_bytes() == packed, (
+        "whatever a file is called, it is copied as it is"
+    )
     fetched(TRAIN_JSONL=refused_row(google.folder.parent))
     assert not here.exists(), "and all of it once the data is elsewhere"
+
+
+def test_lines_of_datasets_may_be_such_folders(fetched: Any, google: GoogleBucket) -> None:
+    """Each has a copy of its own, which stays as long as it is named; a folder of shards is read as before."""
+    (google.folder / "shards").mkdir()
+    (google.folder / "shards/night-1.tar").write_bytes(night(1))
+    lines = [f"{WHERE} weight=2", "gs://voices/studio/other", "gs://voices/shards"]
+    got = fetched(DATASETS="\n".join(lines))
+    assert len(got["train"]) == 12 + 1 + 2
+    copies = got["settings"].paths.raw / "folder"
+    assert sorted(path.name for path in copies.glob("*/*")) == ["anna", "other"]
+    google.reads()
+    again = fetched(DATASETS="\n".join(lines[1:]))
+    assert google.reads() == ["shards/night-1.tar"], "of which the beginning is looked at"
+    assert len(again["train"]) == 3
+    assert [path.name for path in copies.glob("*/*")] == ["other"]
+    with pytest.raises(BadInput, match=r"DATASETS: gs://voices/nothing: .*there is no such"):
+        fetched(DATASETS="\n".join([*lines, "gs://voices/nothing"]))
 
 
 def refused_row(folder: Path) -> Path:
@@ -97,7 +117,7 @@ def test_a_killed_fetch_keeps_what_has_arrived(google: GoogleBucket, fetched: An
     run.kill()
     run.wait()
     whole = [path for path in here.rglob("_*") if path.suffix in (".flac", ".txt")]
-    arrived = {path.relative_to(here / "anna").as_posix() for path in whole}
+    arrived = {path.relative_to(next(here.glob("*/anna"))).as_posix() for path in whole}
     assert 10 < len(arrived) < 140
     google.wait(0.0)
     google.reads()

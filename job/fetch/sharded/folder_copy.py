@@ -1,7 +1,11 @@
-"""Copy a folder of object storage, recordings and their texts (DATA_DIR), to this machine: each file once."""
+"""Copy folders of object storage, recordings and their texts, to this machine: each file once.
+
+They are named by DATA_DIR, or by lines of DATASETS.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,22 +14,26 @@ from glob import has_magic
 from pathlib import Path
 
 from job.audio import audio_files
+from job.config import datasets
 from job.config.object_storage import address_of
 from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import BadInput
 from job.core.threads import in_order
+from job.fetch import lists, sheets
 from job.fetch.listing import HIDDEN
 from job.fetch.sharded import PACKED_TARS, PARQUET, TAR, UNPACK
 from job.fetch.sharded.local_copies import Copies
 from job.fetch.sharded.object_store import ObjectStore, Shard
 
+#: Endings of tables.
+_TABLES = (".jsonl", ".json", *lists.ENDINGS, *sheets.ENDINGS)
 #: Files that are fetched at once: most are small, and the time goes into waiting for each.
 AT_ONCE = 8
 
 
 class FolderCopy:
-    """The copy of what DATA_DIR names in object storage.
+    """The copy of a folder in object storage.
 
     A file is here if its size and time are the object's. Where a listing has no times (the Hub), the time is made from
     the hash, so that nothing else has to be remembered and a run that was killed goes on where it was.
@@ -53,14 +61,14 @@ class FolderCopy:
         packed = next((one.name for one in self._files if one.name.lower().endswith(PACKED_TARS)), None)
         if packed and not any(audio_files.ending_of(one.name) for one in self._files):
             raise BadInput(f"{self.where}: {packed}: {UNPACK}")
-        self._all = settings.paths.raw / "folder"
-        self.root = self._all / store.name
+        self.root = _place(settings, address) / store.name
         self._copies = Copies(self.root, store)
 
     @property
     def has_shards(self) -> bool:
-        """Whether there are Parquet files or tars in it, which are better read one by one (`open_address`)."""
-        return any(one.name.lower().endswith((PARQUET, TAR)) for one in self._files)
+        """Whether there are Parquet files or tars in it, or a table alone, which `open_address` reads one by one."""
+        names = [one.name.lower() for one in self._files]
+        return any(name.endswith((PARQUET, TAR)) for name in names) or (len(names) == 1 and names[0].endswith(_TABLES))
 
     def missing(self) -> list[Shard]:
         """The files that are not here yet, or have changed."""
@@ -91,12 +99,12 @@ class FolderCopy:
             raise BadInput(f"{self.where}: {one.name} is a file and a folder in it; rename one of them") from None
 
     def _delete_others(self) -> None:
-        """Delete what is not listed: files that are gone, halves that a kill left, and copies of other folders."""
+        """Delete what is not listed: files that are gone, and halves that a kill left."""
         wanted = {one.name for one in self._files}
-        for path in _files_below(self._all):
-            if not path.is_relative_to(self.root) or path.relative_to(self.root).as_posix() not in wanted:
+        for path in _files_below(self.root):
+            if path.relative_to(self.root).as_posix() not in wanted:
                 path.unlink()
-        for folder, _, _ in os.walk(self._all, topdown=False):
+        for folder, _, _ in os.walk(self.root, topdown=False):
             if not any(Path(folder).iterdir()):
                 Path(folder).rmdir()
 
@@ -116,10 +124,30 @@ def waits(settings: Settings) -> str | None:
     return f"{len(missing)} files ({size:.1f} MB) are fetched first, and looked at then" if missing else None
 
 
+def folder_in_storage(told: str | None) -> Path | None:
+    """The address that a line of DATASETS names, if it is a folder's: neither a pattern nor a table or a shard."""
+    address = address_of(told)
+    name = (address or "").rpartition("/")[2].lower()
+    if not address or has_magic(address) or name.endswith((PARQUET, TAR, *PACKED_TARS, *_TABLES)):
+        return None
+    return Path(address)
+
+
 def prune(settings: Settings) -> None:
-    """Delete the copy if DATA_DIR is not in object storage any more."""
-    if address_of(settings.data_dir) is None:
-        shutil.rmtree(settings.paths.raw / "folder", ignore_errors=True)
+    """Delete copies of folders that are not named any more."""
+    lines = datasets.parse(settings.datasets) if settings.datasets else []
+    told = [settings.data_dir, *(line.name for line in lines)]
+    wanted = {_place(settings, address).name for one in told if (address := address_of(one))}
+    for copy in (settings.paths.raw / "folder").glob("*"):
+        if copy.name not in wanted:
+            shutil.rmtree(copy, ignore_errors=True)
+    with contextlib.suppress(OSError):  # there is none, or something in it
+        (settings.paths.raw / "folder").rmdir()
+
+
+def _place(settings: Settings, address: str) -> Path:
+    """Where the copy of a folder lies; its last part is the same for no two addresses."""
+    return settings.paths.raw / "folder" / files.digest_bytes(address.encode())[:12]
 
 
 def _time(one: Shard) -> float:
