@@ -78,7 +78,7 @@ def _datasets(settings: Settings) -> Source | None:
         return "; ".join(waiting) or None
 
     def revision() -> str | None:
-        found = [(source.hub, source.revision()) for _, source in sources]
+        found = [(source.hub, _revision(entry, source)) for entry, source in sources]
         return " ".join(one or "?" for hub, one in found if hub or one) if any(one for _, one in found) else None
 
     return Source(
@@ -124,6 +124,11 @@ def _told(entry: datasets.Entry, source: Source) -> dict[str, Table]:
 def _waits(entry: datasets.Entry, source: Source) -> str | None:
     with _named(entry):
         return source.waits()
+
+
+def _revision(entry: datasets.Entry, source: Source) -> str | None:
+    with _named(entry):
+        return source.revision()
 
 
 @contextmanager
