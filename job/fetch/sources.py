@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 from job.config import datasets
 from job.config.object_storage import address_of, shards_here
@@ -16,6 +16,8 @@ from job.core.errors import BadInput
 from job.fetch import folder, jsonl, mixing, named_files, sharded
 from job.fetch.sharded import folder_copy
 from job.fetch.table import Table
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,15 +72,15 @@ def _datasets(settings: Settings) -> Source | None:
     sources = [(entry, pick(alone)) for entry, alone in each]
 
     def parts(ready: bool) -> list[mixing.Part]:
-        opened = [(entry, source) for entry, source in sources if not (ready and _waits(entry, source))]
-        return mixing.named_apart([mixing.Part(_told(entry, source)["train"], entry) for entry, source in opened])
+        opened = [(entry, source) for entry, source in sources if not (ready and _asked(entry, source.waits))]
+        return mixing.named_apart([mixing.Part(_asked(entry, source.tables)["train"], entry) for entry, source in opened])
 
     def waits() -> str | None:
-        waiting = [f"{entry.text}: {phrase}" for entry, source in sources if (phrase := _waits(entry, source))]
+        waiting = [f"{entry.text}: {phrase}" for entry, source in sources if (phrase := _asked(entry, source.waits))]
         return "; ".join(waiting) or None
 
     def revision() -> str | None:
-        found = [(source.hub, _revision(entry, source)) for entry, source in sources]
+        found = [(source.hub, _asked(entry, source.revision)) for entry, source in sources]
         return " ".join(one or "?" for hub, one in found if hub or one) if any(one for _, one in found) else None
 
     return Source(
@@ -111,31 +113,14 @@ def _alone(settings: Settings, entry: datasets.Entry) -> Settings:
     return settings.model_copy(update={**named, **alone, "data_mode": mode})
 
 
-def _told(entry: datasets.Entry, source: Source) -> dict[str, Table]:
-    """Open an entry of DATASETS.
+def _asked(entry: datasets.Entry, question: Callable[[], T]) -> T:
+    """Ask the source of an entry of DATASETS.
 
     Raises:
         BadInput: it cannot be opened; the message names the entry.
     """
-    with _named(entry):
-        return source.tables()
-
-
-def _waits(entry: datasets.Entry, source: Source) -> str | None:
-    with _named(entry):
-        return source.waits()
-
-
-def _revision(entry: datasets.Entry, source: Source) -> str | None:
-    with _named(entry):
-        return source.revision()
-
-
-@contextmanager
-def _named(entry: datasets.Entry) -> Iterator[None]:
-    """Name the entry of DATASETS in an error about it."""
     try:
-        yield
+        return question()
     except BadInput as error:
         raise type(error)(f"DATASETS: {entry.text}: {error}") from None
 
