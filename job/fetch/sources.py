@@ -73,7 +73,9 @@ def _datasets(settings: Settings) -> Source | None:
 
     def parts(ready: bool) -> list[mixing.Part]:
         opened = [(entry, source) for entry, source in sources if not (ready and _asked(entry, source.waits))]
-        return mixing.named_apart([mixing.Part(_asked(entry, source.tables)["train"], entry) for entry, source in opened])
+        return mixing.named_apart(
+            [mixing.Part(_asked(entry, source.tables)["train"], entry) for entry, source in opened]
+        )
 
     def waits() -> str | None:
         waiting = [f"{entry.text}: {phrase}" for entry, source in sources if (phrase := _asked(entry, source.waits))]
