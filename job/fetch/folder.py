@@ -17,12 +17,10 @@ from job.config.settings import Settings
 from job.core import console
 from job.core.errors import BadInput
 from job.fetch import jsonl, kaldi, recordings, sharded, sheets, tables, tarred_manifests
-from job.fetch.listing import Names
+from job.fetch.listing import METADATA, Names
 from job.fetch.references import reference_of
 from job.fetch.sharded.folder_copy import FolderCopy
 from job.fetch.table import Row, Table, Unreadable
-
-METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 
 
 def open_tables(settings: Settings) -> dict[str, Table]:
@@ -43,7 +41,8 @@ def open_tables(settings: Settings) -> dict[str, Table]:
     else:
         root, where = settings.data_dir.expanduser().absolute(), f"DATA_DIR={settings.data_dir}"
     found = {split: _open_split(settings, split, root, where) for split in names}
-    return {split: table for split, table in found.items() if table is not None}
+    below = root if address else None  # whoever wrote a table there does not decide what is read here
+    return {split: replace(table, below=below) for split, table in found.items() if table is not None}
 
 
 def _open_split(settings: Settings, split: str, root: Path, where: str) -> Table | None:

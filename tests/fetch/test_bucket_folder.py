@@ -139,6 +139,49 @@ def test_what_is_no_folder_is_refused_in_one_line(tmp_path: Path, fetched: Any, 
     assert not list(tmp_path.rglob("x.flac")), "no name leads out of the folder"
 
 
+def test_rows_name_no_file_outside_of_the_folder(fetched: Any, bucket: Bucket, tmp_path: Path) -> None:
+    """Whoever may write to a bucket does not decide which files of this machine are trained on, and published."""
+    (tmp_path / "secret.wav").write_bytes(clip(7, "WAV"))
+    up = "../" * 20 + str(tmp_path / "secret.wav").lstrip("/")
+    named = ["a.flac", str(tmp_path / "secret.wav"), up, f"file://{tmp_path}/secret.wav", "b/../a.flac"]
+    rows = "".join(f"{name}|This is sentence number {n}.\n" for n, name in enumerate(named))
+    bucket.objects |= {"x/metadata.csv": f"audio|text\n{rows}".encode(), "x/a.flac": clip(0), "x/b/c.flac": clip(1)}
+    got = fetched(DATA_DIR="s3://voices/x", SPEAKER_NAME="ada")
+    assert {row["row"] for row in got["rejected"] if row["reason"] == "audio is missing"} == {3, 4, 5}
+    assert "secret" not in str(got["train"])
+
+
+def test_a_stray_archive_does_not_take_the_place_of_the_table(
+    fetched: Any, bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a folder here; without a table shards are read, and it is said that the recordings are not."""
+    bucket.objects |= {
+        "x/metadata.csv": b"audio|text\na.flac|It is a.\n",
+        "x/a.flac": clip(0),
+        "x/old/backup.tar": b"no tar",
+    }
+    got = fetched(DATA_DIR="s3://voices/x")
+    assert [row["text"] for row in got["train"]] == ["It is a."]
+    assert ("GET", "x/old/backup.tar") not in bucket.seen, "what is not read is not fetched"
+    bucket.objects |= {"y/a.flac": clip(0), "y/a.txt": b"It is a.", "y/night-0.tar": night(0)}
+    assert len(fetched(DATA_DIR="s3://voices/y")["train"]) == 2
+    assert "1 recordings beside them are not" in capsys.readouterr().err
+
+
+def test_names_that_no_disk_takes_are_left_out(
+    fetched: Any, bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """S3 takes names of a kilobyte, and an object `day` beside those of `day/`, with which some tools mark folders."""
+    long = "ä" * 125
+    bucket.objects |= {"x/": b"", "x/day/": b"", "x/day": b"", "x/day/a.flac": clip(0), "x/day/a.txt": b"It is a."}
+    bucket.objects |= {f"x/{long}.flac": clip(1), f"x/{long}.txt": b"It is long."}
+    assert [row["text"] for row in fetched(DATA_DIR="s3://voices/x")["train"]] == ["It is a."]
+    assert "2 hidden or unusable names left out, the first 'äää" in capsys.readouterr().err
+    bucket.objects["x/day"] = b"more than a mark"
+    with pytest.raises(BadInput, match="day is a file and a folder in it"):
+        fetched(DATA_DIR="s3://voices/x")
+
+
 @pytest.mark.parametrize("name", ["night-0.tar.gz", "night-*.tgz", "."])
 def test_compressed_tars_here_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
     for packed in ("night-0.tar.gz", "night-1.tgz"):
