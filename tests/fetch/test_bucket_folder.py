@@ -15,7 +15,7 @@ import pytest
 
 from job import fetch
 from job.config import settings as variables
-from job.core.errors import BadInput
+from job.core.errors import BadInput, Unreachable
 from tests.fetch.test_hub import call, clip, manifest
 from tests.fetch.test_sharded import contents, night, refusal
 from tests.hub.server import READ, Hub
@@ -114,7 +114,9 @@ def test_shards_in_such_a_folder_are_read_as_shards(fetched: Any, bucket: Bucket
     assert not (got["settings"].paths.raw / "folder").exists()
 
 
-def test_what_is_no_folder_is_refused_in_one_line(tmp_path: Path, fetched: Any, bucket: Bucket) -> None:
+def test_what_is_no_folder_is_refused_in_one_line(
+    tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bucket.objects |= {
         "a/b.flac": clip(0),
         "a/b.txt": b"Hi.",
@@ -131,6 +133,9 @@ def test_what_is_no_folder_is_refused_in_one_line(tmp_path: Path, fetched: Any, 
     assert "is not a folder; a table or a shard goes into TRAIN_JSONL" in told(DATA_DIR="s3://voices/a/b.flac")
     assert "a pattern of shards goes into TRAIN_JSONL" in told(DATA_DIR="s3://voices/a/*.flac")
     assert told(DATA_DIR="s3://nobody/a").startswith("DATA_DIR=s3://nobody/a: no such bucket")
+    with monkeypatch.context() as without_scheme, pytest.raises(Unreachable, match=r"check .* AWS_ENDPOINT_URL"):
+        without_scheme.setenv("AWS_ENDPOINT_URL", bucket.env["AWS_ENDPOINT_URL"].removeprefix("http://"))
+        fetch.run(variables.load({**work, "DATA_DIR": "s3://voices/a"}))
     assert "an address holds no keys" in told(DATA_DIR="s3://AKIAKEY:s3cret@voices/a")
     assert "a folder of recordings and texts goes into DATA_DIR" in refusal("s3://voices/a", **work)
     for variable in ("TRAIN_JSONL", "DATA_DIR", "DATASETS"):
