@@ -6,7 +6,9 @@ import re
 from glob import has_magic
 from pathlib import Path
 
-_ADDRESS = re.compile(r"(s3|gs|hf):/+(.+)", re.DOTALL)
+_ADDRESS = re.compile(r"(s3|gs|hf):/+(.+)", re.DOTALL | re.IGNORECASE)
+#: Any other address; one letter is a drive of Windows.
+_OTHER = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
 #: A range of numbers in a name, as shells write it, and as NeMo does.
 _RANGE = re.compile(r"(?:\{|_OP_)(\d+)\.\.(\d+)(?:\}|_CL_)")
 #: Most files that a range names.
@@ -18,7 +20,13 @@ NO_KEYS = "an address holds no keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS
 def address_of(value: Path | str | None) -> str | None:
     """`s3://…`, `gs://…` or `hf://…`, also from a `Path`, which joins slashes; None for anything else."""
     found = None if value is None else _ADDRESS.fullmatch(str(value).strip())
-    return f"{found[1]}://{found[2]}" if found else None
+    return f"{found[1].lower()}://{found[2]}" if found else None
+
+
+def not_read(value: Path | str) -> str:
+    """What to do where a value that names nothing here is an address of a kind that is not read; else empty."""
+    other = None if address_of(value) else _OTHER.match(str(value).strip())
+    return f"; {other[1]}:// is not read, but s3://, gs:// and hf://datasets/ are: or download it" if other else ""
 
 
 def holds_keys(value: Path | str) -> bool:

@@ -40,14 +40,15 @@ class Store:
         remote: Callable[[str], bytes | Path] | None = None,
         rate: Any = None,
         tree: Path | None = None,
+        below: Path | None = None,
     ) -> Path:
         """Return the absolute path of a row's audio.
 
         `value` is one of:
 
         - a path, looked for in `folders` (or used as is if absolute), then by name in all folders below `tree`, then
-          requested from `remote`; without `folders`, no file on this machine is opened. For details see
-          `job.fetch.find`;
+          requested from `remote`; without `folders`, no file on this machine is opened, and with `below` none
+          outside of it. For details see `job.fetch.find`;
         - the bytes of an audio file;
         - what a shard keeps already (`table.Kept`);
         - a `{"bytes", "path"}` or `{"array", "sampling_rate"}` object, as in Hub datasets;
@@ -72,7 +73,10 @@ class Store:
             raise RowError(f"no {field}")
         if not isinstance(value, str):
             raise RowError(f"{field} is not a path", type(value).__name__)
-        return self._find(value, field, folders, remote, tree)
+        found = self._find(value, field, folders, remote, tree)
+        if below is not None and not found.resolve().is_relative_to(below.resolve()):
+            raise RowError(f"{field} is missing", f"{value[:200]!r} is not below the folder of the table")
+        return found
 
     def _find(
         self,

@@ -165,7 +165,7 @@ class Collector:
             raise
 
     def _locate(self, table: Table, value: Any, field: str, rate: Any) -> Path:
-        path = self.store.locate(value, field, table.folders, table.remote, rate, table.tree)
+        path = self.store.locate(value, field, table.folders, table.remote, rate, table.tree, table.below)
         audio_store.check_name(path, field)
         return path
 

@@ -12,17 +12,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from job.config.object_storage import address_of
+from job.config.object_storage import address_of, not_read
 from job.config.settings import Settings
 from job.core import console
 from job.core.errors import BadInput
 from job.fetch import jsonl, kaldi, recordings, sharded, sheets, tables, tarred_manifests
-from job.fetch.listing import Names
+from job.fetch.listing import METADATA, Names
 from job.fetch.references import reference_of
 from job.fetch.sharded.folder_copy import FolderCopy
 from job.fetch.table import Row, Table, Unreadable
-
-METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 
 
 def open_tables(settings: Settings) -> dict[str, Table]:
@@ -43,13 +41,14 @@ def open_tables(settings: Settings) -> dict[str, Table]:
     else:
         root, where = settings.data_dir.expanduser().absolute(), f"DATA_DIR={settings.data_dir}"
     found = {split: _open_split(settings, split, root, where) for split in names}
-    return {split: table for split, table in found.items() if table is not None}
+    below = root if address else None  # whoever wrote a table there does not decide what is read here
+    return {split: replace(table, below=below) for split, table in found.items() if table is not None}
 
 
 def _open_split(settings: Settings, split: str, root: Path, where: str) -> Table | None:
     """Open the `train` or `validation` split of the folder; None if there is no validation split."""
     if not root.exists():
-        raise BadInput(f"{where}: no such folder")
+        raise BadInput(f"{where}: no such folder{not_read(settings.data_dir or root)}")
     if not root.is_dir():
         raise BadInput(f"{where} is not a folder; a JSONL file goes into TRAIN_JSONL")
     shards = _shards(root)
@@ -71,7 +70,7 @@ def _open_split(settings: Settings, split: str, root: Path, where: str) -> Table
     elif not _is_described(root) and _is_described(root / name):
         root = root / name
     if (archives := sorted(root.glob("*.tar"))) and not _is_described(root):
-        if manifests := tarred_manifests.manifests_in(root):
+        if manifests := tarred_manifests.manifests_in(root, settings.train_split):
             return replace(tarred_manifests.open_table(manifests, where), name=root.name)
         return replace(sharded.open_tars(archives, where), name=root.name)
     return _open(root, where, settings)
@@ -102,7 +101,7 @@ def _open(root: Path, where: str, settings: Settings) -> Table:
         return _with_reference(kaldi.open_table(root, where, settings), root)
     found, others = recordings.list_files(root)
     if not found:
-        jsonls = sorted(p.name for p in root.glob("*.jsonl"))
+        jsonls = sorted(p.name for p in root.glob("*.json*") if p.suffix == ".jsonl" or tables.is_manifest(p))
         more = f"; {jsonls[0]} goes into TRAIN_JSONL" if jsonls else ""
         packed = [path.name for path in sorted(root.iterdir()) if path.name.lower().endswith(sharded.PACKED_TARS)]
         more = f"; {packed[0]}: {sharded.UNPACK}" if packed else more

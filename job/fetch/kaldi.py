@@ -12,10 +12,13 @@ from job.core import console
 from job.core.errors import BadInput
 from job.fetch.table import Row, RowError, Table, Unreadable
 
+#: Files of every Kaldi data directory.
+FILES = {"wav.scp", "text"}
+
 
 def is_data_directory(folder: Path) -> bool:
     """Whether a folder is a Kaldi data directory."""
-    return (folder / "wav.scp").is_file() and (folder / "text").is_file()
+    return all((folder / name).is_file() for name in FILES)
 
 
 def open_table(folder: Path, where: str, settings: Settings) -> Table:

@@ -11,6 +11,8 @@ from job.core import files
 
 #: Prefixes of the names of folders that are skipped because they contain no recordings.
 HIDDEN = (".", "__MACOSX")
+#: Names of a folder's table, the first that is there is read.
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 
 
 def key(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from job.config.object_storage import address_of, shards_here
+from job.config.object_storage import address_of, not_read, shards_here
 from job.config.settings import Settings
 from job.core.errors import BadInput
 from job.fetch import jsonl, lists, sharded, sheets, tarred_manifests
@@ -23,6 +23,8 @@ def open_table(path: Path, variable: str, settings: Settings) -> Table:
         return sharded.open_here(shards, where)
     if path.name.lower().endswith(sharded.PACKED_TARS):
         raise BadInput(f"{where}: {sharded.UNPACK}")
+    if (other := not_read(path)) and not path.exists():
+        raise BadInput(f"{where}: no such file{other}")
     path = path.expanduser().absolute()
     if path.suffix.lower() in lists.ENDINGS:
         return lists.open_table(path, where)

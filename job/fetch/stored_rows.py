@@ -23,7 +23,7 @@ def located(
         RowError: it is not there, cannot be read, or has no such part.
     """
     value, rate = (columns.value(field, row.values) for field in ("audio", "sampling_rate"))
-    path = store.locate(value, "audio", table.folders, table.remote, rate, table.tree)
+    path = store.locate(value, "audio", table.folders, table.remote, rate, table.tree, table.below)
     audio_store.check_name(path, "audio")
     length = audio_store.seconds(path)
     part = segments.part(lambda field: columns.value(field, row.values), lambda: length, columns.has_ends)

@@ -63,7 +63,7 @@ class Table:
     `columns` are all columns, in order of appearance. `read` starts from the first row each time it is called.
     `folders` are searched for relative paths, in that order; `remote` opens what is not on this machine.
     `audio_types` are columns that the source itself declares to be audio. `total` is the number of rows, if known.
-    `tree` is a folder below which files are also looked for by name.
+    `tree` is a folder below which files are also looked for by name; outside of `below` no row names a file.
     `sample` returns the plain values (no lists, no bytes) of rows spread over the source; none if reading is costly.
     `loose` says that rows have the imprecise times of subtitles, whose edges may lie inside a word.
     `copies` are the names of the shards' copies on this machine that reading needs.
@@ -80,6 +80,7 @@ class Table:
     audio_types: list[str] = field(default_factory=list)
     total: int | None = None
     tree: Path | None = None
+    below: Path | None = None
     sample: Callable[[], list[Mapping[str, Any]]] = list
     header: bool = True
     loose: bool = False

@@ -107,19 +107,18 @@ def _candidates(root: Path) -> list[Path]:
         if not path.name.startswith(".")
         and path.is_file()
         and path.name.lower() != REFERENCE_TEXT
-        and (path.suffix.lower() in _ENDINGS or _is_manifest(path))
+        and (path.suffix.lower() in _ENDINGS or is_manifest(path))
     ]
 
 
-def _is_manifest(path: Path) -> bool:
+def is_manifest(path: Path) -> bool:
     """Whether a `.json` file has an object a line that names a recording as NeMo does, which calls its manifests so."""
     if path.suffix.lower() != ".json":
         return False
     try:
-        first = next(jsonl.read(path), None)
+        return any(isinstance(row, Row) and "audio_filepath" in row.values for row in islice(jsonl.read(path), _ROWS))
     except OSError:
         return False
-    return isinstance(first, Row) and "audio_filepath" in first.values
 
 
 def words_of(name: str) -> list[str]:

@@ -10,27 +10,38 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from job.core import console
 from job.core.errors import BadInput
-from job.fetch import jsonl
-from job.fetch.sharded import tars
+from job.fetch import jsonl, tables
+from job.fetch.sharded import SHARD, WHOLE, tars
 from job.fetch.table import Kept, Row, RowError, Table, Unreadable
 
-#: The manifest of all tars, as NeMo's script calls it.
-WHOLE = "tarred_audio_manifest.json"
 ENDINGS = (".json", ".jsonl")
-#: The keys of a row that name its recording and the tar with it.
-AUDIO, SHARD = "audio_filepath", "shard_id"
+#: The key of a row that names its recording.
+AUDIO = "audio_filepath"
 #: Lists of the contents of tars that are kept: manifests go through them one after the other, or at random.
 _OPEN = 64
 #: Ends the names of further parts of one recording, of which the tar has one file.
 _SUB = re.compile(r"-sub\d+$")
 
 
-def manifests_in(folder: Path) -> list[Path]:
-    """The manifests of the tars in a folder: that of all of them, or else one for each."""
+def manifests_in(folder: Path, split: str | None = None) -> list[Path]:
+    """The manifests of the tars in a folder: that of all of them, or else one for each.
+
+    Args:
+        split: leaves out those whose names say that they are of another one (`dev.json`).
+    """
     if is_tarred(folder / WHOLE):
         return [folder / WHOLE]
-    return [path for ending in ENDINGS for path in sorted(folder.glob(f"*{ending}")) if is_tarred(path)]
+    found = [path for ending in ENDINGS for path in sorted(folder.glob(f"*{ending}")) if is_tarred(path)]
+    if split is None:
+        return found
+    said = {path: set(tables.words_of(path.name)) for path in found}
+    mine = [path for path in found if split in said[path]]
+    mine = mine or [path for path in found if not said[path] & tables.OTHER_PARTS] or found
+    if left := [path.name for path in found if path not in mine]:
+        console.say("fetch", f"not read, as of another split: {', '.join(left)} (VALIDATION_JSONL takes one)")
+    return mine
 
 
 def is_tarred(path: Path) -> bool:
@@ -80,7 +91,7 @@ def open_table(manifests: list[Path], where: str) -> Table:
             tar = numbered[int(str(shard))]
         except (ValueError, KeyError):
             folder = next(iter(numbered.values())).parent
-            detail = f"{SHARD} {shard!r}; there are {len(numbered)} in {folder}"
+            detail = f"{SHARD} {str(shard)[:40]!r}; the {len(numbered)} tars in {folder} have other numbers"
             raise RowError("no tar of this number", detail) from None
         return replace(row, values={**row.values, AUDIO: Kept(_one(contents(tar), name, tar))})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from job import fetch
 from job.config import settings as variables
-from job.core.errors import BadInput
+from job.core.errors import BadInput, Unreachable
 from tests.fetch.test_hub import call, clip, manifest
 from tests.fetch.test_sharded import contents, night, refusal
 from tests.hub.server import READ, Hub
@@ -81,15 +82,18 @@ def test_lines_of_datasets_may_be_such_folders(fetched: Any, google: GoogleBucke
     """Each has a copy of its own, which stays as long as it is named; a folder of shards is read as before."""
     (google.folder / "shards").mkdir()
     (google.folder / "shards/night-1.tar").write_bytes(night(1))
-    lines = [f"{WHERE} weight=2", "gs://voices/studio/other", "gs://voices/shards"]
+    (google.folder / "encoded").mkdir()
+    row = {"text": "It came with codes.", "audio_codes": [[0] * 16] * 10}
+    (google.folder / "encoded/rows.jsonl").write_text(json.dumps(row))
+    lines = [f"{WHERE} weight=2", "gs://voices/studio/other", "gs://voices/shards", "gs://voices/encoded"]
     got = fetched(DATASETS="\n".join(lines))
-    assert len(got["train"]) == 12 + 1 + 2
+    assert len(got["train"]) == 12 + 1 + 2 + 1
     copies = got["settings"].paths.raw / "folder"
     assert sorted(path.name for path in copies.glob("*/*")) == ["anna", "other"]
     google.reads()
     again = fetched(DATASETS="\n".join(lines[1:]))
     assert google.reads() == ["shards/night-1.tar"], "of which the beginning is looked at"
-    assert len(again["train"]) == 3
+    assert len(again["train"]) == 4
     assert [path.name for path in copies.glob("*/*")] == ["other"]
     with pytest.raises(BadInput, match="DATASETS: gs://voices/nothing: DATA_DIR=gs://voices/nothing: no such"):
         fetched(DATASETS="\n".join([*lines, "gs://voices/nothing"]))
@@ -134,7 +138,9 @@ def test_shards_in_such_a_folder_are_read_as_shards(fetched: Any, bucket: Bucket
     assert not (got["settings"].paths.raw / "folder").exists()
 
 
-def test_what_is_no_folder_is_refused_in_one_line(tmp_path: Path, fetched: Any, bucket: Bucket) -> None:
+def test_what_is_no_folder_is_refused_in_one_line(
+    tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bucket.objects |= {
         "a/b.flac": clip(0),
         "a/b.txt": b"Hi.",
@@ -151,12 +157,58 @@ def test_what_is_no_folder_is_refused_in_one_line(tmp_path: Path, fetched: Any, 
     assert "is not a folder; a table or a shard goes into TRAIN_JSONL" in told(DATA_DIR="s3://voices/a/b.flac")
     assert "a pattern of shards goes into TRAIN_JSONL" in told(DATA_DIR="s3://voices/a/*.flac")
     assert told(DATA_DIR="s3://nobody/a").startswith("DATA_DIR=s3://nobody/a: no such bucket")
+    with monkeypatch.context() as without_scheme, pytest.raises(Unreachable, match=r"check .* AWS_ENDPOINT_URL"):
+        without_scheme.setenv("AWS_ENDPOINT_URL", bucket.env["AWS_ENDPOINT_URL"].removeprefix("http://"))
+        fetch.run(variables.load({**work, "DATA_DIR": "s3://voices/a"}))
     assert "an address holds no keys" in told(DATA_DIR="s3://AKIAKEY:s3cret@voices/a")
     assert "a folder of recordings and texts goes into DATA_DIR" in refusal("s3://voices/a", **work)
     for variable in ("TRAIN_JSONL", "DATA_DIR", "DATASETS"):
         assert "night-0.tar.gz: a compressed tar is not read" in told(**{variable: "s3://voices/t"})
     assert "nothing in it that can be read" in told(DATA_DIR="s3://voices/e")
     assert not list(tmp_path.rglob("x.flac")), "no name leads out of the folder"
+
+
+def test_rows_name_no_file_outside_of_the_folder(fetched: Any, bucket: Bucket, tmp_path: Path) -> None:
+    """Whoever may write to a bucket does not decide which files of this machine are trained on, and published."""
+    (tmp_path / "secret.wav").write_bytes(clip(7, "WAV"))
+    up = "../" * 20 + str(tmp_path / "secret.wav").lstrip("/")
+    named = ["a.flac", str(tmp_path / "secret.wav"), up, f"file://{tmp_path}/secret.wav", "b/../a.flac"]
+    rows = "".join(f"{name}|This is sentence number {n}.\n" for n, name in enumerate(named))
+    bucket.objects |= {"x/metadata.csv": f"audio|text\n{rows}".encode(), "x/a.flac": clip(0), "x/b/c.flac": clip(1)}
+    got = fetched(DATA_DIR="s3://voices/x", SPEAKER_NAME="ada")
+    assert {row["row"] for row in got["rejected"] if row["reason"] == "audio is missing"} == {3, 4, 5}
+    assert "secret" not in str(got["train"])
+
+
+def test_a_stray_archive_does_not_take_the_place_of_the_table(
+    fetched: Any, bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a folder here; without a table shards are read, and it is said that the recordings are not."""
+    bucket.objects |= {
+        "x/metadata.csv": b"audio|text\na.flac|It is a.\n",
+        "x/a.flac": clip(0),
+        "x/old/backup.tar": b"no tar",
+    }
+    got = fetched(DATA_DIR="s3://voices/x")
+    assert [row["text"] for row in got["train"]] == ["It is a."]
+    assert ("GET", "x/old/backup.tar") not in bucket.seen, "what is not read is not fetched"
+    bucket.objects |= {"y/a.flac": clip(0), "y/a.txt": b"It is a.", "y/night-0.tar": night(0)}
+    assert len(fetched(DATA_DIR="s3://voices/y")["train"]) == 2
+    assert "1 recordings beside them are not" in capsys.readouterr().err
+
+
+def test_names_that_no_disk_takes_are_left_out(
+    fetched: Any, bucket: Bucket, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """S3 takes names of a kilobyte, and an object `day` beside those of `day/`, with which some tools mark folders."""
+    long = "ä" * 125
+    bucket.objects |= {"x/": b"", "x/day/": b"", "x/day": b"", "x/day/a.flac": clip(0), "x/day/a.txt": b"It is a."}
+    bucket.objects |= {f"x/{long}.flac": clip(1), f"x/{long}.txt": b"It is long."}
+    assert [row["text"] for row in fetched(DATA_DIR="s3://voices/x")["train"]] == ["It is a."]
+    assert "2 hidden or unusable names left out, the first 'äää" in capsys.readouterr().err
+    bucket.objects["x/day"] = b"more than a mark"
+    with pytest.raises(BadInput, match="day is a file and a folder in it"):
+        fetched(DATA_DIR="s3://voices/x")
 
 
 @pytest.mark.parametrize("name", ["night-0.tar.gz", "night-*.tgz", "."])

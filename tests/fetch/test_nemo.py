@@ -14,6 +14,7 @@ from job.core import inside
 from job.core.errors import BadInput
 from tests.fetch.conftest import write_audio, write_lines
 from tests.fetch.test_sharded import tar
+from tests.support.bucket import Bucket
 
 PATTERN = "audio__OP_0..1_CL_.tar"
 
@@ -110,6 +111,40 @@ def test_missing_and_doubled_files_are_one_line(tmp_path: Path, sounds: list[byt
     (top / "audio_1.tar").write_bytes(whole)
     (top / "other_1.tar").write_bytes(whole)
     assert "audio_1.tar and other_1.tar are both tar 1" in refused(top / "tarred_audio_manifest.json")
+
+
+def test_a_manifest_of_another_split_is_not_trained_on(tmp_path: Path, fetched: Any, sounds: list[bytes]) -> None:
+    """Nor is one that lies there by the name of no split, where one is called train."""
+    top = sharded(tmp_path / "tarred", sounds)
+    (top / "tarred_audio_manifest.json").unlink()
+    for name, rows in (("train", rows_of(0, 2, 0)), ("dev", rows_of(2, 3, 1)), ("all", rows_of(2, 1, 1))):
+        write_lines(top / f"nemo_{name}.json", rows)
+    assert [row["text"] for row in fetched(DATA_DIR=top)["train"]] == [row["text"] for row in rows_of(0, 2, 0)]
+    (top / "nemo_train.json").unlink()
+    assert [row["text"] for row in fetched(DATA_DIR=top)["train"]] == [row["text"] for row in rows_of(2, 1, 1)]
+
+
+def test_manifests_in_a_bucket(fetched: Any, bucket: Bucket, sounds: list[bytes]) -> None:
+    """One of files is read as here, one of tars names what to do."""
+    row = json.dumps({"audio_filepath": "a.wav", "duration": 1.0, "text": "It is said in it."}).encode()
+    bucket.objects |= {"m/a.wav": sounds[0], "m/manifest.json": b"\n{broken\n" + row}
+    for named in ({"DATA_DIR": "S3://voices/m"}, {"TRAIN_JSONL": "s3://voices/m/manifest.json"}):
+        assert [one["text"] for one in fetched(**named)["train"]] == ["It is said in it."]
+    manifest = json.dumps({"audio_filepath": "a.wav", "text": "It is said in it.", "shard_id": 0}).encode()
+    bucket.objects |= {"t/audio_0.tar": tar({"a.wav": sounds[0]}), "t/tarred_audio_manifest.json": manifest}
+    for named in ({"DATA_DIR": "s3://voices/t"}, {"TRAIN_JSONL": "s3://voices/t/tarred_audio_manifest.json"}):
+        with pytest.raises(BadInput, match="tarred data are read from this machine only; download the folder"):
+            fetched(**named)
+
+
+def test_what_cannot_be_read_says_what_can(tmp_path: Path, fetched: Any, sounds: list[bytes]) -> None:
+    """A folder with nothing but a manifest in it, and an address of a kind that is not read."""
+    write_lines(tmp_path / "only" / "manifest.json", rows_of(0, 2, None))
+    with pytest.raises(BadInput, match=r"manifest\.json goes into TRAIN_JSONL"):
+        fetched(DATA_DIR=tmp_path / "only")
+    for variable in ("DATA_DIR", "TRAIN_JSONL"):
+        with pytest.raises(BadInput, match="https:// is not read, but s3://, gs:// and hf://datasets/ are"):
+            fetched(**{variable: "https://bucket.example/m.json"})
 
 
 def test_a_range_names_tars_without_a_manifest_too(tmp_path: Path, fetched: Any, sounds: list[bytes]) -> None:

@@ -25,6 +25,9 @@ from job.fetch.sharded.object_store import ObjectStore, Shard
 from job.fetch.table import Row, RowError, Table, Unreadable
 
 PARQUET, TAR = ".parquet", ".tar"
+#: NeMo's manifest of all tars beside it, the key of its rows that names a tar, and what is said of them in a bucket.
+WHOLE, SHARD = "tarred_audio_manifest.json", "shard_id"
+_ONLY_HERE = "NeMo's tarred data are read from this machine only; download the folder and name it"
 #: Endings of compressed tars, and what is said of them.
 PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 UNPACK = "a compressed tar is not read, since recordings are read where they lie in it; decompress it (gunzip)"
@@ -82,7 +85,8 @@ def open_address(address: str, where: str, settings: Settings, split: str | None
         Unreachable: the storage cannot be reached.
     """
     store = ObjectStore(address, where, settings)
-    shards = _of_split(store.listing(), split, settings.train_split, where)
+    listed = store.listing()
+    shards = _of_split(listed, split, settings.train_split, where)
     copies = Copies(settings.paths.raw / "shards", store)
     kinds = {PurePosixPath(one.path).suffix.lower() for one in shards}
     name = store.name
@@ -90,12 +94,16 @@ def open_address(address: str, where: str, settings: Settings, split: str | None
     if kinds == {PARQUET}:
         return _parquet(shards, where, store, copies, name, kept)
     if kinds == {TAR}:
+        if any(PurePosixPath(one.path).name == WHOLE for one in listed):
+            raise BadInput(f"{where}: {WHOLE}: {_ONLY_HERE}")
         with store.reported(shards[0]), store.open(shards[0]) as file:
             columns, sample = tars.look(file, f"{where}: {shards[0].name}", tars.HEAD_BYTES)
         found = _reading(shards, copies, lambda path, _: tars.rows(path, where))
         return Table(name, where, columns, found, remote=store.recording, sample=lambda: sample, copies=kept)
     path = copies.whole(shards[0])
     table = _open_text(path, where)
+    if SHARD in table.columns:
+        raise BadInput(f"{where}: {SHARD}: {_ONLY_HERE}")
     return replace(table, name=name, folders=[], remote=store.recording, tree=None, copies=kept)
 
 
@@ -135,7 +143,7 @@ def _of_split(shards: list[Shard], split: str | None, train: str, where: str) ->
         if len(mine) < len(alike):
             console.say("fetch", f"{where}: {len(mine)} of {len(alike)} shards are of the split {split}")
         return mine
-    if len(shards) == 1 and shards[0].path.lower().endswith((".jsonl", *lists.ENDINGS, *sheets.ENDINGS)):
+    if len(shards) == 1 and shards[0].path.lower().endswith((".jsonl", ".json", *lists.ENDINGS, *sheets.ENDINGS)):
         return shards
     raise BadInput(f"{where}: {_unread(shards)}")
 

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from glob import has_magic
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from job.audio import audio_files
 from job.config import datasets
@@ -20,8 +20,8 @@ from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import BadInput
 from job.core.threads import in_order
-from job.fetch import lists, sheets
-from job.fetch.listing import HIDDEN
+from job.fetch import kaldi, lists, sheets
+from job.fetch.listing import HIDDEN, METADATA
 from job.fetch.sharded import PACKED_TARS, PARQUET, TAR, UNPACK
 from job.fetch.sharded.local_copies import Copies
 from job.fetch.sharded.object_store import ObjectStore, Shard
@@ -30,6 +30,8 @@ from job.fetch.sharded.object_store import ObjectStore, Shard
 _TABLES = (".jsonl", ".json", *lists.ENDINGS, *sheets.ENDINGS)
 #: Files that are fetched at once: most are small, and the time goes into waiting for each.
 AT_ONCE = 8
+#: Bytes of the longest name of a file or folder: what most file systems take, less the ending of halves.
+_LONGEST = 240
 
 
 class FolderCopy:
@@ -54,21 +56,30 @@ class FolderCopy:
         if store.is_one:
             raise BadInput(f"{self.where} is not a folder; a table or a shard goes into TRAIN_JSONL")
         self._files = [replace(one, written=_time(one)) for one in listed if _can_be_here(one.name)]
-        if len(self._files) < len(listed):
-            console.warn("fetch", f"{self.where}: {len(listed) - len(self._files)} hidden or unusable names left out")
+        if left := [one.name for one in listed if not _can_be_here(one.name)]:
+            found = f"{len(left)} hidden or unusable names left out, the first {left[0][:100]!r}"
+            console.warn("fetch", f"{self.where}: {found}")
+        shards = [one for one in self._files if one.name.lower().endswith((PARQUET, TAR))]
+        names = {one.name for one in self._files}
+        #: Whether Parquet files or tars in it are read, one by one (`open_address`), and nothing else: not where there
+        #: is a table, as in a folder here. A table alone is read so, too.
+        self.has_shards = bool(shards) and names.isdisjoint(METADATA) and not names >= kaldi.FILES
+        if shards and not self.has_shards:
+            self._files = [one for one in self._files if not one.name.lower().endswith((PARQUET, TAR))]
+        self._files = _without_markers(self._files)
         if not self._files:
             raise BadInput(f"{self.where}: nothing in it that can be read; give the folder of the recordings")
+        if not shards and len(self._files) == 1:
+            self.has_shards = self._files[0].name.lower().endswith(_TABLES)
+        recordings = sum(bool(audio_files.ending_of(one.name)) for one in self._files)
+        if shards and self.has_shards and recordings:
+            found = f"shards are read ({shards[0].name}), {recordings} recordings beside them are not"
+            console.warn("fetch", f"{self.where}: {found}")
         packed = next((one.name for one in self._files if one.name.lower().endswith(PACKED_TARS)), None)
-        if packed and not any(audio_files.ending_of(one.name) for one in self._files):
+        if packed and not recordings:
             raise BadInput(f"{self.where}: {packed}: {UNPACK}")
         self.root = _place(settings, address) / store.name
         self._copies = Copies(self.root, store)
-
-    @property
-    def has_shards(self) -> bool:
-        """Whether there are Parquet files or tars in it, or a table alone, which `open_address` reads one by one."""
-        names = [one.name.lower() for one in self._files]
-        return any(name.endswith((PARQUET, TAR)) for name in names) or (len(names) == 1 and names[0].endswith(_TABLES))
 
     def missing(self) -> list[Shard]:
         """The files that are not here yet, or have changed."""
@@ -166,7 +177,14 @@ def _is_here(path: Path, one: Shard) -> bool:
 def _can_be_here(name: str) -> bool:
     """Whether an object's name is that of a file below the folder that is read."""
     parts = name.split("/")
-    return not any(part in ("", "..") or part.startswith(HIDDEN) for part in parts) and "\0" not in name
+    fits = all(part not in ("", "..") and len(part.encode()) <= _LONGEST for part in parts)
+    return fits and not any(part.startswith(HIDDEN) for part in parts) and "\0" not in name
+
+
+def _without_markers(listed: list[Shard]) -> list[Shard]:
+    """Leave out objects without contents that some tools store to stand for a folder of that name."""
+    folders = {above.as_posix() for one in listed for above in PurePosixPath(one.name).parents}
+    return [one for one in listed if one.size or one.name not in folders]
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

@@ -208,7 +208,9 @@ class ObjectStore:
         if self._scheme == "gs" and buckets.lacks_credentials(error, environment()):
             return BadInput(f"{where}: {buckets.NO_CREDENTIALS}")
         if lost:
-            return Unreachable(f"{where}: the storage cannot be reached: {said}; check the network and run it again")
+            other = self._scheme == "s3" and any(name.startswith("AWS_ENDPOINT_URL") for name in environment())
+            todo = f"check the network{' and AWS_ENDPOINT_URL (http:// or https://)' if other else ''} and run it again"
+            return Unreachable(f"{where}: the storage cannot be reached: {said}; {todo}")
         if status in (401, 403) or _REFUSED.search(str(error)):
             return BadInput(f"{where}: reading is refused; check {keys} and their rights")
         if isinstance(error, FileNotFoundError) or status == 404 or _MISSING.search(str(error)):
