@@ -269,7 +269,8 @@ class _Run:
         self.writer.wait()
         self.ranks.wait()
         last = self.state.measured["loss"]
-        say("train", f"{step} steps; best loss {best.best:.4f} at step {best.best_step}, last {last:.4f}")
+        what = "best loss" if best.best <= last else "chosen for what it says (PROBE_SENTENCES): loss"
+        say("train", f"{step} steps; {what} {best.best:.4f} at step {best.best_step}, last {last:.4f}")
         return {
             "steps": step,
             "best_step": best.best_step,
