@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from job import notify
 from job.config import names, optimizer_choice
 from job.config.settings import Settings
 from job.config.variables import SOURCE_VARIABLES
-from job.core import driver
+from job.core import driver, files
 from job.core.console import say, warn
 from job.core.errors import BadInput
 from job.mirror import addresses, step_pushes
@@ -109,8 +110,15 @@ def _resume(settings: Settings) -> None:
         return
     from job.train import warm
 
-    if warm.adapter_of(settings) is None and not (Path(settings.resume).expanduser() / "state.json").is_file():
+    if warm.adapter_of(settings) is not None:
+        return
+    state = Path(settings.resume).expanduser() / "state.json"
+    if not state.is_file():
         raise BadInput(f"RESUME={settings.resume}: neither a checkpoint nor an adapter; use auto, never or a path")
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # a damaged one is reported by training
+        kind = optimizer_choice.kind_of(settings)
+        if problem := optimizer_choice.other_kind(files.read_json(state)["optimizer"].get("kind", kind), kind):
+            raise BadInput(f"RESUME={settings.resume}: {problem}")
 
 
 def _writable(variable: str, directory: Path) -> None:

@@ -33,6 +33,29 @@ def has_fp32_copies(settings: Settings) -> bool:
     return settings.master_weights == "bf16_with_fp32"
 
 
+#: Kinds of an optimizer's state (`resume` names them in a checkpoint), and the settings with which each is written.
+_WRITTEN_WITH = {
+    "AdamW": "OPTIMIZER=adamw_fused or adamw, MASTER_WEIGHTS=fp32",
+    "MasterAdamW": "OPTIMIZER=adamw_fused or adamw, MASTER_WEIGHTS=bf16_with_fp32",
+    "CompactAdamW": "OPTIMIZER=adamw_fused or adamw, MASTER_WEIGHTS=bf16_stochastic",
+    "CompactAdamW8": "OPTIMIZER=adamw_8bit, MASTER_WEIGHTS=fp32 or bf16_stochastic",
+}
+
+
+def kind_of(settings: Settings) -> str:
+    """The kind of state that the settings' optimizer has."""
+    if settings.optimizer == "adamw_8bit":
+        return "CompactAdamW8"
+    return {"fp32": "AdamW", "bf16_with_fp32": "MasterAdamW"}.get(settings.master_weights, "CompactAdamW")
+
+
+def other_kind(found: str, wanted: str) -> str | None:
+    """Why a checkpoint with the state of one kind of optimizer is none for another; None if they are the same."""
+    if found == wanted:
+        return None
+    return f"it was written with {_WRITTEN_WITH.get(found, found)}; set these as they were, or RESUME=never"
+
+
 def check(settings: Settings, precision: str | None = None) -> None:
     """Refuse settings that cannot be combined.
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from job.config.optimizer_choice import other_kind
 from job.core import files
 from job.core.console import say, warn
 from job.core.errors import BadInput
@@ -153,8 +154,9 @@ def restore(path: Path, parameters: list[tuple[str, torch.nn.Parameter]], optimi
             f"RESUME={path}: it holds other parameters than this run trains; set INIT_MODEL_PATH, TRAIN_MODE and its "
             "variables as they were, or RESUME=never"
         )
-    if state["optimizer"].get("kind", _kind(optimizer)) != _kind(optimizer):
-        raise BadInput(f"RESUME={path}: set OPTIMIZER and MASTER_WEIGHTS as they were, or RESUME=never")
+    kind = _kind(optimizer)
+    if problem := other_kind(state["optimizer"].get("kind", kind), kind):
+        raise BadInput(f"RESUME={path}: {problem}")
     with torch.no_grad():
         for name, parameter in parameters:
             parameter.copy_(like(trained[name], parameter))

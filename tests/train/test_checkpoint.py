@@ -317,7 +317,7 @@ def test_a_checkpoint_by_its_path(adapted, tiny_base, tmp_path):
     for other, said in (
         ({"TRAIN_MODE": "full"}, "holds other parameters than this run trains"),
         ({"LORA_R": "8"}, "holds other parameters than this run trains"),
-        ({"OPTIMIZER": "adamw_8bit"}, "set OPTIMIZER and MASTER_WEIGHTS as they were"),
+        ({"OPTIMIZER": "adamw_8bit"}, "written with OPTIMIZER=adamw_fused or adamw, MASTER_WEIGHTS=fp32; set"),
         ({"MAX_STEPS": "1"}, "at step 2, and the run has 1; raise MAX_STEPS"),
     ):
         with pytest.raises(BadInput, match=said):

@@ -20,6 +20,7 @@ from job.config import settings as variables
 from job.estimate import memory
 from job.estimate.parameters import parameter_counts
 from job.train import master_adamw, optimizers, resume
+from job.train.adapt import Group
 from job.train.compact import dynamic_map, quantized, restored, rounded
 from job.train.master_adamw import MasterAdamW
 from job.train.optimizers import CompactAdamW, optimizer_of
@@ -338,8 +339,6 @@ def test_a_checkpoint_holds_the_optimizer_to_the_last_bit(tmp_path, make, dtype,
 )
 def test_the_bytes_of_a_parameter_are_those_that_are_planned_for(values, expected):
     """What a real optimizer holds after a step, with weight and gradient, is what `plan` and `doctor` reckon with."""
-    from job.train.adapt import Group
-
     settings = variables.load({**QUICK, **values})
     weight = torch.nn.Parameter(torch.zeros(512, 512, dtype=torch.bfloat16 if rules.in_bf16(settings) else None))
     optimizer = optimizer_of(settings, [Group("full", 1e-4, [("talker.w", weight)])])
@@ -447,6 +446,24 @@ def test_what_does_not_go_together_is_refused_at_the_start(tmp_path, capsys, val
     assert any(
         fix in result.errors[0] for fix in ("use DISTRIBUTED=ddp", "set MIXED_PRECISION=bf16", "use adamw_fused")
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "written"),
+    [(EIGHT_BIT, "OPTIMIZER=adamw_8bit"), (STOCHASTIC, "MASTER_WEIGHTS=bf16_stochastic"), ({}, "MASTER_WEIGHTS=fp32")],
+    ids=["8bit", "stochastic", "plain"],
+)
+def test_a_checkpoint_of_another_optimizer_is_refused_at_the_start(tmp_path, capsys, values, written):
+    """Not after hours of prepare: `doctor` says what RESUME was written with, and takes what the settings write."""
+    settings = variables.load({**QUICK, **values})
+    weight = torch.nn.Parameter(torch.zeros(8, 8, dtype=torch.bfloat16 if rules.in_bf16(settings) else None))
+    optimizer = optimizer_of(settings, [Group("full", 1e-4, [("talker.w", weight)])])
+    resume.save(tmp_path, resume.snapshot(3, {}, [("talker.w", weight)], optimizer), keep=1)
+    named = {"RESUME": tmp_path / "checkpoint-3", "WORK_DIR": tmp_path / "w"}
+    refused = run_job(capsys, ["doctor"], {**QUICK, **COPIES, **named})
+    assert refused.code == 2 and len(refused.errors) == 1
+    assert written in refused.errors[0] and "RESUME=never" in refused.errors[0]
+    assert run_job(capsys, ["doctor"], {**QUICK, **values, **named}).code == 0
 
 
 def test_the_plan_counts_what_is_saved(prepared):
