@@ -202,8 +202,9 @@ def _finished(settings: Settings, launch: Callable[[], Any]) -> None:
     except SignalException as error:
         raise StoppedBySignal(f"stopped by {error.sigval.name}; run the same command again to continue") from error
     except DistError as error:
+        whose = "node 0" if settings.node_rank else "a node"  # the others are connected with node 0 only
         raise PeerLost(
-            f"a node was lost before the processes of all had started ({errors.first_line(error)}){AGAIN}"
+            f"{whose} was lost before the processes of all had started ({errors.first_line(error)}){AGAIN}"
         ) from error
 
 

@@ -44,7 +44,7 @@ def cases(size: str, positions: int) -> list[Case]:
         Case("libraries, adapters by peft", in_place("adapters by peft", lora, _by_peft), 90),
         Case("libraries, Liger Kernel", in_place("Liger Kernel", full, _by_liger), 90, gpus=1, alone=True),
         Case("libraries, optimizers", optimizer_steps(size), 180, alone=True),
-        *_candidates(lora, full),
+        *_candidates(full, lora),
     ]
 
 
@@ -55,7 +55,7 @@ def _candidates(*shapes: Shape) -> list[Case]:
         run = in_place(
             f"{name}, {shape.mode}", shape, lambda bench: use(bench.model.talker), "candidates", "the candidate"
         )
-        return Case(f"candidates, {name}, {shape.mode}", run, 90)
+        return Case(f"candidates, {name}, {shape.mode}", run, 90, gpus=int(shape is not shapes[0]))
 
     return [case(name, shape, use) for name, use in candidates.ALL.items() for shape in shapes]
 

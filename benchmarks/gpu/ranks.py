@@ -26,6 +26,7 @@ RUN = {
     "MIXED_PRECISION": "no",
     "BATCH_SIZE": "2",
     "NUM_GPUS": "2",
+    "MAX_RESTARTS": "0",
     "LEARNING_RATE": "1e-4",
     "WARMUP_STEPS": "0",
     "LR_SCHEDULER": "constant",  # the two runs are compared, and only one of them comes to its end

@@ -37,13 +37,13 @@ def _speeds(sizes: tuple[str, ...], positions: tuple[int, ...]) -> list[Case]:
     found = [
         Case(f"speed, naive, {large}", naive(large), 120),
         _case(Shape(large, "full", positions)),
-        _case(Shape(large, "full", positions, weights="bf16_with_fp32")),
+        _case(Shape(large, "full", positions, weights="bf16_with_fp32"), gpus=1),  # few CPUs are fast in bf16
         *map(_case, kept),
         Case("prepare", audio.speed, 120),
         *speech.cases(sizes),
         _case(Shape(large, "full", positions, compiled=True), gpus=1),  # compiling takes a CPU minutes
         _case(Shape(large, "lora", positions)),
-        _case(Shape(large, "lora", positions, weights="bf16_with_fp32")),
+        _case(Shape(large, "lora", positions, weights="bf16_with_fp32"), gpus=1),
     ]
     for size in sizes[1:]:
         found += [_case(Shape(size, mode, positions)) for mode in ("full", "lora")]
