@@ -117,7 +117,9 @@ class _Taken:
         table = self.part.table
         found = {field: get(field) for field in COLUMNS}
         if found["ref_audio"]:
-            path = self._store.locate(found["ref_audio"], "ref_audio", table.folders, table.remote, None, table.tree)
+            path = self._store.locate(
+                found["ref_audio"], "ref_audio", table.folders, table.remote, None, table.tree, table.below
+            )
             found["ref_audio"] = str(path)
         if found["audio_codes"] is not None:
             try:

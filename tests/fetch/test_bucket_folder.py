@@ -168,15 +168,26 @@ def test_what_is_no_folder_is_refused_in_one_line(
     assert not list(tmp_path.rglob("x.flac")), "no name leads out of the folder"
 
 
-def test_rows_name_no_file_outside_of_the_folder(fetched: Any, bucket: Bucket, tmp_path: Path) -> None:
+@pytest.mark.parametrize("variable", ["DATA_DIR", "DATASETS"])
+def test_rows_name_no_file_outside_of_the_folder(fetched: Any, bucket: Bucket, tmp_path: Path, variable: str) -> None:
     """Whoever may write to a bucket does not decide which files of this machine are trained on, and published."""
-    (tmp_path / "secret.wav").write_bytes(clip(7, "WAV"))
-    up = "../" * 20 + str(tmp_path / "secret.wav").lstrip("/")
-    named = ["a.flac", str(tmp_path / "secret.wav"), up, f"file://{tmp_path}/secret.wav", "b/../a.flac"]
-    rows = "".join(f"{name}|This is sentence number {n}.\n" for n, name in enumerate(named))
-    bucket.objects |= {"x/metadata.csv": f"audio|text\n{rows}".encode(), "x/a.flac": clip(0), "x/b/c.flac": clip(1)}
-    got = fetched(DATA_DIR="s3://voices/x", SPEAKER_NAME="ada")
-    assert {row["row"] for row in got["rejected"] if row["reason"] == "audio is missing"} == {3, 4, 5}
+    secret = tmp_path / "secret.wav"
+    secret.write_bytes(clip(7, "WAV"))
+    up = "../" * 20 + str(secret).lstrip("/")
+    named = [
+        ("a.flac", ""),
+        (str(secret), ""),
+        (up, ""),
+        (f"file://{secret}", ""),
+        ("b/../a.flac", ""),
+        ("b/c.flac", up),
+    ]
+    rows = "".join(f"{one}|This is sentence number {n}.|{ref}\n" for n, (one, ref) in enumerate(named))
+    bucket.objects |= {"x/metadata.csv": f"audio|text|ref_audio\n{rows}".encode()}
+    bucket.objects |= {"x/a.flac": clip(0), "x/b/c.flac": clip(1)}
+    got = fetched(SPEAKER_NAME="ada", **{variable: "s3://voices/x"})
+    missing = {row["row"] for row in got["rejected"] if row["reason"] in ("audio is missing", "ref_audio is missing")}
+    assert missing == {3, 4, 5, 7}
     assert "secret" not in str(got["train"])
 
 
