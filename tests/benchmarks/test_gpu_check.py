@@ -141,9 +141,13 @@ def test_all_that_a_cpu_can_do_is_done(tmp_path: Path):
         "losses, fp32, against the CPU",
         "two processes, one killed",
         "two processes, one out of memory",
+        "speed, full, built-in, bf16_with_fp32",
         "speed, full, built-in, compiled",
+        "speed, lora, built-in, bf16_with_fp32",
         "speed, lora, built-in, compiled",
         "libraries, Liger Kernel",
+        "candidates, turned by halves, lora",
+        "candidates, frames' attention by products, lora",
     ]
     passed = [line["case"] for line in found.kept if line["result"] == "passed"]
     assert len(passed) + len(undone) == len(found.kept)
