@@ -107,8 +107,8 @@ def test_a_few_clips_do_not_tell_who_speaks(
 )
 def test_whoever_speaks_most_is_told_from_the_others(seed: int, who: list[int]) -> None:
     """Whatever their order, and however often each of the others speaks: no clip of another is kept, and nearly all of
-    theirs. (Of 4,000 made conversations two lost clips of the main speaker, at most 4 %. Of people with two clips one in
-    a hundred loses one: nothing tells how far apart their clips may be.)"""
+    theirs. (Of 4,000 made conversations two lost clips of the main speaker, at most 4 %. Of people with two clips one
+    in a hundred loses one: nothing tells how far apart their clips may be.)"""
     made = vectors(who, 1.5, seed=seed)
     unit = (made / np.linalg.norm(made, axis=2, keepdims=True)).astype(np.float16)
     told = people([Clip(0, n, 3.0, halves) for n, halves in enumerate(unit)])
