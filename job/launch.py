@@ -27,10 +27,10 @@ from job.config.settings import Settings
 from job.core import errors, files, state
 from job.core.console import say, warn
 from job.core.errors import BadInput, JobError, PeerLost, StoppedBySignal
-from job.processes.joining import MEETING
+from job.processes.joining import AGAIN, MEETING
 from job.processes.nodes import POLL, Gathering
 from job.processes.per_node import processes_per_node
-from job.processes.pulse import AGAIN, Pulse
+from job.processes.pulse import Pulse
 
 
 class ChildFailed(JobError):
@@ -172,7 +172,7 @@ def _torchrun(settings: Settings, first: str, last: str, *, own_disks: bool = Fa
         rdzv_endpoint="localhost:0" if one_node else f"{settings.master_addr}:{settings.master_port}",
         rdzv_configs={} if one_node else {"rank": settings.node_rank, "timeout": int(MEETING.total_seconds())},
         local_addr="localhost" if one_node else None,
-        max_restarts=0,  # the scheduler restarts the whole command instead, which can replace lost nodes
+        max_restarts=0,  # `_persistently` starts processes again; the scheduler, all nodes when one is lost
     )
     part = first if first == last else f"{first} to {last}"
     say("run", f"{part}: {count} processes on each of {settings.num_nodes} nodes")

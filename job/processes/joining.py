@@ -28,6 +28,8 @@ PATIENCE = timedelta(minutes=30)
 CONTROL_PATIENCE = timedelta(days=2)
 #: Timeout of the meeting of all processes, which waits for nobody's work.
 MEETING = timedelta(minutes=3)
+#: What is to be done where a node or a process is lost; ends a message.
+AGAIN = "; run the same command on all nodes again to resume from the last checkpoint"
 #: Key in the store: all processes have met.
 MET = "met"
 #: Seconds to wait whether the first process fails as well.
@@ -200,11 +202,7 @@ def _is_connection(error: BaseException) -> bool:
 
 
 def _lost(error: BaseException) -> str:
-    reason = first_line(error)
-    return (
-        f"another process of the run was lost or does not answer ({reason[:120]}); "
-        "run the same command on all nodes again to resume from the last checkpoint"
-    )
+    return f"another process of the run was lost or does not answer ({first_line(error)[:120]}){AGAIN}"
 
 
 def _end_with(launcher: int) -> None:

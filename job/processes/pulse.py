@@ -28,7 +28,7 @@ from typing import Any
 from job.config.settings import Settings
 from job.core.console import line, say
 from job.core.errors import PeerLost
-from job.processes.joining import MET, of_attempt
+from job.processes.joining import AGAIN, MET, of_attempt
 from job.processes.ranks import exit_code
 
 #: Seconds between two signs of life.
@@ -39,8 +39,6 @@ GREETING = 15.0
 SILENT = 120.0
 #: Seconds between two lines of a node other than the first, whose processes say nothing.
 LINE = 600.0
-#: What is to be done then.
-AGAIN = "; run the same command on all nodes again to resume from the last checkpoint"
 
 
 class Pulse:
