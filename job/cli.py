@@ -201,7 +201,10 @@ def _main() -> None:
     console.mask_tracebacks()
     stopping.install()
     try:
-        _answer()
+        try:
+            _answer()
+        finally:  # all that is left is to say why: a signal must not interrupt that
+            stopping.ignore()
     except (errors.JobError, errors.StoppedBySignal) as error:
         _fail(str(error), error.exit_code)
     except errors.FollowedRank as error:

@@ -39,6 +39,15 @@ def install() -> None:
         signal.signal(number, _raise)
 
 
+def ignore() -> None:
+    """From now on a first signal raises nothing: the process is ending, and has only to say why and to clean up.
+
+    It still has no longer than GRACE_SECONDS for that, and a second signal still ends it at once.
+    """
+    for number in SIGNALS:
+        signal.signal(number, _ignored)
+
+
 def set_grace(seconds: float) -> None:
     """Set GRACE_SECONDS once it is known; a process that takes longer to stop is ended by force."""
     if _watch is not None:
@@ -63,6 +72,10 @@ def _raise(number: int, frame: FrameType | None) -> NoReturn:
     global _stopped
     _stopped = f"stopped by {signal.Signals(number).name}; run the same command again to continue"
     raise StoppedBySignal(_stopped)
+
+
+def _ignored(number: int, frame: FrameType | None) -> None:
+    pass
 
 
 class StopRequest:
@@ -127,7 +140,7 @@ class _Watch:
 
 
 def _is_ours(handler: Any) -> bool:
-    return handler is _raise or isinstance(getattr(handler, "__self__", None), StopRequest)
+    return handler in (_raise, _ignored) or isinstance(getattr(handler, "__self__", None), StopRequest)
 
 
 def _end(why: str) -> NoReturn:
