@@ -40,8 +40,8 @@ FULL = r"speed, full, 1\.7B(, compiled)?, 8192 positions"
 AIMS = (
     Aim("full fine-tuning of 1.7B, 8192 positions: MFU of 45 %", FULL, "MFU", 0.45, best=True, of_h100=True),
     Aim("full fine-tuning of 1.7B, 8192 positions: 4 times naive", FULL, "times naive", 4, best=True, of_h100=True),
-    Aim("LoRA of 1.7B, selective checkpointing: 16 GB", r"speed, lora, 1\.7B, selective .*", "reserved GB", 16, False),
-    Aim("LoRA of 0.6B, selective checkpointing: 10 GB", r"speed, lora, 0\.6B, selective .*", "reserved GB", 10, False),
+    Aim("LoRA of 1.7B, checkpointing: 16 GB", r"speed, lora, 1\.7B, .*checkpointing.*", "reserved GB", 16, False, True),
+    Aim("LoRA of 0.6B, checkpointing: 10 GB", r"speed, lora, 0\.6B, .*checkpointing.*", "reserved GB", 10, False, True),
     Aim("prepare: 300 times real time", r"prepare", "times real time", 300),
     Aim("speech, batch 8: faster than it plays", r"speech, .*, batch 8", "real-time factor", 1, False),
 )

@@ -73,8 +73,8 @@ class TrainingVariables(BaseSettings):
     max_grad_norm: float = var(1.0, "Gradients are clipped to this norm; 0 turns clipping off.", ge=0)
     gradient_checkpointing: bool | Literal["selective"] = var(
         False,
-        "Trades time for memory: `true` recomputes whole layers in the backward pass, `selective` only their cheap "
-        "parts and two of their seven matrix products.",
+        "Trades time for memory: `true` recomputes whole layers in the backward pass, `selective` only their MLPs: two "
+        "of their seven matrix products, for about half of the memory.",
         free=True,
     )
     torch_compile: bool = var(

@@ -12,8 +12,8 @@ width of the residual stream, Q and K the widths of queries and keys, and I that
 - the MLP's two products and the gate's activation (3 I), and their product (I) where the last product is trained or
   adapted.
 
-GRADIENT_CHECKPOINTING=true keeps a layer's input, `selective` (`job.train.recompute`) what attention's products and
-attention itself give as well. All else is made again when the backward pass comes to the layer.
+GRADIENT_CHECKPOINTING=true keeps a layer's input, `selective` (`job.train.recompute`) all but what the MLP and the norm
+in front of it keep. That is made again when the backward pass comes to the layer.
 """
 
 from __future__ import annotations
@@ -103,20 +103,21 @@ class Stack:
         kept += 2 * self.head * stream if self.packed else 0  # the rotation's cosines and sines
         if kind.attention and kind.dropout:
             kept += self.queries * low  # else the last product takes attention's output itself
+        kept += kind.dropout * self.queries * kind.attention
+        return kept + 4 * kind.attention * kind.rank * low + self._mlp(types, kind)
+
+    def _mlp(self, types: Types, kind: Kind) -> int:
         both = kind.trained or kind.mlp
-        kept += types.inputs(2 * both, self.width, kind) + (3 + both) * self.inner * low
-        kept += kind.dropout * (self.queries * kind.attention + self.inner * kind.mlp)
-        return kept + (4 * kind.attention + 3 * kind.mlp) * kind.rank * low
+        kept = types.inputs(2 * both, self.width, kind) + (3 + both) * self.inner * types.compute
+        return kept + kind.dropout * self.inner * kind.mlp + 3 * kind.mlp * kind.rank * types.compute
 
     def checkpointed(self, types: Types, kind: Kind, checkpointing: bool | str) -> int:
         """Bytes per position that one layer keeps with GRADIENT_CHECKPOINTING: all, its input, or `selective`'s."""
         if not checkpointing:
             return self.layer(types, kind)
-        kept = self.width * self.stream
         if checkpointing == "selective":
-            kept += (2 * self.queries + 2 * self.keys + self.width) * types.compute + self.queries // self.head * 4
-            kept += (4 * kind.attention + 2 * kind.mlp) * kind.rank * types.compute
-        return kept
+            return self.layer(types, kind) - self._mlp(types, kind) - 4
+        return self.width * self.stream
 
     def made(self, types: Types, kind: Kind, checkpointing: bool | str) -> int:
         """Bytes per position that a layer recomputes in the backward pass."""

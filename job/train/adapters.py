@@ -37,8 +37,7 @@ class _Adapted(torch.autograd.Function):
         rows, down, up = x.reshape(-1, x.shape[-1]).to(kind), down.to(kind), up.to(kind)
         result = F.linear(rows, weight.to(kind), None if bias is None else bias.to(kind))
         inner = rows @ down.t()
-        # Not in place: selective checkpointing saves the first product unchanged.
-        result = torch.addmm(result, inner, up.t(), alpha=scale)
+        result.addmm_(inner, up.t(), alpha=scale)  # in place: otherwise the first product is copied
         ctx.save_for_backward(rows, weight, down, up, inner)
         return result.view(*x.shape[:-1], -1)
 

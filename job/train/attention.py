@@ -194,7 +194,6 @@ def _problem(
         RuntimeError: out of memory, which says nothing about the kernel; the step is retried with smaller pieces.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils._python_dispatch import _disable_current_modes
 
     lengths, total = _TRIED_ON, sum(_TRIED_ON)
     bounds = torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
@@ -214,10 +213,9 @@ def _problem(
     plain = torch.autocast(device.type, enabled=False)  # autocast would lower the precision of the reference result
     try:
         # A checkpointed layer counts the tensors autograd saves inside it; only the innermost pair of hooks is called,
-        # so these hide the test's own saved tensors from it. And selective checkpointing keeps results by their order,
-        # in which those of the test, which is not repeated in the backward pass, must not appear.
+        # so these hide the test's own saved tensors from it.
         hidden = torch.autograd.graph.saved_tensors_hooks(as_it_is, as_it_is)
-        with plain, torch.enable_grad(), hidden, _disable_current_modes():
+        with plain, torch.enable_grad(), hidden:
             found = differentiated(_varlen(*tensors, bounds, max(lengths), None, repeats))
             query, key, value = (t.float() for t in tensors)  # gradients are returned in the tensors' own dtype
             with sdpa_kernel(SDPBackend.MATH):

@@ -2,11 +2,11 @@
 
 `apply` makes these changes in order, and what it returns can undo them all:
 
-1. activation checkpointing: GRADIENT_CHECKPOINTING (`recompute`, or transformers' own);
-2. compiled decoder layers: TORCH_COMPILE (`compiled`);
-3. attention within the samples of a packed row (`attention`);
-4. RMS norms by torch's own kernel (`norms`);
-5. fused LoRA layers (`adapters`), except in compiled layers, where the compiler fuses the passes.
+1. compiled decoder layers: TORCH_COMPILE (`compiled`);
+2. attention within the samples of a packed row (`attention`);
+3. RMS norms by torch's own kernel (`norms`);
+4. fused LoRA layers (`adapters`), except in compiled layers, where the compiler fuses the passes;
+5. activation checkpointing: GRADIENT_CHECKPOINTING (`recompute`).
 
 Modules, weights and names stay the same: only attributes of modules, such as `forward`, are set. So a checkpoint is a
 plain copy of the weights. Adapters and new layers must exist already (`job.train.adapt`).
@@ -44,14 +44,14 @@ def apply(model: Any, settings: Settings, device: torch.device, precision: str) 
     if is_applied(model):
         raise RuntimeError("the model's modules are changed already; undo that first")
     changes.set(talker, _MARK, True)
-    if settings.gradient_checkpointing == "selective":
-        recompute.use(talker, changes)
-    elif settings.gradient_checkpointing:
-        recompute.use_whole_layers(talker, changes)
     layers = compiled.use(talker, device, changes) if settings.torch_compile else []
     attention.use(talker, changes)
     norms.use(talker, changes)
     adapters.use(talker, changes, lowers=precision == "bf16", leave=layers)
+    if settings.gradient_checkpointing == "selective":
+        recompute.use(talker, changes)
+    elif settings.gradient_checkpointing:
+        recompute.use_whole_layers(talker, changes)
     return changes
 
 

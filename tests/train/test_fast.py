@@ -83,8 +83,8 @@ def test_what_is_taken_back_computes_as_stock_modules_do(model: Any):
 
 
 def test_the_order_is_the_documented_one(model: Any, monkeypatch: pytest.MonkeyPatch):
-    """Checkpointing, compiled layers, attention, norms, and adapters last, which must know what is compiled."""
-    parts = {"recompute": recompute, "compiled": compiled, "attention": attention, "norms": norms, "adapters": adapters}
+    """Adapters must know what is compiled, and what is recomputed is what the layers compute in the end."""
+    parts = {"compiled": compiled, "attention": attention, "norms": norms, "adapters": adapters, "recompute": recompute}
     order: list[str] = []
     for name, module in parts.items():
 

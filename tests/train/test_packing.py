@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from job.train import attention
 from job.train.attention import block_diagonal
@@ -359,30 +355,3 @@ def test_a_kernel_that_cannot_run_or_is_wrong_costs_speed_and_not_the_voice(monk
     assert repeats == 0 and "its results differ" in said
     repeats, said = found(broken)
     assert repeats == 0 and said.count("no kernel image") == 1
-
-
-def test_the_kernel_is_tried_inside_a_selectively_checkpointed_layer_without_a_trace(monkeypatch):
-    """It is tried in the first forward pass and not again when that is recomputed: its results are not the layer's."""
-
-    def stands_in(query, key, value, bounds, longest, scaling, repeats):
-        lengths = bounds.diff().tolist()
-        return attention._sample_by_sample(query, key, value, lengths, scaling)
-
-    monkeypatch.setattr(attention, "_varlen", stands_in)
-    tried: list[str] = []
-
-    def layer(x: torch.Tensor) -> torch.Tensor:
-        if not tried:
-            tried.append(attention._problem(2, 1, 8, torch.float32, x.device, 1))
-        return F.scaled_dot_product_attention(x, x, x, is_causal=True).sin()
-
-    def policy(context, operation, *inputs, **named):
-        kept = operation.name().startswith("aten::_scaled_dot_product_")
-        return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
-
-    x = torch.randn(1, 2, 5, 8, requires_grad=True)
-    contexts = partial(create_selective_checkpoint_contexts, policy)
-    checkpoint(layer, x, use_reentrant=False, context_fn=contexts).sum().backward()
-    assert tried == [""]
-    (plain,) = torch.autograd.grad(layer(x).sum(), x)
-    torch.testing.assert_close(x.grad, plain)
