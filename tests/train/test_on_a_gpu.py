@@ -24,10 +24,11 @@ from torch.utils.checkpoint import checkpoint
 from job import pipeline
 from job.config import settings as variables
 from job.core import files
-from job.core.errors import BadInput, TrainingStopped
+from job.core.errors import BadInput, PeerLost, TrainingStopped
 from job.core.stopping import StopRequest
 from job.estimate import memory
 from job.model.loading import resolve_device
+from job.processes import joining
 from job.processes.ranks import ALONE, Ranks
 from job.train import adapt, added_languages, attention, loop, setup
 from job.train.passes import Pass
@@ -262,6 +263,52 @@ def test_a_checkpoint_is_copied_whole_piece_by_piece(device, kind):
         assert torch.equal(copy, expected)
         whole = copied(source, kind)
         assert whole.device.type == "cpu" and whole.dtype is kind and torch.equal(whole, torch.zeros_like(expected))
+
+
+def test_gpus_of_one_machine_connect_when_their_processes_meet(monkeypatch):
+    """Not in the first backward pass, where there may be no memory left for it, and a late process finds the others
+    gone; and what a container lacks is said in the first seconds."""
+    begin, asked = dist.init_process_group, []
+
+    def over_gloo(backend, **named):
+        asked.append(backend)
+        begin("gloo", **named)
+
+    def answers(device):
+        asked.append(device)
+
+    def says_nothing(device):
+        raise RuntimeError("NCCL gives no answer in 120 s")
+
+    monkeypatch.setattr(dist, "init_process_group", over_gloo)
+    for one, exchange in enumerate((answers, says_nothing)):
+        monkeypatch.setattr(joining, "exchanged", exchange)
+        monkeypatch.setattr(joining, "_abandoned", False)
+        try:
+            with gpus(2, current=1):
+                store = dist.PrefixStore(str(one), dist.HashStore())
+                if exchange is says_nothing:
+                    with pytest.raises(PeerLost, match=r"NCCL gives no answer|--ipc=host.*/dev/shm"):
+                        joining._met(store, 0, 1, 0, cuda=True, apart=False)
+                else:
+                    joining._met(store, 0, 1, 0, cuda=True, apart=False)
+            assert joining._abandoned, "NCCL waits for the others when a process that fails ends normally"
+        finally:
+            dist.destroy_process_group()
+    assert asked == ["cpu:gloo,cuda:nccl", torch.device("cuda", 1), "cpu:gloo,cuda:nccl"]
+
+
+def test_processes_that_do_not_answer_end_themselves(monkeypatch):
+    """Within a time, and with a reason: torch kills a process that waits for NCCL too long, and says nothing."""
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        joining.exchanged(torch.device("cpu"))
+        monkeypatch.setattr(dist, "all_reduce", lambda *_, **__: SimpleNamespace(is_completed=lambda: False))
+        with pytest.raises(RuntimeError, match=r"gives no answer in 0.1 s") as silent:
+            joining.exchanged(torch.device("cpu"), seconds=0.1)
+        assert joining._is_connection(silent.value)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_only_the_process_that_writes_a_checkpoint_has_a_copy_of_it():
