@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpu import attention, audio, kernels, libraries, losses, ranks, speech, updates, whole
+from gpu import attention, audio, kernels, libraries, losses, one_rank, ranks, speech, updates, whole
 from gpu.case import Case
 from gpu.speed import Shape, naive, of
 
@@ -21,6 +21,7 @@ def cases_of(*, small: bool) -> list[Case]:
         Case("optimizers", updates.steps, 60),
         Case("generation", speech.same_codes, 120),
         *whole.CASES,
+        *one_rank.CASES,
         *losses.CASES,
         Case("two processes, one killed", ranks.lost_process, 150, gpus=2),
         Case("two processes, one out of memory", ranks.short_process, 150, gpus=2),
