@@ -16,7 +16,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from job.core import console
-from job.core.errors import FollowedRank, JobError, PeerLost, StoppedBySignal, first_line
+from job.core.errors import BadInput, FollowedRank, JobError, PeerLost, StoppedBySignal, first_line
+from job.core.out_of_memory import is_out_of_memory
 from job.processes.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def _met(store: Any, rank: int, world: int, local: int, *, cuda: bool, apart: bo
 
     Raises:
         PeerLost, FollowedRank: some do not come, or cannot be reached.
+        BadInput: this process's GPU is full.
     """
     import torch
     import torch.distributed as dist
@@ -135,6 +137,11 @@ def _met(store: Any, rank: int, world: int, local: int, *, cuda: bool, apart: bo
         if rank == 0:
             store.set(MET, "")
     except (dist.DistError, RuntimeError) as error:
+        if is_out_of_memory(error):  # doctor looks at the first GPU only
+            raise BadInput(
+                f"GPU {local} of this node has no memory left ({first_line(error)[:100]}); end what else uses it, or "
+                "choose others with CUDA_VISIBLE_DEVICES"
+            ) from error
         if not _is_connection(error):
             raise
         if local:  # one message per node is enough
@@ -152,12 +159,15 @@ def exchanged(device: torch.device, seconds: float = FIRST_EXCHANGE) -> None:
     import torch
     import torch.distributed as dist
 
-    work, end = dist.all_reduce(torch.ones(1, device=device), async_op=True), time.monotonic() + seconds
-    while not work.is_completed():  # waiting itself would have no end, or that of this process
-        if time.monotonic() > end:
-            raise RuntimeError(f"{'NCCL' if device.type == 'cuda' else 'gloo'} gives no answer in {seconds:g} s")
-        time.sleep(0.01)
-    work.wait()
+    end = time.monotonic() + seconds
+    # NCCL goes other ways for much than for little, and takes its memory for each when it is first asked.
+    for count in (1, 1 << 24) if device.type == "cuda" else (1,):
+        work = dist.all_reduce(torch.ones(count, device=device), async_op=True)
+        while not work.is_completed():  # waiting itself would have no end, or that of this process
+            if time.monotonic() > end:
+                raise RuntimeError(f"{'NCCL' if device.type == 'cuda' else 'gloo'} gives no answer in {seconds:g} s")
+            time.sleep(0.01)
+        work.wait()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -181,7 +191,7 @@ def _unmet(store: Any, world: int, error: BaseException, *, apart: bool) -> str:
             "they do not reach one another; between the nodes gloo and NCCL need any port, not MASTER_PORT alone, and "
             "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME where a machine has several networks"
         )
-    why = f"the processes of the run have not met: {who} ({first_line(error)[:120]})"
+    why = f"the processes of the run have not met: {who} ({_reason(error)})"
     return f"{why}; run the same command on all nodes again"
 
 
@@ -233,7 +243,13 @@ def _is_connection(error: BaseException) -> bool:
 
 
 def _lost(error: BaseException) -> str:
-    return f"another process of the run was lost or does not answer ({first_line(error)[:120]}){AGAIN}"
+    return f"another process of the run was lost or does not answer ({_reason(error)}){AGAIN}"
+
+
+def _reason(error: BaseException) -> str:
+    """What an error of communication says in short; NCCL's own words stand in its last lines."""
+    _, found, last = str(error).partition("Last error:\n")
+    return (last.strip().partition("\n")[0] if found else first_line(error))[:120]
 
 
 def _end_with(launcher: int) -> None:

@@ -280,22 +280,24 @@ def test_gpus_of_one_machine_connect_when_their_processes_meet(monkeypatch):
     def says_nothing(device):
         raise RuntimeError("NCCL gives no answer in 120 s")
 
+    def full(device):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64 MiB.")
+
     monkeypatch.setattr(dist, "init_process_group", over_gloo)
-    for one, exchange in enumerate((answers, says_nothing)):
+    for exchange, outcome in (
+        (answers, nullcontext()),
+        (says_nothing, pytest.raises(PeerLost, match=r"--ipc=host.*/dev/shm.*NCCL gives no answer")),
+        (full, pytest.raises(BadInput, match=r"GPU 0 of this node has no memory left .*CUDA_VISIBLE_DEVICES")),
+    ):
         monkeypatch.setattr(joining, "exchanged", exchange)
         monkeypatch.setattr(joining, "_abandoned", False)
         try:
-            with gpus(2, current=1):
-                store = dist.PrefixStore(str(one), dist.HashStore())
-                if exchange is says_nothing:
-                    with pytest.raises(PeerLost, match=r"NCCL gives no answer|--ipc=host.*/dev/shm"):
-                        joining._met(store, 0, 1, 0, cuda=True, apart=False)
-                else:
-                    joining._met(store, 0, 1, 0, cuda=True, apart=False)
+            with gpus(2, current=1), outcome:
+                joining._met(dist.HashStore(), 0, 1, 0, cuda=True, apart=False)
             assert joining._abandoned, "NCCL waits for the others when a process that fails ends normally"
         finally:
             dist.destroy_process_group()
-    assert asked == ["cpu:gloo,cuda:nccl", torch.device("cuda", 1), "cpu:gloo,cuda:nccl"]
+    assert asked == ["cpu:gloo,cuda:nccl", torch.device("cuda", 1), *["cpu:gloo,cuda:nccl"] * 2]
 
 
 def test_processes_that_do_not_answer_end_themselves(monkeypatch):
@@ -309,6 +311,18 @@ def test_processes_that_do_not_answer_end_themselves(monkeypatch):
         assert joining._is_connection(silent.value)
     finally:
         dist.destroy_process_group()
+
+
+def test_what_nccl_itself_says_is_passed_on():
+    """Its first line is the same for memory that is missing, on the GPU or in /dev/shm, and for a lost process."""
+    error = dist.DistBackendError(
+        "NCCL error in: ProcessGroupNCCL.cpp:3690, unhandled system error (run with NCCL_DEBUG=INFO for details), NCCL "
+        "version 2.28.9\nncclSystemError: System call (e.g. socket, malloc) or external library call failed or device "
+        "error. \nLast error:\nError while creating shared memory segment /dev/shm/nccl-5Tz (size 9637888)\n"
+    )
+    found = joining._unmet(dist.HashStore(), 0, error, apart=False)
+    assert "--ipc=host" in found and "shared memory segment /dev/shm/nccl-5Tz (size 9637888))" in found
+    assert "Connection closed" in joining._lost(RuntimeError("Connection closed by peer\nand where"))
 
 
 def test_only_the_process_that_writes_a_checkpoint_has_a_copy_of_it():
