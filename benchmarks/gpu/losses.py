@@ -57,6 +57,7 @@ def against_fp32(
     """A case for a TRAIN_MODE, and `more` variables, called `name`, of the run that is compared with fp32."""
 
     def run(context: Context) -> Iterator[Finding]:
+        context.want_for((more or {}).get("MASTER_WEIGHTS", "fp32"))
         base, steps = base_of(context), SMALL_STEPS if context.small else STEPS
         lowered = {**MODES[mode], **(more or {}), "MIXED_PRECISION": "bf16" if context.small else "auto"}
         exact = _exact(context, base, mode, steps)

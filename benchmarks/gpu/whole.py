@@ -72,6 +72,7 @@ def resumed(name: str) -> Callable[[Context], Iterator[Finding]]:
     """A case: a run that resumes from a checkpoint goes where an undisturbed one goes, and both say sentences."""
 
     def run(context: Context) -> Iterator[Finding]:
+        context.want_for(KINDS[name].get("MASTER_WEIGHTS", "fp32"))
         finding = Finding(f"job, resumed, {name}")
         every = SMALL_EVERY if context.small else EVERY
         steps = {"SAVE_STEPS": str(every), "MAX_STEPS": str(3 * every + 1), "EVAL_STEPS": str(2 * every)}
