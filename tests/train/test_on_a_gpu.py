@@ -7,6 +7,7 @@ import gc
 import importlib
 import math
 import shutil
+import warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from job.core import files
 from job.core.errors import BadInput, PeerLost, TrainingStopped
 from job.core.stopping import StopRequest
 from job.estimate import memory
+from job.generation import recorded
 from job.model.loading import resolve_device
 from job.processes import joining
 from job.processes.ranks import ALONE, Ranks
@@ -311,6 +313,22 @@ def test_processes_that_do_not_answer_end_themselves(monkeypatch):
         assert joining._is_connection(silent.value)
     finally:
         dist.destroy_process_group()
+
+
+def test_recording_a_graph_says_nothing(monkeypatch):
+    """torch warns of the mode in which waiting is an error: a line in the middle of every training on a GPU."""
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)  # the mode is the host's
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            with recorded._without_waiting():
+                assert torch.cuda.get_sync_debug_mode() == 2
+        assert torch.cuda.get_sync_debug_mode() == 0
+    finally:
+        torch.set_warn_always(before)
+    assert not said
 
 
 def test_what_nccl_itself_says_is_passed_on():
