@@ -96,6 +96,6 @@ def _group(device: torch.device) -> Iterator[Any]:
 
 
 CASES = [
-    Case("one process, sums", summed, 120, alone=True),
-    Case("one process, sharded", sharded, 120, alone=True),
+    Case("one process, sums", summed, 120),
+    Case("one process, sharded", sharded, 120),
 ]
