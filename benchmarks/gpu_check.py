@@ -1,11 +1,11 @@
 """The check of a GPU: whether the job computes right on it, and how fast, in under ten minutes on one H100 or H200.
 
-    python benchmarks/gpu_check.py [--minutes 10] [--only PATTERN] [--out DIR] [--device cpu]
+    python benchmarks/gpu_check.py [--minutes 9.5] [--only PATTERN] [--out DIR] [--device cpu]
 
 It needs the packages of requirements.lock and nothing from a network. Correctness comes first: kernels, attention and
-optimizers against exact arithmetic, codes against stock `generate`'s, a hundred steps of the job's training in every
-mode against fp32, and two processes where there are two GPUs. Then speed, on models of the released shapes with random
-weights, each step of other shapes than the last: training, preparing, speech.
+optimizers against exact arithmetic, codes against stock `generate`'s, the job's own stages, a run that is resumed, a
+hundred steps of training against fp32, and two processes where there are two GPUs. Then speed, on models of the
+released shapes with random weights, each step of other shapes than the last: training, preparing, speech.
 
 Each case is one JSON line or more, printed as it is found; a table and a verdict against the aims follow. A case that
 raises, hangs or ends its process has failed, and the others go on. What there is no time for, or no GPU, is listed as
@@ -34,7 +34,7 @@ from job.config import surroundings  # noqa: E402
 def main() -> int:
     """Check, or be the process that cases run in; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0, help="for all of it")
+    parser.add_argument("--minutes", type=float, default=9.5, help="for all cases; a process takes seconds to end")
     parser.add_argument("--only", default="", help="a pattern of the names of the cases to do")
     parser.add_argument("--out", type=Path, help="write cases.jsonl, verdict.txt and log.txt here")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu: as if there were no GPU")

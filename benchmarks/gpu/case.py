@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from job.model.loading import has_bf16
+
 
 class NotHere(Exception):
     """This machine cannot do the case; the message says what is missing. It counts as not done, not as failed."""
@@ -36,6 +38,15 @@ class Context:
     def on_gpu(self) -> bool:
         """Whether it is a CUDA device."""
         return self.device.type == "cuda"
+
+    def want_for(self, weights: str) -> None:
+        """See whether the device can train with a value of MASTER_WEIGHTS.
+
+        Raises:
+            NotHere: it has no bf16.
+        """
+        if weights != "fp32" and self.on_gpu and not has_bf16(self.device):
+            raise NotHere(f"MASTER_WEIGHTS={weights} takes a GPU with bf16 (compute capability 8.0 or higher)")
 
     def remember(self, name: str, value: Any) -> None:
         """Keep a figure for cases that come later, in whatever process."""

@@ -44,12 +44,12 @@ def cases(size: str, positions: int) -> list[Case]:
         Case("libraries, adapters by peft", in_place("adapters by peft", lora, _by_peft), 90),
         Case("libraries, Liger Kernel", in_place("Liger Kernel", full, _by_liger), 90, gpus=1, alone=True),
         Case("libraries, optimizers", optimizer_steps(size), 180, alone=True),
-        *_candidates(full, lora),
     ]
 
 
-def _candidates(*shapes: Shape) -> list[Case]:
-    """What might come into the job, for each shape."""
+def candidate_cases(size: str, positions: int) -> list[Case]:
+    """What might come into the job, in full fine-tuning and in LoRA."""
+    shapes = [Shape(size, mode, (positions,)) for mode in ("full", "lora")]
 
     def case(name: str, shape: Shape, use: Callable[[Any], AbstractContextManager[None]]) -> Case:
         run = in_place(

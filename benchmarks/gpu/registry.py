@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpu import attention, audio, kernels, libraries, losses, ranks, speech, updates
+from gpu import attention, audio, kernels, libraries, losses, one_rank, ranks, speech, updates, whole
 from gpu.case import Case
 from gpu.speed import Shape, naive, of
 
@@ -20,8 +20,9 @@ def cases_of(*, small: bool) -> list[Case]:
         Case("attention, sub-talker", attention.of_frames, 40),
         Case("optimizers", updates.steps, 60),
         Case("generation", speech.same_codes, 120),
+        *whole.CASES,
+        *one_rank.CASES,
         *losses.CASES,
-        Case("losses, fp32, against the CPU", losses.against_cpu, 90),
         Case("two processes, one killed", ranks.lost_process, 150, gpus=2),
         Case("two processes, one out of memory", ranks.short_process, 150, gpus=2),
     ]
@@ -30,7 +31,7 @@ def cases_of(*, small: bool) -> list[Case]:
 
 
 def _speeds(sizes: tuple[str, ...], positions: tuple[int, ...]) -> list[Case]:
-    """The aims first: full fine-tuning, LoRA's memory, prepare, speech; then what else there is to know."""
+    """What the aims and the choice of code ask first; then the longer comparisons, and what else there is to know."""
     first = positions[:1]
     large = sizes[0]
     kept = [Shape(size, "lora", first, checkpointing=kind) for kind in ("selective", True) for size in sizes]
@@ -38,9 +39,11 @@ def _speeds(sizes: tuple[str, ...], positions: tuple[int, ...]) -> list[Case]:
         Case(f"speed, naive, {large}", naive(large), 120),
         _case(Shape(large, "full", positions)),
         _case(Shape(large, "full", positions, weights="bf16_with_fp32"), gpus=1),  # few CPUs are fast in bf16
+        *libraries.candidate_cases(large, first[0]),
         *map(_case, kept),
         Case("prepare", audio.speed, 120),
         *speech.cases(sizes),
+        *losses.LONGER,
         _case(Shape(large, "full", positions, compiled=True), gpus=1),  # compiling takes a CPU minutes
         _case(Shape(large, "lora", positions)),
         _case(Shape(large, "lora", positions, weights="bf16_with_fp32"), gpus=1),

@@ -60,6 +60,7 @@ def of(shape: Shape) -> Callable[[Context], Iterator[Finding]]:
                 compiled.check(context.device)
             except BadInput as reason:
                 raise NotHere(str(reason)) from reason
+        context.want_for(shape.weights)
         rows = SMALL_ROWS if context.small else ROWS
         settings = Settings(
             torch_compile=shape.compiled,

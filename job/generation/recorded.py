@@ -8,6 +8,7 @@ stay at the same addresses. A replay launches them all at once.
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -98,11 +99,18 @@ def _uncollected() -> Iterator[None]:
 def _without_waiting() -> Iterator[None]:
     """Make synchronising with the GPU an error, which is easier to recover from than a broken recording."""
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    _make_waiting("error")
     try:
         yield
     finally:
-        torch.cuda.set_sync_debug_mode(before)
+        _make_waiting(before)
+
+
+def _make_waiting(mode: int | str) -> None:
+    """Set what torch makes of synchronising, without its warning that this finds not all of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 def recordable(tensor: torch.Tensor) -> bool:

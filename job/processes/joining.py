@@ -16,10 +16,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from job.core import console
-from job.core.errors import FollowedRank, JobError, PeerLost, StoppedBySignal, first_line
+from job.core.errors import BadInput, FollowedRank, JobError, PeerLost, StoppedBySignal, first_line
+from job.core.out_of_memory import is_out_of_memory
 from job.processes.ranks import Ranks
 
 if TYPE_CHECKING:
+    import torch
+
     from job.config.settings import Settings
 
 #: Timeout of a collective while all processes are alive; the longest wait is for a checkpoint on a slow volume.
@@ -28,6 +31,8 @@ PATIENCE = timedelta(minutes=30)
 CONTROL_PATIENCE = timedelta(days=2)
 #: Timeout of the meeting of all processes, which waits for nobody's work.
 MEETING = timedelta(minutes=3)
+#: Seconds for what they exchange through NCCL then, from when all are there: less, since torch kills what passes it.
+FIRST_EXCHANGE = 120.0
 #: What is to be done where a node or a process is lost; ends a message.
 AGAIN = "; run the same command on all nodes again to resume from the last checkpoint"
 #: Key in the store: all processes have met.
@@ -109,34 +114,65 @@ def _met(store: Any, rank: int, world: int, local: int, *, cuda: bool, apart: bo
 
     Raises:
         PeerLost, FollowedRank: some do not come, or cannot be reached.
+        BadInput: this process's GPU is full.
     """
     import torch
     import torch.distributed as dist
     from torch.distributed.distributed_c10d import _set_pg_timeout
 
+    global _abandoned
     try:
         store.set(f"here {rank}", "")
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=MEETING)
         control = dist.new_group(backend="gloo", timeout=MEETING)
         dist.barrier(group=control)
-        if cuda and apart:
-            dist.all_reduce(torch.zeros(1, device="cuda"))  # NCCL connects only now
-            torch.cuda.synchronize()
+        if cuda:
+            # NCCL connects only now. In a backward pass instead, it may find no memory left, and a process that comes
+            # there MEETING later than another finds it gone: that is how long torch's store is asked for its address.
+            _abandoned = True
+            exchanged(torch.device("cuda", torch.cuda.current_device()))
         _set_pg_timeout(PATIENCE)
         _set_pg_timeout(CONTROL_PATIENCE, control)
         if rank == 0:
             store.set(MET, "")
     except (dist.DistError, RuntimeError) as error:
+        if is_out_of_memory(error):  # doctor looks at the first GPU only
+            raise BadInput(
+                f"GPU {local} of this node has no memory left ({first_line(error)[:100]}); end what else uses it, or "
+                "choose others with CUDA_VISIBLE_DEVICES"
+            ) from error
         if not _is_connection(error):
             raise
         if local:  # one message per node is enough
             raise FollowedRank(PeerLost.exit_code) from error
-        raise PeerLost(_unmet(store, world, error)) from error
+        raise PeerLost(_unmet(store, world, error, apart=apart)) from error
     return control
 
 
-def _unmet(store: Any, world: int, error: BaseException) -> str:
+def exchanged(device: torch.device, seconds: float = FIRST_EXCHANGE) -> None:
+    """Add up something over all processes on a device, to see whether they can.
+
+    Raises:
+        RuntimeError: they cannot, or there is no answer in so many seconds.
+    """
+    import torch
+    import torch.distributed as dist
+
+    end = time.monotonic() + seconds
+    # NCCL goes other ways for much than for little, and takes its memory for each when it is first asked.
+    for count in (1, 1 << 24) if device.type == "cuda" else (1,):
+        work = dist.all_reduce(torch.ones(count, device=device), async_op=True)
+        while not work.is_completed():  # waiting itself would have no end, or that of this process
+            if time.monotonic() > end:
+                raise RuntimeError(f"{'NCCL' if device.type == 'cuda' else 'gloo'} gives no answer in {seconds:g} s")
+            time.sleep(0.01)
+        work.wait()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _unmet(store: Any, world: int, error: BaseException, *, apart: bool) -> str:
     """Why the processes have not met."""
     missing: list[str] | None = None
     with contextlib.suppress(RuntimeError):  # the store may have been lost with node 0
@@ -145,12 +181,17 @@ def _unmet(store: Any, world: int, error: BaseException) -> str:
         who = "node 0 was lost"
     elif missing:
         who = f"processes {', '.join(missing)} of {world} did not come"
+    elif not apart:
+        who = (
+            "they do not reach one another; a container needs --ipc=host or a /dev/shm of 1 GB, NCCL_DEBUG=INFO says "
+            "more, and NCCL_P2P_DISABLE=1 does without connections from one GPU to another"
+        )
     else:
         who = (
             "they do not reach one another; between the nodes gloo and NCCL need any port, not MASTER_PORT alone, and "
             "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME where a machine has several networks"
         )
-    why = f"the processes of the run have not met: {who} ({first_line(error)[:120]})"
+    why = f"the processes of the run have not met: {who} ({_reason(error)})"
     return f"{why}; run the same command on all nodes again"
 
 
@@ -202,7 +243,13 @@ def _is_connection(error: BaseException) -> bool:
 
 
 def _lost(error: BaseException) -> str:
-    return f"another process of the run was lost or does not answer ({first_line(error)[:120]}){AGAIN}"
+    return f"another process of the run was lost or does not answer ({_reason(error)}){AGAIN}"
+
+
+def _reason(error: BaseException) -> str:
+    """What an error of communication says in short; NCCL's own words stand in its last lines."""
+    _, found, last = str(error).partition("Last error:\n")
+    return (last.strip().partition("\n")[0] if found else first_line(error))[:120]
 
 
 def _end_with(launcher: int) -> None:

@@ -7,6 +7,7 @@ import gc
 import importlib
 import math
 import shutil
+import warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,10 +25,12 @@ from torch.utils.checkpoint import checkpoint
 from job import pipeline
 from job.config import settings as variables
 from job.core import files
-from job.core.errors import BadInput, TrainingStopped
+from job.core.errors import BadInput, PeerLost, TrainingStopped
 from job.core.stopping import StopRequest
 from job.estimate import memory
+from job.generation import recorded
 from job.model.loading import resolve_device
+from job.processes import joining
 from job.processes.ranks import ALONE, Ranks
 from job.train import adapt, added_languages, attention, loop, setup
 from job.train.passes import Pass
@@ -262,6 +265,82 @@ def test_a_checkpoint_is_copied_whole_piece_by_piece(device, kind):
         assert torch.equal(copy, expected)
         whole = copied(source, kind)
         assert whole.device.type == "cpu" and whole.dtype is kind and torch.equal(whole, torch.zeros_like(expected))
+
+
+def test_gpus_of_one_machine_connect_when_their_processes_meet(monkeypatch):
+    """Not in the first backward pass, where there may be no memory left for it, and a late process finds the others
+    gone; and what a container lacks is said in the first seconds."""
+    begin, asked = dist.init_process_group, []
+
+    def over_gloo(backend, **named):
+        asked.append(backend)
+        begin("gloo", **named)
+
+    def answers(device):
+        asked.append(device)
+
+    def says_nothing(device):
+        raise RuntimeError("NCCL gives no answer in 120 s")
+
+    def full(device):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64 MiB.")
+
+    monkeypatch.setattr(dist, "init_process_group", over_gloo)
+    for exchange, outcome in (
+        (answers, nullcontext()),
+        (says_nothing, pytest.raises(PeerLost, match=r"--ipc=host.*/dev/shm.*NCCL gives no answer")),
+        (full, pytest.raises(BadInput, match=r"GPU 0 of this node has no memory left .*CUDA_VISIBLE_DEVICES")),
+    ):
+        monkeypatch.setattr(joining, "exchanged", exchange)
+        monkeypatch.setattr(joining, "_abandoned", False)
+        try:
+            with gpus(2, current=1), outcome:
+                joining._met(dist.HashStore(), 0, 1, 0, cuda=True, apart=False)
+            assert joining._abandoned, "NCCL waits for the others when a process that fails ends normally"
+        finally:
+            dist.destroy_process_group()
+    assert asked == ["cpu:gloo,cuda:nccl", torch.device("cuda", 1), *["cpu:gloo,cuda:nccl"] * 2]
+
+
+def test_processes_that_do_not_answer_end_themselves(monkeypatch):
+    """Within a time, and with a reason: torch kills a process that waits for NCCL too long, and says nothing."""
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        joining.exchanged(torch.device("cpu"))
+        monkeypatch.setattr(dist, "all_reduce", lambda *_, **__: SimpleNamespace(is_completed=lambda: False))
+        with pytest.raises(RuntimeError, match=r"gives no answer in 0.1 s") as silent:
+            joining.exchanged(torch.device("cpu"), seconds=0.1)
+        assert joining._is_connection(silent.value)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_recording_a_graph_says_nothing(monkeypatch):
+    """torch warns of the mode in which waiting is an error: a line in the middle of every training on a GPU."""
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)  # the mode is the host's
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            with recorded._without_waiting():
+                assert torch.cuda.get_sync_debug_mode() == 2
+        assert torch.cuda.get_sync_debug_mode() == 0
+    finally:
+        torch.set_warn_always(before)
+    assert not said
+
+
+def test_what_nccl_itself_says_is_passed_on():
+    """Its first line is the same for memory that is missing, on the GPU or in /dev/shm, and for a lost process."""
+    error = dist.DistBackendError(
+        "NCCL error in: ProcessGroupNCCL.cpp:3690, unhandled system error (run with NCCL_DEBUG=INFO for details), NCCL "
+        "version 2.28.9\nncclSystemError: System call (e.g. socket, malloc) or external library call failed or device "
+        "error. \nLast error:\nError while creating shared memory segment /dev/shm/nccl-5Tz (size 9637888)\n"
+    )
+    found = joining._unmet(dist.HashStore(), 0, error, apart=False)
+    assert "--ipc=host" in found and "shared memory segment /dev/shm/nccl-5Tz (size 9637888))" in found
+    assert "Connection closed" in joining._lost(RuntimeError("Connection closed by peer\nand where"))
 
 
 def test_only_the_process_that_writes_a_checkpoint_has_a_copy_of_it():

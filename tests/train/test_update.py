@@ -38,9 +38,11 @@ def give_gradients(parameters, seed, scale):
         p.grad = scale * torch.randn(p.shape[::-1], generator=generator).permute(*reversed(range(p.ndim)))
 
 
-def optimizer_over(parameters, kind):
+def optimizer_over(parameters, kind, weights="fp32"):
     named = [(f"p{n}", p) for n, p in enumerate(parameters)]
-    return optimizer_of(Settings(optimizer=kind), [adapt.Group("all", rate=1e-2, parameters=named)])
+    return optimizer_of(
+        Settings(optimizer=kind, master_weights=weights), [adapt.Group("all", rate=1e-2, parameters=named)]
+    )
 
 
 @pytest.mark.slow
@@ -86,15 +88,25 @@ def test_a_step_that_is_not_finite_changes_nothing(kind, bad, where):
     assert not torch.equal(parameters[0], before[0][0])  # the next one is taken
 
 
-def test_no_number_is_asked_of_the_device():
-    """The host would wait for it, and the device then for its next work."""
+@pytest.mark.parametrize("weights", ["fp32", "bf16_with_fp32"])
+def test_no_number_is_asked_of_the_device(weights):
+    """The host would wait for it, and the device then for its next work; nor with state that was on the CPU."""
+    kind = torch.float32 if weights == "fp32" else torch.bfloat16
     with FakeTensorMode(allow_non_fake_inputs=True):
-        parameters = [torch.nn.Parameter(torch.empty(3, 4)) for _ in range(2)]
+        parameters = [torch.nn.Parameter(torch.empty(3, 4, dtype=kind, device="cuda")) for _ in range(2)]
         for p in parameters:
-            p.grad = torch.empty(3, 4)
-        assert Update(optimizer_over(parameters, "adamw_fused"), 1.0)(parameters, torch.empty(2)).shape == ()
+            p.grad = torch.empty_like(p)
+        losses = torch.empty(2, device="cuda")
+        first, second = (optimizer_over(parameters, "adamw_fused", weights) for _ in range(2))
+        assert Update(first, 1.0)(parameters, losses).shape == ()
+        state = first.state_dict()
+        kept = {n: {k: v.to("cpu") for k, v in one.items()} for n, one in state["state"].items()}
+        second.load_state_dict({**state, "state": kept})
+        assert Update(second, 1.0)(parameters, losses).device.type == "cuda"
+        assert {v.device.type for one in second.state.values() for v in one.values()} == {"cuda"}
+        assert {v.dtype for one in second.state.values() for v in one.values()} == {torch.float32}
         with pytest.raises(DataDependentOutputException):  # what asking would do
-            Update(optimizer_over(parameters, "adamw"), 1.0)(parameters, torch.empty(2))
+            Update(optimizer_over(parameters, "adamw", weights), 1.0)(parameters, losses)
 
 
 def test_nothing_trained_has_no_norm():
