@@ -36,12 +36,14 @@ class Update:
             a scalar on the device, the gradient norm before clipping.
         """
         gradients = [p.grad for p in parameters if p.grad is not None]
-        if not self._on_device or any(isinstance(g, DTensor) for g in gradients):
-            norm = number(torch.nn.utils.clip_grad_norm_(parameters, self._bound))
+        sharded = any(isinstance(g, DTensor) for g in gradients)
+        norm_before = torch.nn.utils.get_total_norm(gradients) if sharded else _norm(gradients)
+        if not self._on_device or sharded:
+            norm = number(norm_before)
             if math.isfinite(norm) and math.isfinite(float(losses.sum())):
+                torch.nn.utils.clip_grads_with_norm_(parameters, self._bound, norm_before)
                 self._optimizer.step()
             return losses.new_tensor(norm)
-        norm_before = _norm(gradients)
         # The same margin as in `clip_grad_norm_`.
         self._optimizer.grad_scale = ((norm_before + 1e-6) / self._bound).clamp(min=1.0)
         self._optimizer.found_inf = torch.isfinite(norm_before.double() + losses.sum()).logical_not().float()
