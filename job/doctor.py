@@ -40,8 +40,9 @@ def run(settings: Settings) -> dict[str, Any]:
     from job.evaluate.judges import models
     from job.prepare import edits, heard_words
     from job.publish import dataset_push, kept_cards, push, validate
+    from job.train import combinations, trackers
 
-    _supported(settings)
+    combinations.check(settings)
     nodes.check(settings)
     driver.check(settings.device)
     _data_is_named(settings)
@@ -54,6 +55,7 @@ def run(settings: Settings) -> dict[str, Any]:
     say("doctor", source)
     base = loading.base_directory(settings)
     size = _base(settings, base)
+    trackers.check(settings)
     need = _disk(settings, size)
     validate.checked_card(settings)
     publishing = push.check(settings)
@@ -86,14 +88,20 @@ def run(settings: Settings) -> dict[str, Any]:
     return {"source": source, "base_bytes": size, "disk_needed": need, "device": str(device), **memory}
 
 
-def _supported(settings: Settings) -> None:
-    if settings.distributed == "fsdp" and not mode_of(settings).shardable:
-        raise BadInput(f"DISTRIBUTED=fsdp: needs TRAIN_MODE=full; with TRAIN_MODE={settings.train_mode} use ddp")
-    if settings.distributed == "fsdp" and settings.torch_compile:
-        raise BadInput("TORCH_COMPILE=true: needs DISTRIBUTED=ddp; unset one of them")
-    if settings.gradient_checkpointing == "selective" and settings.torch_compile:
-        raise BadInput("GRADIENT_CHECKPOINTING=selective: not with TORCH_COMPILE; use true, or unset TORCH_COMPILE")
-    optimizer_choice.check(settings)
+def check_training(settings: Settings) -> None:
+    """What of `run` tells without the machine that trains whether training is possible; `plan` asks it first.
+
+    Raises:
+        BadInput: naming the variable and the fix.
+    """
+    from job.train import combinations
+
+    combinations.check(settings)
+    _resume(settings)
+    base = loading.base_directory(settings)
+    _base(settings, base)
+    if settings.data_mode != "none":  # `_base` has looked at it
+        combinations.check_data(settings, loading.read_config(base).raw)
 
 
 def _data_is_named(settings: Settings) -> None:
@@ -135,7 +143,8 @@ def _writable(variable: str, directory: Path) -> None:
 def _base(settings: Settings, base: Path) -> int:
     """Check the settings that depend on the base model's files; returns their total size in bytes."""
     loading.speech_tokenizer_directory(settings)
-    from job.train import progressive, trackers
+    from job.estimate import parameters
+    from job.train import combinations
 
     config = loading.read_config(base)
     encoder = config.raw.get("speaker_encoder_config") or {}
@@ -148,8 +157,9 @@ def _base(settings: Settings, base: Path) -> int:
     _languages(settings, config.languages)
     layers = config.talker["num_hidden_layers"]
     mode_of(settings).check(settings, layers)
-    progressive.parse(settings.progressive_stages)
-    trackers.check(settings)
+    # What will be prepared may be in languages that the base lacks, which trains the embeddings too.
+    new = settings.data_mode != "none" or bool(combinations.check_data(settings, config.raw))
+    parameters.check_stages(settings, new=new)
     return sum(path.stat().st_size for path in base.rglob("*") if path.is_file())
 
 
