@@ -120,13 +120,19 @@ def _resume(settings: Settings) -> None:
 
     if warm.adapter_of(settings) is not None:
         return
-    state = Path(settings.resume).expanduser() / "state.json"
-    if not state.is_file():
+    from job.estimate import parameters
+
+    checkpoint = Path(settings.resume).expanduser()
+    if not (checkpoint / "state.json").is_file():
         raise BadInput(f"RESUME={settings.resume}: neither a checkpoint nor an adapter; use auto, never or a path")
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # a damaged one is reported by training
-        kind = optimizer_choice.kind_of(settings)
-        if problem := optimizer_choice.other_kind(files.read_json(state)["optimizer"].get("kind", kind), kind):
+        state, kind = files.read_json(checkpoint / "state.json"), optimizer_choice.kind_of(settings)
+        if problem := optimizer_choice.other_kind(state["optimizer"].get("kind", kind), kind):
             raise BadInput(f"RESUME={settings.resume}: {problem}")
+        if settings.max_steps and settings.max_steps < int(state["step"]):
+            raise BadInput(warm.past_the_end(settings.resume, int(state["step"]), settings.max_steps))
+        if not parameters.are_trained(settings, checkpoint / "trained.safetensors"):
+            raise BadInput(warm.other_parameters(settings.resume))
 
 
 def _writable(variable: str, directory: Path) -> None:

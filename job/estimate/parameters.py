@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from job.config.settings import Settings
 from job.core.errors import BadInput
@@ -62,6 +63,19 @@ def trained_values(settings: Settings, shapes: Shapes, *, new: bool | None = Non
     if new and mode_of(settings).adapters:  # other modes train it anyway
         rows = size(shapes, lambda name: name == "talker.model.codec_embedding.weight")
     return projection + rows + mode_of(settings).trained_values(settings, left)
+
+
+def are_trained(settings: Settings, checkpoint: Path) -> bool:
+    """Whether a checkpoint's file of trained weights has as many values as these settings train.
+
+    Languages that the base lacks are among what is trained, and may not be known yet.
+    """
+    from safetensors import safe_open
+
+    shapes = shapes_of(settings)
+    with safe_open(str(checkpoint), framework="numpy") as weights:
+        count = sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return count in {trained_values(settings, shapes, new=new) for new in (False, True)}
 
 
 def check_stages(settings: Settings, *, new: bool) -> None:

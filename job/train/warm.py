@@ -38,6 +38,19 @@ def adapter_of(settings: Settings) -> Path | None:
     return directory
 
 
+def other_parameters(resume: Path | str) -> str:
+    """Why a checkpoint is not resumed from whose weights are not those that the settings train."""
+    return (
+        f"RESUME={resume}: it holds other parameters than this run trains; set INIT_MODEL_PATH, TRAIN_MODE and its "
+        "variables as they were, or RESUME=never"
+    )
+
+
+def past_the_end(resume: Path | str, done: int, steps: int) -> str:
+    """Why a checkpoint is not resumed from that has more steps than the run."""
+    return f"RESUME={resume}: it is at step {done}, and the run has {steps}; raise MAX_STEPS or NUM_EPOCHS"
+
+
 def weights_of(directory: Path) -> list[Path]:
     """List the files that contain an adapter's tensors."""
     return [path for stem in ("adapter_model", "text_projection") for path in sorted(directory.glob(f"{stem}.*"))]
