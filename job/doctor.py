@@ -116,12 +116,14 @@ def _data_is_named(settings: Settings) -> None:
 def _resume(settings: Settings) -> None:
     if settings.resume in ("auto", "never"):
         return
+    from job.estimate import parameters
     from job.train import warm
 
-    if warm.adapter_of(settings) is not None:
+    adapter = warm.adapter_of(settings)
+    if adapter is not None:
+        if problem := parameters.misfit(settings, adapter):
+            raise BadInput(f"RESUME={settings.resume}: {problem}")
         return
-    from job.estimate import parameters
-
     checkpoint = Path(settings.resume).expanduser()
     if not (checkpoint / "state.json").is_file():
         raise BadInput(f"RESUME={settings.resume}: neither a checkpoint nor an adapter; use auto, never or a path")

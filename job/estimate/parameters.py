@@ -78,6 +78,28 @@ def are_trained(settings: Settings, checkpoint: Path) -> bool:
     return count in {trained_values(settings, shapes, new=new) for new in (False, True)}
 
 
+def misfit(settings: Settings, adapter: Path) -> str | None:
+    """Why an adapter's tensors do not go with the base model's weights; None if they do, or cannot be told by names."""
+    from safetensors import SafetensorError, safe_open
+
+    path, shapes = adapter / "adapter_model.safetensors", shapes_of(settings)
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(str(path), framework="numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  # not a dict
+                layer, _, side = name.removeprefix("base_model.model.").partition(".lora_")
+                adapted = shapes.get(f"{layer}.weight")
+                shape = tuple(tensors.get_slice(name).get_shape())
+                rank, sides = settings.lora_r, side[:1]
+                expected = adapted and {"A": (rank, adapted[1]), "B": (adapted[0], rank)}.get(sides)
+                if expected and shape != expected:
+                    return f"{name} has shape {shape} where the model has {expected}"
+    except SafetensorError:
+        return f"{path.name} is damaged; take another copy"
+    return None
+
+
 def check_stages(settings: Settings, *, new: bool) -> None:
     """Reject PROGRESSIVE_STAGES with one in which nothing would be trained.
 

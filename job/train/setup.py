@@ -122,7 +122,7 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
     progressive.check(phases, lambda phase: any(phase.holds(name) for name in names))
     adapter = warm.adapter_of(settings)
     if adapter is not None:
-        warm.start_from(model, adapter, rank=settings.lora_r, alpha=settings.lora_alpha)
+        warm.start_from(model, adapter)
     arrange(model, settings, accelerator.mixed_precision, accelerator.device)
 
     ids = SpecialIds.from_config(config)

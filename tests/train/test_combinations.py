@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests.support import made_rows
 from tests.support.commands import run_job
@@ -127,3 +129,30 @@ def test_embeddings_may_be_a_stage_where_a_language_is_new(tmp_path, tiny_base, 
     counts = json.loads((work / "state/train.json").read_text())["counts"]["trained_parameters"]
     assert counts["language_rows"] == 3072 * 64
     assert f"{sum(counts.values()) / 1e6:,.2f} M trained" in planned.out
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "said"),
+    [
+        ({"r": 8}, (16, 64), "the adapter has LORA_R=8 and LORA_ALPHA=32; set these"),
+        ({"use_rslora": True}, (16, 64), "adapter_config.json sets use_rslora"),
+        ({"alpha_pattern": {"codec_head": 64}}, (16, 64), "adapter_config.json sets alpha_pattern"),
+        ({}, (16, 48), "talker.codec_head.lora_A.weight has shape (16, 48) where the model has (16, 64)"),
+        (None, (16, 64), "adapter_config.json beside the adapter is missing or damaged"),
+    ],
+    ids=["rank", "scale", "scales", "width", "nothing"],
+)
+def test_an_adapter_that_means_something_else_here_is_refused_by_all(tmp_path, tiny_base, capsys, config, shape, said):
+    """Peft's other scales would be taken for alpha / r without a word, so that the run began from another voice."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    name = "base_model.model.talker.codec_head.lora_{}.weight"
+    tensors = {name.format("A"): torch.full(shape, 0.01), name.format("B"): torch.full((3072, 16), 0.01)}
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    if config is not None:
+        (adapter / "adapter_config.json").write_text(json.dumps({"r": 16, "lora_alpha": 32, **config}))
+    given = values(made(tmp_path, tiny_base), tiny_base, RESUME=adapter, TRAIN_MODE="lora")
+    for command in ("doctor", "plan", "train"):
+        result = run_job(capsys, [command], given)
+        assert (result.code, len(result.errors)) == (2, 1), command
+        assert f"RESUME={adapter}: " in result.errors[0] and said in result.errors[0], command
