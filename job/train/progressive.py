@@ -57,7 +57,7 @@ def parse(value: str | None) -> list[Phase]:
         if not epochs and number == len(stages) - 1:
             phases.append(Phase(parts, None))
             break
-        if not epochs.strip().isdigit() or int(epochs) < 1:
+        if not epochs.strip().isdecimal() or int(epochs) < 1:
             raise BadInput(
                 f"PROGRESSIVE_STAGES={value!r}: write {names.strip()}:<epochs> (only the last may go without)"
             )

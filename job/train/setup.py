@@ -45,7 +45,7 @@ def accelerator_of(settings: Settings, ranks: Ranks) -> Iterator[Any]:
     device = resolve_device(settings)
     if device.type == "cuda" and ranks.world == 1:
         torch.cuda.set_device(device)  # with several processes, each has already set its own
-    set_seed(settings.seed)
+    set_seed(settings.seed % 2**32)  # NumPy's global generator takes no more; all that matters is seeded by place
     try:
         accelerator = Accelerator(
             mixed_precision=resolve_precision(settings, device),

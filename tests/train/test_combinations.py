@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
+import shutil
 
 import pytest
 import torch
+from qwen_tts import Qwen3TTSModel
 from safetensors.torch import save_file
 
 from tests.support import made_rows
@@ -156,3 +160,93 @@ def test_an_adapter_that_means_something_else_here_is_refused_by_all(tmp_path, t
         result = run_job(capsys, [command], given)
         assert (result.code, len(result.errors)) == (2, 1), command
         assert f"RESUME={adapter}: " in result.errors[0] and said in result.errors[0], command
+
+
+@pytest.mark.parametrize(
+    "extreme", [{"SEED": 2**63 - 1}, {"TOKENS_PER_BATCH": 10**20}], ids=lambda given: next(iter(given))
+)
+def test_the_largest_value_that_a_variable_takes_can_be_trained_with(tmp_path, tiny_base, capsys, extreme):
+    """Libraries take smaller ones, and would say so in a traceback."""
+    given = values(made(tmp_path, tiny_base), tiny_base, MAX_STEPS=1, **extreme)
+    for command in ("plan", "train"):
+        result = run_job(capsys, [command], given)
+        assert result.code == 0, result.err
+
+
+#: Values of each variable for the pairs below; each combination of two values of two variables is in one of them.
+VARIED = {
+    "TRAIN_MODE": ["lora", "full", "layers"],
+    "MASTER_WEIGHTS": ["fp32", "bf16_with_fp32", "bf16_stochastic"],
+    "OPTIMIZER": ["adamw", "adamw_fused", "adamw_8bit"],
+    "GRADIENT_CHECKPOINTING": ["false", "true", "selective"],
+    "SUB_TALKER_FRAME_FRACTION": ["1", "0.1"],
+    "SUB_TALKER_LOSS_WEIGHT": ["0.3", "0"],
+    "TOKENS_PER_BATCH": ["5", "100", "9000"],
+    "EXPORT": ["merged", "both", "adapter"],
+    "PROGRESSIVE_STAGES": ["", "text_projection:1|all", "talker+text_projection:1|all:1"],
+    "CURRICULUM": ["", "length", "source"],
+    "TEXT_LAYOUT": ["non_streaming", "streaming", "mixed"],
+    "ICL_FRACTION": ["0", "0.5"],
+    "PROBE_SENTENCES": ["0", "50"],
+    "LORA_DROPOUT": ["0", "0.5"],
+    "LORA_SUB_TALKER": ["true", "false"],
+    "ADD_NEW_LAYERS": ["0", "2"],
+    "FREEZE_ORIGINAL_LAYERS": ["true", "false"],
+    "ATTN_IMPLEMENTATION": ["sdpa", "eager"],
+    "MAX_GRAD_NORM": ["1", "0"],
+    "LR_SCHEDULER": ["cosine", "constant"],
+    "EVAL_STEPS": ["", "1"],
+}
+
+
+def pairs(varied):
+    """Combinations that together have each pair of values of two variables (greedy; some 20 instead of millions)."""
+    drawn = random.Random(0)
+    missing = {
+        frozenset({(one, a), (other, b)})
+        for one, other in itertools.combinations(varied, 2)
+        for a in varied[one]
+        for b in varied[other]
+    }
+    while missing:
+        chosen = dict(min(missing, key=sorted))
+        names = [name for name in varied if name not in chosen]
+        drawn.shuffle(names)
+        for name in names:
+            covered = [
+                sum(frozenset({(name, value), other}) in missing for other in chosen.items()) for value in varied[name]
+            ]
+            best = [value for value, count in zip(varied[name], covered, strict=True) if count == max(covered)]
+            chosen[name] = drawn.choice(best)
+        missing -= {frozenset(two) for two in itertools.combinations(chosen.items(), 2)}
+        yield chosen
+
+
+def refused(given):
+    """What must be refused of `VARIED`."""
+    return given["OPTIMIZER"] == "adamw_8bit" and given["MASTER_WEIGHTS"] == "bf16_with_fp32"
+
+
+@pytest.mark.slow
+def test_each_pair_of_settings_trains_or_is_refused(tmp_path, tiny_base, capsys):
+    """By all commands alike; what trains gives a loss that falls, as many steps as planned, and weights that load."""
+    trained = 0
+    for number, given in enumerate(pairs(VARIED)):
+        work = made_rows.write(tmp_path / str(number), tiny_base, made_rows.rows(tiny_base, 4, frames=[4, 9, 6]))
+        named = {name: value for name, value in given.items() if value}
+        named = values(work, tiny_base, MIXED_PRECISION="bf16", NUM_EPOCHS=4, GRAD_ACCUM=4, **named)
+        del named["MAX_STEPS"], named["BATCH_SIZE"]
+        results = {command: run_job(capsys, [command], named) for command in ("doctor", "plan", "train")}
+        wanted = {command: 2 if refused(given) else 0 for command in results}
+        assert {command: result.code for command, result in results.items()} == wanted, (given, results)
+        if refused(given):
+            continue
+        trained += 1
+        lines = [json.loads(line) for line in (work / "output/training_log.jsonl").read_text().splitlines()]
+        assert lines[-1]["loss"] < lines[0]["loss"], given
+        assert f"{lines[-1]['step']} in total" in results["plan"].out, given
+        if given["EXPORT"] != "adapter" or given["TRAIN_MODE"] != "lora":
+            model = Qwen3TTSModel.from_pretrained(str(work / "output/best")).model
+            assert all(torch.isfinite(weight).all() for weight in model.parameters()), given
+        shutil.rmtree(work)
+    assert trained > 10
