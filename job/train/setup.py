@@ -102,16 +102,16 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
     combinations.check(settings)
     base = base_directory(settings)
     check_attention(settings, accelerator.device, accelerator.mixed_precision)
+    config = files.read_json(base / "config.json")
+    combinations.check_data(settings, config)
+    tables = {split: read_split(settings.paths, split) for split in ("train", "validation")}
+    combinations.check_rows(settings, tables)
     # Load straight to the training device, in the dtype that most of it is kept in: no copy on the host.
     kind = stored_type(base) if lowers(settings, accelerator.mixed_precision) else torch.float32
     loaded = load_model(base, accelerator.device, kind, settings.attn_implementation)
     model: Any = loaded.model
     model.speech_tokenizer = None  # training uses codes; the codec would only take memory
     speakers = read_speakers(settings.paths)
-    config = files.read_json(base / "config.json")
-    tables = {split: read_split(settings.paths, split) for split in ("train", "validation")}
-    combinations.check_data(settings, config)
-    combinations.check_rows(settings, tables)
     spoken = {name for table in tables.values() for name in table["language"].unique().to_pylist()}
     new_languages = language_rows(config, sorted(spoken))
     added_languages.initialise(model, new_languages, settings)
