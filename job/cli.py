@@ -132,9 +132,12 @@ def say(
 @app.command()
 def plan() -> None:
     """Estimate steps, memory and hours from the settings and the prepared data."""
+    from job import doctor
     from job.estimate.plan import print_plan
 
-    print_plan(_settings())
+    loaded = _settings()
+    doctor.check_training(loaded)
+    print_plan(loaded)
 
 
 @app.command()

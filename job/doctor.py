@@ -40,8 +40,9 @@ def run(settings: Settings) -> dict[str, Any]:
     from job.evaluate.judges import models
     from job.prepare import edits, heard_words
     from job.publish import dataset_push, kept_cards, push, validate
+    from job.train import combinations, trackers
 
-    _supported(settings)
+    combinations.check(settings)
     nodes.check(settings)
     driver.check(settings.device)
     _data_is_named(settings)
@@ -54,6 +55,7 @@ def run(settings: Settings) -> dict[str, Any]:
     say("doctor", source)
     base = loading.base_directory(settings)
     size = _base(settings, base)
+    trackers.check(settings)
     need = _disk(settings, size)
     validate.checked_card(settings)
     publishing = push.check(settings)
@@ -86,14 +88,20 @@ def run(settings: Settings) -> dict[str, Any]:
     return {"source": source, "base_bytes": size, "disk_needed": need, "device": str(device), **memory}
 
 
-def _supported(settings: Settings) -> None:
-    if settings.distributed == "fsdp" and not mode_of(settings).shardable:
-        raise BadInput(f"DISTRIBUTED=fsdp: needs TRAIN_MODE=full; with TRAIN_MODE={settings.train_mode} use ddp")
-    if settings.distributed == "fsdp" and settings.torch_compile:
-        raise BadInput("TORCH_COMPILE=true: needs DISTRIBUTED=ddp; unset one of them")
-    if settings.gradient_checkpointing == "selective" and settings.torch_compile:
-        raise BadInput("GRADIENT_CHECKPOINTING=selective: not with TORCH_COMPILE; use true, or unset TORCH_COMPILE")
-    optimizer_choice.check(settings)
+def check_training(settings: Settings) -> None:
+    """What of `run` tells without the machine that trains whether training is possible; `plan` asks it first.
+
+    Raises:
+        BadInput: naming the variable and the fix.
+    """
+    from job.train import combinations
+
+    combinations.check(settings)
+    _resume(settings)
+    base = loading.base_directory(settings)
+    _base(settings, base)
+    if settings.data_mode != "none":  # `_base` has looked at it
+        combinations.check_data(settings, loading.read_config(base).raw)
 
 
 def _data_is_named(settings: Settings) -> None:
@@ -108,17 +116,25 @@ def _data_is_named(settings: Settings) -> None:
 def _resume(settings: Settings) -> None:
     if settings.resume in ("auto", "never"):
         return
+    from job.estimate import parameters
     from job.train import warm
 
-    if warm.adapter_of(settings) is not None:
+    adapter = warm.adapter_of(settings)
+    if adapter is not None:
+        if problem := parameters.misfit(settings, adapter):
+            raise BadInput(f"RESUME={settings.resume}: {problem}")
         return
-    state = Path(settings.resume).expanduser() / "state.json"
-    if not state.is_file():
+    checkpoint = Path(settings.resume).expanduser()
+    if not (checkpoint / "state.json").is_file():
         raise BadInput(f"RESUME={settings.resume}: neither a checkpoint nor an adapter; use auto, never or a path")
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # a damaged one is reported by training
-        kind = optimizer_choice.kind_of(settings)
-        if problem := optimizer_choice.other_kind(files.read_json(state)["optimizer"].get("kind", kind), kind):
+        state, kind = files.read_json(checkpoint / "state.json"), optimizer_choice.kind_of(settings)
+        if problem := optimizer_choice.other_kind(state["optimizer"].get("kind", kind), kind):
             raise BadInput(f"RESUME={settings.resume}: {problem}")
+        if settings.max_steps and settings.max_steps < int(state["step"]):
+            raise BadInput(warm.past_the_end(settings.resume, int(state["step"]), settings.max_steps))
+        if not parameters.are_trained(settings, checkpoint / "trained.safetensors"):
+            raise BadInput(warm.other_parameters(settings.resume))
 
 
 def _writable(variable: str, directory: Path) -> None:
@@ -135,7 +151,8 @@ def _writable(variable: str, directory: Path) -> None:
 def _base(settings: Settings, base: Path) -> int:
     """Check the settings that depend on the base model's files; returns their total size in bytes."""
     loading.speech_tokenizer_directory(settings)
-    from job.train import progressive, trackers
+    from job.estimate import parameters
+    from job.train import combinations
 
     config = loading.read_config(base)
     encoder = config.raw.get("speaker_encoder_config") or {}
@@ -148,8 +165,9 @@ def _base(settings: Settings, base: Path) -> int:
     _languages(settings, config.languages)
     layers = config.talker["num_hidden_layers"]
     mode_of(settings).check(settings, layers)
-    progressive.parse(settings.progressive_stages)
-    trackers.check(settings)
+    # What will be prepared may be in languages that the base lacks, which trains the embeddings too.
+    new = settings.data_mode != "none" or bool(combinations.check_data(settings, config.raw))
+    parameters.check_stages(settings, new=new)
     return sum(path.stat().st_size for path in base.rglob("*") if path.is_file())
 
 

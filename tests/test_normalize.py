@@ -153,6 +153,13 @@ def test_reading_twice_is_reading_once_and_every_digit_left_has_a_reason(text: s
     assert {why for _, why in found.left} <= {name for name, _, _ in LEFT_ALONE}
 
 
+@pytest.mark.parametrize("text", ["1² of them", "am 3². Mai", "②⑦ times", "the ³ of ¹0"])
+@pytest.mark.parametrize("language", ["english", "german"])
+def test_raised_digits_are_no_numbers(language: str, text: str) -> None:
+    """Python calls them digits, and int() refuses them: such a row must not end the run."""
+    assert AUTO.read(text, language).text == text
+
+
 @given(text=ANY)
 def test_none_changes_nothing(text: str) -> None:
     assert Normalizer("none").read(text, "en").text == text

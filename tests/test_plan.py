@@ -67,6 +67,31 @@ def test_steps_and_rows(work, capsys):
     assert plan.judged_clips(twice) == (4 * speakers, 4 * speakers + 12)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"BATCH_SIZE": "2", "GRAD_ACCUM": "2"},
+        {"TOKENS_PER_BATCH": "1"},
+        {"TOKENS_PER_BATCH": "150", "GRAD_ACCUM": "2"},
+        {"TOKENS_PER_BATCH": "150", "TEXT_LAYOUT": "streaming", "ICL_FRACTION": "0.1"},
+        {"TOKENS_PER_BATCH": "130", "TEXT_LAYOUT": "mixed", "CURRICULUM": "length"},
+    ],
+    ids=lambda v: "-".join(v.values()),
+)
+def test_the_steps_are_those_of_the_schedule(work, values):
+    """Also where batches hold fewer positions than samples have, or a layout is rare that would need many more."""
+    from job.train import setup
+    from job.train.schedule import Schedule
+
+    settings = variables.load({**QUICK, "WORK_DIR": str(work), **values})
+    settings = settings.model_copy(update={"max_steps": None, "num_epochs": 3})
+    with setup.accelerator_of(settings, ALONE) as accelerator:
+        rows = setup.set_up(settings, accelerator).train_rows
+    schedule = Schedule(settings, rows, settings.gradient_accumulation_steps)
+    planned = plan.estimate(settings)
+    assert (planned.steps_per_epoch, planned.steps) == (schedule.per_epoch, schedule.steps)
+
+
 def test_a_plan_needs_prepared_data(tmp_path, capsys):
     result = run_job(capsys, ["plan"], {**QUICK, "WORK_DIR": tmp_path})
     assert result.code == 2

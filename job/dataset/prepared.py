@@ -173,6 +173,23 @@ def read_speakers(paths: Paths) -> dict[str, torch.Tensor]:
     return load_file(paths.speakers)
 
 
+def speaker_shapes(paths: Paths) -> dict[str, tuple[int, ...]]:
+    """Speaker name -> shape of its x-vector, from the file's header.
+
+    Raises:
+        BadInput: there is no prepared dataset, or the file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not paths.speakers.is_file():
+        raise BadInput(f"{paths.speakers} is missing; run `python -m job prepare` first (WORK_DIR)")
+    try:
+        with safe_open(str(paths.speakers), framework="numpy") as vectors:
+            return {name: tuple(vectors.get_slice(name).get_shape()) for name in vectors.keys()}  # noqa: SIM118  # no dict
+    except SafetensorError as error:
+        raise BadInput(f"{paths.speakers} is damaged; run `python -m job prepare` with FORCE=true") from error
+
+
 def row_codes(table: pa.Table, index: int) -> NDArray[np.int16]:
     """Codes of one row as an array of shape (frames, codebooks), without going through Python lists."""
     frames = table.column("codes")[index].values

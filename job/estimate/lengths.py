@@ -17,21 +17,31 @@ from job.estimate.activations import Load
 from job.model import loading
 from job.train import layout
 from job.train.flat_columns import LONGEST_REFERENCE
+from job.train.packing import pack_in_windows
 
 #: Number of longest rows whose text is tokenized; the others are assumed to have as many tokens per byte.
 TOKENIZED = 1000
+#: Number of rows that are packed to find how many batches there are; the others fill as many.
+PACKED = 20_000
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Lengths of the training rows: frames, and all positions (exact for the longest rows), both of shape (rows,)."""
+    """Lengths of the training rows, each of shape (rows,).
+
+    Attributes:
+        frames: frames of the recording.
+        positions: all positions in the longest layout (exact for the longest rows).
+        usual: the mean of all positions over the layouts.
+    """
 
     frames: NDArray[np.int64]
     positions: NDArray[np.int64]
+    usual: NDArray[np.float64]
 
     @classmethod
     def of(cls, settings: Settings) -> Lengths:
-        """Read the prepared data; lengths are those of the longest layout that TEXT_LAYOUT and ICL_FRACTION allow.
+        """Read the prepared data; TEXT_LAYOUT and ICL_FRACTION decide which layouts there are.
 
         Raises:
             BadInput: there is no prepared dataset.
@@ -48,14 +58,28 @@ class Lengths:
         template = layout.ROLE_TOKENS + layout.CLOSING_TOKENS
         around = layout.positions_around(template, streaming=streaming, named_language=True)
         said = np.zeros_like(frames) if streaming else counted[0]
-        if settings.icl_fraction:  # cloning puts a reference recording before the frames, and its text before the text
-            said = np.maximum(said, frames[frames <= LONGEST_REFERENCE].max(initial=0))
-        return cls(frames, frames + said + counted[1] + around)
+        usual = said * (0.5 if settings.text_layout == "mixed" else 1.0)
+        references = frames[frames <= LONGEST_REFERENCE]
+        if settings.icl_fraction and len(references):
+            # Cloning puts a reference recording before the frames, and its text before the text.
+            said = np.maximum(said, references.max())
+            usual += settings.icl_fraction * (references.mean() - usual)
+        without = frames + counted[1] + around
+        return cls(frames, without + said, without + usual)
 
     @property
     def mean(self) -> float:
         """The mean length of a sample in positions."""
-        return float(self.positions.mean())
+        return float(self.usual.mean())
+
+    def batches(self, settings: Settings) -> int:
+        """The number of micro-batches of an epoch."""
+        rows = len(self.usual)
+        if settings.tokens_per_batch is None:
+            return math.ceil(rows / settings.batch_size)
+        packed = np.ceil(self.usual[:PACKED]).astype(np.int64)
+        found = sum(1 for _ in pack_in_windows(range(len(packed)), packed, settings.tokens_per_batch))
+        return math.ceil(found * rows / len(packed))
 
     def largest(self, settings: Settings) -> Load:
         """The largest micro-batch, or a slight overestimate.

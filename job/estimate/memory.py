@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from job.config import optimizer_choice
 from job.config.settings import Settings
 from job.core.errors import BadInput
-from job.dataset.prepared import read_summary
 from job.estimate import activations, lengths
 from job.estimate.activations import Load, Working
 from job.estimate.layer_bytes import Shapes, Types
 from job.estimate.lengths import Lengths
-from job.estimate.parameters import parameter_counts, shapes_of, trained_values
+from job.estimate.parameters import new_languages, parameter_counts, shapes_of, trained_values
 from job.modes import mode_of
 
 #: Bytes of CUDA's context, its libraries' workspaces and loaded kernels.
@@ -68,7 +67,7 @@ def memory_of(
     """
     shapes = shapes_of(settings) if shapes is None else shapes
     trained = trained_values(settings, shapes)
-    types = Types.of(settings, new_languages=_new_languages(settings))
+    types = Types.of(settings, new_languages=new_languages(settings))
     sharded = settings.distributed == "fsdp" and processes > 1
     shared = processes if sharded else 1
     gradients = types.trained * trained // shared
@@ -127,12 +126,3 @@ def least_bytes(settings: Settings, processes: int = 1) -> int:
         longest = SECOND
     found = memory_of(settings, longest, processes)
     return found.state + found.on_top
-
-
-def _new_languages(settings: Settings) -> bool:
-    """Whether prepared rows have a language new to the base model, whose embedding is then trained."""
-    try:
-        spoken = read_summary(settings.paths)["languages"]
-    except BadInput:
-        return False
-    return not all(entry["known"] for entry in spoken.values())

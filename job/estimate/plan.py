@@ -74,10 +74,7 @@ def estimate(settings: Settings) -> Plan:
     train = read_summary(settings.paths)["splits"]["train"]
     measured = Lengths.of(settings)
     processes = processes_of(settings)
-    batches = math.ceil(train["rows"] / settings.batch_size)
-    if settings.tokens_per_batch:
-        batches = math.ceil(int(measured.positions.sum()) / settings.tokens_per_batch)
-    per_epoch = max(1, math.ceil(batches / (settings.gradient_accumulation_steps * processes)))
+    per_epoch = math.ceil(measured.batches(settings) / (settings.gradient_accumulation_steps * processes))
     steps = settings.max_steps or settings.num_epochs * per_epoch
     shapes, largest = shapes_of(settings), measured.largest(settings)
     parameters, trained = parameter_counts(settings, shapes)

@@ -30,6 +30,12 @@ REQUIRED_FILES = (
     "speech_tokenizer/preprocessor_config.json",
 )
 
+#: Why MIXED_PRECISION=fp16 is refused, and what to do.
+NO_FP16 = (
+    "this model's values exceed the range of fp16, and small gradients of the sub-talker vanish; set "
+    "MIXED_PRECISION=auto, which uses bf16 if the GPU supports it, else fp32"
+)
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -226,10 +232,7 @@ def resolve_precision(settings: Settings, device: torch.device) -> str:
     if settings.mixed_precision == "fp16" and device.type == "cpu":
         raise BadInput("MIXED_PRECISION=fp16: not supported on a CPU; set MIXED_PRECISION=bf16 or no")
     if settings.mixed_precision == "fp16":
-        raise BadInput(
-            "MIXED_PRECISION=fp16: this model's values exceed the range of fp16, and small gradients of the "
-            "sub-talker vanish; set MIXED_PRECISION=auto, which uses bf16 if the GPU supports it, else fp32"
-        )
+        raise BadInput(f"MIXED_PRECISION=fp16: {NO_FP16}")
     return settings.mixed_precision
 
 

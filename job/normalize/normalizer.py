@@ -146,13 +146,13 @@ class _Words:
         if self._in_a_row(at - 2) or self._in_a_row(at):
             raise Left("neighbours")
         if (
-            core.isdigit()
+            core.isdecimal()
             and tail[:1] == "."
             and self._code not in ("en", "fr", "es", "it", "pt")
             and self._goes_on(at)
         ):
             raise Left("date")  # an ordinal, whose grammatical case is unknown
-        if core.isdigit() and int(core) <= 31 and self._beside_a_month(at, tail):
+        if core.isdecimal() and int(core) <= 31 and self._beside_a_month(at, tail):
             raise Left("date")
         if (ordered := self._ordinal(core)) is not None:
             self._pieces[at] = head + ordered + tail

@@ -97,7 +97,7 @@ class _Run:
         self.writer = writer
         self.training = training = setup.set_up(settings, accelerator)
         agreement.check(settings, training.basis, ranks)
-        self.start = ranks.first_does(lambda: start_of(settings, training.basis.key)).on(self.paths.output)
+        self.start = ranks.first_does(lambda: start_of(settings, training.basis)).on(self.paths.output)
         agreement.check_start(settings, self.start.checkpoint, ranks)
         parts = self.start.parts(settings.gradient_accumulation_steps, ranks.world)
         self.schedule = Schedule(settings, training.train_rows, parts)

@@ -27,6 +27,7 @@ def pack(lengths: NDArray[np.int64], capacity: int) -> list[list[int]]:
     Returns:
         rows of indices into `lengths`.
     """
+    capacity = min(capacity, int(lengths.sum()))  # all there is, where a number is larger than integers are
     rows: list[list[int]] = []
     room = np.zeros(len(lengths), dtype=np.int64)
     for index in np.argsort(-lengths, kind="stable"):

@@ -6,6 +6,7 @@ it for five, then everything that TRAIN_MODE trains.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,10 @@ class Phase:
     parts: tuple[str, ...]
     until: int | None
 
+    def holds(self, name: str) -> bool:
+        """Whether the parameter `name` belongs to one of the parts."""
+        return any(mark in name for part in self.parts for mark in PARTS[part])
+
 
 def parse(value: str | None) -> list[Phase]:
     """Read PROGRESSIVE_STAGES; an empty list means that everything is trained all the time.
@@ -52,7 +57,7 @@ def parse(value: str | None) -> list[Phase]:
         if not epochs and number == len(stages) - 1:
             phases.append(Phase(parts, None))
             break
-        if not epochs.strip().isdigit() or int(epochs) < 1:
+        if not epochs.strip().isdecimal() or int(epochs) < 1:
             raise BadInput(
                 f"PROGRESSIVE_STAGES={value!r}: write {names.strip()}:<epochs> (only the last may go without)"
             )
@@ -61,15 +66,17 @@ def parse(value: str | None) -> list[Phase]:
     return phases
 
 
-def check(phases: list[Phase], groups: list[Group]) -> None:
+def check(phases: list[Phase], trains: Callable[[Phase], bool]) -> None:
     """Reject a phase in which nothing would be trained, already before the first step.
+
+    Args:
+        trains: whether any of a phase's parameters are trained.
 
     Raises:
         BadInput: a phase contains none of the parameters that TRAIN_MODE trains.
     """
-    names = [name for group in groups for name, _ in group.parameters]
     for phase in phases:
-        if not any(_belongs(name, phase) for name in names):
+        if not trains(phase):
             raise BadInput(
                 f"PROGRESSIVE_STAGES: nothing of {'+'.join(phase.parts)} is trained here (see TRAIN_MODE, "
                 "TRAIN_TEXT_PROJECTION, LORA_SUB_TALKER and SUB_TALKER_LOSS_WEIGHT); leave that stage out"
@@ -86,12 +93,8 @@ def activate(phases: list[Phase], epoch: int, groups: list[Group]) -> str:
     phase = next((p for p in phases if p.until is None or epoch < p.until), phases[-1])
     for group in groups:
         for name, parameter in group.parameters:
-            _switch(parameter, _belongs(name, phase))
+            _switch(parameter, phase.holds(name))
     return "+".join(phase.parts)
-
-
-def _belongs(name: str, phase: Phase) -> bool:
-    return any(mark in name for part in phase.parts for mark in PARTS[part])
 
 
 def _switch(parameter: nn.Parameter, wanted: bool) -> None:

@@ -18,6 +18,7 @@ import copy
 import random
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from job.core import files
 from job.core.console import say, warn
 from job.core.errors import BadInput
 from job.train.spread import copied, like
+from job.train.warm import other_parameters
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _FILES = ("trained.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
@@ -115,12 +117,18 @@ def step_of(path: Path, name: str = "state.json") -> int:
         return -1
 
 
-def newest(output: Path, key: str, after: int = -1) -> Path | None:
+def newest(
+    output: Path, key: str, after: int = -1, differences: Callable[[dict[str, Any]], str] | None = None
+) -> Path | None:
     """Find the newest intact checkpoint of the run `key`; others are reported and skipped.
 
     `key` is the hash of everything the run's result depends on; resuming another run's steps would give neither run's
     result. Checkpoints up to and including step `after` are ignored.
+
+    Args:
+        differences: what is different in this run, by another run's `state.json`; it is said of that run's newest.
     """
+    others = False
     for path in _found(output):
         if _step(path) <= after:
             break
@@ -128,8 +136,12 @@ def newest(output: Path, key: str, after: int = -1) -> Path | None:
         if problem is not None:
             warn("train", f"{path.name} is left out: {problem}")
             continue
-        if files.read_json(path / "state.json").get("key") != key:
-            say("train", f"{path.name} is of a run with other settings or data and is left out")
+        state = files.read_json(path / "state.json")
+        if state.get("key") != key:
+            if not others:
+                what = differences(state) if differences else ""
+                say("train", f"{path.name} is of a run with other settings or data{what} and is left out")
+            others = True
             continue
         return path
     return None
@@ -150,10 +162,7 @@ def restore(path: Path, parameters: list[tuple[str, torch.nn.Parameter]], optimi
     state = files.read_json(path / "state.json")
     ours = {name: tuple(parameter.shape) for name, parameter in parameters}
     if ours != {name: tuple(tensor.shape) for name, tensor in trained.items()}:
-        raise BadInput(
-            f"RESUME={path}: it holds other parameters than this run trains; set INIT_MODEL_PATH, TRAIN_MODE and its "
-            "variables as they were, or RESUME=never"
-        )
+        raise BadInput(other_parameters(path))
     kind = _kind(optimizer)
     if problem := other_kind(state["optimizer"].get("kind", kind), kind):
         raise BadInput(f"RESUME={path}: {problem}")
@@ -174,12 +183,14 @@ def restore_rates(scheduler: Any, saved: dict[str, Any]) -> None:
     scheduler._last_lr = rates
 
 
-def clear(output: Path) -> None:
-    """Remove all checkpoints: their run is finished, or another one begins."""
-    for path in _found(output):
+def clear(output: Path) -> int:
+    """Remove all checkpoints, because another run begins; returns how many there were."""
+    found = _found(output)
+    for path in found:
         shutil.rmtree(path, ignore_errors=True)
     for partial in output.glob(f".checkpoint-*{files.TEMPORARY_SUFFIX}"):
         shutil.rmtree(partial, ignore_errors=True)
+    return len(found)
 
 
 def truncate_log(path: Path, size: int) -> None:

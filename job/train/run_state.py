@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from job.core import files
 from job.core.console import say
 from job.core.errors import BadInput
 from job.train import resume, warm
+from job.train.agreement import Basis
 from job.train.guards import Guards
 from job.train.logs import Window
 from job.train.passes import Division
@@ -65,11 +66,11 @@ class Start:
         return Division(0 if pieces > 1 else min(joined, int(self.state.get("joined", joined))), pieces)
 
 
-def start_of(settings: Settings, key: str) -> Start:
+def start_of(settings: Settings, basis: Basis) -> Start:
     """Find the checkpoint to start from, by RESUME and OUTPUT_DIR.
 
     Args:
-        key: the run's key; only checkpoints in OUTPUT_DIR with this key belong to the run.
+        basis: what the run depends on; only checkpoints in OUTPUT_DIR with its key belong to the run.
 
     Raises:
         BadInput: RESUME names something that cannot be resumed from.
@@ -79,7 +80,8 @@ def start_of(settings: Settings, key: str) -> Start:
         named = resume.named(settings.resume)
     if not settings.force and settings.resume != "never":
         # Checkpoints this very run has written since it started, whatever it started from.
-        own = resume.newest(settings.paths.output, key, after=resume.step_of(named) if named else -1)
+        after = resume.step_of(named) if named else -1
+        own = resume.newest(settings.paths.output, basis.key, after, basis.differences)
         if own is not None:
             return Start(own, files.read_json(own / "state.json"), own=True)
     if named is None:
@@ -123,6 +125,7 @@ class RunState:
         """Copy a checkpoint into memory. With a sharded model this is a collective: all processes call it."""
         state = {
             "key": self._training.basis.key,
+            "basis": asdict(self._training.basis),
             "parts": self._schedule.parts,
             "accumulated": self._settings.gradient_accumulation_steps,
             "pieces": division.pieces,
@@ -148,7 +151,8 @@ class RunState:
         path, output = start.checkpoint, self._settings.paths.output
         if path is None:
             if first:
-                resume.clear(output)
+                if cleared := resume.clear(output):
+                    say("train", f"begins anew; {cleared} checkpoints of an earlier run are removed from {output}")
                 shutil.rmtree(self._settings.paths.candidates, ignore_errors=True)
                 for log in self._logs:
                     files.write_text(log, "")
@@ -161,14 +165,13 @@ class RunState:
         self.measured = state["measured"]
         done, steps = int(state["step"]), self._schedule.steps
         if done > steps or (done == steps and not self.measured):
-            raise BadInput(
-                f"RESUME={path}: it is at step {done}, and the run has {steps}; raise MAX_STEPS or NUM_EPOCHS"
-            )
+            raise BadInput(warm.past_the_end(path, done, steps))
         if first:
             here = path.parent.resolve() == output.resolve()
             for log in self._logs:  # another run's logs are in that run's directory
                 resume.truncate_log(log, state["logs"][log.name] if here else 0)
-        say("train", f"resuming from {path.name}")
+        what = "" if start.own else self._training.basis.differences(state)
+        say("train", f"resuming from {path.name}" + (f", of a run with other settings or data{what}" if what else ""))
         return done
 
     @property

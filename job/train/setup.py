@@ -13,9 +13,7 @@ from job.config import optimizer_choice
 from job.config.settings import Settings
 from job.core import files
 from job.core.console import warn
-from job.core.errors import BadInput
 from job.dataset.prepared import read_speakers, read_split
-from job.model import voices
 from job.model.loading import (
     base_directory,
     check_attention,
@@ -26,7 +24,7 @@ from job.model.loading import (
 )
 from job.modes import mode_of
 from job.processes.ranks import Ranks
-from job.train import adapt, added_languages, agreement, fast, progressive, trackers, warm
+from job.train import adapt, added_languages, agreement, combinations, fast, progressive, trackers, warm
 from job.train.changes import Changes
 from job.train.checkpoint import Exporter
 from job.train.data import Rows
@@ -47,7 +45,7 @@ def accelerator_of(settings: Settings, ranks: Ranks) -> Iterator[Any]:
     device = resolve_device(settings)
     if device.type == "cuda" and ranks.world == 1:
         torch.cuda.set_device(device)  # with several processes, each has already set its own
-    set_seed(settings.seed)
+    set_seed(settings.seed % 2**32)  # NumPy's global generator takes no more; all that matters is seeded by place
     try:
         accelerator = Accelerator(
             mixed_precision=resolve_precision(settings, device),
@@ -101,29 +99,30 @@ def set_up(settings: Settings, accelerator: Any) -> Training:
     Raises:
         BadInput: they do not match each other or the settings.
     """
+    combinations.check(settings)
     base = base_directory(settings)
     check_attention(settings, accelerator.device, accelerator.mixed_precision)
+    config = files.read_json(base / "config.json")
+    combinations.check_data(settings, config)
+    tables = {split: read_split(settings.paths, split) for split in ("train", "validation")}
+    combinations.check_rows(settings, tables)
     # Load straight to the training device, in the dtype that most of it is kept in: no copy on the host.
     kind = stored_type(base) if lowers(settings, accelerator.mixed_precision) else torch.float32
     loaded = load_model(base, accelerator.device, kind, settings.attn_implementation)
     model: Any = loaded.model
     model.speech_tokenizer = None  # training uses codes; the codec would only take memory
     speakers = read_speakers(settings.paths)
-    config = files.read_json(base / "config.json")
-    tables = {split: read_split(settings.paths, split) for split in ("train", "validation")}
-    if len(tables["train"]) == 0:
-        raise BadInput(f"{settings.paths.prepared} has no training rows; run prepare first")
     spoken = {name for table in tables.values() for name in table["language"].unique().to_pylist()}
     new_languages = language_rows(config, sorted(spoken))
-    voices.refuse_adapter_alone(new_languages, (), settings)
     added_languages.initialise(model, new_languages, settings)
 
     groups = adapt.adapt(model, settings, list(new_languages.values()))
     phases = progressive.parse(settings.progressive_stages)
-    progressive.check(phases, groups)
+    names = [name for group in groups for name, _ in group.parameters]
+    progressive.check(phases, lambda phase: any(phase.holds(name) for name in names))
     adapter = warm.adapter_of(settings)
     if adapter is not None:
-        warm.start_from(model, adapter, rank=settings.lora_r, alpha=settings.lora_alpha)
+        warm.start_from(model, adapter)
     arrange(model, settings, accelerator.mixed_precision, accelerator.device)
 
     ids = SpecialIds.from_config(config)

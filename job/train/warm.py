@@ -17,6 +17,9 @@ from job.core.console import say
 from job.core.errors import BadInput
 from job.modes import mode_of
 
+#: Settings of peft's adapters that change what they compute: another scale, another form, other ranks for some layers.
+OTHERWISE = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
+
 _WRAPPERS = ("base_model.model.", "base_model.", "model.")
 
 
@@ -35,7 +38,21 @@ def adapter_of(settings: Settings) -> Path | None:
     if settings.resume in ("auto", "never") or not is_adapter(directory):
         return None
     mode_of(settings).check_adapter(settings)
+    _check_config(directory, settings)
     return directory
+
+
+def other_parameters(resume: Path | str) -> str:
+    """Why a checkpoint is not resumed from whose weights are not those that the settings train."""
+    return (
+        f"RESUME={resume}: it holds other parameters than this run trains; set INIT_MODEL_PATH, TRAIN_MODE and its "
+        "variables as they were, or RESUME=never"
+    )
+
+
+def past_the_end(resume: Path | str, done: int, steps: int) -> str:
+    """Why a checkpoint is not resumed from that has more steps than the run."""
+    return f"RESUME={resume}: it is at step {done}, and the run has {steps}; raise MAX_STEPS or NUM_EPOCHS"
 
 
 def weights_of(directory: Path) -> list[Path]:
@@ -43,21 +60,36 @@ def weights_of(directory: Path) -> list[Path]:
     return [path for stem in ("adapter_model", "text_projection") for path in sorted(directory.glob(f"{stem}.*"))]
 
 
-def start_from(model: Any, directory: Path, *, rank: int, alpha: float) -> int:
+def _check_config(directory: Path, settings: Settings) -> None:
+    """Refuse an adapter that would mean something else in this job's adapters.
+
+    Raises:
+        BadInput: its rank or scale differ from the settings, or it computes otherwise than by B A, scaled alike.
+    """
+    try:
+        config = dict(files.read_json(directory / "adapter_config.json"))
+    except (OSError, ValueError, TypeError) as error:
+        raise BadInput(f"RESUME={directory}: adapter_config.json beside the adapter is missing or damaged") from error
+    rank, alpha = config.get("r"), config.get("lora_alpha", 0)
+    if rank != settings.lora_r or float(alpha) != float(settings.lora_alpha):
+        raise BadInput(f"RESUME={directory}: the adapter has LORA_R={rank} and LORA_ALPHA={alpha}; set these")
+    for name in OTHERWISE:
+        if config.get(name):
+            raise BadInput(
+                f"RESUME={directory}: adapter_config.json sets {name}, which this job's adapters do not have; merge it "
+                "into its base, and set INIT_MODEL_PATH to the result"
+            )
+
+
+def start_from(model: Any, directory: Path) -> int:
     """Load an adapter's weights into the injected adapters, and its text projection into the model.
 
     Returns:
         the number of tensors loaded.
 
     Raises:
-        BadInput: rank or scale differ from the settings, or none of its tensors fit this model.
+        BadInput: none of its tensors fit this model, or one has another shape.
     """
-    config = files.read_json(directory / "adapter_config.json")
-    if config.get("r") != rank or float(config.get("lora_alpha", 0)) != float(alpha):
-        raise BadInput(
-            f"RESUME={directory}: the adapter has LORA_R={config.get('r')} and LORA_ALPHA={config.get('lora_alpha')}; "
-            "set these"
-        )
     ours = {
         name.replace(".default.", "."): parameter for name, parameter in model.named_parameters() if ".lora_" in name
     }

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from job import doctor
 from job.config.settings import load
 from job.config.settings import variables as known_variables
 from job.core.errors import BadInput
+from job.train import combinations
 from tests.k8s import kubectl as tool
 from tests.k8s.manifests import JOBS, K8S, NODES, OVERLAYS, TOP, container, job_spec, one, variables
 
@@ -86,7 +86,7 @@ def test_the_entrypoint_takes_the_arguments(rendered) -> None:
 @pytest.mark.parametrize("overlay", ["multi-gpu", *NODES])
 def test_the_job_accepts_several_gpus(rendered, overlay) -> None:
     """What the overlays set is not refused by the checks of the first minute."""
-    doctor._supported(load(variables(rendered[overlay])))
+    combinations.check(load(variables(rendered[overlay])))
 
 
 def test_the_secret_of_the_page_is_the_file_that_the_job_reads(kubectl, rendered, tmp_path) -> None:

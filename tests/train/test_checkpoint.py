@@ -207,7 +207,7 @@ def test_warm_start_from_something_else_is_refused(adapted, tmp_path):
     save_file({"base_model.model.bert.q.lora_A.weight": torch.zeros(4, 4)}, tmp_path / "adapter_model.safetensors")
     model = torch.nn.Module()
     with pytest.raises(BadInput, match="none of its tensors fits"):
-        warm.start_from(model, tmp_path, rank=4, alpha=8)
+        warm.start_from(model, tmp_path)
 
 
 @pytest.mark.slow

@@ -225,7 +225,9 @@ def variables_base():
     return cached_base()
 
 
-@pytest.mark.parametrize("value", ["nothing:2|all", "talker|all", "talker:0|all", "talker:x|all", "talker+wings:1|all"])
+@pytest.mark.parametrize(
+    "value", ["nothing:2|all", "talker:²|all", "talker|all", "talker:0|all", "talker:x|all", "talker+wings:1|all"]
+)
 def test_progressive_stages_that_make_no_sense(value):
     with pytest.raises(BadInput, match="PROGRESSIVE_STAGES"):
         progressive.parse(value)

@@ -64,7 +64,7 @@ def test_a_mode_that_is_not_registered_is_refused():
 
 def test_what_a_mode_refuses_is_refused_in_the_first_minute(norms: None, tmp_path: Path):
     """Its own refusals, and starting from an adapter, which it has no place for."""
-    from job import doctor
+    from job.train import combinations
 
     settings = variables.load({**VALUES, "WORK_DIR": str(tmp_path), "LORA_MLP": "false"})
     with pytest.raises(BadInput, match="LORA_MLP"):
@@ -72,4 +72,4 @@ def test_what_a_mode_refuses_is_refused_in_the_first_minute(norms: None, tmp_pat
     with pytest.raises(BadInput, match=r"RESUME=.* is an adapter; set TRAIN_MODE=lora"):
         modes.mode_of(settings).check_adapter(settings)
     with pytest.raises(BadInput, match="TRAIN_MODE=norms use ddp"):
-        doctor._supported(settings.model_copy(update={"distributed": "fsdp"}))
+        combinations.check(settings.model_copy(update={"distributed": "fsdp"}))

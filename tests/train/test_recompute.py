@@ -69,13 +69,13 @@ def test_random_numbers_go_on_from_where_they_would(tiny_base):
 
 def test_compiled_layers_are_refused():
     """TORCH_COMPILE chooses what is kept itself."""
-    from job import doctor
+    from job.train import combinations
 
     settings = variables.load(
         {"PRESET": "demo", "DEVICE": "cpu", "GRADIENT_CHECKPOINTING": "selective", "TORCH_COMPILE": "true"}
     )
     with pytest.raises(BadInput, match=r"GRADIENT_CHECKPOINTING=selective.*TORCH_COMPILE"):
-        doctor._supported(settings)
+        combinations.check(settings)
 
 
 @pytest.mark.parametrize(
