@@ -84,7 +84,7 @@ def test_parts_of_a_recording_and_faults_of_rows(tmp_path: Path, fetched: Any, s
     rows = rows_of(2, 3, 1)
     rows[0] |= {"duration": 0.5, "offset": 0.0}
     rows.insert(1, {**rows[0], "audio_filepath": "clips_2-sub1.wav", "offset": 0.6, "text": "The second half of it."})
-    rows += [{**rows[2], "shard_id": 7}, {**rows[2], "audio_filepath": "nothing.wav"}, {**rows[2], "shard_id": None}]
+    rows += [{**rows[2], "shard_id": "x"}, {**rows[2], "audio_filepath": "nothing.wav"}, {**rows[2], "shard_id": None}]
     got = fetched(TRAIN_JSONL=write_lines(top / "tarred_audio_manifest.json", rows))
     parts = [(row.get("start") or 0.0, row.get("end")) for row in got["train"][:2]]
     assert parts == [(0.0, 0.5), (0.6, pytest.approx(1.1))]
@@ -111,6 +111,44 @@ def test_missing_and_doubled_files_are_one_line(tmp_path: Path, sounds: list[byt
     (top / "audio_1.tar").write_bytes(whole)
     (top / "other_1.tar").write_bytes(whole)
     assert "audio_1.tar and other_1.tar are both tar 1" in refused(top / "tarred_audio_manifest.json")
+
+
+@pytest.mark.parametrize("gone", [["audio_1.tar"], ["audio_0.tar", "audio_1.tar"]], ids=["one", "all"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"TRAIN_JSONL": "tarred_audio_manifest.json"},
+        {"TRAIN_JSONL": "renamed.json"},
+        {"TRAIN_JSONL": "sharded_manifests/manifest_*.json"},
+        {"DATASETS": "tarred_audio_manifest.json"},
+    ],
+    ids=lambda named: " ".join(next(iter(named.items()))),
+)
+def test_a_missing_tar_is_a_wrong_path_and_no_bad_row(
+    tmp_path: Path, fetched: Any, sounds: list[bytes], named: dict[str, str], gone: list[str]
+) -> None:
+    """It ends the run with its name, also where other data is left: to go on would be to train on half of it."""
+    top = sharded(tmp_path / "tarred", sounds)
+    write_lines(top / "renamed.json", [*rows_of(0, 2, 0), *rows_of(2, 3, 1)])
+    for name in gone:
+        (top / name).unlink()
+    here = write_lines(tmp_path / "rows.jsonl", [{"audio": "0.wav", "text": "It is here."}])
+    given = {key: f"{top / value}|{here}" if key == "DATASETS" else str(top / value) for key, value in named.items()}
+    more = ", and 1 more" if len(gone) > 1 else ""
+    for function in (fetch.check, fetch.run):
+        with pytest.raises(BadInput) as caught:
+            function(variables.load({"WORK_DIR": str(tmp_path / "work"), **given}))
+        assert f"{gone[0]} is missing in {top}{more}; put" in str(caught.value)
+    assert not list((tmp_path / "work").rglob("*.jsonl")), "nothing is read before"
+
+
+def test_a_key_of_that_name_makes_no_tarred_manifest_of_ordinary_rows(
+    tmp_path: Path, fetched: Any, sounds: list[bytes]
+) -> None:
+    """A recording that is missing is still one row that is left out."""
+    rows = [{**row, "audio_filepath": f"{n - 1}.wav"} for n, row in enumerate(rows_of(0, 4, 3))]
+    got = fetched(TRAIN_JSONL=write_lines(tmp_path / "rows.jsonl", rows))
+    assert len(got["train"]) == 3 and [row["reason"] for row in got["rejected"]] == ["audio is missing"]
 
 
 def test_a_manifest_of_another_split_is_not_trained_on(tmp_path: Path, fetched: Any, sounds: list[bytes]) -> None:
