@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 
-from job import fetch
+from job import fetch, pipeline
 from job.config import settings as variables
+from job.core import files
 from job.core.errors import BadInput, Unreachable
+from job.fetch.sharded.object_store import ObjectStore
+from job.stages import stage
 from tests.fetch.test_hub import call, clip, manifest
 from tests.fetch.test_sharded import contents, night, refusal
 from tests.hub.server import READ, Hub
@@ -247,3 +250,41 @@ def test_a_folder_of_a_dataset_on_the_hub_is_read_as_one_here(tmp_path: Path) ->
         before = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in here.iterdir()}
         assert call(hub, tmp_path, asked, token=READ)[0]["value"]["train"] == 3
         assert {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in here.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"DATA_DIR": "s3://voices/x"},
+        {"DATA_DIR": "s3://voices/nights"},
+        {"DATASETS": "s3://voices/x|s3://voices/nights"},
+        {"TRAIN_JSONL": "s3://voices/nights"},
+        {"DATASET_NAME": "s3://voices/nights"},
+    ],
+    ids=lambda named: " ".join(next(iter(named.items()))),
+)
+def test_a_folder_is_listed_once_in_a_stage(bucket: Bucket, tmp_path: Path, named: dict[str, str]) -> None:
+    """A listing of a hundred thousand files takes long and costs requests; the next stage still sees what is new."""
+    bucket.objects |= {"x/a.flac": clip(0), "x/a.txt": b"It is a.", "nights/night-0.tar": night(0)}
+    settings = variables.load({"WORK_DIR": str(tmp_path / "work"), "TRANSCRIBE": "never", **named})
+    folders = next(iter(named.values())).count("s3://")
+
+    def listings() -> int:
+        """How often the bucket was listed; a client that lists a folder first asks whether it is an object."""
+        found = len([1 for method, key in bucket.seen if (method, key) == ("GET", "")])
+        bucket.seen.clear()
+        return found
+
+    pipeline.run_stage(settings, stage("fetch"))
+    alone = listings()
+    assert fetch.check(settings)
+    checked = listings()
+    for named_folder in ("x", "nights"):
+        ObjectStore(f"s3://voices/{named_folder}", "", settings).listing()
+    once = listings() // 2
+    assert (alone, checked) == (once * folders, once * folders)
+
+    bucket.objects |= {"x/b.flac": clip(1), "x/b.txt": b"It is b.", "nights/night-1.tar": night(1)}
+    before = len(list(files.read_jsonl(settings.paths.manifest("train"))))
+    pipeline.run_stage(settings, stage("fetch"))
+    assert len(list(files.read_jsonl(settings.paths.manifest("train")))) > before

@@ -72,7 +72,25 @@ def open_tars(paths: list[Path], where: str) -> Table:
     return Table(name, where, columns, read, sample=lambda: sample)
 
 
-def open_address(address: str, where: str, settings: Settings, split: str | None) -> Table:
+class Stores:
+    """The addresses that one source reads. Each is listed once, whoever asks: that takes long, and costs requests."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._opened: dict[str, ObjectStore] = {}
+
+    def at(self, address: str, where: str) -> ObjectStore:
+        """What lies at an address; `where` names the variable in messages, as whoever asks first calls it.
+
+        Raises:
+            BadInput: it has none of the known forms.
+        """
+        if address not in self._opened:
+            self._opened[address] = ObjectStore(address, where, self._settings)
+        return self._opened[address]
+
+
+def open_address(store: ObjectStore, where: str, settings: Settings, split: str | None) -> Table:
     """Open what lies at an address of object storage: shards, or one JSONL or CSV file.
 
     Nothing but the beginning of the first shard is read before the table is.
@@ -84,7 +102,6 @@ def open_address(address: str, where: str, settings: Settings, split: str | None
         BadInput: there is nothing that can be read, or it may not be read.
         Unreachable: the storage cannot be reached.
     """
-    store = ObjectStore(address, where, settings)
     listed = store.listing()
     shards = _of_split(listed, split, settings.train_split, where)
     copies = Copies(settings.paths.raw / "shards", store)
@@ -107,13 +124,12 @@ def open_address(address: str, where: str, settings: Settings, split: str | None
     return replace(table, name=name, folders=[], remote=store.recording, tree=None, copies=kept)
 
 
-def revision(address: str, where: str, settings: Settings) -> str:
-    """What changes when anything at the address does.
+def revision(store: ObjectStore) -> str:
+    """What changes when anything at an address does.
 
     Raises:
         BadInput, Unreachable: as `open_address`.
     """
-    store = ObjectStore(address, where, settings)
     listed = [(one.path, one.size, one.version) for one in store.listing()]
     return files.digest_bytes(json.dumps(listed).encode())[:16]
 

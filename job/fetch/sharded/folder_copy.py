@@ -22,9 +22,9 @@ from job.core.errors import BadInput
 from job.core.threads import in_order
 from job.fetch import kaldi, lists, sheets
 from job.fetch.listing import HIDDEN, METADATA
-from job.fetch.sharded import PACKED_TARS, PARQUET, TAR, UNPACK
+from job.fetch.sharded import PACKED_TARS, PARQUET, TAR, UNPACK, Stores
 from job.fetch.sharded.local_copies import Copies
-from job.fetch.sharded.object_store import ObjectStore, Shard
+from job.fetch.sharded.object_store import Shard
 
 #: Endings of tables.
 _TABLES = (".jsonl", ".json", *lists.ENDINGS, *sheets.ENDINGS)
@@ -41,8 +41,8 @@ class FolderCopy:
     the hash, so that nothing else has to be remembered and a run that was killed goes on where it was.
     """
 
-    def __init__(self, settings: Settings, address: str) -> None:
-        """List the folder.
+    def __init__(self, settings: Settings, address: str, stores: Stores) -> None:
+        """List the folder, if `stores` has not done so.
 
         Raises:
             BadInput: it is a pattern or a single file, there is nothing in it, or it may not be read.
@@ -51,7 +51,8 @@ class FolderCopy:
         self.where = f"DATA_DIR={address}"
         if has_magic(address):
             raise BadInput(f"{self.where}: a pattern of shards goes into TRAIN_JSONL; DATA_DIR names a folder")
-        store = ObjectStore(address, self.where, settings)
+        #: The folder there, for whoever reads shards in it.
+        self.store = store = stores.at(address, self.where)
         listed = store.listing()
         if store.is_one:
             raise BadInput(f"{self.where} is not a folder; a table or a shard goes into TRAIN_JSONL")
@@ -120,16 +121,8 @@ class FolderCopy:
                 Path(folder).rmdir()
 
 
-def waits(settings: Settings) -> str | None:
-    """What fetch does before the folder can be looked at; None if it is not in object storage, or all here already.
-
-    Raises:
-        BadInput, Unreachable: as `FolderCopy`.
-    """
-    address = address_of(settings.data_dir)
-    if address is None:
-        return None
-    copy = FolderCopy(settings, address)
+def waits(copy: FolderCopy) -> str | None:
+    """What fetch does before the folder can be looked at; None if all of it is here already."""
     missing = [] if copy.has_shards else copy.missing()
     size = sum(one.size for one in missing) / 1e6
     return f"{len(missing)} files ({size:.1f} MB) are fetched first, and looked at then" if missing else None

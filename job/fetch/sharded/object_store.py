@@ -81,6 +81,7 @@ class ObjectStore:
         #: Whether it is a single object, once they are listed.
         self.is_one = False
         self.name = (parts[plain - 1] if plain else "") or self._repo.rpartition("/")[2] or "shards"
+        self._found: list[Shard] | None = None
 
     @cached_property
     def _files(self) -> Any:
@@ -97,12 +98,14 @@ class ObjectStore:
         return str(self._files.dataset_info(self._repo, revision=asked, timeout=30.0).sha or asked)
 
     def listing(self) -> list[Shard]:
-        """The objects that the address names, sorted by name.
+        """The objects that the address names, sorted by name; the storage is asked once.
 
         Raises:
             BadInput: there are none, or they may not be listed.
             Unreachable: the storage cannot be reached.
         """
+        if self._found is not None:
+            return self._found
         with self.reported():
             found = self._listed_hub() if self._scheme == "hf" else self._listed()
         if self._folder != self._root:
@@ -110,7 +113,8 @@ class ObjectStore:
         self.is_one = len(found) == 1 and found[0].path == self._root
         if not found:
             raise BadInput(f"{self._where}: there is no such object, and nothing in a folder of that name")
-        return sorted(found, key=lambda one: one.name)
+        self._found = sorted(found, key=lambda one: one.name)
+        return self._found
 
     def _listed(self) -> list[Shard]:
         from pyarrow.fs import FileSelector
