@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -223,6 +224,33 @@ def test_names_that_no_disk_takes_are_left_out(
     bucket.objects["x/day"] = b"more than a mark"
     with pytest.raises(BadInput, match="day is a file and a folder in it"):
         fetched(DATA_DIR="s3://voices/x")
+
+
+STRANGE = "takes [a*b?] 2024"
+
+
+@pytest.mark.parametrize(
+    ("named", "found"),
+    [
+        ({"DATA_DIR": f"s3://voices/{STRANGE}"}, "It is a."),
+        ({"DATASETS": "s3://voices/takes [[]a[*]b[?]] 2024"}, "It is a."),
+        ({"TRAIN_JSONL": "s3://voices/takes [[]a[*]b[?]] 2024/rows/rows.jsonl"}, "It is in the table."),
+        ({"TRAIN_JSONL": "s3://voices/takes [[]a[*]b[?]] 2024/rows/*.jsonl"}, "It is in the table."),
+    ],
+    ids=lambda value: str(value),
+)
+def test_signs_of_patterns_may_be_in_names(fetched: Any, bucket: Bucket, named: dict[str, str], found: str) -> None:
+    """DATA_DIR is a folder, whatever it is called; elsewhere a sign in brackets is meant as it stands."""
+    bucket.objects |= {f"{STRANGE}/a.flac": clip(0), f"{STRANGE}/a.txt": b"It is a."}
+    bucket.objects |= {"takes a and b 2024/b.flac": clip(1), "takes a and b 2024/b.txt": b"It is another folder's."}
+    bucket.objects |= {f"{STRANGE}/rows/c.flac": clip(2)}
+    bucket.objects[f"{STRANGE}/rows/rows.jsonl"] = b'{"audio": "c.flac", "text": "It is in the table."}'
+    got = [fetched(**named) for _ in range(2)][1]
+    assert found in [row["text"] for row in got["train"]]
+    if "TRAIN_JSONL" not in named:
+        assert len(list((got["settings"].paths.raw / "folder").iterdir())) == 1, "the copy is kept"
+    with pytest.raises(BadInput, match=re.escape("is written [[], [*] or [?]")):
+        fetched(TRAIN_JSONL=f"s3://voices/{STRANGE}/rows/rows.jsonl")
 
 
 @pytest.mark.parametrize("name", ["night-0.tar.gz", "night-*.tgz", "."])

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from job.config.object_storage import address_of
 from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import BadInput
@@ -80,13 +81,14 @@ class Stores:
         self._opened: dict[str, ObjectStore] = {}
 
     def at(self, address: str, where: str) -> ObjectStore:
-        """What lies at an address; `where` names the variable in messages, as whoever asks first calls it.
+        """What lies at an address, of a folder as it stands (DATA_DIR); `where` names the variable in messages.
 
         Raises:
             BadInput: it has none of the known forms.
         """
         if address not in self._opened:
-            self._opened[address] = ObjectStore(address, where, self._settings)
+            folder = address == address_of(self._settings.data_dir)
+            self._opened[address] = ObjectStore(address, where, self._settings, literal=folder)
         return self._opened[address]
 
 

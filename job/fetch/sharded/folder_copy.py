@@ -10,12 +10,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from glob import has_magic
 from pathlib import Path, PurePosixPath
 
 from job.audio import audio_files
 from job.config import datasets
-from job.config.object_storage import address_of
+from job.config.object_storage import address_of, as_it_stands
 from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import BadInput
@@ -45,12 +44,10 @@ class FolderCopy:
         """List the folder, if `stores` has not done so.
 
         Raises:
-            BadInput: it is a pattern or a single file, there is nothing in it, or it may not be read.
+            BadInput: it is a single file, there is nothing in it, or it may not be read.
             Unreachable: the storage cannot be reached.
         """
         self.where = f"DATA_DIR={address}"
-        if has_magic(address):
-            raise BadInput(f"{self.where}: a pattern of shards goes into TRAIN_JSONL; DATA_DIR names a folder")
         #: The folder there, for whoever reads shards in it.
         self.store = store = stores.at(address, self.where)
         listed = store.listing()
@@ -130,9 +127,9 @@ def waits(copy: FolderCopy) -> str | None:
 
 def folder_in_storage(told: str | None) -> Path | None:
     """The address that a line of DATASETS names, if it is a folder's: neither a pattern nor a table or a shard."""
-    address = address_of(told)
+    address = as_it_stands(address_of(told) or "")
     name = (address or "").rpartition("/")[2].lower()
-    if not address or has_magic(address) or name.endswith((PARQUET, TAR, *PACKED_TARS, *_TABLES)):
+    if not address or name.endswith((PARQUET, TAR, *PACKED_TARS, *_TABLES)):
         return None
     return Path(address)
 
@@ -140,8 +137,8 @@ def folder_in_storage(told: str | None) -> Path | None:
 def prune(settings: Settings) -> None:
     """Delete copies of folders that are not named any more."""
     lines = datasets.parse(settings.datasets) if settings.datasets else []
-    told = [settings.data_dir, *(line.name for line in lines)]
-    wanted = {_place(settings, address).name for one in told if (address := address_of(one))}
+    told = [address_of(settings.data_dir), *(address_of(folder_in_storage(line.name)) for line in lines)]
+    wanted = {_place(settings, str(one)).name for one in told if one}
     for copy in (settings.paths.raw / "folder").glob("*"):
         if copy.name not in wanted:
             shutil.rmtree(copy, ignore_errors=True)
