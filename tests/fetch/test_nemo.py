@@ -162,17 +162,27 @@ def test_a_manifest_of_another_split_is_not_trained_on(tmp_path: Path, fetched: 
     assert [row["text"] for row in fetched(DATA_DIR=top)["train"]] == [row["text"] for row in rows_of(2, 1, 1)]
 
 
-def test_manifests_in_a_bucket(fetched: Any, bucket: Bucket, sounds: list[bytes]) -> None:
-    """One of files is read as here, one of tars names what to do."""
+def test_manifests_in_a_bucket(tmp_path: Path, fetched: Any, bucket: Bucket, sounds: list[bytes]) -> None:
+    """One of files is read as here; one of tars with its folder, which is copied, or it is said how."""
     row = json.dumps({"audio_filepath": "a.wav", "duration": 1.0, "text": "It is said in it."}).encode()
     bucket.objects |= {"m/a.wav": sounds[0], "m/manifest.json": b"\n{broken\n" + row}
     for named in ({"DATA_DIR": "S3://voices/m"}, {"TRAIN_JSONL": "s3://voices/m/manifest.json"}):
         assert [one["text"] for one in fetched(**named)["train"]] == ["It is said in it."]
-    manifest = json.dumps({"audio_filepath": "a.wav", "text": "It is said in it.", "shard_id": 0}).encode()
-    bucket.objects |= {"t/audio_0.tar": tar({"a.wav": sounds[0]}), "t/tarred_audio_manifest.json": manifest}
-    for named in ({"DATA_DIR": "s3://voices/t"}, {"TRAIN_JSONL": "s3://voices/t/tarred_audio_manifest.json"}):
-        with pytest.raises(BadInput, match="tarred data are read from this machine only; download the folder"):
+    for path in sharded(tmp_path / "tarred", sounds).rglob("*.*"):
+        bucket.objects[f"t/{path.relative_to(tmp_path / 'tarred')}"] = path.read_bytes()
+    for named in ({"DATA_DIR": "s3://voices/t"}, {"DATASETS": "s3://voices/t"}):
+        got = fetched(**named)
+        assert [row["text"] for row in got["train"]] == [row["text"] for row in rows_of(0, 5, None)]
+        assert [inside.read_bytes(Path(row["audio"])) for row in got["train"]] == sounds
+        bucket.seen.clear()
+    fetched(**named)
+    assert not [key for method, key in bucket.seen if method == "GET" and key], "each file is fetched once"
+    for named in ({"TRAIN_JSONL": "s3://voices/t"}, {"TRAIN_JSONL": "s3://voices/t/tarred_audio_manifest.json"}):
+        with pytest.raises(BadInput, match=r"are read by DATA_DIR: the folder with tarred_audio_manifest\.json and"):
             fetched(**named)
+    del bucket.objects["t/audio_1.tar"]
+    with pytest.raises(BadInput, match=r"^DATA_DIR=s3://voices/t: audio_1\.tar is missing in "):
+        fetched(DATA_DIR="s3://voices/t")
 
 
 def test_what_cannot_be_read_says_what_can(tmp_path: Path, fetched: Any, sounds: list[bytes]) -> None:

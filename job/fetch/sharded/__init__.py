@@ -28,7 +28,7 @@ from job.fetch.table import Row, RowError, Table, Unreadable
 PARQUET, TAR = ".parquet", ".tar"
 #: NeMo's manifest of all tars beside it, the key of its rows that names a tar, and what is said of them in a bucket.
 WHOLE, SHARD = "tarred_audio_manifest.json", "shard_id"
-_ONLY_HERE = "NeMo's tarred data are read from this machine only; download the folder and name it"
+_ITS_FOLDER = f"NeMo's tarred data in a bucket are read by DATA_DIR: the folder with {WHOLE} and the tars"
 #: Endings of compressed tars, and what is said of them.
 PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 UNPACK = "a compressed tar is not read, since recordings are read where they lie in it; decompress it (gunzip)"
@@ -114,7 +114,7 @@ def open_address(store: ObjectStore, where: str, settings: Settings, split: str 
         return _parquet(shards, where, store, copies, name, kept)
     if kinds == {TAR}:
         if any(PurePosixPath(one.path).name == WHOLE for one in listed):
-            raise BadInput(f"{where}: {WHOLE}: {_ONLY_HERE}")
+            raise BadInput(f"{where}: {_ITS_FOLDER}")
         with store.reported(shards[0]), store.open(shards[0]) as file:
             columns, sample = tars.look(file, f"{where}: {shards[0].name}", tars.HEAD_BYTES)
         found = _reading(shards, copies, lambda path, _: tars.rows(path, where))
@@ -122,7 +122,7 @@ def open_address(store: ObjectStore, where: str, settings: Settings, split: str 
     path = copies.whole(shards[0])
     table = _open_text(path, where)
     if SHARD in table.columns:
-        raise BadInput(f"{where}: {SHARD}: {_ONLY_HERE}")
+        raise BadInput(f"{where}: {SHARD}: {_ITS_FOLDER}")
     return replace(table, name=name, folders=[], remote=store.recording, tree=None, copies=kept)
 
 

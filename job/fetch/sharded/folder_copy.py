@@ -21,7 +21,7 @@ from job.core.errors import BadInput
 from job.core.threads import in_order
 from job.fetch import kaldi, lists, sheets
 from job.fetch.listing import HIDDEN, METADATA
-from job.fetch.sharded import PACKED_TARS, PARQUET, TAR, UNPACK, Stores
+from job.fetch.sharded import PACKED_TARS, PARQUET, TAR, UNPACK, WHOLE, Stores
 from job.fetch.sharded.local_copies import Copies
 from job.fetch.sharded.object_store import Shard
 
@@ -60,9 +60,9 @@ class FolderCopy:
         shards = [one for one in self._files if one.name.lower().endswith((PARQUET, TAR))]
         names = {one.name for one in self._files}
         #: Whether Parquet files or tars in it are read, one by one (`open_address`), and nothing else: not where there
-        #: is a table, as in a folder here. A table alone is read so, too.
-        self.has_shards = bool(shards) and names.isdisjoint(METADATA) and not names >= kaldi.FILES
-        if shards and not self.has_shards:
+        #: is a table, as in a folder here, nor NeMo's manifest of the tars. A table alone is read so, too.
+        self.has_shards = bool(shards) and names.isdisjoint({*METADATA, WHOLE}) and not names >= kaldi.FILES
+        if shards and not self.has_shards and WHOLE not in names:
             self._files = [one for one in self._files if not one.name.lower().endswith((PARQUET, TAR))]
         self._files = _without_markers(self._files)
         if not self._files:
