@@ -68,10 +68,11 @@ def run(settings: Settings) -> dict[str, Any]:
     kept_cards.check(settings)
     step_pushes.check(settings)
     _texts(settings)
-    if settings.data_mode != "none":
-        heard_words.check(settings)
-        edits.Edits(settings.paths.edits)  # a line that is not understood ends a run before anything is transcribed
     models.check(settings)
+    if settings.data_mode != "none":
+        if settings.asr_model is None:  # else it is the one that has just been looked at
+            heard_words.check(settings)
+        edits.Edits(settings.paths.edits)  # a line that is not understood ends a run before anything is transcribed
     device = loading.resolve_device(settings)
     precision = loading.resolve_precision(settings, device)
     optimizer_choice.check(settings, precision)

@@ -141,9 +141,14 @@ def test_an_adapter_to_start_from_in_another_mode(capsys, variables, data, tmp_p
 
 @pytest.mark.parametrize("variable", ["ASR_MODEL", "MOS_MODEL", "SIMILARITY_MODEL"])
 def test_a_model_of_a_judge_that_is_not_there(capsys, variables, data, tmp_path, variable):
-    """A model that only the test speech needs: exit 2 by doctor, not after hours of training."""
+    """A model that the test speech needs: exit 2 by doctor, not after hours of training.
+
+    It is looked at once, so nothing is advised that would leave texts uncompared and the model still missing.
+    """
     values = {**variables, "TRAIN_JSONL": data(GOOD), variable: tmp_path / "nothing"}
-    refused(run_job(capsys, ["doctor"], values), 2, f"{variable}={tmp_path}/nothing")
+    result = run_job(capsys, ["doctor"], values)
+    refused(result, 2, f"{variable}={tmp_path}/nothing")
+    assert "CHECK_WORDS" not in result.err
 
 
 def test_output_that_cannot_be_written(capsys, variables, data, tmp_path):

@@ -11,6 +11,8 @@ _ADDRESS = re.compile(r"(s3|gs|hf):/+(.+)", re.DOTALL | re.IGNORECASE)
 _OTHER = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)
 #: A range of numbers in a name, as shells write it, and as NeMo does.
 _RANGE = re.compile(r"(?:\{|_OP_)(\d+)\.\.(\d+)(?:\}|_CL_)")
+#: A sign of patterns that is meant as it stands.
+_SIGN = re.compile(r"\[([*?[])\]")
 #: Most files that a range names.
 _MOST = 100_000
 #: What a message says about keys in an address, which it does not repeat.
@@ -21,6 +23,11 @@ def address_of(value: Path | str | None) -> str | None:
     """`s3://…`, `gs://…` or `hf://…`, also from a `Path`, which joins slashes; None for anything else."""
     found = None if value is None else _ADDRESS.fullmatch(str(value).strip())
     return f"{found[1].lower()}://{found[2]}" if found else None
+
+
+def as_it_stands(pattern: str) -> str | None:
+    """The one name that a pattern stands for: `[[]`, `[*]` and `[?]` are the signs in them; None if it has others."""
+    return None if has_magic(_SIGN.sub("", pattern)) else _SIGN.sub(r"\1", pattern)
 
 
 def not_read(value: Path | str) -> str:

@@ -33,20 +33,24 @@ def has_fp32_copies(settings: Settings) -> bool:
     return settings.master_weights == "bf16_with_fp32"
 
 
-#: Kinds of an optimizer's state (`resume` names them in a checkpoint), and the settings with which each is written.
+#: Kinds of an optimizer's state, by the names that checkpoints have of them: one of a kind can load another's.
+PLAIN, MASTER, COMPACT, EIGHT_BIT = "AdamW", "MasterAdamW", "CompactAdamW", "CompactAdamW8"
+#: The settings with which each is written.
 _WRITTEN_WITH = {
-    "AdamW": "OPTIMIZER=adamw_fused or adamw, MASTER_WEIGHTS=fp32",
-    "MasterAdamW": "OPTIMIZER=adamw_fused or adamw, MASTER_WEIGHTS=bf16_with_fp32",
-    "CompactAdamW": "OPTIMIZER=adamw_fused or adamw, MASTER_WEIGHTS=bf16_stochastic",
-    "CompactAdamW8": "OPTIMIZER=adamw_8bit, MASTER_WEIGHTS=fp32 or bf16_stochastic",
+    PLAIN: "OPTIMIZER=adamw_fused or adamw, MASTER_WEIGHTS=fp32",
+    MASTER: "OPTIMIZER=adamw_fused or adamw, MASTER_WEIGHTS=bf16_with_fp32",
+    COMPACT: "OPTIMIZER=adamw_fused or adamw, MASTER_WEIGHTS=bf16_stochastic",
+    EIGHT_BIT: "OPTIMIZER=adamw_8bit, MASTER_WEIGHTS=fp32 or bf16_stochastic",
 }
 
 
 def kind_of(settings: Settings) -> str:
     """The kind of state that the settings' optimizer has."""
     if settings.optimizer == "adamw_8bit":
-        return "CompactAdamW8"
-    return {"fp32": "AdamW", "bf16_with_fp32": "MasterAdamW"}.get(settings.master_weights, "CompactAdamW")
+        return EIGHT_BIT
+    if has_fp32_copies(settings):
+        return MASTER
+    return COMPACT if in_bf16(settings) else PLAIN
 
 
 def other_kind(found: str, wanted: str) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from job.config.object_storage import address_of, not_read
+from job.config.object_storage import not_read
 from job.config.settings import Settings
 from job.core import console
 from job.core.errors import BadInput
@@ -23,8 +23,11 @@ from job.fetch.sharded.folder_copy import FolderCopy
 from job.fetch.table import Row, Table, Unreadable
 
 
-def open_tables(settings: Settings) -> dict[str, Table]:
-    """Open the splits of DATA_DIR, `train` and, if there is one, `validation`; one in object storage is fetched before.
+def open_tables(settings: Settings, copy: FolderCopy | None = None) -> dict[str, Table]:
+    """Open the splits of DATA_DIR, `train` and, if there is one, `validation`.
+
+    Args:
+        copy: of DATA_DIR, where that is in object storage; it is fetched before.
 
     Raises:
         BadInput: DATA_DIR is not a folder, has no recordings, or lacks the folder of a split.
@@ -32,16 +35,17 @@ def open_tables(settings: Settings) -> dict[str, Table]:
     """
     assert settings.data_dir is not None
     names = {"train": settings.train_split, "validation": settings.validation_split}
-    if address := address_of(settings.data_dir):
-        copy = FolderCopy(settings, address)
+    if copy is not None:
         if copy.has_shards:
             given = {split: name for split, name in names.items() if name is not None}
-            return {split: sharded.open_address(address, copy.where, settings, name) for split, name in given.items()}
+            return {
+                split: sharded.open_address(copy.store, copy.where, settings, name) for split, name in given.items()
+            }
         root, where = copy.fetch(), copy.where
     else:
         root, where = settings.data_dir.expanduser().absolute(), f"DATA_DIR={settings.data_dir}"
     found = {split: _open_split(settings, split, root, where) for split in names}
-    below = root if address else None  # whoever wrote a table there does not decide what is read here
+    below = root if copy else None  # whoever wrote a table there does not decide what is read here
     return {split: replace(table, below=below) for split, table in found.items() if table is not None}
 
 

@@ -11,11 +11,12 @@ from job.fetch import jsonl, lists, sharded, sheets, tarred_manifests
 from job.fetch.table import Table
 
 
-def open_table(path: Path, variable: str, settings: Settings) -> Table:
+def open_table(path: Path, variable: str, settings: Settings, stores: sharded.Stores) -> Table:
     """Open the file or the shards of a variable; without a table format's extension it is read as JSONL."""
     if address := address_of(path):
         split = settings.train_split if variable == "TRAIN_JSONL" else None
-        return sharded.open_address(address, f"{variable}={address}", settings, split)
+        where = f"{variable}={address}"
+        return sharded.open_address(stores.at(address, where), where, settings, split)
     where = f"{variable}={path}"
     if manifests := _tarred(path):
         return tarred_manifests.open_table(manifests, where)

@@ -15,6 +15,7 @@ from job.config.variables import SOURCE_VARIABLES
 from job.core.errors import BadInput
 from job.fetch import folder, jsonl, mixing, named_files, sharded
 from job.fetch.sharded import folder_copy
+from job.fetch.sharded.folder_copy import FolderCopy
 from job.fetch.table import Table
 
 T = TypeVar("T")
@@ -149,7 +150,7 @@ def _train_jsonl(settings: Settings) -> Source | None:
         if not shards:  # their names say which split they are of
             unread = _joined(unread, _unread_splits(settings))
         about = f"TRAIN_JSONL={address or train}"
-        return _read_from(settings, about, lambda: _manifests(settings), (train,), unread)
+        return _read_from(settings, about, partial(_manifests, settings), {"TRAIN_JSONL": train}, unread)
     note = f"TRAIN_JSONL={train} does not exist; reading DATASET_NAME={settings.dataset_name} instead"
     return _hub(settings, note)
 
@@ -178,9 +179,11 @@ def _data_dir(settings: Settings) -> Source | None:
     if settings.data_dir is None:
         return None
     unread = _unread(settings, "DATA_DIR", "DATASET_NAME")
-    about = f"DATA_DIR={address_of(settings.data_dir) or settings.data_dir}"
-    found = _read_from(settings, about, lambda: _folder(settings), (settings.data_dir,), unread)
-    return replace(found, waits=cache(lambda: folder_copy.waits(settings)))
+    address, stores = address_of(settings.data_dir), sharded.Stores(settings)
+    about = f"DATA_DIR={address or settings.data_dir}"
+    found = _read_from(settings, about, partial(_folder, settings), {"DATA_DIR": settings.data_dir}, unread, stores)
+    waits = cache(lambda: folder_copy.waits(FolderCopy(settings, address, stores)) if address else None)
+    return replace(found, waits=waits)
 
 
 def _dataset_name(settings: Settings) -> Source | None:
@@ -211,54 +214,60 @@ SOURCES: tuple[Callable[[Settings], Source | None], ...] = (
 )
 
 
-def _manifests(settings: Settings) -> dict[str, Table]:
+def _manifests(settings: Settings, stores: sharded.Stores) -> dict[str, Table]:
     assert settings.train_jsonl is not None
-    return {"train": named_files.open_table(settings.train_jsonl, "TRAIN_JSONL", settings), **_validation(settings)}
+    train = named_files.open_table(settings.train_jsonl, "TRAIN_JSONL", settings, stores)
+    return {"train": train, **_validation(settings, stores)}
 
 
-def _validation(settings: Settings) -> dict[str, Table]:
-    path = settings.validation_jsonl
-    return {} if path is None else {"validation": named_files.open_table(path, "VALIDATION_JSONL", settings)}
+def _validation(settings: Settings, stores: sharded.Stores | None = None) -> dict[str, Table]:
+    path, stores = settings.validation_jsonl, stores or sharded.Stores(settings)
+    return {} if path is None else {"validation": named_files.open_table(path, "VALIDATION_JSONL", settings, stores)}
 
 
-def _folder(settings: Settings) -> dict[str, Table]:
-    return {**folder.open_tables(settings), **_validation(settings)}
+def _folder(settings: Settings, stores: sharded.Stores) -> dict[str, Table]:
+    address = address_of(settings.data_dir)
+    copy = FolderCopy(settings, address, stores) if address else None
+    return {**folder.open_tables(settings, copy), **_validation(settings, stores)}
 
 
 def _read_from(
     settings: Settings,
     about: str,
-    tables: Callable[[], dict[str, Table]],
-    values: tuple[Path | str | None, ...],
+    tables: Callable[[sharded.Stores], dict[str, Table]],
+    values: dict[str, Path | str],
     note: str | None = None,
+    stores: sharded.Stores | None = None,
 ) -> Source:
-    """A source of files here or in object storage, and of what VALIDATION_JSONL names."""
-    named = [value for value in (*values, settings.validation_jsonl) if value is not None]
-    addresses = [address for value in named if (address := address_of(value))]
-    here = [Path(value) for value in named if not address_of(value)]
+    """A source of files here or in object storage, and of what VALIDATION_JSONL names; `values` are by variable."""
+    validation, asked = settings.validation_jsonl, stores or sharded.Stores(settings)
+    named = values if validation is None else {**values, "VALIDATION_JSONL": validation}
+    addresses = {name: address for name, value in named.items() if (address := address_of(value))}
+    here = [Path(value) for value in named.values() if not address_of(value)]
 
     @cache
     def revision() -> str | None:
-        found = [sharded.revision(address, about, settings) for address in addresses]
+        found = [sharded.revision(asked.at(place, f"{name}={place}")) for name, place in addresses.items()]
         return " ".join(found) or None
 
     reads = (path for value in here for path in named_files.reads(value))
-    on_the_hub = any(address.startswith("hf://") for address in addresses)
-    return Source(about, tables, tuple(reads), note, revision, hub=on_the_hub)
+    on_the_hub = any(address.startswith("hf://") for address in addresses.values())
+    return Source(about, lambda: tables(asked), tuple(reads), note, revision, hub=on_the_hub)
 
 
-def _at_address(settings: Settings, address: str) -> dict[str, Table]:
+def _at_address(settings: Settings, address: str, stores: sharded.Stores) -> dict[str, Table]:
     where = f"DATASET_NAME={address}"
-    found = {"train": sharded.open_address(address, where, settings, settings.train_split)}
+    store = stores.at(address, where)
+    found = {"train": sharded.open_address(store, where, settings, settings.train_split)}
     if settings.validation_split is not None and settings.validation_jsonl is None:
-        found["validation"] = sharded.open_address(address, where, settings, settings.validation_split)
-    return found | _validation(settings)
+        found["validation"] = sharded.open_address(store, where, settings, settings.validation_split)
+    return found | _validation(settings, stores)
 
 
 def _hub(settings: Settings, note: str | None) -> Source:
     if address := address_of(settings.dataset_name):
         opener = partial(_at_address, settings, address)
-        return _read_from(settings, f"DATASET_NAME={address}", opener, (address,), note)
+        return _read_from(settings, f"DATASET_NAME={address}", opener, {"DATASET_NAME": address}, note)
 
     def tables() -> dict[str, Table]:
         from job.fetch import hub_dataset

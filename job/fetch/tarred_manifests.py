@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
@@ -19,6 +20,8 @@ from job.fetch.table import Kept, Row, RowError, Table, Unreadable
 ENDINGS = (".json", ".jsonl")
 #: The key of a row that names its recording.
 AUDIO = "audio_filepath"
+#: The folder in which NeMo writes a manifest for each tar.
+_OF_EACH = "sharded_manifests"
 #: Lists of the contents of tars that are kept: manifests go through them one after the other, or at random.
 _OPEN = 64
 #: Ends the names of further parts of one recording, of which the tar has one file.
@@ -46,16 +49,28 @@ def manifests_in(folder: Path, split: str | None = None) -> list[Path]:
 
 def is_tarred(path: Path) -> bool:
     """Whether a file is a manifest of tars that lie beside it. Reads its first lines only."""
-    if path.suffix.lower() not in ENDINGS or not path.is_file() or not tars_of([path]):
+    if path.suffix.lower() not in ENDINGS or not path.is_file():
         return False
     try:
-        first = next((row for row in islice(jsonl.read(path), 10) if isinstance(row, Row)), None)
+        first = [row.values for row in islice(jsonl.read(path), 10) if isinstance(row, Row)]
     except OSError:
         return False
-    name = None if first is None else first.values.get(AUDIO)
-    if first is None or not isinstance(name, str) or (path.parent / name).is_file():
+    name = first[0].get(AUDIO) if first else None
+    if not isinstance(name, str) or (path.parent / name).is_file():
         return False
-    return SHARD in first.values or (path.stem.startswith("manifest") and _number(path) is not None)
+    numbered = SHARD in first[0] or (path.stem.startswith("manifest") and _number(path) is not None)
+    if not numbered or tars_of([path]):
+        return numbered
+    # Not one tar is there: a wrong path, unless these are recordings that just happen to have such a key.
+    return path.name == WHOLE or path.parent.name == _OF_EACH or all(_only_in_a_tar(values, path) for values in first)
+
+
+def _only_in_a_tar(values: Mapping[str, Any], manifest: Path) -> bool:
+    """Whether a row names a tar, and a recording that is neither beside the manifest nor a path."""
+    name = values.get(AUDIO)
+    if not isinstance(name, str) or name != Path(name).name or not isinstance(values.get(SHARD), int):
+        return False
+    return not any((folder / name).is_file() for folder in (manifest.parent, manifest.parent.parent, Path.cwd()))
 
 
 def tars_of(manifests: list[Path]) -> list[Path]:
@@ -69,7 +84,7 @@ def open_table(manifests: list[Path], where: str) -> Table:
     """Open manifests and their tars as one table; recordings are read where they lie.
 
     Raises:
-        BadInput: a manifest cannot be read, or two tars have one number.
+        BadInput: a manifest cannot be read, two tars have one number, or one is missing that rows name.
     """
     numbered: dict[int, Path] = {}
     for path in tars_of(manifests):
@@ -82,18 +97,30 @@ def open_table(manifests: list[Path], where: str) -> Table:
     numbers = {path.name: _number(path) for path in manifests}
     contents = lru_cache(_OPEN)(lambda path: tars.places(path, where))
 
+    def number_of(row: Row) -> int:
+        shard = row.values.get(SHARD, numbers[row.source or manifests[0].name])
+        try:
+            return int(str(shard))
+        except ValueError:
+            raise RowError("no tar of this number", f"{SHARD} {str(shard)[:40]!r} is no number") from None
+
     def placed(row: Row) -> Row:
         name = row.values.get(AUDIO)
         if not isinstance(name, str):
             return row
-        shard = row.values.get(SHARD, numbers[row.source or manifests[0].name])
-        try:
-            tar = numbered[int(str(shard))]
-        except (ValueError, KeyError):
-            folder = next(iter(numbered.values())).parent
-            detail = f"{SHARD} {str(shard)[:40]!r}; the {len(numbered)} tars in {folder} have other numbers"
-            raise RowError("no tar of this number", detail) from None
+        tar = numbered[number_of(row)]
         return replace(row, values={**row.values, AUDIO: Kept(_one(contents(tar), name, tar))})
+
+    asked = set()
+    for row in table.read():
+        if isinstance(row, Row) and isinstance(row.values.get(AUDIO), str):
+            with suppress(RowError):  # the row is left out when it is read
+                asked.add(number_of(row))
+    if gone := sorted(asked - set(numbered)):
+        more = f", and {len(gone) - 1} more" if len(gone) > 1 else ""
+        folder = next((path.parent for path in numbered.values()), _folder_of_tars(manifests[0]))
+        what = f"{_name_of(gone[0], list(numbered.values()))} is missing in {folder}{more}"
+        raise BadInput(f"{where}: {what}; put all tars there that the manifest names, or take their rows out of it")
 
     def read() -> Iterator[Row | Unreadable]:
         for row in table.read():
@@ -117,6 +144,21 @@ def _one(contents: dict[str, list[Path]], name: str, tar: Path) -> Path:
     if len(found) > 1:
         raise RowError("audio is ambiguous", f"{len(found)} files {stem[:200]!r} in {tar.name}; keep one")
     return found[0]
+
+
+def _folder_of_tars(manifest: Path) -> Path:
+    """The folder in which the tars of a manifest belong."""
+    return manifest.parent.parent if manifest.parent.name == _OF_EACH else manifest.parent
+
+
+def _name_of(number: int, others: list[Path]) -> str:
+    """The name that the tar of a number would have, by those of other ones, or else by NeMo's."""
+    if not others:
+        return f"audio_{number}.tar"
+    digits = re.search(r"\d+$", others[0].stem)
+    assert digits is not None
+    width = len(digits[0]) if digits[0].startswith("0") else 1
+    return f"{others[0].stem[: digits.start()]}{number:0{width}d}{others[0].suffix}"
 
 
 def _number(path: Path) -> int | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
 from job.config.settings import Settings
 from job.core import files, state
+from job.core.attempts import repeated
 from job.core.console import say, warn
 from job.core.errors import Unreachable
 from job.mirror.archive import Archive, Damaged, Manifest
@@ -171,19 +171,16 @@ def patiently(settings: Settings, archive: Archive, ask: Callable[[], T]) -> T:
     Raises:
         Unreachable: it does not answer, which must not be mistaken for an empty mirror.
     """
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return ask()
-        except (Damaged, FileNotFoundError):
-            raise
-        except Exception as error:
-            reason = archive.store.explain(error)
-            if attempt == ATTEMPTS:
-                raise Unreachable(
-                    f"MIRROR_CHECKPOINTS={settings.mirror_checkpoints}: {reason}; try again later, or unset it to "
-                    "start without what is there"
-                ) from error
-            wait = FIRST_WAIT * 2 ** (attempt - 1)
-            warn("mirror", f"{reason}; trying again in {wait:g} s ({attempt} of {ATTEMPTS - 1})")
-            time.sleep(wait)
-    raise AssertionError("unreachable")
+
+    def reason(error: Exception) -> str | None:
+        return None if isinstance(error, Damaged | FileNotFoundError) else archive.store.explain(error)
+
+    try:
+        return repeated(ask, ATTEMPTS, FIRST_WAIT, "mirror", reason)
+    except (Damaged, FileNotFoundError):
+        raise
+    except Exception as error:
+        raise Unreachable(
+            f"MIRROR_CHECKPOINTS={settings.mirror_checkpoints}: {archive.store.explain(error)}; try again later, or "
+            "unset it to start without what is there"
+        ) from error

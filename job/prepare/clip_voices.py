@@ -1,7 +1,8 @@
 """X-vectors of the halves of every clip, kept in the work directory so that a rerun embeds only what is new.
 
 Each file has those of one shard's clips. A clip is found by the contents of its recording and the part of it, and by
-the encoder, so rows may move between shards, and other settings of the run change nothing.
+the encoder, so rows may move between shards, and other settings of the run change nothing. The contents of a recording
+that has kept its place, size and time are not read again.
 """
 
 from __future__ import annotations
@@ -51,11 +52,12 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A row, the key of its clip ("" if that cannot be read), and its samples unless its vectors are kept."""
+    """A row, the key of its clip ("" if that cannot be read), its stamp, and its samples unless vectors are kept."""
 
     shard: tuple[int, int]
     row: dict[str, Any] = field(repr=False)
     key: str = ""
+    stamp: str = ""
     samples: Samples | None = field(default=None, repr=False)
 
 
@@ -76,12 +78,16 @@ def clips(work: Work, rank: int = 0, world: int = 1) -> dict[str, list[Clip]]:
         shard, row = one
         path = Path(os.fsdecode(row["audio"]))
         try:
+            stamp = _digest(files.stamp(path), row)
+            if (key := kept.keys.get(stamp)) is not None:
+                return _Read(shard, row, key, stamp)
             if path not in contents:
                 contents[path] = files.digest_ends(path)
-            key = files.digest_bytes(repr((contents[path], row["start"], row["end"])).encode())[:32]
+            key = _digest(contents[path], row)
             if key in kept.halves:
-                return _Read(shard, row, key)
-            return _Read(shard, row, key, load(path, encoder.sample_rate, start=row["start"], end=row["end"]).samples)
+                return _Read(shard, row, key, stamp)
+            samples = load(path, encoder.sample_rate, start=row["start"], end=row["end"]).samples
+            return _Read(shard, row, key, stamp, samples)
         except (Unusable, OSError):  # it could be read when it was encoded; whoever needs it says so
             return _Read(shard, row)
 
@@ -90,23 +96,30 @@ def clips(work: Work, rank: int = 0, world: int = 1) -> dict[str, list[Clip]]:
     shown = console.progress(ahead, stage=STAGE, total=len(rows), unit="voices")
     for (split, _), group in groupby(shown, key=lambda one: one.shard):
         of_shard: dict[str, Halves] = {}
-        embedded = 0
+        stamps: dict[str, str] = {}
+        embedded, told = 0, True
         for one in group:
             if not one.key:
                 continue
             if one.samples is not None and one.key not in kept.halves:
                 kept.halves[one.key] = halves_of(one.samples, encoder)
                 embedded += 1
-            of_shard[one.key] = kept.halves[one.key]
+            of_shard[one.key], stamps[one.stamp] = kept.halves[one.key], one.key
+            told &= kept.keys.get(one.stamp) == one.key
             clip = Clip(split, one.row["position"], one.row["seconds"], of_shard[one.key], one.key)
             found.setdefault(one.row["speaker"], []).append(clip)
-        kept.write(of_shard, embedded > 0)
+        kept.write(of_shard, stamps, embedded > 0 or not told)
         new += embedded
     if world == 1:
         kept.prune()
     if new:
         console.say(STAGE, f"x-vectors of {new} clips were computed, those of {len(rows) - new} are kept from before")
     return found
+
+
+def _digest(recording: object, row: dict[str, Any]) -> str:
+    """Digest of what identifies a recording, and of the part of it that a row is."""
+    return files.digest_bytes(repr((recording, row["start"], row["end"])).encode("utf-8", "surrogatepass"))[:32]
 
 
 def halves_of(samples: Samples, encoder: SpeakerEncoder) -> Halves:
@@ -130,23 +143,28 @@ def _rows(work: Work, rank: int, world: int) -> Iterator[tuple[tuple[int, int], 
 
 
 class _Kept:
-    """The vectors on disk that this encoder computed, by the clips' keys."""
+    """The vectors on disk that this encoder computed, by the clips' keys, and the keys by the clips' stamps."""
 
     def __init__(self, directory: Path, encoder: SpeakerEncoder) -> None:
         self._directory = directory
         self._by = repr((FORMAT, SHORTEST, LONGEST, encoder.identity()))
         self._used: set[Path] = set()
         self.halves: dict[str, Halves] = {}
+        self.keys: dict[str, str] = {}
         for path in sorted(directory.glob("*.npz")):
             try:
                 with np.load(path) as stored:  # pickled contents are refused
                     if str(stored["by"]) == self._by:
-                        self.halves.update(zip(stored["keys"].tolist(), stored["halves"], strict=True))
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                        keys = stored["keys"].tolist()
+                        self.halves.update(zip(keys, stored["halves"], strict=True))
+                        if "stamps" in stored:
+                            stamped = (keys[n] for n in stored["stamped"].tolist())
+                            self.keys.update(zip(stored["stamps"].tolist(), stamped, strict=True))
+            except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
                 console.warn(STAGE, f"{path} is damaged ({type(error).__name__}); its clips are embedded again")
 
-    def write(self, of_shard: dict[str, Halves], new: bool) -> None:
-        """Write the vectors of a shard, unless they are there as they are."""
+    def write(self, of_shard: dict[str, Halves], stamps: dict[str, str], new: bool) -> None:
+        """Write the vectors of a shard, unless they are there as they are; `stamps` are those of its clips' keys."""
         if not of_shard:
             return
         keys = list(of_shard)
@@ -155,9 +173,12 @@ class _Kept:
         if not new and path.is_file():
             return
         self._directory.mkdir(parents=True, exist_ok=True)
+        places = {key: n for n, key in enumerate(keys)}
         contents: dict[str, Any] = {
             "by": np.array(self._by),
             "keys": np.array(keys),
+            "stamps": np.array(list(stamps)),
+            "stamped": np.array([places[key] for key in stamps.values()]),
             "halves": np.stack(list(of_shard.values())),
         }
 

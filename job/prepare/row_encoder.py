@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -66,10 +67,17 @@ class RowEncoder:
         """Encode rows that have been read; `choice` is that of the rows before them, which they continue."""
         return encode_stream(items, self._settings, self._codec, shard_of, choice)
 
-    def proven(self, items: list[Item], anew: Callable[[], Iterable[Item]]) -> list[Item]:
+    def proven(
+        self,
+        items: list[Item],
+        anew: Callable[[], Iterable[Item]],
+        warn: Callable[[str], None] | None = None,
+    ) -> list[Item]:
         """Return the items of a shard, or a part of one, after checking that some of its clips encode the same again.
 
-        `anew` encodes all of them once more.
+        Args:
+            anew: encodes all of them once more.
+            warn: takes a line about a clip that did not, in place of this process's log.
 
         Raises:
             MachineFault: the codes cannot be reproduced, not even after encoding all of them a second time.
@@ -78,7 +86,7 @@ class RowEncoder:
             return items
         name = f"{item.row.source} row {item.row.number} ({item.row.id})"
         again = f"{len(items)} rows are encoded once more"
-        console.warn(STAGE, f"{name} got other codes when it was encoded again; {again}")
+        (warn or partial(console.warn, STAGE))(f"{name} got other codes when it was encoded again; {again}")
         items = list(anew())
         if (item := self._disproven(items)) is None:
             return items

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from job.config.settings import Settings
-from job.core.console import warn
+from job.core.attempts import repeated
 from job.core.errors import BadInput, JobError, Unreachable, causes, is_outage
 from job.core.redact import one_line
 
@@ -16,11 +15,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Attempts before giving up (fewer while a person waits), and seconds before the second; each wait is twice the last.
+#: Attempts before giving up (fewer while a person waits), and seconds before the second.
 ATTEMPTS = 8
 FEW = 3
 FIRST_WAIT = 2.0
-LONGEST_WAIT = 60.0
 #: Retried statuses besides 5xx: timeout, conflicting commit, concurrent commit, too many requests.
 PASSING = (408, 409, 412, 429)
 
@@ -41,17 +39,11 @@ def retrying(what: str, call: Callable[[], T], settings: Settings, attempts: int
     Raises:
         Exception: the last failure, or the first permanent one (bad token, no permission, bad metadata).
     """
-    for attempt in range(1, attempts + 1):
-        try:
-            return call()
-        except Exception as error:
-            if attempt == attempts or not may_pass(error):
-                raise
-            wait = min(LONGEST_WAIT, _asked_wait(error) or FIRST_WAIT * 2 ** (attempt - 1))
-            reason = explain(error, settings)
-            warn("push", f"{what}: {reason}; trying again in {wait:g} s ({attempt} of {attempts - 1})")
-            time.sleep(wait)
-    raise AssertionError("unreachable")
+
+    def reason(error: Exception) -> str | None:
+        return f"{what}: {explain(error, settings)}" if may_pass(error) else None
+
+    return repeated(call, attempts, FIRST_WAIT, "push", reason, _asked_wait)
 
 
 def may_pass(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.optim.adamw import adamw
 
-from job.config.optimizer_choice import BLOCK, SMALLEST, has_fp32_copies, in_bf16
+from job.config.optimizer_choice import BLOCK, COMPACT, EIGHT_BIT, MASTER, SMALLEST, kind_of
 from job.config.settings import Settings
 from job.train import adapt
 from job.train.compact import quantized, restored, rounded
@@ -44,11 +44,11 @@ def optimizer_of(settings: Settings, groups: list[adapt.Group]) -> torch.optim.O
         for parameters, weight_decay in zip(decayed_and_not(group), (settings.weight_decay, 0.0), strict=True):
             if parameters:
                 parts.append({"params": [p for _, p in parameters], "lr": group.rate, "weight_decay": weight_decay})
-    eight_bit = settings.optimizer == "adamw_8bit"
-    kept = has_fp32_copies(settings)
-    if eight_bit or (in_bf16(settings) and not kept):
-        return CompactAdamW(parts, eight_bit=eight_bit, fused=settings.optimizer != "adamw", seed=settings.seed)
-    adamw_of = MasterAdamW if kept else torch.optim.AdamW
+    kind = kind_of(settings)
+    if kind in (COMPACT, EIGHT_BIT):
+        fused = settings.optimizer != "adamw"
+        return CompactAdamW(parts, eight_bit=kind == EIGHT_BIT, fused=fused, seed=settings.seed)
+    adamw_of = MasterAdamW if kind == MASTER else torch.optim.AdamW
     return adamw_of(parts, betas=_BETAS, fused=True if settings.optimizer == "adamw_fused" else None)
 
 

@@ -53,11 +53,16 @@ def snapshot(
     state: dict[str, Any],
     parameters: list[tuple[str, torch.nn.Parameter]],
     optimizer: torch.optim.Optimizer,
+    kind: str,
 ) -> Snapshot:
-    """Copy everything the next step depends on. With a sharded model this is a collective: all processes call it."""
-    moments, scalars = _optimizer_state(optimizer)
+    """Copy everything the next step depends on. With a sharded model this is a collective: all processes call it.
+
+    Args:
+        kind: that of the optimizer's state (`optimizer_choice.kind_of`).
+    """
+    moments, rates = _optimizer_state(optimizer)
     state = copy.deepcopy(state)  # training appends to these lists before they are written
-    state.update(step=step, optimizer=scalars)
+    state.update(step=step, optimizer={"groups": rates, "kind": kind})
     return Snapshot(step, state, {name: copied(p) for name, p in parameters}, moments, _random_state())
 
 
@@ -147,11 +152,16 @@ def newest(
     return None
 
 
-def restore(path: Path, parameters: list[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer) -> None:
+def restore(
+    path: Path, parameters: list[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer, kind: str
+) -> None:
     """Restore weights, optimizer state and random number generators.
 
     The number of processes may differ from the run that wrote it: it holds full tensors, and each process takes its
     shard of them.
+
+    Args:
+        kind: that of the optimizer's state (`optimizer_choice.kind_of`).
 
     Raises:
         BadInput: it is from a run with other trained parameters or another optimizer (RESUME=<path>).
@@ -163,7 +173,6 @@ def restore(path: Path, parameters: list[tuple[str, torch.nn.Parameter]], optimi
     ours = {name: tuple(parameter.shape) for name, parameter in parameters}
     if ours != {name: tuple(tensor.shape) for name, tensor in trained.items()}:
         raise BadInput(other_parameters(path))
-    kind = _kind(optimizer)
     if problem := other_kind(state["optimizer"].get("kind", kind), kind):
         raise BadInput(f"RESUME={path}: {problem}")
     with torch.no_grad():
@@ -226,7 +235,7 @@ def _problem(path: Path) -> str | None:
     return None
 
 
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
     """Return the optimizer's tensors by flat names, and its learning rates."""
     state = optimizer.state_dict()
     tensors = {
@@ -235,13 +244,7 @@ def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.
         for name, value in values.items()
     }
     rates = [{"lr": group["lr"], "initial_lr": group.get("initial_lr")} for group in state["param_groups"]]
-    return tensors, {"groups": rates, "kind": _kind(optimizer)}
-
-
-def _kind(optimizer: torch.optim.Optimizer) -> str:
-    """Name the optimizer's state format: equal names mean that one can load the other's state."""
-    bits = "8" if getattr(optimizer, "eight_bit", False) else ""
-    return type(optimizer).__name__ + bits
+    return tensors, rates
 
 
 def _restore_optimizer(

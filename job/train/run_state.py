@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from job.config.optimizer_choice import kind_of
 from job.config.settings import Settings
 from job.core import files
 from job.core.console import say
@@ -137,7 +138,7 @@ class RunState:
         }
         if first:
             state["logs"] = {log.name: log.stat().st_size for log in self._logs}
-        return resume.snapshot(step, state, self._training.parameters, self._optimizer)
+        return resume.snapshot(step, state, self._training.parameters, self._optimizer, kind_of(self._settings))
 
     def begin(self, start: Start, first: bool) -> int:
         """Restore the checkpoint, or clear the output for a run from scratch.
@@ -157,7 +158,7 @@ class RunState:
                 for log in self._logs:
                     files.write_text(log, "")
             return 0
-        resume.restore(path, self._training.parameters, self._optimizer)
+        resume.restore(path, self._training.parameters, self._optimizer, kind_of(self._settings))
         state = start.state
         resume.restore_rates(self._scheduler, state["scheduler"])
         self.guards.load(state["guards"])

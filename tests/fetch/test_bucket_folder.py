@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,9 +15,12 @@ from typing import Any
 
 import pytest
 
-from job import fetch
+from job import fetch, pipeline
 from job.config import settings as variables
+from job.core import files
 from job.core.errors import BadInput, Unreachable
+from job.fetch.sharded.object_store import ObjectStore
+from job.stages import stage
 from tests.fetch.test_hub import call, clip, manifest
 from tests.fetch.test_sharded import contents, night, refusal
 from tests.hub.server import READ, Hub
@@ -222,6 +226,33 @@ def test_names_that_no_disk_takes_are_left_out(
         fetched(DATA_DIR="s3://voices/x")
 
 
+STRANGE = "takes [a*b?] 2024"
+
+
+@pytest.mark.parametrize(
+    ("named", "found"),
+    [
+        ({"DATA_DIR": f"s3://voices/{STRANGE}"}, "It is a."),
+        ({"DATASETS": "s3://voices/takes [[]a[*]b[?]] 2024"}, "It is a."),
+        ({"TRAIN_JSONL": "s3://voices/takes [[]a[*]b[?]] 2024/rows/rows.jsonl"}, "It is in the table."),
+        ({"TRAIN_JSONL": "s3://voices/takes [[]a[*]b[?]] 2024/rows/*.jsonl"}, "It is in the table."),
+    ],
+    ids=lambda value: str(value),
+)
+def test_signs_of_patterns_may_be_in_names(fetched: Any, bucket: Bucket, named: dict[str, str], found: str) -> None:
+    """DATA_DIR is a folder, whatever it is called; elsewhere a sign in brackets is meant as it stands."""
+    bucket.objects |= {f"{STRANGE}/a.flac": clip(0), f"{STRANGE}/a.txt": b"It is a."}
+    bucket.objects |= {"takes a and b 2024/b.flac": clip(1), "takes a and b 2024/b.txt": b"It is another folder's."}
+    bucket.objects |= {f"{STRANGE}/rows/c.flac": clip(2)}
+    bucket.objects[f"{STRANGE}/rows/rows.jsonl"] = b'{"audio": "c.flac", "text": "It is in the table."}'
+    got = [fetched(**named) for _ in range(2)][1]
+    assert found in [row["text"] for row in got["train"]]
+    if "TRAIN_JSONL" not in named:
+        assert len(list((got["settings"].paths.raw / "folder").iterdir())) == 1, "the copy is kept"
+    with pytest.raises(BadInput, match=re.escape("is written [[], [*] or [?]")):
+        fetched(TRAIN_JSONL=f"s3://voices/{STRANGE}/rows/rows.jsonl")
+
+
 @pytest.mark.parametrize("name", ["night-0.tar.gz", "night-*.tgz", "."])
 def test_compressed_tars_here_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
     for packed in ("night-0.tar.gz", "night-1.tgz"):
@@ -247,3 +278,41 @@ def test_a_folder_of_a_dataset_on_the_hub_is_read_as_one_here(tmp_path: Path) ->
         before = {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in here.iterdir()}
         assert call(hub, tmp_path, asked, token=READ)[0]["value"]["train"] == 3
         assert {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in here.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"DATA_DIR": "s3://voices/x"},
+        {"DATA_DIR": "s3://voices/nights"},
+        {"DATASETS": "s3://voices/x|s3://voices/nights"},
+        {"TRAIN_JSONL": "s3://voices/nights"},
+        {"DATASET_NAME": "s3://voices/nights"},
+    ],
+    ids=lambda named: " ".join(next(iter(named.items()))),
+)
+def test_a_folder_is_listed_once_in_a_stage(bucket: Bucket, tmp_path: Path, named: dict[str, str]) -> None:
+    """A listing of a hundred thousand files takes long and costs requests; the next stage still sees what is new."""
+    bucket.objects |= {"x/a.flac": clip(0), "x/a.txt": b"It is a.", "nights/night-0.tar": night(0)}
+    settings = variables.load({"WORK_DIR": str(tmp_path / "work"), "TRANSCRIBE": "never", **named})
+    folders = next(iter(named.values())).count("s3://")
+
+    def listings() -> int:
+        """How often the bucket was listed; a client that lists a folder first asks whether it is an object."""
+        found = len([1 for method, key in bucket.seen if (method, key) == ("GET", "")])
+        bucket.seen.clear()
+        return found
+
+    pipeline.run_stage(settings, stage("fetch"))
+    alone = listings()
+    assert fetch.check(settings)
+    checked = listings()
+    for named_folder in ("x", "nights"):
+        ObjectStore(f"s3://voices/{named_folder}", "", settings).listing()
+    once = listings() // 2
+    assert (alone, checked) == (once * folders, once * folders)
+
+    bucket.objects |= {"x/b.flac": clip(1), "x/b.txt": b"It is b.", "nights/night-1.tar": night(1)}
+    before = len(list(files.read_jsonl(settings.paths.manifest("train"))))
+    pipeline.run_stage(settings, stage("fetch"))
+    assert len(list(files.read_jsonl(settings.paths.manifest("train")))) > before

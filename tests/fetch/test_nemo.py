@@ -84,7 +84,7 @@ def test_parts_of_a_recording_and_faults_of_rows(tmp_path: Path, fetched: Any, s
     rows = rows_of(2, 3, 1)
     rows[0] |= {"duration": 0.5, "offset": 0.0}
     rows.insert(1, {**rows[0], "audio_filepath": "clips_2-sub1.wav", "offset": 0.6, "text": "The second half of it."})
-    rows += [{**rows[2], "shard_id": 7}, {**rows[2], "audio_filepath": "nothing.wav"}, {**rows[2], "shard_id": None}]
+    rows += [{**rows[2], "shard_id": "x"}, {**rows[2], "audio_filepath": "nothing.wav"}, {**rows[2], "shard_id": None}]
     got = fetched(TRAIN_JSONL=write_lines(top / "tarred_audio_manifest.json", rows))
     parts = [(row.get("start") or 0.0, row.get("end")) for row in got["train"][:2]]
     assert parts == [(0.0, 0.5), (0.6, pytest.approx(1.1))]
@@ -113,6 +113,44 @@ def test_missing_and_doubled_files_are_one_line(tmp_path: Path, sounds: list[byt
     assert "audio_1.tar and other_1.tar are both tar 1" in refused(top / "tarred_audio_manifest.json")
 
 
+@pytest.mark.parametrize("gone", [["audio_1.tar"], ["audio_0.tar", "audio_1.tar"]], ids=["one", "all"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"TRAIN_JSONL": "tarred_audio_manifest.json"},
+        {"TRAIN_JSONL": "renamed.json"},
+        {"TRAIN_JSONL": "sharded_manifests/manifest_*.json"},
+        {"DATASETS": "tarred_audio_manifest.json"},
+    ],
+    ids=lambda named: " ".join(next(iter(named.items()))),
+)
+def test_a_missing_tar_is_a_wrong_path_and_no_bad_row(
+    tmp_path: Path, fetched: Any, sounds: list[bytes], named: dict[str, str], gone: list[str]
+) -> None:
+    """It ends the run with its name, also where other data is left: to go on would be to train on half of it."""
+    top = sharded(tmp_path / "tarred", sounds)
+    write_lines(top / "renamed.json", [*rows_of(0, 2, 0), *rows_of(2, 3, 1)])
+    for name in gone:
+        (top / name).unlink()
+    here = write_lines(tmp_path / "rows.jsonl", [{"audio": "0.wav", "text": "It is here."}])
+    given = {key: f"{top / value}|{here}" if key == "DATASETS" else str(top / value) for key, value in named.items()}
+    more = ", and 1 more" if len(gone) > 1 else ""
+    for function in (fetch.check, fetch.run):
+        with pytest.raises(BadInput) as caught:
+            function(variables.load({"WORK_DIR": str(tmp_path / "work"), **given}))
+        assert f"{gone[0]} is missing in {top}{more}; put" in str(caught.value)
+    assert not list((tmp_path / "work").rglob("*.jsonl")), "nothing is read before"
+
+
+def test_a_key_of_that_name_makes_no_tarred_manifest_of_ordinary_rows(
+    tmp_path: Path, fetched: Any, sounds: list[bytes]
+) -> None:
+    """A recording that is missing is still one row that is left out."""
+    rows = [{**row, "audio_filepath": f"{n - 1}.wav"} for n, row in enumerate(rows_of(0, 4, 3))]
+    got = fetched(TRAIN_JSONL=write_lines(tmp_path / "rows.jsonl", rows))
+    assert len(got["train"]) == 3 and [row["reason"] for row in got["rejected"]] == ["audio is missing"]
+
+
 def test_a_manifest_of_another_split_is_not_trained_on(tmp_path: Path, fetched: Any, sounds: list[bytes]) -> None:
     """Nor is one that lies there by the name of no split, where one is called train."""
     top = sharded(tmp_path / "tarred", sounds)
@@ -124,17 +162,27 @@ def test_a_manifest_of_another_split_is_not_trained_on(tmp_path: Path, fetched: 
     assert [row["text"] for row in fetched(DATA_DIR=top)["train"]] == [row["text"] for row in rows_of(2, 1, 1)]
 
 
-def test_manifests_in_a_bucket(fetched: Any, bucket: Bucket, sounds: list[bytes]) -> None:
-    """One of files is read as here, one of tars names what to do."""
+def test_manifests_in_a_bucket(tmp_path: Path, fetched: Any, bucket: Bucket, sounds: list[bytes]) -> None:
+    """One of files is read as here; one of tars with its folder, which is copied, or it is said how."""
     row = json.dumps({"audio_filepath": "a.wav", "duration": 1.0, "text": "It is said in it."}).encode()
     bucket.objects |= {"m/a.wav": sounds[0], "m/manifest.json": b"\n{broken\n" + row}
     for named in ({"DATA_DIR": "S3://voices/m"}, {"TRAIN_JSONL": "s3://voices/m/manifest.json"}):
         assert [one["text"] for one in fetched(**named)["train"]] == ["It is said in it."]
-    manifest = json.dumps({"audio_filepath": "a.wav", "text": "It is said in it.", "shard_id": 0}).encode()
-    bucket.objects |= {"t/audio_0.tar": tar({"a.wav": sounds[0]}), "t/tarred_audio_manifest.json": manifest}
-    for named in ({"DATA_DIR": "s3://voices/t"}, {"TRAIN_JSONL": "s3://voices/t/tarred_audio_manifest.json"}):
-        with pytest.raises(BadInput, match="tarred data are read from this machine only; download the folder"):
+    for path in sharded(tmp_path / "tarred", sounds).rglob("*.*"):
+        bucket.objects[f"t/{path.relative_to(tmp_path / 'tarred')}"] = path.read_bytes()
+    for named in ({"DATA_DIR": "s3://voices/t"}, {"DATASETS": "s3://voices/t"}):
+        got = fetched(**named)
+        assert [row["text"] for row in got["train"]] == [row["text"] for row in rows_of(0, 5, None)]
+        assert [inside.read_bytes(Path(row["audio"])) for row in got["train"]] == sounds
+        bucket.seen.clear()
+    fetched(**named)
+    assert not [key for method, key in bucket.seen if method == "GET" and key], "each file is fetched once"
+    for named in ({"TRAIN_JSONL": "s3://voices/t"}, {"TRAIN_JSONL": "s3://voices/t/tarred_audio_manifest.json"}):
+        with pytest.raises(BadInput, match=r"are read by DATA_DIR: the folder with tarred_audio_manifest\.json and"):
             fetched(**named)
+    del bucket.objects["t/audio_1.tar"]
+    with pytest.raises(BadInput, match=r"^DATA_DIR=s3://voices/t: audio_1\.tar is missing in "):
+        fetched(DATA_DIR="s3://voices/t")
 
 
 def test_what_cannot_be_read_says_what_can(tmp_path: Path, fetched: Any, sounds: list[bytes]) -> None:

@@ -30,10 +30,11 @@ from job.config.settings import Settings
 from job.core import files
 from job.demo.base import build
 from job.prepare import shards
-from job.prepare.codec import Codec
+from job.prepare.codec import Codec, load_codec
 from job.prepare.manifest_rows import Row
 from job.prepare.on_ray import cluster, portions, supply, workers
 from tests.prepare.conftest import Make, complete, voice
+from tests.prepare.test_first_codes import Faulty
 
 TOP = Path(__file__).resolve().parents[2]
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (make setup-ray)")
@@ -121,7 +122,8 @@ class HerePool:
             self.sent += [row.text for row in one.rows]
             stamps = [files.stamp(row.audio) for row in one.rows if row.audio is not None]
             sent = pickle.loads(pickle.dumps(workers.Rows(split, one.rows, stamps)))
-            if (complete := one.done(pickle.loads(pickle.dumps(self._encoder.encode(sent, None))))) is not None:
+            found = pickle.loads(pickle.dumps(self._encoder.encode(sent, None)))
+            if (complete := one.done(found, "here")) is not None:
                 yield complete.shard, complete.items()
 
 
@@ -148,6 +150,25 @@ def test_workers_get_the_rows_that_are_new_and_the_bytes_are_those_of_local(make
         assert ray == local and len(ray) > 6
         copies = [row["text"] for row in given]
         assert sorted(pools[-1].sent) == sorted([row["text"] for row in new] + copies)
+
+
+def test_codes_that_differed_on_a_worker_are_a_line_of_the_jobs_log(make: Make, wav, monkeypatch, capsys):
+    """The log of a worker is on its machine, and gone with it; the machine that computed wrongly is named."""
+    monkeypatch.setattr(cluster, "started_with", lambda settings, _: HerePool(settings))
+    monkeypatch.setattr(supply, "_files", supply.Files(supply.Supplier().read))
+
+    def loads(settings: Settings, codebooks: int, device: Any) -> Codec:
+        return Faulty(load_codec(settings, codebooks, device).tokenizer, codebooks, lambda call: call == 1)
+
+    monkeypatch.setattr(workers, "load_codec", loads)
+    rows = [{"audio": wav(str(n), voice(0.5 + n / 20, 24_000, seed=n)), "text": f"Row {n} of them."} for n in range(4)]
+    of = [make(rows, work=engine, engine=engine, check_words="never") for engine in ("ray", "local")]
+    for settings in of:
+        prepare.run(settings)
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "got other codes" in line]
+    assert said.startswith("[prepare] warning: a Ray worker on here: ") and "2 rows are encoded once more" in said
+    ray, local = (results(settings.work_dir) for settings in of)
+    assert ray == local
 
 
 # ---- with Ray --------------------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,22 +115,27 @@ def speakers_of(settings: Any) -> dict[int, str]:
 
 
 class Counted:
-    """How many clips the encoder has embedded for telling people apart."""
+    """How many clips were embedded to tell people apart, and of how many recordings the contents were looked at."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from job.prepare import clip_voices
 
-        self.clips = 0
-        known = clip_voices.halves_of
+        self.clips = self.ends = 0
+        known, ends = clip_voices.halves_of, files.digest_ends
+
+        def read(path: Path) -> str:
+            self.ends += 1
+            return ends(path)
 
         def counted(samples: Any, encoder: SpeakerEncoder) -> Any:
             self.clips += 1
             return known(samples, encoder)
 
         monkeypatch.setattr(clip_voices, "halves_of", counted)
+        monkeypatch.setattr(files, "digest_ends", read)
 
-    def since(self) -> int:
-        found, self.clips = self.clips, 0
+    def since(self) -> tuple[int, int]:
+        found, self.clips, self.ends = (self.clips, self.ends), 0, 0
         return found
 
 
@@ -159,23 +166,28 @@ def test_people_become_speakers_and_only_what_is_new_is_embedded(
     assert set(about) == set(vectors) == {"host", "host_2"}
     ours = [rows[5:][n]["audio"] for n, one in enumerate(who) if one == 1]
     assert set(about["host_2"]["references"]) <= set(ours), "a reference of the person's own"
-    assert count.since() == 35
+    assert count.since() == (35, 35)
 
-    # More rows, at the front: names stay, and five clips are embedded. The files of a killed run are of use.
+    # More rows, at the front: names stay, five clips are embedded, and nothing of the others is read. The files of a
+    # killed run are of use. A recording that was only touched is known by its contents, then by its new time.
     more = make(rows, keep_speakers="split", **options)
     prepare.run(more)
-    assert count.since() == 5
+    assert count.since() == (5, 5)
     kept = speakers_of(more)
     assert kept == {n: expected[one] for n, one in enumerate(WHO) if one < 2}
     assert "x-vectors of 5 clips were computed, those of 35 are kept from before" in capsys.readouterr().out
     damaged = sorted(more.paths.clip_voices.glob("*.npz"))[0]
     damaged.write_bytes(damaged.read_bytes()[:100])
     prepare.run(make(rows, keep_speakers="main", **options))
-    assert count.since() == 40 and "is damaged" in capsys.readouterr().err
+    assert count.since() == (40, 40) and "is damaged" in capsys.readouterr().err
     assert set(speakers_of(more).values()) == {"host"}
     prepare.run(make(rows, keep_speakers="all", **options))
     prepare.run(make(rows, keep_speakers="split", **options))
-    assert count.since() == 0 and speakers_of(more) == kept
+    assert count.since() == (0, 0) and speakers_of(more) == kept
+    os.utime(rows[7]["audio"])
+    for ends in (1, 0):
+        prepare.run(make(rows, keep_speakers="split", **options))
+        assert count.since() == (0, ends) and speakers_of(more) == kept
 
 
 class Killed(BaseException):

@@ -307,13 +307,13 @@ def test_a_checkpoint_holds_the_optimizer_to_the_last_bit(tmp_path, make, dtype,
     optimizer = make(trained)
     steps(optimizer, trained, 0, 3)
     named = [(str(n), p) for n, p in enumerate(trained)]
-    resume.save(tmp_path, resume.snapshot(3, {}, named, optimizer), keep=1)
+    resume.save(tmp_path, resume.snapshot(3, {}, named, optimizer, rules.PLAIN), keep=1)
     held = {name: value.clone() for name, value in optimizer.state[trained[0]].items()}
     steps(optimizer, trained, 3, 6)
 
     fresh = [torch.nn.Parameter(torch.zeros_like(p)) for p in trained]
     again = make(fresh)
-    resume.restore(tmp_path / "checkpoint-3", [(str(n), p) for n, p in enumerate(fresh)], again)
+    resume.restore(tmp_path / "checkpoint-3", [(str(n), p) for n, p in enumerate(fresh)], again, rules.PLAIN)
     try:
         prepared = Accelerator(cpu=True).prepare(again)
         state = again.state[fresh[0]]
@@ -458,7 +458,8 @@ def test_a_checkpoint_of_another_optimizer_is_refused_at_the_start(tmp_path, cap
     settings = variables.load({**QUICK, **values})
     weight = torch.nn.Parameter(torch.zeros(8, 8, dtype=torch.bfloat16 if rules.in_bf16(settings) else None))
     optimizer = optimizer_of(settings, [Group("full", 1e-4, [("talker.w", weight)])])
-    resume.save(tmp_path, resume.snapshot(3, {}, [("talker.w", weight)], optimizer), keep=1)
+    kind = rules.kind_of(settings)
+    resume.save(tmp_path, resume.snapshot(3, {}, [("talker.w", weight)], optimizer, kind), keep=1)
     named = {"RESUME": tmp_path / "checkpoint-3", "WORK_DIR": tmp_path / "w"}
     refused = run_job(capsys, ["doctor"], {**QUICK, **COPIES, **named})
     assert refused.code == 2 and len(refused.errors) == 1

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from job.config.object_storage import address_of
 from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import BadInput
@@ -27,7 +28,7 @@ from job.fetch.table import Row, RowError, Table, Unreadable
 PARQUET, TAR = ".parquet", ".tar"
 #: NeMo's manifest of all tars beside it, the key of its rows that names a tar, and what is said of them in a bucket.
 WHOLE, SHARD = "tarred_audio_manifest.json", "shard_id"
-_ONLY_HERE = "NeMo's tarred data are read from this machine only; download the folder and name it"
+_ITS_FOLDER = f"NeMo's tarred data in a bucket are read by DATA_DIR: the folder with {WHOLE} and the tars"
 #: Endings of compressed tars, and what is said of them.
 PACKED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 UNPACK = "a compressed tar is not read, since recordings are read where they lie in it; decompress it (gunzip)"
@@ -72,7 +73,26 @@ def open_tars(paths: list[Path], where: str) -> Table:
     return Table(name, where, columns, read, sample=lambda: sample)
 
 
-def open_address(address: str, where: str, settings: Settings, split: str | None) -> Table:
+class Stores:
+    """The addresses that one source reads. Each is listed once, whoever asks: that takes long, and costs requests."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._opened: dict[str, ObjectStore] = {}
+
+    def at(self, address: str, where: str) -> ObjectStore:
+        """What lies at an address, of a folder as it stands (DATA_DIR); `where` names the variable in messages.
+
+        Raises:
+            BadInput: it has none of the known forms.
+        """
+        if address not in self._opened:
+            folder = address == address_of(self._settings.data_dir)
+            self._opened[address] = ObjectStore(address, where, self._settings, literal=folder)
+        return self._opened[address]
+
+
+def open_address(store: ObjectStore, where: str, settings: Settings, split: str | None) -> Table:
     """Open what lies at an address of object storage: shards, or one JSONL or CSV file.
 
     Nothing but the beginning of the first shard is read before the table is.
@@ -84,7 +104,6 @@ def open_address(address: str, where: str, settings: Settings, split: str | None
         BadInput: there is nothing that can be read, or it may not be read.
         Unreachable: the storage cannot be reached.
     """
-    store = ObjectStore(address, where, settings)
     listed = store.listing()
     shards = _of_split(listed, split, settings.train_split, where)
     copies = Copies(settings.paths.raw / "shards", store)
@@ -95,7 +114,7 @@ def open_address(address: str, where: str, settings: Settings, split: str | None
         return _parquet(shards, where, store, copies, name, kept)
     if kinds == {TAR}:
         if any(PurePosixPath(one.path).name == WHOLE for one in listed):
-            raise BadInput(f"{where}: {WHOLE}: {_ONLY_HERE}")
+            raise BadInput(f"{where}: {_ITS_FOLDER}")
         with store.reported(shards[0]), store.open(shards[0]) as file:
             columns, sample = tars.look(file, f"{where}: {shards[0].name}", tars.HEAD_BYTES)
         found = _reading(shards, copies, lambda path, _: tars.rows(path, where))
@@ -103,17 +122,16 @@ def open_address(address: str, where: str, settings: Settings, split: str | None
     path = copies.whole(shards[0])
     table = _open_text(path, where)
     if SHARD in table.columns:
-        raise BadInput(f"{where}: {SHARD}: {_ONLY_HERE}")
+        raise BadInput(f"{where}: {SHARD}: {_ITS_FOLDER}")
     return replace(table, name=name, folders=[], remote=store.recording, tree=None, copies=kept)
 
 
-def revision(address: str, where: str, settings: Settings) -> str:
-    """What changes when anything at the address does.
+def revision(store: ObjectStore) -> str:
+    """What changes when anything at an address does.
 
     Raises:
         BadInput, Unreachable: as `open_address`.
     """
-    store = ObjectStore(address, where, settings)
     listed = [(one.path, one.size, one.version) for one in store.listing()]
     return files.digest_bytes(json.dumps(listed).encode())[:16]
 

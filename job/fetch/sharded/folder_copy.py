@@ -10,21 +10,20 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from glob import has_magic
 from pathlib import Path, PurePosixPath
 
 from job.audio import audio_files
 from job.config import datasets
-from job.config.object_storage import address_of
+from job.config.object_storage import address_of, as_it_stands
 from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import BadInput
 from job.core.threads import in_order
 from job.fetch import kaldi, lists, sheets
 from job.fetch.listing import HIDDEN, METADATA
-from job.fetch.sharded import PACKED_TARS, PARQUET, TAR, UNPACK
+from job.fetch.sharded import PACKED_TARS, PARQUET, TAR, UNPACK, WHOLE, Stores
 from job.fetch.sharded.local_copies import Copies
-from job.fetch.sharded.object_store import ObjectStore, Shard
+from job.fetch.sharded.object_store import Shard
 
 #: Endings of tables.
 _TABLES = (".jsonl", ".json", *lists.ENDINGS, *sheets.ENDINGS)
@@ -41,17 +40,16 @@ class FolderCopy:
     the hash, so that nothing else has to be remembered and a run that was killed goes on where it was.
     """
 
-    def __init__(self, settings: Settings, address: str) -> None:
-        """List the folder.
+    def __init__(self, settings: Settings, address: str, stores: Stores) -> None:
+        """List the folder, if `stores` has not done so.
 
         Raises:
-            BadInput: it is a pattern or a single file, there is nothing in it, or it may not be read.
+            BadInput: it is a single file, there is nothing in it, or it may not be read.
             Unreachable: the storage cannot be reached.
         """
         self.where = f"DATA_DIR={address}"
-        if has_magic(address):
-            raise BadInput(f"{self.where}: a pattern of shards goes into TRAIN_JSONL; DATA_DIR names a folder")
-        store = ObjectStore(address, self.where, settings)
+        #: The folder there, for whoever reads shards in it.
+        self.store = store = stores.at(address, self.where)
         listed = store.listing()
         if store.is_one:
             raise BadInput(f"{self.where} is not a folder; a table or a shard goes into TRAIN_JSONL")
@@ -62,9 +60,9 @@ class FolderCopy:
         shards = [one for one in self._files if one.name.lower().endswith((PARQUET, TAR))]
         names = {one.name for one in self._files}
         #: Whether Parquet files or tars in it are read, one by one (`open_address`), and nothing else: not where there
-        #: is a table, as in a folder here. A table alone is read so, too.
-        self.has_shards = bool(shards) and names.isdisjoint(METADATA) and not names >= kaldi.FILES
-        if shards and not self.has_shards:
+        #: is a table, as in a folder here, nor NeMo's manifest of the tars. A table alone is read so, too.
+        self.has_shards = bool(shards) and names.isdisjoint({*METADATA, WHOLE}) and not names >= kaldi.FILES
+        if shards and not self.has_shards and WHOLE not in names:
             self._files = [one for one in self._files if not one.name.lower().endswith((PARQUET, TAR))]
         self._files = _without_markers(self._files)
         if not self._files:
@@ -120,16 +118,8 @@ class FolderCopy:
                 Path(folder).rmdir()
 
 
-def waits(settings: Settings) -> str | None:
-    """What fetch does before the folder can be looked at; None if it is not in object storage, or all here already.
-
-    Raises:
-        BadInput, Unreachable: as `FolderCopy`.
-    """
-    address = address_of(settings.data_dir)
-    if address is None:
-        return None
-    copy = FolderCopy(settings, address)
+def waits(copy: FolderCopy) -> str | None:
+    """What fetch does before the folder can be looked at; None if all of it is here already."""
     missing = [] if copy.has_shards else copy.missing()
     size = sum(one.size for one in missing) / 1e6
     return f"{len(missing)} files ({size:.1f} MB) are fetched first, and looked at then" if missing else None
@@ -137,9 +127,9 @@ def waits(settings: Settings) -> str | None:
 
 def folder_in_storage(told: str | None) -> Path | None:
     """The address that a line of DATASETS names, if it is a folder's: neither a pattern nor a table or a shard."""
-    address = address_of(told)
+    address = as_it_stands(address_of(told) or "")
     name = (address or "").rpartition("/")[2].lower()
-    if not address or has_magic(address) or name.endswith((PARQUET, TAR, *PACKED_TARS, *_TABLES)):
+    if not address or name.endswith((PARQUET, TAR, *PACKED_TARS, *_TABLES)):
         return None
     return Path(address)
 
@@ -147,8 +137,8 @@ def folder_in_storage(told: str | None) -> Path | None:
 def prune(settings: Settings) -> None:
     """Delete copies of folders that are not named any more."""
     lines = datasets.parse(settings.datasets) if settings.datasets else []
-    told = [settings.data_dir, *(line.name for line in lines)]
-    wanted = {_place(settings, address).name for one in told if (address := address_of(one))}
+    told = [address_of(settings.data_dir), *(address_of(folder_in_storage(line.name)) for line in lines)]
+    wanted = {_place(settings, str(one)).name for one in told if one}
     for copy in (settings.paths.raw / "folder").glob("*"):
         if copy.name not in wanted:
             shutil.rmtree(copy, ignore_errors=True)

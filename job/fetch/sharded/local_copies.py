@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from pathlib import Path, PurePosixPath
 
-from job.core import console, files
+from job.core import attempts, console, files
 from job.core.errors import Unreachable
 from job.core.inside import PACK
 from job.fetch.sharded import slim
@@ -64,15 +63,11 @@ class Copies:
             BadInput, Unreachable: it cannot be had.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                files.write_with(path, lambda temporary: self._arrive(shard, temporary))
-                return
-            except Unreachable as error:
-                if attempt == ATTEMPTS:
-                    raise
-                console.warn("fetch", f"{error}; trying again")
-                time.sleep(WAIT * 2 ** (attempt - 1))
+
+        def arrive() -> None:
+            files.write_with(path, lambda temporary: self._arrive(shard, temporary))
+
+        attempts.repeated(arrive, ATTEMPTS, WAIT, "fetch", lambda e: str(e) if isinstance(e, Unreachable) else None)
 
     def _arrive(self, shard: Shard, path: Path) -> None:
         self._store.fetch(shard, path)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from glob import has_magic
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from job.config.object_storage import NO_KEYS, holds_keys
+from job.config.object_storage import NO_KEYS, as_it_stands, holds_keys
 from job.config.settings import Settings, environment
 from job.core import buckets
 from job.core.errors import BadInput, JobError, Unreachable, causes, is_outage, status_of
@@ -58,8 +59,12 @@ class Shard:
 class ObjectStore:
     """What lies at an address: an object, those below a folder, or those that a pattern names."""
 
-    def __init__(self, address: str, where: str, settings: Settings) -> None:
-        """`where` names the variable in messages.
+    def __init__(self, address: str, where: str, settings: Settings, literal: bool = False) -> None:
+        """List nothing yet.
+
+        Args:
+            where: names the variable in messages.
+            literal: whether the address is no pattern, whatever signs are in it.
 
         Raises:
             BadInput: the address has none of the known forms.
@@ -72,15 +77,19 @@ class ObjectStore:
                 raise BadInput(f"{variable}: {NO_KEYS}; {_FORMS}")
             raise BadInput(f"{variable}={address[:100]}: {_FORMS}")
         self._scheme = bucket[1] if bucket else "hf"
-        self._root = (bucket[2] if bucket else (hub[3] or "" if hub else "")).rstrip("/")
+        root = (bucket[2] if bucket else (hub[3] or "" if hub else "")).rstrip("/")
+        names = [part if literal else as_it_stands(part) for part in root.split("/")]
         self._repo: str = hub[1] if hub else ""
         self._asked: str | None = hub[2] if hub else None
-        parts = self._root.split("/")
-        plain = next((n for n, part in enumerate(parts) if has_magic(part)), len(parts))
-        self._folder = "/".join(parts[:plain])
+        plain = list(takewhile(lambda name: name is not None, names))
+        self._folder = "/".join(str(name) for name in plain)
+        self._pattern = root if len(plain) < len(names) else None
+        taken = literal and has_magic(root)
+        self._literal = "; a pattern of shards goes into TRAIN_JSONL, DATA_DIR names a folder" if taken else ""
         #: Whether it is a single object, once they are listed.
         self.is_one = False
-        self.name = (parts[plain - 1] if plain else "") or self._repo.rpartition("/")[2] or "shards"
+        self.name = (plain[-1] if plain else "") or self._repo.rpartition("/")[2] or "shards"
+        self._found: list[Shard] | None = None
 
     @cached_property
     def _files(self) -> Any:
@@ -88,7 +97,7 @@ class ObjectStore:
             from huggingface_hub import HfApi
 
             return HfApi(token=self._settings.token)
-        return buckets.opened(self._scheme, self._root.split("/")[0], environment())
+        return buckets.opened(self._scheme, self._folder.split("/")[0], environment())
 
     @cached_property
     def _revision(self) -> str | None:
@@ -97,20 +106,30 @@ class ObjectStore:
         return str(self._files.dataset_info(self._repo, revision=asked, timeout=30.0).sha or asked)
 
     def listing(self) -> list[Shard]:
-        """The objects that the address names, sorted by name.
+        """The objects that the address names, sorted by name; the storage is asked once.
 
         Raises:
             BadInput: there are none, or they may not be listed.
             Unreachable: the storage cannot be reached.
         """
+        if self._found is not None:
+            return self._found
         with self.reported():
             found = self._listed_hub() if self._scheme == "hf" else self._listed()
-        if self._folder != self._root:
-            found = [one for one in found if fnmatchcase(one.path, self._root)]
-        self.is_one = len(found) == 1 and found[0].path == self._root
+        if self._pattern is not None:
+            found = [one for one in found if fnmatchcase(one.path, self._pattern)]
+        self.is_one = len(found) == 1 and found[0].path == self._folder
         if not found:
-            raise BadInput(f"{self._where}: there is no such object, and nothing in a folder of that name")
-        return sorted(found, key=lambda one: one.name)
+            raise BadInput(f"{self._where}: {self._nothing}")
+        self._found = sorted(found, key=lambda one: one.name)
+        return self._found
+
+    @property
+    def _nothing(self) -> str:
+        """What is said where there is nothing."""
+        if self._pattern is None:
+            return f"there is no such object, and nothing in a folder of that name{self._literal}"
+        return "there is no object that the pattern names; a [, * or ? of a name itself is written [[], [*] or [?]"
 
     def _listed(self) -> list[Shard]:
         from pyarrow.fs import FileSelector
@@ -214,5 +233,6 @@ class ObjectStore:
         if status in (401, 403) or _REFUSED.search(str(error)):
             return BadInput(f"{where}: reading is refused; check {keys} and their rights")
         if isinstance(error, FileNotFoundError) or status == 404 or _MISSING.search(str(error)):
-            return BadInput(f"{where}: no such bucket, repo or path, or no access to it; check the address and {keys}")
+            missing = "no such bucket, repo or path, or no access to it"
+            return BadInput(f"{where}: {missing}; check the address and {keys}{self._literal}")
         return BadInput(f"{where} cannot be read: {said}")

@@ -209,7 +209,7 @@ class Pool:
         first = next(iter(worker.tasks)) == future
         task = worker.tasks.pop(future)
         try:
-            items = self._ray.get(future)
+            found = self._ray.get(future)
         except self._ray.exceptions.RayError as error:
             reason = _reason(self._ray, error)
             task.losses += first and not getattr(error, "preempted", False)
@@ -225,7 +225,7 @@ class Pool:
                 waiting.extend(worker.tasks.values())
                 self._dismiss(worker)
             return None
-        return task.done(items)
+        return task.done(found, worker.place)
 
     def _dismiss(self, worker: _Worker) -> None:
         worker.tasks.clear()

@@ -6,13 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from job.core import console
 from job.prepare.encode import Item
+from job.prepare.row_encoder import STAGE
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from job.prepare.manifest_rows import Row
     from job.prepare.shards import Shard
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What a worker returns of a portion: the items of its rows, in order, and lines for the log, which only the job
+    writes."""
+
+    items: list[Item]
+    warnings: list[str]
 
 
 @dataclass(slots=True)
@@ -37,9 +48,11 @@ class Portion:
     rows: list[Row]
     losses: int = 0
 
-    def done(self, items: list[Item]) -> Assembly | None:
-        """Take the items of its rows. Returns the shard if it is complete with them."""
-        for item in items:
+    def done(self, found: Encoded, place: str | None) -> Assembly | None:
+        """Take what a worker on the machine `place` returns. Returns the shard if it is complete with it."""
+        for warning in found.warnings:
+            console.warn(STAGE, f"a Ray worker on {place}: {warning}")
+        for item in found.items:
             self.assembly.found.setdefault(item.row.position, []).append(item)
         self.assembly.left -= 1
         return None if self.assembly.left else self.assembly

@@ -19,6 +19,7 @@ from job.core.errors import BadInput
 from job.prepare import row_encoder
 from job.prepare.codec import Codec, Sizes, files_of, identity_of, load_codec
 from job.prepare.encode import Item, ProofChoice, side_by_side
+from job.prepare.on_ray.portions import Encoded
 from job.prepare.on_ray.supply import Files, Stamp, files_here
 from job.prepare.row_encoder import RowEncoder, shard_of
 
@@ -114,8 +115,8 @@ class Encoder:
             shutil.rmtree(copied)
         return here
 
-    def encode(self, rows: Rows, pieces: list[Any] | None) -> list[Item]:
-        """Encode rows of a shard. Returns their items, in order.
+    def encode(self, rows: Rows, pieces: list[Any] | None) -> Encoded:
+        """Encode rows of a shard.
 
         Args:
             rows: the rows.
@@ -131,10 +132,11 @@ class Encoder:
         self._files.trim()
         source = read(pieces) if pieces else self._read(rows)
         items = list(self._encoder.encoded_items(source, self._choice))
-        proven = self._encoder.proven(items, lambda: self._encoder.encoded_items(self._read(rows)))
+        warnings: list[str] = []
+        proven = self._encoder.proven(items, lambda: self._encoder.encoded_items(self._read(rows)), warnings.append)
         for item in proven:
             item.proof = None  # sound, which is of no use to the job
-        return proven
+        return Encoded(proven, warnings)
 
     def _read(self, rows: Rows) -> Iterator[Item]:
         return _read(rows, self._order.settings, self._codec, self._files)
