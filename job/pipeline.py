@@ -163,6 +163,8 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
             counts=counts,
             values=values,
             started=started,
+            contents=stage.contents(settings.paths),
+            anew=settings.force,
         )
     ranks.wait()
     say(stage.name, f"done in {time.monotonic() - started:.1f} s")

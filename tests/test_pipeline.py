@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,6 +140,27 @@ def test_where_it_runs_does_not_redo_work(finished, capsys):
     _work, variables, _ = finished
     result = run_job(capsys, ["run", "--from", "fetch", "--until", "train"], {**variables, "NUM_WORKERS": "1"})
     assert result.out.count("nothing to do") == 3, result.out
+
+
+def test_recordings_that_were_only_copied_train_nothing_again(tmp_path, capsys):
+    """A job that brings its recordings anew each night gives each a new time: they are read, and nothing else."""
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in ("en-01", "en-02", "en-03", "en-05"):
+        shutil.copy(ROOT / "job" / "demo" / "clips" / f"{name}.flac", source)
+        (source / f"{name}.txt").write_text(f"What {name} says.")
+    variables = {"PRESET": "demo", "DATA_DIR": source, "WORK_DIR": tmp_path / "work", "MAX_STEPS": "1", "SEED": "7"}
+    variables |= {"QUALITY_GATE": "off", "SPEAKER_NAME": "ada", "LANGUAGE": "English", "ASR_MODEL": ""}
+    command = ["run", "--until", "train"]
+    assert run_job(capsys, command, variables).code == 0
+    for times in range(2):
+        for path in source.iterdir():
+            os.utime(path, (1.9e9 + times, 1.9e9 + times))
+        again = run_job(capsys, command, variables)
+        assert again.code == 0 and "[prepare] done" in again.out and "[train] nothing to do" in again.out, again
+    assert "[train] done" in run_job(capsys, command, variables | {"FORCE": "true"}).out
+    (source / "en-01.txt").write_text("Something else.")
+    assert "[train] done" in run_job(capsys, command, variables).out
 
 
 def test_force_redoes_a_stage(finished, capsys):
