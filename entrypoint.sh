@@ -53,7 +53,9 @@ case ${1-run} in
 esac
 
 busy() { # whether another run still writes to the log: its tee holds a lock
-  [[ $log != /dev/* && -f $log ]] && command -v flock >/dev/null && ! flock --nonblock "$log" true 2>/dev/null
+  if [[ $log == /dev/* || ! -f $log ]]; then return 1; fi
+  flock --nonblock -E 99 "$log" true 2>/dev/null # another code: there is no flock, or no locks on this volume
+  [[ $? == 99 ]]
 }
 if busy; then
   echo "CONSOLE_LOG=$log: another run writes to it; the lines of this one are shown only, set CONSOLE_LOG to keep them" >&2
