@@ -18,7 +18,7 @@ from typing import Any
 
 from job import environment_check
 from job.config.settings import Settings, environment
-from job.config.variables import PublishVariables
+from job.config.variables import SOURCE_VARIABLES, PublishVariables
 from job.core import files, state
 from job.core.console import say, warn
 from job.core.errors import PublishFailed, SpeechFailed
@@ -86,11 +86,21 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks:
         if stages[-1].name == NAMES[-1]:
             did |= _release(settings, failed)
         if not did and len(stages) > 1:
-            say("run", "nothing new: data and settings are those of the last run, so nothing was trained or uploaded")
+            say("run", _nothing_new(settings))
     if failed is not None:
         raise failed
     if unshared:
         raise PublishFailed(unshared)
+
+
+def _nothing_new(settings: Settings) -> str:
+    """The last line of a rerun that has nothing to do. Of the demo it says so: each night without its .env ends so."""
+    from job import fetch
+
+    last = "data and settings are those of the last run"
+    if not fetch.is_named(settings):
+        last = f"no variable names data ({', '.join(SOURCE_VARIABLES)}), and the built-in demo was trained before"
+    return f"nothing new: {last}, so nothing was trained or uploaded"
 
 
 def _share(settings: Settings) -> str | None:

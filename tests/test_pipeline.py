@@ -101,7 +101,7 @@ def test_a_second_run_does_nothing_and_says_so(finished):
     assert time.monotonic() - started < 15
     for name in stages.NAMES:
         assert f"[{name}] nothing to do" in out
-    assert out.splitlines()[-1].startswith("[run] nothing new: ")
+    assert out.splitlines()[-1].startswith("[run] nothing new: no variable names data (TRAIN_JSONL")
     assert {p: p.stat().st_mtime_ns for p in work.rglob("*") if p.is_file()} == before
 
 
