@@ -9,6 +9,7 @@ What `push` has uploaded is finished after the report (`job.publish.release`).
 from __future__ import annotations
 
 import gc
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ from job.mirror.step_pushes import StepPushes
 from job.processes.ranks import ALONE, Ranks
 from job.stages import CHOICE, NAMES, Stage, between, chooses, fingerprint, release, stage, stage_values
 
+#: Stages that take long, and say which variable has them done again; and how many they name.
+TELLING, SHOWN = ("fetch", "prepare", "train", "synthesize"), 3
 #: Follows prepare with PUSH_DATASET: no stage of its own, but with a state file as they have.
 SHARING = Stage(
     "share",
@@ -225,4 +228,18 @@ def _due(settings: Settings, stage: Stage, values: dict[str, Any]) -> str | None
             return None
         else:
             say(stage.name, f"{missing[0]} is gone; running this stage again")
+    elif previous and not settings.force and stage.name in TELLING and (why := _changed(previous, values)):
+        say(stage.name, f"done before, but {why}")
     return now
+
+
+def _changed(previous: dict[str, Any], values: dict[str, Any]) -> str:
+    """Which variables of a stage were others when it was last done; empty where none was."""
+    before, now = previous.get("variables"), json.loads(json.dumps(values, default=str))
+    if not isinstance(before, dict):
+        return ""
+    if before.keys() != now.keys():
+        return "by a version of this job with other variables"
+    found = [f"{name} was {before[name]!s:.60} and is {now[name]!s:.60}" for name in now if before[name] != now[name]]
+    more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return "; ".join(found[:SHOWN]) + more

@@ -143,7 +143,10 @@ def test_where_it_runs_does_not_redo_work(finished, capsys):
 
 
 def test_recordings_that_were_only_copied_train_nothing_again(tmp_path, capsys):
-    """A job that brings its recordings anew each night gives each a new time: they are read, and nothing else."""
+    """A job that brings its recordings anew each night gives each a new time: they are read, and nothing else.
+
+    What is trained again says why.
+    """
     source = tmp_path / "in"
     source.mkdir()
     for name in ("en-01", "en-02", "en-03", "en-05"):
@@ -158,6 +161,15 @@ def test_recordings_that_were_only_copied_train_nothing_again(tmp_path, capsys):
             os.utime(path, (1.9e9 + times, 1.9e9 + times))
         again = run_job(capsys, command, variables)
         assert again.code == 0 and "[prepare] done" in again.out and "[train] nothing to do" in again.out, again
+    other = run_job(capsys, command, variables | {"LEARNING_RATE": "0.001", "LORA_R": "4"}).out
+    assert "[train] done before, but LEARNING_RATE was 0.003 and is 0.001; LORA_R was 16 and is 4\n" in other
+    path = tmp_path / "work" / "state" / "train.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps(known | {"fingerprint": "", "variables": {"A_VARIABLE": 1}}))
+    assert (
+        "[train] done before, but by a version of this job with other variables\n"
+        in run_job(capsys, command, variables).out
+    )
     assert "[train] done" in run_job(capsys, command, variables | {"FORCE": "true"}).out
     (source / "en-01.txt").write_text("Something else.")
     assert "[train] done" in run_job(capsys, command, variables).out
