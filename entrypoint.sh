@@ -48,6 +48,22 @@ log=${log%$'\n'}
 
 # ---- the log ---------------------------------------------------------------------------------------------------------
 
+case ${1-run} in
+-* | settings | plan | say | watch | upload-log | notify) log=/dev/null ;; # they tell of runs, whose log stays as it is
+esac
+
+busy() { # whether another run still writes to the log: its tee holds a lock
+  if [[ $log == /dev/* || ! -f $log ]]; then return 1; fi
+  flock --nonblock -E 99 "$log" true 2>/dev/null # another code: there is no flock, or no locks on this volume
+  [[ $? == 99 ]]
+}
+if busy; then
+  echo "CONSOLE_LOG=$log: another run writes to it; the lines of this one are shown only, set CONSOLE_LOG to keep them" >&2
+  log=/dev/null
+  upload_logs=False
+  export CONSOLE_LOG=$log
+fi
+
 fresh() { # removes an older log, or a link in its place; /dev/null and the like are not removed
   case $log in
   /dev/*) ;;
@@ -58,6 +74,9 @@ if ! { fresh && mkdir -p -- "$(dirname -- "$log")" && : >"$log"; } 2>/dev/null; 
   echo "CONSOLE_LOG=$log: not writable; set CONSOLE_LOG to a writable path" >&2
   exit 2
 fi
+
+exec 9>>"$log"
+if command -v flock >/dev/null; then flock --nonblock 9 2>/dev/null || true; fi # until the last tee has ended
 
 tees=()
 if ! pipes=$(mktemp -d 2>/dev/null); then
@@ -107,7 +126,7 @@ trap 'forward INT' INT
 
 run_child() { # run a command, pass signals on to it, return its exit code
   if ((stopped)); then return 143; fi
-  "$@" </dev/null &
+  "$@" </dev/null 9>&- &
   child=$!
   if ((stopped)); then kill -TERM "$child" 2>/dev/null || true; fi # likewise
   local code

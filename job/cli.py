@@ -118,15 +118,26 @@ def evaluate() -> None:
 
 @app.command()
 def say(
-    text: Annotated[str, typer.Argument(help="What to say.")],
+    text: Annotated[str | None, typer.Argument(help="What to say.")] = None,
+    file: Annotated[list[Path] | None, typer.Option(help="A text to read aloud instead; may be given again.")] = None,
     speaker: Annotated[str | None, typer.Option(help="Who says it; by default the checkpoint's first speaker.")] = None,
-    to: Annotated[Path | None, typer.Option(help="The WAV to write; by default said.wav in WORK_DIR.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="The WAV to write, or with --file a folder; by default said.wav, said in WORK_DIR."),
+    ] = None,
 ) -> None:
-    """Speak a text with output/best, and play it if a player is installed."""
-    from job.evaluate.say import play
-    from job.evaluate.say import say as speak
+    """Speak a text with output/best, and play it if a player is installed; or read files aloud."""
+    if (text is None) == (not file):
+        raise errors.BadInput('say: give a text (say "Good morning.") or files (--file chapter-1.txt), one of the two')
+    if text is None:
+        from job.evaluate.narrate import narrate
 
-    play(speak(_settings(), text, speaker, to))
+        narrate(_settings(), file or [], speaker, to)
+    else:
+        from job.evaluate.say import play
+        from job.evaluate.say import say as speak
+
+        play(speak(_settings(), text, speaker, to))
 
 
 @app.command()

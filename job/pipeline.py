@@ -9,6 +9,7 @@ What `push` has uploaded is finished after the report (`job.publish.release`).
 from __future__ import annotations
 
 import gc
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from typing import Any
 
 from job import environment_check
 from job.config.settings import Settings, environment
-from job.config.variables import PublishVariables
+from job.config.variables import SOURCE_VARIABLES, PublishVariables
 from job.core import files, state
 from job.core.console import say, warn
 from job.core.errors import PublishFailed, SpeechFailed
@@ -29,6 +30,8 @@ from job.mirror.step_pushes import StepPushes
 from job.processes.ranks import ALONE, Ranks
 from job.stages import CHOICE, NAMES, Stage, between, chooses, fingerprint, release, stage, stage_values
 
+#: Stages that take long, and say which variable has them done again; and how many they name.
+TELLING, SHOWN = ("fetch", "prepare", "train", "synthesize"), 3
 #: Follows prepare with PUSH_DATASET: no stage of its own, but with a state file as they have.
 SHARING = Stage(
     "share",
@@ -86,11 +89,21 @@ def run(settings: Settings, first: str = NAMES[0], last: str = NAMES[-1], ranks:
         if stages[-1].name == NAMES[-1]:
             did |= _release(settings, failed)
         if not did and len(stages) > 1:
-            say("run", "nothing new: data and settings are those of the last run, so nothing was trained or uploaded")
+            say("run", _nothing_new(settings))
     if failed is not None:
         raise failed
     if unshared:
         raise PublishFailed(unshared)
+
+
+def _nothing_new(settings: Settings) -> str:
+    """The last line of a rerun that has nothing to do. Of the demo it says so: each night without its .env ends so."""
+    from job import fetch
+
+    last = "data and settings are those of the last run"
+    if not fetch.is_named(settings):
+        last = f"no variable names data ({', '.join(SOURCE_VARIABLES)}), and the built-in demo was trained before"
+    return f"nothing new: {last}, so nothing was trained or uploaded"
 
 
 def _share(settings: Settings) -> str | None:
@@ -163,6 +176,8 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
             counts=counts,
             values=values,
             started=started,
+            contents=stage.contents(settings.paths),
+            anew=settings.force,
         )
     ranks.wait()
     say(stage.name, f"done in {time.monotonic() - started:.1f} s")
@@ -213,4 +228,18 @@ def _due(settings: Settings, stage: Stage, values: dict[str, Any]) -> str | None
             return None
         else:
             say(stage.name, f"{missing[0]} is gone; running this stage again")
+    elif previous and not settings.force and stage.name in TELLING and (why := _changed(previous, values)):
+        say(stage.name, f"done before, but {why}")
     return now
+
+
+def _changed(previous: dict[str, Any], values: dict[str, Any]) -> str:
+    """Which variables of a stage were others when it was last done; empty where none was."""
+    before, now = previous.get("variables"), json.loads(json.dumps(values, default=str))
+    if not isinstance(before, dict):
+        return ""
+    if before.keys() != now.keys():
+        return "by a version of this job with other variables"
+    found = [f"{name} was {before[name]!s:.60} and is {now[name]!s:.60}" for name in now if before[name] != now[name]]
+    more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return "; ".join(found[:SHOWN]) + more

@@ -29,6 +29,7 @@ class Stage:
         function: `module:function`, imported when the stage runs.
         uses: groups of variables that its result depends on, and single fields of other groups.
         apart: fields of those groups that its result does not depend on.
+        contents: a digest of what it has made, if later stages need not be redone where that is as it was.
         after: stages whose results it builds on.
         inputs: identities of what it reads from outside the work directory.
         outputs: files that must still exist for the stage to count as done.
@@ -47,6 +48,7 @@ class Stage:
     left_out: Callable[[Settings], str | None] = lambda settings: None
     spread: bool = False
     apart: tuple[str, ...] = ()
+    contents: Callable[[Paths], str | None] = lambda paths: None
 
     def run(self, settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
         """Import the stage and run it."""
@@ -61,10 +63,7 @@ def _identities(*paths: Path | str | None) -> dict[str, Any]:
 
 
 def source_revision(settings: Settings) -> str | None:
-    """The revision of the source on the Hub; None if it is not on the Hub.
-
-    If the Hub cannot be reached, a rerun that has everything it needs assumes that its dataset is unchanged.
-    """
+    """The revision of the source on the Hub, the last known one if that cannot be reached; None for another source."""
     from job import fetch
 
     before = (state.read(settings.paths.state, "fetch") or {}).get("counts", {}).get("revision")
@@ -182,6 +181,7 @@ STAGES: tuple[Stage, ...] = (
         lambda p: [p.prepared / "train", p.prepared / "summary.json", p.speakers],
         left_out=_prepared_already,
         spread=True,
+        contents=lambda p: files.digest_tree(p.prepared),
     ),
     Stage(
         "train",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,7 +101,7 @@ def test_a_second_run_does_nothing_and_says_so(finished):
     assert time.monotonic() - started < 15
     for name in stages.NAMES:
         assert f"[{name}] nothing to do" in out
-    assert out.splitlines()[-1].startswith("[run] nothing new: ")
+    assert out.splitlines()[-1].startswith("[run] nothing new: no variable names data (TRAIN_JSONL")
     assert {p: p.stat().st_mtime_ns for p in work.rglob("*") if p.is_file()} == before
 
 
@@ -139,6 +140,39 @@ def test_where_it_runs_does_not_redo_work(finished, capsys):
     _work, variables, _ = finished
     result = run_job(capsys, ["run", "--from", "fetch", "--until", "train"], {**variables, "NUM_WORKERS": "1"})
     assert result.out.count("nothing to do") == 3, result.out
+
+
+def test_recordings_that_were_only_copied_train_nothing_again(tmp_path, capsys):
+    """A job that brings its recordings anew each night gives each a new time: they are read, and nothing else.
+
+    What is trained again says why.
+    """
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in ("en-01", "en-02", "en-03", "en-05"):
+        shutil.copy(ROOT / "job" / "demo" / "clips" / f"{name}.flac", source)
+        (source / f"{name}.txt").write_text(f"What {name} says.")
+    variables = {"PRESET": "demo", "DATA_DIR": source, "WORK_DIR": tmp_path / "work", "MAX_STEPS": "1", "SEED": "7"}
+    variables |= {"QUALITY_GATE": "off", "SPEAKER_NAME": "ada", "LANGUAGE": "English", "ASR_MODEL": ""}
+    command = ["run", "--until", "train"]
+    assert run_job(capsys, command, variables).code == 0
+    for times in range(2):
+        for path in source.iterdir():
+            os.utime(path, (1.9e9 + times, 1.9e9 + times))
+        again = run_job(capsys, command, variables)
+        assert again.code == 0 and "[prepare] done" in again.out and "[train] nothing to do" in again.out, again
+    other = run_job(capsys, command, variables | {"LEARNING_RATE": "0.001", "LORA_R": "4"}).out
+    assert "[train] done before, but LEARNING_RATE was 0.003 and is 0.001; LORA_R was 16 and is 4\n" in other
+    path = tmp_path / "work" / "state" / "train.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps(known | {"fingerprint": "", "variables": {"A_VARIABLE": 1}}))
+    assert (
+        "[train] done before, but by a version of this job with other variables\n"
+        in run_job(capsys, command, variables).out
+    )
+    assert "[train] done" in run_job(capsys, command, variables | {"FORCE": "true"}).out
+    (source / "en-01.txt").write_text("Something else.")
+    assert "[train] done" in run_job(capsys, command, variables).out
 
 
 def test_force_redoes_a_stage(finished, capsys):

@@ -176,6 +176,11 @@ class Paths:
         return self.work / "said.wav"
 
     @property
+    def narrated(self) -> Path:
+        """WAVs of the files that `say --file` has read aloud."""
+        return self.work / "said"
+
+    @property
     def created_repos(self) -> Path:
         """The Hub repos that runs in this work directory have created."""
         return self.work / "created_repos.json"

@@ -166,6 +166,12 @@ def digest_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def digest_tree(root: Path) -> str:
+    """One SHA-256 over the names and contents of all files below a folder, in hex."""
+    found = sorted(path for path in tree(root) if path.is_file())
+    return digest_bytes(repr([(p.relative_to(root).as_posix(), digest_file(p)) for p in found]).encode())
+
+
 def digest_file(path: Path) -> str:
     """SHA-256 of a file's contents, in hex."""
     with inside.open_binary(path) as handle:

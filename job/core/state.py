@@ -38,9 +38,11 @@ def read(directory: Path, stage: str) -> dict[str, Any] | None:
 
 
 def digest(directory: Path, stage: str) -> str:
-    """Digest of a stage's state file; `none` if it has none."""
+    """Digest of a stage's state file, or of an earlier one's whose contents it made again; `none` if it has none."""
     path = directory / f"{stage}.json"
-    return files.digest_file(path) if path.exists() else "none"
+    if not path.exists():
+        return "none"
+    return (read(directory, stage) or {}).get("as_before") or files.digest_file(path)
 
 
 def write(
@@ -52,11 +54,20 @@ def write(
     counts: dict[str, Any],
     values: dict[str, Any],
     started: float,
+    contents: str | None = None,
+    anew: bool = False,
 ) -> None:
     """Record that a stage has finished. Written last, so that a state file means that the outputs are complete.
 
-    `started` is `time.monotonic()` of the stage's start.
+    Args:
+        started: `time.monotonic()` of the stage's start.
+        contents: a digest of what it made, where that decides whether later stages are redone.
+        anew: later stages are redone also if the contents are the same as before.
     """
+    before = read(directory, stage) or {}
+    same = contents is not None and not anew and before.get("contents") == contents
+    more = {"contents": contents} if contents is not None else {}
+    more |= {"as_before": digest(directory, stage)} if same else {}
     files.write_json(
         directory / f"{stage}.json",
         {
@@ -68,6 +79,7 @@ def write(
             "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
             "variables": values,
             "versions": _versions(),
+            **more,
         },
     )
 

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from job.config.names import lookup_key
 from job.config.settings import Settings
@@ -16,8 +18,12 @@ from job.core.errors import BadInput
 from job.evaluate import own, passages, spoken_texts
 from job.evaluate.samples import describe, write_wav
 from job.evaluate.speaking import speak
+from job.evaluate.spoken_texts import Utterance
 from job.evaluate.synthesize import as_tuned, find_checkpoint, load_voice, prepared, rows_of
 from job.model.loading import read_config
+
+if TYPE_CHECKING:
+    from qwen_tts import Qwen3TTSModel
 
 #: Programs that play a file and exit; the first one installed is used.
 PLAYERS = (
@@ -27,6 +33,38 @@ PLAYERS = (
     ("ffplay", "-autoexit", "-nodisp", "-loglevel", "error"),
     ("play", "-q"),
 )
+
+
+class Voice:
+    """`output/best` speaking as one of its speakers, with the settings that were chosen for it; loaded when needed.
+
+    Raises:
+        BadInput: there is no checkpoint that can speak, or no such speaker.
+    """
+
+    def __init__(self, settings: Settings, speaker: str | None) -> None:
+        self.directory = find_checkpoint(settings.paths)
+        self.settings = as_tuned(settings, self.directory)
+        self._config = read_config(self.directory)
+        known = spoken_texts.speakers_of(self._config, self.directory)
+        self.speaker = known[0] if speaker is None else lookup_key(speaker)
+        if self.speaker not in known:
+            raise BadInput(f"--speaker {speaker}: {self.directory} speaks as {', '.join(known)}")
+        summary, self.splits = prepared(settings.paths)
+        self.rate = spoken_texts.frames_per_character(summary)
+        languages = spoken_texts.languages_by_speaker([row for rows in rows_of(self.splits) for row in rows])
+        self._language = languages.get(self.speaker, settings.language)
+
+    @cached_property
+    def model(self) -> Qwen3TTSModel:
+        """The loaded model."""
+        return load_voice(self.directory, self.settings)
+
+    def passages(self, text: str) -> tuple[str, list[Utterance]]:
+        """The text as it is said, and its passages."""
+        wanted = spoken_texts.utterance(self.settings, self._config, text, self.speaker, self._language)
+        wanted = replace(wanted, layout=spoken_texts.LAYOUTS[self.settings.text_layout][0])
+        return wanted.text, [replace(wanted, text=passage) for passage in passages.of(wanted.text)]
 
 
 def say(settings: Settings, text: str, speaker: str | None = None, target: Path | None = None) -> Path:
@@ -48,34 +86,22 @@ def say(settings: Settings, text: str, speaker: str | None = None, target: Path 
         raise BadInput("say: there are no words in the text")
     path = target or settings.paths.said
     if target is not None:
-        _check_writable(target)
-    directory = find_checkpoint(settings.paths)
-    settings = as_tuned(settings, directory)
-    config = read_config(directory)
-    known = spoken_texts.speakers_of(config, directory)
-    chosen = known[0] if speaker is None else lookup_key(speaker)
-    if chosen not in known:
-        raise BadInput(f"--speaker {speaker}: {directory} speaks as {', '.join(known)}")
-    summary, splits = prepared(settings.paths)
-    languages = spoken_texts.languages_by_speaker([row for rows in rows_of(splits) for row in rows])
-    wanted = spoken_texts.utterance(settings, config, text, chosen, languages.get(chosen, settings.language))
-    wanted = replace(wanted, layout=spoken_texts.LAYOUTS[settings.text_layout][0])
-    parts = [replace(wanted, text=passage) for passage in passages.of(wanted.text)]
-    model = load_voice(directory, settings)
-    rate = spoken_texts.frames_per_character(summary)
-    samples_per_frame = int(model.model.speech_tokenizer.get_decode_upsample_rate())  # type: ignore[attr-defined]
-    said = list(speak(model, parts, settings, rate))
-    sample = said[0] if len(said) == 1 else passages.joined(said, wanted.text, samples_per_frame)
+        check_writable(target)
+    voice = Voice(settings, speaker)
+    whole, parts = voice.passages(text)
+    samples_per_frame = int(voice.model.model.speech_tokenizer.get_decode_upsample_rate())  # type: ignore[attr-defined]
+    said = list(speak(voice.model, parts, voice.settings, voice.rate))
+    sample = said[0] if len(said) == 1 else passages.joined(said, whole, samples_per_frame)
 
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_with(path, lambda new: write_wav(new, sample))
-    voice = own.of_speakers(model, splits, [chosen]).get(chosen) if splits else None
-    found = describe(sample, path.name, samples_per_frame, voice)
-    console.say("say", f"{path}: {found['seconds']:.2f} s as {chosen}, {'; '.join(found['problems']) or 'good'}")
+    own_voice = own.of_speakers(voice.model, voice.splits, [voice.speaker]).get(voice.speaker) if voice.splits else None
+    found = describe(sample, path.name, samples_per_frame, own_voice)
+    console.say("say", f"{path}: {found['seconds']:.2f} s as {voice.speaker}, {'; '.join(found['problems']) or 'good'}")
     return path
 
 
-def _check_writable(target: Path) -> None:
+def check_writable(target: Path) -> None:
     """Refuse a file that cannot be written, before a model is loaded.
 
     Raises:

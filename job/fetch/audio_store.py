@@ -101,7 +101,7 @@ class Store:
         if found is not None:
             return found
         if remote is None:
-            raise self._finder.missing(value, field, folders)
+            raise self._finder.missing(value, field, folders, tree)
         if audio_files.ending_of(value) in UNREADABLE:
             raise unreadable(Path(value))  # before it is downloaded
         got = remote(value)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from job.audio import audio_files
 from job.core.errors import BadInput
 from job.fetch import cell_quotes, guess, lines, records
 from job.fetch.table import SAMPLE_ROWS
@@ -24,6 +26,11 @@ _BY_ENDING = {".tsv": "\t", ".csv": ",", ".psv": "|", ".list": "|", ".lst": "|",
 _LOOKED_FOR = 40
 #: The separator declaration that Excel writes as a separate first line.
 _SEP_LINE = re.compile(r"\"?sep=([,;|\t])\"?")
+
+#: What may stand in a column's name beside letters and digits; no mark that ends or opens a sentence.
+_IN_COLUMN_NAMES = " _.-()[]/\\%#&+*:'’"
+#: How a sentence ends, with its closing quotes.
+_ENDS = re.compile(r"[.!?…。！？؟।։][\"'»”’)]*$")
 
 
 @dataclass(frozen=True)
@@ -192,14 +199,42 @@ def _header(
         shapes = Counter(_shape(cells[position]) for cells in data)
         if any(map(str.isdigit, name)) and shapes[_shape(name)] >= 0.5 * max(1, len(data)):
             return None  # an id like those below it, of a recording that does not exist
-    plain = all(len(name) <= 40 and not guess.reads_as_sentence(name) for name in names)
+    short = all(len(name) <= 40 for name in names)
+    plain = short and not any(map(guess.reads_as_sentence, names))
     hits = sum(_name(name) in known for name in names)
     if hits >= 2 or (hits and plain):
         return names
     # Unknown names are still a header if the cells below them are recordings.
-    wordlike = all(re.fullmatch(r"[^\W\d][\w .-]*", name) for name in names) and len(set(names)) == len(names)
+    wordlike = all(map(_names_a_column, names)) and len(set(names)) == len(names)
     below = [any(guess.is_sound(cell.strip(), folders) for cell in cells) for cells in data[:_LOOKED_FOR]]
-    return names if plain and wordlike and below and sum(below) >= 0.8 * len(below) else None
+    if not (short and wordlike and below and sum(below) >= 0.8 * len(below)):
+        return None
+    return names if plain or _unlike_the_rows(names, data[:_LOOKED_FOR]) else None
+
+
+def _unlike_the_rows(names: tuple[str, ...], rows: list[list[str]]) -> bool:
+    """Whether names of three words and more are no sentences: rows below have full stops or numbers where they do not.
+
+    The recordings' column must have endings in the rows: a first row without one is not a recording's then.
+    """
+
+    def usual(position: int, test: Callable[[str], object]) -> bool:
+        return sum(bool(test(cells[position].strip())) for cells in rows) >= 0.8 * len(rows)
+
+    columns = range(len(names))
+    ended = any(usual(n, lambda cell: cell.lower().endswith(audio_files.SOUNDS)) for n in columns)
+    return ended and any(
+        (usual(n, _ENDS.search) and not _ENDS.search(names[n]))
+        or (usual(n, lambda cell: cell[:1].isdigit()) and not any(map(str.isdigit, names[n])))
+        for n in columns
+    )
+
+
+def _names_a_column(cell: str) -> bool:
+    """Whether a cell may be a column's name: `Jimla da aka faɗa`, `Tsawo (s)`, `#`, accents typed in two."""
+    cell = unicodedata.normalize("NFC", cell)
+    inside = (c.isalnum() or c in _IN_COLUMN_NAMES or unicodedata.category(c)[0] == "M" for c in cell)
+    return cell[:1] in ("#", "№") or (cell[:1].isalpha() and all(inside))
 
 
 def _check_header(header: tuple[str, ...], where: str, number: int) -> None:

@@ -95,7 +95,7 @@ def text_by_values(table: Table, rows: Sequence[Mapping[str, Any]], others: Sequ
 
 
 def audio_by_values(table: Table, others: Sequence[Profile]) -> tuple[tuple[str, ...], str]:
-    """Choose the audio column by values if no column name identifies it; with a header, its files must exist.
+    """Choose the audio column by values if no column name identifies it: of several, one whose files exist.
 
     Raises:
         BadInput: two columns contain names of recordings.
@@ -103,7 +103,8 @@ def audio_by_values(table: Table, others: Sequence[Profile]) -> tuple[tuple[str,
     sound = [p for p in others if p.is_sound]
     why = "it holds names of recordings"
     if table.header:
-        sound = [p for p in sound if any(guess.is_file(label, table.folders) for label in p.labels[:20])]
+        here = [p for p in sound if any(guess.is_file(label, table.folders) for label in p.labels[:20])]
+        sound = here or sound  # of none: rows then say what is not here
     if not sound:
         sound = [p for p in others if p.names >= guess.MOSTLY]
         why = "it holds names of recordings, without their ending"

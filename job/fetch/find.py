@@ -54,7 +54,7 @@ class Finder:
             self._check_letters(value, found)
         return found.absolute()
 
-    def missing(self, value: str, field: str, folders: list[Path]) -> RowError:
+    def missing(self, value: str, field: str, folders: list[Path], tree: Path | None = None) -> RowError:
         """Return the error for a name that `find` did not find, with the paths searched and a near match as a hint."""
         candidates = list(candidates_of(value, folders))
         if not audio_files.ending_of(value):
@@ -64,18 +64,23 @@ class Finder:
         except (OSError, ValueError):
             near = []
         hint = f"; there is {near[0].name}: name that if it is the recording" if near else ""
-        if not near and (moved := self._moved(value, folders)) is not None:
+        if not near and (moved := self._moved(value, folders, tree)) is not None:
             hint = f"; there is {moved}: write names without the folders of another machine if it is the recording"
         return RowError(f"{field} is missing", f"no file {value[:200]!r}{hint}", [str(path) for path in candidates])
 
-    def _moved(self, value: str, folders: list[Path]) -> str | None:
-        """Find a file of the same name in the table's folders, in case the path in `value` is from another machine."""
-        name = value.replace("\\", "/").rsplit("/", 1)[-1]
-        try:
-            found = _first(candidates_of(name, folders)) if name and name != value else None
-        except (OSError, ValueError):
-            return None
-        return _shown(found, folders[0]) if found is not None else None
+    def _moved(self, value: str, folders: list[Path], tree: Path | None) -> str | None:
+        """Find a file by the end of its path, in case the path in `value` is from another machine."""
+        parts = value.replace("\\", "/").split("/")
+        for first in range(1, len(parts)):
+            tail = "/".join(parts[first:])
+            try:
+                found = _first(candidates_of(tail, folders)) if parts[-1] else None
+                found = found or next(iter(self._tree(tree).named(tail) if tree is not None else []), None)
+            except (OSError, ValueError):
+                continue
+            if found is not None:
+                return _shown(found, folders[0])
+        return None
 
     def _found(self, value: str, field: str, folders: list[Path], tree: Path | None) -> Path | None:
         own = folders[:1]

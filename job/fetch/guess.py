@@ -134,9 +134,17 @@ def is_file(cell: str, folders: list[Path]) -> bool:
     if not 0 < len(cell) < 300 or "\n" in cell:
         return False
     try:
-        return any((folder / name).is_file() for name in {cell, cell.replace("\\", "/")} for folder in folders)
+        names = {form for name in {cell, cell.replace("\\", "/")} for form in _forms(name)}
+        return any((folder / name).is_file() for name in names for folder in folders)
     except (OSError, ValueError):
         return False
+
+
+def _forms(name: str) -> tuple[str, ...]:
+    """Return a name with its accents as given, composed (as typed) and decomposed (as macOS names files)."""
+    if name.isascii():
+        return (name,)
+    return name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)
 
 
 def with_ending(cell: str, folders: list[Path]) -> str | None:

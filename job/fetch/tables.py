@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -23,6 +25,8 @@ _ROWS, _SHARE = 50, 0.5
 
 #: Files of spreadsheet programs.
 _SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers", ".gsheet")
+#: The name of a recording in a line: up to its ending, from what separates it from others in the line.
+_SOUND = re.compile(rf"[^,;|\t\"]+(?:{'|'.join(map(re.escape, audio_files.SOUNDS))})(?=$|[\s,;|\"])", re.IGNORECASE)
 #: How much of a file is searched for names of recordings, bytes.
 _MOST_BYTES = 1 << 22
 
@@ -64,9 +68,9 @@ def only_one(
 def unread(root: Path, audio: list[Path], settings: Settings) -> str | None:
     """Describe a file in `root` that seems to be the table of its recordings and cannot be read; None if there is none.
 
-    That is a spreadsheet, or a text file with the names of most recordings in it.
+    That is a spreadsheet, a text file with the names of most recordings in it, or a table with names of others only.
     """
-    stems = [audio_files.stem(path.name).encode() for path in audio[:: max(1, len(audio) // _ROWS)]]
+    stems = [_spellings(audio_files.stem(path.name)) for path in audio[:: max(1, len(audio) // _ROWS)]]
     for path in sorted(root.iterdir()):
         ending = path.suffix.lower()
         if not path.is_file() or path.name.startswith((".", "~$")):
@@ -76,16 +80,39 @@ def unread(root: Path, audio: list[Path], settings: Settings) -> str | None:
         if ending in (*_ENDINGS, ".json", ".xml", ".yaml", ".yml") and _names_most(path, stems):
             reason = _reason(path, settings)
             return f"{path.name} names the recordings and is not read: {reason}"
+        if ending in _ENDINGS and (other := _names_others(path)) is not None:
+            return f"{path.name} names recordings that are not in this folder, such as {other!r}: correct the names"
     return None
 
 
-def _names_most(path: Path, stems: list[bytes]) -> bool:
+def _spellings(stem: str) -> set[bytes]:
+    """Return how a table may hold a recording's name: with composed or decomposed accents, in the usual encodings."""
+    forms = {unicodedata.normalize(form, stem) for form in ("NFC", "NFD")}
+    coded = {form.encode(encoding, "surrogateescape") for form in forms for encoding in ("utf-8", "utf-16-le")}
+    with contextlib.suppress(UnicodeEncodeError):
+        coded |= {form.encode("cp1252") for form in forms}
+    return coded
+
+
+def _names_most(path: Path, stems: list[set[bytes]]) -> bool:
     try:
         with open(path, "rb") as handle:
-            content = handle.read(_MOST_BYTES).replace(b"\0", b"")
+            content = handle.read(_MOST_BYTES)
     except OSError:
         return False
-    return len(stems) > 1 and sum(stem in content for stem in stems) > _SHARE * len(stems)
+    return len(stems) > 1 and sum(any(s in content for s in stem) for stem in stems) > _SHARE * len(stems)
+
+
+def _names_others(path: Path) -> str | None:
+    """Return a recording that a table names by its ending, if most of its rows do so; they are known not to be here."""
+    try:
+        with open(path, "rb") as handle:
+            content = handle.read(_MOST_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return None
+    rows = [line for line in content.splitlines() if line.strip()]
+    named = [found[0].strip() for line in rows if (found := _SOUND.search(line))]
+    return named[0] if len(named) > 1 and len(named) > _SHARE * len(rows) else None
 
 
 def _reason(path: Path, settings: Settings) -> str:

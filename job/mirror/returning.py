@@ -106,7 +106,12 @@ def listed(settings: Settings, archive: Archive) -> list[Manifest]:
     others = {name.split("/")[0] for name in there if name.startswith(f"{kind}-")} - {archive.folder}
     if not found and others:
         what = "prepared data" if kind == "data" else "checkpoints"
-        say("mirror", f"its {what} are of other settings or data ({len(others)} of them) and are left out")
+        taken = sum(size for name, size in there.items() if name.split("/")[0] in others)
+        say(
+            "mirror",
+            f"its {what} are of other settings or data ({len(others)} of them, {taken / 1e6:.1f} MB) and are left out; "
+            "those of runs that are over are yours to delete",
+        )
     return found
 
 

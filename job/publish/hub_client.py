@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -85,6 +86,10 @@ def asked(ask: Callable[[], T], settings: Settings, about: str, otherwise: str) 
         ) from None
 
 
+#: The system's reason in the text of an exception: `[Errno 111] Connection refused`.
+_SYSTEM = re.compile(r"\[Errno -?\d+\] ([^'\")\]]+)")
+
+
 def explain(error: BaseException, settings: Settings) -> str:
     """The error message of the Hub or the network, on one line without secrets."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -99,7 +104,9 @@ def explain(error: BaseException, settings: Settings) -> str:
         return "the Hub's answer cannot be read; something between here and the Hub may have answered in its place"
     last = _causes(error)[-1]
     if _is_connection(error):
-        return one_line(f"no connection to the Hub ({type(last).__name__}: {_first_line(last)})", secrets)
+        system = _SYSTEM.findall(str(last))  # what the system said, in the printed objects of several libraries
+        said = system[-1].strip() if system else f"{type(last).__name__}: {_first_line(last)}"
+        return one_line(f"no connection to the Hub ({said})", secrets)
     return one_line(f"{_first_line(error)}", secrets)
 
 

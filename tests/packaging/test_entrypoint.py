@@ -241,7 +241,7 @@ def test_real_command_line_answers_through_the_entrypoint(tmp_path: Path) -> Non
     command = [TOP / "entrypoint.sh", "settings"]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
-    assert "INIT_MODEL_PATH" in result.stdout and log.read_text() == result.stdout
+    assert "INIT_MODEL_PATH" in result.stdout and not log.exists(), "it is no run"
 
 
 def apart(house: House, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -276,3 +276,26 @@ def test_a_quoted_log_is_the_file_that_was_meant(house: House, form: str) -> Non
     assert done.returncode == 0, done.stdout
     assert str(house.cwd) in house.log.read_text()
     assert not list(house.cwd.iterdir())
+
+
+def test_the_log_of_a_run_that_still_goes_is_left_to_it(house: House) -> None:
+    """A second run at once, refused or of another voice, neither empties nor replaces what the first one writes."""
+    entry, seen = [house.top / "entrypoint.sh", "wait"], house.environment()
+    first = subprocess.Popen(entry, cwd=house.cwd, env=seen, stdout=subprocess.PIPE, text=True)
+    wait_for(house.ready)
+    marked = house.log.stat().st_ino
+    second = house.run("run", EXIT="2")
+    assert second.returncode == 2
+    assert f"CONSOLE_LOG={house.log}: another run writes to it" in second.stdout
+    first.terminate()
+    first.communicate(timeout=60)
+    assert house.log.stat().st_ino == marked and "last words" in house.log.read_text()
+    assert "first" not in house.log.read_text()
+    assert house.run("run", EXIT="2").returncode == 2 and "third" in house.log.read_text(), "and is free afterwards"
+
+
+@pytest.mark.parametrize("command", ["watch", "plan", "say", "settings"])
+def test_what_tells_of_a_run_leaves_its_log(house: House, command: str) -> None:
+    house.log.write_text("of the night\n")
+    assert house.run(command).returncode == 0
+    assert house.log.read_text() == "of the night\n"

@@ -196,3 +196,16 @@ def test_twenty_pushes_in_bad_weather_are_whole(spoken: Path, tmp_path: Path) ->
             killed = pool.submit(told, other, [push for push in pushes if push.killed], tmp_path / "other")
             wrong = calm.result() | killed.result()
     assert not wrong, "\n\n".join(f"{seed}: {found}" for seed, found in sorted(wrong.items()))
+
+
+def test_a_hub_that_is_away_is_said_in_plain_words(tmp_path: Path) -> None:
+    """Not as the printed objects of three libraries, one in the other."""
+    import requests
+
+    from job.config.settings import load
+    from job.publish import hub_client
+
+    with pytest.raises(requests.ConnectionError) as away:
+        requests.get("http://127.0.0.1:9/api/whoami-v2", timeout=5)
+    said = hub_client.explain(away.value, load({"WORK_DIR": str(tmp_path), "PRESET": "demo"}))
+    assert said == "no connection to the Hub (Connection refused)"
