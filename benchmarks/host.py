@@ -16,7 +16,7 @@ import tempfile
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import common
 import torch
@@ -33,7 +33,7 @@ SHAPE: dict[str, Any] = {
     "sub_layers": 5,
 }  # fmt: skip
 FRAMES = 4
-KINDS: dict[str, bool | str] = {"false": False, "selective": "selective", "true": True}
+KINDS: dict[str, bool | Literal["selective"]] = {"false": False, "selective": "selective", "true": True}
 
 
 def objective_of(config: Any, settings: Settings) -> Objective:
