@@ -33,9 +33,9 @@ def check(settings: Settings) -> None:
         raise BadInput("TORCH_COMPILE=true: needs DISTRIBUTED=ddp; unset one of them")
     if settings.gradient_checkpointing == "selective" and settings.torch_compile:
         raise BadInput("GRADIENT_CHECKPOINTING=selective: not with TORCH_COMPILE; use true, or unset TORCH_COMPILE")
+    optimizer_choice.check(settings, None if settings.mixed_precision == "auto" else settings.mixed_precision)
     if settings.mixed_precision == "fp16":
         raise BadInput(f"MIXED_PRECISION=fp16: {NO_FP16}")
-    optimizer_choice.check(settings, None if settings.mixed_precision == "auto" else settings.mixed_precision)
 
 
 def check_data(settings: Settings, config: dict[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from job import pipeline
 from job.config import optimizer_choice as rules
 from job.config import settings as variables
 from job.estimate import memory
-from job.estimate.parameters import parameter_counts
+from job.estimate.parameters import parameter_counts, shapes_of, trained_values
 from job.train import master_adamw, optimizers, resume
 from job.train.adapt import Group
 from job.train.compact import dynamic_map, quantized, restored, rounded
@@ -456,7 +456,8 @@ def test_what_does_not_go_together_is_refused_at_the_start(tmp_path, capsys, val
 def test_a_checkpoint_of_another_optimizer_is_refused_at_the_start(tmp_path, capsys, values, written):
     """Not after hours of prepare: `doctor` says what RESUME was written with, and takes what the settings write."""
     settings = variables.load({**QUICK, **values})
-    weight = torch.nn.Parameter(torch.zeros(8, 8, dtype=torch.bfloat16 if rules.in_bf16(settings) else None))
+    count = trained_values(settings, shapes_of(settings))
+    weight = torch.nn.Parameter(torch.zeros(count, dtype=torch.bfloat16 if rules.in_bf16(settings) else None))
     optimizer = optimizer_of(settings, [Group("full", 1e-4, [("talker.w", weight)])])
     kind = rules.kind_of(settings)
     resume.save(tmp_path, resume.snapshot(3, {}, [("talker.w", weight)], optimizer, kind), keep=1)
