@@ -48,14 +48,15 @@ def _run(
         own_disks: whether each node has a WORK_DIR of its own.
         attempt: how often they have been started before.
     """
-    from job import launch, pipeline
+    from job import launch, pipeline, stages
     from job.processes import joining, per_node
 
     settings = _settings()
     if launcher:
         settings = settings.model_copy(update={"num_nodes": taking_part})
         settings = per_node.on_own_disk(settings) if own_disks else settings
-        with joining.joined(settings, launcher, own_disks=own_disks, attempt=attempt) as joined:
+        trains = "train" in [stage.name for stage in stages.between(settings, first, last)]
+        with joining.joined(settings, launcher, trains=trains, own_disks=own_disks, attempt=attempt) as joined:
             pipeline.run(settings, first, last, joined)
     elif launch.is_spread(settings, first, last):
         launch.run(settings, first, last)

@@ -54,6 +54,7 @@ def run(settings: Settings) -> dict[str, Any]:
     source = fetch.check(settings)
     say("doctor", source)
     base = loading.base_directory(settings)
+    loading.speech_tokenizer_directory(settings)
     size = _base(settings, base)
     trackers.check(settings)
     need = _disk(settings, size)
@@ -117,6 +118,8 @@ def _data_is_named(settings: Settings) -> None:
 def _resume(settings: Settings) -> None:
     if settings.resume in ("auto", "never"):
         return
+    from safetensors import SafetensorError
+
     from job.estimate import parameters
     from job.train import warm
 
@@ -134,8 +137,11 @@ def _resume(settings: Settings) -> None:
             raise BadInput(f"RESUME={settings.resume}: {problem}")
         if settings.max_steps and settings.max_steps < int(state["step"]):
             raise BadInput(warm.past_the_end(settings.resume, int(state["step"]), settings.max_steps))
-        if not parameters.are_trained(settings, checkpoint / "trained.safetensors"):
-            raise BadInput(warm.other_parameters(settings.resume))
+        try:
+            if not parameters.are_trained(settings, checkpoint / "trained.safetensors"):
+                raise BadInput(warm.other_parameters(settings.resume))
+        except SafetensorError as error:
+            raise BadInput(f"RESUME={settings.resume}: its weights are damaged; name another checkpoint") from error
 
 
 def _writable(variable: str, directory: Path) -> None:
@@ -151,7 +157,6 @@ def _writable(variable: str, directory: Path) -> None:
 
 def _base(settings: Settings, base: Path) -> int:
     """Check the settings that depend on the base model's files; returns their total size in bytes."""
-    loading.speech_tokenizer_directory(settings)
     from job.estimate import parameters
     from job.train import combinations
 

@@ -177,6 +177,6 @@ def test_processes_that_do_not_come_are_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(joining, "MEETING", joining.timedelta(seconds=1))
     store = dist.TCPStore("127.0.0.1", free_port(), is_master=True, wait_for_workers=False)
     with pytest.raises(PeerLost, match=r"have not met: processes 1 of 2 did not come .*run the same command on all"):
-        joining._met(store, 0, 2, 0, cuda=False, apart=True)
+        joining._met(store, 0, 2, 0, cuda=False, apart=True, exchange=False)
     with pytest.raises(FollowedRank):
-        joining._met(store, 0, 2, 1, cuda=False, apart=True)
+        joining._met(store, 0, 2, 1, cuda=False, apart=True, exchange=False)

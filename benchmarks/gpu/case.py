@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from job.config import settings as variables
+from job.config.settings import Settings
 from job.model.loading import has_bf16
 
 
@@ -38,6 +40,16 @@ class Context:
     def on_gpu(self) -> bool:
         """Whether it is a CUDA device."""
         return self.device.type == "cuda"
+
+    def own_file(self) -> str:
+        """An empty file for ENV_FILE: a `.env` where the check is run has the user's own variables."""
+        path = self.work / "empty.env"
+        path.touch()
+        return str(path)
+
+    def settings(self, values: dict[str, str]) -> Settings:
+        """The job's settings by these variables alone."""
+        return variables.load({**values, "ENV_FILE": self.own_file()})
 
     def want_for(self, weights: str) -> None:
         """See whether the device can train with a value of MASTER_WEIGHTS.

@@ -19,7 +19,6 @@ from safetensors.torch import load_file, save_file
 
 from gpu.case import Case, Context, Finding, NotHere, rounded
 from job import pipeline
-from job.config import settings as variables
 
 STEPS, SMALL_STEPS = 100, 4
 RUN = {
@@ -135,7 +134,7 @@ def losses(
     copy = context.work / "runs" / f"{name}-{time.monotonic_ns()}"
     shutil.copytree(work, copy)
     chosen = {**_common(context), **values, "MAX_STEPS": str(steps), "DEVICE": device or str(context.device)}
-    settings = variables.load({**chosen, "INIT_MODEL_PATH": str(base), "WORK_DIR": str(copy)})
+    settings = context.settings({**chosen, "INIT_MODEL_PATH": str(base), "WORK_DIR": str(copy)})
     pipeline.run(settings, "train", "train")
     lines = settings.paths.training_log.read_text(encoding="utf-8").splitlines()
     shutil.rmtree(copy)
@@ -151,7 +150,7 @@ def prepared(context: Context, base: Path, device: str | None = None) -> Path:
         half = done / "half"
         shutil.rmtree(half, ignore_errors=True)
         values = {**_common(context), "DEVICE": device or str(context.device), "INIT_MODEL_PATH": str(base)}
-        settings = variables.load({**values, "WORK_DIR": str(half)})
+        settings = context.settings({**values, "WORK_DIR": str(half)})
         pipeline.run(settings, "fetch", "prepare")
         half.rename(done / "work")
     return done

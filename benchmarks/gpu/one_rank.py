@@ -88,7 +88,7 @@ def _group(device: torch.device) -> Iterator[Any]:
     store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)  # type: ignore[attr-defined]
     with patch.dict(os.environ, named):
         try:
-            yield joining._met(store, 0, 1, 0, cuda=device.type == "cuda", apart=False)
+            yield joining._met(store, 0, 1, 0, cuda=device.type == "cuda", apart=False, exchange=True)
         finally:
             joining._abandoned = False
             if dist.is_initialized():

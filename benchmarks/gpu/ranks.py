@@ -106,6 +106,7 @@ def _running(context: Context, work: Path, values: dict[str, str]) -> Iterator[s
     path = os.pathsep.join([str(Path(__file__).parent / "faulty"), str(common.ROOT), os.environ.get("PYTHONPATH", "")])
     chosen = {
         **RUN,
+        "ENV_FILE": context.own_file(),
         "DEVICE": context.device.type,
         "WORK_DIR": str(work),
         "INIT_MODEL_PATH": str(context.work / "built-in"),

@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from safetensors.torch import load_file
@@ -21,7 +22,6 @@ from safetensors.torch import load_file
 from gpu import losses
 from gpu.case import Case, Context, Finding
 from job import pipeline
-from job.config import settings as variables
 from job.config.settings import Settings
 
 #: Steps between two checkpoints of a run, which is resumed from the second; the third is compared.
@@ -128,15 +128,26 @@ def _work(context: Context, name: str) -> Path:
 
 def _run(context: Context, work: Path, values: dict[str, str], first: str, last: str) -> tuple[Settings, list[str]]:
     """Run stages in this process; returns their settings, and the warnings that tell of a fault."""
-    settings = variables.load({**values, "DEVICE": str(context.device), "WORK_DIR": str(work)})
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            pipeline.run(settings, first, last)
-    finally:
-        print(said.getvalue(), file=sys.stderr)
+    settings = context.settings({**values, "DEVICE": str(context.device), "WORK_DIR": str(work)})
+    said = _Both(sys.stderr)
+    with contextlib.redirect_stderr(said):
+        pipeline.run(settings, first, last)
     lines = [line for line in said.getvalue().splitlines() if "] warning: " in line and TELLTALE.search(line)]
     return settings, lines
+
+
+class _Both(io.StringIO):
+    """What is written, kept; it is in the log at once, for a case that is killed."""
+
+    def __init__(self, log: TextIO) -> None:
+        super().__init__()
+        self._log = log
+
+    def write(self, text: str) -> int:
+        """Write to both."""
+        self._log.write(text)
+        self._log.flush()
+        return super().write(text)
 
 
 CASES = [

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.core import console
 from job.core.errors import BadInput, FollowedRank, JobError, PeerLost, StoppedBySignal, first_line
-from job.core.out_of_memory import is_out_of_memory
+from job.core.out_of_memory import SAYINGS, is_out_of_memory
 from job.processes.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -45,18 +45,22 @@ _PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
-def joined(settings: Settings, launcher: int, *, own_disks: bool = False, attempt: int = 0) -> Iterator[Ranks]:
+def joined(
+    settings: Settings, launcher: int, *, trains: bool = True, own_disks: bool = False, attempt: int = 0
+) -> Iterator[Ranks]:
     """Context manager that joins the process group, and leaves it together with the other processes.
 
     Args:
         settings: DEVICE and NODE_RANK are used.
         launcher: process id of the launcher; this process ends when the launcher does.
+        trains: whether they will train, so that their GPUs must reach one another.
         own_disks: whether each node has a WORK_DIR of its own.
         attempt: how often the processes of this run have been started before.
 
     Raises:
         PeerLost: another process was lost.
         FollowedRank: this process fails with the same error as the first one, which reports it.
+        BadInput: this process's GPU is full.
     """
     import torch
     import torch.distributed as dist
@@ -67,7 +71,10 @@ def joined(settings: Settings, launcher: int, *, own_disks: bool = False, attemp
     local = dist.get_node_local_rank()
     cuda = settings.device in ("auto", "cuda") and torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(local)
+        try:
+            torch.cuda.set_device(local)
+        except RuntimeError as error:
+            raise _full(local, error) or error from error
     try:
         store, rank, world = next(rendezvous("env://", timeout=MEETING))
     except dist.DistError as error:
@@ -78,7 +85,8 @@ def joined(settings: Settings, launcher: int, *, own_disks: bool = False, attemp
     store = of_attempt(store, attempt)
     if rank:
         console.be_quiet()
-    control = _met(store, rank, world, local, cuda=cuda, apart=settings.num_nodes > 1)
+    apart = settings.num_nodes > 1
+    control = _met(store, rank, world, local, cuda=cuda, apart=apart, exchange=cuda and (trains or apart))
     try:
         ranks = Ranks(rank, world, local, control, settings.node_rank, own_disks)
         _abandoned = True  # wait for all
@@ -105,12 +113,13 @@ def of_attempt(store: Any, attempt: int) -> Any:
     return PrefixStore(f"attempt {attempt} of the processes", store)
 
 
-def _met(store: Any, rank: int, world: int, local: int, *, cuda: bool, apart: bool) -> Any:
+def _met(store: Any, rank: int, world: int, local: int, *, cuda: bool, apart: bool, exchange: bool) -> Any:
     """Meet all other processes, within MEETING, and exchange something; returns the group for control messages.
 
     Args:
-        cuda: whether they train on GPUs.
+        cuda: whether they compute on GPUs.
         apart: whether they are on several nodes, so that a network lies between those.
+        exchange: whether their GPUs exchange something too.
 
     Raises:
         PeerLost, FollowedRank: some do not come, or cannot be reached.
@@ -127,7 +136,7 @@ def _met(store: Any, rank: int, world: int, local: int, *, cuda: bool, apart: bo
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=MEETING)
         control = dist.new_group(backend="gloo", timeout=MEETING)
         dist.barrier(group=control)
-        if cuda:
+        if exchange:
             # NCCL connects only now. In a backward pass instead, it may find no memory left, and a process that comes
             # there MEETING later than another finds it gone: that is how long torch's store is asked for its address.
             _abandoned = True
@@ -136,18 +145,27 @@ def _met(store: Any, rank: int, world: int, local: int, *, cuda: bool, apart: bo
         _set_pg_timeout(CONTROL_PATIENCE, control)
         if rank == 0:
             store.set(MET, "")
+    except StoppedBySignal as error:
+        raise FollowedRank(error.exit_code) from error  # the launcher, which sends it on, says why
     except (dist.DistError, RuntimeError) as error:
-        if is_out_of_memory(error):  # doctor looks at the first GPU only
-            raise BadInput(
-                f"GPU {local} of this node has no memory left ({first_line(error)[:100]}); end what else uses it, or "
-                "choose others with CUDA_VISIBLE_DEVICES"
-            ) from error
+        if full := _full(local, error):
+            raise full from error
         if not _is_connection(error):
             raise
         if local:  # one message per node is enough
             raise FollowedRank(PeerLost.exit_code) from error
         raise PeerLost(_unmet(store, world, error, apart=apart)) from error
     return control
+
+
+def _full(local: int, error: RuntimeError) -> BadInput | None:
+    """What to say if a GPU has no memory left for NCCL, whose own error that is, or for CUDA; doctor looks at one."""
+    if not is_out_of_memory(error) and not any(saying in str(error) for saying in SAYINGS):
+        return None
+    return BadInput(
+        f"GPU {local} of this node has no memory left ({_reason(error)[:100]}); end what else uses it, or choose "
+        "others with CUDA_VISIBLE_DEVICES"
+    )
 
 
 def exchanged(device: torch.device, seconds: float = FIRST_EXCHANGE) -> None:
@@ -159,10 +177,10 @@ def exchanged(device: torch.device, seconds: float = FIRST_EXCHANGE) -> None:
     import torch
     import torch.distributed as dist
 
-    end = time.monotonic() + seconds
     # NCCL goes other ways for much than for little, and takes its memory for each when it is first asked.
     for count in (1, 1 << 24) if device.type == "cuda" else (1,):
-        work = dist.all_reduce(torch.ones(count, device=device), async_op=True)
+        work = dist.all_reduce(torch.ones(count, device=device), async_op=True)  # the first one connects them
+        end = time.monotonic() + seconds
         while not work.is_completed():  # waiting itself would have no end, or that of this process
             if time.monotonic() > end:
                 raise RuntimeError(f"{'NCCL' if device.type == 'cuda' else 'gloo'} gives no answer in {seconds:g} s")

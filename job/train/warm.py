@@ -68,11 +68,11 @@ def _check_config(directory: Path, settings: Settings) -> None:
     """
     try:
         config = dict(files.read_json(directory / "adapter_config.json"))
+        rank, alpha = config.get("r"), float(config.get("lora_alpha", 0))
     except (OSError, ValueError, TypeError) as error:
         raise BadInput(f"RESUME={directory}: adapter_config.json beside the adapter is missing or damaged") from error
-    rank, alpha = config.get("r"), config.get("lora_alpha", 0)
-    if rank != settings.lora_r or float(alpha) != float(settings.lora_alpha):
-        raise BadInput(f"RESUME={directory}: the adapter has LORA_R={rank} and LORA_ALPHA={alpha}; set these")
+    if rank != settings.lora_r or alpha != float(settings.lora_alpha):
+        raise BadInput(f"RESUME={directory}: the adapter has LORA_R={rank} and LORA_ALPHA={alpha:g}; set these")
     for name in OTHERWISE:
         if config.get(name):
             raise BadInput(

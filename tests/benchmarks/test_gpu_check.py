@@ -46,6 +46,22 @@ class Checked:
         return {name: line["result"] for name, line in self.lines.items()}
 
 
+def test_the_variables_of_the_users_own_runs_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A `.env` in the checkout names a voice, which the check must neither train over nor publish."""
+    import torch
+
+    monkeypatch.syspath_prepend(str(TOP / "benchmarks"))
+    from gpu.case import Context
+
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text(f"OUTPUT_DIR={tmp_path}/voice\nHF_REPO_ID=me/voice\nHF_TOKEN=hf_x\nTRACKERS=wandb\n")
+    (tmp_path / "checked").mkdir()
+    context = Context(torch.device("cpu"), True, tmp_path / "checked", 0.0)
+    settings = context.settings({"PRESET": "demo", "WORK_DIR": str(tmp_path / "checked/work")})
+    assert settings.paths.output.is_relative_to(tmp_path / "checked")
+    assert settings.hf_repo_id is None and settings.token is None and settings.trackers == "jsonl"
+
+
 @pytest.mark.slow
 def test_a_case_that_breaks_fails_and_the_others_go_on(tmp_path: Path):
     """Raising, hanging, killed, or with a figure that is wrong or none: each by its own reason, and exit code 1."""
@@ -133,6 +149,7 @@ def test_an_aim_that_is_missed_fails_and_is_only_judged_where_it_is_meant(verdic
 @pytest.mark.slow
 def test_all_that_a_cpu_can_do_is_done(tmp_path: Path):
     """Every case that needs no GPU, and what needs two of them over gloo; and with all of it right, exit code 0."""
+    (tmp_path / ".env").write_text("INIT_MODEL_PATH=nobody/nothing\nOUTPUT_DIR=/proc/theirs\n")  # the user's own
     found = Checked(tmp_path / "out", "--cases", str(RANKS), "--minutes", "9")
     assert found.code == 0, found.said + found.log[-3000:]
     undone = [line["case"] for line in found.kept if line["result"] == "not done"]

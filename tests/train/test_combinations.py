@@ -143,8 +143,9 @@ def test_embeddings_may_be_a_stage_where_a_language_is_new(tmp_path, tiny_base, 
         ({"alpha_pattern": {"codec_head": 64}}, (16, 64), "adapter_config.json sets alpha_pattern"),
         ({}, (16, 48), "talker.codec_head.lora_A.weight has shape (16, 48) where the model has (16, 64)"),
         (None, (16, 64), "adapter_config.json beside the adapter is missing or damaged"),
+        ({"lora_alpha": None}, (16, 64), "adapter_config.json beside the adapter is missing or damaged"),
     ],
-    ids=["rank", "scale", "scales", "width", "nothing"],
+    ids=["rank", "scale", "scales", "width", "nothing", "no alpha"],
 )
 def test_an_adapter_that_means_something_else_here_is_refused_by_all(tmp_path, tiny_base, capsys, config, shape, said):
     """Peft's other scales would be taken for alpha / r without a word, so that the run began from another voice."""

@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from job import pipeline
 from job.config import settings as variables
 from job.core import files
-from job.core.errors import BadInput, PeerLost, TrainingStopped
+from job.core.errors import BadInput, FollowedRank, PeerLost, StoppedBySignal, TrainingStopped
 from job.core.stopping import StopRequest
 from job.estimate import memory
 from job.generation import recorded
@@ -285,21 +285,41 @@ def test_gpus_of_one_machine_connect_when_their_processes_meet(monkeypatch):
     def full(device):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64 MiB.")
 
+    def full_for_nccl(device):
+        raise dist.DistBackendError("NCCL error in: x.cpp:1\nLast error:\nCuda failure 2 'out of memory'")
+
+    def ended(device):
+        raise StoppedBySignal("stopped by SIGTERM")
+
     monkeypatch.setattr(dist, "init_process_group", over_gloo)
     for exchange, outcome in (
         (answers, nullcontext()),
         (says_nothing, pytest.raises(PeerLost, match=r"--ipc=host.*/dev/shm.*NCCL gives no answer")),
         (full, pytest.raises(BadInput, match=r"GPU 0 of this node has no memory left .*CUDA_VISIBLE_DEVICES")),
+        (full_for_nccl, pytest.raises(BadInput, match=r"no memory left \(Cuda failure 2 'out of memory'\)")),
+        (ended, pytest.raises(FollowedRank)),  # by the launcher, which says why
     ):
         monkeypatch.setattr(joining, "exchanged", exchange)
         monkeypatch.setattr(joining, "_abandoned", False)
         try:
             with gpus(2, current=1), outcome:
-                joining._met(dist.HashStore(), 0, 1, 0, cuda=True, apart=False)
+                joining._met(dist.HashStore(), 0, 1, 0, cuda=True, apart=False, exchange=True)
             assert joining._abandoned, "NCCL waits for the others when a process that fails ends normally"
         finally:
             dist.destroy_process_group()
-    assert asked == ["cpu:gloo,cuda:nccl", torch.device("cuda", 1), *["cpu:gloo,cuda:nccl"] * 2]
+    assert asked == ["cpu:gloo,cuda:nccl", torch.device("cuda", 1), *["cpu:gloo,cuda:nccl"] * 4]
+
+
+def test_gpus_that_will_not_train_need_not_reach_one_another(monkeypatch):
+    """PREPARE_ONLY, or `python -m job prepare`, in a container that lacks what NCCL needs."""
+    begin = dist.init_process_group
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **named: begin("gloo", **named))
+    monkeypatch.setattr(joining, "exchanged", lambda device: pytest.fail("through NCCL"))
+    try:
+        with gpus(2, current=1):
+            joining._met(dist.HashStore(), 0, 1, 0, cuda=True, apart=False, exchange=False)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_processes_that_do_not_answer_end_themselves(monkeypatch):

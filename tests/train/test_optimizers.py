@@ -466,6 +466,9 @@ def test_a_checkpoint_of_another_optimizer_is_refused_at_the_start(tmp_path, cap
     assert refused.code == 2 and len(refused.errors) == 1
     assert written in refused.errors[0] and "RESUME=never" in refused.errors[0]
     assert run_job(capsys, ["doctor"], {**QUICK, **values, **named}).code == 0
+    (tmp_path / "checkpoint-3/trained.safetensors").write_bytes(b"half a file")
+    damaged = run_job(capsys, ["doctor"], {**QUICK, **values, **named, "FORCE": "true"})
+    assert damaged.code == 2 and "its weights are damaged" in damaged.errors[0]
 
 
 def test_the_plan_counts_what_is_saved(prepared):
