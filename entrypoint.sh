@@ -58,10 +58,13 @@ busy() { # whether another run still writes to the log: its tee holds a lock
   [[ $? == 99 ]]
 }
 if busy; then
-  echo "CONSOLE_LOG=$log: another run writes to it; the lines of this one are shown only, set CONSOLE_LOG to keep them" >&2
-  log=/dev/null
-  upload_logs=False
+  taken=$log
+  if ! log=$(mktemp "${TMPDIR:-/tmp}/console_log.XXXXXX" 2>/dev/null); then
+    echo "TMPDIR=${TMPDIR:-/tmp}: not writable; set TMPDIR to a writable directory" >&2
+    exit 2
+  fi
   export CONSOLE_LOG=$log
+  echo "CONSOLE_LOG=$taken: another run writes to it; the log of this one is $log" >&2
 fi
 
 fresh() { # removes an older log, or a link in its place; /dev/null and the like are not removed
@@ -159,7 +162,7 @@ code=0
 job "$@" || code=$? # starts one process per GPU if there are several
 
 case $1 in
--* | settings | plan | say | upload-log | notify) ;; # these have no log worth uploading, and nobody waits for them
+-* | settings | plan | say | watch | upload-log | notify) ;; # these have no log worth uploading, and nobody waits for them
 *)
   if [[ $upload_logs == True && $node_rank == 0 ]]; then
     stopped=0 # the log of a stopped run is the most important one

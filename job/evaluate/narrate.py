@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from job.audio import audio_files
 from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import BadInput
@@ -20,6 +21,8 @@ from job.text import written_marks
 PASSAGES = ".passages"
 #: Number of marks, and of passages with problems, that the log names.
 _NAMED = 5
+#: Endings of audio that is not written: a folder of such a name would be a surprise.
+_OTHER_AUDIO = {*audio_files.READABLE, ".m4a", ".m4b", ".aac", ".wma", ".webm"} - {".wav"}
 
 
 def narrate(settings: Settings, sources: Sequence[Path], speaker: str | None, target: Path | None) -> list[Path]:
@@ -37,20 +40,32 @@ def narrate(settings: Settings, sources: Sequence[Path], speaker: str | None, ta
     Raises:
         BadInput: there is no checkpoint that can speak, no such speaker, or a file cannot be read or written.
     """
-    written = {source: _written(source) for source in sources}  # all are read before the first is said
+    written = {source: written_marks.taken_out(_written(source)) for source in sources}
     wavs = _wavs(list(written), target or settings.paths.narrated)
+    _leave_out_wordless(wavs, written)
     for wav in wavs.values():
         check_writable(wav)
     voice = Voice(settings, speaker)
     for source, wav in wavs.items():
-        _read_aloud(voice, source, written[source], wav)
+        _read_aloud(voice, source, *written[source], wav)
     return list(wavs.values())
 
 
-def _read_aloud(voice: Voice, source: Path, text: str, wav: Path) -> None:
-    text, marks = written_marks.taken_out(text)
-    if not any(character.isalnum() for character in text):
-        raise BadInput(f"--file {source}: there are no words in it")
+def _leave_out_wordless(wavs: dict[Path, Path], written: dict[Path, tuple[str, list[str]]]) -> None:
+    """Drop files without words, such as a book's cover, before the first one is said: the others are still said.
+
+    Raises:
+        BadInput: none has words.
+    """
+    wordless = [source for source in wavs if not any(character.isalnum() for character in written[source][0])]
+    if len(wordless) == len(wavs):
+        raise BadInput(f"--file {wordless[0]}: there are no words in it")
+    for source in wordless:
+        console.warn("say", f"--file {source}: there are no words in it; it is left out")
+        del wavs[source]
+
+
+def _read_aloud(voice: Voice, source: Path, text: str, marks: Sequence[str], wav: Path) -> None:
     if marks:
         some = ", ".join(repr(" ".join(mark.split())[:20]) for mark in dict.fromkeys(marks[:_NAMED]))
         console.say("say", f"{source}: {len(marks)} marks are not said, such as {some}")
@@ -127,16 +142,19 @@ def _wavs(sources: Sequence[Path], target: Path) -> dict[Path, Path]:
     """The WAV of each file: in a folder by the file's name, or `target` itself if it names a WAV.
 
     Raises:
-        BadInput: two would be the same.
+        BadInput: two would be the same, also where a volume does not tell capitals from small letters; or `target` has
+            the name of another kind of audio.
     """
     if target.suffix.lower() in (".wav", ".wave"):
         if len(sources) > 1:
             raise BadInput(f"--to {target}: one WAV for {len(sources)} files; name a folder")
         return {sources[0]: target}
+    if target.suffix.lower() in _OTHER_AUDIO and not target.is_dir():
+        raise BadInput(f"--to {target}: only WAV is written; name it {target.with_suffix('.wav')}, or name a folder")
     found: dict[Path, Path] = {}
     for source in sources:
         wav = target / f"{source.stem}.wav"
-        if other := next((one for one, taken in found.items() if taken == wav), None):
+        if other := next((one for one, taken in found.items() if taken.name.casefold() == wav.name.casefold()), None):
             raise BadInput(f"--file {source} and {other} would both be {wav}; say them one by one, with --to")
         found[source] = wav
     return found

@@ -112,6 +112,7 @@ class Mirror(Background):
             if not self._own_disks:
                 returning.bring_training(self._settings, self._training, self._prepared)
                 self._watch()
+                self._keep_current()
 
     def share(self, ranks: Ranks) -> None:
         """Let all nodes train on the same data and from the same checkpoint, where each has a WORK_DIR of its own.
@@ -139,7 +140,8 @@ class Mirror(Background):
             self._keep_data()
         elif stage.name == "train":
             self._seen = None
-            self._keep_trained()
+            if not (state.read(self._settings.paths.state, "train") or {}).get("restored"):
+                self._keep_trained()
 
     # ---- what is copied ----------------------------------------------------------------------------------------------
 
@@ -157,7 +159,7 @@ class Mirror(Background):
         """Link the result at once: the stages that follow change it."""
         paths = self._settings.paths
         done = state.read(paths.state, "train")
-        if done is None or done.get("restored"):
+        if done is None:
             return
         try:
             linked = belongings.link_trained(paths)
@@ -173,6 +175,20 @@ class Mirror(Background):
             paths.output / belongings.SCRATCH / "trained",
         )
         self._submit("training", copy)
+
+    def _keep_current(self) -> None:
+        """Keep a training that need not be done again and is not in the mirror under this name: a new revision of the
+        same contents is another run, and a new machine would train from the beginning."""
+        if self._settings.force or not returning.is_current(self._settings, "train"):
+            return
+        assert self._store is not None
+        try:
+            there = self._store.listing()
+        except Exception as error:
+            warn("mirror", f"not asked for the trained model: {self._store.explain(error)}")
+            return
+        if f"{self._training.folder}/trained.json" not in there:
+            self._keep_trained()
 
     def _found(self) -> dict[tuple[str, int], Path]:
         found = {}

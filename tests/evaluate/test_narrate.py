@@ -86,6 +86,20 @@ def test_a_narration_that_is_cut_short_goes_on(
     assert again.code == 0 and "3 of them said before" in again.out, again.err
 
 
+def test_a_cover_without_words_does_not_keep_the_chapters_behind_it_from_being_said(
+    work: Path,
+    texts: list[str],
+    tmp_path: Path,
+    capsys: Any,
+) -> None:
+    contents = {"00.txt": texts[0], "01.md": "![](cover.png)\n", "02.md": texts[1]}
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    done = narrated(capsys, work, *[part for name in contents for part in ("--file", tmp_path / name)])
+    assert done.code == 0 and "01.md: there are no words in it; it is left out" in done.out + done.err
+    assert sorted(wav.name for wav in (work / "said").glob("*.wav")) == ["00.wav", "02.wav"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -95,6 +109,8 @@ def test_a_narration_that_is_cut_short_goes_on(
         (["--file", "{here}/latin.txt"], "--file .*latin.txt: not UTF-8; save it as UTF-8"),
         (["--file", "{here}/empty.md"], "--file .*empty.md: there are no words in it"),
         (["--file", "{here}/a.txt", "--file", "{here}/b/a.md"], "would both be .*a.wav"),
+        (["--file", "{here}/a.txt", "--file", "{here}/b/A.txt"], "would both be .*A.wav"),
+        (["--file", "{here}/a.txt", "--to", "{here}/a.mp3"], "--to .*a.mp3: only WAV is written; name it .*a.wav"),
         (["--file", "{here}/a.txt", "--file", "{here}/b/a.md", "--to", "{here}/x.wav"], "one WAV for 2 files"),
         (["--file", "{here}/a.txt", "--speaker", "nobody"], "--speaker nobody: .* speaks as"),
     ],
@@ -108,9 +124,16 @@ def test_what_cannot_be_read_aloud_is_refused_in_one_line(
 ) -> None:
     import re
 
-    for name, content in {"a.txt": b"Hi.", "b/a.md": b"Hi.", "latin.txt": b"bl\xe5", "empty.md": b"# \n---\n"}.items():
+    for name, content in {
+        "a.txt": b"Hi.",
+        "b/a.md": b"Hi.",
+        "b/A.txt": b"Hi.",
+        "latin.txt": b"bl\xe5",
+        "empty.md": b"# \n---\n",
+    }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     result = narrated(capsys, work, *[one.replace("{here}", str(tmp_path)) for one in arguments])
     (line,) = result.errors
     assert result.code == 2 and re.search(said, line) and not list(work.rglob("*.wav"))
+    assert not (tmp_path / "a.mp3").exists()

@@ -55,7 +55,8 @@ def prepared(settings: Settings, text: str = "codes") -> None:
 def finish(settings: Settings, one: Any, **counts: int) -> None:
     values = pipeline.stage_values(settings, one)
     now = pipeline.fingerprint(settings, one, values)
-    state.write(settings.paths.state, one.name, fingerprint=now, outputs=[], counts=counts, values=values, started=0.0)
+    made = {"fingerprint": now, "outputs": [], "counts": counts, "contents": one.contents(settings.paths)}
+    state.write(settings.paths.state, one.name, values=values, started=0.0, **made)
 
 
 def checkpoint(settings: Settings, step: int, key: str = "one run") -> None:
@@ -137,6 +138,33 @@ def test_a_finished_training_is_not_taken_again(tmp_path: Path) -> None:
     assert (new.paths.best / "model.safetensors").read_text() == f"best until {FIRST}"
     assert not (new.paths.best / "README.md").exists()
     assert pipeline._due(new, TRAIN, pipeline.stage_values(new, TRAIN)) is None
+
+
+def test_a_training_that_a_new_revision_leaves_as_it_is_is_in_the_mirror_for_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source's new revision is another run; where it changes no contents, nobody trains, nor need a new machine."""
+    old, new = machine(tmp_path, "old"), machine(tmp_path, "new")
+    monkeypatch.setattr(identity.fetch, "revision", lambda settings: "c0ffee")
+    prepared(old)
+    with Mirror(old) as mirror:
+        mirror.before(TRAIN)
+        checkpoint(old, FIRST)
+        files.write_text(old.paths.last / "training_state.json", "{}")
+        finish(old, TRAIN, steps=THIRD)
+        mirror.after(TRAIN)
+    monkeypatch.setattr(identity.fetch, "revision", lambda settings: "beef")
+    for one in (FETCH, PREPARE):
+        finish(old, one)
+    assert returning.is_current(old, "train"), "or the test has nothing to show"
+    go_on(old)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "mirror").glob("run-*/trained.json")}
+    assert len(kept) == 2
+    assert go_on(new) == [] and (new.paths.best / "model.safetensors").read_text() == f"best until {FIRST}"
+    assert pipeline._due(new, TRAIN, pipeline.stage_values(new, TRAIN)) is None
+    files.write_text(old.paths.best / "model.safetensors", "chosen by judges")
+    go_on(old)
+    assert all(path.stat().st_mtime_ns == before for path, before in kept.items()), "what is there stays as it is"
 
 
 @pytest.mark.parametrize(

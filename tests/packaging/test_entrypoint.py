@@ -284,9 +284,11 @@ def test_the_log_of_a_run_that_still_goes_is_left_to_it(house: House) -> None:
     first = subprocess.Popen(entry, cwd=house.cwd, env=seen, stdout=subprocess.PIPE, text=True)
     wait_for(house.ready)
     marked = house.log.stat().st_ino
-    second = house.run("run", EXIT="2")
+    second = house.run("run", EXIT="2", UPLOAD_LOGS="true", TMPDIR=str(house.cwd))
     assert second.returncode == 2
-    assert f"CONSOLE_LOG={house.log}: another run writes to it" in second.stdout
+    (own,) = house.cwd.glob("console_log.*")
+    assert f"CONSOLE_LOG={house.log}: another run writes to it; the log of this one is {own}" in second.stdout
+    assert own.read_text().startswith("first\nsecond\nthird\n") and "log: 1" in second.stdout, "and it is uploaded"
     first.terminate()
     first.communicate(timeout=60)
     assert house.log.stat().st_ino == marked and "last words" in house.log.read_text()
@@ -297,5 +299,6 @@ def test_the_log_of_a_run_that_still_goes_is_left_to_it(house: House) -> None:
 @pytest.mark.parametrize("command", ["watch", "plan", "say", "settings"])
 def test_what_tells_of_a_run_leaves_its_log(house: House, command: str) -> None:
     house.log.write_text("of the night\n")
-    assert house.run(command).returncode == 0
+    assert house.run(command, UPLOAD_LOGS="true", NOTIFY_URL="https://ntfy.sh/x").returncode == 0
     assert house.log.read_text() == "of the night\n"
+    assert len(house.called()) == 1, "the log is not uploaded, and nobody is told that a run has ended"
