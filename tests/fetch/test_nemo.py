@@ -161,7 +161,7 @@ def test_ordinary_rows_with_such_a_key_are_found_however_they_spell_their_record
     assert [row["audio"] for row in got["train"]] == [str(tmp_path / "in" / file)]
 
 
-@pytest.mark.parametrize("name", ["a" * 300 + ".wav", "a" * 5000 + ".wav"], ids=["name", "path"])
+@pytest.mark.parametrize("name", ["a" * 300 + ".wav", "a" * 5000 + ".wav", "a\0.wav"], ids=["name", "path", "nul"])
 def test_a_name_that_no_disk_takes_is_a_row_left_out(tmp_path: Path, fetched: Any, name: str) -> None:
     write_audio(tmp_path / "in" / "b.wav")
     rows = [{"audio_filepath": one, "text": "It is said in it."} for one in (name, "b.wav")]
