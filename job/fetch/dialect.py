@@ -29,7 +29,8 @@ _SEP_LINE = re.compile(r"\"?sep=([,;|\t])\"?")
 
 #: What may stand in a column's name beside letters and digits; no mark that ends or opens a sentence.
 _IN_COLUMN_NAMES = " _.-()[]/\\%#&+*:'’"
-#: How a sentence ends, with its closing quotes.
+#: A column's name of letters and digits, a file's name with an ending, and how a sentence ends, with closing quotes.
+_USUAL_NAME, _FILE = re.compile(r"[^\W\d][\w .-]*"), re.compile(r"\S+\.\w{2,5}")
 _ENDS = re.compile(r"[.!?…。！？؟।։][\"'»”’)]*$")
 
 
@@ -148,7 +149,7 @@ def _separator(path: Path, first: str, rows: list[str], folders: list[Path], kno
         width = _usual(counts)
         if width < 2:
             continue
-        names = {_name(cell) for cell in _loose(first, separator)} & known
+        names = {guess.plain_name(cell) for cell in _loose(first, separator)} & known
         named = len(names) / len(_loose(first, separator))
         score = counts[width] / len(every) + 2 * _share_with_sound(rows or every, separator, folders) + named
         if score > most + 1e-9:
@@ -201,7 +202,7 @@ def _header(
             return None  # an id like those below it, of a recording that does not exist
     short = all(len(name) <= 40 for name in names)
     plain = short and not any(map(guess.reads_as_sentence, names))
-    hits = sum(_name(name) in known for name in names)
+    hits = sum(guess.plain_name(name) in known for name in names)
     if hits >= 2 or (hits and plain):
         return names
     # Unknown names are still a header if the cells below them are recordings.
@@ -209,6 +210,8 @@ def _header(
     below = [any(guess.is_sound(cell.strip(), folders) for cell in cells) for cells in data[:_LOOKED_FOR]]
     if not (short and wordlike and below and sum(below) >= 0.8 * len(below)):
         return None
+    if any(map(_FILE.fullmatch, names)) and not (plain and all(map(_USUAL_NAME.fullmatch, names))):
+        return None  # a recording of an ending that is not known: `clips/alpha.wave,Yes`
     return names if plain or _unlike_the_rows(names, data[:_LOOKED_FOR]) else None
 
 
@@ -288,10 +291,6 @@ def _spaces(line: str, separator: str) -> list[bool]:
 def _usual(counts: Counter[int]) -> int:
     """Return the most frequent number of cells; among equally frequent ones, the largest."""
     return max(counts, key=lambda count: (counts[count], count))
-
-
-def _name(cell: str) -> str:
-    return guess.plain_name(cell)
 
 
 def _shape(cell: str) -> str:

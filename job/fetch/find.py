@@ -24,6 +24,8 @@ from job.fetch.table import RowError
 
 #: Extensions that are tried, in the list of missing files, for a name without one.
 _LIKELY = (".wav", ".flac", ".mp3", ".ogg")
+#: The longest value that may be a path on another machine, in characters, and how many of its last parts are tried.
+_LONGEST, _PARTS = 4096, 8
 
 
 class Finder:
@@ -70,8 +72,10 @@ class Finder:
 
     def _moved(self, value: str, folders: list[Path], tree: Path | None) -> str | None:
         """Find a file by the end of its path, in case the path in `value` is from another machine."""
+        if not folders or len(value) > _LONGEST:  # an address, or a recording written as text
+            return None
         parts = value.replace("\\", "/").split("/")
-        for first in range(1, len(parts)):
+        for first in range(max(1, len(parts) - _PARTS), len(parts)):
             tail = "/".join(parts[first:])
             try:
                 found = _first(candidates_of(tail, folders)) if parts[-1] else None

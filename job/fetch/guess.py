@@ -186,7 +186,7 @@ def is_language(cell: str) -> bool:
     if re.fullmatch(r"[A-Za-z]{2}([-_][A-Za-z]{2})?", cell):
         return langcodes.tag_is_valid(cell.replace("_", "-"))
     try:
-        return len(cell) <= 30 and len(str(langcodes.find(cell).language)) == 2
+        return "\0" not in cell and len(cell) <= 30 and len(str(langcodes.find(cell).language)) == 2
     except (LookupError, UnicodeError):
         return False
 

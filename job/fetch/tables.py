@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -25,8 +26,8 @@ _ROWS, _SHARE = 50, 0.5
 
 #: Files of spreadsheet programs.
 _SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers", ".gsheet")
-#: The name of a recording in a line: up to its ending, from what separates it from others in the line.
-_SOUND = re.compile(rf"[^,;|\t\"]+(?:{'|'.join(map(re.escape, audio_files.SOUNDS))})(?=$|[\s,;|\"])", re.IGNORECASE)
+#: What separates cells in a line, and the longest line, in characters, in which names of recordings are looked for.
+_BETWEEN, _LONGEST = re.compile(r"[,;|\t\"]"), 2000
 #: How much of a file is searched for names of recordings, bytes.
 _MOST_BYTES = 1 << 22
 
@@ -80,7 +81,8 @@ def unread(root: Path, audio: list[Path], settings: Settings) -> str | None:
         if ending in (*_ENDINGS, ".json", ".xml", ".yaml", ".yml") and _names_most(path, stems):
             reason = _reason(path, settings)
             return f"{path.name} names the recordings and is not read: {reason}"
-        if ending in _ENDINGS and (other := _names_others(path)) is not None:
+        about = path.name.lower().startswith("readme")
+        if ending in _ENDINGS and not about and (other := _names_others(path)) is not None:
             return f"{path.name} names recordings that are not in this folder, such as {other!r}: correct the names"
     return None
 
@@ -104,15 +106,33 @@ def _names_most(path: Path, stems: list[set[bytes]]) -> bool:
 
 
 def _names_others(path: Path) -> str | None:
-    """Return a recording that a table names by its ending, if most of its rows do so; they are known not to be here."""
+    """Return a recording that a table names, if most of its rows name one and have words; none of them is here.
+
+    A list of recordings alone is none: of downloads, or of what others were cut from.
+    """
     try:
         with open(path, "rb") as handle:
             content = handle.read(_MOST_BYTES).decode("utf-8", "replace")
     except OSError:
         return None
-    rows = [line for line in content.splitlines() if line.strip()]
-    named = [found[0].strip() for line in rows if (found := _SOUND.search(line))]
+    rows = [line for line in content.splitlines() if line.strip() and len(line) <= _LONGEST]
+    named = [found for line in rows if (found := _named_with_words(line)) is not None]
     return named[0] if len(named) > 1 and len(named) > _SHARE * len(rows) else None
+
+
+def _named_with_words(line: str) -> str | None:
+    """Return the first recording that a line names, by its ending, if there are words in another cell."""
+    cells = [cell.strip() for cell in _BETWEEN.split(line)]
+    if line.lstrip().startswith("{"):  # of JSON, whose keys are words, too
+        try:
+            cells = [value.strip() for value in json.loads(line).values() if isinstance(value, str)]
+        except (ValueError, RecursionError):
+            return None
+    if any("://" in cell for cell in cells):
+        return None
+    names = [cell for cell in cells if cell.lower().endswith(audio_files.SOUNDS)]
+    words = any(sum(map(str.isalpha, cell)) > 1 for cell in cells if not cell.lower().endswith(audio_files.SOUNDS))
+    return names[0] if names and words else None
 
 
 def _reason(path: Path, settings: Settings) -> str:

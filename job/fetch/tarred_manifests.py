@@ -14,6 +14,7 @@ from typing import Any
 from job.core import console
 from job.core.errors import BadInput
 from job.fetch import jsonl, tables
+from job.fetch.find import Finder
 from job.fetch.sharded import SHARD, WHOLE, tars
 from job.fetch.table import Kept, Row, RowError, Table, Unreadable
 
@@ -49,28 +50,44 @@ def manifests_in(folder: Path, split: str | None = None) -> list[Path]:
 
 def is_tarred(path: Path) -> bool:
     """Whether a file is a manifest of tars that lie beside it. Reads its first lines only."""
-    if path.suffix.lower() not in ENDINGS or not path.is_file():
+    if path.suffix.lower() not in ENDINGS or not _is_file(path):
         return False
     try:
         first = [row.values for row in islice(jsonl.read(path), 10) if isinstance(row, Row)]
     except OSError:
         return False
     name = first[0].get(AUDIO) if first else None
-    if not isinstance(name, str) or (path.parent / name).is_file():
+    if not isinstance(name, str) or _is_file(path.parent / name):
         return False
     numbered = SHARD in first[0] or (path.stem.startswith("manifest") and _number(path) is not None)
     if not numbered or tars_of([path]):
         return numbered
     # Not one tar is there: a wrong path, unless these are recordings that just happen to have such a key.
-    return path.name == WHOLE or path.parent.name == _OF_EACH or all(_only_in_a_tar(values, path) for values in first)
+    finder = Finder()
+    return (
+        path.name == WHOLE
+        or path.parent.name == _OF_EACH
+        or all(_only_in_a_tar(values, path, finder) for values in first)
+    )
 
 
-def _only_in_a_tar(values: Mapping[str, Any], manifest: Path) -> bool:
-    """Whether a row names a tar, and a recording that is neither beside the manifest nor a path."""
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; not, too, where the folder may not be read or no disk takes the name."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _only_in_a_tar(values: Mapping[str, Any], manifest: Path, finder: Finder) -> bool:
+    """Whether a row names a tar, and a recording that is neither a path nor found as those of other manifests are."""
     name = values.get(AUDIO)
     if not isinstance(name, str) or name != Path(name).name or not isinstance(values.get(SHARD), int):
         return False
-    return not any((folder / name).is_file() for folder in (manifest.parent, manifest.parent.parent, Path.cwd()))
+    try:
+        return finder.find(name, AUDIO, [manifest.parent, manifest.parent.parent, Path.cwd()]) is None
+    except RowError:  # it is there, and says itself what is wrong with it
+        return False
 
 
 def tars_of(manifests: list[Path]) -> list[Path]:

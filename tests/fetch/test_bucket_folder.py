@@ -206,6 +206,8 @@ def test_a_stray_archive_does_not_take_the_place_of_the_table(
     }
     got = fetched(DATA_DIR="s3://voices/x")
     assert [row["text"] for row in got["train"]] == ["It is a."]
+    bucket.objects["x/tarred_audio_manifest.json"] = b'{"audio_filepath": "a.flac", "shard_id": 0, "text": "No."}\n'
+    assert [row["text"] for row in fetched(DATA_DIR="s3://voices/x")["train"]] == ["It is a."]
     assert ("GET", "x/old/backup.tar") not in bucket.seen, "what is not read is not fetched"
     bucket.objects |= {"y/a.flac": clip(0), "y/a.txt": b"It is a.", "y/night-0.tar": night(0)}
     assert len(fetched(DATA_DIR="s3://voices/y")["train"]) == 2

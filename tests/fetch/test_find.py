@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from job.core.errors import BadInput
 from job.fetch import listing
+from job.fetch.find import Finder
 from job.fetch.same import same_recording
 from tests.fetch.conftest import write_audio, write_lines
 from tests.fetch.test_trees import noise, reasons, said, write
@@ -190,3 +191,32 @@ def test_an_object_that_was_printed_into_a_table_is_called_that(tmp_path: Path, 
     path = write_lines(tmp_path / "t.jsonl", [{"audio": printed, "text": "one"}])
     with pytest.raises(BadInput, match=r"audio is a printed object.*write the path alone"):
         fetched(TRAIN_JSONL=path)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "ftp://h/amber.wav",
+        "hf://datasets/a/b/amber.wav",
+        "gcs://h/amber.wav",
+        "HTTP://h/amber.wav",
+        "file://h/amber.wav",
+    ],
+)
+def test_an_address_in_the_folders_own_table_is_a_row_left_out(tmp_path: Path, fetched: Any, value: str) -> None:
+    for number, name in enumerate(("amber.wav", "b.wav")):
+        noise(tmp_path / "c" / name, seed=number)
+    write(tmp_path / "c" / "metadata.csv", f"audio,text\n{value},one\nb.wav,two\n")
+    got = fetched(DATA_DIR=tmp_path / "c")
+    assert said(got) == {"b.wav": "two"}
+    assert [(row["row"], row["reason"]) for row in got["rejected"]] == [(2, "audio is missing")]
+
+
+def test_a_recording_written_as_text_is_not_looked_for_by_its_parts(tmp_path: Path) -> None:
+    """Base64 has slashes: each would be taken for a folder's end, and there are thousands in each row."""
+    noise(tmp_path / "amber.wav", seed=1)
+    finder = Finder()
+    error = finder.missing("UklGR/" * 200_000 + "amber.wav", "audio", [tmp_path], tmp_path)
+    assert "there is" not in str(error.detail)
+    deep = finder.missing("/gone/" + "a/b/" * 100 + "amber.wav", "audio", [tmp_path], tmp_path)
+    assert "there is amber.wav" in str(deep.detail)

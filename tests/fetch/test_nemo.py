@@ -151,6 +151,24 @@ def test_a_key_of_that_name_makes_no_tarred_manifest_of_ordinary_rows(
     assert len(got["train"]) == 3 and [row["reason"] for row in got["rejected"]] == ["audio is missing"]
 
 
+@pytest.mark.parametrize(("name", "file"), [("amber", "amber.wav"), ("Amber.WAV", "amber.wav")])
+def test_ordinary_rows_with_such_a_key_are_found_however_they_spell_their_recording(
+    tmp_path: Path, fetched: Any, name: str, file: str
+) -> None:
+    write_audio(tmp_path / "in" / file)
+    rows = [{"audio_filepath": name, "text": "It is said in it.", "shard_id": 0}]
+    got = fetched(TRAIN_JSONL=write_lines(tmp_path / "in" / "rows.jsonl", rows))
+    assert [row["audio"] for row in got["train"]] == [str(tmp_path / "in" / file)]
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".wav", "a" * 5000 + ".wav", "a\0.wav"], ids=["name", "path", "nul"])
+def test_a_name_that_no_disk_takes_is_a_row_left_out(tmp_path: Path, fetched: Any, name: str) -> None:
+    write_audio(tmp_path / "in" / "b.wav")
+    rows = [{"audio_filepath": one, "text": "It is said in it."} for one in (name, "b.wav")]
+    got = fetched(TRAIN_JSONL=write_lines(tmp_path / "in" / "rows.jsonl", rows))
+    assert [row["row"] for row in got["train"]] == [2] and [row["row"] for row in got["rejected"]] == [1]
+
+
 def test_a_manifest_of_another_split_is_not_trained_on(tmp_path: Path, fetched: Any, sounds: list[bytes]) -> None:
     """Nor is one that lies there by the name of no split, where one is called train."""
     top = sharded(tmp_path / "tarred", sounds)

@@ -83,3 +83,23 @@ def test_a_table_of_other_recordings_is_asked_about_before_they_are_transcribed(
     table(tmp_path / "in", HAUSA, name="rikodi_?ara_{n}.wav")
     with pytest.raises(BadInput, match=r"jerin.csv names recordings that are not in .*'rikodi_\?ara_0.wav': correct"):
         fetched(DATA_DIR=tmp_path / "in", TRANSCRIBE="auto")
+
+
+@pytest.mark.parametrize("first", ["alpha.raw|Good morning to you all", "clips/alpha.wave|Yes", "alpha(1).wave|Yes"])
+def test_a_first_recording_of_an_unknown_ending_is_a_row(tmp_path: Path, fetched: Any, first: str) -> None:
+    for number in range(3):
+        write_audio(tmp_path / "in" / f"c{number}.wav", seed=number)
+    rows = [first, *(f"c{number}.wav|It is number {number}." for number in range(3))]
+    (tmp_path / "in" / "metadata.csv").write_text("\n".join(rows))
+    got = fetched(DATA_DIR=tmp_path / "in")
+    assert [row["text"] for row in got["train"]] == [f"It is number {number}." for number in range(3)]
+    assert [(row["row"], row["reason"]) for row in got["rejected"]] == [(1, "audio is missing")]
+
+
+def test_a_header_with_dots_is_a_header(tmp_path: Path, fetched: Any) -> None:
+    for number in range(3):
+        write_audio(tmp_path / "in" / f"c{number}.wav", seed=number)
+    rows = ["fil.navn|setning.norsk", *(f"c{number}.wav|It is number {number}." for number in range(3))]
+    (tmp_path / "in" / "metadata.csv").write_text("\n".join(rows))
+    got = fetched(DATA_DIR=tmp_path / "in")
+    assert len(got["train"]) == 3 and not got["rejected"]

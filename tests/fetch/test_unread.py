@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
+from job.config import settings
 from job.core.errors import BadInput
+from job.fetch import tables
 from tests.fetch.conftest import write_audio, write_lines
 
 TABLE = "Lydfil;Tekst;Annet\n" + "".join(f"c{n}.wav;This is sentence {n}.;And this is {n}, too.\n" for n in range(3))
@@ -103,3 +105,29 @@ def test_a_text_with_the_name_of_its_recording_is_not_read_out(tmp_path: Path, f
     got = fetched(DATA_DIR=tmp_path / "in")
     assert [row["text"] for row in got["train"]] == ["C3 is a vitamin."]
     assert {row["reason"] for row in got["rejected"]} == {"text has the name of its recording"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("urls.txt", "".join(f"https://h.example/voice, ann/{n:03d}.mp3\n" for n in range(3))),
+        ("urls.csv", "".join(f"https://h.example/{n}.mp3,Sentence {n}\n" for n in range(3))),
+        ("README.txt", "Cut from:\nmorning_session.wav\nevening_session.wav\n"),
+        ("readme.csv", "morning.wav;before noon\nevening.wav;after it\n"),
+        ("notes.txt", "morning_session.wav\nevening_session.wav, 2\n"),
+        ("done.jsonl", "".join(f'{{"file": "x{n}.wav"}}\n' for n in range(3))),
+        ("cut.csv", "".join(f"x{n}.wav,old{n}.wav,{n}.5\n" for n in range(3))),
+        ("novel.txt", "她说话的时候总是看着窗外" * 100_000),
+    ],
+)
+def test_a_list_without_words_is_no_table_of_other_recordings(tmp_path: Path, name: str, content: str) -> None:
+    """Recordings beside it are transcribed as before; a book of one line does not take hours to look at."""
+    audio = [write_audio(tmp_path / f"take{n}.wav", seed=n) for n in range(2)]
+    (tmp_path / name).write_text(content)
+    loaded = settings.load({"DATA_DIR": str(tmp_path), "WORK_DIR": str(tmp_path / "work")})
+    assert tables.unread(tmp_path, audio, loaded) is None
+    (tmp_path / name).unlink()
+    (tmp_path / "list.jsonl").write_text('{"file": "x1.wav", "said": "Good day."}\n' * 2)
+    assert "names recordings that are not in this folder, such as 'x1.wav'" in str(
+        tables.unread(tmp_path, audio, loaded)
+    )

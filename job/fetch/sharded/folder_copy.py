@@ -61,8 +61,9 @@ class FolderCopy:
         names = {one.name for one in self._files}
         #: Whether Parquet files or tars in it are read, one by one (`open_address`), and nothing else: not where there
         #: is a table, as in a folder here, nor NeMo's manifest of the tars. A table alone is read so, too.
-        self.has_shards = bool(shards) and names.isdisjoint({*METADATA, WHOLE}) and not names >= kaldi.FILES
-        if shards and not self.has_shards and WHOLE not in names:
+        has_table = not names.isdisjoint(METADATA) or names >= kaldi.FILES
+        self.has_shards = bool(shards) and not has_table and WHOLE not in names
+        if has_table:
             self._files = [one for one in self._files if not one.name.lower().endswith((PARQUET, TAR))]
         self._files = _without_markers(self._files)
         if not self._files:
