@@ -88,7 +88,7 @@ def environment(volume: Path, **more: str) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "JOB_VOLUME": str(volume),
-        "JOB_GRACE_SECONDS": "3",
+        "JOB_GRACE_SECONDS": "6",
         **more,
     }
 
