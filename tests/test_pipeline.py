@@ -142,6 +142,7 @@ def test_where_it_runs_does_not_redo_work(finished, capsys):
     assert result.out.count("nothing to do") == 3, result.out
 
 
+@pytest.mark.slow
 def test_recordings_that_were_only_copied_train_nothing_again(tmp_path, capsys):
     """A job that brings its recordings anew each night gives each a new time: they are read, and nothing else.
 
