@@ -85,10 +85,10 @@ def _group(device: torch.device) -> Iterator[Any]:
     """The process group of a run, with one process in it, and the variables that torchrun sets; yields the group for
     control messages."""
     named = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-    store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)  # type: ignore[attr-defined]
+    store, cuda = dist.TCPStore("127.0.0.1", 0, 1, is_master=True), device.type == "cuda"  # type: ignore[attr-defined]
     with patch.dict(os.environ, named):
         try:
-            yield joining._met(store, 0, 1, 0, cuda=device.type == "cuda", apart=False, exchange=True)
+            yield joining._met(store, 0, 1, 0, cuda=cuda, apart=False, exchange=cuda)
         finally:
             joining._abandoned = False
             if dist.is_initialized():
