@@ -52,6 +52,11 @@ case ${1-run} in
 -* | settings | plan | say | watch | upload-log | notify) log=/dev/null ;; # they tell of runs, whose log stays as it is
 esac
 
+no_room() { # where temporary files cannot be written
+  echo "TMPDIR=${TMPDIR:-/tmp}: not writable; set TMPDIR to a writable directory" >&2
+  exit 2
+}
+
 busy() { # whether another run still writes to the log: its tee holds a lock
   if [[ $log == /dev/* || ! -f $log ]]; then return 1; fi
   flock --nonblock -E 99 "$log" true 2>/dev/null # another code: there is no flock, or no locks on this volume
@@ -59,10 +64,7 @@ busy() { # whether another run still writes to the log: its tee holds a lock
 }
 if busy; then
   taken=$log
-  if ! log=$(mktemp "${TMPDIR:-/tmp}/console_log.XXXXXX" 2>/dev/null); then
-    echo "TMPDIR=${TMPDIR:-/tmp}: not writable; set TMPDIR to a writable directory" >&2
-    exit 2
-  fi
+  log=$(mktemp "${TMPDIR:-/tmp}/console_log.XXXXXX" 2>/dev/null) || no_room
   export CONSOLE_LOG=$log
   echo "CONSOLE_LOG=$taken: another run writes to it; the log of this one is $log" >&2
 fi
@@ -82,10 +84,7 @@ exec 9>>"$log"
 if command -v flock >/dev/null; then flock --nonblock 9 2>/dev/null || true; fi # until the last tee has ended
 
 tees=()
-if ! pipes=$(mktemp -d 2>/dev/null); then
-  echo "TMPDIR=${TMPDIR:-/tmp}: not writable; set TMPDIR to a writable directory" >&2
-  exit 2
-fi
+pipes=$(mktemp -d 2>/dev/null) || no_room
 
 # shellcheck disable=SC2329  # called by the next function
 copy() { tee -a -- "$log"; }

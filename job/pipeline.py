@@ -30,8 +30,8 @@ from job.mirror.step_pushes import StepPushes
 from job.processes.ranks import ALONE, Ranks
 from job.stages import CHOICE, NAMES, Stage, between, chooses, fingerprint, release, stage, stage_values
 
-#: Stages that take long, and say which variable has them done again; and how many they name.
-TELLING, SHOWN = ("fetch", "prepare", "train", "synthesize"), 3
+#: Stages that take long, and say which variable has them done again.
+TELLING = ("fetch", "prepare", "train", "synthesize")
 #: Follows prepare with PUSH_DATASET: no stage of its own, but with a state file as they have.
 SHARING = Stage(
     "share",
@@ -240,6 +240,4 @@ def _changed(previous: dict[str, Any], values: dict[str, Any]) -> str:
         return ""
     if before.keys() != now.keys():
         return "by a version of this job with other variables"
-    found = [f"{name} was {before[name]!s:.60} and is {now[name]!s:.60}" for name in now if before[name] != now[name]]
-    more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return "; ".join(found[:SHOWN]) + more
+    return state.some_of(state.differences(before, now), "; ")

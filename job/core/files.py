@@ -167,9 +167,17 @@ def digest_bytes(data: bytes) -> str:
 
 
 def digest_tree(root: Path) -> str:
-    """One SHA-256 over the names and contents of all files below a folder, in hex."""
-    found = sorted(path for path in tree(root) if path.is_file())
-    return digest_bytes(repr([(p.relative_to(root).as_posix(), digest_file(p)) for p in found]).encode())
+    """One SHA-256 over the names and contents of all files below a folder that are written whole, in hex.
+
+    Mirrors hold it (`job/mirror`), so another form of it would not be found there.
+    """
+    found = sorted(path for path in tree(root) if path.is_file() and is_whole(path))
+    return digest_bytes("\n".join(f"{path.relative_to(root)} {digest_file(path)}" for path in found).encode())
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is not one that is being written, by its name."""
+    return not path.name.endswith(TEMPORARY_SUFFIX)
 
 
 def digest_file(path: Path) -> str:

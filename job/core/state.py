@@ -28,6 +28,29 @@ def fingerprint(stage: str, values: dict[str, Any], inputs: Any, upstream: dict[
     return files.digest_bytes(json.dumps(everything, sort_keys=True, default=str).encode())
 
 
+#: Differences that a message names, and characters of a value in it.
+FEW, SHOWN = 3, 60
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What is another one in `now` than before, by name: `X was 1 and is 2`."""
+    return [
+        f"{name} was {_short(before.get(name))} and is {_short(now.get(name))}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+
+
+def some_of(found: list[str], between: str) -> str:
+    """The first few of what was found, and how many more there are: enough to tell which change it was."""
+    more = f", and {len(found) - FEW} more" if len(found) > FEW else ""
+    return between.join(found[:FEW]) + more
+
+
+def _short(value: Any) -> str:
+    return str(value)[:SHOWN] if value is not None else "not set"
+
+
 def read(directory: Path, stage: str) -> dict[str, Any] | None:
     """The state of a stage; None if it never finished or its state file is unreadable."""
     try:

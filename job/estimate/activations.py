@@ -127,9 +127,8 @@ def working(
     earlier = 0 if whole else gradients
     held = kept + copies + 2 * by_labels + head_gradients + earlier
     # What is recomputed makes its copies again; those of layers already differentiated have been freed.
-    in_layers = low * (0 if checkpointing is True else talker.entries) * copied
-    if checkpointing == "selective":
-        in_layers -= low * 3 * talker.inner * width * copied
+    recomputed = {True: talker.entries, "selective": 3 * talker.inner * width}.get(checkpointing, 0)
+    in_layers = low * (talker.entries - recomputed) * copied
     first = kept + in_layers + sets + head_gradients + earlier - load.positions * width * states
     # What is looked up gets its gradients last, those by the sub-talker's inputs have waited for it.
     tables = sum(math.prod(s) for n, s in shapes.items() if ".codec_embedding." in n) * types.trained * everything

@@ -102,8 +102,7 @@ class Stack:
         kept += (2 * self.queries + 2 * (self.keys if shared else self.queries)) * low + self.queries // self.head * 4
         kept += 2 * self.head * stream if self.packed else 0  # the rotation's cosines and sines
         if kind.attention and kind.dropout:
-            kept += self.queries * low  # else the last product takes attention's output itself
-        kept += kind.dropout * self.queries * kind.attention
+            kept += self.queries * (low + 1)  # a copy and its mask; else the last product takes attention's output
         return kept + 4 * kind.attention * kind.rank * low + self._mlp(types, kind)
 
     def _mlp(self, types: Types, kind: Kind) -> int:

@@ -19,14 +19,7 @@ def data_files(paths: Paths) -> dict[str, Path]:
     data = paths.prepared.parent
     found = [*files.tree(paths.prepared), *data.glob("*.*"), *paths.raw.glob("*.jsonl")]
     found += [paths.state / f"{name}.json" for name in ("fetch", "prepare")]
-    return {_within("work", path, paths.work): path for path in found if path.is_file() and _is_whole(path)}
-
-
-def digest_of_data(paths: Paths) -> str:
-    """One digest over the contents of the prepared data."""
-    found = sorted(path for path in files.tree(paths.prepared) if path.is_file() and _is_whole(path))
-    each = [f"{path.relative_to(paths.prepared)} {files.digest_file(path)}" for path in found]
-    return files.digest_bytes("\n".join(each).encode())
+    return {_within("work", path, paths.work): path for path in found if path.is_file() and files.is_whole(path)}
 
 
 def link_checkpoint(paths: Paths, checkpoint: Path) -> dict[str, Path] | None:
@@ -77,7 +70,7 @@ def _link_tree(directory: Path, into: Path) -> None:
         return
     before = directory.stat().st_ino
     for path in files.tree(directory):
-        if _is_whole(path):
+        if files.is_whole(path):
             _link(path, into / path.relative_to(directory))
     if directory.stat().st_ino != before:
         raise FileNotFoundError(directory)
@@ -100,7 +93,3 @@ def _below(directory: Path, root: str) -> dict[str, Path]:
 
 def _within(root: str, path: Path, directory: Path) -> str:
     return f"{root}/{path.relative_to(directory).as_posix()}"
-
-
-def _is_whole(path: Path) -> bool:
-    return not path.name.endswith(files.TEMPORARY_SUFFIX)

@@ -108,7 +108,7 @@ class Mirror(Background):
             return
         returning.bring_data(self._settings, self._data)
         if stage.name == "train":
-            self._prepared = belongings.digest_of_data(self._settings.paths)
+            self._prepared = files.digest_tree(self._settings.paths.prepared)
             if not self._own_disks:
                 returning.bring_training(self._settings, self._training, self._prepared)
                 self._watch()
@@ -151,7 +151,7 @@ class Mirror(Background):
             return
 
         def facts() -> dict[str, Any]:
-            return {"step": 0, "prepared": belongings.digest_of_data(paths)}
+            return {"step": 0, "prepared": files.digest_tree(paths.prepared)}
 
         self._submit("data", Copy(self._data, "prepared", facts, lambda: belongings.data_files(paths)))
 

@@ -165,9 +165,9 @@ def _take_data(settings: Settings, archive: Archive, manifest: Manifest) -> None
     base_directory(settings)
     paths = settings.paths
     wanted = manifest.facts["prepared"]
-    if belongings.digest_of_data(paths) != wanted:
+    if files.digest_tree(paths.prepared) != wanted:
         returning.bring(settings, archive, [manifest])
-        if belongings.digest_of_data(paths) != wanted:
+        if files.digest_tree(paths.prepared) != wanted:
             raise BadInput(
                 f"MIRROR_CHECKPOINTS={settings.mirror_checkpoints}: this node does not find there the data that node 0 "
                 "has stored; name a place that all nodes reach"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.core import console
 from job.core.errors import BadInput, FollowedRank, JobError, PeerLost, StoppedBySignal, first_line
-from job.core.out_of_memory import SAYINGS, is_out_of_memory
+from job.core.out_of_memory import SAYINGS
 from job.processes.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -74,7 +74,9 @@ def joined(
         try:
             torch.cuda.set_device(local)
         except RuntimeError as error:
-            raise _full(local, error) or error from error
+            if full := _full(local, error):
+                raise full from error
+            raise
     try:
         store, rank, world = next(rendezvous("env://", timeout=MEETING))
     except dist.DistError as error:
@@ -160,7 +162,7 @@ def _met(store: Any, rank: int, world: int, local: int, *, cuda: bool, apart: bo
 
 def _full(local: int, error: RuntimeError) -> BadInput | None:
     """What to say if a GPU has no memory left for NCCL, whose own error that is, or for CUDA; doctor looks at one."""
-    if not is_out_of_memory(error) and not any(saying in str(error) for saying in SAYINGS):
+    if not any(saying in str(error) for saying in SAYINGS):
         return None
     return BadInput(
         f"GPU {local} of this node has no memory left ({_reason(error)[:100]}); end what else uses it, or choose "

@@ -11,13 +11,9 @@ from job.config import variables
 from job.config.settings import Settings
 from job.core import files
 from job.core.errors import BadInput
+from job.core.state import SHOWN, differences, some_of
 from job.processes.ranks import Ranks
 from job.train import warm
-
-#: Characters of a value that a message repeats.
-SHOWN = 60
-#: Differences that a message names.
-FEW = 3
 
 
 @dataclass(frozen=True)
@@ -44,27 +40,14 @@ class Basis:
         )
 
     def differences(self, state: dict[str, Any]) -> str:
-        """What is different from the run that wrote a checkpoint with this `state.json`, in brackets; empty if unknown.
-
-        Nobody has changed all of it by mistake, so a few are enough to tell which it was.
-        """
+        """What is different from the run that wrote a checkpoint's `state.json`, in brackets; empty if unknown."""
         before = state.get("basis")
         if not isinstance(before, dict):  # written by an earlier version
             return ""
-        values = before["values"]
-        found = [
-            f"{name} was {_short(values.get(name))} and is {_short(self.values.get(name))}"
-            for name in sorted(values.keys() | self.values.keys())
-            if name != "RESUME" and values.get(name) != self.values.get(name)
-        ]
+        found = differences(*({**values, "RESUME": ""} for values in (before["values"], self.values)))
         found += ["the prepared data are others"] * (before["data"] != self.data)
         found += ["the base model's weights are others"] * (before["weights"] != self.weights)
-        more = f", and {len(found) - FEW} more" if len(found) > FEW else ""
-        return f" ({', '.join(found[:FEW])}{more})" if found else ""
-
-
-def _short(value: Any) -> str:
-    return f"{str(value)[:SHOWN]}" if value is not None else "not set"
+        return f" ({some_of(found, ', ')})" if found else ""
 
 
 def basis_of(settings: Settings, base: Path) -> Basis:

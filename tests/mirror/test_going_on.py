@@ -122,16 +122,20 @@ def test_an_empty_disk_gets_data_and_the_newest_checkpoint(tmp_path: Path, capsy
     assert said.count("bringing back prepared") == 1 and said.count(f"bringing back checkpoint-{SECOND}") == 1
 
 
+def train_to_the_end(one: Settings, mirror: Mirror) -> None:
+    mirror.before(TRAIN)
+    checkpoint(one, FIRST)
+    files.write_text(one.paths.last / "training_state.json", "{}")
+    finish(one, TRAIN, steps=THIRD)
+    mirror.after(TRAIN)
+
+
 def test_a_finished_training_is_not_taken_again(tmp_path: Path) -> None:
     """The model as training left it, even though a later stage has changed it meanwhile."""
     old, new = machine(tmp_path, "old"), machine(tmp_path, "new")
     prepared(old)
     with Mirror(old) as mirror:
-        mirror.before(TRAIN)
-        checkpoint(old, FIRST)
-        files.write_text(old.paths.last / "training_state.json", "{}")
-        finish(old, TRAIN, steps=THIRD)
-        mirror.after(TRAIN)
+        train_to_the_end(old, mirror)
         files.write_text(old.paths.best / "README.md", "a card")
         files.write_text(old.paths.best / "model.safetensors", "chosen by judges")
     assert go_on(new) == []
@@ -148,11 +152,7 @@ def test_a_training_that_a_new_revision_leaves_as_it_is_is_in_the_mirror_for_it_
     monkeypatch.setattr(identity.fetch, "revision", lambda settings: "c0ffee")
     prepared(old)
     with Mirror(old) as mirror:
-        mirror.before(TRAIN)
-        checkpoint(old, FIRST)
-        files.write_text(old.paths.last / "training_state.json", "{}")
-        finish(old, TRAIN, steps=THIRD)
-        mirror.after(TRAIN)
+        train_to_the_end(old, mirror)
     monkeypatch.setattr(identity.fetch, "revision", lambda settings: "beef")
     for one in (FETCH, PREPARE):
         finish(old, one)

@@ -23,6 +23,13 @@ def values(work, base, **others):
     }  # fmt: skip
 
 
+def refused_by_all(capsys, given, *said):
+    for command in ("doctor", "plan", "train"):
+        result = run_job(capsys, [command], given)
+        assert (result.code, len(result.errors)) == (2, 1), command
+        assert all(one in result.errors[0] for one in said), command
+
+
 def made(tmp_path, base, **others):
     return made_rows.write(tmp_path / "work", base, made_rows.rows(base, 6, **others))
 
@@ -48,10 +55,7 @@ def made(tmp_path, base, **others):
 def test_what_is_refused_is_refused_by_all(tmp_path, tiny_base, capsys, others, said):
     """A command that passes what another one refuses costs hours, or an estimate for nothing."""
     given = values(made(tmp_path, tiny_base), tiny_base, **others)
-    for command in ("doctor", "plan", "train"):
-        result = run_job(capsys, [command], given)
-        assert (result.code, len(result.errors)) == (2, 1), command
-        assert said in result.errors[0], command
+    refused_by_all(capsys, given, said)
     assert not (tmp_path / "work" / "output" / "training_log.jsonl").exists()
 
 
@@ -94,10 +98,7 @@ def of_too_many(tmp_path, base):
 def test_data_that_a_model_has_no_place_for_is_refused_by_all(tmp_path, tiny_base, capsys, data, others, said):
     """And not at the first checkpoint, after the steps that lead there."""
     given = values(data(tmp_path, tiny_base), tiny_base, **others)
-    for command in ("doctor", "plan", "train"):
-        result = run_job(capsys, [command], given)
-        assert (result.code, len(result.errors)) == (2, 1), command
-        assert said in result.errors[0], command
+    refused_by_all(capsys, given, said)
     assert not (tmp_path / "work" / "output" / "training_log.jsonl").exists()
 
 
@@ -157,10 +158,7 @@ def test_an_adapter_that_means_something_else_here_is_refused_by_all(tmp_path, t
     if config is not None:
         (adapter / "adapter_config.json").write_text(json.dumps({"r": 16, "lora_alpha": 32, **config}))
     given = values(made(tmp_path, tiny_base), tiny_base, RESUME=adapter, TRAIN_MODE="lora")
-    for command in ("doctor", "plan", "train"):
-        result = run_job(capsys, [command], given)
-        assert (result.code, len(result.errors)) == (2, 1), command
-        assert f"RESUME={adapter}: " in result.errors[0] and said in result.errors[0], command
+    refused_by_all(capsys, given, f"RESUME={adapter}: ", said)
 
 
 @pytest.mark.parametrize(
