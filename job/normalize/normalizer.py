@@ -196,8 +196,11 @@ class _Words:
         return behind in months or before.removesuffix(".") in months
 
     def _sign_before(self, at: int) -> str | None:
-        """Return the sign of money that stands alone before a number: `€ 5`, `kr 5`."""
+        """Return the sign of money that stands alone before a number: `€ 5`, `kr 5`. One behind another number that
+        was left, as in `1,234 € 0`, may be that one's."""
         before = self._pieces[at - 2].lstrip(_BEFORE) if at >= 2 else ""
+        if at >= 4 and any(map(str.isdecimal, self._pieces[at - 4])):
+            return None
         return next((sign for sign in (before, before.lower().removesuffix(".")) if sign in self._rules.money), None)
 
     def _large(self, at: int, core: str, names: tuple[str, str]) -> str | None:
