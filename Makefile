@@ -75,7 +75,7 @@ soak: setup ## run the demo, stopped and killed at random moments, for SOAK_MINU
 image: ## build the container image with docker, or buildah if docker is not running
 	@sh scripts/image.sh "$(IMAGE)"
 
-check-image: ## build the image without Docker and run the demo in it, sandboxed; needs root, Debian and 25 GB
+check-image: ## build the image without Docker and run the demo in it, sandboxed; needs root, Debian and 38 GB
 	@python3 scripts/check_image.py
 
 sbom: setup-dev ## write the list of packages and their licences (SBOM) to dist/

@@ -24,10 +24,6 @@ from job.text import languages
 
 #: Disk space for logs, samples, manifests and the like, besides weights and data.
 SPARE_BYTES = 64 << 20
-#: Most complete checkpoints on disk at any moment: best, last, and one being written; BEST_BY=judges keeps others.
-CHECKPOINTS = 3
-#: With PUSH_STEPS, models on disk besides: one that is being uploaded, and one that waits for it.
-PUSHED = 2
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -193,15 +189,28 @@ def _languages(settings: Settings, known: dict[str, int]) -> None:
 
 
 def _disk(settings: Settings, base_bytes: int) -> int:
-    """Refuse to start without disk space for the checkpoints. Returns the bytes needed."""
-    kept = settings.save_total_limit if settings.best_by == "judges" else 0
-    kept += PUSHED if settings.push_steps else 0
-    need = (CHECKPOINTS + kept) * base_bytes + SPARE_BYTES
-    free = shutil.disk_usage(settings.paths.output).free
+    """Refuse to start without disk space for models and a checkpoint to resume from. Returns the bytes needed.
+
+    What an earlier run has left in OUTPUT_DIR counts as free: it is replaced.
+    """
+    from job.estimate import disk
+
+    output = settings.paths.output
+    resumable = disk.resumable_bytes(settings)
+    need = disk.models(settings) * base_bytes + resumable + SPARE_BYTES
+    free = shutil.disk_usage(output).free + disk.taken_bytes(settings)
+    of = f"OUTPUT_DIR={output} has {free / 1e9:.2f} GB free"
     if free < need:
-        raise BadInput(
-            f"OUTPUT_DIR={settings.paths.output} has {free / 1e9:.2f} GB free but the checkpoints need "
-            f"{need / 1e9:.2f} GB; free some space or set another OUTPUT_DIR"
+        raise BadInput(f"{of} but the checkpoints need {need / 1e9:.2f} GB; free some space or set another OUTPUT_DIR")
+    most = disk.most_resumable(settings)
+    if free < need + (most - 1) * resumable:
+        room = int((free - need) // resumable)
+        advice = f"set SAVE_TOTAL_LIMIT={room}, " if room else ""
+        warn(
+            "doctor",
+            f"{of}: enough for {room + 1} of the up to {most} checkpoints of {resumable / 1e9:.2f} GB that "
+            f"SAVE_TOTAL_LIMIT={settings.save_total_limit} keeps while a new one is written; {advice}free some space, "
+            "or steps since the last one that fitted are lost when the run is stopped",
         )
     if shutil.disk_usage(settings.paths.work).free < SPARE_BYTES:
         raise BadInput(f"WORK_DIR={settings.paths.work} has less than {SPARE_BYTES >> 20} MB free; free some space")

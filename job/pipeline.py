@@ -164,6 +164,8 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
         return False
     say(stage.name, "started")
     started = time.monotonic()
+    if ranks.first and stage.name != "train":  # which does so once it replaces anything
+        state.begin(settings.paths.state, stage.name)
     with _page(settings, stage, ranks):
         counts = stage.run(settings, ranks)
     _free_memory()

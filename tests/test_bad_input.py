@@ -160,19 +160,39 @@ def test_output_that_cannot_be_written(capsys, variables, data, tmp_path):
     refused(result, 2, "OUTPUT_DIR")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-def test_no_space_left(capsys, variables, data, tmp_path):
-    """OUTPUT_DIR on a full disk: exit 2 with what is free and what is needed, before training."""
+@pytest.fixture
+def disk_of(tmp_path):
+    """A function that mounts a disk with so many MB, for OUTPUT_DIR."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", small], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
-    try:
-        result = run_job(capsys, ["run"], {**variables, "TRAIN_JSONL": data(GOOD), "OUTPUT_DIR": small / "output"})
-        refused(result, 2, "OUTPUT_DIR", "free")
-    finally:
-        subprocess.run(["umount", small], check=True)
+
+    def mount(megabytes):
+        options = f"size={megabytes}m"
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", small], capture_output=True)
+        if mounted.returncode:
+            pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
+        return small / "output"
+
+    yield mount
+    subprocess.run(["umount", small], check=False, capture_output=True)
+
+
+def test_no_space_left(capsys, variables, data, disk_of):
+    """OUTPUT_DIR on a full disk: exit 2 with what is free and what is needed, before training."""
+    result = run_job(capsys, ["run"], {**variables, "TRAIN_JSONL": data(GOOD), "OUTPUT_DIR": disk_of(8)})
+    refused(result, 2, "OUTPUT_DIR", "free")
+
+
+def test_too_little_space_for_all_checkpoints(capsys, variables, data, disk_of):
+    """There is room for the models and two checkpoints to resume from, of up to four: doctor says which limit fits."""
+    given = {**variables, "TRAIN_JSONL": data(GOOD), "TRAIN_MODE": "full", "OUTPUT_DIR": disk_of(250)}
+    result = run_job(capsys, ["doctor"], {**given, "MAX_STEPS": ""})
+    assert result.code == 0, result.err
+    assert "enough for 2 of the up to 4 checkpoints" in result.err and "set SAVE_TOTAL_LIMIT=1, " in result.err
+    assert "enough for" not in run_job(capsys, ["doctor"], {**given, "MAX_STEPS": "", "SAVE_TOTAL_LIMIT": "1"}).err
+    assert "enough for" not in run_job(capsys, ["doctor"], {**given, "MAX_STEPS": "600"}).err
 
 
 @pytest.mark.parametrize("missing", ["speech_tokenizer", "config.json", "model.safetensors"])

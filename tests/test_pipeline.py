@@ -184,6 +184,27 @@ def test_force_redoes_a_stage(finished, capsys):
     assert state.digest(work / "state", "fetch") != before
 
 
+def test_a_stage_that_was_begun_with_other_settings_is_done_again(tmp_path, capsys):
+    """A fetch that failed half way has replaced the rows; with the settings as they were, they are those of before."""
+    names = [f"en-0{number}.flac" for number in (1, 2, 3)]
+    for name in names:
+        shutil.copy(ROOT / "job" / "demo" / "clips" / name, tmp_path)
+    rows = [json.dumps({"audio": name, "text": f"Some words of {name}."}) for name in names]
+    for name, lines in (("good", rows[:1]), ("other", rows[1:]), ("empty", ['{"audio": "none.wav", "text": "x"}'])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    variables = {"PRESET": "demo", "WORK_DIR": tmp_path / "work", "SPEAKER_NAME": "ada", "LANGUAGE": "English"}
+    good = {**variables, "TRAIN_JSONL": tmp_path / "good.jsonl"}
+    manifest = tmp_path / "work/data/raw/train.jsonl"
+    assert run_job(capsys, ["fetch"], good).code == 0
+    before = manifest.read_bytes()
+    other = {**variables, "TRAIN_JSONL": tmp_path / "other.jsonl", "VALIDATION_JSONL": tmp_path / "empty.jsonl"}
+    assert run_job(capsys, ["fetch"], other).code == 2
+    assert manifest.read_bytes() != before, "or there is nothing to be taken back"
+    assert "[fetch] done" in run_job(capsys, ["fetch"], good).out
+    assert manifest.read_bytes() == before
+    assert "nothing to do" in run_job(capsys, ["fetch"], good).out
+
+
 def test_a_lost_output_is_made_again(finished, capsys):
     """Deleting an output and rerunning brings it back, with a line that says why."""
     work, variables, _ = finished

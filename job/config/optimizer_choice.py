@@ -23,6 +23,11 @@ def trained_bytes(settings: Settings) -> float:
     return weight_and_gradient + moments
 
 
+def saved_bytes(settings: Settings) -> float:
+    """Bytes per trained parameter in a checkpoint to resume from: all of `trained_bytes` but the gradient."""
+    return trained_bytes(settings) - (2.0 if in_bf16(settings) else 4.0)
+
+
 def in_bf16(settings: Settings) -> bool:
     """Whether the model holds its trained weights in bf16."""
     return settings.master_weights != "fp32"

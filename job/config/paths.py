@@ -121,6 +121,11 @@ class Paths:
         return self.output / "candidates"
 
     @property
+    def earlier(self) -> Path:
+        """The run that another one has taken the place of, until that one has finished (`job.train.earlier_run`)."""
+        return self.output / "earlier"
+
+    @property
     def to_push(self) -> Path:
         """Models in the middle of training, `step-<step>`, until they have been uploaded (PUSH_STEPS)."""
         return self.output / "to_push"

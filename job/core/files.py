@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,16 @@ def replace_directory(directory: Path, fill: Callable[[Path], Any]) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
+def remove_directory(directory: Path) -> None:
+    """Remove a directory so that a kill leaves all of it or nothing; what it leaves otherwise, `replace_directory` and
+    another removal of the same name clear away."""
+    temporary, _ = _beside(directory)
+    shutil.rmtree(temporary, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        os.replace(directory, temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
 def recover_directory(directory: Path) -> None:
     """Clean up after a `replace_directory` that was killed: keep the newest complete version, remove the rest."""
     temporary, previous = _beside(directory)
@@ -151,6 +161,33 @@ def _beside(directory: Path) -> tuple[Path, Path]:
         directory.with_name(f".{directory.name}{TEMPORARY_SUFFIX}"),
         directory.with_name(f".{directory.name}.previous"),
     )
+
+
+def link_tree(directory: Path, into: Path) -> None:
+    """Link a directory's files, if it is there.
+
+    Raises:
+        FileNotFoundError: the directory was replaced meanwhile.
+    """
+    if not directory.is_dir():
+        return
+    before = directory.stat().st_ino
+    for path in tree(directory):
+        if is_whole(path):
+            link(path, into / path.relative_to(directory))
+    if directory.stat().st_ino != before:
+        raise FileNotFoundError(directory)
+
+
+def link(path: Path, into: Path) -> None:
+    """Link a file, so that it outlives the removal of its directory; copy it where links are not possible."""
+    into.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path, into)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(path, into)
 
 
 def is_full(error: BaseException) -> bool:

@@ -68,6 +68,17 @@ def digest(directory: Path, stage: str) -> str:
     return (read(directory, stage) or {}).get("as_before") or files.digest_file(path)
 
 
+def begin(directory: Path, stage: str) -> None:
+    """Record that a stage starts to replace its outputs, which are those of the recorded settings no longer.
+
+    What later stages know it by stays, in case that it makes the same again; so does what it said of itself.
+    """
+    before = read(directory, stage)
+    if before is not None:
+        known = {**before, "fingerprint": "", "as_before": digest(directory, stage)}
+        files.write_json(directory / f"{stage}.json", known)
+
+
 def write(
     directory: Path,
     stage: str,

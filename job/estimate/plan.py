@@ -9,7 +9,7 @@ from typing import Any
 from job.config.settings import Settings
 from job.core.console import say, warn
 from job.dataset.prepared import read_summary
-from job.estimate import timing
+from job.estimate import disk, timing
 from job.estimate.activations import Load
 from job.estimate.flops import Work
 from job.estimate.layer_bytes import Shapes, Types
@@ -21,8 +21,6 @@ from job.evaluate.baselines import RECORDINGS
 from job.evaluate.comparison import BASES
 from job.modes import mode_of
 
-#: Bytes per parameter in a bf16 checkpoint.
-SAVED_BYTES = 2
 #: Commonly rented GPUs: memory in GB, and dense bf16 FLOP/s from NVIDIA's data sheets.
 GPUS = {
     "H200": (141, 989e12),
@@ -61,6 +59,7 @@ class Plan:
     largest: Load
     memory: Memory
     checkpoint_bytes: int
+    resumable_bytes: int
     flops: float
     passes: int
 
@@ -91,7 +90,8 @@ def estimate(settings: Settings) -> Plan:
         lengths=measured,
         largest=largest,
         memory=memory_of(settings, largest, processes, shapes=shapes),
-        checkpoint_bytes=parameters * SAVED_BYTES,
+        checkpoint_bytes=parameters * disk.MODEL_BYTES,
+        resumable_bytes=disk.resumable_bytes(settings, shapes),
         flops=steps / per_epoch * _epoch_flops(settings, shapes, measured),
         passes=timing.passes_per_step(settings, measured.mean),
     )
@@ -194,6 +194,8 @@ def print_plan(settings: Settings) -> None:
         f"{plan.checkpoint_bytes / 1e9:.2f} GB per bf16 checkpoint; at most three exist: best, last, one unfinished"
         + (f", and {settings.save_total_limit} to choose from" if settings.best_by == "judges" else ""),
     )
+    most = min(disk.most_resumable(settings), max(1, plan.steps // settings.save_steps))
+    say("plan", f"{plan.resumable_bytes / 1e9:.2f} GB per checkpoint to resume from; at most {most} at a time")
     say("plan", f"{plan.flops:.2g} FLOPs in all; training takes about:")
     fits = True
     for gpu, (size, _) in GPUS.items():

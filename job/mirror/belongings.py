@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +31,7 @@ def link_checkpoint(paths: Paths, checkpoint: Path) -> dict[str, Path] | None:
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         for directory in (checkpoint, paths.best, *_candidates(paths)):
-            _link_tree(directory, scratch / directory.relative_to(paths.output))
+            files.link_tree(directory, scratch / directory.relative_to(paths.output))
         for name, size in files.read_json(checkpoint / "state.json")["logs"].items():
             with open(paths.output / name, "rb") as log:
                 (scratch / name).write_bytes(log.read(size))  # lines of later steps follow
@@ -47,9 +46,9 @@ def link_trained(paths: Paths) -> dict[str, Path]:
     scratch = paths.output / SCRATCH / "trained"
     shutil.rmtree(scratch, ignore_errors=True)
     for directory in (paths.best, paths.last, *_candidates(paths)):
-        _link_tree(directory, scratch / "output" / directory.relative_to(paths.output))
+        files.link_tree(directory, scratch / "output" / directory.relative_to(paths.output))
     for log in (paths.training_log, paths.validation_log):
-        _link(log, scratch / "output" / log.name)
+        files.link(log, scratch / "output" / log.name)
     state = paths.state / "train.json"
     (scratch / "work" / "state").mkdir(parents=True)
     shutil.copyfile(state, scratch / "work" / "state" / state.name)
@@ -58,33 +57,6 @@ def link_trained(paths: Paths) -> dict[str, Path]:
 
 def _candidates(paths: Paths) -> Iterator[Path]:
     return (path for path in sorted(paths.candidates.glob("step-*")) if path.is_dir())
-
-
-def _link_tree(directory: Path, into: Path) -> None:
-    """Link a directory's files.
-
-    Raises:
-        FileNotFoundError: the directory was replaced meanwhile.
-    """
-    if not directory.is_dir():
-        return
-    before = directory.stat().st_ino
-    for path in files.tree(directory):
-        if files.is_whole(path):
-            _link(path, into / path.relative_to(directory))
-    if directory.stat().st_ino != before:
-        raise FileNotFoundError(directory)
-
-
-def _link(path: Path, into: Path) -> None:
-    """Link a file, so that it outlives the removal of its directory; copy it where links are not possible."""
-    into.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(path, into)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copyfile(path, into)
 
 
 def _below(directory: Path, root: str) -> dict[str, Path]:

@@ -81,7 +81,7 @@ def is_current(settings: Settings, name: str) -> bool:
 def own_steps(output: Path) -> dict[str, int]:
     """The key of each run that has checkpoints on this machine, and its newest step."""
     steps: dict[str, int] = {}
-    for path in output.glob("checkpoint-*/state.json"):
+    for path in (*output.glob("checkpoint-*/state.json"), *output.glob("earlier/checkpoint-*/state.json")):
         try:
             found = files.read_json(path)
             steps[str(found["key"])] = max(int(found["step"]), steps.get(str(found["key"]), -1))

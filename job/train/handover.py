@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -59,9 +58,4 @@ def write(directory: Path, step: int, fill: Callable[[Path], None]) -> None:
         return
     for old in directory.glob("step-*"):
         if int(old.name.removeprefix("step-")) < step:
-            gone = old.with_name(f".{old.name}.gone")  # a rename is all or nothing, so that no half of it is uploaded
-            try:
-                old.rename(gone)
-            except FileNotFoundError:  # taken to be uploaded in this moment
-                continue
-            shutil.rmtree(gone, ignore_errors=True)
+            files.remove_directory(old)  # all or nothing, so that no half of it is uploaded

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +22,7 @@ from job.core.errors import FollowedRank, StoppedBySignal, TrainingStopped, firs
 from job.core.out_of_memory import is_out_of_memory
 from job.core.stopping import StopRequest
 from job.processes.ranks import ALONE, Ranks
-from job.train import agreement, logs, progressive, resume, setup
+from job.train import agreement, earlier_run, logs, progressive, resume, setup
 from job.train.checkpoint import Weights, forget_candidates, keeps_candidates
 from job.train.data import ahead
 from job.train.evaluator import Evaluator
@@ -97,11 +98,12 @@ class _Run:
         self.writer = writer
         self.training = training = setup.set_up(settings, accelerator)
         agreement.check(settings, training.basis, ranks)
-        self.start = ranks.first_does(lambda: start_of(settings, training.basis)).on(self.paths.output)
+        found = ranks.first_does(lambda: start_of(settings, training.basis, own_disks=ranks.own_disks))
+        self.start = found.on(self.paths.output)
         agreement.check_start(settings, self.start.checkpoint, ranks)
         parts = self.start.parts(settings.gradient_accumulation_steps, ranks.world)
         self.schedule = Schedule(settings, training.train_rows, parts)
-        self._announce()
+        setup.announce(settings, training, self.schedule, accelerator)
 
         objective: Any = Objective(training.model).to(accelerator.device)
         setup.spread_over(training, objective, self.spread, accelerator.mixed_precision)
@@ -114,6 +116,7 @@ class _Run:
         division = self.start.division(joined)
         self.stepper = Stepper(settings, accelerator, objective, training, self.spread, stop, division)
         self.evaluator = Evaluator(settings, accelerator, objective, training, self.spread)
+        self.making_room = partial(earlier_run.making_room, self.paths)
         self.taken: Taken | None = None  # the last step, until its numbers are read
         first, sharded = ranks.first, self.spread.sharded
         self.handover = Handover(settings, training.exporter, writer, first=first, sharded=sharded)
@@ -234,7 +237,7 @@ class _Run:
 
     def _write(self, directories: Sequence[Path], weights: Weights, progress: dict[str, Any]) -> None:
         for directory in directories:
-            self.training.exporter.write(directory, weights, progress)
+            self.making_room(partial(self.training.exporter.write, directory, weights, progress))
         if keeps_candidates(self.settings):
             forget_candidates(self.paths.candidates, self.settings.save_total_limit)
 
@@ -244,7 +247,8 @@ class _Run:
             return
         taken = self.state.snapshot(step, self.stepper.division, self.ranks.first)
         if self.ranks.first:
-            self.writer.submit(lambda: resume.save(self.paths.output, taken, self.settings.save_total_limit))
+            keep = self.settings.save_total_limit
+            self.writer.submit(lambda: resume.save(self.paths.output, taken, keep, self.making_room))
 
     def _stopped(self, step: int) -> NoReturn:
         """Stop after a signal to any of the processes, once the checkpoint is on disk."""
@@ -267,7 +271,7 @@ class _Run:
         if self.handover.pending:
             self.handover.take(step, self.losses)
         self.writer.wait()
-        self.ranks.wait()
+        self.ranks.first_does(lambda: earlier_run.forget(self.paths))
         last = self.state.measured["loss"]
         what = "best loss" if best.best <= last else "chosen for what it says (PROBE_SENTENCES): loss"
         say("train", f"{step} steps; {what} {best.best:.4f} at step {best.best_step}, last {last:.4f}")
@@ -279,20 +283,3 @@ class _Run:
             "skipped_steps": self.state.guards.finite.skipped,
             "trained_parameters": {g.name: g.size for g in self.training.groups},
         }
-
-    def _announce(self) -> None:
-        training, schedule = self.training, self.schedule
-        total = sum(p.numel() for p in training.model.parameters())
-        parts = ", ".join(f"{g.name} {g.size:,} at {g.rate:g}" for g in training.groups)
-        where = f"{self.accelerator.device} ({self.accelerator.mixed_precision})"
-        say("train", f"{len(training.train_rows)} rows, {int(training.train_rows.frames.sum())} frames")
-        say("train", f"{schedule.steps} steps, {schedule.per_epoch} an epoch, validated every {schedule.eval_every}")
-        say("train", f"trains {parts} of {total:,} parameters on {where}")
-        say("train", f"speakers: {', '.join(sorted(training.exporter.speakers))}")
-        begin = training.phases[-2].until if len(training.phases) > 1 else None
-        if begin and schedule.steps <= begin * schedule.per_epoch and not self.settings.curriculum:
-            warn("train", f"the last of PROGRESSIVE_STAGES begins after {begin} epochs, and the run ends before")
-        for name, row in training.exporter.languages.items():
-            say("train", f"{name} is new to the base and gets row {row} of the codec embedding")
-        if len(training.eval_rows) == 0:
-            say("train", "no validation rows: the best checkpoint is chosen by the loss on training rows")

@@ -15,7 +15,6 @@ skipped with a message.
 from __future__ import annotations
 
 import copy
-import random
 import re
 import shutil
 from collections.abc import Callable
@@ -23,13 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from job.config.optimizer_choice import other_kind
 from job.core import files
 from job.core.console import say, warn
 from job.core.errors import BadInput
+from job.train import random_state
 from job.train.spread import copied, like
 from job.train.warm import other_parameters
 
@@ -63,13 +62,15 @@ def snapshot(
     moments, rates = _optimizer_state(optimizer)
     state = copy.deepcopy(state)  # training appends to these lists before they are written
     state.update(step=step, optimizer={"groups": rates, "kind": kind})
-    return Snapshot(step, state, {name: copied(p) for name, p in parameters}, moments, _random_state())
+    return Snapshot(step, state, {name: copied(p) for name, p in parameters}, moments, random_state.current())
 
 
-def save(output: Path, taken: Snapshot, keep: int) -> None:
+def save(
+    output: Path, taken: Snapshot, keep: int, making_room: Callable[[Callable[[], None]], None] = lambda write: write()
+) -> None:
     """Write `checkpoint-<step>` and remove all but the newest `keep`.
 
-    A full disk loses this checkpoint but does not end the run: the earlier ones are still there.
+    A full disk, if `making_room` cannot help, loses this checkpoint but does not end the run: there are earlier ones.
     """
     from safetensors.torch import save_file
 
@@ -82,7 +83,7 @@ def save(output: Path, taken: Snapshot, keep: int) -> None:
 
     step = taken.step
     try:
-        files.replace_directory(output / f"checkpoint-{step}", fill)
+        making_room(lambda: files.replace_directory(output / f"checkpoint-{step}", fill))
     except Exception as error:
         if not files.is_full(error):
             raise
@@ -96,7 +97,7 @@ def save(output: Path, taken: Snapshot, keep: int) -> None:
     # Later ones are damaged, or from before the run went back to an earlier step: do not count them, or they would push
     # out the one to resume from.
     for old in [path for path in _found(output) if _step(path) <= step][keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+        files.remove_directory(old)
 
 
 def named(path: str) -> Path:
@@ -120,6 +121,19 @@ def step_of(path: Path, name: str = "state.json") -> int:
         return int(files.read_json(path / name)["step"])
     except FileNotFoundError:
         return -1
+
+
+def latest(output: Path) -> Path | None:
+    """The newest checkpoint that was written to its end, of whatever run; its weights are not looked at."""
+    return next((path for path in _found(output) if (path / "checksums.json").is_file() and key_of(path)), None)
+
+
+def key_of(path: Path) -> str:
+    """Which run a checkpoint is of (see `newest`); empty if that cannot be read."""
+    try:
+        return str(files.read_json(path / "state.json")["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def newest(
@@ -179,7 +193,7 @@ def restore(
         for name, parameter in parameters:
             parameter.copy_(like(trained[name], parameter))
     _restore_optimizer(optimizer, load_file(path / "optimizer.safetensors"), state["optimizer"])
-    _restore_random(load_file(path / "random.safetensors"))
+    random_state.restore(load_file(path / "random.safetensors"))
 
 
 def restore_rates(scheduler: Any, saved: dict[str, Any]) -> None:
@@ -195,8 +209,8 @@ def restore_rates(scheduler: Any, saved: dict[str, Any]) -> None:
 def clear(output: Path) -> int:
     """Remove all checkpoints, because another run begins; returns how many there were."""
     found = _found(output)
-    for path in found:
-        shutil.rmtree(path, ignore_errors=True)
+    for path in reversed(found):  # so that the newest is there, and can be kept, until all others are gone
+        files.remove_directory(path)
     for partial in output.glob(f".checkpoint-*{files.TEMPORARY_SUFFIX}"):
         shutil.rmtree(partial, ignore_errors=True)
     return len(found)
@@ -260,32 +274,3 @@ def _restore_optimizer(
     for group, rates in zip(state["param_groups"], saved["groups"], strict=True):
         group.update({key: value for key, value in rates.items() if value is not None})
     optimizer.load_state_dict(state)
-
-
-def _random_state() -> dict[str, torch.Tensor]:
-    """Return the states of torch's, CUDA's, NumPy's and Python's random number generators as tensors."""
-    version, words, gauss = random.getstate()
-    kind, keys, at, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
-    states = {
-        "torch": torch.get_rng_state(),
-        "python": torch.tensor(words, dtype=torch.int64),
-        "python_rest": torch.tensor(
-            [version, -1.0 if gauss is None else gauss, gauss is not None], dtype=torch.float64
-        ),
-        "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
-        "numpy_rest": torch.tensor([at, has_gauss, cached], dtype=torch.float64),
-    }
-    assert kind == "MT19937", "the legacy generator of NumPy is always this one"
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _restore_random(states: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(states["torch"])
-    version, gauss, has = states["python_rest"].tolist()
-    random.setstate((int(version), tuple(states["python"].tolist()), gauss if has else None))
-    at, has_gauss, cached = states["numpy_rest"].tolist()
-    np.random.set_state(("MT19937", states["numpy"].numpy().astype(np.uint32), int(at), int(has_gauss), cached))
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])

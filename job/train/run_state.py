@@ -12,9 +12,10 @@ import torch
 from job.config.optimizer_choice import kind_of
 from job.config.settings import Settings
 from job.core import files
+from job.core import state as stage_state
 from job.core.console import say
 from job.core.errors import BadInput
-from job.train import resume, warm
+from job.train import earlier_run, resume, warm
 from job.train.agreement import Basis
 from job.train.guards import Guards
 from job.train.logs import Window
@@ -67,11 +68,12 @@ class Start:
         return Division(0 if pieces > 1 else min(joined, int(self.state.get("joined", joined))), pieces)
 
 
-def start_of(settings: Settings, basis: Basis) -> Start:
+def start_of(settings: Settings, basis: Basis, *, own_disks: bool = False) -> Start:
     """Find the checkpoint to start from, by RESUME and OUTPUT_DIR.
 
     Args:
         basis: what the run depends on; only checkpoints in OUTPUT_DIR with its key belong to the run.
+        own_disks: whether nodes have disks of their own, which agreed on their checkpoints before.
 
     Raises:
         BadInput: RESUME names something that cannot be resumed from.
@@ -82,7 +84,10 @@ def start_of(settings: Settings, basis: Basis) -> Start:
     if not settings.force and settings.resume != "never":
         # Checkpoints this very run has written since it started, whatever it started from.
         after = resume.step_of(named) if named else -1
-        own = resume.newest(settings.paths.output, basis.key, after, basis.differences)
+        output = settings.paths.output
+        own = resume.newest(output, basis.key, after, basis.differences)
+        if own is None and named is None and not own_disks and earlier_run.bring_back(settings.paths, basis.key):
+            own = resume.newest(output, basis.key)
         if own is not None:
             return Start(own, files.read_json(own / "state.json"), own=True)
     if named is None:
@@ -150,13 +155,9 @@ class RunState:
             BadInput: the checkpoint of RESUME=<path> does not match, or has completed all steps.
         """
         path, output = start.checkpoint, self._settings.paths.output
+        if first and not start.own:
+            self._take_over(keeps=path is None)
         if path is None:
-            if first:
-                if cleared := resume.clear(output):
-                    say("train", f"begins anew; {cleared} checkpoints of an earlier run are removed from {output}")
-                shutil.rmtree(self._settings.paths.candidates, ignore_errors=True)
-                for log in self._logs:
-                    files.write_text(log, "")
             return 0
         resume.restore(path, self._training.parameters, self._optimizer, kind_of(self._settings))
         state = start.state
@@ -174,6 +175,29 @@ class RunState:
         what = "" if start.own else self._training.basis.differences(state)
         say("train", f"resuming from {path.name}" + (f", of a run with other settings or data{what}" if what else ""))
         return done
+
+    def _take_over(self, keeps: bool) -> None:
+        """Record that OUTPUT_DIR gets another run's results, and keep the run in it if this one starts from scratch."""
+        paths, explicit = self._settings.paths, self._settings.force or self._settings.resume == "never"
+        stage_state.begin(paths.state, "train")
+        if not keeps:
+            return
+        kept = None
+        if explicit:
+            earlier_run.forget(paths)
+        else:
+            kept = earlier_run.set_aside(paths, self._training.basis.key)
+        if cleared := resume.clear(paths.output):
+            say("train", f"begins anew; {cleared} checkpoints of an earlier run are removed from {paths.output}")
+        if kept:
+            say(
+                "train",
+                f"its {kept} and best model are in {paths.earlier} until this run has finished: with the variables and "
+                "data that it had, it goes on from there",
+            )
+        shutil.rmtree(paths.candidates, ignore_errors=True)
+        for log in self._logs:
+            files.write_text(log, "")
 
     @property
     def _logs(self) -> tuple[Path, Path]:

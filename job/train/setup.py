@@ -12,7 +12,7 @@ import torch
 from job.config import optimizer_choice
 from job.config.settings import Settings
 from job.core import files
-from job.core.console import warn
+from job.core.console import say, warn
 from job.dataset.prepared import read_speakers, read_split
 from job.model.loading import (
     base_directory,
@@ -32,6 +32,7 @@ from job.train.layout import SpecialIds
 from job.train.optimizers import decayed_and_not
 from job.train.probe import Probe
 from job.train.rows import language_rows
+from job.train.schedule import Schedule
 from job.train.spread import Spread
 
 
@@ -179,6 +180,24 @@ def arrange(model: Any, settings: Settings, precision: str, device: torch.device
     if lowers(settings, precision):
         lower_weights(model, everything=optimizer_choice.in_bf16(settings))
     return fast.apply(model, settings, device, precision)
+
+
+def announce(settings: Settings, training: Training, schedule: Schedule, accelerator: Any) -> None:
+    """Say what is trained, on what and for how long."""
+    total = sum(p.numel() for p in training.model.parameters())
+    parts = ", ".join(f"{g.name} {g.size:,} at {g.rate:g}" for g in training.groups)
+    where = f"{accelerator.device} ({accelerator.mixed_precision})"
+    say("train", f"{len(training.train_rows)} rows, {int(training.train_rows.frames.sum())} frames")
+    say("train", f"{schedule.steps} steps, {schedule.per_epoch} an epoch, validated every {schedule.eval_every}")
+    say("train", f"trains {parts} of {total:,} parameters on {where}")
+    say("train", f"speakers: {', '.join(sorted(training.exporter.speakers))}")
+    begin = training.phases[-2].until if len(training.phases) > 1 else None
+    if begin and schedule.steps <= begin * schedule.per_epoch and not settings.curriculum:
+        warn("train", f"the last of PROGRESSIVE_STAGES begins after {begin} epochs, and the run ends before")
+    for name, row in training.exporter.languages.items():
+        say("train", f"{name} is new to the base and gets row {row} of the codec embedding")
+    if len(training.eval_rows) == 0:
+        say("train", "no validation rows: the best checkpoint is chosen by the loss on training rows")
 
 
 def spread_over(training: Training, objective: torch.nn.Module, spread: Spread, precision: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from job.config import settings as variables
-from job.train import resume
+from job.train import random_state
 from tests.support.commands import run_job
 from tests.test_pipeline import start
 
@@ -198,13 +198,13 @@ def test_random_state_comes_back_exactly():
 
     random.gauss(0, 1)
     np.random.standard_normal(3)
-    states = resume._random_state()
+    states = random_state.current()
 
     def draw():
         return torch.rand(4).tolist(), np.random.standard_normal(3).tolist(), random.gauss(0, 1), random.random()
 
     first = draw()
-    resume._restore_random(states)
+    random_state.restore(states)
     assert draw() == first
 
 

@@ -1,0 +1,226 @@
+"""A run that takes another one's place loses nothing of it: with the settings as they were, that one goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+
+import pytest
+
+from job.config import settings as variables
+from job.config.paths import Paths
+from job.core import files
+from job.estimate import disk
+from job.train import earlier_run, resume
+from tests.support import made_rows
+from tests.support.commands import run_job
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_base):
+    """The work directory and the variables of a finished run of four steps."""
+    work = tmp_path_factory.mktemp("finished") / "work"
+    made_rows.write(work, tiny_base, made_rows.rows(tiny_base, 6), made_rows.rows(tiny_base, 2, seed=1))
+    given = {
+        "INIT_MODEL_PATH": tiny_base, "DATA_MODE": "none", "DEVICE": "cpu", "MAX_STEPS": 4, "BATCH_SIZE": 3,
+        "SAVE_STEPS": 1, "SAVE_TOTAL_LIMIT": 2, "EVAL_STEPS": 1, "LOGGING_STEPS": 1, "LEARNING_RATE": "1e-3",
+        "PROBE_SENTENCES": 0, "TRAIN_MODE": "lora", "EXPORT": "merged",
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["job"])
+        from job import pipeline
+
+        loaded = variables.load({name: str(value) for name, value in {**given, "WORK_DIR": work}.items()})
+        pipeline.run(loaded, "train", "train")
+    return work, given
+
+
+@pytest.fixture
+def again(finished, tmp_path, capsys):
+    """A function that trains in a copy of that work directory with some variables changed."""
+    work, given = finished
+    shutil.copytree(work, tmp_path / "work")
+
+    def run(**changed):
+        return run_job(capsys, ["train"], {**given, "WORK_DIR": tmp_path / "work", **changed})
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {
+            "TRAIN_MODE": "full",
+            "OPTIMIZER": "adamw_8bit",
+            "MASTER_WEIGHTS": "bf16_stochastic",
+            "MIXED_PRECISION": "bf16",
+        },
+    ],
+    ids=["lora", "8 bit"],
+)
+def test_the_space_that_a_checkpoint_takes_is_known_before(finished, again, tmp_path, changed):
+    """doctor looks for it, and plan prints it."""
+    result = again(**changed, MAX_STEPS=2)
+    assert result.code == 0, result.err
+    given = {**finished[1], **changed, "WORK_DIR": tmp_path / "work"}
+    told = disk.resumable_bytes(variables.load({name: str(value) for name, value in given.items()}))
+    assert sum(p.stat().st_size for p in (tmp_path / "work/output/checkpoint-1").iterdir()) == pytest.approx(told, 0.05)
+
+
+#: Ends with a guard, after an evaluation or two.
+MISTAKEN = {"LEARNING_RATE": "300", "MAX_STEPS": 40, "MAX_GRAD_NORM": 0}
+
+
+def weights(work):
+    return {name: (work / f"output/{name}/model.safetensors").read_bytes() for name in ("best", "last")}
+
+
+def steps(work):
+    return [json.loads(line)["step"] for line in (work / "output/training_log.jsonl").read_text().splitlines()]
+
+
+def test_a_mistaken_run_costs_the_one_before_it_nothing(finished, again, tmp_path):
+    """It replaced the best model and then failed. With the settings as they were, the voice is that of before: it is
+    not taken to be finished because it once was, and is not trained from the beginning."""
+    work = tmp_path / "work"
+    voice = weights(work)
+    failed = again(**MISTAKEN)
+    assert failed.code == 4, failed.err
+    assert "[train] begins anew; 2 checkpoints of an earlier run are removed" in failed.out
+    kept = work / "output/earlier"
+    assert f"its checkpoint-3 and best model are in {kept} until this run has finished" in failed.out
+    assert weights(work)["best"] != voice["best"]
+    assert (kept / "best/model.safetensors").read_bytes() == voice["best"]
+
+    back = again()
+    assert back.code == 0, back.err
+    assert "[train] resuming from checkpoint-3" in back.out
+    assert weights(work) == voice
+    assert steps(work) == [1, 2, 3, 4]
+    assert not kept.exists(), "what was kept of the mistaken run goes once a run has finished"
+    assert "[train] nothing to do" in again().out
+
+
+@pytest.mark.parametrize("changed", [{"FORCE": "true"}, {"RESUME": "never"}], ids=lambda given: next(iter(given)))
+def test_who_asks_for_it_begins_anew(finished, again, tmp_path, changed):
+    """FORCE=true and RESUME=never keep nothing and bring nothing back; the result is the same."""
+    voice = weights(tmp_path / "work")
+    assert again(**MISTAKEN).code == 4
+    result = again(**changed)
+    assert result.code == 0, result.err
+    assert "resuming" not in result.out and "until this run has finished" not in result.out
+    assert weights(tmp_path / "work") == voice
+    assert not (tmp_path / "work/output/earlier").exists()
+
+
+# ---- kills and full disks --------------------------------------------------------------------------------------------
+
+
+def made(output, key, step, word):
+    """A run's files, as far as moving them about goes."""
+    output.mkdir(parents=True, exist_ok=True)
+    checkpoint = output / f"checkpoint-{step}"
+    checkpoint.mkdir()
+    files.write_json(checkpoint / "state.json", {"key": key, "step": step})
+    for name in ("trained.safetensors", "optimizer.safetensors", "random.safetensors"):
+        (checkpoint / name).write_text(word)
+    sums = {path.name: files.digest_file(path) for path in checkpoint.iterdir()}
+    files.write_json(checkpoint / "checksums.json", sums)
+    for directory in ("best", "candidates/step-1"):
+        (output / directory).mkdir(parents=True)
+        (output / directory / "model.safetensors").write_text(word)
+    for log in ("training_log.jsonl", "validation_log.jsonl"):
+        (output / log).write_text(word)
+
+
+def content(output, step):
+    places = (f"checkpoint-{step}/trained.safetensors", "best/model.safetensors", "candidates/step-1/model.safetensors")
+    return {(output / place).read_text() for place in (*places, "training_log.jsonl", "validation_log.jsonl")}
+
+
+def killed(function, after):
+    """Run `function` in a process that dies at a change of the disk, the one of this number; whether it lived."""
+    child = os.fork()
+    if child == 0:
+        changes = [0]
+
+        def hook(event, _):
+            changes[0] += event in ("os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")
+            if changes[0] == after:
+                os._exit(9)
+
+        sys.addaudithook(hook)
+        function()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_kill_at_any_moment_of_the_exchange_loses_neither_run(tmp_path):
+    """A is kept, B is there, and A is asked for; the process dies at the n-th change of the disk, and is started again
+    with A's settings, or first with those of C."""
+    for after in range(1, 200):
+        ended = []
+        for third in (False, True):
+            paths = Paths(tmp_path / f"{after}-{third}", tmp_path / f"{after}-{third}/output")
+            made(paths.output, "A", 7, "a")
+            assert earlier_run.set_aside(paths, "B") == "checkpoint-7"
+            shutil.rmtree(paths.output / "candidates")
+            shutil.rmtree(paths.output / "best")
+            resume.clear(paths.output)
+            made(paths.output, "B", 3, "b")
+            ended.append(killed(lambda paths=paths: earlier_run.bring_back(paths, "A"), after))
+            back = earlier_run.bring_back(paths, "C") if third else False
+            if not back and resume.newest(paths.output, "A") is None:
+                assert earlier_run.bring_back(paths, "A")
+            assert content(paths.output, 7) == {"a"}
+            assert content(paths.earlier, 3) == {"b"}
+            earlier_run.forget(paths)
+            assert not paths.earlier.exists() and not list(paths.output.glob(".*"))
+            shutil.rmtree(paths.work)
+        if all(ended):
+            break
+    assert 20 < after < 199
+
+
+def test_a_kill_while_a_run_begins_keeps_the_newest_of_the_one_before(tmp_path):
+    """The same of setting aside and of the removal that follows."""
+    for after in range(1, 200):
+        paths = Paths(tmp_path / str(after), tmp_path / f"{after}/output")
+        made(paths.output, "A", 7, "a")
+        shutil.copytree(paths.output / "checkpoint-7", paths.output / "checkpoint-6")
+
+        def begin(paths=paths):
+            earlier_run.set_aside(paths, "B")
+            resume.clear(paths.output)
+
+        ended = killed(begin, after)
+        begin()
+        assert resume.latest(paths.output) is None
+        assert content(paths.earlier, 7) == {"a"}
+        if ended:
+            break
+    assert 10 < after < 199
+
+
+def test_a_full_disk_takes_what_is_kept_before_it_costs_a_checkpoint(tmp_path):
+    """Once; without anything kept, a full disk is one."""
+    paths = Paths(tmp_path, tmp_path / "output")
+    made(paths.output, "A", 7, "a")
+    earlier_run.set_aside(paths, "B")
+
+    def write():
+        if paths.earlier.exists():
+            with open("/dev/full", "w") as full:
+                full.write("x")
+        return "written"
+
+    assert earlier_run.making_room(paths, write) == "written"
+    assert not paths.earlier.exists()
+    with pytest.raises(OSError, match="No space left"), open("/dev/full", "w") as full:
+        earlier_run.making_room(paths, lambda: (full.write("x"), full.flush()))
+    with pytest.raises(ZeroDivisionError):
+        earlier_run.making_room(paths, lambda: 1 / 0)
