@@ -7,7 +7,11 @@
 set -euo pipefail
 
 source=$(cd -- "$(dirname -- "$0")/.." && pwd -P)
-home=$(mktemp -d -p "${TMPDIR:-/var/tmp}") # several GB
+for left in "${TMPDIR:-/var/tmp}"/walk-*-*; do # of a walk that was killed without a warning
+  pid=${left##*/walk-}
+  if [[ -d $left && ! -e /proc/${pid%%-*} ]]; then rm -rf -- "$left"; fi
+done
+home=$(mktemp -d -p "${TMPDIR:-/var/tmp}" "walk-$$-XXXXXX") # several GB
 trap 'rm -rf -- "$home"' EXIT
 trap 'exit 143' INT TERM HUP
 said=$home/said
