@@ -16,6 +16,7 @@ from job.config.variables import SOURCE_VARIABLES
 from job.core import driver, files
 from job.core.console import say, warn
 from job.core.errors import BadInput
+from job.fetch.one_source import Source
 from job.mirror import addresses, step_pushes
 from job.model import loading
 from job.modes import mode_of
@@ -30,8 +31,11 @@ CHECKPOINTS = 3
 PUSHED = 2
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings, data: Source | None = None) -> dict[str, Any]:
     """Run all checks; the first problem found is raised.
+
+    Args:
+        data: the data source, as in `fetch.check`.
 
     Raises:
         BadInput: naming the variable and the fix.
@@ -51,7 +55,7 @@ def run(settings: Settings) -> dict[str, Any]:
     for variable, directory in (("WORK_DIR", settings.paths.work), ("OUTPUT_DIR", settings.paths.output)):
         _writable(variable, directory)
     addresses.check(settings)
-    source = fetch.check(settings)
+    source = fetch.check(settings, data)
     say("doctor", source)
     base = loading.base_directory(settings)
     loading.speech_tokenizer_directory(settings)

@@ -17,6 +17,7 @@ from job.config import settings as variables
 from job.config.settings import Settings
 from job.core import files, state, stopping
 from job.core.errors import StoppedBySignal, Unreachable
+from job.fetch import hub_dataset
 from job.mirror import background, identity, returning
 from job.mirror.folder_mirror import FolderMirror
 from job.mirror.keeping import Mirror
@@ -149,11 +150,11 @@ def test_a_training_that_a_new_revision_leaves_as_it_is_is_in_the_mirror_for_it_
 ) -> None:
     """A source's new revision is another run; where it changes no contents, nobody trains, nor need a new machine."""
     old, new = machine(tmp_path, "old"), machine(tmp_path, "new")
-    monkeypatch.setattr(identity.fetch, "revision", lambda settings: "c0ffee")
+    monkeypatch.setattr(identity.fetch, "revision", lambda settings, source: "c0ffee")
     prepared(old)
     with Mirror(old) as mirror:
         train_to_the_end(old, mirror)
-    monkeypatch.setattr(identity.fetch, "revision", lambda settings: "beef")
+    monkeypatch.setattr(identity.fetch, "revision", lambda settings, source: "beef")
     for one in (FETCH, PREPARE):
         finish(old, one)
     assert returning.is_current(old, "train"), "or the test has nothing to show"
@@ -379,10 +380,10 @@ def test_a_dataset_whose_hub_is_down_for_a_while_keeps_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Steps taken meanwhile on this disk are found again by a machine that reaches the Hub."""
-    here = machine(tmp_path, "here")
-    monkeypatch.setattr(identity.fetch, "revision", lambda settings: "c0ffee")
+    here = machine(tmp_path, "here", DATASET_NAME="alice/voices")
+    monkeypatch.setattr(hub_dataset, "commit", lambda settings: "c0ffee")
     with_hub = identity.data_folder(here)
-    assert with_hub != identity.data_folder(machine(tmp_path, "elsewhere", MAX_HOURS="1"))
+    assert with_hub != identity.data_folder(machine(tmp_path, "elsewhere", DATASET_NAME="alice/voices", MAX_HOURS="1"))
     files.write_json(here.paths.state / "fetch.json", {"counts": {"revision": "c0ffee"}})
-    monkeypatch.setattr(identity.fetch, "revision", lambda settings: None)
+    monkeypatch.setattr(hub_dataset, "commit", lambda settings: None)
     assert identity.data_folder(here) == with_hub
