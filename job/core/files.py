@@ -220,14 +220,16 @@ def stamp(path: Path) -> tuple[str, int, int]:
     return str(path), status.st_size, status.st_mtime_ns
 
 
-def tree(root: Path, leave_out: tuple[str, ...] = ()) -> Iterator[Path]:
+def tree(
+    root: Path, leave_out: tuple[str, ...] = (), unread: Callable[[OSError], None] | None = None
+) -> Iterator[Path]:
     """Yield all files below a folder; symbolic links to folders are followed, each folder once.
 
     Folders whose name begins with one of `leave_out` are skipped. Files that can be reached with and without a link
-    have the path without it.
+    have the path without it. A folder that cannot be listed is passed over, unless `unread` raises.
     """
     seen: set[str] = set()
-    for folder, below, names in os.walk(root, followlinks=True):
+    for folder, below, names in os.walk(root, onerror=unread, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             below.clear()
