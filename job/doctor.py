@@ -107,7 +107,17 @@ def check_training(settings: Settings) -> None:
     base = loading.base_directory(settings)
     _base(settings, base)
     if settings.data_mode != "none":  # `_base` has looked at it
-        combinations.check_data(settings, loading.read_config(base).raw)
+        _prepared(settings, loading.read_config(base).raw)
+
+
+def _prepared(settings: Settings, config: dict[str, Any]) -> list[str]:
+    """Check the prepared data as training does, by the base's config and row by row; returns its new languages."""
+    from job.dataset.prepared import SPLITS, read_split
+    from job.train import combinations
+
+    new = combinations.check_data(settings, config)
+    combinations.check_rows(settings, {split: read_split(settings.paths, split) for split in SPLITS})
+    return new
 
 
 def _data_is_named(settings: Settings) -> None:
@@ -162,7 +172,6 @@ def _writable(variable: str, directory: Path) -> None:
 def _base(settings: Settings, base: Path) -> int:
     """Check the settings that depend on the base model's files; returns their total size in bytes."""
     from job.estimate import parameters
-    from job.train import combinations
 
     config = loading.read_config(base)
     encoder = config.raw.get("speaker_encoder_config") or {}
@@ -176,7 +185,7 @@ def _base(settings: Settings, base: Path) -> int:
     layers = config.talker["num_hidden_layers"]
     mode_of(settings).check(settings, layers)
     # What will be prepared may be in languages that the base lacks, which trains the embeddings too.
-    new = settings.data_mode != "none" or bool(combinations.check_data(settings, config.raw))
+    new = settings.data_mode != "none" or bool(_prepared(settings, config.raw))
     parameters.check_stages(settings, new=new)
     return sum(path.stat().st_size for path in base.rglob("*") if path.is_file())
 
