@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from job.core import inside
 TEMPORARY_SUFFIX = ".partial"
 #: Bytes at each end of a large file that `digest_ends` reads.
 _ENDS = 1 << 20
+#: Nanoseconds after which another change of a file has another time on any file system.
+SETTLED_NS = 2_000_000_000
 
 
 def sync_directory(directory: Path) -> None:
@@ -172,7 +176,7 @@ def digest_tree(root: Path) -> str:
     Mirrors hold it (`job/mirror`), so another form of it would not be found there.
     """
     found = sorted(path for path in tree(root) if path.is_file() and is_whole(path))
-    return digest_bytes("\n".join(f"{path.relative_to(root)} {digest_file(path)}" for path in found).encode())
+    return digest_bytes("\n".join(f"{path.relative_to(root)} {digest_once(path)}" for path in found).encode())
 
 
 def is_whole(path: Path) -> bool:
@@ -184,6 +188,23 @@ def digest_file(path: Path) -> str:
     """SHA-256 of a file's contents, in hex."""
     with inside.open_binary(path) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def digest_once(path: Path) -> str:
+    """SHA-256 of a file's contents, in hex; this process does not read it again while it is the same by its status.
+
+    Of a file that has changed just now that would not tell whether it changes again: such a one is read each time.
+    """
+    status = path.stat()
+    times = status.st_mtime_ns, status.st_ctime_ns
+    if time.time_ns() - max(times) < SETTLED_NS:
+        return digest_file(path)
+    return _digest_of(path, (status.st_dev, status.st_ino, status.st_size, *times))
+
+
+@lru_cache(maxsize=10_000)
+def _digest_of(path: Path, status: tuple[int, ...]) -> str:
+    return digest_file(path)
 
 
 def read_end(path: Path, most: int) -> bytes:
