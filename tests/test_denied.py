@@ -20,12 +20,12 @@ import pytest
 from tests.fetch.conftest import write_audio, write_lines
 from tests.fetch.test_sharded import night
 
-#: Runs `doctor` in one process for each set of variables; root gives up what lets it read everything.
+#: Runs a command in one process for each set of variables; root gives up what lets it read everything.
 CODE = """
 import io, json, os, sys
 from contextlib import redirect_stderr, redirect_stdout
 from job import cli
-sys.argv = ["job", "doctor"]
+sys.argv = ["job", sys.argv[1]]
 for variables, closed in json.load(sys.stdin):
     for path, mode in closed.items():
         os.chmod(path, mode)
@@ -45,7 +45,7 @@ for variables, closed in json.load(sys.stdin):
 WITHOUT_RIGHTS = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--inh-caps", "-all", "--"]
 
 
-def doctor(work: Path, asked: list[tuple[dict[str, Path | str], dict[Path, int]]]) -> list[tuple[int, str]]:
+def told(command: str, work: Path, asked: list[tuple[dict[str, Path | str], dict[Path, int]]]) -> list[tuple[int, str]]:
     """Exit code and output of each, with `closed` paths in their modes meanwhile."""
     if os.geteuid() == 0 and not shutil.which("setpriv"):
         pytest.skip("root reads everything, and there is no setpriv")
@@ -54,8 +54,8 @@ def doctor(work: Path, asked: list[tuple[dict[str, Path | str], dict[Path, int]]
         ({name: str(value) for name, value in {**fixed, **variables}.items()}, {str(p): m for p, m in closed.items()})
         for variables, closed in asked
     ]
-    command = [*(WITHOUT_RIGHTS if os.geteuid() == 0 else []), sys.executable, "-c", CODE]
-    done = subprocess.run(command, input=json.dumps(jobs), capture_output=True, text=True, timeout=200)
+    called = [*(WITHOUT_RIGHTS if os.geteuid() == 0 else []), sys.executable, "-c", CODE, command]
+    done = subprocess.run(called, input=json.dumps(jobs), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("RESULT ")]
 
@@ -102,9 +102,8 @@ def test_what_may_not_be_read_is_named_with_its_variable(place: Path) -> None:
         ({"TRAIN_JSONL": place / "rows.jsonl", "TEST_TEXTS": place / "kaldi" / "texts.txt"}, "kaldi", 0),
         ({"TRAIN_JSONL": place / "rows.jsonl", "WORK_DIR": place / "kaldi" / "work"}, "kaldi", 0),
     ]
-    told = doctor(place / "work", [(variables, {place / closed: mode}) for variables, closed, mode in cases])
-    assert len(told) == len(cases)
-    for (variables, closed, mode), (code, said) in zip(cases, told, strict=True):
+    found = told("doctor", place / "work", [(variables, {place / closed: mode}) for variables, closed, mode in cases])
+    for (variables, closed, mode), (code, said) in zip(cases, found, strict=True):
         (line,) = [one for one in said.splitlines() if one.startswith("error: ")] or [said]
         name = list(variables)[-1]
         assert code == 2 and "Traceback" not in said, (variables, closed, mode, said)
@@ -116,7 +115,8 @@ def test_rows_and_folders_that_are_not_the_users_are_no_reason_to_refuse(place: 
     rows = write_lines(place / "t.jsonl", [{"audio": f"{n}/x.wav", "text": n} for n in ("voice", "table")])
     shutil.copy(place / "table" / "a.wav", place / "table" / "x.wav")
     one = write_lines(place / "one.jsonl", [{"audio": "voice/x.wav", "text": "x"}])
-    none, several, volume = doctor(
+    none, several, volume = told(
+        "fetch",
         place / "work",
         [
             ({"TRAIN_JSONL": one}, {place / "voice": 0}),
@@ -125,5 +125,5 @@ def test_rows_and_folders_that_are_not_the_users_are_no_reason_to_refuse(place: 
         ],
     )
     assert none[0] == 2 and f"audio cannot be read: {place / 'voice' / 'x.wav'}: permission denied" in none[1]
-    assert several[0] == 0 and f"TRAIN_JSONL={rows}: 2 train rows" in several[1]
-    assert volume[0] == 0 and "2 train rows" in volume[1]
+    assert several[0] == 0 and "1 training and 0 validation rows, 1 left out" in several[1]
+    assert volume[0] == 0 and "2 training and 0 validation rows, 0 left out" in volume[1]

@@ -123,7 +123,14 @@ def test_a_recording_named_without_its_ending_is_taken_in_when_it_comes(tmp_path
     assert again(DATA_DIR=data)[1] == ["one", "two"]
 
 
-@pytest.mark.parametrize("beside", ["TRAIN_JSONL", "DATA_DIR", "DATASETS", "a bucket in DATASETS", "nothing"])
+@pytest.mark.parametrize(
+    "beside",
+    [
+        "DATASETS",
+        "nothing",
+        *(pytest.param(one, marks=pytest.mark.thorough) for one in ("TRAIN_JSONL", "DATA_DIR", "a bucket in DATASETS")),
+    ],
+)
 def test_validation_rows_that_are_edited_in_a_bucket_are_noticed(
     tmp_path: Path, again: Any, bucket: Bucket, beside: str
 ) -> None:
