@@ -227,11 +227,23 @@ def _main() -> None:
     except typer.Exit as request:
         sys.exit(request.exit_code)
     except OSError as error:
+        if isinstance(error, PermissionError) and error.filename is not None:
+            _fail(_denied(error), errors.BAD_INPUT)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
         _fail(f"{error.strerror} ({error.filename}); free some space or set WORK_DIR and OUTPUT_DIR", errors.BAD_INPUT)
     except TyperException as error:
         _fail(f"{error}; see python -m job --help", errors.BAD_INPUT)
+
+
+def _denied(error: PermissionError) -> str:
+    from job.config import denied
+    from job.config import settings as variables
+
+    try:
+        return denied.told(error, variables.load(quiet=True))
+    except (errors.BadInput, OSError):
+        return denied.told(error, None)
 
 
 def _answer() -> None:

@@ -16,6 +16,7 @@ from job.config.variables import SOURCE_VARIABLES
 from job.core import driver, files
 from job.core.console import say, warn
 from job.core.errors import BadInput
+from job.fetch.one_source import Source
 from job.mirror import addresses, step_pushes
 from job.model import loading
 from job.modes import mode_of
@@ -26,8 +27,11 @@ from job.text import languages
 SPARE_BYTES = 64 << 20
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings, data: Source | None = None) -> dict[str, Any]:
     """Run all checks; the first problem found is raised.
+
+    Args:
+        data: the data source, as in `fetch.check`.
 
     Raises:
         BadInput: naming the variable and the fix.
@@ -47,7 +51,7 @@ def run(settings: Settings) -> dict[str, Any]:
     for variable, directory in (("WORK_DIR", settings.paths.work), ("OUTPUT_DIR", settings.paths.output)):
         _writable(variable, directory)
     addresses.check(settings)
-    source = fetch.check(settings)
+    source = fetch.check(settings, data)
     say("doctor", source)
     base = loading.base_directory(settings)
     loading.speech_tokenizer_directory(settings)
@@ -99,7 +103,17 @@ def check_training(settings: Settings) -> None:
     base = loading.base_directory(settings)
     _base(settings, base)
     if settings.data_mode != "none":  # `_base` has looked at it
-        combinations.check_data(settings, loading.read_config(base).raw)
+        _prepared(settings, loading.read_config(base).raw)
+
+
+def _prepared(settings: Settings, config: dict[str, Any]) -> list[str]:
+    """Check the prepared data as training does, by the base's config and row by row; returns its new languages."""
+    from job.dataset.prepared import SPLITS, read_split
+    from job.train import combinations
+
+    new = combinations.check_data(settings, config)
+    combinations.check_rows(settings, {split: read_split(settings.paths, split) for split in SPLITS})
+    return new
 
 
 def _data_is_named(settings: Settings) -> None:
@@ -154,7 +168,6 @@ def _writable(variable: str, directory: Path) -> None:
 def _base(settings: Settings, base: Path) -> int:
     """Check the settings that depend on the base model's files; returns their total size in bytes."""
     from job.estimate import parameters
-    from job.train import combinations
 
     config = loading.read_config(base)
     encoder = config.raw.get("speaker_encoder_config") or {}
@@ -168,7 +181,7 @@ def _base(settings: Settings, base: Path) -> int:
     layers = config.talker["num_hidden_layers"]
     mode_of(settings).check(settings, layers)
     # What will be prepared may be in languages that the base lacks, which trains the embeddings too.
-    new = settings.data_mode != "none" or bool(combinations.check_data(settings, config.raw))
+    new = settings.data_mode != "none" or bool(_prepared(settings, config.raw))
     parameters.check_stages(settings, new=new)
     return sum(path.stat().st_size for path in base.rglob("*") if path.is_file())
 

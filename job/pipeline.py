@@ -158,8 +158,9 @@ def _locked(settings: Settings, ranks: Ranks) -> Iterator[None]:
 def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
     """Run one stage unless it is already done. Returns whether it ran."""
     values = stage_values(settings, stage)
+    source = stage.source(settings)
     # Taken before the stage reads its inputs: if one changes meanwhile, the next run redoes the stage.
-    now = ranks.first_does(lambda: _due(settings, stage, values))
+    now = ranks.first_does(lambda: _due(settings, stage, values, source))
     if now is None:
         return False
     say(stage.name, "started")
@@ -167,7 +168,7 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
     if ranks.first and stage.name != "train":  # which does so once it replaces anything
         state.begin(settings.paths.state, stage.name)
     with _page(settings, stage, ranks):
-        counts = stage.run(settings, ranks)
+        counts = stage.run(settings, ranks, source)
     _free_memory()
     if ranks.first:
         state.write(
@@ -210,7 +211,7 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()  # does nothing if no GPU has been used
 
 
-def _due(settings: Settings, stage: Stage, values: dict[str, Any]) -> str | None:
+def _due(settings: Settings, stage: Stage, values: dict[str, Any], source: tuple[Any, ...] = ()) -> str | None:
     """The stage's current fingerprint; None, after logging the reason, when the stage need not run."""
     reason = stage.left_out(settings)
     if reason:
@@ -218,7 +219,7 @@ def _due(settings: Settings, stage: Stage, values: dict[str, Any]) -> str | None
         return None
     paths = settings.paths
     previous = state.read(paths.state, stage.name)
-    now = fingerprint(settings, stage, values)
+    now = fingerprint(settings, stage, values, source)
     if previous and previous.get("fingerprint") == now and not settings.force:
         missing = [path for path in stage.outputs(paths) if not path.exists()]
         arrived = None if missing else stage.arrived(paths)

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic_settings import BaseSettings
 
+from job import fetch
 from job.config import variables
 from job.config.paths import Paths
 from job.config.settings import Settings
@@ -36,25 +37,31 @@ class Stage:
         arrived: a file that was missing on the last run and exists now; None when there is none.
         left_out: why these settings skip the stage, in a few words; None when they do not.
         spread: whether it is distributed: run by all processes of a run.
+        reads_source: whether it reads the data source; `inputs` and the stage are then given the same one.
     """
 
     name: str
     function: str
     uses: tuple[type[BaseSettings] | str, ...]
     after: tuple[str, ...]
-    inputs: Callable[[Settings], Any]
+    inputs: Callable[..., Any]
     outputs: Callable[[Paths], list[Path]]
     arrived: Callable[[Paths], Path | None] = lambda paths: None
     left_out: Callable[[Settings], str | None] = lambda settings: None
     spread: bool = False
+    reads_source: bool = False
     apart: tuple[str, ...] = ()
     contents: Callable[[Paths], str | None] = lambda paths: None
 
-    def run(self, settings: Settings, ranks: Ranks = ALONE) -> dict[str, Any]:
+    def source(self, settings: Settings) -> tuple[Any, ...]:
+        """The data source, opened anew, if the stage reads it; else nothing."""
+        return (fetch.opened(settings),) if self.reads_source else ()
+
+    def run(self, settings: Settings, ranks: Ranks = ALONE, source: tuple[Any, ...] = ()) -> dict[str, Any]:
         """Import the stage and run it."""
         module, name = self.function.split(":")
         function = getattr(import_module(module), name)
-        result: dict[str, Any] = function(settings, ranks) if self.spread else function(settings)
+        result: dict[str, Any] = function(settings, *source, *([ranks] if self.spread else []))
         return result
 
 
@@ -62,24 +69,8 @@ def _identities(*paths: Path | str | None) -> dict[str, Any]:
     return {str(path): files.identity(Path(path).expanduser()) for path in paths if path}
 
 
-def source_revision(settings: Settings) -> str | None:
-    """The revision of the source on the Hub, the last known one if that cannot be reached; None for another source."""
-    from job import fetch
-
-    before = (state.read(settings.paths.state, "fetch") or {}).get("counts", {}).get("revision")
-    return fetch.revision(settings) or before
-
-
-def _sources(settings: Settings) -> Any:
-    from job import fetch
-
-    return _identities(*fetch.reads(settings)), source_revision(settings)
-
-
-def _arrived(paths: Paths) -> Path | None:
-    from job import fetch
-
-    return fetch.arrived(paths)
+def _sources(settings: Settings, source: Any) -> Any:
+    return _identities(*(source.files if source else ())), fetch.revision(settings, source)
 
 
 def _recordings(settings: Settings) -> str:
@@ -117,10 +108,10 @@ def _repos(settings: Settings) -> list[str]:
     return intent(settings)
 
 
-def _looked_at(settings: Settings) -> Any:
+def _looked_at(settings: Settings, source: Any) -> Any:
     """What `doctor` looks at: also where other stages' results do not depend on it."""
     return (
-        _sources(settings),
+        _sources(settings, source),
         _base(settings),
         settings.mirror_checkpoints,
         settings.notify_url,
@@ -160,7 +151,7 @@ _TRAINING, _PUBLISH = variables.TrainingVariables, variables.PublishVariables
 _SYNTHESIS = variables.SynthesisVariables
 
 STAGES: tuple[Stage, ...] = (
-    Stage("doctor", "job.doctor:run", variables.GROUPS, (), _looked_at, lambda p: []),
+    Stage("doctor", "job.doctor:run", variables.GROUPS, (), _looked_at, lambda p: [], reads_source=True),
     Stage(
         "fetch",
         "job.fetch:run",
@@ -168,8 +159,9 @@ STAGES: tuple[Stage, ...] = (
         (),
         _sources,
         lambda p: [p.manifest("train")],
-        _arrived,
+        fetch.arrived,
         left_out=_prepared_already,
+        reads_source=True,
         apart=("keep_speakers",),
     ),
     Stage(
@@ -294,7 +286,8 @@ def stage_values(settings: Settings, stage: Stage) -> dict[str, Any]:
     return {name: value for name, value in settings.fingerprint_values().items() if name in names}
 
 
-def fingerprint(settings: Settings, stage: Stage, values: dict[str, Any]) -> str:
-    """The stage's fingerprint for the current settings and inputs."""
+def fingerprint(settings: Settings, stage: Stage, values: dict[str, Any], source: tuple[Any, ...] = ()) -> str:
+    """The stage's fingerprint for the current settings and inputs, `source` (see `Stage.source`) among them."""
     upstream = {name: state.digest(settings.paths.state, name) for name in stage.after}
-    return state.fingerprint(stage.name, values, stage.inputs(settings), upstream)
+    inputs = stage.inputs(settings, *(source or stage.source(settings)))
+    return state.fingerprint(stage.name, values, inputs, upstream)

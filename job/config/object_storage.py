@@ -51,7 +51,8 @@ def shards_here(value: Path | str) -> list[Path]:
     if path.suffix.lower() == ".tar" and path.is_file():
         return [path]
     if path.is_dir():
-        return sorted(path.glob("*.parquet")) or sorted(path.glob("*.tar"))
+        inside = sorted(path.iterdir())  # unlike `glob`, tells that a folder cannot be read
+        return [p for p in inside if p.name.endswith(".parquet")] or [p for p in inside if p.name.endswith(".tar")]
     if address_of(value) or path.exists():
         return []
     if found := _RANGE.search(path.name):

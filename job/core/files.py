@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from job.core import inside
 TEMPORARY_SUFFIX = ".partial"
 #: Bytes at each end of a large file that `digest_ends` reads.
 _ENDS = 1 << 20
+#: Nanoseconds after which another change of a file has another time on any file system.
+SETTLED_NS = 2_000_000_000
 
 
 def sync_directory(directory: Path) -> None:
@@ -209,7 +213,7 @@ def digest_tree(root: Path) -> str:
     Mirrors hold it (`job/mirror`), so another form of it would not be found there.
     """
     found = sorted(path for path in tree(root) if path.is_file() and is_whole(path))
-    return digest_bytes("\n".join(f"{path.relative_to(root)} {digest_file(path)}" for path in found).encode())
+    return digest_bytes("\n".join(f"{path.relative_to(root)} {digest_once(path)}" for path in found).encode())
 
 
 def is_whole(path: Path) -> bool:
@@ -221,6 +225,23 @@ def digest_file(path: Path) -> str:
     """SHA-256 of a file's contents, in hex."""
     with inside.open_binary(path) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def digest_once(path: Path) -> str:
+    """SHA-256 of a file's contents, in hex; this process does not read it again while it is the same by its status.
+
+    Of a file that has changed just now that would not tell whether it changes again: such a one is read each time.
+    """
+    status = path.stat()
+    times = status.st_mtime_ns, status.st_ctime_ns
+    if time.time_ns() - max(times) < SETTLED_NS:
+        return digest_file(path)
+    return _digest_of(path, (status.st_dev, status.st_ino, status.st_size, *times))
+
+
+@lru_cache(maxsize=10_000)
+def _digest_of(path: Path, status: tuple[int, ...]) -> str:
+    return digest_file(path)
 
 
 def read_end(path: Path, most: int) -> bytes:
@@ -257,14 +278,16 @@ def stamp(path: Path) -> tuple[str, int, int]:
     return str(path), status.st_size, status.st_mtime_ns
 
 
-def tree(root: Path, leave_out: tuple[str, ...] = ()) -> Iterator[Path]:
+def tree(
+    root: Path, leave_out: tuple[str, ...] = (), unread: Callable[[OSError], None] | None = None
+) -> Iterator[Path]:
     """Yield all files below a folder; symbolic links to folders are followed, each folder once.
 
     Folders whose name begins with one of `leave_out` are skipped. Files that can be reached with and without a link
-    have the path without it.
+    have the path without it. A folder that cannot be listed is passed over, unless `unread` raises.
     """
     seen: set[str] = set()
-    for folder, below, names in os.walk(root, followlinks=True):
+    for folder, below, names in os.walk(root, onerror=unread, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             below.clear()

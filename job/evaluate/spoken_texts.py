@@ -88,6 +88,8 @@ def texts_file(value: str) -> Path | None:
     try:
         path = Path(value).expanduser()
         return path if path.is_file() else None
+    except PermissionError:
+        raise
     except (OSError, RuntimeError, ValueError):
         return None  # too long for a file name, or a `~` that is no user's home: it is text
 

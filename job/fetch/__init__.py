@@ -21,18 +21,20 @@ from job.fetch.audio_store import Store
 from job.fetch.claims import undisputed
 from job.fetch.collect import Collector, reason_of, summarise
 from job.fetch.columns import choose
+from job.fetch.one_source import Source
 from job.fetch.sharded import folder_copy
 from job.fetch.transcribe import Transcribing
 from job.fetch.transcribed_rows import TranscribedRows
 
 SPLITS = ("train", "validation")
-#: The source whose revision was asked for last, and for which settings. Whoever reads it next takes it from here, so
-#: that a folder of a bucket is listed once for a stage: to see whether anything in it is new, and to read it.
-_asked: list[tuple[Settings, sources.Source]] = []
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings, source: Source | None = None) -> dict[str, Any]:
     """Write the raw manifests, the audio that came as bytes or samples, and the list of rejected rows.
+
+    Args:
+        source: the one that `revision` was asked for (`opened`), so that a folder of a bucket is listed once for both;
+            None to open it here.
 
     Returns:
         Counts for the state file: rows per split, rejected rows and named speakers; and the source.
@@ -46,7 +48,7 @@ def run(settings: Settings) -> dict[str, Any]:
         console.say("fetch", note)
         return {"train": 0, "validation": 0, "rejected": 0, "note": note}
     references.check_variables(settings)
-    source = _asked_or_picked(settings)
+    source = source or sources.pick(settings)
     at = source.revision()
     if source.note:
         console.say("fetch", source.note)
@@ -124,45 +126,29 @@ def _drop_disputed(collector: Collector, counts: dict[str, int], paths: Paths) -
     return left
 
 
-def revision(settings: Settings) -> str | None:
-    """The revision of a source that is not local, such as a Hub dataset's commit; None when it is unknown."""
-    source = _source(settings)
-    _asked[:] = [(settings, source)] if source else []
+def revision(settings: Settings, source: Source | None) -> str | None:
+    """The revision of a source that is not local, such as a Hub dataset's commit; the one of the last run if it cannot
+    be asked for, None where there is none."""
     try:
-        return source.revision() if source else None
-    except BadInput:
-        return None  # reported by `run`
-
-
-def reads(settings: Settings) -> tuple[Path | None, ...]:
-    """The local files and directories that the source reads; when one changes, fetch runs again."""
-    source = _source(settings)
-    return source.files if source else ()
+        now = source.revision() if source else None
+    except BadInput:  # reported by `run`
+        now = None
+    return now or (state.read(settings.paths.state, "fetch") or {}).get("counts", {}).get("revision")
 
 
 def is_named(settings: Settings) -> bool:
     """Whether the settings name data, so that the built-in clips are not used."""
-    source = _source(settings)
+    source = opened(settings)
     return source is None or not source.built_in
 
 
 def needs_the_hub(settings: Settings) -> str | None:
     """A phrase for what is read from the Hub; None for local data."""
-    source = _source(settings)
+    source = opened(settings)
     return source.about if source and source.hub else None
 
 
-def _asked_or_picked(settings: Settings) -> sources.Source:
-    """The source whose revision was just asked for, once, or else a new one.
-
-    Raises:
-        BadInput: the settings contradict each other.
-    """
-    before, _asked[:] = _asked[:], []
-    return before[0][1] if before and before[0][0] is settings else sources.pick(settings)
-
-
-def _source(settings: Settings) -> sources.Source | None:
+def opened(settings: Settings) -> Source | None:
     """The source; None when nothing is fetched or the settings contradict each other, which `run` reports."""
     try:
         return None if settings.data_mode == "none" else sources.pick(settings)
@@ -191,11 +177,14 @@ def _has_contents(path: Path) -> bool:
         return False
 
 
-def check(settings: Settings) -> str:
+def check(settings: Settings, source: Source | None = None) -> str:
     """Check the source without fetching it: that it exists, has the columns, and its first audio can be read.
 
     For a Hub dataset, only the description and the columns are read, no audio; of one with a loading script that has
     not run yet, not even these.
+
+    Args:
+        source: as in `run`.
 
     Returns:
         One line that describes the source.
@@ -209,7 +198,7 @@ def check(settings: Settings) -> str:
             raise BadInput(f"DATA_MODE=none needs prepared data, and {prepared} is not there; set DATA_MODE=jsonl")
         return "DATA_MODE=none: prepared data is there"
     references.check_variables(settings)
-    source = _asked_or_picked(settings)
+    source = source or sources.pick(settings)
     parts = []
     transcribing = Transcribing(settings, Store(None))
     aligning = Aligning(settings, Store(None), lambda: transcribing.kept)

@@ -42,12 +42,17 @@ class Finder:
         """Return the absolute path of the file that `value` refers to; None if there is none.
 
         Raises:
-            RowError: it is empty or of a format that cannot be read, or `value` is ambiguous.
+            RowError: it is empty, of a format that cannot be read or in a folder that may not be entered, or `value` is
+                ambiguous.
         """
         try:
             found = self._found(value, field, folders, tree)
+        except PermissionError as error:
+            raise RowError(
+                f"{field} cannot be read", f"{error.filename}: permission denied", [error.filename]
+            ) from None
         except (OSError, ValueError):
-            return None  # an impossible file name (too long, a NUL), or a folder without read permission
+            return None  # an impossible file name (too long, a NUL)
         if found is None:
             return None
         if audio_files.ending_of(found.name) in audio_files.UNREADABLE:

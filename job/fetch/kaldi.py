@@ -92,6 +92,8 @@ def _pairs(path: Path, where: str) -> dict[str, str | None]:
                 if line.strip():
                     name, _, rest = _decoded(line).partition(" ")
                     found[name] = rest if found.get(name, rest) == rest else None
+    except PermissionError:
+        raise
     except (OSError, RowError) as error:
         raise BadInput(f"{where}: {path.name} cannot be read as UTF-8 text ({error})") from None
     return found

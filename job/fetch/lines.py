@@ -98,6 +98,7 @@ def check(path: Path, where: str, form: str) -> None:
 
     Raises:
         BadInput: it is missing, a folder, unreadable, UTF-16 without a byte order mark, or binary.
+        PermissionError: this process may not read it.
     """
     if path.is_dir():
         raise BadInput(f"{where} is a folder; name the file in it, or set DATA_DIR to the folder")
@@ -108,6 +109,8 @@ def check(path: Path, where: str, form: str) -> None:
     try:
         with open(path, "rb") as handle:
             head = handle.read(HEAD_BYTES)
+    except PermissionError:
+        raise
     except OSError as error:
         raise BadInput(f"{where}: {error.strerror}") from None
     if encoding_of(head) != "utf-8" or b"\0" not in head:

@@ -11,6 +11,8 @@ from job.core import files
 
 #: Prefixes of the names of folders that are skipped because they contain no recordings.
 HIDDEN = (".", "__MACOSX")
+#: The folder at the root of a volume in which its file system keeps what it has saved, for root alone.
+_SYSTEMS = "lost+found"
 #: Names of a folder's table, the first that is there is read.
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 
@@ -60,6 +62,20 @@ def of_folder(folder: Path) -> Names:
         return Names(path for path in sorted(folder.iterdir()) if path.is_file())
     except (OSError, ValueError):
         return Names(iter(()))
+
+
+def all_below(root: Path) -> Iterator[Path]:
+    """Yield all files below a folder but hidden ones.
+
+    Raises:
+        OSError: one of its folders cannot be listed, so that nobody could say what is missing.
+    """
+
+    def unread(error: OSError) -> None:
+        if Path(str(error.filename)).name != _SYSTEMS:
+            raise error
+
+    return files.tree(root, HIDDEN, unread)
 
 
 class Tree:

@@ -34,6 +34,11 @@ def open_table(path: Path, variable: str, settings: Settings, stores: sharded.St
     return jsonl.open_table(path, where)
 
 
+def is_there(path: Path) -> bool:
+    """Whether a path names an address, shards or a file, so that it can be opened."""
+    return bool(address_of(path) or shards_here(path) or path.expanduser().exists())
+
+
 def reads(path: Path) -> list[Path]:
     """What is read here: the shards that `path` names, or manifests and their tars, or `path` itself.
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from job.audio import audio_files
 from job.config.settings import Settings
-from job.core import console, files
-from job.fetch import audio_store, cue_files, cues, find, sidecars, speaker_labels, text_files
+from job.core import console
+from job.fetch import audio_store, cue_files, cues, find, listing, sidecars, speaker_labels, text_files
 from job.fetch.listing import HIDDEN
 from job.fetch.references import REFERENCE_TEXT, REFERENCES, reference_of
 from job.fetch.table import Row, RowError, Table, Unreadable
@@ -21,10 +21,14 @@ LONGEST_SENTENCE = 20.0
 
 
 def list_files(root: Path) -> tuple[list[Path], list[Path]]:
-    """List the audio files in a folder and its subfolders, and the files that may be their transcripts; both sorted."""
+    """List the audio files in a folder and its subfolders, and the files that may be their transcripts; both sorted.
+
+    Raises:
+        OSError: one of the folders cannot be listed.
+    """
     audio: list[Path] = []
     others: list[Path] = []
-    for path in files.tree(root, HIDDEN):
+    for path in listing.all_below(root):
         if path.name.startswith(HIDDEN) or path.name in (*REFERENCES, REFERENCE_TEXT):
             continue
         if audio_files.ending_of(path.name):

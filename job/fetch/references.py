@@ -62,10 +62,14 @@ def check_variables(settings: Settings) -> None:
 
     Raises:
         BadInput: REF_AUDIO_PATH is not a file, or is not set with REF_AUDIO_STRATEGY=file.
+        PermissionError: this process may not read it.
     """
     path = settings.ref_audio_path
     if path is not None and not path.expanduser().is_file():
         raise BadInput(f"REF_AUDIO_PATH={path}: no such file")
+    if path is not None:
+        with open(path.expanduser(), "rb"):
+            pass
     if path is None and settings.ref_audio_strategy == "file":
         raise BadInput("REF_AUDIO_STRATEGY=file needs REF_AUDIO_PATH; set it, or use same, first or best")
 
@@ -78,5 +82,7 @@ def reference_of(folder: Path) -> tuple[Path | None, str | None]:
         return audio, None
     try:
         return audio, text.read_text(encoding="utf-8-sig").strip() or None
+    except PermissionError:
+        raise
     except (OSError, UnicodeDecodeError):
         raise BadInput(f"{text} cannot be read as UTF-8 text") from None

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from job.core import files
 from job.core.errors import BadInput
 from job.fetch import dialect, jsonl, lines
 from job.fetch.columns import KNOWN
@@ -73,8 +74,10 @@ def open_parquet(paths: list[Path], where: str) -> Table:
     total = 0
     for path in paths:
         try:
-            with parquet.ParquetFile(path) as opened:
+            with files.named_errors(path), parquet.ParquetFile(path) as opened:
                 schema, rows = opened.schema_arrow, opened.metadata.num_rows
+        except PermissionError:
+            raise
         except (OSError, pa.ArrowException) as error:
             reason = "no such file" if isinstance(error, FileNotFoundError) else "not a Parquet file"
             raise BadInput(f"{where}: {path.name} cannot be read: {reason}") from None

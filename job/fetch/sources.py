@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
@@ -13,41 +13,13 @@ from job.config.object_storage import address_of, shards_here
 from job.config.settings import Settings
 from job.config.variables import SOURCE_VARIABLES
 from job.core.errors import BadInput
-from job.fetch import folder, jsonl, mixing, named_files, sharded
+from job.fetch import folder, jsonl, mixing, named_files, one_source, sharded
+from job.fetch.one_source import Source
 from job.fetch.sharded import folder_copy
 from job.fetch.sharded.folder_copy import FolderCopy
 from job.fetch.table import Table
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data source that the settings name.
-
-    Attributes:
-        about: what it is, in a phrase.
-        tables: opens its splits (`train`, and `validation` if there is one); may need the network.
-        parts: opens the sources that are mixed into the training split instead, for a source that is a mix; with
-            `True` only those that do not wait.
-        files: local files and directories that it reads; when one changes, fetch runs again.
-        note: a log line about why it was chosen, when that is not obvious.
-        revision: the current revision of a source that is not local; None when it is unknown.
-        hub: whether it needs the Hub.
-        built_in: whether it is the demo data, which is used when the settings name no data.
-        waits: what fetch must do before the tables can be opened, so that they are not checked in minute one; None
-            if there is nothing.
-    """
-
-    about: str
-    tables: Callable[[], dict[str, Table]]
-    files: tuple[Path | None, ...] = ()
-    note: str | None = None
-    revision: Callable[[], str | None] = lambda: None
-    hub: bool = False
-    built_in: bool = False
-    parts: Callable[[bool], list[mixing.Part]] | None = None
-    waits: Callable[[], str | None] = lambda: None
 
 
 def pick(settings: Settings) -> Source:
@@ -82,19 +54,16 @@ def _datasets(settings: Settings) -> Source | None:
         waiting = [f"{entry.text}: {phrase}" for entry, source in sources if (phrase := _asked(entry, source.waits))]
         return "; ".join(waiting) or None
 
-    def revision() -> str | None:
-        found = [(source.hub, _asked(entry, source.revision)) for entry, source in sources]
-        return " ".join(one or "?" for hub, one in found if hub or one) if any(one for _, one in found) else None
-
-    return Source(
+    found = Source(
         f"DATASETS ({', '.join(entry.text for entry in entries)})",
-        lambda: _validation(settings),
-        (*(path for _, source in sources for path in source.files), settings.validation_jsonl),
-        revision=revision,
+        dict,
+        tuple(path for _, source in sources for path in source.files),
+        revision=lambda: one_source.of_all((source.hub, _asked(entry, source.revision)) for entry, source in sources),
         hub=any(source.hub for _, source in sources),
         parts=parts,
         waits=waits,
     )
+    return one_source.with_validation(settings, found)
 
 
 def _alone(settings: Settings, entry: datasets.Entry) -> Settings:
@@ -150,7 +119,7 @@ def _train_jsonl(settings: Settings) -> Source | None:
         if not shards:  # their names say which split they are of
             unread = _joined(unread, _unread_splits(settings))
         about = f"TRAIN_JSONL={address or train}"
-        return _read_from(settings, about, partial(_manifests, settings), {"TRAIN_JSONL": train}, unread)
+        return _read_from(settings, about, partial(_manifests, settings), ("TRAIN_JSONL", train), unread)
     note = f"TRAIN_JSONL={train} does not exist; reading DATASET_NAME={settings.dataset_name} instead"
     return _hub(settings, note)
 
@@ -181,7 +150,7 @@ def _data_dir(settings: Settings) -> Source | None:
     unread = _unread(settings, "DATA_DIR", "DATASET_NAME")
     address, stores = address_of(settings.data_dir), sharded.Stores(settings)
     about = f"DATA_DIR={address or settings.data_dir}"
-    found = _read_from(settings, about, partial(_folder, settings), {"DATA_DIR": settings.data_dir}, unread, stores)
+    found = _read_from(settings, about, partial(_folder, settings), ("DATA_DIR", settings.data_dir), unread, stores)
     waits = cache(lambda: folder_copy.waits(FolderCopy(settings, address, stores)) if address else None)
     return replace(found, waits=waits)
 
@@ -193,13 +162,8 @@ def _dataset_name(settings: Settings) -> Source | None:
 
 def _built_in(settings: Settings) -> Source:
     """The demo clips, when no data is named."""
-    return Source(
-        "the built-in demo clips",
-        lambda: _demo(settings),
-        (settings.validation_jsonl,),
-        f"no data is named ({', '.join(SOURCE_VARIABLES)}); using the built-in demo clips",
-        built_in=True,
-    )
+    note = f"no data is named ({', '.join(SOURCE_VARIABLES)}); using the built-in demo clips"
+    return one_source.with_validation(settings, Source("the built-in demo clips", _demo, note=note, built_in=True))
 
 
 #: All data sources, in order of precedence: each returns a `Source` if the settings name it, else None. To add one,
@@ -216,43 +180,31 @@ SOURCES: tuple[Callable[[Settings], Source | None], ...] = (
 
 def _manifests(settings: Settings, stores: sharded.Stores) -> dict[str, Table]:
     assert settings.train_jsonl is not None
-    train = named_files.open_table(settings.train_jsonl, "TRAIN_JSONL", settings, stores)
-    return {"train": train, **_validation(settings, stores)}
-
-
-def _validation(settings: Settings, stores: sharded.Stores | None = None) -> dict[str, Table]:
-    path, stores = settings.validation_jsonl, stores or sharded.Stores(settings)
-    return {} if path is None else {"validation": named_files.open_table(path, "VALIDATION_JSONL", settings, stores)}
+    return {"train": named_files.open_table(settings.train_jsonl, "TRAIN_JSONL", settings, stores)}
 
 
 def _folder(settings: Settings, stores: sharded.Stores) -> dict[str, Table]:
     address = address_of(settings.data_dir)
-    copy = FolderCopy(settings, address, stores) if address else None
-    return {**folder.open_tables(settings, copy), **_validation(settings, stores)}
+    return folder.open_tables(settings, FolderCopy(settings, address, stores) if address else None)
 
 
 def _read_from(
     settings: Settings,
     about: str,
     tables: Callable[[sharded.Stores], dict[str, Table]],
-    values: dict[str, Path | str],
+    named: tuple[str, Path | str],
     note: str | None = None,
     stores: sharded.Stores | None = None,
 ) -> Source:
-    """A source of files here or in object storage, and of what VALIDATION_JSONL names; `values` are by variable."""
-    validation, asked = settings.validation_jsonl, stores or sharded.Stores(settings)
-    named = values if validation is None else {**values, "VALIDATION_JSONL": validation}
-    addresses = {name: address for name, value in named.items() if (address := address_of(value))}
-    here = [Path(value) for value in named.values() if not address_of(value)]
+    """A source of files here or in object storage, and of what VALIDATION_JSONL names.
 
-    @cache
-    def revision() -> str | None:
-        found = [sharded.revision(asked.at(place, f"{name}={place}")) for name, place in addresses.items()]
-        return " ".join(found) or None
-
-    reads = (path for value in here for path in named_files.reads(value))
-    on_the_hub = any(address.startswith("hf://") for address in addresses.values())
-    return Source(about, lambda: tables(asked), tuple(reads), note, revision, hub=on_the_hub)
+    Args:
+        named: a variable and its value.
+    """
+    asked = stores or sharded.Stores(settings)
+    return one_source.with_validation(
+        settings, one_source.place(about, lambda: tables(asked), named, note, asked), asked
+    )
 
 
 def _at_address(settings: Settings, address: str, stores: sharded.Stores) -> dict[str, Table]:
@@ -261,22 +213,24 @@ def _at_address(settings: Settings, address: str, stores: sharded.Stores) -> dic
     found = {"train": sharded.open_address(store, where, settings, settings.train_split)}
     if settings.validation_split is not None and settings.validation_jsonl is None:
         found["validation"] = sharded.open_address(store, where, settings, settings.validation_split)
-    return found | _validation(settings, stores)
+    return found
 
 
 def _hub(settings: Settings, note: str | None) -> Source:
     if address := address_of(settings.dataset_name):
         opener = partial(_at_address, settings, address)
-        return _read_from(settings, f"DATASET_NAME={address}", opener, {"DATASET_NAME": address}, note)
+        return _read_from(settings, f"DATASET_NAME={address}", opener, ("DATASET_NAME", address), note)
+    if (
+        settings.train_jsonl is not None
+        and settings.validation_jsonl
+        and not named_files.is_there(settings.validation_jsonl)
+    ):
+        settings = settings.model_copy(update={"validation_jsonl": None})  # neither is there: the dataset has both
 
     def tables() -> dict[str, Table]:
         from job.fetch import hub_dataset
 
-        validation = settings.validation_jsonl
-        own = _validation(settings) if validation is not None and validation.expanduser().exists() else {}
-        if validation is not None and not own and settings.train_jsonl is None:
-            _validation(settings)  # raises: it is set but does not exist
-        return {**hub_dataset.open_tables(settings, validation=not own), **own}
+        return hub_dataset.open_tables(settings, validation=settings.validation_jsonl is None)
 
     def revision() -> str | None:
         from job.fetch import hub_dataset
@@ -290,11 +244,11 @@ def _hub(settings: Settings, note: str | None) -> Source:
         return hub_dataset.waits(settings)
 
     about = f"DATASET_NAME={settings.dataset_name}"
-    return Source(about, tables, (settings.validation_jsonl,), note, revision, hub=True, waits=waits)
+    return one_source.with_validation(settings, Source(about, tables, (), note, revision, hub=True, waits=waits))
 
 
-def _demo(settings: Settings) -> dict[str, Table]:
+def _demo() -> dict[str, Table]:
     from job.demo import clips_directory
 
     table = jsonl.open_table(Path(clips_directory()) / "metadata.jsonl", "the built-in demo clips")
-    return {"train": replace(table, name="demo"), **_validation(settings)}
+    return {"train": replace(table, name="demo")}

@@ -46,6 +46,7 @@ def only_one(
 
     Raises:
         BadInput: there are several.
+        PermissionError: this process may not read what may be one.
     """
     found = {path: table for path in _candidates(root) if (table := _opened(path, where, names, settings)) is not None}
     mine = [path for path in found if split in words_of(path.name)]
@@ -148,7 +149,7 @@ def _reason(path: Path, settings: Settings) -> str:
 
 
 def _candidates(root: Path) -> list[Path]:
-    return [
+    found = [
         path
         for path in sorted(root.iterdir())
         if not path.name.startswith(".")
@@ -156,6 +157,10 @@ def _candidates(root: Path) -> list[Path]:
         and path.name.lower() != REFERENCE_TEXT
         and (path.suffix.lower() in _ENDINGS or is_manifest(path))
     ]
+    for path in found:
+        with open(path, "rb"):  # one that may not be read could be it: the recordings are not transcribed instead
+            pass
+    return found
 
 
 def is_manifest(path: Path) -> bool:

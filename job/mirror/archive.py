@@ -140,18 +140,24 @@ class Archive:
         return found
 
     def keep(
-        self, name: str, facts: dict[str, Any], sources: Mapping[str, Path], forget: Collection[str] = ()
+        self,
+        name: str,
+        facts: dict[str, Any],
+        sources: Mapping[str, Path],
+        forget: Collection[str] = (),
+        there: Mapping[str, int] | None = None,
     ) -> int | None:
         """Store a set of files, replacing the one of that name, and remove the sets `forget`.
 
         Args:
             sources: path in the set -> file, which must not change meanwhile.
+            there: the store's listing, if it has just been asked for.
 
         Returns:
             The number of bytes that had to be sent; None if it was there already.
         """
         manifest = Manifest(name, facts, {path: self._entry(path, source) for path, source in sources.items()})
-        there = self.store.listing()
+        there = self.store.listing() if there is None else there
         sizes = manifest.objects
         new: dict[str, Path | bytes] = {
             f"{self.folder}/{manifest.entries[path].object}": source
@@ -199,7 +205,7 @@ class Archive:
         status = source.stat()
         stamp = status.st_ino, status.st_size, status.st_mtime_ns
         if stamp not in self.digests:
-            self.digests[stamp] = files.digest_file(source)
+            self.digests[stamp] = files.digest_once(source)
         return Entry(status.st_size, self.digests[stamp], PurePosixPath(path).suffix)
 
     def _is_manifest(self, name: str) -> bool:

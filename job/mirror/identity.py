@@ -9,7 +9,7 @@ from typing import Any
 from job import fetch
 from job.config.settings import Settings
 from job.core import files
-from job.stages import source_revision, stage, stage_values
+from job.stages import stage, stage_values
 
 #: Files up to this size are known by their contents, larger ones by their size.
 SMALL = 1 << 20
@@ -19,10 +19,16 @@ _PLACES = ("WORK_DIR", "OUTPUT_DIR")
 
 def data_folder(settings: Settings) -> str:
     """The folder of the mirror for what these settings make of this source."""
-    inputs = [*fetch.reads(settings), settings.ref_audio_path, settings.init_model_path, settings.tokenizer_path]
+    source = fetch.opened(settings)
+    inputs = [
+        *(source.files if source else ()),
+        settings.ref_audio_path,
+        settings.init_model_path,
+        settings.tokenizer_path,
+    ]
     contents = [_contents(Path(path).expanduser()) for path in inputs if path]
     values = _values(settings, "fetch", "prepare")
-    return f"data-{_short([values, contents, source_revision(settings)])}"
+    return f"data-{_short([values, contents, fetch.revision(settings, source)])}"
 
 
 def run_folder(settings: Settings, data: str) -> str:

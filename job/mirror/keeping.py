@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,7 @@ class Copy:
         facts: what the manifest is to say of it.
         sources: called in the thread: path in the set -> file.
         scratch: directory of its own to be removed afterwards.
+        there: what the mirror was just listed to hold; None to ask it.
     """
 
     archive: Archive
@@ -43,6 +44,7 @@ class Copy:
     facts: Callable[[], dict[str, Any]]
     sources: Callable[[], dict[str, Path]]
     scratch: Path | None = None
+    there: Mapping[str, int] | None = None
 
     def discard(self) -> None:
         """Remove its links."""
@@ -67,6 +69,7 @@ class Mirror(Background):
         self._lock = threading.Lock()
         self._seen: set[tuple[str, int]] | None = None  # checkpoints that were there before training; None outside it
         self._prepared = ""  # digest of the data that is trained on
+        self._data_kept = False  # whether the data has been given to the thread
 
     def __enter__(self) -> Mirror:
         """Start nothing yet: the thread starts with the first set to be copied."""
@@ -111,8 +114,8 @@ class Mirror(Background):
             self._prepared = files.digest_tree(self._settings.paths.prepared)
             if not self._own_disks:
                 returning.bring_training(self._settings, self._training, self._prepared)
-                self._watch()
                 self._keep_current()
+                self._watch()
 
     def share(self, ranks: Ranks) -> None:
         """Let all nodes train on the same data and from the same checkpoint, where each has a WORK_DIR of its own.
@@ -145,15 +148,16 @@ class Mirror(Background):
 
     # ---- what is copied ----------------------------------------------------------------------------------------------
 
-    def _keep_data(self) -> None:
+    def _keep_data(self, there: Mapping[str, int] | None = None) -> None:
         paths = self._settings.paths
-        if not (paths.prepared / "summary.json").is_file():
+        if self._data_kept or not (paths.prepared / "summary.json").is_file():
             return
+        self._data_kept = True
 
         def facts() -> dict[str, Any]:
             return {"step": 0, "prepared": files.digest_tree(paths.prepared)}
 
-        self._submit("data", Copy(self._data, "prepared", facts, lambda: belongings.data_files(paths)))
+        self._submit("data", Copy(self._data, "prepared", facts, lambda: belongings.data_files(paths), there=there))
 
     def _keep_trained(self) -> None:
         """Link the result at once: the stages that follow change it."""
@@ -187,6 +191,7 @@ class Mirror(Background):
         except Exception as error:
             warn("mirror", f"not asked for the trained model: {self._store.explain(error)}")
             return
+        self._keep_data(there)
         if f"{self._training.folder}/trained.json" not in there:
             self._keep_trained()
 
@@ -267,8 +272,9 @@ class Mirror(Background):
     def _copied(self, copy: Copy) -> bool:
         """Try to copy; a failure is one line."""
         try:
-            forget = self._outlived(copy)
-            sent = copy.archive.keep(copy.name, copy.facts(), copy.sources(), forget)
+            there, copy.there = copy.there, None  # asked anew when it is tried again
+            there = copy.archive.store.listing() if there is None else there
+            sent = copy.archive.keep(copy.name, copy.facts(), copy.sources(), self._outlived(copy, there), there)
             if sent is not None:
                 say("mirror", f"{copy.name} is there ({sent / 1e6:.1f} MB sent)")
             return True
@@ -278,12 +284,12 @@ class Mirror(Background):
             warn("mirror", f"{copy.name} could not be copied: {reason}; training continues, and it will be tried again")
             return False
 
-    def _outlived(self, copy: Copy) -> list[str]:
+    def _outlived(self, copy: Copy, listed: Mapping[str, int]) -> list[str]:
         """The checkpoints that go when this one has come: all but the newest SAVE_TOTAL_LIMIT, and of other weights."""
         if copy.archive is not self._training or copy.name == "trained":
             return []
         facts = copy.facts()
-        there = [one for one in copy.archive.manifests() if one.name != copy.name]
+        there = [one for one in copy.archive.manifests(listed) if one.name != copy.name]
         same = [one for one in there if one.facts.get("key") == facts["key"]]
         same = sorted((one for one in same if int(one.facts["step"]) < facts["step"]), key=lambda m: m.facts["step"])
         kept = {one.name for one in same[len(same) - self._settings.save_total_limit + 1 :]}

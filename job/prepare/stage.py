@@ -113,6 +113,7 @@ def merge(work: Work) -> dict[str, Any]:
     work.call_speakers(told.speakers)
     admitted = Admitted(work, heard_words.hear(work), told.left_out)
     tally = _gather(work, admitted)
+    work.check_room(tally.speakers)  # KEEP_SPEAKERS=split has made more of them
     _hold_out(tally, work)
 
     # 2. The quality gate; its figures are written whether it passes or not.

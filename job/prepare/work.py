@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import groupby
@@ -15,6 +15,7 @@ from job.core import console, files
 from job.core.errors import BadInput
 from job.dataset.prepared import SPLITS
 from job.model import loading, voices
+from job.model.embedding_rows import language_rows, speaker_rows
 from job.model.speaker_encoder import SpeakerEncoder
 from job.prepare import augment, shards, speakers
 from job.prepare.codec import identity_of, load_codec
@@ -95,7 +96,8 @@ class Work:
     """Check all inputs before anything is encoded, then encode the rows: here, or in a pool of other processes.
 
     Raises:
-        BadInput: there is no manifest, or a reference recording or a model directory cannot be used.
+        BadInput: there is no manifest, a reference recording or a model directory cannot be used, or the base model has
+            no room for the speakers.
     """
 
     def __init__(self, settings: Settings, pool: Pool | None = None) -> None:
@@ -110,6 +112,8 @@ class Work:
         self.manifest = Manifest(settings, known)
         if not settings.prepare_only:
             voices.refuse_adapter_alone(self.manifest.languages, known, settings)
+        self._config = config.raw
+        self.check_room(self.manifest.speakers)
         #: The speakers that the base has, and their rows.
         self.existing = loading.by_lookup_key(config.talker.get("spk_id"))
         self.came = speakers.published(paths.published_voices, int(config.talker.get("hidden_size") or 0))
@@ -144,6 +148,16 @@ class Work:
         manifests = [files.digest_file(path) for s in SPLITS if (path := settings.paths.manifest(s)).is_file()]
         run = files.digest_bytes(repr((identities, manifests)).encode())
         return Shards(settings.paths.encoding, self.codec, identities, run, self.manifest.edits)
+
+    def check_room(self, names: Iterable[str]) -> None:
+        """Check that the base model's table has a row for each speaker and language, if they are to be trained.
+
+        Raises:
+            BadInput: there are more.
+        """
+        if not self.settings.prepare_only:
+            new = language_rows(self._config, sorted(self.manifest.languages))
+            speaker_rows(self._config, sorted(names), new)
 
     def encode(self, splits: Sequence[str], rank: int = 0, world: int = 1) -> None:
         """Encode the shards of process `rank` of `world` (those whose number is `rank` modulo `world`).

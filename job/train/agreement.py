@@ -58,8 +58,8 @@ def basis_of(settings: Settings, base: Path) -> Basis:
     if settings.resume == "never":  # ignoring old checkpoints does not make it a different run
         values["RESUME"] = "auto"
     prepared = settings.paths.prepared
-    data = [files.digest_file(path) for path in (prepared / "summary.json", settings.paths.speakers)]
-    data += [files.digest_file(path) for path in sorted(prepared.rglob("*.parquet"))]
+    data = [files.digest_once(path) for path in (prepared / "summary.json", settings.paths.speakers)]
+    data += [files.digest_once(path) for path in sorted(prepared.rglob("*.parquet"))]
     weights = [files.digest_weights(path) for path in sorted(base.glob("*.safetensors"))]
     adapter = warm.adapter_of(settings)
     weights += [files.digest_weights(path) for path in warm.weights_of(adapter)] if adapter else []

@@ -12,6 +12,7 @@ import torch
 from job.config.settings import Settings
 from job.core import files
 from job.model.card_facts import base_model
+from job.model.embedding_rows import speaker_rows
 from job.model.loading import by_lookup_key
 from job.model.voices import (
     ADAPTER_FOLDER,
@@ -24,7 +25,6 @@ from job.model.voices import (
 )
 from job.modes import mode_of
 from job.train import adapt
-from job.train.rows import speaker_rows
 from job.train.spread import copied
 
 

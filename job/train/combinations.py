@@ -16,9 +16,9 @@ from job.config.settings import Settings
 from job.core.errors import BadInput
 from job.dataset.prepared import read_summary, speaker_shapes
 from job.model import voices
+from job.model.embedding_rows import language_rows, speaker_rows
 from job.model.loading import NO_FP16
 from job.modes import mode_of
-from job.train.rows import language_rows, speaker_rows
 
 
 def check(settings: Settings) -> None:

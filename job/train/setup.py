@@ -14,6 +14,7 @@ from job.config.settings import Settings
 from job.core import files
 from job.core.console import say, warn
 from job.dataset.prepared import read_speakers, read_split
+from job.model.embedding_rows import language_rows
 from job.model.loading import (
     base_directory,
     check_attention,
@@ -31,7 +32,6 @@ from job.train.data import Rows
 from job.train.layout import SpecialIds
 from job.train.optimizers import decayed_and_not
 from job.train.probe import Probe
-from job.train.rows import language_rows
 from job.train.schedule import Schedule
 from job.train.spread import Spread
 

@@ -20,6 +20,7 @@ import soundfile
 
 from job.core import inside
 from tests.hub.server import READ, Hub
+from tests.support.bucket import Bucket
 
 CODE = """
 import json, sys
@@ -312,3 +313,21 @@ def test_a_new_commit_is_fetched_by_the_next_run_and_an_old_one_is_not(hub: Hub,
     assert "[fetch] done" in said and rows == 4
     said, _ = night(HF_ENDPOINT="http://127.0.0.1:1")
     assert "nothing to do" in said
+
+
+@pytest.mark.slow
+def test_validation_rows_beside_a_dataset_may_lie_in_a_bucket_or_in_shards(
+    hub: Hub, tmp_path: Path, bucket: Bucket
+) -> None:
+    """They take the place of the dataset's own, and a value that names nothing is refused."""
+    hub.add_repo("dataset", "alice/voices", {"data/train-0.parquet": voices(), "data/test-0.parquet": voices(3)})
+    rows = table({"audio": [{"bytes": clip(9), "path": "x.flac"}], "text": ["it is mine"]})
+    bucket.objects["check/rows.parquet"] = rows
+    (tmp_path / "check-0.parquet").write_bytes(rows)
+    named = ("s3://voices/check/rows.parquet", tmp_path / "check-*.parquet", tmp_path / "none.jsonl")
+    asked = [{"DATASET_NAME": "alice/voices", "VALIDATION_SPLIT": "test", "VALIDATION_JSONL": one} for one in named]
+    answers = call(hub, tmp_path, *asked, {**asked[2], "TRAIN_JSONL": tmp_path / "none either.jsonl"})
+    for number in range(2):
+        assert [row["text"] for row in manifest(tmp_path, number, "validation")] == ["it is mine"], named[number]
+    assert answers[2]["error"].startswith(f"VALIDATION_JSONL={named[2]}: no such file")
+    assert [row["text"] for row in manifest(tmp_path, 3, "validation")] == ["one", "three"], "neither file is there"

@@ -5,6 +5,7 @@ Nightly runs and people who read the list of rejected rows rely on it.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from job.config import settings as variables
 from job.core import files
 from tests.fetch.conftest import write_audio, write_lines
 from tests.fetch.test_sharded import night
+from tests.support.bucket import Bucket
 
 
 @pytest.fixture
@@ -119,3 +121,33 @@ def test_a_recording_named_without_its_ending_is_taken_in_when_it_comes(tmp_path
     assert again(DATA_DIR=data)[1] == ["one"]
     write_audio(tmp_path / "clips" / name, seed=1)
     assert again(DATA_DIR=data)[1] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        "DATASETS",
+        "nothing",
+        *(pytest.param(one, marks=pytest.mark.thorough) for one in ("TRAIN_JSONL", "DATA_DIR", "a bucket in DATASETS")),
+    ],
+)
+def test_validation_rows_that_are_edited_in_a_bucket_are_noticed(
+    tmp_path: Path, again: Any, bucket: Bucket, beside: str
+) -> None:
+    """Whatever the training rows are read from: a nightly run would go on choosing its checkpoints by the old ones."""
+    root = tmp_path / "voice"
+    write_audio(root / "a.wav")
+    rows = write_lines(root / "metadata.jsonl", [{"file_name": "a.wav", "text": "one"}])
+    bucket.objects["nights/night-1.tar"] = night(1)
+    bucket.objects["check/b.wav"] = write_audio(tmp_path / "b.wav", seed=1).read_bytes()
+    data = {"TRAIN_JSONL": rows, "DATA_DIR": root, "DATASETS": root}
+    data = {beside: data[beside]} if beside in data else {"DATASETS": "s3://voices/nights"} if " " in beside else {}
+    values = {**data, "VALIDATION_JSONL": "s3://voices/check/rows.jsonl"}
+    manifest = tmp_path / "work" / "data" / "raw" / "validation.jsonl"
+    for text in ("before", "after"):
+        bucket.objects["check/rows.jsonl"] = json.dumps({"audio": "b.wav", "text": text}).encode()
+        assert "nothing to do" not in again(**values)[0]
+        assert [row["text"] for row in files.read_jsonl(manifest)] == [text]
+        bucket.seen.clear()
+        assert "nothing to do" in again(**values)[0]
+        assert len([1 for method, key in bucket.seen if (method, key) == ("GET", "")]) <= 2 * (1 + (" " in beside))

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import pytest
 from job import pipeline
 from job.config import settings as variables
 from job.config.settings import Settings
-from job.core import files, state, stopping
+from job.core import files, inside, state, stopping
 from job.core.errors import StoppedBySignal, Unreachable
+from job.fetch import hub_dataset
 from job.mirror import background, identity, returning
 from job.mirror.folder_mirror import FolderMirror
 from job.mirror.keeping import Mirror
 from job.stages import stage
+from job.train import agreement
 
 FETCH, PREPARE, TRAIN = (stage(name) for name in ("fetch", "prepare", "train"))
 #: Steps of the fabricated runs.
@@ -144,16 +147,55 @@ def test_a_finished_training_is_not_taken_again(tmp_path: Path) -> None:
     assert pipeline._due(new, TRAIN, pipeline.stage_values(new, TRAIN)) is None
 
 
+def test_a_night_with_nothing_new_asks_the_mirror_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing of a bucket costs requests, and the run waits for it; what has gone from it is noticed all the same."""
+    old = machine(tmp_path, "old")
+    prepared(old)
+    with Mirror(old) as mirror:
+        train_to_the_end(old, mirror)
+    listings, ask = [], FolderMirror.listing
+    monkeypatch.setattr(FolderMirror, "listing", lambda mirror: listings.append(mirror) or ask(mirror))
+    go_on(old)
+    assert len(listings) == 1
+    there = [*(tmp_path / "mirror").glob("data-*/prepared.json"), *(tmp_path / "mirror").glob("run-*/trained.json")]
+    for path in there:
+        path.unlink()
+    go_on(old)
+    assert len(there) == 2 and all(path.is_file() for path in there)
+
+
+def test_prepared_data_is_read_once_in_a_run_to_tell_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By prepare, by the mirror and by training; and again when it is changed, whatever its size and time say."""
+    monkeypatch.setattr(files, "SETTLED_NS", 0)
+    read, open_binary = Counter[Path](), inside.open_binary
+    monkeypatch.setattr(inside, "open_binary", lambda path: read.update([path]) or open_binary(path))
+    old = machine(tmp_path, "old")
+    prepared(old)
+    with Mirror(old) as mirror:
+        mirror.after(PREPARE)
+        mirror.before(TRAIN)
+        before = agreement.basis_of(old, tmp_path)
+    of_prepared = {path: count for path, count in read.items() if path.is_relative_to(old.paths.prepared)}
+    assert len(of_prepared) == 3 and set(of_prepared.values()) == {1}, of_prepared
+    status = old.paths.speakers.stat()
+    with open(old.paths.speakers, "r+b") as file:
+        file.write(b"C")
+    os.utime(old.paths.speakers, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert agreement.basis_of(old, tmp_path).data != before.data
+
+
 def test_a_training_that_a_new_revision_leaves_as_it_is_is_in_the_mirror_for_it_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A source's new revision is another run; where it changes no contents, nobody trains, nor need a new machine."""
     old, new = machine(tmp_path, "old"), machine(tmp_path, "new")
-    monkeypatch.setattr(identity.fetch, "revision", lambda settings: "c0ffee")
+    monkeypatch.setattr(identity.fetch, "revision", lambda settings, source: "c0ffee")
     prepared(old)
     with Mirror(old) as mirror:
         train_to_the_end(old, mirror)
-    monkeypatch.setattr(identity.fetch, "revision", lambda settings: "beef")
+    monkeypatch.setattr(identity.fetch, "revision", lambda settings, source: "beef")
     for one in (FETCH, PREPARE):
         finish(old, one)
     assert returning.is_current(old, "train"), "or the test has nothing to show"
@@ -379,10 +421,10 @@ def test_a_dataset_whose_hub_is_down_for_a_while_keeps_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Steps taken meanwhile on this disk are found again by a machine that reaches the Hub."""
-    here = machine(tmp_path, "here")
-    monkeypatch.setattr(identity.fetch, "revision", lambda settings: "c0ffee")
+    here = machine(tmp_path, "here", DATASET_NAME="alice/voices")
+    monkeypatch.setattr(hub_dataset, "commit", lambda settings: "c0ffee")
     with_hub = identity.data_folder(here)
-    assert with_hub != identity.data_folder(machine(tmp_path, "elsewhere", MAX_HOURS="1"))
+    assert with_hub != identity.data_folder(machine(tmp_path, "elsewhere", DATASET_NAME="alice/voices", MAX_HOURS="1"))
     files.write_json(here.paths.state / "fetch.json", {"counts": {"revision": "c0ffee"}})
-    monkeypatch.setattr(identity.fetch, "revision", lambda settings: None)
+    monkeypatch.setattr(hub_dataset, "commit", lambda settings: None)
     assert identity.data_folder(here) == with_hub

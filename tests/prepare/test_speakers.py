@@ -23,6 +23,7 @@ from job.model.speaker_encoder import SpeakerEncoder
 from job.prepare import speakers
 from job.prepare.clips import best_clips
 from job.prepare.stage import prepare
+from job.prepare.work import Work
 from tests.prepare.conftest import Make, voice
 
 CPU = torch.device("cpu")
@@ -308,3 +309,16 @@ def test_a_strategy_without_what_it_needs_is_refused(make: Make, clips: list[dic
         prepare(make(rows_of(clips), ref_audio_strategy="same"))
     with pytest.raises(BadInput, match="REF_AUDIO_STRATEGY=file: set REF_AUDIO_PATH"):
         prepare(make(rows_of(clips), work="second", ref_audio_strategy="file"))
+
+
+def test_more_speakers_than_the_base_has_room_for_are_refused_before_anything_is_encoded(
+    make: Make, clips: list[dict[str, Any]]
+) -> None:
+    """And not by training, hours later; data that is prepared for others is not trained on here."""
+    rows = [{**clips[0], "speaker": f"speaker {number}"} for number in range(1100)]
+    settings = make(rows)
+    with pytest.raises(BadInput, match=r"1100 new speakers, but the model has room for \d+; set SPEAKER_COLUMN"):
+        prepare(settings)
+    assert not list(settings.paths.work.rglob("*.parquet"))
+    work = Work(settings.model_copy(update={"prepare_only": True}))
+    work.check_room(work.manifest.speakers)

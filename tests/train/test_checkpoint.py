@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from job import pipeline
 from job.config import settings as variables
 from job.core.errors import BadInput, StoppedBySignal
+from job.model.embedding_rows import language_rows, speaker_rows, taken_rows
 from job.model.voices import cloning_model, scale_in_place, scaled_model
 from job.train import resume, warm
-from job.train.rows import language_rows, speaker_rows, taken_rows
 from job.train.step import Stepper
 
 RUN = {

@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from qwen_tts import Qwen3TTSModel
@@ -118,9 +119,22 @@ def test_prepared_rows_that_are_no_samples_are_named(tmp_path, tiny_base, capsys
     rows[2].update(broken)
     again = made_rows.write(tmp_path / "again", tiny_base, rows)
     (work / "data/prepared/train/0.parquet").write_bytes((again / "data/prepared/train/0.parquet").read_bytes())
-    result = run_job(capsys, ["train"], values(work, tiny_base))
-    assert (result.code, len(result.errors)) == (2, 1)
-    assert said in result.errors[0]
+    refused_by_all(capsys, values(work, tiny_base), said)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_prepared_data_without_a_row_to_train_on_is_refused_by_all(tmp_path, tiny_base, capsys, counted):
+    """Data from elsewhere, filtered until nothing was left; whether or not its summary still counts the split."""
+    work = made_rows.write(tmp_path / "work", tiny_base, made_rows.rows(tiny_base, 6), made_rows.rows(tiny_base, 2))
+    path = work / "data/prepared/train/0.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    summary = work / "data/prepared/summary.json"
+    found = json.loads(summary.read_text())
+    found["splits"] = {**found["splits"], "train": {"rows": 0, "frames": 0, "seconds": 0.0}}
+    if not counted:
+        del found["splits"]["train"]
+    summary.write_text(json.dumps(found))
+    refused_by_all(capsys, values(work, tiny_base), f"{work / 'data/prepared'} has no training rows")
 
 
 def test_embeddings_may_be_a_stage_where_a_language_is_new(tmp_path, tiny_base, capsys):
