@@ -219,3 +219,10 @@ def test_figures_of_the_judges_are_in_the_metadata(work: Path) -> None:
         }
     ]
     assert re.search(r"^<!-- qwen3-tts-job wrote this card", text, re.MULTILINE)
+
+    from huggingface_hub import ModelCard
+
+    (work / "README.md").write_text(text)
+    read = ModelCard.load(work / "README.md", ignore_metadata_errors=False)
+    assert [(one.metric_type, one.metric_value) for one in read.data.eval_results or []] == [("mos", 3.9123)]
+    assert read.data.to_dict() == front(text), "written back by the Hub's library it is the same"
