@@ -209,7 +209,7 @@ STAGES: tuple[Stage, ...] = (
         "job.evaluate.report:run",
         variables.GROUPS,
         ("doctor", "fetch", "prepare", "train", "validate", "push", "synthesize"),
-        _nothing,
+        lambda s: _identities(s.paths.quality, s.paths.rejected),  # others may leave the prepared data as they were
         lambda p: [p.report],
     ),
 )

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import soundfile
 
 from job import cli, stages
 from job.config import settings
@@ -174,6 +175,35 @@ def test_recordings_that_were_only_copied_train_nothing_again(tmp_path, capsys):
     assert "[train] done" in run_job(capsys, command, variables | {"FORCE": "true"}).out
     (source / "en-01.txt").write_text("Something else.")
     assert "[train] done" in run_job(capsys, command, variables).out
+
+
+def test_the_report_follows_the_rejected_rows_alone(tmp_path, capsys):
+    """A recording that is left out for another reason now changes no prepared data, and the report tells of it."""
+    names = ("en-01", "en-02", "torn", "torn-too")
+    for name in names[:2]:
+        shutil.copy(ROOT / "job" / "demo" / "clips" / f"{name}.flac", tmp_path / f"{name}.wav")
+    for name in names[2:]:
+        (tmp_path / f"{name}.wav").write_bytes(b"RIFF torn")
+    rows = [json.dumps({"audio": f"{name}.wav", "text": f"What {name} says."}) for name in names]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    variables = {"PRESET": "demo", "TRAIN_JSONL": tmp_path / "rows.jsonl", "WORK_DIR": tmp_path / "work"}
+    variables |= {"QUALITY_GATE": "off", "SPEAKER_NAME": "ada", "LANGUAGE": "English", "VALIDATION_FRACTION": "0"}
+
+    def night():
+        result = run_job(capsys, ["run", "--until", "prepare"], variables)
+        assert result.code == 0, result.err
+        digest = state.digest(tmp_path / "work" / "state", "prepare")
+        out = run_job(capsys, ["report"], variables).out
+        page = (tmp_path / "work" / "report" / "index.html").read_text()
+        return digest, out, dict(re.findall(r'<th scope="row">rejected · (\w+)</th><td>(\d+)</td>', page))
+
+    digest, _, rejected = night()
+    assert rejected == {"unreadable": "2"}
+    soundfile.write(tmp_path / "torn.wav", [0.0] * 24000, 24000)
+    again, out, rejected = night()
+    assert again == digest, "the prepared data are others"
+    assert "[report] done" in out and rejected == {"unreadable": "1", "silent": "1"}
+    assert "[report] nothing to do" in run_job(capsys, ["report"], variables).out
 
 
 def test_force_redoes_a_stage(finished, capsys):

@@ -125,5 +125,5 @@ class TrainingVariables(BaseSettings):
     resume: str = var(
         "auto",
         "`auto` resumes from the newest checkpoint of the same run, `never` starts from scratch, a path is a "
-        "checkpoint to resume from or an adapter to start from.",
+        "checkpoint to resume from or an adapter to start from (docs/nightly.md).",
     )

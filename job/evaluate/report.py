@@ -188,9 +188,14 @@ def flatten(value: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def stages(paths: Paths) -> list[dict[str, Any]]:
-    """Return name, seconds, finishing time and counts of the finished stages, in order of finishing."""
+    """Return name, seconds, finishing time and counts of the finished stages, in order of finishing.
+
+    Without the report: there is a state of the one before this only, whose counts are of other samples.
+    """
     found = []
     for state in _states(paths):
+        if state.get("stage") == STAGE:
+            continue
         counts = state.get("counts")
         found.append(
             {

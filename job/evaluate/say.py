@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from job.config.names import lookup_key
+from job.config.names import NO_LANGUAGE, lookup_key
 from job.config.settings import Settings
 from job.core import console, files
 from job.core.errors import BadInput
@@ -54,6 +54,18 @@ class Voice:
         self.rate = spoken_texts.frames_per_character(summary)
         languages = spoken_texts.languages_by_speaker([row for rows in rows_of(self.splits) for row in rows])
         self._language = languages.get(self.speaker, settings.language)
+        self._tell_language(settings.language)
+
+    def _tell_language(self, wanted: str) -> None:
+        """Say so where LANGUAGE changes nothing: a speaker speaks the language of its rows, if the voice has it."""
+        if lookup_key(wanted) in NO_LANGUAGE:
+            return
+        meant, said = (spoken_texts.spoken_language(self._config, one) for one in (wanted, self._language))
+        if meant != said:
+            console.say("say", f"in {said}, the language of {self.speaker}'s rows, and not by LANGUAGE={wanted}")
+        elif meant == "Auto":
+            known = ", ".join(sorted(self._config.languages))
+            console.say("say", f"LANGUAGE={wanted}: this voice has no such language, and is told none (it has {known})")
 
     @cached_property
     def model(self) -> Qwen3TTSModel:

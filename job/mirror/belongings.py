@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from job.config.paths import Paths
-from job.core import files
+from job.core import files, links
 
 #: Names, in OUTPUT_DIR and WORK_DIR, of what is on its way to or from the mirror.
 SCRATCH = ".mirror"
@@ -31,7 +31,7 @@ def link_checkpoint(paths: Paths, checkpoint: Path) -> dict[str, Path] | None:
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         for directory in (checkpoint, paths.best, *_candidates(paths)):
-            files.link_tree(directory, scratch / directory.relative_to(paths.output))
+            links.link_tree(directory, scratch / directory.relative_to(paths.output))
         for name, size in files.read_json(checkpoint / "state.json")["logs"].items():
             with open(paths.output / name, "rb") as log:
                 (scratch / name).write_bytes(log.read(size))  # lines of later steps follow
@@ -46,9 +46,9 @@ def link_trained(paths: Paths) -> dict[str, Path]:
     scratch = paths.output / SCRATCH / "trained"
     shutil.rmtree(scratch, ignore_errors=True)
     for directory in (paths.best, paths.last, *_candidates(paths)):
-        files.link_tree(directory, scratch / "output" / directory.relative_to(paths.output))
+        links.link_tree(directory, scratch / "output" / directory.relative_to(paths.output))
     for log in (paths.training_log, paths.validation_log):
-        files.link(log, scratch / "output" / log.name)
+        links.link(log, scratch / "output" / log.name)
     state = paths.state / "train.json"
     (scratch / "work" / "state").mkdir(parents=True)
     shutil.copyfile(state, scratch / "work" / "state" / state.name)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 README = "README.md"
 
+#: What has been said in this process of each card's metadata: what of them is not kept, and why.
+_told: dict[str, set[str]] = {}
+
 
 def local(path: Path, ours: str, stage: str) -> str:
     """The card to write to `path`: `ours`, or what somebody has made of the one that is there.
@@ -109,12 +112,19 @@ def _kept(found: bytes | None, ours: str, where: str, stage: str) -> str:
         return ours
     kept = card_rules.repaired(text, ours)
     changes = edited.difference(written, kept)
+    problems = card_rules.check_card(text) if changes else []
+    lost = {*problems, *(line for line in changes if line.startswith("-"))}
+    if changes and where in _told and lost <= _told[where]:
+        say(stage, f"{where} was edited and is kept, its metadata repaired as said above")
+        return kept
+    if changes:
+        _told.setdefault(where, set()).update(lost)
     say(stage, f"{where} was edited and is kept{', its metadata repaired:' if changes else ''}")
     if encoding:
         say(stage, f"it is in {encoding}, and becomes UTF-8")
     if text != written:
         say(stage, "no line of --- ends its metadata")
-    for line in [*(card_rules.check_card(text) if changes else ()), *changes]:
+    for line in [*problems, *changes]:
         say(stage, line)
     return kept
 

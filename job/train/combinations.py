@@ -6,6 +6,7 @@ Needs no torch: `doctor`, `plan` and training itself refuse the same.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -36,6 +37,20 @@ def check(settings: Settings) -> None:
     optimizer_choice.check(settings, None if settings.mixed_precision == "auto" else settings.mixed_precision)
     if settings.mixed_precision == "fp16":
         raise BadInput(f"MIXED_PRECISION=fp16: {NO_FP16}")
+    _check_start(settings)
+
+
+def _check_start(settings: Settings) -> None:
+    """Refuse to start from what the run replaces: stopped, it would begin anew from its own half-trained result, and
+    each rerun would train on."""
+    for name, value in (("INIT_MODEL_PATH", settings.init_model_path), ("RESUME", settings.resume)):
+        start = Path(value).expanduser().resolve()
+        for replaced in (settings.paths.best, settings.paths.last):
+            if start.is_relative_to(replaced.resolve()):
+                raise BadInput(
+                    f"{name}={value}: this run would replace what it starts from; set another OUTPUT_DIR (it is "
+                    f"{settings.paths.output}), or name a copy"
+                )
 
 
 def check_data(settings: Settings, config: dict[str, Any]) -> list[str]:

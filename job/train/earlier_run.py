@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from job.config.paths import Paths
-from job.core import files
+from job.core import files, links
 from job.core.console import say, warn
 from job.train import resume
 
@@ -36,7 +36,7 @@ def set_aside(paths: Paths, key: str) -> str | None:
 
     def fill(target: Path) -> None:
         for directory in (newest, paths.best, paths.candidates):
-            files.link_tree(directory, target / directory.name)
+            links.link_tree(directory, target / directory.name)
         for log in _logs(paths):
             if log.is_file():
                 shutil.copyfile(log, target / log.name)  # lines are added to it
@@ -68,7 +68,7 @@ def bring_back(paths: Paths, key: str) -> bool:
     shutil.rmtree(paths.candidates, ignore_errors=True)
     for directory in (paths.best, paths.candidates):
         if (returning / directory.name).is_dir():
-            files.replace_directory(directory, lambda new, old=directory.name: files.link_tree(returning / old, new))  # type: ignore[misc]
+            files.replace_directory(directory, lambda new, old=directory.name: links.link_tree(returning / old, new))  # type: ignore[misc]
     for log in _logs(paths):
         if (returning / log.name).is_file():
             files.write_with(log, lambda new, old=log.name: shutil.copyfile(returning / old, new))  # type: ignore[misc]

@@ -83,7 +83,7 @@ class GradientSum:
     """Sums gradients over all processes, in place, overlapping with the last backward pass of a step.
 
     All processes send the same messages in the same order, once per attempt at a step, even if the attempt fails: a
-    process that has no part, or is out of memory, sends zeros. So no process waits for a message that never comes, and
+    process that has no part, or has failed, sends zeros. So no process waits for a message that never comes, and
     whether the sums are valid is decided afterwards.
 
     A large gradient is its own message, summed in place; small ones are copied into one buffer. The order is that in
@@ -131,22 +131,22 @@ class GradientSum:
     def _gradients(self, message: int) -> list[torch.Tensor]:
         return [cast(torch.Tensor, self.parameters[number].grad) for number in self._messages[message]]
 
-    def finish(self, short: bool, stop: bool) -> tuple[bool, bool]:
+    def finish(self, failed: bool, *flags: bool) -> list[bool]:
         """Store the sums as the parameters' gradients. A parameter without a gradient in any process gets none.
 
         Args:
-            short: this process ran out of memory.
-            stop: this process was asked to stop.
+            failed: this process has no gradients: it ran out of memory, say.
+            flags: others, such as that this process was asked to stop.
 
         Returns:
-            both flags, true if they are in any process. If any process ran out of memory, the gradients are invalid.
+            all flags, true if they are in any process. If any process failed, the gradients are invalid.
         """
         if self._ranks.world == 1:
-            return short, stop
+            return [failed, *flags]
         for hook in self._hooks:
             hook.remove()
         own = [p.grad is not None for p in self.parameters]
-        if short:
+        if failed:
             self._send_nothing()
         else:
             for parameter in self.parameters:
@@ -154,10 +154,11 @@ class GradientSum:
                     parameter.grad = torch.zeros_like(parameter)
             while len(self._sent) < len(self._messages):
                 self._send()
-        short, stop, *anywhere = self._ranks.any(short, stop, *own)
+        everywhere = self._ranks.any(failed, *flags, *own)
+        found, anywhere = everywhere[: 1 + len(flags)], everywhere[1 + len(flags) :]
         for work, _ in self._sent:
             work.wait()
-        if not short:
+        if not found[0]:
             self._unpack()
             for parameter, there in zip(self.parameters, anywhere, strict=True):
                 if not there:
@@ -165,7 +166,7 @@ class GradientSum:
             self._learn()
         self._hooks, self._sent, self._arrived = [], [], []
         self._missing = [len(numbers) for numbers in self._messages]
-        return short, stop
+        return found
 
     def _unpack(self) -> None:
         for message, (_, flat) in enumerate(self._sent):

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from job.config.settings import Settings
-from job.core.console import say
-from job.core.errors import TrainingStopped
+from job.core.console import say, warn
+from job.core.errors import TrainingStopped, first_line
 from job.core.out_of_memory import is_out_of_memory
 from job.core.stopping import StopRequest
+from job.train import compiled
 from job.train.batch import Batch
 from job.train.passes import Division, Pass
 from job.train.schedule import Part, Planned
@@ -55,6 +56,7 @@ class Stepper:
         self._spread = spread
         self._stop = stop
         self._sum = GradientSum(spread.ranks, [])
+        self._broken = ""
         self.division = division or Division()
         self.stopping = False
 
@@ -86,14 +88,23 @@ class Stepper:
             self._sum = GradientSum(self._spread.ranks, whole)
         while True:
             sums = self._attempt(planned, built)
-            short, self.stopping = self._sum.finish(sums is None, self._stop.name is not None)
-            if sums is not None and not short:
+            wanted = sums is None, self._stop.name is not None, bool(self._broken)
+            again, self.stopping, broken = self._sum.finish(*wanted)
+            if sums is not None and not again:
                 break
-            self._divide(planned)
+            for parameter in self._all:  # this attempt's gradients
+                parameter.grad = None
+            if broken:
+                self._uncompile(planned.step)
+            else:
+                self._divide(planned)
         return self._spread.ranks.sums(sums), self._frames(planned.parts)
 
     def _attempt(self, planned: Planned, built: Built) -> torch.Tensor | None:
-        """Run this process's share of the step, backward included: (2,) fp64 losses; None if memory ran out."""
+        """Run this process's share of the step, backward included: (2,) fp64 losses.
+
+        Returns None if memory ran out, or if compiled code failed, and then why in `_broken`.
+        """
         step, parts = planned.step, planned.parts
         frames = self._frames(parts)
         talker_terms = frames + sum(len(rows) for rows in parts)  # first code of every frame, and every end
@@ -115,9 +126,12 @@ class Stepper:
                     loss.backward()
                 if one.counts:
                     sums += torch.stack([talker.detach(), sub_talker.detach()])
-        except RuntimeError as error:
+        except Exception as error:  # compilers may raise anything
             if not is_out_of_memory(error):
-                raise
+                if not compiled.failed(self._objective, error):
+                    raise
+                self._broken = first_line(error)
+                return None
             if self._spread.sharded:  # the others wait inside a collective and cannot retry
                 raise self._out_of_memory(step, "few") from error
             return None
@@ -150,21 +164,29 @@ class Stepper:
         return TrainingStopped(f"out of GPU memory at step {step}, with {samples} samples at a time: {LESS_MEMORY}")
 
     def _divide(self, planned: Planned) -> None:
-        """Take smaller passes and drop this attempt's gradients, so that the step can be retried."""
+        """Take smaller passes, so that the step can be retried."""
         world = self._spread.ranks.world
         shares = [planned.parts[rank::world] for rank in range(world)]
         smaller = self.division.smaller(shares, self._length(planned))
         if smaller is None:
             raise self._out_of_memory(planned.step, "one")
         self.division = smaller
-        for parameter in self._all:
-            parameter.grad = None
         gc.collect()
         torch.cuda.empty_cache()
         say(
             "train",
             f"out of GPU memory at step {planned.step}: batches are computed {smaller} from now on, which gives the "
             "same result",
+        )
+
+    def _uncompile(self, step: int) -> None:
+        """Compute without compiled code from now on, in all processes, after it failed in one (TORCH_COMPILE)."""
+        reason = next(filter(None, self._spread.ranks.gather(self._broken)))
+        self._broken = ""
+        compiled.give_up(self._objective)
+        warn(
+            "train",
+            f"TORCH_COMPILE: layers stay uncompiled, and step {step} is computed again, with the same result: {reason}",
         )
 
     def _frames(self, parts: Sequence[Part]) -> int:

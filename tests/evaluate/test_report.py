@@ -193,6 +193,16 @@ def test_every_figure_that_a_check_looks_at_has_a_cell_and_the_bad_one_is_marked
     assert all(label in page.text for label, _ in checks.LABELS.values())
 
 
+def test_the_stages_are_those_that_made_this_page(tmp_path: Path):
+    """The state of a report is of the one before, and its counts are of other samples."""
+    settings = fill(tmp_path)
+    old = {"stage": "report", "seconds": 0.5, "finished": "2026-01-01T00:00:00", "counts": {"samples": 77, "failed": 0}}
+    (settings.paths.state / "report.json").write_text(json.dumps(old))
+    html, _ = made(settings)
+    assert '<th scope="row">train</th>' in html
+    assert '<th scope="row">report</th>' not in html and "samples: 77" not in html
+
+
 def test_a_page_comes_out_of_an_empty_work_directory(tmp_path: Path):
     html, page = made(Settings(work_dir=tmp_path))
     for section in ("No samples yet", "No training log yet", "No figures about the data yet", "No stage has finished"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import sys
 from pathlib import Path
@@ -53,6 +54,20 @@ def test_speaker_and_file_are_chosen_and_nothing_else_is_touched(work: Path, cap
     assert result.code == 0, result.err
     assert soundfile.info(target).subtype == "PCM_16" and "as other" in result.out
     assert sorted(str(path) for path in work.rglob("*")) == sorted([*before, str(target.parent), str(target)])
+
+
+def test_a_language_that_changes_nothing_is_told(work: Path, capsys: pytest.CaptureFixture[str]):
+    """With prepared data a speaker speaks the language of its rows, without them LANGUAGE, if the voice has it."""
+    for language, said in (("English", None), ("German", "in english, the language of my_voice's rows, and not by")):
+        result = run_job(capsys, ["say", "Nine."], environment(work) | {"MAX_NEW_TOKENS": 4, "LANGUAGE": language})
+        assert result.code == 0, result.err
+        assert ("the language of" in result.out) == (said is not None)
+        assert said is None or f"[say] {said} LANGUAGE=German\n" in result.out
+    shutil.rmtree(work / "data")
+    for language, told in (("German", False), ("Klingon", True)):
+        result = run_job(capsys, ["say", "Nine."], environment(work) | {"MAX_NEW_TOKENS": 4, "LANGUAGE": language})
+        assert result.code == 0, result.err
+        assert ("[say] LANGUAGE=Klingon: this voice has no such language, and is told none" in result.out) == told
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,8 @@ OTHERS = {
         "APPTAINERENV_MIRROR_CHECKPOINTS",
     },
 }
+#: Characters of a line of prose.
+LONGEST_LINE = 125
 KNOWN = NAMES.union(*OTHERS.values())
 
 
@@ -80,6 +82,14 @@ def commands(page: Path) -> str:
     text = page.read_text()
     inline = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
     return re.sub(r"\\\n\s*", "", "\n".join([*fences(page, "sh", "bash", ""), *inline]))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=shown)
+def test_prose_is_wrapped(page: Path) -> None:
+    """In an editor as in a diff a line fits; tables, code and images are as long as they must be."""
+    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith(("|", "!["))]
+    assert [line for line in lines if len(line) > LONGEST_LINE] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=shown)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from job.core.errors import BadInput
-from job.publish import card, card_rules, edited, front_matter, kept_cards, validate
+from job.publish import card, card_rules, edited, front_matter, hub_client, kept_cards, validate
 from tests.hub.server import WRITE, Hub
 from tests.publish.test_card import front, load
 
@@ -42,6 +42,41 @@ def test_an_edited_text_is_kept_and_only_bad_metadata_are_repaired(
     validate.run(load(work, TRAIN_MODE="full", LANGUAGE="German"))
     assert readme.read_text() == kept, "once is enough"
     assert f"[validate] {readme} was edited and is kept" in capsys.readouterr().out.splitlines()
+
+
+def test_a_repair_is_shown_once_a_run(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By doctor, in time to mend the card; later stages of the run say a line, unless they drop something else."""
+    from huggingface_hub import HfApi
+
+    readme = work / "output" / "best" / "README.md"
+    readme.write_text("---\nlicense: mit\nlanguage: [german]\n---\n# Mine\n")
+    theirs = "---\nlicense: mit\nbase_model: ''\n---\n# Mine too\n"
+    with Hub() as hub:
+        hub.add_repo("model", "alice/voice", {"README.md": theirs}, private=True)
+        env = {"HF_TOKEN": WRITE, "HF_REPO_ID": "alice/voice", "TRAIN_MODE": "full"}
+        settings = load(work, **env, LANGUAGE="German", HUB_PRIVATE="true")
+        monkeypatch.setattr(hub_client, "client", lambda settings: HfApi(endpoint=hub.url, token=WRITE))
+        kept_cards.check(settings)
+        api = HfApi(endpoint=hub.url, token=WRITE)
+        ours = card.render(load(work, **env, LANGUAGE="German", LEARNING_RATE="3e-4")).encode()
+        written = kept_cards.local(readme, ours.decode(), "validate")
+        sent = kept_cards.with_card(api, "alice/voice", {"README.md": ours}, settings, "push")
+        said = capsys.readouterr().out.splitlines()
+        for where, lost, stage in (
+            (str(readme), "-language: [german]", "validate"),
+            ("README.md of alice/voice", "-base_model: ''", "push"),
+        ):
+            assert [line for line in said if lost in line] == [f"[doctor] {lost}"]
+            assert f"[doctor] {where} was edited and is kept, its metadata repaired:" in said
+            assert [line for line in said if line.startswith(f"[{stage}]")] == [
+                f"[{stage}] {where} was edited and is kept, its metadata repaired as said above"
+            ]
+        assert card_rules.check_card(written) == card_rules.check_card(bytes(sent["README.md"]).decode()) == []  # type: ignore[arg-type]
+        readme.write_text("---\nlicense: mit\nlanguage: [german]\ntags: ['']\n---\n# Mine\n")
+        kept_cards.local(readme, ours.decode(), "validate")
+        assert "[validate] -tags: ['']" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -184,3 +219,10 @@ def test_figures_of_the_judges_are_in_the_metadata(work: Path) -> None:
         }
     ]
     assert re.search(r"^<!-- qwen3-tts-job wrote this card", text, re.MULTILINE)
+
+    from huggingface_hub import ModelCard
+
+    (work / "README.md").write_text(text)
+    read = ModelCard.load(work / "README.md", ignore_metadata_errors=False)
+    assert [(one.metric_type, one.metric_value) for one in read.data.eval_results or []] == [("mos", 3.9123)]
+    assert read.data.to_dict() == front(text), "written back by the Hub's library it is the same"

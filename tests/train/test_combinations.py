@@ -50,6 +50,8 @@ def made(tmp_path, base, **others):
         ({"PROGRESSIVE_STAGES": "sub_talker", "LORA_SUB_TALKER": "false"}, "PROGRESSIVE_STAGES: nothing of sub_talker"),
         ({"PROGRESSIVE_STAGES": "text_projection:1|all", "TRAIN_TEXT_PROJECTION": "false"}, "of text_projection"),
         ({"RESUME": "/nowhere"}, "RESUME=/nowhere"),
+        ({"OUTPUT_DIR": "/a", "INIT_MODEL_PATH": "/a/best"}, "INIT_MODEL_PATH=/a/best: this run would replace"),
+        ({"OUTPUT_DIR": "/a", "RESUME": "/a/last/adapter"}, "RESUME=/a/last/adapter: this run would replace"),
     ],
     ids=lambda given: "-".join(map(str, given.values())) if isinstance(given, dict) else "",
 )  # fmt: skip

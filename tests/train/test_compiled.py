@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from job.config import settings as variables
 from job.core.errors import BadInput
+from job.core.stopping import StopRequest
+from job.processes.ranks import ALONE
 from job.train import adapt, compiled
 from job.train.batch import collate
 from job.train.changes import Changes
+from job.train.schedule import Planned
+from job.train.spread import Spread
+from job.train.step import Stepper
 from tests.support.commands import run_job
 from tests.test_pipeline import start
 from tests.train import adapters
 from tests.train.test_contract import TEXTS, one_case, spread
+from tests.train.test_gradient_sum import without_backward
+from tests.train.test_passes import rows_of
 from tests.train.test_resume import outcome
 from tests.train.trained import objective_of
 
@@ -187,6 +197,47 @@ def test_a_graph_that_cannot_be_made_later_on_costs_speed_only(tiny_base, tts, n
     assert_the_same(tts, objective_of(stock).train(), ours)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and all("TORCH_COMPILE" in line and "compiler" in line for line in lines)
+
+
+def dropped_out(base, monkeypatch, fails):
+    """Losses and gradients of two steps of LoRA with dropout, compiled with no way to make backward graphs, or, unless
+    it `fails`, with compiled code given up before the first step."""
+    settings = settings_of("lora", LORA_DROPOUT="0.3", TORCH_COMPILE="true")
+    monkeypatch.setattr(compiled, "check", lambda device: None)
+    monkeypatch.setattr(torch, "compile", partial(without_backward, torch.compile))
+    model = adapted(base, "lora")
+    parameters = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
+    codebooks = model.config.talker_config.num_code_groups
+    rows = rows_of(model, [3, 5, 2, 4])
+    training = SimpleNamespace(train_rows=rows, codebooks=codebooks, parameters=parameters)
+    objective = objective_of(model, settings).train()
+    monkeypatch.undo()
+    if not fails:
+        compiled.give_up(objective)
+    accelerator = SimpleNamespace(device=CPU, autocast=nullcontext)
+    stepper = Stepper(settings, accelerator, objective, training, Spread(ALONE), StopRequest())
+    steps = []
+    for number in (1, 2):
+        planned = Planned(number, 0, [[0, 1], [2, 3]])
+        losses, _ = stepper.take(planned, stepper.build(planned))
+        steps.append({"losses": losses, **{name: one.grad.clone() for name, one in parameters}})
+        objective.zero_grad()
+    return steps
+
+
+@pytest.mark.slow
+def test_a_backward_graph_that_cannot_be_made_costs_speed_only(tiny_base, monkeypatch, capsys):
+    """One line, and the step is computed again, dropout and all, with the bits of what was never compiled."""
+    expected = dropped_out(tiny_base, monkeypatch, fails=False)
+    before = graphs()
+    found = dropped_out(tiny_base, monkeypatch, fails=True)
+    assert graphs() > before, "nothing was compiled"
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+    assert capsys.readouterr().err.splitlines() == [
+        "[train] warning: TORCH_COMPILE: layers stay uncompiled, and step 1 is computed again, with the same result: "
+        "no registers left"
+    ]
 
 
 def test_doctor_refuses_to_compile_without_a_compiler(no_compiler, tmp_path, capsys):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
-from types import SimpleNamespace
+from functools import partial
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 
 from job.config import settings as variables
 from job.core.stopping import StopRequest
 from job.processes.ranks import ALONE, Ranks
-from job.train import spread
+from job.train import compiled, spread
 from job.train.objective import Losses
 from job.train.schedule import Planned
 from job.train.step import Stepper
@@ -144,3 +148,50 @@ def test_all_begin_again_when_one_is_short(taken):
     """In as many pieces, both of them, and once only."""
     for found in taken[1:]:
         assert [step[3] for step in found.values()] == [1, 1, 1, 1, 2, 2, 3, 3]
+
+
+def without_backward(compiles: Callable[..., Any], function: Any, **named: Any) -> Any:
+    """What torch.compile (`compiles`) makes of a function where code for its backward pass cannot be made."""
+
+    def backward(graph: Any, inputs: Any) -> Any:
+        raise ValueError("no registers left\nand more")
+
+    named.pop("options", None)
+    backend = aot_autograd(fw_compiler=lambda graph, _: make_boxed_func(graph.forward), bw_compiler=backward)
+    return compiles(function, backend=backend, **named)
+
+
+def uncompiled(ranks: Ranks) -> tuple[dict[str, Any], bool, str]:
+    """Gradients of a step in which the second process has compiled code that cannot be differentiated; whether it is
+    still used afterwards, and what this process said."""
+    model, code = Tiny(), compiled.Compiled()
+    with pytest.MonkeyPatch.context() as patch:
+        said: list[str] = []
+        patch.setattr("job.train.step.warn", lambda stage, message: said.append(message))
+        patch.setattr(torch, "compile", partial(without_backward, torch.compile))
+        for layer in model.layers[1:3]:
+            stock = type(layer).forward
+            vars(layer)[compiled._MARK] = code
+            if ranks.rank == 1:
+                layer.forward = MethodType(compiled._forward(stock, code), layer)
+        training: Any = SimpleNamespace(train_rows=rows_of(), codebooks=2, parameters=list(model.named_parameters()))
+        accelerator = SimpleNamespace(device=torch.device("cpu"), autocast=nullcontext)
+        settings = variables.load({"TRAIN_JSONL": "x.jsonl", "TRACKERS": "", "DEVICE": "cpu"})
+        stepper = Stepper(settings, accelerator, model, training, spread.Spread(ranks), StopRequest())
+        planned = Planned(1, 0, [[1, 2], [3, 4], [5, 6]])
+        stepper.take(planned, stepper.build(planned))
+    gradients = {n: None if p.grad is None else p.grad.tolist() for n, p in model.named_parameters()}
+    return gradients, code.usable, "\n".join(said)
+
+
+def test_all_go_on_uncompiled_when_the_backward_code_of_one_cannot_be_made(tmp_path):
+    """The step is computed again by both, who agree on what was summed and on why; nobody waits."""
+    expected, usable, silence = uncompiled(ALONE)
+    assert usable and not silence
+    for found, usable, said in in_two(uncompiled, tmp_path):
+        assert not usable and said.endswith("with the same result: no registers left")
+        for name, gradient in expected.items():
+            if gradient is None:
+                assert found[name] is None
+            elif name != "low":
+                torch.testing.assert_close(torch.tensor(found[name]), torch.tensor(gradient), rtol=1e-5, atol=1e-5)
