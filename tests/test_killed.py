@@ -46,9 +46,10 @@ def test_a_run_that_is_hit_at_random_instants_ends_as_an_undisturbed_one(undistu
 
 @pytest.mark.slow
 def test_two_processes_whose_launcher_is_killed_leave_nothing_in_the_way(tmp_path):
-    """NUM_GPUS=2: those that it has started end with it, and the next start resumes at once, to the same end."""
+    """NUM_GPUS=2: those that it has started end with it, and the next start resumes at once, to the same end. Until
+    training: one process does what follows, as in the test above."""
     variables = {**RUN, "NUM_GPUS": "2", "BATCH_SIZE": "1"}
-    undisturbed, run = (Run(tmp_path / name, variables) for name in ("undisturbed", "killed"))
+    undisturbed, run = (Run(tmp_path / name, variables, "train") for name in ("undisturbed", "killed"))
     undisturbed.finish()
-    disturb(run, undisturbed, random.Random("two processes"), signal.SIGKILL, KILLS_OF_TWO)
+    disturb(run, undisturbed, random.Random("two processes to the end of training"), signal.SIGKILL, KILLS_OF_TWO)
     compare(run, undisturbed)

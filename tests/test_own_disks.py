@@ -43,7 +43,6 @@ RUN = {
     "MIRROR_CHECKPOINTS": "s3://voices/own-disks",
 }
 BUCKET_PORT = 9000
-KILLS = 3
 #: Seconds for one run of both nodes.
 LONGEST = 400
 
@@ -183,20 +182,21 @@ def test_nodes_with_disks_of_their_own_end_as_one_node(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "wiped",
+    ("wiped", "kills"),
     [
-        pytest.param(False, id="disks stay", marks=pytest.mark.thorough),
-        pytest.param(True, id="node 0 is a new machine each time"),
+        pytest.param(False, 3, id="disks stay", marks=pytest.mark.thorough),
+        pytest.param(True, 2, id="node 0 is a new machine each time"),
+        pytest.param(True, 3, id="node 0 is a new machine three times", marks=pytest.mark.thorough),
     ],
 )
 def test_a_node_killed_at_random_moments_costs_nothing(
-    network: Network, store: None, undisturbed: Any, tmp_path: Path, wiped: bool
+    network: Network, store: None, undisturbed: Any, tmp_path: Path, wiped: bool, kills: int
 ) -> None:
-    """Three times, each time both are started again: the same end. The other one ends with the resumable code."""
+    """Each time both are started again: the same end. The other one ends with the resumable code."""
     dice = random.Random(f"own disks, {wiped}")
     works = tmp_path / "a", tmp_path / "b"
     places = [dice.randrange(0, 5), dice.randrange(5, 10), dice.randrange(10, 15)]
-    for at in places:
+    for at in places[-kills:]:
         nodes = Nodes(network, tmp_path, works, SHARED_WORK_DIR="false")
         end = time.monotonic() + LONGEST
         while steps_of(works[0]) <= at and all(process.poll() is None for process in nodes.running):

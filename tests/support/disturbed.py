@@ -46,10 +46,11 @@ DONE = re.compile(r"\[(\w+)\] done in ([\d.]+) s")
 
 @dataclass
 class Run:
-    """A work directory and what has happened to it."""
+    """A work directory and what has happened to it; `until` is the last stage that is run."""
 
     work: Path
     variables: dict[str, str]
+    until: str = PLACES[-1]
     hits: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     slowest_stop: float = 0.0
@@ -58,7 +59,7 @@ class Run:
         """The job, in a process group of its own."""
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "OMP_NUM_THREADS") if name in os.environ}
         return subprocess.Popen(
-            [sys.executable, "-m", "job", "run"],
+            [sys.executable, "-m", "job", "run", "--until", self.until],
             env={**kept, **self.variables, "WORK_DIR": str(self.work), "PYTHONUNBUFFERED": "1"},
             cwd=TOP,
             stdout=subprocess.PIPE,
@@ -146,7 +147,8 @@ def disturb(run: Run, undisturbed: Run, dice: random.Random, number: int, most: 
 
     The places come in the order of the stages, so that a run is hit in all of them before it is over.
     """
-    places = sorted(dice.choices(PLACES, WEIGHTS, k=most), key=PLACES.index)
+    reached = PLACES.index(run.until) + 1
+    places = sorted(dice.choices(PLACES[:reached], WEIGHTS[:reached], k=most), key=PLACES.index)
     for count, place in enumerate(places, start=1):
         longest = 3.0 if place == "start" else 1.1 * undisturbed.seconds.get(place, 0.0)
         if run.hit(number, place, dice.uniform(0.0, longest)):
