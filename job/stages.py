@@ -127,8 +127,8 @@ def _tried(settings: Settings) -> Any:
     )
 
 
-def _nothing(settings: Settings) -> None:
-    return None
+def _figures(settings: Settings) -> list[str]:
+    return [files.digest_file(path) for path in (settings.paths.quality, settings.paths.rejected) if path.is_file()]
 
 
 def _prepared_already(settings: Settings) -> str | None:
@@ -189,7 +189,7 @@ STAGES: tuple[Stage, ...] = (
         "job.publish.validate:run",
         (_MODEL, _DATA, _TRAINING, _PUBLISH, "text_layout"),  # what the model card describes
         ("train", "choose"),
-        _nothing,
+        lambda s: None,
         lambda p: [p.best / "README.md"],
     ),
     Stage(
@@ -209,7 +209,7 @@ STAGES: tuple[Stage, ...] = (
         "job.evaluate.report:run",
         variables.GROUPS,
         ("doctor", "fetch", "prepare", "train", "validate", "push", "synthesize"),
-        lambda s: _identities(s.paths.quality, s.paths.rejected),  # others may leave the prepared data as they were
+        _figures,  # others may leave the prepared data as they were
         lambda p: [p.report],
     ),
 )

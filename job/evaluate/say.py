@@ -97,15 +97,13 @@ def say(settings: Settings, text: str, speaker: str | None = None, target: Path 
     if not any(character.isalnum() for character in text):
         raise BadInput("say: there are no words in the text")
     path = target or settings.paths.said
-    if target is not None:
-        check_writable(target)
     voice = Voice(settings, speaker)
+    check_writable(path)
     whole, parts = voice.passages(text)
     samples_per_frame = int(voice.model.model.speech_tokenizer.get_decode_upsample_rate())  # type: ignore[attr-defined]
     said = list(speak(voice.model, parts, voice.settings, voice.rate))
     sample = said[0] if len(said) == 1 else passages.joined(said, whole, samples_per_frame)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     files.write_with(path, lambda new: write_wav(new, sample))
     own_voice = own.of_speakers(voice.model, voice.splits, [voice.speaker]).get(voice.speaker) if voice.splits else None
     found = describe(sample, path.name, samples_per_frame, own_voice)

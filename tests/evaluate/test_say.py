@@ -95,6 +95,15 @@ def test_what_cannot_be_said_is_refused_in_one_line(
     assert not (work / "said.wav").exists()
 
 
+def test_a_place_by_default_is_tried_before_the_model_is_loaded(work: Path, capsys: pytest.CaptureFixture[str]):
+    """A voice on a read-only volume, say: one line names the way out."""
+    said = work / "said.wav"
+    said.mkdir()
+    result = run_job(capsys, ["say", "Hello."], environment(work))
+    assert result.code == 2
+    assert result.errors == [f"error: --to {said}: a directory; name the WAV in it, for example {said / 'said.wav'}"]
+
+
 def test_before_training_it_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     result = run_job(capsys, ["say", "Hello."], environment(tmp_path))
     assert result.code == 2
