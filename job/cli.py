@@ -230,6 +230,11 @@ def _main() -> None:
         if isinstance(error, PermissionError) and error.filename is not None:
             _fail(_denied(error), errors.BAD_INPUT)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            try:
+                if error.filename is not None:  # else it may be a connection's
+                    errors.check_storage(error)
+            except errors.StorageFailed as failed:
+                _fail(str(failed), failed.exit_code)
             raise
         _fail(f"{error.strerror} ({error.filename}); free some space or set WORK_DIR and OUTPUT_DIR", errors.BAD_INPUT)
     except TyperException as error:

@@ -13,6 +13,7 @@ import unicodedata
 from pathlib import Path
 
 from job.core import inside
+from job.core.errors import check_storage
 
 #: File extensions of formats that soundfile reads.
 READABLE = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".aif", ".au", ".caf", ".w64")
@@ -161,6 +162,9 @@ def why_unreadable(source: Path | bytes) -> str:
     """Explain in one phrase why a file cannot be decoded: what it is and what to do.
 
     `source` is the file, or its contents (or their beginning, at least `HEAD_BYTES` of it).
+
+    Raises:
+        StorageFailed: nothing is wrong with the file, as far as that can be told.
     """
     if isinstance(source, bytes):
         return what_it_is(source) or _undecodable(source[:HEAD_BYTES])
@@ -170,6 +174,7 @@ def why_unreadable(source: Path | bytes) -> str:
     except FileNotFoundError:
         return "no such file"
     except (OSError, ValueError) as error:
+        check_storage(error, source)
         return str(getattr(error, "strerror", None) or error).lower()
     return what_it_is(head) or _undecodable(head)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from job.audio import audio_files
 from job.core import console
+from job.core.errors import check_storage
 from job.fetch import listing
 from job.fetch.same import rate_of, same_recording
 from job.fetch.table import RowError
@@ -51,7 +52,8 @@ class Finder:
             raise RowError(
                 f"{field} cannot be read", f"{error.filename}: permission denied", [error.filename]
             ) from None
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            check_storage(error, value)
             return None  # an impossible file name (too long, a NUL)
         if found is None:
             return None
