@@ -1,9 +1,12 @@
 """What the host takes for a step of training, without a GPU: computing is next to nothing here, launching is all.
 
-A model as deep as the released ones (28 and 5 layers) and 64 wide, one clip of four frames, one thread: nearly all of
-the time goes into Python, autograd and the dispatch of operations, of which a GPU's host does as many. Milliseconds are
-this machine's; what carries over is how ways of computing compare. They take turns, and each is a JSON line: its CPU
-time, and that against the first one's.
+A model as deep as the released ones (28 and 5 layers) and 16 wide, one clip of four frames, one thread: nearly all of
+the time goes into Python, autograd and the dispatch of operations, of which a GPU's host does as many. (With wider
+layers a CPU without instructions for bf16 is busy with products.) Milliseconds are this machine's; what carries over
+is how ways of computing compare. They take turns, and each is a JSON line: its CPU time, and that against the first
+one's, the median over the turns.
+
+The ways are the kinds of activation checkpointing; with `--adapters`, LoRA's products by the job and by peft.
 """
 
 from __future__ import annotations
@@ -29,15 +32,19 @@ from job.train.objective import Objective
 from tests.support import memory
 
 SHAPE: dict[str, Any] = {
-    "width": 64, "text_width": 64, "layers": 28, "heads": 4, "groups": 2, "head": 16, "inner": 96, "sub_width": 64,
+    "width": 16, "text_width": 16, "layers": 28, "heads": 2, "groups": 2, "head": 8, "inner": 16, "sub_width": 16,
     "sub_layers": 5,
 }  # fmt: skip
 FRAMES = 4
 KINDS: dict[str, bool | Literal["selective"]] = {"false": False, "selective": "selective", "true": True}
 
 
-def objective_of(config: Any, settings: Settings) -> Objective:
-    """The job's objective over a model with random weights, adapted and made fast as the settings say."""
+def objective_of(config: Any, settings: Settings, pefts: bool = False) -> Objective:
+    """The job's objective over a model with random weights, adapted and made fast as the settings say.
+
+    Args:
+        pefts: adapted layers compute by peft's own code.
+    """
     from qwen_tts.core.models import Qwen3TTSForConditionalGeneration
 
     torch.manual_seed(0)
@@ -47,6 +54,9 @@ def objective_of(config: Any, settings: Settings) -> Objective:
     if lowered or settings.master_weights != "fp32":
         setup.lower_weights(model, settings.master_weights != "fp32")
     fast.apply(model, settings, torch.device("cpu"), settings.mixed_precision)
+    for module in model.modules():
+        if pefts and hasattr(module, "lora_A"):
+            vars(module).pop("forward", None)
     return Objective(model).train()
 
 
@@ -62,11 +72,12 @@ def step(objective: Objective, batch: Any, bf16: bool) -> float:
 
 
 def main() -> None:
-    """Print a line for each kind of activation checkpointing."""
+    """Print a line for each way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", choices=("full", "lora"), default="lora")
     parser.add_argument("--precision", choices=("no", "bf16"), default="bf16")
     parser.add_argument("--master-weights", choices=("fp32", "bf16_with_fp32"), default="fp32")
+    parser.add_argument("--adapters", action="store_true", help="of --mode lora, by the job and by peft")
     parser.add_argument("--runs", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -74,22 +85,28 @@ def main() -> None:
         config = memory.config_of(common.small_base(Path(work) / "base"), **SHAPE)
     batch, _ = memory.batch_of(config, [FRAMES])
     chosen = {"mixed_precision": options.precision, "master_weights": options.master_weights}
-    ways = {
-        name: objective_of(config, Settings(train_mode=options.mode, gradient_checkpointing=kind, **chosen))
-        for name, kind in KINDS.items()
-    }
+    if options.adapters:
+        settings = Settings(train_mode="lora", **chosen)
+        ways = {f"adapters by {who}": objective_of(config, settings, who == "peft") for who in ("the job", "peft")}
+    else:
+        ways = {
+            f"GRADIENT_CHECKPOINTING={name}": objective_of(
+                config, Settings(train_mode=options.mode, gradient_checkpointing=kind, **chosen)
+            )
+            for name, kind in KINDS.items()
+        }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for run in range(options.runs + 1):
         for name, objective in ways.items():
-            taken = step(objective, batch, options.precision == "bf16")
+            once = step(objective, batch, options.precision == "bf16")
             if run:  # the first one allocates
-                seconds[name].append(taken)
-    medians = {name: statistics.median(all_taken) for name, all_taken in seconds.items()}
-    first = next(iter(medians.values()))
-    for name, median in medians.items():
-        case = f"host, {options.mode}, {options.precision}, GRADIENT_CHECKPOINTING={name}"
-        line = {"case": case, "device": "cpu", "ms": round(1e3 * median), "times the first": round(median / first, 2)}
-        print(json.dumps(line), flush=True)
+                seconds[name].append(once)
+    first = next(iter(seconds.values()))
+    for name, taken in seconds.items():
+        ratio = statistics.median(one / other for one, other in zip(taken, first, strict=True))
+        case = f"host, {options.mode}, {options.precision}, {name}"
+        ms = round(1e3 * statistics.median(taken))
+        print(json.dumps({"case": case, "device": "cpu", "ms": ms, "times the first": round(ratio, 2)}), flush=True)
 
 
 if __name__ == "__main__":

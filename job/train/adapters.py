@@ -1,14 +1,14 @@
-"""Fused LoRA linear layer: y = W x + b + s B A x in fewer memory passes than peft's `lora.Linear`.
+"""LoRA's products by fewer operations: y = W x + b + s B A x, and A x at once for the layers that read the same x.
 
-peft's own forward pass computes B A x, scales it and adds it, each a pass over a tensor of y's size, and autograd adds
-up two gradients of x's size. Here the second product accumulates into the first one's result. (Unsloth's and Liger's
-LoRA kernels use the same formulas.)
+peft's own forward pass computes B A x, scales it and adds it, each a pass over a tensor of y's size. Here the second
+product accumulates into the first one's result. q, k and v, and gate and up, read the same input: with their A joined,
+it is read once for all of them, and gets one gradient from them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from types import MethodType
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,49 +17,12 @@ from torch import nn
 
 from job.train.changes import Changes
 
-
-class _Adapted(torch.autograd.Function):
-    """Autograd function for frozen W and b. Computes in dtype `kind`; each gradient has its tensor's dtype."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        down: torch.Tensor,
-        up: torch.Tensor,
-        scale: float,
-        kind: torch.dtype,
-    ) -> torch.Tensor:
-        """x (..., D), W (E, D), b (E,), A (r, D), B (E, r) -> (..., E)."""
-        ctx.scale, ctx.shape, ctx.types = scale, x.shape, (x.dtype, down.dtype, up.dtype)
-        rows, down, up = x.reshape(-1, x.shape[-1]).to(kind), down.to(kind), up.to(kind)
-        result = F.linear(rows, weight.to(kind), None if bias is None else bias.to(kind))
-        inner = rows @ down.t()
-        result.addmm_(inner, up.t(), alpha=scale)  # in place: otherwise the first product is copied
-        ctx.save_for_backward(rows, weight, down, up, inner)
-        return result.view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        """With g the gradient of y: dx = W' g + s A' B' g, dA = s (B' g) x', dB = s g (A x)'."""
-        rows, weight, down, up, inner = ctx.saved_tensors
-        of_x, of_down, of_up = ctx.types
-        gradient = gradients[0].reshape(-1, weight.shape[0])
-        by_inner = (gradient @ up).mul_(ctx.scale)
-        by_x = by_down = by_up = None
-        if ctx.needs_input_grad[0]:
-            by_x = (gradient @ weight.to(rows.dtype)).addmm_(by_inner, down).view(ctx.shape).to(of_x)
-        if ctx.needs_input_grad[3]:
-            by_down = (by_inner.t() @ rows).to(of_down)
-        if ctx.needs_input_grad[4]:
-            by_up = (gradient.t() @ inner).mul_(ctx.scale).to(of_up)
-        return by_x, None, None, by_down, by_up, None, None
+#: Children of a module that it calls in this order, with the same tensor.
+_SHARE_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 def use(talker: Any, changes: Changes, *, lowers: bool = False, leave: Iterable[nn.Module] = ()) -> None:
-    """Use the fused computation in the adapted layers of a talker and its sub-talker, where it applies.
+    """Compute so in the adapted layers of a talker and its sub-talker, where it applies.
 
     Other layers (with dropout, another kind of adapter, or several adapters) keep peft's own code.
 
@@ -76,8 +39,17 @@ def use(talker: Any, changes: Changes, *, lowers: bool = False, leave: Iterable[
     left = {part for module in leave for part in module.modules()}
     for module in adapted:
         changes.set(module, "cast_input_dtype_enabled", not lowers)
-        if type(module) is Linear and _is_plain(module) and module not in left:
-            changes.set(module, "forward", MethodType(_forward, module))
+    for parent in talker.modules():
+        plain = {
+            name: child
+            for name, child in parent.named_children()
+            if type(child) is Linear and child not in left and _is_plain(child)
+        }
+        together = [[plain.pop(name) for name in names if name in plain] for names in _SHARE_INPUT]
+        for group in [*together, *([alone] for alone in plain.values())]:
+            ready: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]] = {}
+            for module in group:
+                changes.set(module, "forward", partial(_forward, module, group, ready))
 
 
 def _is_plain(module: Any) -> bool:
@@ -85,19 +57,53 @@ def _is_plain(module: Any) -> bool:
     if len(adapters) != 1 or len(module.lora_A) != 1 or module.lora_variant or type(module.base_layer) is not nn.Linear:
         return False
     (name,) = adapters
-    trained = any(p.requires_grad for p in module.base_layer.parameters())
     biased = module.lora_A[name].bias is not None or module.lora_B[name].bias is not None
-    return isinstance(module.lora_dropout[name], nn.Identity) and not (trained or biased)
+    return isinstance(module.lora_dropout[name], nn.Identity) and not biased
 
 
-def _forward(self: Any, x: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
-    (name,) = self.active_adapters
-    base, down, up = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
-    device = x.device.type
-    lowers = torch.is_autocast_enabled(device)
-    alike = x.dtype == base.weight.dtype == down.dtype
-    if self.disable_adapters or self.merged or others or named or not (lowers or alike):
+def _forward(
+    self: Any,
+    group: list[Any],
+    ready: dict[nn.Module, tuple[torch.Tensor, torch.Tensor]],
+    x: torch.Tensor,
+    *others: Any,
+    **named: Any,
+) -> torch.Tensor:
+    """The layer's `forward`: the first one of a `group` leaves the others' results `ready`, with what they are of."""
+    of, result = ready.pop(self, (None, None))
+    if of is x and result is not None:
+        return result
+    lowers = torch.is_autocast_enabled(x.device.type)
+    modules = group if self is group[0] else [self]
+    parts = [_parts(module) for module in modules]
+    kind = torch.get_autocast_dtype(x.device.type) if lowers else x.dtype
+    alike = lowers or all(part.dtype == kind for weight, _, down, _, _ in parts for part in (weight, down))
+    if others or named or not alike or any(module.disable_adapters or module.merged for module in modules):
         return type(self).forward(self, x, *others, **named)  # type: ignore[no-any-return]
-    kind = torch.get_autocast_dtype(device) if lowers else x.dtype
-    with torch.autocast(device, enabled=False):
-        return _Adapted.apply(x, base.weight, base.bias, down, up, self.scaling[name], kind)  # type: ignore[no-any-return,no-untyped-call]
+    first, *rest = products(x, kind, parts)
+    ready.update(zip(modules[1:], ((x, result) for result in rest), strict=True))
+    return first
+
+
+#: W (E, D), b (E,) or None, A (r, D), B (E, r), and s.
+Parts = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor, float]
+
+
+def _parts(module: Any) -> Parts:
+    (name,) = module.active_adapters
+    base = module.base_layer
+    return base.weight, base.bias, module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name]
+
+
+def products(x: torch.Tensor, kind: torch.dtype, layers: Sequence[Parts]) -> list[torch.Tensor]:
+    """Compute adapted layers of x (..., D) in dtype `kind`: (..., E) each."""
+    rows = x.reshape(-1, x.shape[-1]).to(kind)
+    downs = [down for _, _, down, _, _ in layers]
+    inner = F.linear(rows, (torch.cat(downs) if len(downs) > 1 else downs[0]).to(kind))
+    results = []
+    inners = torch.split(inner, [len(down) for down in downs], dim=1) if len(downs) > 1 else [inner]
+    for (weight, bias, _, up, scale), of_layer in zip(layers, inners, strict=True):
+        result = F.linear(rows, weight.to(kind), None if bias is None else bias.to(kind))
+        result.addmm_(of_layer, up.to(kind).t(), alpha=scale)  # in place: otherwise the first product is copied
+        results.append(result.view(*x.shape[:-1], -1))
+    return results

@@ -5,7 +5,7 @@
 1. compiled decoder layers: TORCH_COMPILE (`compiled`);
 2. attention within the samples of a packed row (`attention`);
 3. RMS norms by torch's own kernel (`norms`);
-4. fused LoRA layers (`adapters`), except in compiled layers, where the compiler fuses the passes;
+4. LoRA's products by fewer operations (`adapters`), except in compiled layers, where the compiler fuses the passes;
 5. activation checkpointing: GRADIENT_CHECKPOINTING (`recompute`).
 
 Modules, weights and names stay the same: only attributes of modules, such as `forward`, are set. So a checkpoint is a

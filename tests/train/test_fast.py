@@ -107,7 +107,7 @@ def test_products_in_compiled_layers_are_left_to_the_compiler(model: Any, monkey
     adapt.adapt(model, settings)
     changes = fast.apply(model, settings, CPU, "no")
     ours = [
-        name for name, module in model.named_modules() if getattr(module.forward, "__func__", None) is adapters._forward
+        name for name, module in model.named_modules() if getattr(module.forward, "func", None) is adapters._forward
     ]
     changes.undo()
     assert ours and all("head" in name for name in ours)

@@ -96,6 +96,19 @@ def test_inputs_that_autocast_lowers_are_shared(stock_talker: Any, by_ours: bool
         assert kept(ours.model) < 0.95 * kept(pefts.model)
 
 
+def test_what_reads_another_input_than_its_neighbours_gets_its_own_result(stock_talker: Any):
+    """q, k and v are computed by one call where they read one tensor; also each by itself, or only some adapted."""
+    for targets in (TARGETS, ["q_proj", "v_proj"], ["k_proj", "v_proj"]):
+        stock = adapted(stock_talker, targets)
+        ours = adapted(stock_talker, targets)
+        adapters.use(ours, Changes())
+        theirs, mine = (talker.model.layers[0].self_attn for talker in (stock, ours))
+        one, other = (torch.randn(3, mine.q_proj.in_features) for _ in range(2))
+        for name, x in (("v", other), ("q", one), ("k", other), ("v", one), ("k", one), ("v", one), ("q", other)):
+            found, expected = (getattr(attention, f"{name}_proj")(x) for attention in (mine, theirs))
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=f"{targets}, {name}")
+
+
 def test_a_head_is_adapted_without_its_weight_being_trained(stock_talker: Any):
     """LORA_HEADS, and gradients that nobody asked for are not made."""
     ours = adapted(stock_talker, ["codec_head"])
