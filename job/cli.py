@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from job.core import console, errors, stopping
+from job.core import console, errors, stopping, storage
 
 app = typer.Typer(
     help="Turn recordings into a published, fine-tuned Qwen3-TTS voice. Environment variables drive it; "
@@ -232,7 +232,7 @@ def _main() -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             try:
                 if error.filename is not None:  # else it may be a connection's
-                    errors.check_storage(error)
+                    storage.check(error)
             except errors.StorageFailed as failed:
                 _fail(str(failed), failed.exit_code)
             raise

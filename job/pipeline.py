@@ -159,13 +159,15 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
     """Run one stage unless it is already done. Returns whether it ran."""
     values = stage_values(settings, stage)
     source = stage.source(settings)
+    if stage.name == "train" and not ranks.own_disks:
+        ranks.first_does(lambda: _return_finished(settings, fingerprint(settings, stage, values)))
     # Taken before the stage reads its inputs: if one changes meanwhile, the next run redoes the stage.
     now = ranks.first_does(lambda: _due(settings, stage, values, source))
     if now is None:
         return False
     say(stage.name, "started")
     started = time.monotonic()
-    if ranks.first and stage.name != "train":  # which does so once it replaces anything
+    if ranks.first and stage.name not in ("fetch", "train"):  # which do so once they replace anything
         state.begin(settings.paths.state, stage.name)
     with _page(settings, stage, ranks):
         counts = stage.run(settings, ranks, source)
@@ -234,6 +236,17 @@ def _due(settings: Settings, stage: Stage, values: dict[str, Any], source: tuple
     elif previous and not settings.force and stage.name in TELLING and (why := _changed(previous, values)):
         say(stage.name, f"done before, but {why}")
     return now
+
+
+def _return_finished(settings: Settings, wanted: str) -> None:
+    """Bring a training back that had finished with these settings before another one began, so that it is done."""
+    paths = settings.paths
+    if settings.force or settings.resume == "never" or not (paths.earlier / "train.json").is_file():
+        return
+    from job.train import earlier_run  # imports torch
+
+    if earlier_run.bring_back(paths, fingerprint=wanted):
+        say("train", f"back from {paths.earlier}: the training that had finished with these settings")
 
 
 def _changed(previous: dict[str, Any], values: dict[str, Any]) -> str:

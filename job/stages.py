@@ -11,7 +11,6 @@ from typing import Any
 
 from pydantic_settings import BaseSettings
 
-from job import fetch
 from job.config import variables
 from job.config.paths import Paths
 from job.config.settings import Settings
@@ -55,7 +54,7 @@ class Stage:
 
     def source(self, settings: Settings) -> tuple[Any, ...]:
         """The data source, opened anew, if the stage reads it; else nothing."""
-        return (fetch.opened(settings),) if self.reads_source else ()
+        return (_fetch().opened(settings),) if self.reads_source else ()
 
     def run(self, settings: Settings, ranks: Ranks = ALONE, source: tuple[Any, ...] = ()) -> dict[str, Any]:
         """Import the stage and run it."""
@@ -69,8 +68,13 @@ def _identities(*paths: Path | str | None) -> dict[str, Any]:
     return {str(path): files.identity(Path(path).expanduser()) for path in paths if path}
 
 
+def _fetch() -> Any:
+    """`job.fetch`, imported when it is used: RunPod's worker reads the stages' names without its packages."""
+    return import_module("job.fetch")
+
+
 def _sources(settings: Settings, source: Any) -> Any:
-    return _identities(*(source.files if source else ())), fetch.revision(settings, source)
+    return _identities(*(source.files if source else ())), _fetch().revision(settings, source)
 
 
 def _recordings(settings: Settings) -> str:
@@ -159,7 +163,7 @@ STAGES: tuple[Stage, ...] = (
         (),
         _sources,
         lambda p: [p.manifest("train")],
-        fetch.arrived,
+        lambda p: _fetch().arrived(p),  # type: ignore[no-any-return]
         left_out=_prepared_already,
         reads_source=True,
         apart=("keep_speakers",),

@@ -7,11 +7,9 @@
 set -euo pipefail
 
 source=$(cd -- "$(dirname -- "$0")/.." && pwd -P)
-for left in "${TMPDIR:-/var/tmp}"/walk-*-*; do # of a walk that was killed without a warning
-  pid=${left##*/walk-}
-  if [[ -d $left && ! -e /proc/${pid%%-*} ]]; then rm -rf -- "$left"; fi
-done
-home=$(mktemp -d -p "${TMPDIR:-/var/tmp}" "walk-$$-XXXXXX") # several GB
+# What a walk has left that was killed without a warning; none takes an hour.
+find "${TMPDIR:-/var/tmp}" -maxdepth 1 -type d -name 'readme-walk.??????' -user "$(id -u)" -mmin +60 -exec rm -rf -- {} +
+home=$(mktemp -d -p "${TMPDIR:-/var/tmp}" readme-walk.XXXXXX) # several GB
 trap 'rm -rf -- "$home"' EXIT
 trap 'exit 143' INT TERM HUP
 said=$home/said

@@ -31,6 +31,13 @@ def test_help_is_quick():
     assert done.stdout.strip() == "[]"
 
 
+def test_the_stages_names_need_no_packages_of_the_stages():
+    """RunPod's worker checks requests with them, and is installed without what fetch and training need."""
+    code = "import sys, job.stages; print([m for m in ('torch', 'numpy', 'soundfile', 'pyarrow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_light_modules_do_not_import_torch():
     """A rerun that has nothing to do, and every refusal of settings, come without torch's seconds."""
     code = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import resource
 import shutil
@@ -14,7 +13,8 @@ import pytest
 
 from job.audio import clip
 from job.audio.unusable import Unusable
-from job.core.errors import StorageFailed, check_storage
+from job.core import storage
+from job.core.errors import StorageFailed
 from job.fetch.find import Finder
 from tests.support.commands import run_job
 
@@ -50,37 +50,76 @@ def test_a_recording_that_cannot_be_opened_for_the_machines_fault_is_not_the_rec
         clip.load(path, 24_000)
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENFILE])
-def test_what_a_mount_says_that_has_gone_ends_the_run(tmp_path, number, capsys, monkeypatch):
-    """The system's errors of a network mount, raised where Python asks for them (an audit hook: there is no mount)."""
-    for name in ("en-01", "en-02"):
-        shutil.copy(CLIPS / f"{name}.flac", tmp_path)
-    rows = [json.dumps({"audio": f"{name}.flac", "text": f"Words of {name}."}) for name in ("en-01", "en-02")]
-    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
-    given = {"PRESET": "demo", "WORK_DIR": tmp_path / "work", "TRAIN_JSONL": tmp_path / "rows.jsonl"}
-    given |= {"SPEAKER_NAME": "ada", "LANGUAGE": "English"}
-    assert run_job(capsys, ["fetch"], given).code == 0
-    gone = [str(tmp_path / "en-02.flac")]
+@pytest.fixture
+def gone():
+    """A set of folders below which this process can open nothing, with the system's error that it says."""
+    places: dict[str, int] = {}
 
     def hook(event, arguments):
-        if event == "open" and gone and str(arguments[0]) == gone[0]:
-            raise OSError(number, os.strerror(number), gone[0])
+        if event == "open" and places:
+            for folder, number in places.items():
+                if str(arguments[0]).startswith(folder):
+                    raise OSError(number, os.strerror(number), str(arguments[0]))
 
-    sys.addaudithook(hook)  # cannot be removed: `gone` is emptied instead
-    try:
-        result = run_job(capsys, ["prepare"], given)
-    finally:
-        gone.clear()
+    sys.addaudithook(hook)  # cannot be removed: the folders are forgotten instead
+    yield places
+    places.clear()
+
+
+def folder_of_clips(path):
+    """Recordings with their texts beside them."""
+    for name in ("en-01", "en-02", "en-03"):
+        shutil.copy(CLIPS / f"{name}.flac", path)
+        (path / f"{name}.txt").write_text(f"Words of {name}.")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENFILE])
+def test_what_a_mount_says_that_has_gone_ends_the_run(tmp_path, number, capsys, gone):
+    """The system's errors of a network mount, raised where Python asks for them (an audit hook: there is no mount)."""
+    source = tmp_path / "mount"
+    source.mkdir()
+    folder_of_clips(source)
+    given = {"PRESET": "demo", "WORK_DIR": tmp_path / "work", "DATA_DIR": source}
+    given |= {"SPEAKER_NAME": "ada", "LANGUAGE": "English", "ASR_MODEL": ""}
+    assert run_job(capsys, ["fetch"], given).code == 0
+    gone[str(source)] = number
+    result = run_job(capsys, ["prepare"], given)
     assert result.code == 1, result
-    assert len(result.errors) == 1 and f"en-02.flac: {os.strerror(number)}" in result.errors[0]
+    assert len(result.errors) == 1 and f"flac: {os.strerror(number)}" in result.errors[0]
+    gone.clear()
     again = run_job(capsys, ["prepare"], given)
     assert again.code == 0 and not (tmp_path / "work/data/rejected.jsonl").read_text()
 
 
+@pytest.mark.parametrize("name", ["en-02.txt", "en-02.flac"])
+def test_a_mount_that_goes_while_rows_are_fetched_ends_the_run(tmp_path, capsys, gone, name):
+    """Neither is the row left out, nor the recording transcribed for want of its text."""
+    source = tmp_path / "mount"
+    source.mkdir()
+    folder_of_clips(source)
+    given = {"PRESET": "demo", "WORK_DIR": tmp_path / "work", "DATA_DIR": source}
+    given |= {"SPEAKER_NAME": "ada", "LANGUAGE": "English", "ASR_MODEL": ""}
+    gone[str(source / name)] = errno.ESTALE
+    result = run_job(capsys, ["run", "--from", "fetch", "--until", "prepare"], given)
+    assert result.code == 1, result
+    assert f"{name}: {os.strerror(errno.ESTALE)}" in result.errors[0]
+
+
+def test_one_damaged_recording_costs_its_row_and_no_more(tmp_path, gone):
+    """A bad sector is the file's own, or a folder with one would never be trained on."""
+    folder_of_clips(tmp_path)
+    gone[str(tmp_path / "en-02.flac")] = errno.EIO
+    with pytest.raises(Unusable, match="input/output error"):
+        clip.load(tmp_path / "en-02.flac", 24_000)
+    gone[str(tmp_path)] = errno.EIO
+    with pytest.raises(StorageFailed):
+        clip.load(tmp_path / "en-02.flac", 24_000)
+
+
 def test_errors_that_are_the_files_own_are_none_of_storage(tmp_path):
     """A name that no file system takes, or a file that is not there, is its row's fault."""
-    check_storage(FileNotFoundError(errno.ENOENT, "x"))
-    check_storage(ValueError("x"))
+    storage.check(FileNotFoundError(errno.ENOENT, "x"))
+    storage.check(ValueError("x"))
     assert Finder().find("a" * 5000, "audio", [tmp_path]) is None
     with pytest.raises(Unusable, match="no such file"):
         clip.load(tmp_path / "none.wav", 24_000)

@@ -12,8 +12,7 @@ import re
 import unicodedata
 from pathlib import Path
 
-from job.core import inside
-from job.core.errors import check_storage
+from job.core import inside, storage
 
 #: File extensions of formats that soundfile reads.
 READABLE = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".aif", ".au", ".caf", ".w64")
@@ -174,7 +173,7 @@ def why_unreadable(source: Path | bytes) -> str:
     except FileNotFoundError:
         return "no such file"
     except (OSError, ValueError) as error:
-        check_storage(error, source)
+        storage.check(error, source)
         return str(getattr(error, "strerror", None) or error).lower()
     return what_it_is(head) or _undecodable(head)
 

@@ -24,6 +24,7 @@ from job.audio.measure import (
 )
 from job.audio.resampling import resampling
 from job.audio.unusable import Unusable
+from job.core import storage
 
 __all__ = [
     "CLIPPED_SHARE",
@@ -80,7 +81,13 @@ def load(
             _check_times(path, start, end)
             recording = recording_of_parts(path)
             frames = _read_part(path, recording, start or 0.0, end, max_seconds)
+    except Unusable as error:
+        if error.reason == "cut_off":
+            storage.check_readable(path)
+        raise
     except CANNOT_READ as error:
+        storage.check(error, path)
+        storage.check_readable(path)
         raise Unusable("unreadable", f"{path}: {audio_files.why_unreadable(path)}") from error
     _check_length(path, len(frames), recording.rate, min_seconds, max_seconds)
     if not np.isfinite(frames).all():

@@ -24,6 +24,8 @@ def told(error: OSError, settings: Settings | None) -> str:
     found = _variable(path, settings) if settings is not None else None
     what = f"{_place(path)}: {error.strerror}"
     may = f"; this job runs as uid {os.getuid()}, which must be able to"
+    if found is None and not os.path.lexists(path):  # it would have been made there
+        return f"{path}: {error.strerror}{may} write there"
     if found in _WRITTEN:
         return f"{found.upper()}: {what}{may} write there: give it the right to, or set another directory"
     return f"{f'{found.upper()}: ' if found else ''}{what}{may} read it"

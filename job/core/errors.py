@@ -4,9 +4,7 @@ The command line (`job/cli.py`) prints each as one line on stderr that names the
 without a traceback, and exits with the error's code.
 """
 
-import errno
 import re
-from pathlib import Path
 
 OK = 0
 BAD_INPUT = 2
@@ -93,30 +91,6 @@ class StorageFailed(JobError):
 
 class NodesMissing(JobError):
     """Not all nodes started in time. Exit code 1, which schedulers count and retry."""
-
-
-#: What the system says when a disk, a network mount or a limit of the process has failed, whatever file was asked for.
-_OF_STORAGE = {
-    errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO,
-    errno.ESHUTDOWN, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
-}  # fmt: skip
-
-
-def check_storage(error: BaseException, path: Path | str | None = None) -> None:
-    """Tell what a file is guilty of from what it is not: a row must not be left out because a mount has gone.
-
-    Args:
-        error: of reading a file; only one of the system is looked at.
-        path: the file, if the error does not name it.
-
-    Raises:
-        StorageFailed: the machine has failed, and not the file.
-    """
-    if isinstance(error, OSError) and error.errno in _OF_STORAGE:
-        raise StorageFailed(
-            f"{path or error.filename or 'a file'}: {error.strerror}: its disk or mount has failed, or a limit of this "
-            "machine, and not the file; when it is mended, the same command goes on"
-        ) from error
 
 
 def first_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ be used are rejected with a reason; they do not stop a run as long as usable row
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -70,12 +71,13 @@ def run(settings: Settings, source: Source | None = None) -> dict[str, Any]:
         choose(table, settings)  # a misnamed column is found before any audio is downloaded
     collector = Collector(settings, store)
     counts: dict[str, Any] = dict.fromkeys(SPLITS, 0)
+    replaces = partial(state.begin, paths.state, "fetch")
     for split in SPLITS:
         if split in tables:
-            counts[split] = files.write_jsonl(
-                paths.manifest(split), transcribed.counted(collector.rows(split, tables[split]))
-            )
+            rows = transcribed.counted(collector.rows(split, tables[split]))
+            counts[split] = files.write_jsonl(paths.manifest(split), _then(rows, replaces))
         else:
+            replaces()
             paths.manifest(split).unlink(missing_ok=True)  # from an earlier run
     aligning.close()
     counts = _drop_disputed(collector, counts, paths)
@@ -99,6 +101,12 @@ def run(settings: Settings, source: Source | None = None) -> dict[str, Any]:
     if voices is not None:
         counts |= {"voices": voices}
     return {**counts, "source": source.about, **({"revision": at} if at else {})}
+
+
+def _then(rows: Iterable[dict[str, Any]], do: Callable[[], None]) -> Iterator[dict[str, Any]]:
+    """Yield rows, and `do` something after the last: just before what is written of them is put in place."""
+    yield from rows
+    do()
 
 
 def _drop_disputed(collector: Collector, counts: dict[str, int], paths: Paths) -> dict[str, int]:

@@ -13,8 +13,8 @@ from typing import Any
 from job.audio.decode import CANNOT_READ, Recording, recording_of_parts
 from job.audio.unusable import Unusable
 from job.config.settings import Settings
-from job.core import console, files
-from job.core.errors import BadInput, check_storage
+from job.core import console, files, storage
+from job.core.errors import BadInput
 from job.fetch import pauses, stored_rows, values
 from job.fetch.alignment import cuts, emissions, placing
 from job.fetch.alignment.cuts import Said
@@ -161,7 +161,7 @@ class Aligning:
                 Unreadable(row.number, RowError("audio cannot be read", f"{error.reason}: {error.detail}"), row.source)
             ]
         except CANNOT_READ as error:
-            check_storage(error)
+            storage.check(error)
             return [Unreadable(row.number, RowError("audio cannot be read", str(error)[:200]), row.source)]
         return stored_rows.all_of(self._kept, columns, row, region, columns.by_field["text"][0])
 

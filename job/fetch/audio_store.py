@@ -10,7 +10,7 @@ from typing import Any
 
 from job.audio import audio_files
 from job.audio.audio_files import SOUNDS, UNREADABLE
-from job.core import inside
+from job.core import inside, storage
 from job.fetch import packs
 from job.fetch.find import Finder, unreadable, without_scheme
 from job.fetch.packs import Packs
@@ -192,6 +192,8 @@ def seconds(source: Path | io.BytesIO) -> float:
         name = f"{inside.name_of(source)}: " if isinstance(source, Path) else ""
         if isinstance(error, Undecodable):
             raise RowError("audio cannot be read", f"{name}{error}") from None
+        if isinstance(source, Path):
+            storage.check(error, source)
         reason = audio_files.why_unreadable(source if isinstance(source, Path) else source.getvalue())
         raise RowError("audio cannot be read", name + reason) from None
     return float(info.frames) / float(info.samplerate)

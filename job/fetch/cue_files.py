@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from job.core import storage
 from job.fetch import lines, subtitles
 from job.fetch.table import RowError
 
@@ -51,6 +52,7 @@ def read(path: Path) -> list[Cue]:
     try:
         text = "\n".join(line for _, line in lines.read(path))
     except OSError as error:
+        storage.check(error, path)
         raise RowError("text cannot be read", f"{path.name}: {error.strerror}") from None
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise RowError("text is not UTF-8", f"{path.name}; save it as UTF-8")
@@ -79,7 +81,8 @@ def holds_labels(path: Path) -> bool:
     try:
         with open(path, "rb") as handle:
             head = handle.read(lines.HEAD_BYTES)
-    except OSError:
+    except OSError as error:
+        storage.check(error, path)
         return False
     found = head.decode(lines.encoding_of(head), "ignore").removeprefix("\ufeff").splitlines()
     found = [line for line in (found[:-1] if len(head) == lines.HEAD_BYTES else found) if line.strip()]
@@ -90,7 +93,8 @@ def holds_segments(path: Path) -> bool:
     """Whether a JSON file is Whisper-like output: `segments` with `start` and `end`, or a list of such segments."""
     try:
         return any("start" in one and "end" in one for one in _segments(json.loads(path.read_bytes())))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError) as error:
+        storage.check(error, path)
         return False
 
 

@@ -10,6 +10,7 @@ from job.audio import speech
 from job.audio.decode import CANNOT_READ, Recording, recording_of_parts
 from job.audio.measure import Samples, mix
 from job.audio.unusable import Unusable
+from job.core import storage
 from job.fetch.segments import Part
 
 #: Maximum distance that an edge is moved, and how far into the pause it is moved; seconds.
@@ -37,7 +38,8 @@ class Edges:
             recording = recording_of_parts(audio)
             start = self._edge(recording, part.start) if part.start > 0 else 0.0
             end = None if part.end is None else self._edge(recording, part.end)
-        except (*CANNOT_READ, Unusable):
+        except (*CANNOT_READ, Unusable) as error:
+            storage.check(error, audio)
             return part
         return Part(start, end) if end is None or end > start else part
 

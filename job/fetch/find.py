@@ -17,8 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from job.audio import audio_files
-from job.core import console
-from job.core.errors import check_storage
+from job.core import console, storage
 from job.fetch import listing
 from job.fetch.same import rate_of, same_recording
 from job.fetch.table import RowError
@@ -49,11 +48,12 @@ class Finder:
         try:
             found = self._found(value, field, folders, tree)
         except PermissionError as error:
+            hint = f"; there is {moved}" if (moved := self._moved(value, folders, tree)) is not None else ""
             raise RowError(
-                f"{field} cannot be read", f"{error.filename}: permission denied", [error.filename]
+                f"{field} cannot be read", f"{error.filename}: permission denied{hint}", [error.filename]
             ) from None
         except (OSError, ValueError) as error:
-            check_storage(error, value)
+            storage.check(error, value)
             return None  # an impossible file name (too long, a NUL)
         if found is None:
             return None
@@ -70,7 +70,8 @@ class Finder:
             candidates += [p.with_name(p.name + e) for e in _LIKELY for p in candidates if p.name]
         try:
             near = [p for c in candidates if c.name for p in self._folder(c.parent).other_endings(c.name)]
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            storage.check(error)
             near = []
         hint = f"; there is {near[0].name}: name that if it is the recording" if near else ""
         if not near and (moved := self._moved(value, folders, tree)) is not None:
@@ -87,7 +88,8 @@ class Finder:
             try:
                 found = _first(candidates_of(tail, folders)) if parts[-1] else None
                 found = found or next(iter(self._tree(tree).named(tail) if tree is not None else []), None)
-            except (OSError, ValueError):
+            except (OSError, ValueError) as error:
+                storage.check(error)
                 continue
             if found is not None:
                 return _shown(found, folders[0])

@@ -8,6 +8,7 @@ reference.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,7 @@ def _open_split(settings: Settings, split: str, root: Path, where: str) -> Table
         raise BadInput(f"{where}: no such folder{not_read(settings.data_dir or root)}")
     if not root.is_dir():
         raise BadInput(f"{where} is not a folder; a JSONL file goes into TRAIN_JSONL")
+    os.scandir(root).close()  # a folder that can only be entered would never show what has changed in it
     shards = _shards(root)
     name = settings.train_split if split == "train" else settings.validation_split
     if name is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from job.audio.audio_files import BY_FFMPEG, READABLE, SOUNDS
+from job.core import storage
 
 #: Maximum number of cells per column that are looked up on disk, which may be slow.
 _LOOKED_FOR = 40
@@ -136,7 +137,8 @@ def is_file(cell: str, folders: list[Path]) -> bool:
     try:
         names = {form for name in {cell, cell.replace("\\", "/")} for form in _forms(name)}
         return any((folder / name).is_file() for name in names for folder in folders)
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        storage.check(error)
         return False
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from job.config.settings import Settings
-from job.core import console
+from job.core import console, storage
 from job.core.errors import BadInput
 from job.fetch.table import Row, RowError, Table, Unreadable
 
@@ -95,6 +95,7 @@ def _pairs(path: Path, where: str) -> dict[str, str | None]:
     except PermissionError:
         raise
     except (OSError, RowError) as error:
+        storage.check(error, path)
         raise BadInput(f"{where}: {path.name} cannot be read as UTF-8 text ({error})") from None
     return found
 

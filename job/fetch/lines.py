@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from job.core import storage
 from job.core.errors import BadInput
 
 #: Number of bytes at the start of a file that are read to detect its encoding and whether it is text.
@@ -112,6 +113,7 @@ def check(path: Path, where: str, form: str) -> None:
     except PermissionError:
         raise
     except OSError as error:
+        storage.check(error, path)
         raise BadInput(f"{where}: {error.strerror}") from None
     if encoding_of(head) != "utf-8" or b"\0" not in head:
         return

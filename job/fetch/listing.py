@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from job.audio import audio_files
-from job.core import files
+from job.core import files, storage
 
 #: Prefixes of the names of folders that are skipped because they contain no recordings.
 HIDDEN = (".", "__MACOSX")
-#: The folder at the root of a volume in which its file system keeps what it has saved, for root alone.
-_SYSTEMS = "lost+found"
+#: Folders at the root of a volume that its file system, its server or Windows keeps for itself.
+_SYSTEMS = {"lost+found", "#recycle", "@recycle", "@eadir", "#snapshot", "system volume information", "$recycle.bin"}
 #: Names of a folder's table, the first that is there is read.
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 
@@ -60,7 +60,8 @@ def of_folder(folder: Path) -> Names:
     """Index the audio files directly in a folder; empty if it cannot be read."""
     try:
         return Names(path for path in sorted(folder.iterdir()) if path.is_file())
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        storage.check(error, folder)
         return Names(iter(()))
 
 
@@ -72,7 +73,8 @@ def all_below(root: Path) -> Iterator[Path]:
     """
 
     def unread(error: OSError) -> None:
-        if Path(str(error.filename)).name != _SYSTEMS:
+        gone = isinstance(error, FileNotFoundError)  # meanwhile, as by a copy that is under way
+        if not gone and Path(str(error.filename)).name.lower() not in _SYSTEMS:
             raise error
 
     return files.tree(root, HIDDEN, unread)

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from job.core import storage
 from job.fetch import sheets
 from job.fetch.table import Row, RowError, Table, Unreadable
 
@@ -51,7 +52,8 @@ def _first_line(path: Path) -> bytes:
     try:
         with open(path, "rb") as handle:
             first = next((line for line in handle if line.strip()), b"")
-    except OSError:
+    except OSError as error:
+        storage.check(error, path)
         return b""
     return b"" if b"\0" in first else first
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from job.config.object_storage import address_of, not_read, shards_here
 from job.config.settings import Settings
+from job.core import storage
 from job.core.errors import BadInput
 from job.fetch import jsonl, lists, sharded, sheets, tarred_manifests
 from job.fetch.table import Table
@@ -67,5 +68,6 @@ def _is_jsonl(path: Path) -> bool:
     try:
         with open(path, "rb") as handle:
             return handle.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[", b"")
-    except OSError:
+    except OSError as error:
+        storage.check(error, path)
         return True

@@ -75,6 +75,8 @@ def with_validation(settings: Settings, source: Source, stores: sharded.Stores |
 
 
 def of_all(found: Iterable[tuple[bool, str | None]]) -> str | None:
-    """One revision for several sources, each with whether it is on the Hub; None if none is known."""
+    """One revision for several sources, each with whether it is on the Hub; None if there is none, or one is not known:
+    as of a single source, the last one then counts."""
     each = list(found)
-    return " ".join(one or "?" for hub, one in each if hub or one) if any(one for _, one in each) else None
+    known = [one for _, one in each if one]
+    return " ".join(known) if known and all(one for hub, one in each if hub) else None

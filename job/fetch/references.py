@@ -11,7 +11,7 @@ from pathlib import Path
 
 from job.config import names
 from job.config.settings import Settings
-from job.core import files
+from job.core import files, storage
 from job.core.errors import BadInput
 
 _REFERENCES = ("ref.wav", "ref.flac", "ref.mp3", "ref.ogg")
@@ -84,5 +84,6 @@ def reference_of(folder: Path) -> tuple[Path | None, str | None]:
         return audio, text.read_text(encoding="utf-8-sig").strip() or None
     except PermissionError:
         raise
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError) as error:
+        storage.check(error, folder)
         raise BadInput(f"{text} cannot be read as UTF-8 text") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from job.core import files
+from job.core import files, storage
 
 #: Seconds compared, from the start of each recording.
 COMPARED = 20.0
@@ -33,7 +33,8 @@ def same_recording(one: Path, other: Path) -> bool:
             if abs(first.frames / first.samplerate - second.frames / second.samplerate) > SLACK:
                 return False
         return _correlation(one, other) >= ALIKE
-    except (OSError, soundfile.SoundFileError, RuntimeError, ValueError, TypeError, ZeroDivisionError):
+    except (OSError, soundfile.SoundFileError, RuntimeError, ValueError, TypeError, ZeroDivisionError) as error:
+        storage.check(error)
         return False
 
 
@@ -46,7 +47,8 @@ def rate_of(path: Path) -> int:
     try:
         with open_sound(path) as file:
             return int(file.samplerate)
-    except (OSError, soundfile.SoundFileError, RuntimeError, TypeError):
+    except (OSError, soundfile.SoundFileError, RuntimeError, TypeError) as error:
+        storage.check(error, path)
         return 0
 
 

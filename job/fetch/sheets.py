@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from job.core import files
+from job.core import files, storage
 from job.core.errors import BadInput
 from job.fetch import dialect, jsonl, lines
 from job.fetch.columns import KNOWN
@@ -79,6 +79,7 @@ def open_parquet(paths: list[Path], where: str) -> Table:
         except PermissionError:
             raise
         except (OSError, pa.ArrowException) as error:
+            storage.check(error)
             reason = "no such file" if isinstance(error, FileNotFoundError) else "not a Parquet file"
             raise BadInput(f"{where}: {path.name} cannot be read: {reason}") from None
         names = list(schema.names)

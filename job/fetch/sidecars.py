@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from job.audio import audio_files
+from job.core import storage
 from job.fetch import cue_files, text_files
 from job.fetch.listing import key
 from job.fetch.table import RowError
@@ -210,6 +211,7 @@ def _words(path: Path) -> str | bytes:
         text = path.read_bytes()
         return "".join(c for c in unicodedata.normalize("NFKC", text.decode("utf-8-sig")).casefold() if c.isalnum())
     except OSError as error:
+        storage.check(error, path)
         raise RowError("text cannot be read", f"{path.name}: {error.strerror}") from None
     except UnicodeDecodeError:
         return text

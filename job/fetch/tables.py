@@ -12,7 +12,7 @@ from pathlib import Path
 
 from job.audio import audio_files
 from job.config.settings import Settings
-from job.core import console
+from job.core import console, storage
 from job.core.errors import BadInput
 from job.fetch import jsonl, lists, sheets
 from job.fetch.columns import choose
@@ -101,7 +101,8 @@ def _names_most(path: Path, stems: list[set[bytes]]) -> bool:
     try:
         with open(path, "rb") as handle:
             content = handle.read(_MOST_BYTES)
-    except OSError:
+    except OSError as error:
+        storage.check(error, path)
         return False
     return len(stems) > 1 and sum(any(s in content for s in stem) for stem in stems) > _SHARE * len(stems)
 
@@ -114,7 +115,8 @@ def _names_others(path: Path) -> str | None:
     try:
         with open(path, "rb") as handle:
             content = handle.read(_MOST_BYTES).decode("utf-8", "replace")
-    except OSError:
+    except OSError as error:
+        storage.check(error, path)
         return None
     rows = [line for line in content.splitlines() if line.strip() and len(line) <= _LONGEST]
     named = [found for line in rows if (found := _named_with_words(line)) is not None]
@@ -169,7 +171,8 @@ def is_manifest(path: Path) -> bool:
         return False
     try:
         return any(isinstance(row, Row) and "audio_filepath" in row.values for row in islice(jsonl.read(path), _ROWS))
-    except OSError:
+    except OSError as error:
+        storage.check(error, path)
         return False
 
 

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from job.core import console
+from job.core import console, storage
 from job.core.errors import BadInput
 from job.fetch import jsonl, tables
 from job.fetch.find import Finder
@@ -54,7 +54,8 @@ def is_tarred(path: Path) -> bool:
         return False
     try:
         first = [row.values for row in islice(jsonl.read(path), 10) if isinstance(row, Row)]
-    except OSError:
+    except OSError as error:
+        storage.check(error, path)
         return False
     name = first[0].get(AUDIO) if first else None
     if not isinstance(name, str) or _is_file(path.parent / name):
@@ -75,7 +76,8 @@ def _is_file(path: Path) -> bool:
     """Whether there is a file; not, too, where the folder may not be read or no disk takes the name."""
     try:
         return path.is_file()
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        storage.check(error, path)
         return False
 
 

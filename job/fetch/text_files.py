@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from job.audio import audio_files
+from job.core import storage
 from job.fetch import cue_files, lines
 from job.fetch.columns import NAMES
 from job.fetch.table import RowError
@@ -67,6 +68,7 @@ def read(path: Path, audio: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise RowError("text is not UTF-8", f"{path.name}; save it as UTF-8") from None
     except OSError as error:
+        storage.check(error, path)
         raise RowError("text cannot be read", f"{path.name}: {error.strerror}") from None
     if path.suffix.lower() == ".json":
         return _of_json(text, path, audio)
@@ -167,7 +169,8 @@ def lines_by_name(path: Path) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     try:
         content = [line for _, line in lines.read(path)]
-    except OSError:
+    except OSError as error:
+        storage.check(error, path)
         return found
     for line in content:
         name, _, rest = line.strip().partition("\t" if path.suffix.lower() == ".tsv" else " ")

@@ -13,8 +13,8 @@ from job.audio import clip, measure, speech
 from job.audio.decode import CANNOT_READ, Recording, recording_of_parts
 from job.audio.unusable import Unusable
 from job.config.settings import Settings
-from job.core import console
-from job.core.errors import BadInput, check_storage
+from job.core import console, storage
+from job.core.errors import BadInput
 from job.fetch import pauses, stored_rows, values
 from job.fetch.audio_store import Store
 from job.fetch.columns import Columns, choose
@@ -146,7 +146,7 @@ class Transcribing:
                 row.number, RowError("audio cannot be read", f"{error.reason}: {error.detail}"), row.source
             )
         except CANNOT_READ as error:
-            check_storage(error)
+            storage.check(error)
             yield Unreadable(row.number, RowError("audio cannot be read", str(error)[:200]), row.source)
 
     def _clips(self, table: Table, columns: Columns, row: Row, cuts: bool) -> Iterator[_Clip | _Rest]:

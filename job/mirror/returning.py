@@ -53,7 +53,7 @@ def bring_training(settings: Settings, archive: Archive, prepared: str) -> None:
     """
     if settings.force or settings.resume == "never" or is_current(settings, "train"):
         return
-    here = own_steps(settings.paths.output)
+    here = own_steps(settings.paths.output, settings.paths.earlier)
     try:
         found = listed(settings, archive)
     except Unreachable as error:
@@ -78,10 +78,10 @@ def is_current(settings: Settings, name: str) -> bool:
     return bool(found.get("fingerprint") == fingerprint(settings, one, stage_values(settings, one)))
 
 
-def own_steps(output: Path) -> dict[str, int]:
-    """The key of each run that has checkpoints on this machine, and its newest step."""
+def own_steps(*outputs: Path) -> dict[str, int]:
+    """The key of each run that has checkpoints in these directories, and its newest step."""
     steps: dict[str, int] = {}
-    for path in (*output.glob("checkpoint-*/state.json"), *output.glob("earlier/checkpoint-*/state.json")):
+    for path in (path for output in outputs for path in output.glob("checkpoint-*/state.json")):
         try:
             found = files.read_json(path)
             steps[str(found["key"])] = max(int(found["step"]), steps.get(str(found["key"]), -1))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from job.config import names
 from job.config.settings import Settings
-from job.core import files
+from job.core import files, storage
 from job.core.errors import BadInput, Unreachable, first_line, is_outage, loading_reason
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ def read_config(directory: Path) -> ModelConfig:
     try:
         return ModelConfig(files.read_json(directory / "config.json"))
     except (OSError, ValueError) as error:
+        storage.check(error)
         raise BadInput(f"{directory}/config.json cannot be read: {error}") from error
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from job.audio.clip import Samples, Unusable, load
-from job.core import console, files
+from job.core import console, files, storage
 from job.core.threads import in_order
 from job.dataset.prepared import SPLITS
 from job.model.speaker_encoder import SpeakerEncoder
@@ -88,7 +88,8 @@ def clips(work: Work, rank: int = 0, world: int = 1) -> dict[str, list[Clip]]:
                 return _Read(shard, row, key, stamp)
             samples = load(path, encoder.sample_rate, start=row["start"], end=row["end"]).samples
             return _Read(shard, row, key, stamp, samples)
-        except (Unusable, OSError):  # it could be read when it was encoded; whoever needs it says so
+        except (Unusable, OSError) as error:  # it could be read when it was encoded; whoever needs it says so
+            storage.check(error)
             return _Read(shard, row)
 
     new = 0

@@ -19,7 +19,7 @@ from job.audio.clip import Samples, load
 from job.audio.decode import CANNOT_READ
 from job.audio.unusable import Unusable
 from job.config.settings import Settings
-from job.core import append_log, console, files
+from job.core import append_log, console, files, storage
 from job.core.errors import BadInput, Unreachable
 from job.core.threads import in_order
 from job.dataset.prepared import SPLITS
@@ -182,7 +182,8 @@ class _Listener:
             if key in self._kept:
                 return row, key, None
             return row, key, load(row.audio, RATE, start=row.start, end=row.end).samples
-        except (Unusable, *CANNOT_READ):
+        except (Unusable, *CANNOT_READ) as error:
+            storage.check(error)
             return row, (), None
 
     def _transcribe(self, clips: dict[_Key, Samples]) -> None:

@@ -85,6 +85,14 @@ def _forward(
     return first
 
 
+def forget(model: nn.Module) -> None:
+    """Drop results that a forward pass has left ready because it was broken off: they hold its whole graph."""
+    for module in model.modules():
+        forward = vars(module).get("forward")
+        if isinstance(forward, partial) and forward.func is _forward:
+            forward.args[2].clear()
+
+
 #: W (E, D), b (E,) or None, A (r, D), B (E, r), and s.
 Parts = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor, float]
 

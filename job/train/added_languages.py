@@ -1,4 +1,4 @@
-"""Initialisation of codec embedding rows for languages the base model lacks (see `rows.language_rows`)."""
+"""Initialisation of codec embedding rows for languages the base model lacks (see `embedding_rows.language_rows`)."""
 
 from __future__ import annotations
 

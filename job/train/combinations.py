@@ -43,13 +43,16 @@ def check(settings: Settings) -> None:
 def _check_start(settings: Settings) -> None:
     """Refuse to start from what the run replaces: stopped, it would begin anew from its own half-trained result, and
     each rerun would train on."""
+    paths = settings.paths
     for name, value in (("INIT_MODEL_PATH", settings.init_model_path), ("RESUME", settings.resume)):
+        if name == "RESUME" and value in ("auto", "never"):
+            continue
         start = Path(value).expanduser().resolve()
-        for replaced in (settings.paths.best, settings.paths.last):
+        for replaced in (paths.best, paths.last, paths.candidates, paths.to_push, paths.earlier):
             if start.is_relative_to(replaced.resolve()):
                 raise BadInput(
                     f"{name}={value}: this run would replace what it starts from; set another OUTPUT_DIR (it is "
-                    f"{settings.paths.output}), or name a copy"
+                    f"{paths.output}), or name a copy"
                 )
 
 

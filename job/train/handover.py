@@ -6,9 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from job.config.paths import Paths
 from job.config.settings import Settings
 from job.core import files
 from job.core.console import warn
+from job.train import earlier_run
 from job.train.checkpoint import Exporter
 from job.train.writer import BackgroundWriter
 
@@ -41,16 +43,17 @@ class Handover:
         progress |= {"train_mode": settings.train_mode, "text_layout": settings.text_layout}
         if self._first:
             fill = partial(self._exporter.write, weights=weights, progress=progress)
-            self._writer.submit(lambda: write(settings.paths.to_push, step, fill))
+            self._writer.submit(lambda: write(settings.paths, step, fill))
 
 
-def write(directory: Path, step: int, fill: Callable[[Path], None]) -> None:
+def write(paths: Paths, step: int, fill: Callable[[Path], None]) -> None:
     """Let `fill` write the model of this step, then remove those that nobody has begun to upload.
 
     A full disk loses this model and does not end the run.
     """
+    directory = paths.to_push
     try:
-        fill(directory / f"step-{step}")
+        earlier_run.making_room(paths, lambda: fill(directory / f"step-{step}"))
     except Exception as error:
         if not files.is_full(error):
             raise

@@ -128,7 +128,7 @@ class _Run:
     def run(self) -> dict[str, Any]:
         """Take the steps: forward and backward, clip, optimizer step, log, evaluate, save."""
         settings, schedule, stepper = self.settings, self.schedule, self.stepper
-        step = done = self.state.begin(self.start, self.ranks.first)
+        step = done = self.state.begin(self.start, self.ranks.first, self.ranks.own_disks)
         self.trackers.start(resumed_from=done)
         ready = ahead(schedule.after(done), stepper.build)  # builds the next steps' batches in the background
         for planned, batches in progress(ready, stage="train", total=schedule.steps - done, unit="steps"):

@@ -206,9 +206,9 @@ def restore_rates(scheduler: Any, saved: dict[str, Any]) -> None:
     scheduler._last_lr = rates
 
 
-def clear(output: Path) -> int:
-    """Remove all checkpoints, because another run begins; returns how many there were."""
-    found = _found(output)
+def clear(output: Path, but: Path | None = None) -> int:
+    """Remove all checkpoints, because another run begins; returns how many there were. `but` is left."""
+    found = [path for path in _found(output) if but is None or path.resolve() != but.resolve()]
     for path in reversed(found):  # so that the newest is there, and can be kept, until all others are gone
         files.remove_directory(path)
     for partial in output.glob(f".checkpoint-*{files.TEMPORARY_SUFFIX}"):

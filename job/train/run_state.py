@@ -84,18 +84,24 @@ def start_of(settings: Settings, basis: Basis, *, own_disks: bool = False) -> St
     if not settings.force and settings.resume != "never":
         # Checkpoints this very run has written since it started, whatever it started from.
         after = resume.step_of(named) if named else -1
-        output = settings.paths.output
+        output, asked = settings.paths.output, named is None and not own_disks
         own = resume.newest(output, basis.key, after, basis.differences)
-        if own is None and named is None and not own_disks and earlier_run.bring_back(settings.paths, basis.key):
-            own = resume.newest(output, basis.key)
+        for _ in range(2):  # another one may have been on its way back
+            if own is None and asked and earlier_run.bring_back(settings.paths, basis.key):
+                own = resume.newest(output, basis.key)
         if own is not None:
-            return Start(own, files.read_json(own / "state.json"), own=True)
+            return Start(own, _with_its_best(own, settings), own=True)
     if named is None:
         return Start()
-    state = files.read_json(named / "state.json")
+    return Start(named, _with_its_best(named, settings))
+
+
+def _with_its_best(checkpoint: Path, settings: Settings) -> dict[str, Any]:
+    """A checkpoint's state; without what it knows of the best model if that is not the one in OUTPUT_DIR."""
+    state: dict[str, Any] = files.read_json(checkpoint / "state.json")
     if resume.step_of(settings.paths.best, "training_state.json") != state["guards"]["patience"]["best_step"]:
-        state["guards"].pop("patience")  # the best model of that run is not the one in OUTPUT_DIR
-    return Start(named, state)
+        state["guards"].pop("patience")
+    return state
 
 
 class RunState:
@@ -145,7 +151,7 @@ class RunState:
             state["logs"] = {log.name: log.stat().st_size for log in self._logs}
         return resume.snapshot(step, state, self._training.parameters, self._optimizer, kind_of(self._settings))
 
-    def begin(self, start: Start, first: bool) -> int:
+    def begin(self, start: Start, first: bool, own_disks: bool = False) -> int:
         """Restore the checkpoint, or clear the output for a run from scratch.
 
         Returns:
@@ -155,9 +161,9 @@ class RunState:
             BadInput: the checkpoint of RESUME=<path> does not match, or has completed all steps.
         """
         path, output = start.checkpoint, self._settings.paths.output
-        if first and not start.own:
-            self._take_over(keeps=path is None)
         if path is None:
+            if first:
+                self._take_over(None, own_disks)
             return 0
         resume.restore(path, self._training.parameters, self._optimizer, kind_of(self._settings))
         state = start.state
@@ -169,6 +175,10 @@ class RunState:
         if done > steps or (done == steps and not self.measured):
             raise BadInput(warm.past_the_end(path, done, steps))
         if first:
+            if start.own:
+                stage_state.begin(self._settings.paths.state, "train")
+            else:
+                self._take_over(path, own_disks)
             here = path.parent.resolve() == output.resolve()
             for log in self._logs:  # another run's logs are in that run's directory
                 resume.truncate_log(log, state["logs"][log.name] if here else 0)
@@ -176,28 +186,34 @@ class RunState:
         say("train", f"resuming from {path.name}" + (f", of a run with other settings or data{what}" if what else ""))
         return done
 
-    def _take_over(self, keeps: bool) -> None:
-        """Record that OUTPUT_DIR gets another run's results, and keep the run in it if this one starts from scratch."""
+    def _take_over(self, start: Path | None, own_disks: bool) -> None:
+        """Give OUTPUT_DIR to this run, keep the run that is in it, and record that its results are there no longer.
+
+        Args:
+            start: the checkpoint of another run that this one goes on from, which may be in OUTPUT_DIR; None for none.
+        """
         paths, explicit = self._settings.paths, self._settings.force or self._settings.resume == "never"
-        stage_state.begin(paths.state, "train")
-        if not keeps:
-            return
         kept = None
         if explicit:
             earlier_run.forget(paths)
-        else:
+        elif not own_disks:  # where nodes bring what they agree on from the mirror
             kept = earlier_run.set_aside(paths, self._training.basis.key)
-        if cleared := resume.clear(paths.output):
-            say("train", f"begins anew; {cleared} checkpoints of an earlier run are removed from {paths.output}")
+        stage_state.begin(paths.state, "train")
+        cleared = 0
+        if start is None or kept:
+            cleared = resume.clear(paths.output, but=start)
+        if start is None:
+            if cleared:
+                say("train", f"begins anew; {cleared} checkpoints of an earlier run are removed from {paths.output}")
+            shutil.rmtree(paths.candidates, ignore_errors=True)
+            for log in self._logs:
+                files.write_text(log, "")
         if kept:
             say(
                 "train",
-                f"its {kept} and best model are in {paths.earlier} until this run has finished: with the variables and "
-                "data that it had, it goes on from there",
+                f"{kept} are in {paths.earlier} until this run has finished: with the variables and data of before, "
+                "that run is there again",
             )
-        shutil.rmtree(paths.candidates, ignore_errors=True)
-        for log in self._logs:
-            files.write_text(log, "")
 
     @property
     def _logs(self) -> tuple[Path, Path]:

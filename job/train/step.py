@@ -14,7 +14,7 @@ from job.core.console import say, warn
 from job.core.errors import TrainingStopped, first_line
 from job.core.out_of_memory import is_out_of_memory
 from job.core.stopping import StopRequest
-from job.train import compiled
+from job.train import adapters, compiled
 from job.train.batch import Batch
 from job.train.passes import Division, Pass
 from job.train.schedule import Part, Planned
@@ -92,6 +92,7 @@ class Stepper:
             again, self.stopping, broken = self._sum.finish(*wanted)
             if sums is not None and not again:
                 break
+            adapters.forget(self._objective)
             for parameter in self._all:  # this attempt's gradients
                 parameter.grad = None
             if broken:

@@ -58,8 +58,8 @@ def test_a_run_that_begins_anew_says_which_variable_was_changed(again, tmp_path)
         "[train] checkpoint-3 is of a run with other settings or data (EVAL_STEPS was 2 and is 1, LEARNING_RATE was "
         "0.001 and is 0.002) and is left out",
         f"[train] begins anew; 2 checkpoints of an earlier run are removed from {tmp_path / 'work/output'}",
-        f"[train] its checkpoint-3 and best model are in {tmp_path / 'work/output/earlier'} until this run has "
-        "finished: with the variables and data that it had, it goes on from there",
+        f"[train] checkpoint-3 and the best model are in {tmp_path / 'work/output/earlier'} until this run has "
+        "finished: with the variables and data of before, that run is there again",
     ]
     assert steps(tmp_path / "work") == [1, 2, 3, 4]
 

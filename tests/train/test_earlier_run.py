@@ -12,6 +12,7 @@ import pytest
 from job.config import settings as variables
 from job.config.paths import Paths
 from job.core import files
+from job.core import state as stage_state
 from job.estimate import disk
 from job.train import earlier_run, resume
 from tests.support import made_rows
@@ -34,19 +35,22 @@ def finished(tmp_path_factory, tiny_base):
 
         loaded = variables.load({name: str(value) for name, value in {**given, "WORK_DIR": work}.items()})
         pipeline.run(loaded, "train", "train")
-    return work, given
+    shutil.copytree(work, work.with_name("as it was"))
+    return work, {**given, "WORK_DIR": work}
 
 
 @pytest.fixture
-def again(finished, tmp_path, capsys):
-    """A function that trains in a copy of that work directory with some variables changed."""
-    work, given = finished
-    shutil.copytree(work, tmp_path / "work")
+def work(finished):
+    """That work directory as it was, at the place that its records name."""
+    shutil.rmtree(finished[0])
+    shutil.copytree(finished[0].with_name("as it was"), finished[0])
+    return finished[0]
 
-    def run(**changed):
-        return run_job(capsys, ["train"], {**given, "WORK_DIR": tmp_path / "work", **changed})
 
-    return run
+@pytest.fixture
+def again(finished, work, capsys):
+    """A function that trains in that work directory with some variables changed."""
+    return lambda **changed: run_job(capsys, ["train"], {**finished[1], **changed})
 
 
 @pytest.mark.parametrize(
@@ -62,13 +66,13 @@ def again(finished, tmp_path, capsys):
     ],
     ids=["lora", "8 bit"],
 )
-def test_the_space_that_a_checkpoint_takes_is_known_before(finished, again, tmp_path, changed):
+def test_the_space_that_a_checkpoint_takes_is_known_before(finished, work, again, changed):
     """doctor looks for it, and plan prints it."""
     result = again(**changed, MAX_STEPS=2)
     assert result.code == 0, result.err
-    given = {**finished[1], **changed, "WORK_DIR": tmp_path / "work"}
+    given = {**finished[1], **changed}
     told = disk.resumable_bytes(variables.load({name: str(value) for name, value in given.items()}))
-    assert sum(p.stat().st_size for p in (tmp_path / "work/output/checkpoint-1").iterdir()) == pytest.approx(told, 0.05)
+    assert sum(p.stat().st_size for p in (work / "output/checkpoint-1").iterdir()) == pytest.approx(told, 0.05)
 
 
 #: Ends with a guard, after an evaluation or two.
@@ -83,38 +87,75 @@ def steps(work):
     return [json.loads(line)["step"] for line in (work / "output/training_log.jsonl").read_text().splitlines()]
 
 
-def test_a_mistaken_run_costs_the_one_before_it_nothing(finished, again, tmp_path):
+def test_a_mistaken_run_costs_the_one_before_it_nothing(work, again):
     """It replaced the best model and then failed. With the settings as they were, the voice is that of before: it is
     not taken to be finished because it once was, and is not trained from the beginning."""
-    work = tmp_path / "work"
     voice = weights(work)
     failed = again(**MISTAKEN)
     assert failed.code == 4, failed.err
     assert "[train] begins anew; 2 checkpoints of an earlier run are removed" in failed.out
     kept = work / "output/earlier"
-    assert f"its checkpoint-3 and best model are in {kept} until this run has finished" in failed.out
+    assert f"the models of the finished run of 4 steps are in {kept} until this run has finished" in failed.out
     assert weights(work)["best"] != voice["best"]
     assert (kept / "best/model.safetensors").read_bytes() == voice["best"]
 
     back = again()
     assert back.code == 0, back.err
-    assert "[train] resuming from checkpoint-3" in back.out
+    assert "[train] nothing to do" in back.out
     assert weights(work) == voice
     assert steps(work) == [1, 2, 3, 4]
-    assert not kept.exists(), "what was kept of the mistaken run goes once a run has finished"
+    assert resume.latest(kept), "the mistaken run is kept instead"
+
+
+def test_an_unfinished_run_goes_on_from_its_newest_checkpoint(work, again):
+    """Also after two mistakes in a row, of which the second comes after a checkpoint of the first."""
+    voice = weights(work)
+    (work / "state/train.json").unlink()  # as if it had been stopped after step 3
+    shutil.rmtree(work / "output/last")
+    assert again(**MISTAKEN, SAVE_STEPS=3).code == 4
+    assert resume.step_of(resume.latest(work / "output")) == 3
+    second = again(**MISTAKEN, WARMUP_STEPS=7)
+    assert second.code == 4 and "keeps the run that is there" in second.out
+    back = again()
+    assert back.code == 0 and "[train] resuming from checkpoint-3" in back.out
+    assert weights(work) == voice and steps(work) == [1, 2, 3, 4]
+    assert not (work / "output/earlier").exists(), "it goes once a run has finished"
     assert "[train] nothing to do" in again().out
 
 
+def test_a_short_run_without_checkpoints_is_kept_too(work, again):
+    """SAVE_STEPS is 500: most runs of a few clips end before."""
+    voice = weights(work)
+    resume.clear(work / "output")
+    assert again(**MISTAKEN).code == 4
+    assert "[train] nothing to do" in again().out
+    assert weights(work) == voice
+
+
+def test_a_run_that_goes_on_from_anothers_checkpoint_keeps_what_was_there(work, again, tmp_path):
+    """RESUME=<path> with other settings, and back; a checkpoint that is refused changes nothing."""
+    voice = weights(work)
+    shutil.copytree(work / "output/checkpoint-2", tmp_path / "checkpoint-2")
+    refused = again(RESUME=tmp_path / "checkpoint-2", MAX_STEPS=1)
+    assert refused.code == 2, refused
+    assert "[train] nothing to do" in again().out
+    other = again(RESUME=tmp_path / "checkpoint-2", **MISTAKEN)
+    assert other.code == 4, other
+    assert weights(work)["best"] != voice["best"]
+    assert "[train] nothing to do" in again().out
+    assert weights(work) == voice
+
+
 @pytest.mark.parametrize("changed", [{"FORCE": "true"}, {"RESUME": "never"}], ids=lambda given: next(iter(given)))
-def test_who_asks_for_it_begins_anew(finished, again, tmp_path, changed):
+def test_who_asks_for_it_begins_anew(work, again, changed):
     """FORCE=true and RESUME=never keep nothing and bring nothing back; the result is the same."""
-    voice = weights(tmp_path / "work")
+    voice = weights(work)
     assert again(**MISTAKEN).code == 4
     result = again(**changed)
     assert result.code == 0, result.err
     assert "resuming" not in result.out and "until this run has finished" not in result.out
-    assert weights(tmp_path / "work") == voice
-    assert not (tmp_path / "work/output/earlier").exists()
+    assert weights(work) == voice
+    assert not (work / "output/earlier").exists()
 
 
 # ---- kills and full disks --------------------------------------------------------------------------------------------
@@ -135,6 +176,14 @@ def made(output, key, step, word):
         (output / directory / "model.safetensors").write_text(word)
     for log in ("training_log.jsonl", "validation_log.jsonl"):
         (output / log).write_text(word)
+
+
+def finish(paths, fingerprint):
+    """The record of a finished run."""
+    (paths.output / "last").mkdir()
+    (paths.output / "last/model.safetensors").write_text("last")
+    record = {"fingerprint": fingerprint, "outputs": [str(paths.best)], "counts": {"steps": 9}}
+    files.write_json(paths.state / "train.json", record)
 
 
 def content(output, step):
@@ -159,31 +208,49 @@ def killed(function, after):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_a_kill_at_any_moment_of_the_exchange_loses_neither_run(tmp_path):
-    """A is kept, B is there, and A is asked for; the process dies at the n-th change of the disk, and is started again
-    with A's settings, or first with those of C."""
-    for after in range(1, 200):
+@pytest.mark.parametrize("done", [False, True], ids=["unfinished", "finished"])
+def test_a_kill_at_any_moment_of_the_exchange_loses_neither_run(tmp_path, done):
+    """A is kept, B is there, and A is asked for; the process dies at the n-th change of the disk. Whoever is asked for
+    next is there: A, or B, or a C that is neither."""
+    for after in range(1, 300):
         ended = []
-        for third in (False, True):
-            paths = Paths(tmp_path / f"{after}-{third}", tmp_path / f"{after}-{third}/output")
+        for asked in "ABC":
+            paths = Paths(tmp_path / f"{after}-{asked}", tmp_path / f"{after}-{asked}/output")
             made(paths.output, "A", 7, "a")
-            assert earlier_run.set_aside(paths, "B") == "checkpoint-7"
+            if done:
+                finish(paths, "a's")
+            earlier_run.set_aside(paths, "B")
             shutil.rmtree(paths.output / "candidates")
             shutil.rmtree(paths.output / "best")
             resume.clear(paths.output)
+            stage_state.begin(paths.state, "train")
             made(paths.output, "B", 3, "b")
-            ended.append(killed(lambda paths=paths: earlier_run.bring_back(paths, "A"), after))
-            back = earlier_run.bring_back(paths, "C") if third else False
-            if not back and resume.newest(paths.output, "A") is None:
-                assert earlier_run.bring_back(paths, "A")
-            assert content(paths.output, 7) == {"a"}
-            assert content(paths.earlier, 3) == {"b"}
+            wanted = {"fingerprint": "a's"} if done else {"key": "A"}
+            ended.append(killed(lambda paths=paths, wanted=wanted: earlier_run.bring_back(paths, **wanted), after))
+            for _ in range(2):
+                if asked == "B" and resume.newest(paths.output, "B") is None:
+                    earlier_run.bring_back(paths, key="B")
+                elif asked == "C":
+                    earlier_run.bring_back(paths, key="C")
+                elif asked == "A" and resume.newest(paths.output, "A") is None:
+                    assert earlier_run.bring_back(paths, **wanted)
+            of_a, of_b = paths.output, paths.earlier
+            if resume.newest(paths.output, "A") is None:
+                assert asked != "A"
+                of_a, of_b = paths.earlier, paths.output
+                if not (of_a / "checkpoint-7").exists():  # on its way, which the next who asks for A goes on with
+                    of_a = paths.output / ".earlier.returning"
+            assert content(of_a, 7) == {"a"}
+            assert content(of_b, 3) == {"b"}
+            if done:
+                record = stage_state.read(paths.state if of_a == paths.output else of_a, "train")
+                assert record and record["fingerprint"] == "a's"
             earlier_run.forget(paths)
             assert not paths.earlier.exists() and not list(paths.output.glob(".*"))
             shutil.rmtree(paths.work)
         if all(ended):
             break
-    assert 20 < after < 199
+    assert 20 < after < 299
 
 
 def test_a_kill_while_a_run_begins_keeps_the_newest_of_the_one_before(tmp_path):

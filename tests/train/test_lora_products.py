@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -94,6 +96,23 @@ def test_inputs_that_autocast_lowers_are_shared(stock_talker: Any, by_ours: bool
     adapters.use(ours, Changes(), lowers=True, leave=[] if by_ours else [ours])
     with torch.autocast("cpu", torch.bfloat16):
         assert kept(ours.model) < 0.95 * kept(pefts.model)
+
+
+def test_a_pass_that_is_broken_off_leaves_nothing_behind(stock_talker: Any):
+    """When memory runs out between layers that share their input, the step is tried again with all of the memory."""
+    ours = adapted(stock_talker, TARGETS)
+    adapters.use(ours, Changes())
+    layer = ours.model.layers[0]
+    x = torch.randn(1, 4, ours.model.config.hidden_size, requires_grad=True)
+    before = x * 2
+    graph = weakref.ref(before)
+    layer.mlp.gate_proj(before)
+    del before
+    gc.collect()
+    assert graph() is not None, "or there is nothing to be forgotten"
+    adapters.forget(ours)
+    gc.collect()
+    assert graph() is None
 
 
 def test_what_reads_another_input_than_its_neighbours_gets_its_own_result(stock_talker: Any):

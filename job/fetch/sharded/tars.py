@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from job.audio.audio_files import SOUNDS
+from job.core import storage
 from job.core.errors import BadInput
 from job.core.inside import Place
 from job.fetch.table import SAMPLE_ROWS, Kept, Row, RowError, Unreadable
@@ -76,6 +77,7 @@ def places(path: Path, where: str) -> dict[str, list[Path]]:
     except tarfile.TarError as error:
         raise _broken(f"{where}: {path.name}", error) from None
     except OSError as error:
+        storage.check(error, path)
         raise BadInput(f"{where}: {path}: {error.strerror}") from None
     return found
 
