@@ -146,7 +146,7 @@ def test_the_newest_model_wins_and_the_one_that_is_being_uploaded_stays(tmp_path
     place = settings.paths.to_push
 
     def train(step: int) -> None:
-        handover.write(place, step, lambda at: files.write_text(at / "model.safetensors", f"after {step}"))
+        handover.write(settings.paths, step, lambda at: files.write_text(at / "model.safetensors", f"after {step}"))
 
     def there() -> list[str]:
         return sorted(path.name for path in place.iterdir())

@@ -129,16 +129,17 @@ def taken(tmp_path_factory):
     ):
         samples: list[int] = []
 
-        def computed(batch: Any, samples: list[int] = samples, fits: int = fits) -> Any:
-            samples.append(len(batch.speakers))
-            if len(batch.speakers) > fits:
+        def counted(_: Any, batch: tuple[Any], samples: list[int] = samples, fits: int = fits) -> None:
+            samples.append(len(batch[0].speakers))
+            if len(batch[0].speakers) > fits:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-            return objective(batch)
 
-        stepper = Stepper(settings, accelerator, computed, training, Spread(ALONE), stop, division)
+        hook = objective.register_forward_pre_hook(counted)
+        stepper = Stepper(settings, accelerator, objective, training, Spread(ALONE), stop, division)
         losses, frames = stepper.take(planned, stepper.build(planned))
         gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
         model.zero_grad()
+        hook.remove()
         found[name] = losses, frames, gradients, samples
     return found
 
