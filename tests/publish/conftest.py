@@ -35,7 +35,7 @@ def work(tmp_path: Path, tiny_base: Path) -> Path:
     summary = {
         "splits": {"train": {"rows": 90, "frames": 9000, "seconds": 720.0}, "validation": {"rows": 0, "seconds": 0}},
         "speakers": {"my_voice": {"rows": 90}},
-        "languages": {"german": 90},
+        "languages": {"german": {"rows": 90, "known": True}},
     }
     (work / "data" / "prepared").mkdir(parents=True)
     (work / "data" / "prepared" / "summary.json").write_text(json.dumps(summary))
