@@ -160,7 +160,7 @@ def run_stage(settings: Settings, stage: Stage, ranks: Ranks = ALONE) -> bool:
     values = stage_values(settings, stage)
     source = stage.source(settings)
     if stage.name == "train" and not ranks.own_disks:
-        ranks.first_does(lambda: _return_finished(settings, fingerprint(settings, stage, values)))
+        ranks.first_does(lambda: _return_finished(settings, stage, values))
     # Taken before the stage reads its inputs: if one changes meanwhile, the next run redoes the stage.
     now = ranks.first_does(lambda: _due(settings, stage, values, source))
     if now is None:
@@ -238,14 +238,14 @@ def _due(settings: Settings, stage: Stage, values: dict[str, Any], source: tuple
     return now
 
 
-def _return_finished(settings: Settings, wanted: str) -> None:
+def _return_finished(settings: Settings, stage: Stage, values: dict[str, Any]) -> None:
     """Bring a training back that had finished with these settings before another one began, so that it is done."""
     paths = settings.paths
     if settings.force or settings.resume == "never" or not (paths.earlier / "train.json").is_file():
         return
     from job.train import earlier_run  # imports torch
 
-    if earlier_run.bring_back(paths, fingerprint=wanted):
+    if earlier_run.bring_back(paths, fingerprint=fingerprint(settings, stage, values)):
         say("train", f"back from {paths.earlier}: the training that had finished with these settings")
 
 

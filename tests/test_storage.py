@@ -73,16 +73,21 @@ def folder_of_clips(path):
         (path / f"{name}.txt").write_text(f"Words of {name}.")
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENFILE])
-def test_what_a_mount_says_that_has_gone_ends_the_run(tmp_path, number, capsys, gone):
-    """The system's errors of a network mount, raised where Python asks for them (an audit hook: there is no mount)."""
+@pytest.fixture
+def given(tmp_path):
+    """The variables of a run over a folder of recordings on what stands for a mount."""
     source = tmp_path / "mount"
     source.mkdir()
     folder_of_clips(source)
-    given = {"PRESET": "demo", "WORK_DIR": tmp_path / "work", "DATA_DIR": source}
-    given |= {"SPEAKER_NAME": "ada", "LANGUAGE": "English", "ASR_MODEL": ""}
+    named = {"SPEAKER_NAME": "ada", "LANGUAGE": "English", "ASR_MODEL": ""}
+    return {"PRESET": "demo", "WORK_DIR": tmp_path / "work", "DATA_DIR": source, **named}
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENFILE])
+def test_what_a_mount_says_that_has_gone_ends_the_run(tmp_path, number, capsys, gone, given):
+    """The system's errors of a network mount, raised where Python asks for them (an audit hook: there is no mount)."""
     assert run_job(capsys, ["fetch"], given).code == 0
-    gone[str(source)] = number
+    gone[str(given["DATA_DIR"])] = number
     result = run_job(capsys, ["prepare"], given)
     assert result.code == 1, result
     assert len(result.errors) == 1 and f"flac: {os.strerror(number)}" in result.errors[0]
@@ -92,14 +97,9 @@ def test_what_a_mount_says_that_has_gone_ends_the_run(tmp_path, number, capsys, 
 
 
 @pytest.mark.parametrize("name", ["en-02.txt", "en-02.flac"])
-def test_a_mount_that_goes_while_rows_are_fetched_ends_the_run(tmp_path, capsys, gone, name):
+def test_a_mount_that_goes_while_rows_are_fetched_ends_the_run(capsys, gone, given, name):
     """Neither is the row left out, nor the recording transcribed for want of its text."""
-    source = tmp_path / "mount"
-    source.mkdir()
-    folder_of_clips(source)
-    given = {"PRESET": "demo", "WORK_DIR": tmp_path / "work", "DATA_DIR": source}
-    given |= {"SPEAKER_NAME": "ada", "LANGUAGE": "English", "ASR_MODEL": ""}
-    gone[str(source / name)] = errno.ESTALE
+    gone[str(given["DATA_DIR"] / name)] = errno.ESTALE
     result = run_job(capsys, ["run", "--from", "fetch", "--until", "prepare"], given)
     assert result.code == 1, result
     assert f"{name}: {os.strerror(errno.ESTALE)}" in result.errors[0]

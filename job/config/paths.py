@@ -156,6 +156,11 @@ class Paths:
         return self.output / "validation_log.jsonl"
 
     @property
+    def logs(self) -> tuple[Path, Path]:
+        """Both logs of training."""
+        return self.training_log, self.validation_log
+
+    @property
     def samples(self) -> Path:
         """Synthesized WAVs and `stats.json`."""
         return self.work / "samples"

@@ -47,7 +47,7 @@ def link_trained(paths: Paths) -> dict[str, Path]:
     shutil.rmtree(scratch, ignore_errors=True)
     for directory in (paths.best, paths.last, *_candidates(paths)):
         links.link_tree(directory, scratch / "output" / directory.relative_to(paths.output))
-    for log in (paths.training_log, paths.validation_log):
+    for log in paths.logs:
         links.link(log, scratch / "output" / log.name)
     state = paths.state / "train.json"
     (scratch / "work" / "state").mkdir(parents=True)

@@ -56,7 +56,7 @@ def set_aside(paths: Paths, key: str = "") -> str | None:
         for directory in (newest, paths.best, paths.last if record else None, paths.candidates):
             if directory is not None:
                 links.link_tree(directory, target / directory.name)
-        for log in _logs(paths):
+        for log in paths.logs:
             if log.is_file():
                 shutil.copyfile(log, target / log.name)  # lines are added to it
         if record:
@@ -100,7 +100,7 @@ def bring_back(paths: Paths, key: str = "", fingerprint: str = "") -> bool:
     for directory in (paths.best, paths.last, paths.candidates):
         if (returning / directory.name).is_dir():
             files.replace_directory(directory, lambda new, old=directory.name: links.link_tree(returning / old, new))  # type: ignore[misc]
-    for log in _logs(paths):
+    for log in paths.logs:
         if (returning / log.name).is_file():
             files.write_with(log, lambda new, old=log.name: shutil.copyfile(returning / old, new))  # type: ignore[misc]
     # Last what it is known by: until both are gone it is on its way.
@@ -158,7 +158,3 @@ def _is_whole(returning: Path) -> bool:
 
 def _returning(paths: Paths) -> Path:
     return paths.earlier.with_name(f".{paths.earlier.name}.returning")
-
-
-def _logs(paths: Paths) -> tuple[Path, Path]:
-    return paths.training_log, paths.validation_log

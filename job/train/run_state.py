@@ -148,7 +148,7 @@ class RunState:
             "measured": self.measured,
         }
         if first:
-            state["logs"] = {log.name: log.stat().st_size for log in self._logs}
+            state["logs"] = {log.name: log.stat().st_size for log in self._settings.paths.logs}
         return resume.snapshot(step, state, self._training.parameters, self._optimizer, kind_of(self._settings))
 
     def begin(self, start: Start, first: bool, own_disks: bool = False) -> int:
@@ -180,7 +180,7 @@ class RunState:
             else:
                 self._take_over(path, own_disks)
             here = path.parent.resolve() == output.resolve()
-            for log in self._logs:  # another run's logs are in that run's directory
+            for log in self._settings.paths.logs:  # another run's logs are in that run's directory
                 resume.truncate_log(log, state["logs"][log.name] if here else 0)
         what = "" if start.own else self._training.basis.differences(state)
         say("train", f"resuming from {path.name}" + (f", of a run with other settings or data{what}" if what else ""))
@@ -206,7 +206,7 @@ class RunState:
             if cleared:
                 say("train", f"begins anew; {cleared} checkpoints of an earlier run are removed from {paths.output}")
             shutil.rmtree(paths.candidates, ignore_errors=True)
-            for log in self._logs:
+            for log in self._settings.paths.logs:
                 files.write_text(log, "")
         if kept:
             say(
@@ -214,7 +214,3 @@ class RunState:
                 f"{kept} are in {paths.earlier} until this run has finished: with the variables and data of before, "
                 "that run is there again",
             )
-
-    @property
-    def _logs(self) -> tuple[Path, Path]:
-        return self._settings.paths.training_log, self._settings.paths.validation_log

@@ -9,25 +9,14 @@ import pytest
 
 from tests.support import made_rows
 from tests.support.commands import run_job
+from tests.support.short_run import trained
 
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory, tiny_base):
     """The work directory and the variables of a run of three steps, with a checkpoint of the second and third."""
     work = tmp_path_factory.mktemp("before") / "work"
-    made_rows.write(work, tiny_base, made_rows.rows(tiny_base, 6), made_rows.rows(tiny_base, 2, seed=1))
-    given = {
-        "INIT_MODEL_PATH": tiny_base, "DATA_MODE": "none", "DEVICE": "cpu", "MAX_STEPS": 4, "BATCH_SIZE": 3,
-        "SAVE_STEPS": 1, "SAVE_TOTAL_LIMIT": 2, "EVAL_STEPS": 2, "LOGGING_STEPS": 1, "LEARNING_RATE": "1e-3",
-        "PROBE_SENTENCES": 0, "TRAIN_MODE": "lora", "EXPORT": "merged",
-    }  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["job"])
-        from job import pipeline
-        from job.config import settings as variables
-
-        loaded = variables.load({name: str(value) for name, value in {**given, "WORK_DIR": work}.items()})
-        pipeline.run(loaded, "train", "train")
+    given = trained(work, tiny_base)
     assert sorted(path.name for path in (work / "output").glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
     (work / "state/train.json").unlink()
     return work, given

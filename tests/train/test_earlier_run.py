@@ -15,26 +15,15 @@ from job.core import files
 from job.core import state as stage_state
 from job.estimate import disk
 from job.train import earlier_run, resume
-from tests.support import made_rows
 from tests.support.commands import run_job
+from tests.support.short_run import trained
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, tiny_base):
     """The work directory and the variables of a finished run of four steps."""
     work = tmp_path_factory.mktemp("finished") / "work"
-    made_rows.write(work, tiny_base, made_rows.rows(tiny_base, 6), made_rows.rows(tiny_base, 2, seed=1))
-    given = {
-        "INIT_MODEL_PATH": tiny_base, "DATA_MODE": "none", "DEVICE": "cpu", "MAX_STEPS": 4, "BATCH_SIZE": 3,
-        "SAVE_STEPS": 1, "SAVE_TOTAL_LIMIT": 2, "EVAL_STEPS": 1, "LOGGING_STEPS": 1, "LEARNING_RATE": "1e-3",
-        "PROBE_SENTENCES": 0, "TRAIN_MODE": "lora", "EXPORT": "merged",
-    }  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["job"])
-        from job import pipeline
-
-        loaded = variables.load({name: str(value) for name, value in {**given, "WORK_DIR": work}.items()})
-        pipeline.run(loaded, "train", "train")
+    given = trained(work, tiny_base, EVAL_STEPS=1)
     shutil.copytree(work, work.with_name("as it was"))
     return work, {**given, "WORK_DIR": work}
 
