@@ -103,7 +103,7 @@ def table_of(count: int, *, codebooks: int = 16, seed: int = 0) -> pa.Table:
 
 
 def tokenizer_of(directory: Path) -> Callable[[list[str]], Any]:
-    """The base directory's tokenizer as `job.train.data.Rows` takes it."""
+    """The base directory's tokenizer as `job.loss.rows.Rows` takes it."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(directory))

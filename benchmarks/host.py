@@ -26,9 +26,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from job import fast
 from job.config.settings import Settings
-from job.train import adapt, fast, setup
-from job.train.objective import Objective
+from job.loss.objective import Objective
+from job.train import adapt, setup
 from tests.support import memory
 
 SHAPE: dict[str, Any] = {

@@ -15,18 +15,21 @@ import naive
 import numpy as np
 import torch
 
+from job import fast
 from job.config.optimizer_choice import trained_bytes
 from job.config.settings import Settings
 from job.demo import clips_directory
 from job.estimate import activations
 from job.estimate.activations import Load
 from job.estimate.flops import Work
+from job.fast.changes import Changes
+from job.loss import layout
+from job.loss.batch import Batch
+from job.loss.objective import Objective
+from job.loss.rows import Rows
 from job.model.loading import load_model, resolve_precision
-from job.train import adapt, fast, layout, optimizers, setup
-from job.train.batch import Batch
-from job.train.changes import Changes
-from job.train.data import Rows, ahead, epoch_order
-from job.train.objective import Objective
+from job.train import adapt, optimizers, setup
+from job.train.order import ahead, epoch_order
 from job.train.update import Update
 
 #: Dense bf16 FLOP/s of a GPU's data sheet, by a part of its name.

@@ -27,7 +27,7 @@ class Samples(torch.utils.data.Dataset[dict[str, Any]]):
     """Rows of a table, each with the mel spectrogram of the reference recording, read anew every time."""
 
     def __init__(self, rows: Any, reference: Path) -> None:
-        """`rows` is a `job.train.data.Rows`: the layout of a sample is not what is measured here."""
+        """`rows` is a `job.loss.rows.Rows`: the layout of a sample is not what is measured here."""
         self._rows, self._reference = rows, reference
 
     def __len__(self) -> int:

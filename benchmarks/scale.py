@@ -141,9 +141,10 @@ def prepare(settings: Settings) -> dict[str, Any]:
 def train(settings: Settings) -> dict[str, Any]:
     """One epoch of batches, as training lays them out, without the model."""
     from job.dataset.prepared import read_speakers, read_split
+    from job.loss.layout import SpecialIds
+    from job.loss.rows import Rows
     from job.model.loading import base_directory
-    from job.train.data import Rows, ahead, epoch_order
-    from job.train.layout import SpecialIds
+    from job.train.order import ahead, epoch_order
 
     base = base_directory(settings)
     vectors = {name: vector.numpy() for name, vector in read_speakers(settings.paths).items()}

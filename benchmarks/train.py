@@ -38,7 +38,7 @@ import torch
 from loops import PEAK_FLOPS, TOKENS_ON_GPU, base_in, make, peak_flops, work_of
 
 from job.config.settings import Settings
-from job.train import layout
+from job.loss import layout
 
 
 def alone(work: Path, options: argparse.Namespace) -> None:

@@ -83,7 +83,7 @@ def run(settings: Settings, data: Source | None = None) -> dict[str, Any]:
         warn("doctor", f"{device} does not support bf16; using fp32, which is slower than bf16 on a newer GPU")
     memory = _gpu_memory(settings.model_copy(update={"mixed_precision": precision}), device)
     if settings.torch_compile:
-        from job.train import compiled
+        from job.fast import compiled
 
         compiled.check(device)
         say("doctor", f"torch.compile works on {device}")

@@ -142,8 +142,9 @@ def test_it_holds_for_the_released_shapes(tiny_base, monkeypatch, size, mode, ch
 @pytest.mark.parametrize("mode", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_empty_tensors_are_counted_as_real_ones(tiny_base, mode):
     """What is measured on tensors without values is, to the byte, what steps with values hold."""
+    from job import fast
     from job.model.loading import load_model
-    from job.train import adapt, fast
+    from job.train import adapt
 
     settings = Settings(train_mode=mode)
     real = load_model(tiny_base, torch.device("cpu"), torch.float32).model
@@ -184,8 +185,9 @@ def test_more_of_anything_takes_more(tiny_base):
 def test_a_gpu_hands_out_what_was_estimated(tiny_base, mode, checkpointed):
     from qwen_tts.core.models import Qwen3TTSForConditionalGeneration
 
-    from job.train import adapt, fast, setup
-    from job.train.objective import Objective
+    from job import fast
+    from job.loss.objective import Objective
+    from job.train import adapt, setup
 
     settings = Settings(train_mode=mode, gradient_checkpointing=checkpointed)
     config, device = memory.config_of(tiny_base, **WIDE), torch.device("cuda")

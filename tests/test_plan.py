@@ -168,7 +168,7 @@ def test_the_largest_batch_is_that_of_the_order(work, values):
     """No batch of the run is larger than what the plan reckons with, and the largest is not much smaller."""
     from job.estimate.lengths import Lengths
     from job.train import setup
-    from job.train.data import epoch_order
+    from job.train.order import epoch_order
 
     settings = variables.load({**QUICK, "WORK_DIR": str(work), **values})
     with setup.accelerator_of(settings, ALONE) as accelerator:

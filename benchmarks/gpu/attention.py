@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gpu.case import Context, Finding, apart
-from job.train import attention
+from job.fast import attention
 
 BF16, FP32 = torch.bfloat16, torch.float32
 #: How far the worst row (a head's values at a position) may be: of the output, and of the gradients.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from job.train import attention
+from job.fast import attention
 
 #: The stock functions by which the talker's and the sub-talker's layers turn queries and keys.
 _TURNS = ("apply_multimodal_rotary_pos_emb", "apply_rotary_pos_emb")

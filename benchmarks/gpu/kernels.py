@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from gpu.case import Context, Finding, apart
-from job.train import adapters
+from job.fast import adapters
 
 BF16, FP32 = torch.bfloat16, torch.float32
 #: Rows and width: heads of queries and of keys, both released widths, and the sub-talker's frames of 16 positions.

@@ -23,7 +23,8 @@ from gpu.case import Case, Context, Finding, NotHere, rounded
 from gpu.losses import base_of
 from gpu.speed import Shape, measured_part
 from job.config.settings import Settings
-from job.train import adapt, adapters, optimizers
+from job.fast import adapters
+from job.train import adapt, optimizers
 from job.train.update import Update
 
 #: OPTIMIZER and MASTER_WEIGHTS of the job's own, beside the libraries'.

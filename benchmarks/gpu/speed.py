@@ -18,7 +18,7 @@ from job.config.settings import Settings
 from job.core.errors import BadInput
 from job.estimate.activations import Load
 from job.estimate.plan import HEADROOM
-from job.train import compiled
+from job.fast import compiled
 
 #: Rows that epochs are drawn from: several batches of the largest size.
 ROWS, SMALL_ROWS = 2048, 24

@@ -1,7 +1,7 @@
 """Estimate the memory of activations and gradients from shapes, settings and the batch, without torch.
 
 Under autocast a weight that is not in bf16 is kept as a bf16 copy as well. The losses are differentiated chunk by chunk
-in the forward pass (`job.train.chunked`): all that the talker keeps is there while a chunk goes through the sub-talker,
+in the forward pass (`job.loss.chunked`): all that the talker keeps is there while a chunk goes through the sub-talker,
 and the gradient of the sub-talker's weights exists twice from the second chunk on. That moment, the first talker
 layer's backward pass or the last one's is the peak: `Working` has all of them.
 
@@ -81,7 +81,7 @@ def working(
         whole: the step has one micro-batch; otherwise gradients of earlier ones exist while it is computed.
         sharded: the talker's layers are gathered in the computation's dtype (`job.train.spread`), not copied.
     """
-    from job.train.objective import FRAMES_AT_ONCE, TOKENS_AT_ONCE
+    from job.loss.objective import FRAMES_AT_ONCE, TOKENS_AT_ONCE
 
     types = types or Types.of(settings)
     low = types.compute

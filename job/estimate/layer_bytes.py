@@ -12,7 +12,7 @@ width of the residual stream, Q and K the widths of queries and keys, and I that
 - the MLP's two products and the gate's activation (3 I), and their product (I) where the last product is trained or
   adapted.
 
-GRADIENT_CHECKPOINTING=true keeps a layer's input, `selective` (`job.train.recompute`) all but what the MLP and the norm
+GRADIENT_CHECKPOINTING=true keeps a layer's input, `selective` (`job.fast.recompute`) all but what the MLP and the norm
 in front of it keep. That is made again when the backward pass comes to the layer.
 """
 

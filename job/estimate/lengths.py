@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from job.config.settings import Settings
 from job.dataset.prepared import read_split
 from job.estimate.activations import Load
+from job.loss import layout
+from job.loss.flat_columns import LONGEST_REFERENCE
+from job.loss.packing import pack_in_windows
 from job.model import loading
-from job.train import layout
-from job.train.flat_columns import LONGEST_REFERENCE
-from job.train.packing import pack_in_windows
 
 #: Number of longest rows whose text is tokenized; the others are assumed to have as many tokens per byte.
 TOKENIZED = 1000

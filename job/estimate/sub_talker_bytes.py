@@ -83,7 +83,7 @@ class SubTalker:
         return frames * (self.codebooks * kept + max(heads, layers))
 
     def chunks(self, frames: int, fed: int, at_once: int) -> Chunks:
-        """The peak for this many frames, whose inputs take `fed` bytes, in the chunks of `job.train.chunked`."""
+        """The peak for this many frames, whose inputs take `fed` bytes, in the chunks of `job.loss.chunked`."""
         count, size = cut(frames, at_once)
         peak = 2 * fed + min(2, count) * self.gradients  # at the end the gradients by frames are put together
         before = (self.gradients + fed * (count - 1) // count) if count > 1 else 0  # the last one's start
@@ -106,5 +106,5 @@ class SubTalker:
 
 
 def cut(rows: int, at_once: int) -> tuple[int, int]:
-    """The number of chunks that `job.train.chunked` makes of this many rows, and the size of the largest."""
+    """The number of chunks that `job.loss.chunked` makes of this many rows, and the size of the largest."""
     return (count := -(-rows // at_once)), -(-rows // count)

@@ -21,14 +21,14 @@ from job.core.console import progress, say, warn
 from job.core.errors import FollowedRank, StoppedBySignal, TrainingStopped, first_line
 from job.core.out_of_memory import is_out_of_memory
 from job.core.stopping import StopRequest
+from job.loss.objective import Objective
 from job.processes.ranks import ALONE, Ranks
 from job.train import agreement, earlier_run, logs, progressive, resume, setup
 from job.train.checkpoint import Weights, forget_candidates, keeps_candidates
-from job.train.data import ahead
 from job.train.evaluator import Evaluator
 from job.train.handover import Handover
-from job.train.objective import Objective
 from job.train.optimizers import optimizer_of
+from job.train.order import ahead
 from job.train.passes import most_joined
 from job.train.readings import Reading
 from job.train.run_state import RunState, start_of

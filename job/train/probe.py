@@ -24,7 +24,7 @@ import numpy as np
 
 from job.core.console import say, warn
 from job.core.errors import first_line
-from job.train.layout import instruct_template, text_template
+from job.loss.layout import instruct_template, text_template
 from job.train.probe_rules import MOST_FRAMES, Codes, Finding, Heard, choose, limit, problems
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from job.fast import attention
 from job.generation.stack import Unknown
 from job.generation.talker import FastTalker
-from job.train import attention
 from job.train.adapt import merged_weights
 
 #: Parts of the talker that the loop does not use: its texts are already embedded.

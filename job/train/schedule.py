@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from job.config.settings import Settings
-from job.train.data import Order, Rows, admitted, epoch_order
+from job.loss.rows import Rows
+from job.train.order import Order, admitted, epoch_order
 
 #: A micro-batch, a part of a step: numbers of the rows that are computed together.
 Part = list[int]

@@ -9,11 +9,15 @@ from typing import Any
 
 import torch
 
+from job import fast
 from job.config import optimizer_choice
 from job.config.settings import Settings
 from job.core import files
 from job.core.console import say, warn
 from job.dataset.prepared import read_speakers, read_split
+from job.fast.changes import Changes
+from job.loss.layout import SpecialIds
+from job.loss.rows import Rows
 from job.model.embedding_rows import language_rows
 from job.model.loading import (
     base_directory,
@@ -25,11 +29,8 @@ from job.model.loading import (
 )
 from job.modes import mode_of
 from job.processes.ranks import Ranks
-from job.train import adapt, added_languages, agreement, combinations, fast, progressive, trackers, warm
-from job.train.changes import Changes
+from job.train import adapt, added_languages, agreement, combinations, progressive, trackers, warm
 from job.train.checkpoint import Exporter
-from job.train.data import Rows
-from job.train.layout import SpecialIds
 from job.train.optimizers import decayed_and_not
 from job.train.probe import Probe
 from job.train.schedule import Schedule

@@ -14,8 +14,8 @@ from job.core.console import say, warn
 from job.core.errors import TrainingStopped, first_line
 from job.core.out_of_memory import is_out_of_memory
 from job.core.stopping import StopRequest
-from job.train import adapters, compiled
-from job.train.batch import Batch
+from job.fast import adapters, compiled
+from job.loss.batch import Batch
 from job.train.passes import Division, Pass
 from job.train.schedule import Part, Planned
 from job.train.seeds import seed_of

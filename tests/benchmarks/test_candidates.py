@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from job import fast
 from job.config.settings import Settings
-from job.train import adapt, attention, fast
-from job.train.objective import Objective
+from job.fast import attention
+from job.loss.objective import Objective
+from job.train import adapt
 from tests.support import memory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))

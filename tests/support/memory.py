@@ -24,10 +24,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from job import fast
 from job.config.settings import Settings
 from job.estimate.activations import Load
-from job.train import adapt, attention, fast, layout, objective, setup
-from job.train.batch import Batch, collate
+from job.fast import attention
+from job.loss import layout, objective
+from job.loss.batch import Batch, collate
+from job.train import adapt, setup
 
 
 class Live(TorchDispatchMode):

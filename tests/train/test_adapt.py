@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 
 from job.config import settings as variables
 from job.core.errors import BadInput
+from job.loss.batch import collate
+from job.loss.layout import SpecialIds, build
 from job.model.loading import load_model, stored_type
 from job.train import adapt, added_languages
-from job.train.batch import collate
-from job.train.layout import SpecialIds, build
 from tests.train.trained import objective_of, sub_talker_pass, talker_pass
 
 BASE = {"TRAIN_JSONL": "x.jsonl", "LORA_R": "4", "LORA_ALPHA": "8"}

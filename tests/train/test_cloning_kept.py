@@ -11,11 +11,11 @@ import torch
 from job import demo, pipeline
 from job.config import settings as variables
 from job.dataset.prepared import read_speakers, read_split
+from job.loss import layout
+from job.loss.batch import collate
+from job.loss.layout import Reference, SpecialIds, build
 from job.model.loading import load_model
 from job.model.voices import cloning_model
-from job.train import layout
-from job.train.batch import collate
-from job.train.layout import Reference, SpecialIds, build
 from tests.train.trained import objective_of
 
 pytestmark = pytest.mark.slow

@@ -14,10 +14,11 @@ import torch
 from job.config import settings as variables
 from job.core.errors import BadInput
 from job.core.stopping import StopRequest
+from job.fast import compiled
+from job.fast.changes import Changes
+from job.loss.batch import collate
 from job.processes.ranks import ALONE
-from job.train import adapt, compiled
-from job.train.batch import collate
-from job.train.changes import Changes
+from job.train import adapt
 from job.train.schedule import Planned
 from job.train.spread import Spread
 from job.train.step import Stepper

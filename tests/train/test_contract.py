@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from job.train import layout
-from job.train.batch import collate
-from job.train.layout import Reference, SpecialIds, build
+from job.loss import layout
+from job.loss.batch import collate
+from job.loss.layout import Reference, SpecialIds, build
 from tests.train.forced import log_probabilities
 from tests.train.trained import objective_of, sub_talker_pass, talker_pass
 

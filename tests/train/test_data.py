@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.train import flat_columns
-from job.train.data import Rows, Variant, ahead, epoch_order
-from job.train.layout import SpecialIds, instruct_template, text_template
+from job.loss import flat_columns
+from job.loss.layout import SpecialIds, instruct_template, text_template
+from job.loss.rows import Rows, Variant
+from job.train.order import ahead, epoch_order
 
 
 class Lengths:

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from job import fast
 from job.config.settings import Settings
+from job.fast import adapters, attention, compiled, norms, recompute
 from job.model.loading import load_model
-from job.train import adapt, adapters, attention, compiled, fast, norms, recompute
+from job.train import adapt
 from tests.train import adapters as moved
 
 CPU = torch.device("cpu")

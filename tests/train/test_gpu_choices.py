@@ -15,10 +15,10 @@ from job.config import surroundings
 from job.core.errors import BadInput
 from job.core.out_of_memory import is_out_of_memory
 from job.generation import recorded
+from job.loss.chunked import summed
 from job.model.loading import resolve_device, resolve_precision
 from job.processes.ranks import ALONE
 from job.train import setup
-from job.train.chunked import summed
 
 CUDA = torch.device("cuda", 0)
 

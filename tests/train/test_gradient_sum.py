@@ -17,9 +17,10 @@ from torch._dynamo.backends.common import aot_autograd
 
 from job.config import settings as variables
 from job.core.stopping import StopRequest
+from job.fast import compiled
+from job.loss.objective import Losses
 from job.processes.ranks import ALONE, Ranks
-from job.train import compiled, spread
-from job.train.objective import Losses
+from job.train import spread
 from job.train.schedule import Planned
 from job.train.step import Stepper
 from tests.support.forked import in_two

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from job.train.data import Rows
-from job.train.objective import Objective
+from job.loss.objective import Objective
+from job.loss.rows import Rows
 from tests.support.commands import run_job
 
 RUN = {

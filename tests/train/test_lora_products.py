@@ -12,8 +12,8 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from job.train import adapters, attention, norms
-from job.train.changes import Changes
+from job.fast import adapters, attention, norms
+from job.fast.changes import Changes
 from tests.train.test_norms import kept, run
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -50,7 +50,7 @@ def gradients(talker: Any) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("again", [False, True], ids=["kept", "computed again"])
 def test_values_and_all_gradients_are_pefts(stock_talker: Any, again: bool):
     """States, and gradients by the input and by every A and B, in talker and sub-talker."""
-    from job.train import recompute
+    from job.fast import recompute
 
     stock, ours = adapted(stock_talker), adapted(stock_talker)
     as_trained(ours)

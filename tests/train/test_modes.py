@@ -13,9 +13,10 @@ from job import pipeline
 from job.config import settings as variables
 from job.core.errors import BadInput
 from job.dataset.prepared import read_split
+from job.loss.layout import SpecialIds
+from job.loss.rows import Rows
 from job.train import progressive
-from job.train.data import Rows, admitted
-from job.train.layout import SpecialIds
+from job.train.order import admitted
 
 QUICK = {
     "PRESET": "demo",
@@ -308,8 +309,8 @@ def test_one_book_and_no_sub_talker(tiny_base):
     from qwen_tts.core.models.configuration_qwen3_tts import Qwen3TTSConfig
     from qwen_tts.core.models.modeling_qwen3_tts import Qwen3TTSForConditionalGeneration
 
-    from job.train.batch import collate
-    from job.train.layout import build
+    from job.loss.batch import collate
+    from job.loss.layout import build
     from tests.train.trained import objective_of
 
     raw = json.loads((tiny_base / "config.json").read_text())

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from job.train import attention, norms
-from job.train.changes import Changes
+from job.fast import attention, norms
+from job.fast.changes import Changes
 
 
 @pytest.fixture

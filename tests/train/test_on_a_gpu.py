@@ -28,11 +28,12 @@ from job.core import files
 from job.core.errors import BadInput, FollowedRank, PeerLost, StoppedBySignal, TrainingStopped
 from job.core.stopping import StopRequest
 from job.estimate import memory
+from job.fast import attention
 from job.generation import recorded
 from job.model.loading import resolve_device
 from job.processes import joining
 from job.processes.ranks import ALONE, Ranks
-from job.train import adapt, added_languages, attention, loop, setup
+from job.train import adapt, added_languages, loop, setup
 from job.train.passes import Pass
 from job.train.readings import fill
 from job.train.schedule import Planned

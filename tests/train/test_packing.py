@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.train import attention
-from job.train.attention import block_diagonal
-from job.train.batch import collate
-from job.train.chunked import summed
-from job.train.layout import SpecialIds, build
-from job.train.packing import pack, pack_in_windows
+from job.fast import attention
+from job.fast.attention import block_diagonal
+from job.loss.batch import collate
+from job.loss.chunked import summed
+from job.loss.layout import SpecialIds, build
+from job.loss.packing import pack, pack_in_windows
 from tests.train import adapters
 from tests.train.test_contract import CASES, TEXTS, TOLERANCE, log_probabilities, one_case, spread
 from tests.train.trained import objective_of, sub_talker_pass, talker_pass
@@ -276,7 +276,7 @@ def test_a_loss_in_chunks_is_the_loss(trained, chunk):
 def test_every_trained_weight_gets_the_gradient_of_the_plain_loss(tiny_base, mode, monkeypatch):
     """The chunked objective's gradients equal plain autograd's, for every trained tensor of talker and sub-talker."""
     from job.config.settings import Settings
-    from job.train import objective as module
+    from job.loss import objective as module
     from job.train.adapt import adapt
 
     tts = spread(tiny_base)

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from job.config import settings as variables
 from job.demo.base import build
+from job.loss import layout
+from job.loss.rows import Rows
 from job.model.loading import load_model
 from job.processes.ranks import ALONE
-from job.train import layout
-from job.train.data import Rows
 from job.train.passes import JOINED, Division, join, most_joined
 from job.train.run_state import Start
 from job.train.schedule import Planned

@@ -11,9 +11,10 @@ import torch
 
 from job.config.settings import Settings
 from job.dataset.prepared import schema
-from job.train import layout, probe, saying
+from job.loss import layout
+from job.loss.batch import collate
+from job.train import probe, saying
 from job.train.adapt import adapt
-from job.train.batch import collate
 from job.train.probe import Probe
 from job.train.probe_rules import MOST_FRAMES, limit
 from tests.train.trained import objective_of, talker_pass

@@ -162,7 +162,7 @@ def test_out_of_memory_is_met_with_smaller_pieces(copy, capsys, monkeypatch):
     """A batch that does not fit is computed in pieces, with the same result and a word; one sample too much is said."""
     import torch
 
-    from job.train.objective import Objective
+    from job.loss.objective import Objective
 
     alone, short, hopeless = copy("alone"), copy("short"), copy("hopeless")
     few = {**RUN, "TRAIN_MODE": "lora", "EXPORT": "merged", "BATCH_SIZE": "4", "SUB_TALKER_FRAME_FRACTION": "1.0"}

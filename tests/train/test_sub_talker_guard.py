@@ -24,8 +24,8 @@ def base_and_batch(tiny_base):
     """A real model and one batch of it."""
     import numpy as np
 
-    from job.train import layout
-    from job.train.batch import collate
+    from job.loss import layout
+    from job.loss.batch import collate
 
     objective, tts = objective_of(tiny_base)
     ids = layout.SpecialIds.from_config(tts.model.config.to_dict())

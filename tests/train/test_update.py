@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from job.config.settings import Settings
+from job.loss.batch import collate
 from job.train import adapt
-from job.train.batch import collate
 from job.train.optimizers import optimizer_of
 from job.train.readings import Reading
 from job.train.update import Update

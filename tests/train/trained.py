@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from job import fast
 from job.config.settings import Settings
-from job.train import fast
-from job.train.batch import Batch
-from job.train.objective import Objective
+from job.loss.batch import Batch
+from job.loss.objective import Objective
 
 
 def objective_of(model: Any, settings: Settings | None = None, *, bf16: bool = False) -> Objective:

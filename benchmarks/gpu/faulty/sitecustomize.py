@@ -42,7 +42,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def _shorten(objective):
-    """`job.train.objective`."""
+    """`job.loss.objective`."""
     import torch
 
     whole = objective.Objective.forward
@@ -79,6 +79,6 @@ def _lose(spread):
 
 RANK = os.environ.get("RANK")
 if RANK and os.environ.get("GPU_CHECK_SHORT_RANK") == RANK:
-    sys.meta_path.insert(0, _Finder("job.train.objective", _shorten))
+    sys.meta_path.insert(0, _Finder("job.loss.objective", _shorten))
 if RANK and os.environ.get("GPU_CHECK_LOST_RANK") == RANK:
     sys.meta_path.insert(0, _Finder("job.train.spread", _lose))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from job.train.layout import IGNORED, Sequence
+from job.loss.layout import IGNORED, Sequence
 
 #: 1 / golden ratio: the number whose multiples (mod 1) are spread over the circle most evenly.
 GOLDEN = (5**0.5 - 1) / 2

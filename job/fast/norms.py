@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from job.train.changes import Changes
+from job.fast.changes import Changes
 
 
 def use(talker: Any, changes: Changes) -> None:

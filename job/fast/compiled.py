@@ -24,8 +24,8 @@ import torch
 
 from job.core.console import say, warn
 from job.core.errors import BadInput, first_line
-from job.train import attention
-from job.train.changes import Changes
+from job.fast import attention
+from job.fast.changes import Changes
 
 #: Graphs that torch may compile per piece of a layer: for trained and frozen inputs and weights, for every phase of
 #: PROGRESSIVE_STAGES, and on a CPU for a few ranges of lengths, because sums of more than 4096 values are computed

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from job.train import attention
-from job.train.batch import Batch
-from job.train.chunked import summed
-from job.train.codebooks import look_up
+from job.fast import attention
+from job.loss.batch import Batch
+from job.loss.chunked import summed
+from job.loss.codebooks import look_up
 
 #: Predicted tokens whose logits are in memory at the same time: 4096 x 3072 in fp32 are 50 MB.
 TOKENS_AT_ONCE = 4096

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from job.config.settings import Settings
-from job.train import adapters, attention, compiled, norms, recompute
-from job.train.changes import Changes
+from job.fast import adapters, attention, compiled, norms, recompute
+from job.fast.changes import Changes
 
 #: Attribute set on a talker while the changes are applied.
 _MARK = "computes_fast"

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from job.train.changes import Changes
+from job.fast.changes import Changes
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 

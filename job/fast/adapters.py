@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from job.train.changes import Changes
+from job.fast.changes import Changes
 
 #: Children of a module that it calls in this order, with the same tensor.
 _SHARE_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from job.core.console import warn
 from job.core.errors import first_line
 from job.core.out_of_memory import is_out_of_memory
-from job.train.batch import Batch
-from job.train.changes import Changes
+from job.fast.changes import Changes
+
+if TYPE_CHECKING:
+    from job.loss.batch import Batch
 
 #: Name of `attend` in transformers' registry.
 NAME = "packed"
