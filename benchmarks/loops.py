@@ -28,7 +28,8 @@ from job.loss.batch import Batch
 from job.loss.objective import Objective
 from job.loss.rows import Rows
 from job.model.loading import load_model, resolve_precision
-from job.train import adapt, optimizers, setup
+from job.optimizer import optimizers
+from job.train import adapt, setup
 from job.train.order import ahead, epoch_order
 from job.train.update import Update
 

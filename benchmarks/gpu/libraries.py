@@ -24,7 +24,9 @@ from gpu.losses import base_of
 from gpu.speed import Shape, measured_part
 from job.config.settings import Settings
 from job.fast import adapters
-from job.train import adapt, optimizers
+from job.optimizer import optimizers
+from job.optimizer.groups import Group
+from job.train import adapt
 from job.train.update import Update
 
 #: OPTIMIZER and MASTER_WEIGHTS of the job's own, beside the libraries'.
@@ -185,7 +187,7 @@ def _stepped(context: Context, groups: Any, low: bool, made: Callable[[Any], Any
     """Steps of one optimizer over copies of the groups' weights."""
     kind = torch.bfloat16 if low else torch.float32
     copies = [
-        adapt.Group(g.name, 1e-5, [(n, torch.nn.Parameter(p.detach().to(kind, copy=True))) for n, p in g.parameters])
+        Group(g.name, 1e-5, [(n, torch.nn.Parameter(p.detach().to(kind, copy=True))) for n, p in g.parameters])
         for g in groups
     ]
     parameters = [p for group in copies for _, p in group.parameters]

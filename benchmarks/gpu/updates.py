@@ -9,8 +9,8 @@ import torch
 
 from gpu.case import Context, Finding
 from job.config.settings import Settings
-from job.train import optimizers
-from job.train.adapt import Group
+from job.optimizer import optimizers
+from job.optimizer.groups import Group
 from job.train.update import Update
 
 #: OPTIMIZER, MASTER_WEIGHTS, and how far the way that the weights have moved may be from plain fp32 AdamW's. Eight bits

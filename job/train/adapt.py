@@ -6,34 +6,19 @@ The text embedding and the speaker encoder stay frozen; `text_projection` has it
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from job.config.settings import Settings
 from job.core.errors import BadInput
 from job.modes import mode_of
 from job.modes.lora import ADAPTER
+from job.optimizer.groups import Group
 from job.train import added_languages
 
 #: Name of the codec embedding's group when only its rows for new languages are trained.
 LANGUAGE_ROWS = "language_rows"
-
-
-@dataclass
-class Group:
-    """Parameters that share a learning rate. `parameters` are (name, tensor) pairs."""
-
-    name: str
-    rate: float
-    parameters: list[tuple[str, nn.Parameter]]
-
-    @property
-    def size(self) -> int:
-        """Number of trained values."""
-        return sum(p.numel() for _, p in self.parameters)
 
 
 def adapt(model: Any, settings: Settings, language_rows: list[int] | None = None) -> list[Group]:

@@ -22,12 +22,12 @@ from job.core.errors import FollowedRank, StoppedBySignal, TrainingStopped, firs
 from job.core.out_of_memory import is_out_of_memory
 from job.core.stopping import StopRequest
 from job.loss.objective import Objective
+from job.optimizer.optimizers import optimizer_of
 from job.processes.ranks import ALONE, Ranks
 from job.train import agreement, earlier_run, logs, progressive, resume, setup
 from job.train.checkpoint import Weights, forget_candidates, keeps_candidates
 from job.train.evaluator import Evaluator
 from job.train.handover import Handover
-from job.train.optimizers import optimizer_of
 from job.train.order import ahead
 from job.train.passes import most_joined
 from job.train.readings import Reading

@@ -13,7 +13,6 @@ is reproducible.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -218,29 +217,19 @@ def undisturbed(model: Any, seed: int, languages: Mapping[str, int]) -> Iterator
     """
     import torch
 
-    device = model.talker.device
+    from job.train import random_state
+
     modes = [(module, module.training) for module in model.modules()]
     offsets = model.talker.rope_deltas  # the only other state that generation modifies
     config = model.config.talker_config
-    known = config.codec_language_id
-    accelerator: Any = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
-    place = (device,) if device.type == "cuda" else ()
-    of_accelerator = accelerator.get_rng_state(*place) if accelerator else None
-    of_torch, of_numpy, of_python = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    known, random = config.codec_language_id, random_state.current()
     try:
         model.eval()
         config.codec_language_id = dict(languages)
-        torch.default_generator.manual_seed(seed)
-        if accelerator:
-            with torch.cuda.device(device) if place else nullcontext():
-                accelerator.manual_seed(seed)
+        torch.manual_seed(seed)
         yield
     finally:
         for module, training in modes:
             module.training = training
         model.talker.rope_deltas, config.codec_language_id = offsets, known
-        torch.set_rng_state(of_torch)
-        np.random.set_state(of_numpy)
-        random.setstate(of_python)
-        if accelerator:
-            accelerator.set_rng_state(of_accelerator, *place)
+        random_state.restore(random)

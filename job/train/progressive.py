@@ -15,7 +15,7 @@ from job.core.errors import BadInput
 if TYPE_CHECKING:
     from torch import nn
 
-    from job.train.adapt import Group
+    from job.optimizer.groups import Group
 
 #: Part -> substrings that identify its parameters' names.
 PARTS: dict[str, tuple[str, ...]] = {

@@ -9,7 +9,7 @@ import torch
 
 
 def current() -> dict[str, torch.Tensor]:
-    """Return the states of torch's, CUDA's, NumPy's and Python's random number generators as tensors."""
+    """Return the states of torch's (also a GPU's that is used), NumPy's and Python's random number generators."""
     version, words, gauss = random.getstate()
     kind, keys, at, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
     states = {
@@ -22,8 +22,10 @@ def current() -> dict[str, torch.Tensor]:
         "numpy_rest": torch.tensor([at, has_gauss, cached], dtype=torch.float64),
     }
     assert kind == "MT19937", "the legacy generator of NumPy is always this one"
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         states["cuda"] = torch.cuda.get_rng_state()
+    if torch.backends.mps.is_available():
+        states["mps"] = torch.mps.get_rng_state()
     return states
 
 
@@ -36,3 +38,5 @@ def restore(states: dict[str, torch.Tensor]) -> None:
     np.random.set_state(("MT19937", states["numpy"].numpy().astype(np.uint32), int(at), int(has_gauss), cached))
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
+    if "mps" in states and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["mps"])

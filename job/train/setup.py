@@ -28,10 +28,10 @@ from job.model.loading import (
     stored_type,
 )
 from job.modes import mode_of
+from job.optimizer.groups import Group, decayed_and_not
 from job.processes.ranks import Ranks
 from job.train import adapt, added_languages, agreement, combinations, progressive, trackers, warm
 from job.train.checkpoint import Exporter
-from job.train.optimizers import decayed_and_not
 from job.train.probe import Probe
 from job.train.schedule import Schedule
 from job.train.spread import Spread
@@ -80,7 +80,7 @@ class Training:
     """
 
     model: Any
-    groups: list[adapt.Group]
+    groups: list[Group]
     phases: list[progressive.Phase]
     train_rows: Rows
     eval_rows: Rows

@@ -13,12 +13,12 @@ from job.config.settings import Settings
 from job.core.console import say, warn
 from job.core.errors import TrainingStopped, first_line
 from job.core.out_of_memory import is_out_of_memory
+from job.core.seeds import seed_of
 from job.core.stopping import StopRequest
 from job.fast import adapters, compiled
 from job.loss.batch import Batch
 from job.train.passes import Division, Pass
 from job.train.schedule import Part, Planned
-from job.train.seeds import seed_of
 from job.train.setup import Training
 from job.train.spread import GradientSum, Spread
 

@@ -19,11 +19,12 @@ from job.config import optimizer_choice as rules
 from job.config import settings as variables
 from job.estimate import memory
 from job.estimate.parameters import parameter_counts, shapes_of, trained_values
-from job.train import master_adamw, optimizers, resume
-from job.train.adapt import Group
-from job.train.compact import dynamic_map, quantized, restored, rounded
-from job.train.master_adamw import MasterAdamW
-from job.train.optimizers import CompactAdamW, optimizer_of
+from job.optimizer import master_adamw, optimizers
+from job.optimizer.compact import dynamic_map, quantized, restored, rounded
+from job.optimizer.groups import Group
+from job.optimizer.master_adamw import MasterAdamW
+from job.optimizer.optimizers import CompactAdamW, optimizer_of
+from job.train import resume
 from job.train.update import Update
 from tests.support.commands import run_job
 from tests.test_pipeline import start

@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from job.config.settings import Settings
 from job.loss.batch import collate
-from job.train import adapt
-from job.train.optimizers import optimizer_of
+from job.optimizer.groups import Group
+from job.optimizer.optimizers import optimizer_of
 from job.train.readings import Reading
 from job.train.update import Update
 from tests.train.test_contract import spread
@@ -40,9 +40,7 @@ def give_gradients(parameters, seed, scale):
 
 def optimizer_over(parameters, kind, weights="fp32"):
     named = [(f"p{n}", p) for n, p in enumerate(parameters)]
-    return optimizer_of(
-        Settings(optimizer=kind, master_weights=weights), [adapt.Group("all", rate=1e-2, parameters=named)]
-    )
+    return optimizer_of(Settings(optimizer=kind, master_weights=weights), [Group("all", rate=1e-2, parameters=named)])
 
 
 @pytest.mark.slow

@@ -11,14 +11,13 @@ from torch.optim.adamw import adamw
 
 from job.config.optimizer_choice import BLOCK, COMPACT, EIGHT_BIT, MASTER, SMALLEST, kind_of
 from job.config.settings import Settings
-from job.train import adapt
-from job.train.compact import quantized, restored, rounded
-from job.train.master_adamw import MasterAdamW, load_as_saved
-from job.train.seeds import seed_of
+from job.core.seeds import seed_of
+from job.optimizer.compact import quantized, restored, rounded
+from job.optimizer.groups import Group, decayed_and_not
+from job.optimizer.master_adamw import MasterAdamW, load_as_saved
 
 #: Values updated at a time, in whole blocks: few enough for a CPU's cache, enough to keep a GPU busy.
 AT_ONCE = {"cuda": 1 << 22, "cpu": 1 << 16}
-Named = tuple[str, torch.nn.Parameter]
 
 
 class Piece(NamedTuple):
@@ -37,7 +36,7 @@ _BETAS = (0.9, 0.95)
 _MOMENTS = (("exp_avg", True), ("exp_avg_sq", False))
 
 
-def optimizer_of(settings: Settings, groups: list[adapt.Group]) -> torch.optim.Optimizer:
+def optimizer_of(settings: Settings, groups: list[Group]) -> torch.optim.Optimizer:
     """Create AdamW over the groups; only matrices get weight decay."""
     parts = []
     for group in groups:
@@ -50,13 +49,6 @@ def optimizer_of(settings: Settings, groups: list[adapt.Group]) -> torch.optim.O
         return CompactAdamW(parts, eight_bit=kind == EIGHT_BIT, fused=fused, seed=settings.seed)
     adamw_of = MasterAdamW if kind == MASTER else torch.optim.AdamW
     return adamw_of(parts, betas=_BETAS, fused=True if settings.optimizer == "adamw_fused" else None)
-
-
-def decayed_and_not(group: adapt.Group) -> tuple[list[Named], list[Named]]:
-    """Split off matrices from norms, biases and embeddings (decay would shrink embedding rows the data never uses)."""
-    decayed = [(name, p) for name, p in group.parameters if p.ndim > 1 and "embedding" not in name]
-    names = {name for name, _ in decayed}
-    return decayed, [(name, p) for name, p in group.parameters if name not in names]
 
 
 class CompactAdamW(torch.optim.Optimizer):
