@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from job.core import files
+from job.core.console import warn
 
 
 def now() -> str:
@@ -16,10 +22,52 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def append(log: Path, record: dict[str, Any]) -> None:
-    """Append one line. It is one write, so a reader never sees half of it."""
-    with open(log, "a", encoding="utf-8") as handle:
-        handle.write(json.dumps(record) + "\n")
+class Lines:
+    """Writes the lines of the logs. On a full disk lines wait for the next one's turn: they are not worth ending a run.
+
+    Args:
+        making_room: calls what it is given, and again if it can make room on a full disk.
+    """
+
+    def __init__(self, making_room: Callable[[Callable[[], None]], None] = lambda write: write()) -> None:
+        self._making_room = making_room
+        self._waiting: dict[Path, bytes] = {}
+        self._warned = False
+
+    def append(self, log: Path, record: dict[str, Any]) -> None:
+        """Append one line, and those that wait. They are written at once, so a reader never sees half of one."""
+        lines = self._waiting.pop(log, b"") + json.dumps(record).encode() + b"\n"
+        try:
+            self._making_room(partial(_write, log, lines))
+        except OSError as error:
+            if not files.is_full(error):
+                raise
+            self._waiting[log] = lines
+            if not self._warned:
+                warn(
+                    "train", f"OUTPUT_DIR={log.parent} is full: make room; lines of {log.name} wait until there is some"
+                )
+            self._warned = True
+
+    def finish(self) -> None:
+        """Write what still waits; raises OSError if that is not possible."""
+        for log in list(self._waiting):
+            self._making_room(partial(_write, log, self._waiting[log]))
+            del self._waiting[log]
+
+
+def _write(log: Path, lines: bytes) -> None:
+    """Append lines, or nothing of them."""
+    with open(log, "ab", buffering=0) as handle:
+        size = handle.tell()
+        try:
+            left = memoryview(lines)
+            while left:
+                left = left[handle.write(left) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                handle.truncate(size)
+            raise
 
 
 class Window:

@@ -117,6 +117,7 @@ class _Run:
         self.stepper = Stepper(settings, accelerator, objective, training, self.spread, stop, division)
         self.evaluator = Evaluator(settings, accelerator, objective, training, self.spread)
         self.making_room = partial(earlier_run.making_room, self.paths)
+        self.lines = logs.Lines(self.making_room)
         self.taken: Taken | None = None  # the last step, until its numbers are read
         first, sharded = ranks.first, self.spread.sharded
         self.handover = Handover(settings, training.exporter, writer, first=first, sharded=sharded)
@@ -221,7 +222,7 @@ class _Run:
 
     def _log(self, kind: str, log: Path, record: dict[str, Any]) -> None:
         if self.ranks.first:
-            logs.append(log, record)
+            self.lines.append(log, record)
         self.trackers.log(kind, record)
 
     def _export(self, *directories: Path) -> None:
@@ -271,6 +272,7 @@ class _Run:
         if self.handover.pending:
             self.handover.take(step, self.losses)
         self.writer.wait()
+        self.lines.finish()
         self.ranks.first_does(lambda: earlier_run.forget(self.paths))
         last = self.state.measured["loss"]
         what = "best loss" if best.best <= last else "chosen for what it says (PROBE_SENTENCES): loss"
