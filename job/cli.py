@@ -142,6 +142,16 @@ def say(
 
 
 @app.command()
+def cloning(
+    to: Annotated[Path | None, typer.Argument(help="The folder to write; by default cloning in OUTPUT_DIR.")] = None,
+) -> None:
+    """Make a model of output/best that clones other people's voices, as the Base models do."""
+    from job.model.voices import write_cloning_model
+
+    write_cloning_model(_settings(), to)
+
+
+@app.command()
 def plan() -> None:
     """Estimate steps, memory and hours from the settings and the prepared data."""
     from job import doctor

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from job.core import files
+from job.core.console import say
 from job.core.errors import BadInput
 from job.modes import mode_of
 
@@ -54,8 +56,10 @@ def cloning_model(checkpoint: Path, target: Path) -> None:
     Raises:
         BadInput: the checkpoint lacks merged weights or the speaker encoder.
     """
-    if not (checkpoint / ENCODER_FILE).is_file() or not any(checkpoint.glob("model*.safetensors")):
-        raise BadInput(f"{checkpoint} lacks merged weights or {ENCODER_FILE}; train with EXPORT=merged or both")
+    if not any(checkpoint.glob("model*.safetensors")):
+        raise BadInput(f"{checkpoint} holds an adapter alone; train with EXPORT=merged or both")
+    if not (checkpoint / ENCODER_FILE).is_file():
+        raise BadInput(f"{checkpoint} has no {ENCODER_FILE}, since its base had none; start from a Base model")
 
     def fill(directory: Path) -> None:
         copy_model(checkpoint, directory)
@@ -64,6 +68,22 @@ def cloning_model(checkpoint: Path, target: Path) -> None:
         write_json(directory / "config.json", {**config, "tts_model_type": "base"})
 
     files.replace_directory(target, fill)
+
+
+def write_cloning_model(settings: Settings, to: Path | None) -> Path:
+    """Write `cloning_model` of output/best to a new folder, by default `OUTPUT_DIR/cloning`, and say how to use it.
+
+    Raises:
+        BadInput: the checkpoint lacks what is needed, or the folder is there already.
+    """
+    best, target = settings.paths.best, to.expanduser() if to else settings.paths.output / "cloning"
+    if not (best / "training_state.json").is_file():
+        raise BadInput(f"{best} is no finished voice; train first, or set OUTPUT_DIR")
+    if to and os.path.lexists(target):
+        raise BadInput(f"{to} is there already; name a new folder, or none for {settings.paths.output / 'cloning'}")
+    cloning_model(best, target)
+    say("cloning", f"{target} clones voices: Qwen3TTSModel.from_pretrained(folder).generate_voice_clone(...)")
+    return target
 
 
 def scaled_model(checkpoint: Path, target: Path, scale: float) -> None:

@@ -16,9 +16,10 @@ from job import pipeline
 from job.config import settings as variables
 from job.core.errors import BadInput, StoppedBySignal
 from job.model.embedding_rows import language_rows, speaker_rows, taken_rows
-from job.model.voices import cloning_model, scale_in_place, scaled_model
+from job.model.voices import scale_in_place, scaled_model
 from job.train import resume, warm
 from job.train.step import Stepper
+from tests.support.commands import run_job
 
 RUN = {
     "PRESET": "demo",
@@ -211,13 +212,14 @@ def test_warm_start_from_something_else_is_refused(adapted, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_voice_can_be_cloned_with_and_trained_on(adapted, tmp_path, clips_dir):
+def test_a_voice_can_be_cloned_with_and_trained_on(adapted, tmp_path, clips_dir, capsys):
     """The checkpoint as a Base model clones (x-vector and in context); training on from the CustomVoice checkpoint
     keeps its speakers' rows and vectors, and adds new ones."""
     from qwen_tts import Qwen3TTSModel
 
     best = adapted.paths.best
-    cloning_model(best, tmp_path / "cloning")
+    made = run_job(capsys, ["cloning", str(tmp_path / "cloning")], {"WORK_DIR": adapted.paths.work})
+    assert made.code == 0 and f"{tmp_path}/cloning clones voices" in made.out, made.err
     model = Qwen3TTSModel.from_pretrained(str(tmp_path / "cloning"), dtype=torch.float32)
     reference = str(clips_dir / "en-05.flac")
     for arguments in ({"x_vector_only_mode": True}, {"ref_text": "Good evening."}):
