@@ -35,8 +35,6 @@ FEWEST_LETTERS = 3.0
 #: Share of a text, at least, that must be found, unless text and recording have little to do with each other.
 LEAST_FOUND = 0.3
 
-Fault = tuple[str, str]
-
 
 class Aligning:
     """Finds the sentences of texts in long recordings; one for all splits of a run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,6 @@ from job.config import names
 from job.config.names import AUTO as AUTO
 from job.config.settings import Settings
 from job.core import files
-from job.core.errors import BadInput
-from job.text.languages import Languages, UnclearLanguage
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +69,6 @@ def read_rows(path: Path, split: str, settings: Settings, language: Callable[[st
 def speaker_key(name: str) -> str:
     """Normalize a speaker name to the key that `generate_custom_voice` looks up: lower case, composed Unicode."""
     return names.lookup_key(str(name))
-
-
-def language_key(name: str, known: Iterable[str]) -> str:
-    """Map a language name to the model's: one of the base model's (`en`, `pt_BR`, `Deutsch` map to one), or a new one.
-
-    Args:
-        name: name as given by a row or LANGUAGE.
-        known: the base model's languages.
-
-    Raises:
-        BadInput: the name looks like a misspelling of a known one.
-    """
-    try:
-        return Languages(known).find(str(name)).key
-    except UnclearLanguage as question:
-        raise BadInput(f"language {question}") from None
 
 
 def _path(value: Any) -> Path | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from job.prepare.manifest_rows import language_key
-from job.text.languages import iso_code
+from job.text.languages import Languages, iso_code
 
 KNOWN = {"english": 2050, "portuguese": 2071}
 
@@ -15,11 +14,11 @@ KNOWN = {"english": 2050, "portuguese": 2071}
     [("EN-us", "english"), ("pt_BR", "portuguese"), (" English ", "english"), ("HAUSA", "hausa"), ("ha", "hausa")],
 )
 def test_a_language_has_one_name(written: str, key: str) -> None:
-    assert language_key(written, KNOWN) == key
+    assert Languages(KNOWN).find(written).key == key
 
 
 @pytest.mark.parametrize("written", ["", "Auto", "None", "unknown", "UND"])
 def test_no_language_is_not_a_new_one(written: str) -> None:
     """Or a run would train a row for a language called `unknown`, and the card would not name it."""
-    assert language_key(written, KNOWN) == "auto"
+    assert Languages(KNOWN).find(written).key == "auto"
     assert iso_code(written) is None
