@@ -17,7 +17,7 @@ from job.config.object_storage import not_read
 from job.config.settings import Settings
 from job.core import console
 from job.core.errors import BadInput
-from job.fetch import jsonl, kaldi, recordings, sharded, sheets, tables, tarred_manifests
+from job.fetch import elsewhere, jsonl, kaldi, recordings, sharded, sheets, tables, tarred_manifests
 from job.fetch.listing import METADATA, Names
 from job.fetch.references import reference_of
 from job.fetch.sharded.folder_copy import FolderCopy
@@ -117,9 +117,9 @@ def _open(root: Path, where: str, settings: Settings) -> Table:
         table = tables.only_one(root, where, Names(iter(found)), settings, settings.train_split)
         if table is not None:
             return _completed(table, root)
-    ask = not beside.with_text and settings.transcribe != "always"
-    if ask and (unread := tables.unread(root, found, settings)) is not None:
-        raise BadInput(f"{where}: {unread}; TRANSCRIBE=always transcribes the recordings instead")
+    ask = 10 * beside.with_text < len(found) and settings.transcribe != "always"
+    if ask and (unread := tables.unread(root, found, settings) or elsewhere.with_words(root, found)) is not None:
+        raise BadInput(f"{where}: {unread}{tables.OR_TRANSCRIBE}")
     inner = next((p for p in sorted(root.glob("*/metadata.*")) if p.name in METADATA), None)
     if not beside.can_be_read or (not beside.with_text and inner and settings.transcribe != "always"):
         more = f"; set DATA_DIR to {inner.parent}, where there is a {inner.name}" if inner else ""

@@ -1,0 +1,158 @@
+"""What only looks like a transcript is not learnt, and words that lie elsewhere are not guessed by a recogniser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job.core.errors import BadInput
+from job.fetch.sounds_spelled import spells_sounds
+from tests.fetch.conftest import write_audio, write_lines
+from tests.fetch.test_trees import said, write
+
+NAMES = [f"take_{n:03d}" for n in range(1, 7)]
+
+
+def recordings(folder: Path, names: list[str] = NAMES) -> Path:
+    for number, name in enumerate(names):
+        write_audio(folder / f"{name}.wav", seed=number)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("lengths.tsv", "{name}.wav\t{n}.25\n"),
+        ("frames.txt", "{name} {n}4000\n"),
+        ("who.txt", "{name} reader{n}\n"),
+        ("who.lst", "{name} Anna\n"),
+        ("places.txt", "{name} https://example.org/{n}.mp3 {n}.0 {n}.9\n"),
+        ("parts.text", "{name}\tAnna\t0.5\t1.25\n"),
+        ("sounds.txt", "{name} DH AH0 F AO1 R S T\n"),
+        ("sounds.trans", "{name} ð ə f ɔ ɹ s t\n"),
+    ],
+)
+def test_a_list_of_anything_but_words_is_no_table_of_texts(tmp_path: Path, fetched: Any, name: str, line: str) -> None:
+    folder = recordings(tmp_path / "in")
+    header = "clip\tlength in seconds\n" if name.endswith(".tsv") else ""
+    write(folder / name, header + "".join(line.format(name=stem, n=n) for n, stem in enumerate(NAMES, start=2)))
+    with pytest.raises(BadInput, match=f"{name} names the recordings and is not read"):
+        fetched(DATA_DIR=folder, TRANSCRIBE="auto")
+
+
+def test_a_name_and_its_words_with_a_space_between_are_still_read(tmp_path: Path, fetched: Any) -> None:
+    folder = recordings(tmp_path / "in")
+    words = ["而 对 楼市 成交", "yes please", "Yana gida", "no", "一 二 三 四", "ja, gjerne"]
+    write(folder / "text.txt", "".join(f"{name} {text}\n" for name, text in zip(NAMES, words, strict=True)))
+    assert list(said(fetched(DATA_DIR=folder)).values()) == words
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["ðə kwˈɪk bɹˈaʊn fˈɑːks.", "dʒˈʌmps ˌoʊvɚ.", "həlˈoʊ."],
+        ["DH AH0 K W IH1 K .", "B R AW1 N F AA1 K S", "HH AH0 L OW1 , HH AY1"],
+        ["今 jin1 天 tian1 好 hao3", "你 ni3 好 hao3 吗 ma5", "再 zai4 见 jian4 了 le5"],
+    ],
+)
+@pytest.mark.parametrize("header", ["audio|text\n", "path|sentence\n", ""])
+def test_phonemes_are_asked_about_and_learnt_when_insisted_on(
+    tmp_path: Path, fetched: Any, texts: list[str], header: str
+) -> None:
+    folder = recordings(tmp_path / "in", NAMES[:3])
+    lines = "".join(f"{name}.wav|{text}\n" for name, text in zip(NAMES, texts, strict=False))
+    table = write(folder / "list.txt", header + lines)
+    with pytest.raises(BadInput, match=r"holds phonemes.*TEXT_COLUMN"):
+        fetched(TRAIN_JSONL=table, TRANSCRIBE="auto")
+    column = header.strip().partition("|")[2] or "2"
+    assert list(said(fetched(TRAIN_JSONL=table, TEXT_COLUMN=column)).values()) == texts
+
+
+def test_phonemes_beside_words_are_passed_over(tmp_path: Path, fetched: Any) -> None:
+    folder = recordings(tmp_path / "in", NAMES[:3])
+    rows = [f"{name}|ðə ʃˈɪp kˈeɪm hˈoʊm {n}|The ship came home, {n}.\n" for n, name in enumerate(NAMES[:3])]
+    assert said(fetched(TRAIN_JSONL=write(folder / "l.txt", "".join(rows))))["take_001.wav"] == "The ship came home, 0."
+
+
+def test_a_text_file_of_phonemes_leaves_its_recording_out(tmp_path: Path, fetched: Any) -> None:
+    folder = recordings(tmp_path / "in", NAMES[:2])
+    write(folder / "take_001.txt", "Kpɔ, Ɖe nè se ɖe a? Ɛyɛ me dɛ.")
+    write(folder / "take_002.txt", "kpˈɔ ɖˈe nˈɛ sˈe")
+    got = fetched(DATA_DIR=folder)
+    assert list(said(got)) == ["take_001.wav"]
+    assert [row["reason"] for row in got["rejected"]] == ["text is phonemes"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Norway (/ˈnɔːrweɪ/) is a country in the north.",
+        "Take the M1 or the A1 to the A2.",
+        "Convert the mp3 to mp4 or ogg2.",
+        "Ɛyɛ me dɛ sɛ mahyia wo, ɔkɔ ŋ.",
+        "Bu gün hava çox yaxşıdır, ə?",
+        "Æ e i a, æ å.",
+        "Ẹ kú àárọ̀, ṣé dáadáa ni? E̩ kú is̩é̩.",
+        "Sannu, ɗan ƙaramin ɓera ya ƴanta.",
+        "A B C D E F G",
+        "",
+    ],
+)
+def test_letters_of_real_languages_are_no_phonemes(text: str) -> None:
+    assert not spells_sounds(text)
+
+
+@pytest.mark.parametrize(
+    ("table", "sound", "line", "advice"),
+    [
+        ("nb/train/utterances.txt", "nb/train/wav", "{name}\tHun {word} hjem.\n", "set DATA_DIR to .*nb/train"),
+        ("a/b/c/sheet.csv", "a/b/c/wavs", "{name};{word} reiser;x\n", "set DATA_DIR to .*a/b/c"),
+        ("etc/prompts.data", "wav", '( {name} "She {word} home." )\n', "write the words as metadata.csv"),
+        ("doc/labels.yaml", "audio", "- {{file: {name}.wav, text: '{word} reiser'}}\n", "write the words as metadata"),
+        ("marks/all.txt", "Wave", "{name}\t彼は{word}帰る#1。\n\tka1 re2 wa3\n", "write the words as metadata.csv"),
+    ],
+)
+def test_words_that_lie_deeper_or_elsewhere_are_asked_about(
+    tmp_path: Path, fetched: Any, table: str, sound: str, line: str, advice: str
+) -> None:
+    """With the default, TRANSCRIBE=auto, a recogniser would otherwise write worse words than there are."""
+    root = tmp_path / "in"
+    recordings(root / sound)
+    words = ["kommer", "synger", "venter", "springer", "sykler", "kjører"]
+    write(root / table, "".join(line.format(name=n, word=word) for n, word in zip(NAMES, words, strict=True)))
+    with pytest.raises(BadInput, match=f"(?s){table} names.*{advice}.*TRANSCRIBE=always"):
+        fetched(DATA_DIR=root, TRANSCRIBE="auto")
+
+
+def test_lists_without_words_stop_no_transcription(tmp_path: Path) -> None:
+    from job.fetch import elsewhere
+
+    folder = recordings(tmp_path / "in" / "day 1").parent
+    write(folder / "sums.txt", "".join(f"{n * 7919:032x}  day 1/{name}.wav\n" for n, name in enumerate(NAMES)))
+    write(folder / "day 1" / "log.csv", "".join(f"{name}.wav;2024-01-01;48000;ok\n" for name in NAMES))
+    write(folder / "day 1" / "README.txt", "".join(f"{name}.wav is take {name} of the session\n" for name in NAMES))
+    write(folder / "book" / "chapter.txt", "He said take_001 and then he left the house for good.\n" * 30)
+    assert elsewhere.with_words(folder, sorted(folder.rglob("*.wav"))) is None
+
+
+@pytest.mark.parametrize("stripped_first", [True, False])
+def test_a_column_without_capitals_and_marks_is_not_taken_for_the_written_out_one(
+    tmp_path: Path, fetched: Any, stripped_first: bool
+) -> None:
+    """FLEURS has each sentence twice: as written, and in small letters without marks."""
+    folder = recordings(tmp_path / "in", NAMES[:3])
+    plain = ["Hun kom, sa han, kl. 12.", "Er det 5 km dit?", "Nei! Det er lengre."]
+    bare = ["hun kom sa han kl 12", "er det 5 km dit", "nei det er lengre"]
+    pairs = zip(bare, plain, strict=True) if stripped_first else zip(plain, bare, strict=True)
+    lines = "".join(f"{name}.wav\t{one}\t{two}\n" for name, (one, two) in zip(NAMES, pairs, strict=False))
+    assert list(said(fetched(TRAIN_JSONL=write(folder / "train.tsv", lines))).values()) == plain
+
+
+def test_numbers_for_names_are_found_where_piper_keeps_them(tmp_path: Path, fetched: Any) -> None:
+    recordings(tmp_path / "in" / "wav", ["1", "2", "3"])
+    write(tmp_path / "in" / "metadata.csv", "1|It rains.\n2|It snows, too.\n3|The sun is out.\n")
+    assert said(fetched(DATA_DIR=tmp_path / "in"))["2.wav"] == "It snows, too."
+    rows = [{"audio": f"{n}.wav", "text": f"Words {n}."} for n in (1, 2)]
+    assert len(fetched(TRAIN_JSONL=write_lines(tmp_path / "in" / "wav" / "m.jsonl", rows))["train"]) == 2
