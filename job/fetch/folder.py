@@ -17,7 +17,7 @@ from job.config.object_storage import not_read
 from job.config.settings import Settings
 from job.core import console
 from job.core.errors import BadInput
-from job.fetch import elsewhere, jsonl, kaldi, recordings, sharded, sheets, tables, tarred_manifests
+from job.fetch import elsewhere, jsonl, kaldi, packed, recordings, sharded, sheets, tables, tarred_manifests
 from job.fetch.listing import METADATA, Names
 from job.fetch.references import reference_of
 from job.fetch.sharded.folder_copy import FolderCopy
@@ -46,6 +46,7 @@ def open_tables(settings: Settings, copy: FolderCopy | None = None) -> dict[str,
     else:
         root, where = settings.data_dir.expanduser().absolute(), f"DATA_DIR={settings.data_dir}"
     found = {split: _open_split(settings, split, root, where) for split in names}
+    packed.warn(root)
     below = root if copy else None  # whoever wrote a table there does not decide what is read here
     return {split: replace(table, below=below) for split, table in found.items() if table is not None}
 
@@ -78,6 +79,7 @@ def _open_split(settings: Settings, split: str, root: Path, where: str) -> Table
     if (archives := sorted(root.glob("*.tar"))) and not _is_described(root):
         if manifests := tarred_manifests.manifests_in(root, settings.train_split):
             return replace(tarred_manifests.open_table(manifests, where), name=root.name)
+        packed.warn_beside_tars(root)
         return replace(sharded.open_tars(archives, where), name=root.name)
     return _open(root, where, settings)
 
@@ -109,8 +111,11 @@ def _open(root: Path, where: str, settings: Settings) -> Table:
     if not found:
         jsonls = sorted(p.name for p in root.glob("*.json*") if p.suffix == ".jsonl" or tables.is_manifest(p))
         more = f"; {jsonls[0]} goes into TRAIN_JSONL" if jsonls else ""
-        packed = [path.name for path in sorted(root.iterdir()) if path.name.lower().endswith(sharded.PACKED_TARS)]
-        more = f"; {packed[0]}: {sharded.UNPACK}" if packed else more
+        tars = [path.name for path in sorted(root.iterdir()) if path.name.lower().endswith(sharded.PACKED_TARS)]
+        if tars:
+            more = f"; {tars[0]}: {sharded.UNPACK}"
+        elif (unread := packed.unread(root)) is not None:
+            more = f"; {unread}"
         raise BadInput(f"{where}: no metadata.jsonl, metadata.csv or audio files in it{more}")
     beside = recordings.Recordings(root, found, others, settings)
     if 2 * beside.with_text < len(found):

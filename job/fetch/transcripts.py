@@ -176,13 +176,18 @@ def _gap(tag: re.Match[str]) -> str:
     )
 
 
+def stands_for_nothing(value: str) -> bool:
+    """Whether a value is what programs write into an empty cell."""
+    return value.casefold() in PLACEHOLDERS or value in _PLACEHOLDERS_IN_CAPITALS
+
+
 def _refuse_placeholder(text: str) -> None:
     bare = text.strip().strip("\"'“”‘’«»").strip()
     if not bare:
         raise RowError("empty text")
     if _SOUND_ALONE.fullmatch(bare):
         raise RowError("no words", f"{bare!r} is a sound and nothing that is said; drop the row, or write the words")
-    if bare.casefold() in PLACEHOLDERS or bare in _PLACEHOLDERS_IN_CAPITALS:
+    if stands_for_nothing(bare):
         raise RowError(
             "no text", f"{bare!r} stands for an empty cell; if it is what is said, write it with a full stop"
         )

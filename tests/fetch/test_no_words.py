@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,61 @@ def test_numbers_for_names_are_found_where_piper_keeps_them(tmp_path: Path, fetc
     assert said(fetched(DATA_DIR=tmp_path / "in"))["2.wav"] == "It snows, too."
     rows = [{"audio": f"{n}.wav", "text": f"Words {n}."} for n in (1, 2)]
     assert len(fetched(TRAIN_JSONL=write_lines(tmp_path / "in" / "wav" / "m.jsonl", rows))["train"]) == 2
+
+
+@pytest.mark.parametrize("labels", [["calm", "angry", "calm"], ["A1", "B2", "A1"], ["yes", "no", "no"]])
+def test_labels_in_a_column_called_text_are_asked_about_beside_sentences(
+    tmp_path: Path, fetched: Any, labels: list[str]
+) -> None:
+    folder = recordings(tmp_path / "in", NAMES[:3])
+    words = ["The ship came home.", "He went to see the sea.", "Nobody knew what to say."]
+    rows = [
+        {"audio": f"{name}.wav", "text": label, "transcript": said}
+        for name, label, said in zip(NAMES, labels, words, strict=False)
+    ]
+    table = write_lines(folder / "t.jsonl", rows)
+    with pytest.raises(BadInput, match=r"column text holds .*TEXT_COLUMN=transcript"):
+        fetched(TRAIN_JSONL=table)
+    assert list(said(fetched(TRAIN_JSONL=table, TEXT_COLUMN="text")).values()) == labels
+
+
+def test_what_programs_write_into_empty_cells_is_no_speaker_and_no_language(tmp_path: Path, fetched: Any) -> None:
+    folder = recordings(tmp_path / "in")
+    cells = [("NaN", "None"), ("<NA>", "#N/A"), ("Nan", "nan"), ("null", "NULL"), ("-", ""), ("Anna", "nb")]
+    lines = "".join(f"{name}.wav,Words.,{who},{lang}\n" for name, (who, lang) in zip(NAMES, cells, strict=True))
+    got = fetched(TRAIN_JSONL=write(folder / "t.csv", "audio,text,speaker,language\n" + lines))
+    assert [row["speaker"] for row in got["train"]] == [None, None, "nan", None, None, "anna"]
+    assert [row["language"] for row in got["train"]] == [None, None, "nan", None, None, "nb"], "Min Nan is `nan`"
+
+
+@pytest.mark.parametrize("name", ["more.zip", "deep/er/Takes.7Z", "old.tar.bz2", "nb/train-0.parquet", "nb/0.tar"])
+def test_archives_and_shards_that_are_not_read_are_named(tmp_path: Path, fetched: Any, name: str, capsys: Any) -> None:
+    write_audio(tmp_path / "in" / "a.wav").with_suffix(".txt").write_text("Words.")
+    write(tmp_path / "in" / name, "PK")
+    assert len(fetched(DATA_DIR=tmp_path / "in")["train"]) == 1
+    assert f"not read: {name}: " in capsys.readouterr().err
+    (tmp_path / "in" / "a.wav").unlink()
+    with pytest.raises(BadInput, match=name):
+        fetched(DATA_DIR=tmp_path / "in")
+
+
+def test_recordings_beside_tars_are_named(tmp_path: Path, fetched: Any, capsys: Any) -> None:
+    write_audio(tmp_path / "a.wav")
+    write(tmp_path / "a.txt", "In the tar.")
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "t.tar", "w") as tar:
+        tar.add(tmp_path / "a.wav", "a.wav")
+        tar.add(tmp_path / "a.txt", "a.txt")
+    write_audio(tmp_path / "in" / "more" / "b.flac")
+    assert [row["text"] for row in fetched(DATA_DIR=tmp_path / "in")["train"]] == ["In the tar."]
+    assert "not what lies beside them: more/b.flac" in capsys.readouterr().err
+
+
+def test_an_archive_given_as_a_table_is_named_for_what_it_is(tmp_path: Path, fetched: Any) -> None:
+    for name, head, said_of_it in (
+        ("a.zip", b"PK\x03\x04\0\0", "a ZIP archive; unpack it"),
+        ("b.jsonl", b"\x1f\x8b\0\0", "gzip"),
+    ):
+        (tmp_path / name).write_bytes(head + bytes(range(256)) * 4)
+        with pytest.raises(BadInput, match=said_of_it):
+            fetched(TRAIN_JSONL=tmp_path / name)
