@@ -7,12 +7,14 @@ have a recogniser guess what is written there would be to train on worse words.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from job.audio import audio_files
+from job.config.paths import written_by_a_run
 from job.core import storage
 from job.fetch import guess, lines, listing
 
@@ -45,7 +47,7 @@ def with_words(root: Path, audio: list[Path]) -> str | None:
         named = _named(path, by_name)
         if len(named) < min(_LEAST, len(audio)):
             continue
-        shown = path.relative_to(root)
+        shown = os.path.relpath(path, root)
         if path.parent != root and all(found.is_relative_to(path.parent) for found in named):
             return f"{shown} names recordings: set DATA_DIR to {path.parent} (DATASETS takes several such folders)"
         todo = f"write the words as metadata.csv in {root}, with audio and text"
@@ -54,14 +56,23 @@ def with_words(root: Path, audio: list[Path]) -> str | None:
 
 
 def _candidates(root: Path) -> Iterator[Path]:
+    """Yield the files that may be such, below the folder and beside it: of `wavs`, the table is in the folder above."""
     by_folder: dict[Path, list[Path]] = defaultdict(list)
-    for path in listing.all_below(root):
+    for path in (*_beside(root), *listing.all_below(root)):
         name = path.name.lower()
         if name.endswith(_ENDINGS) and not name.startswith(_ABOUT):
             by_folder[path.parent].append(path)
     for folder in sorted(by_folder):
         # A folder's `metadata.csv` is what is read there, so it is named before others.
         yield from sorted(by_folder[folder], key=lambda path: (path.name not in listing.METADATA, path.name))[:_FILES]
+
+
+def _beside(root: Path) -> list[Path]:
+    try:
+        return [path for path in root.parent.iterdir() if path.is_file() and not written_by_a_run(path)]
+    except OSError as error:
+        storage.check(error, root.parent)
+        return []
 
 
 def _named(path: Path, by_name: dict[str, Path]) -> list[Path]:

@@ -75,6 +75,9 @@ def _open_split(settings: Settings, split: str, root: Path, where: str) -> Table
                 return _completed(table, root)
         root = _split_folder(root, name, where, split)
     elif not _is_described(root) and _is_described(root / name):
+        others = sorted(inner.name for inner in root.iterdir() if inner.name != name and _is_described(inner))
+        if others:
+            console.say("fetch", f"{name} is read; {_left(others)}")
         root = root / name
     if (archives := sorted(root.glob("*.tar"))) and not _is_described(root):
         if manifests := tarred_manifests.manifests_in(root, settings.train_split):
@@ -122,10 +125,12 @@ def _open(root: Path, where: str, settings: Settings) -> Table:
         table = tables.only_one(root, where, Names(iter(found)), settings, settings.train_split)
         if table is not None:
             return _completed(table, root)
-    ask = 10 * beside.with_text < len(found) and settings.transcribe != "always"
-    if ask and (unread := tables.unread(root, found, settings) or elsewhere.with_words(root, found)) is not None:
-        raise BadInput(f"{where}: {unread}{tables.OR_TRANSCRIBE}")
     inner = next((p for p in sorted(root.glob("*/metadata.*")) if p.name in METADATA), None)
+    if 10 * beside.with_text < len(found) and settings.transcribe != "always":
+        told = inner is not None and not beside.with_text  # below
+        unread = tables.unread(root, found, settings) or (None if told else elsewhere.with_words(root, found))
+        if unread is not None:
+            raise BadInput(f"{where}: {unread}{tables.OR_TRANSCRIBE}")
     if not beside.can_be_read or (not beside.with_text and inner and settings.transcribe != "always"):
         more = f"; set DATA_DIR to {inner.parent}, where there is a {inner.name}" if inner else ""
         raise BadInput(
@@ -135,10 +140,13 @@ def _open(root: Path, where: str, settings: Settings) -> Table:
         )
     splits = _other_splits(root, settings.train_split, found)
     if splits and settings.validation_split is None:
-        left = f"not read: {', '.join(splits)} (VALIDATION_SPLIT names one to validate on)"
-        console.say("fetch", f"{settings.train_split} is read; {left}")
+        console.say("fetch", f"{settings.train_split} is read; {_left(splits)}")
         return _open(root / settings.train_split, where, settings)
     return beside.table(where)
+
+
+def _left(splits: list[str]) -> str:
+    return f"not read: {', '.join(splits)} (VALIDATION_SPLIT names one to validate on)"
 
 
 def _other_splits(root: Path, name: str, found: list[Path]) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from job.audio import audio_files
+from job.config.paths import written_by_a_run
 from job.core import console
 from job.fetch import listing, recordings
 
@@ -32,7 +34,11 @@ def unread(root: Path) -> str | None:
 
 
 def warn(root: Path) -> None:
-    """Warn of archives and shards in a folder that is read without them."""
+    """Warn of archives and shards in a folder that is read without them; say where runs have written WAVs in it."""
+    works = [root, *(path for path in sorted(root.iterdir()) if path.is_dir())]
+    made = [path for work in works for path in sorted(work.iterdir()) if written_by_a_run(path) and _has_sounds(path)]
+    if made:
+        console.say("fetch", f"not read, since a run has written it: {_names(root, made)}")
     if (found := unread(root)) is not None:
         console.warn("fetch", f"not read: {found}")
 
@@ -43,6 +49,11 @@ def warn_beside_tars(root: Path) -> None:
     if loose:
         todo = "put them in a folder of their own, and name both with DATASETS"
         console.warn("fetch", f"the tars are read, and not what lies beside them: {_names(root, loose)}; {todo}")
+
+
+def _has_sounds(path: Path) -> bool:
+    paths = path.rglob("*") if path.is_dir() else [path]
+    return any(audio_files.ending_of(one.name) for one in paths)
 
 
 def _names(root: Path, paths: list[Path]) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from job import stages
+from job.config import settings
 from job.core.errors import BadInput
 from job.fetch.sounds_spelled import spells_sounds
 from tests.fetch.conftest import write_audio, write_lines
@@ -215,3 +217,85 @@ def test_an_archive_given_as_a_table_is_named_for_what_it_is(tmp_path: Path, fet
         (tmp_path / name).write_bytes(head + bytes(range(256)) * 4)
         with pytest.raises(BadInput, match=said_of_it):
             fetched(TRAIN_JSONL=tmp_path / name)
+
+
+def test_recordings_that_no_row_names_are_named(tmp_path: Path, fetched: Any, capsys: Any) -> None:
+    root = tmp_path / "in"
+    for n, name in enumerate(["a.wav", "sub/b b.wav", "ref.wav", "late.flac", "sub/later.ogg", "é.wav", ".hidden.wav"]):
+        write_audio(root / name, seed=n)
+    table = "audio,text\na.wav,One.\nsub/b b.wav,Two.\ne\u0301.wav,\n"
+    fetched(DATA_DIR=write(root / "metadata.csv", table).parent)
+    assert "no row names 2 recordings in in: late.flac, sub/later.ogg" in capsys.readouterr().out
+    fetched(DATA_DIR=root, MAX_TRAIN_SAMPLES=1)
+    assert "no row names" not in capsys.readouterr().out, "not all rows were read"
+    write(root / "metadata.csv", table + 'late.flac,"Three.\nsub/later.ogg,Four.\n')
+    fetched(DATA_DIR=root)
+    assert "no row names" not in capsys.readouterr().out, "rows that cannot be read may be theirs"
+
+
+def test_texts_without_a_recording_are_named(tmp_path: Path, fetched: Any, capsys: Any) -> None:
+    root = tmp_path / "in"
+    write_audio(root / "wav48" / "p1" / "a_mic1.wav")
+    write_audio(root / "x" / "c.wav")
+    for name in (
+        "txt/p1/a.txt",
+        "txt/p1/b.txt",
+        "x/c.lab",
+        "x/c.original.txt",
+        "speakers.txt",
+        "x/README.txt",
+        "x/c.wav.txt",
+    ):
+        write(root / name, "What is said.")
+    assert len(fetched(DATA_DIR=root)["train"]) == 2
+    assert "no recording is called like 1 text in in: txt/p1/b.txt" in capsys.readouterr().out
+
+
+def test_splits_of_described_folders_that_are_not_read_are_named(tmp_path: Path, fetched: Any, capsys: Any) -> None:
+    for split in ("train", "eval"):
+        write_audio(tmp_path / "in" / split / "a.wav")
+        write(tmp_path / "in" / split / "metadata.csv", f"file_name,text\na.wav,Of {split}.\n")
+    assert [row["text"] for row in fetched(DATA_DIR=tmp_path / "in")["train"]] == ["Of train."]
+    assert "train is read; not read: eval (VALIDATION_SPLIT" in capsys.readouterr().out
+
+
+def test_a_folder_below_the_one_with_the_table_is_told_which(tmp_path: Path, fetched: Any) -> None:
+    recordings(tmp_path / "corpus" / "wavs")
+    lines = "".join(f"{name}|The bus was late again.|The bus was late, {name}.\n" for name in NAMES)
+    write(tmp_path / "corpus" / "metadata.csv", lines)
+    with pytest.raises(BadInput, match=r"\.\./metadata.csv names recordings: set DATA_DIR to .*/corpus "):
+        fetched(DATA_DIR=tmp_path / "corpus" / "wavs", TRANSCRIBE="auto")
+
+
+@pytest.mark.parametrize("work", ["in/work", "in", "in/second"])
+def test_what_a_voice_said_is_no_recording_to_learn_from(tmp_path: Path, fetched: Any, work: str, capsys: Any) -> None:
+    """WORK_DIR may lie in DATA_DIR, or be it; the next night's run would learn from its own speech."""
+    root = tmp_path / "in"
+    write_audio(root / "a.wav").with_suffix(".txt").write_text("A person says this.")
+    write_audio(root / "data" / "mine" / "b.wav").with_suffix(".txt").write_text("And this.")
+    (tmp_path / work / "state").mkdir(parents=True)
+    (tmp_path / work / "state" / "fetch.json").write_text("{}")
+    loaded = settings.load({"WORK_DIR": str(tmp_path / work), "DATA_DIR": str(root)})
+    before = _fingerprint(loaded)
+    for name in ("samples/000", "kept/base/1", "said", "said/book/001", "output/probes/step-4", "data/raw/folder/x"):
+        write_audio(tmp_path / work / f"{name}.wav").with_suffix(".txt").write_text("A voice said this.")
+    (tmp_path / work / "said.txt").unlink()
+    assert _fingerprint(loaded) == before, "the source is what it was"
+    got = fetched(DATA_DIR=root, WORK_DIR=tmp_path / work)
+    assert sorted(row["text"] for row in got["train"]) == ["A person says this.", "And this."]
+    assert "not read, since a run has written it: " in capsys.readouterr().out
+
+
+def _fingerprint(loaded: settings.Settings) -> str:
+    fetch = stages.stage("fetch")
+    return stages.fingerprint(loaded, fetch, stages.stage_values(loaded, fetch), fetch.source(loaded))
+
+
+@pytest.mark.parametrize("text", ["...?!", "♪ ♪", "🎵🎵🎵", "— —", "（。）", "* * *", "#", "།།"])
+def test_signs_alone_are_nothing_that_is_said(tmp_path: Path, fetched: Any, text: str) -> None:
+    folder = recordings(tmp_path / "in", NAMES[:2])
+    rows = [{"audio": f"{NAMES[0]}.wav", "text": text}, {"audio": f"{NAMES[1]}.wav", "text": "7 €?"}]
+    got = fetched(TRAIN_JSONL=write_lines(folder / "t.jsonl", rows))
+    assert [row["text"] for row in got["train"]] == ["7 €?"]
+    (rejected,) = got["rejected"]
+    assert rejected["row"] == 1 and rejected["reason"] in ("no words", "no text", "empty text")
