@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_settings import BaseSettings
 
 from job.config import variables
-from job.config.paths import Paths
+from job.config.paths import Paths, written_by_a_run
 from job.config.settings import Settings
 from job.core import files, state
 from job.core.errors import BadInput
@@ -65,7 +65,7 @@ class Stage:
 
 
 def _identities(*paths: Path | str | None) -> dict[str, Any]:
-    return {str(path): files.identity(Path(path).expanduser()) for path in paths if path}
+    return {str(path): files.identity(Path(path).expanduser(), written_by_a_run) for path in paths if path}
 
 
 def _fetch() -> Any:

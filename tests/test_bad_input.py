@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from job.core.errors import BadInput
+from job.model.loading import explained
 from tests.support.commands import run_job
 from tests.support.speech import spoken
 
@@ -275,3 +277,14 @@ def test_commands_that_do_not_exist(capsys):
     refused(run_job(capsys, ["run", "--form", "train"], {}), 2, "--form")
     refused(run_job(capsys, ["run", "--from", "trane"], {}), 2, "trane", "train")
     refused(run_job(capsys, ["run", "--from", "push", "--until", "train"], {}), 2, "--from")
+
+
+def test_a_model_that_no_variable_names_is_not_looked_for_in_the_current_directory():
+    """Whisper, where ASR_MODEL is not set: without a network it was said to have no config.json."""
+    with (
+        pytest.raises(BadInput, match=r"cannot be loaded \(the Hub said no\)"),
+        explained("openai/whisper-small (unset)"),
+    ):
+        raise OSError("the Hub said no")
+    with pytest.raises(BadInput, match=r"no config\.json in it"), explained("ASR_MODEL=."):
+        raise OSError("unrecognized model")

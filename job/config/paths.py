@@ -199,3 +199,22 @@ class Paths:
     def report(self) -> Path:
         """The HTML report about the run."""
         return self.work / "report" / "index.html"
+
+
+#: What a run writes into a work directory, and into `data` in it.
+_WRITTEN = {"state", "output", "samples", "report", "choosing", "kept", "said", "said.wav", "judged.jsonl"}
+_WRITTEN_DATA = {"raw", "prepared", "encoding", "cache", "scripted", "to_share", "alignment", "clip_voices"}
+_WRITTEN_DATA |= {"heard_words", "heard.jsonl", "transcripts.jsonl", "rejected.jsonl", "edits.jsonl"}
+_WRITTEN_DATA |= {"quality.json", "quality.html"}
+_MARKS = ("run.lock", "doctor.json", "fetch.json")
+
+
+def written_by_a_run(path: Path) -> bool:
+    """Whether runs write this file or folder, in this work directory or another: what a voice said is no recording."""
+    if path.name in _WRITTEN:
+        work = path.parent
+    elif path.name in _WRITTEN_DATA and path.parent.name == "data":
+        work = path.parent.parent
+    else:
+        return False
+    return any((work / "state" / mark).exists() for mark in _MARKS)

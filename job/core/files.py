@@ -252,12 +252,16 @@ def stamp(path: Path) -> tuple[str, int, int]:
 
 
 def tree(
-    root: Path, leave_out: tuple[str, ...] = (), unread: Callable[[OSError], None] | None = None
+    root: Path,
+    leave_out: tuple[str, ...] = (),
+    unread: Callable[[OSError], None] | None = None,
+    skip: Callable[[Path], bool] = lambda path: False,
 ) -> Iterator[Path]:
     """Yield all files below a folder; symbolic links to folders are followed, each folder once.
 
-    Folders whose name begins with one of `leave_out` are skipped. Files that can be reached with and without a link
-    have the path without it. A folder that cannot be listed is passed over, unless `unread` raises.
+    Folders whose name begins with one of `leave_out` are skipped, and files and folders for which `skip` holds. Files
+    that can be reached with and without a link have the path without it. A folder that cannot be listed is passed over,
+    unless `unread` raises.
     """
     seen: set[str] = set()
     for folder, below, names in os.walk(root, onerror=unread, followlinks=True):
@@ -266,19 +270,19 @@ def tree(
             below.clear()
             continue
         seen.add(real)
-        wanted = [(Path(folder, name).is_symlink(), name) for name in below if not name.startswith(leave_out)]
-        below[:] = [name for _, name in sorted(wanted)]
-        yield from (Path(folder, name) for name in sorted(names))
+        inner = [Path(folder, name) for name in below if not name.startswith(leave_out)]
+        below[:] = [path.name for path in sorted(inner, key=lambda path: (path.is_symlink(), path)) if not skip(path)]
+        yield from (path for name in sorted(names) if not skip(path := Path(folder, name)))
 
 
-def identity(path: Path) -> Any:
+def identity(path: Path, skip: Callable[[Path], bool] = lambda path: False) -> Any:
     """A value that changes when an input file or directory changes.
 
     For a small file it is from its contents (so that touching or copying it changes nothing), for a large one its
-    stamp, for a directory the stamps of its files.
+    stamp, for a directory the stamps of its files, but those for which `skip` holds.
     """
     if path.is_dir():
-        return [stamp(p) for p in sorted(tree(path)) if p.is_file()]
+        return [stamp(p) for p in sorted(tree(path, skip=skip)) if p.is_file()]
     if path.is_file() and path.stat().st_size <= 1 << 20:
         return digest_file(path)
     return stamp(path)

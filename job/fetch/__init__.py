@@ -16,7 +16,17 @@ from job.config.paths import Paths
 from job.config.settings import Settings
 from job.core import console, files, state
 from job.core.errors import BadInput
-from job.fetch import mixing, preview, published_voices, references, sharded, sources, transcript_store
+from job.fetch import (
+    mixing,
+    preview,
+    published_voices,
+    recordings,
+    references,
+    sharded,
+    sources,
+    transcript_store,
+    unnamed,
+)
 from job.fetch.aligning import Aligning
 from job.fetch.audio_store import Store
 from job.fetch.claims import undisputed
@@ -24,6 +34,7 @@ from job.fetch.collect import Collector, reason_of, summarise
 from job.fetch.columns import choose
 from job.fetch.one_source import Source
 from job.fetch.sharded import folder_copy
+from job.fetch.table import Table
 from job.fetch.transcribe import Transcribing
 from job.fetch.transcribed_rows import TranscribedRows
 
@@ -67,8 +78,9 @@ def run(settings: Settings, source: Source | None = None) -> dict[str, Any]:
         parts = [replace(one, table=aligning.table(transcribing.table(one.table))) for one in mixed]
         tables = {"train": mixing.mix(parts, settings, store), **tables}
         settings = mixing.without_columns(settings)
-    for table in tables.values():
-        choose(table, settings)  # a misnamed column is found before any audio is downloaded
+    named = unnamed.Named()
+    for split, table in tables.items():  # a misnamed column is found before any audio is downloaded
+        tables[split] = named.gathered(table, choose(table, settings))
     collector = Collector(settings, store)
     counts: dict[str, Any] = dict.fromkeys(SPLITS, 0)
     replaces = partial(state.begin, paths.state, "fetch")
@@ -92,6 +104,8 @@ def run(settings: Settings, source: Source | None = None) -> dict[str, Any]:
         f"{counts['train']} training and {counts['validation']} validation rows, {rejected} left out"
         + (f" (see {paths.fetch_rejected})" if rejected else ""),
     )
+    if (root := _whole_folder(tables, settings)) and (line := named.without(recordings.list_files(root)[0], root)):
+        console.say("fetch", line)
     for line in transcribed.lines(paths.transcripts):
         console.say("fetch", line)
     preview.show(paths.manifest("train"), counts["train"], settings)
@@ -101,6 +115,13 @@ def run(settings: Settings, source: Source | None = None) -> dict[str, Any]:
     if voices is not None:
         counts |= {"voices": voices}
     return {**counts, "source": source.about, **({"revision": at} if at else {})}
+
+
+def _whole_folder(tables: dict[str, Table], settings: Settings) -> Path | None:
+    """Return the folder all of whose recordings the tables should name; None if there is none, or rows are limited."""
+    limited = settings.max_hours is not None or settings.max_train_samples or settings.max_eval_samples
+    trees = {table.tree for table in tables.values()}
+    return None if limited or len(trees) > 1 else next(iter(trees))
 
 
 def _then(rows: Iterable[dict[str, Any]], do: Callable[[], None]) -> Iterator[dict[str, Any]]:

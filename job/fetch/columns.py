@@ -12,6 +12,7 @@ from job.config.settings import Settings
 from job.core.errors import BadInput
 from job.fetch import doubts, guess, segments
 from job.fetch.guess import Profile
+from job.fetch.sounds_spelled import PHONEMES
 from job.fetch.table import RowError, Table
 
 #: Field -> the column names it is known by; the first one that a row has wins. `speaker_id` and the like are omitted on
@@ -128,7 +129,11 @@ def choose(table: Table, settings: Settings, needs_text: bool = True) -> Columns
     if not found["text"] and (needs_text or _may_be_text(table, others, settings)):
         hint = "" if settings.transcribe == "always" else "; TRANSCRIBE=always transcribes the recordings instead"
         listed = shown(table.columns)
-        raise BadInput(f"{table.where}: no column looks like the text among {listed}; name it with TEXT_COLUMN{hint}")
+        spelled = next(
+            (f" ({p.column} holds {PHONEMES}: {p.examples})" for p in others if p.says_nothing == PHONEMES), ""
+        )
+        missing = f"no column looks like the text among {listed}{spelled}"
+        raise BadInput(f"{table.where}: {missing}; name it with TEXT_COLUMN{hint}")
     bare = _is_bare(found["audio"], held, table)
     if not table.header and bare and not found["id"]:
         found["id"] = found["audio"][:1]
@@ -239,7 +244,7 @@ def _may_be_text(table: Table, others: list[Profile], settings: Settings) -> boo
     if settings.transcribe == "always":
         return False
     named = [p for p in others if not table.header or plain_name(p.column) not in LIKELY_SPEAKERS]
-    return any(p.says_nothing is None and p.letters > 0 for p in named)
+    return any(p.says_nothing in (None, PHONEMES) and p.letters > 0 for p in named)
 
 
 def _require(found: dict[str, tuple[str, ...]], table: Table) -> None:

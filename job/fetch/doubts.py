@@ -9,6 +9,7 @@ from typing import Any
 from job.core.errors import BadInput
 from job.fetch import guess
 from job.fetch.guess import Profile
+from job.fetch.sounds_spelled import PHONEMES
 from job.fetch.table import Table
 
 
@@ -44,11 +45,18 @@ def named_text(
         swapped = [p for p in labels if p.filled >= 3 and p.is_plainly_text and p.score > 2 * first.score]
         nothing = nothing or ("labels" if swapped else None)
         plain += swapped if nothing is not None else []
+        if nothing is None and first.is_label and any(p.score > 2 * first.score for p in plain):
+            nothing = "labels"
     if first is not None and nothing is not None and plain:
         best = max(plain, key=lambda p: p.score)
         raise BadInput(
             f"{where}: column {named[0]} holds {nothing} ({first.examples}) and column {best.column} sentences "
             f"({best.examples}); set TEXT_COLUMN={best.column}, or TEXT_COLUMN={named[0]} if that is what is said"
+        )
+    if nothing == PHONEMES and first is not None:
+        raise BadInput(
+            f"{where}: column {named[0]} holds {nothing} ({first.examples}), not words; name the column of the words "
+            f"with TEXT_COLUMN, or set TEXT_COLUMN={named[0]} to train on these"
         )
     if first is not None and first.sound >= 0.9 and first.filled >= 10:
         raise BadInput(
@@ -74,10 +82,11 @@ def text_by_values(table: Table, rows: Sequence[Mapping[str, Any]], others: Sequ
     if not able:
         return Chosen((), None, "")
     best, rest = able[0], able[1:]
-    pair = None
+    pair, read = None, ""
     for other in rest:
-        pair = guess.written_out(rows, *sorted((best.column, other.column), key=table.columns.index))
-        if pair is not None:
+        found = guess.written_out(rows, *sorted((best.column, other.column), key=table.columns.index))
+        if found is not None:
+            pair, read = found[:2], found[2]
             rest = [p for p in rest if p is not other]
             break
     unexplained = [p for p in rest if not p.is_label or p.score > 0.5 * best.score]
@@ -90,7 +99,7 @@ def text_by_values(table: Table, rows: Sequence[Mapping[str, Any]], others: Sequ
             f"{table.where}: the text may be {listed}; say which with TEXT_COLUMN={best.column}, for example"
         )
     if pair is not None:
-        return Chosen(pair, pair, f"the same sentences as {pair[1]}, numbers and abbreviations written out")
+        return Chosen(pair, pair, f"the same sentences as {pair[1]}, {read}")
     return Chosen((best.column,), None, f"it holds sentences: {best.examples}")
 
 

@@ -17,7 +17,7 @@ from job.config.object_storage import not_read
 from job.config.settings import Settings
 from job.core import console
 from job.core.errors import BadInput
-from job.fetch import jsonl, kaldi, recordings, sharded, sheets, tables, tarred_manifests
+from job.fetch import elsewhere, jsonl, kaldi, packed, recordings, sharded, sheets, tables, tarred_manifests
 from job.fetch.listing import METADATA, Names
 from job.fetch.references import reference_of
 from job.fetch.sharded.folder_copy import FolderCopy
@@ -46,6 +46,7 @@ def open_tables(settings: Settings, copy: FolderCopy | None = None) -> dict[str,
     else:
         root, where = settings.data_dir.expanduser().absolute(), f"DATA_DIR={settings.data_dir}"
     found = {split: _open_split(settings, split, root, where) for split in names}
+    packed.warn(root)
     below = root if copy else None  # whoever wrote a table there does not decide what is read here
     return {split: replace(table, below=below) for split, table in found.items() if table is not None}
 
@@ -74,10 +75,14 @@ def _open_split(settings: Settings, split: str, root: Path, where: str) -> Table
                 return _completed(table, root)
         root = _split_folder(root, name, where, split)
     elif not _is_described(root) and _is_described(root / name):
+        others = sorted(inner.name for inner in root.iterdir() if inner.name != name and _is_described(inner))
+        if others:
+            console.say("fetch", f"{name} is read; {_left(others)}")
         root = root / name
     if (archives := sorted(root.glob("*.tar"))) and not _is_described(root):
         if manifests := tarred_manifests.manifests_in(root, settings.train_split):
             return replace(tarred_manifests.open_table(manifests, where), name=root.name)
+        packed.warn_beside_tars(root)
         return replace(sharded.open_tars(archives, where), name=root.name)
     return _open(root, where, settings)
 
@@ -109,18 +114,23 @@ def _open(root: Path, where: str, settings: Settings) -> Table:
     if not found:
         jsonls = sorted(p.name for p in root.glob("*.json*") if p.suffix == ".jsonl" or tables.is_manifest(p))
         more = f"; {jsonls[0]} goes into TRAIN_JSONL" if jsonls else ""
-        packed = [path.name for path in sorted(root.iterdir()) if path.name.lower().endswith(sharded.PACKED_TARS)]
-        more = f"; {packed[0]}: {sharded.UNPACK}" if packed else more
+        tars = [path.name for path in sorted(root.iterdir()) if path.name.lower().endswith(sharded.PACKED_TARS)]
+        if tars:
+            more = f"; {tars[0]}: {sharded.UNPACK}"
+        elif (unread := packed.unread(root)) is not None:
+            more = f"; {unread}"
         raise BadInput(f"{where}: no metadata.jsonl, metadata.csv or audio files in it{more}")
     beside = recordings.Recordings(root, found, others, settings)
     if 2 * beside.with_text < len(found):
         table = tables.only_one(root, where, Names(iter(found)), settings, settings.train_split)
         if table is not None:
             return _completed(table, root)
-    ask = not beside.with_text and settings.transcribe != "always"
-    if ask and (unread := tables.unread(root, found, settings)) is not None:
-        raise BadInput(f"{where}: {unread}; TRANSCRIBE=always transcribes the recordings instead")
     inner = next((p for p in sorted(root.glob("*/metadata.*")) if p.name in METADATA), None)
+    if 10 * beside.with_text < len(found) and settings.transcribe != "always":
+        told = inner is not None and not beside.with_text  # below
+        unread = tables.unread(root, found, settings) or (None if told else elsewhere.with_words(root, found))
+        if unread is not None:
+            raise BadInput(f"{where}: {unread}{tables.OR_TRANSCRIBE}")
     if not beside.can_be_read or (not beside.with_text and inner and settings.transcribe != "always"):
         more = f"; set DATA_DIR to {inner.parent}, where there is a {inner.name}" if inner else ""
         raise BadInput(
@@ -130,10 +140,13 @@ def _open(root: Path, where: str, settings: Settings) -> Table:
         )
     splits = _other_splits(root, settings.train_split, found)
     if splits and settings.validation_split is None:
-        left = f"not read: {', '.join(splits)} (VALIDATION_SPLIT names one to validate on)"
-        console.say("fetch", f"{settings.train_split} is read; {left}")
+        console.say("fetch", f"{settings.train_split} is read; {_left(splits)}")
         return _open(root / settings.train_split, where, settings)
     return beside.table(where)
+
+
+def _left(splits: list[str]) -> str:
+    return f"not read: {', '.join(splits)} (VALIDATION_SPLIT names one to validate on)"
 
 
 def _other_splits(root: Path, name: str, found: list[Path]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from job.audio.audio_files import BY_FFMPEG, READABLE, SOUNDS
 from job.core import storage
+from job.fetch.sounds_spelled import PHONEMES, spells_sounds
 
 #: Maximum number of cells per column that are looked up on disk, which may be slow.
 _LOOKED_FOR = 40
@@ -31,7 +32,8 @@ class Profile:
     `filled` is their number, `labels` are the different values, `letters` is the mean number of letters per cell, and
     `language` says whether all values are languages. The others are shares from 0 to 1: `sound` of names of recordings,
     `numbers` of numbers, `codes` of ids and paths, `sentences` of cells that read as a sentence, `names` of cells that
-    name an existing file once an audio extension is added, and `distinct` of different values.
+    name an existing file once an audio extension is added, `phonemes` of cells that spell sounds, and `distinct` of
+    different values.
     """
 
     column: str
@@ -45,6 +47,7 @@ class Profile:
     sentences: float
     letters: float
     language: bool
+    phonemes: float
 
     @property
     def is_sound(self) -> bool:
@@ -63,6 +66,8 @@ class Profile:
             return "names of recordings"
         if self.numbers >= 0.9:
             return "numbers"
+        if self.phonemes >= MOSTLY:
+            return PHONEMES
         if self.language:
             return "languages"
         if self.codes >= 0.9:
@@ -116,6 +121,7 @@ def profile(column: str, values: Sequence[Any], folders: list[Path]) -> Profile 
         sentences=of(reads_as_sentence),
         letters=sum(sum(map(str.isalpha, cell)) for cell in cells) / len(cells),
         language=len(labels) <= 10 and all(map(is_language, labels)),
+        phonemes=of(spells_sounds),
     )
 
 
@@ -165,6 +171,11 @@ def reads_as_sentence(cell: str) -> bool:
     if sum(_sets_no_spaces(character) for character in cell) >= 4:
         return True
     return letters >= 2 and not _CODE.fullmatch(cell) and cell.rstrip("\"'»”’ ")[-1:] in tuple(".!?…。！？؟।։")
+
+
+def is_code(word: str) -> bool:
+    """Whether a word is an id, a number, a path or an address."""
+    return bool(_CODE.fullmatch(word))
 
 
 def _sets_no_spaces(character: str) -> bool:
@@ -224,18 +235,34 @@ def _words(text: str) -> set[str]:
     return {part for word in words for part in (word if any(map(_sets_no_spaces, word)) else [word])}
 
 
-def written_out(rows: Sequence[Mapping[str, Any]], first: str, second: str) -> tuple[str, str] | None:
-    """Order two columns with the same sentences: first the one with numbers and abbreviations written out.
+def written_out(rows: Sequence[Mapping[str, Any]], first: str, second: str) -> tuple[str, str, str] | None:
+    """Order two columns with the same sentences, the one to be read first, and say why it is.
 
-    None if they are different texts (a translation, phonemes).
+    That is the one with numbers and abbreviations written out. If the words do not differ in that, one of them may be
+    stripped of its capitals and marks (FLEURS): then it is the other. None if they are different texts (a translation,
+    phonemes).
     """
     both = [(str(row[first]), str(row[second])) for row in rows if row.get(first) and row.get(second)]
     both = [pair for pair in both if max(map(len, pair)) >= 4]
     some = both[:: max(1, len(both) // _LOOKED_FOR)]
     if not some or _share(same_sentence(*pair) for pair in some) < 0.8:
         return None
-    counts = [sum(len(_SHORTENED.findall(pair[n])) for pair in both) for n in (0, 1)]
-    return (first, second) if counts[0] < counts[1] else (second, first)
+    spelled = [pair for pair in both if not _same_letters(*pair)]
+    counts = [sum(len(_SHORTENED.findall(pair[n])) for pair in spelled) for n in (0, 1)]
+    marks = [sum(sum(map(_is_mark, pair[n])) for pair in both) for n in (0, 1)]
+    stripped = counts[0] == counts[1] and marks[0] != marks[1]
+    first_is_read = marks[0] > marks[1] if stripped else counts[0] < counts[1]
+    why = "with its capitals and marks" if stripped else "numbers and abbreviations written out"
+    return (first, second, why) if first_is_read else (second, first, why)
+
+
+def _same_letters(one: str, other: str) -> bool:
+    return _folded(one).replace(" ", "") == _folded(other).replace(" ", "")
+
+
+def _is_mark(character: str) -> bool:
+    """Whether a character is a capital letter or a punctuation mark."""
+    return character.isupper() or unicodedata.category(character)[0] == "P"
 
 
 def _folded(text: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from job.audio import audio_files
 from job.core import storage
 from job.core.errors import BadInput
 
@@ -121,8 +122,12 @@ def check(path: Path, where: str, form: str) -> None:
     if len(head) >= 8 and any(half.count(0) > 0.8 * len(half) for half in halves):
         raise BadInput(f"{where} looks like UTF-16 without its mark; save it as UTF-8")
     if head.count(0) > 1 + len(head) // 1000 or not _mostly_text(head):
-        sheet = path.suffix.lower() in (".xlsx", ".xls", ".ods", ".numbers") or head.startswith(b"PK\x03\x04")
-        todo = "; save a spreadsheet as CSV (UTF-8) first" if sheet else ""
+        sheet = path.suffix.lower() in (".xlsx", ".xls", ".ods", ".numbers") or (
+            head[:4] == b"PK\x03\x04" and b"xl/" in head
+        )
+        what = audio_files.what_it_is(head)
+        todo = f": {what}" if what else ""
+        todo = "; save a spreadsheet as CSV (UTF-8) first" if sheet else todo
         raise BadInput(f"{where} is a binary file; it must be text with {form}{todo}")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from job.audio import audio_files
+from job.config.paths import written_by_a_run
 from job.core import files, storage
 
 #: Prefixes of the names of folders that are skipped because they contain no recordings.
@@ -66,7 +67,7 @@ def of_folder(folder: Path) -> Names:
 
 
 def all_below(root: Path) -> Iterator[Path]:
-    """Yield all files below a folder but hidden ones.
+    """Yield all files below a folder but hidden ones, and those that a run has written (WORK_DIR may be in DATA_DIR).
 
     Raises:
         OSError: one of its folders cannot be listed, so that nobody could say what is missing.
@@ -77,7 +78,7 @@ def all_below(root: Path) -> Iterator[Path]:
         if not gone and Path(str(error.filename)).name.lower() not in _SYSTEMS:
             raise error
 
-    return files.tree(root, HIDDEN, unread)
+    return files.tree(root, HIDDEN, unread, written_by_a_run)
 
 
 class Tree:
@@ -90,7 +91,7 @@ class Tree:
     def named(self, value: str) -> list[Path]:
         """Find files anywhere in the tree that match `value` (`a`, `a.wav`, `part1/a`), including its folders."""
         if self._names is None:
-            self._names = Names(path for path in files.tree(self.root, HIDDEN))
+            self._names = Names(path for path in files.tree(self.root, HIDDEN, skip=written_by_a_run))
         parts = [key(part) for part in Path(value.replace("\\", "/")).parts]
         if not parts or Path(value).is_absolute() or ".." in parts:
             return []

@@ -30,7 +30,7 @@ def open_table(path: Path, where: str) -> Table:
     if not path.is_file() or _first_line(path).count(b"|") < 3:
         return sheets.open_table(path, where)
     several = _names_of_several(path)
-    folders = [path.parent, *(path.parent / name for name in (*sheets.AUDIO_FOLDERS, "wav", "slicer_opt"))]
+    folders = [path.parent, *(path.parent / name for name in (*sheets.AUDIO_FOLDERS, "slicer_opt"))]
     folders += [path.parent.parent, Path.cwd()]
 
     def read() -> Iterator[Row | Unreadable]:

@@ -11,7 +11,7 @@ from typing import Any
 from job.audio import audio_files
 from job.config.settings import Settings
 from job.core import console
-from job.fetch import audio_store, cue_files, cues, find, listing, sidecars, speaker_labels, text_files
+from job.fetch import audio_store, cue_files, cues, find, listing, sidecars, speaker_labels, text_files, unnamed
 from job.fetch.listing import HIDDEN
 from job.fetch.references import REFERENCE_TEXT, REFERENCES, reference_of
 from job.fetch.table import Row, RowError, Table, Unreadable
@@ -47,6 +47,7 @@ class Recordings:
     def __init__(self, root: Path, audio: list[Path], others: list[Path], settings: Settings) -> None:
         self.root = root
         self.audio = audio
+        self._others = others
         self._max_seconds = settings.max_seconds
         self._texts = sidecars.Sidecars(root, audio, others)
         self._sources: dict[Path, sidecars.Source | RowError] = {}
@@ -127,6 +128,10 @@ class Recordings:
                     elif values is not None:
                         yield Row(number, values)
 
+        if (
+            line := unnamed.texts_alone(self._others, {source.path for source in found}, self.audio, self.root)
+        ) is not None:
+            self._say("texts alone", line)
         total = None if timed else len(self.audio)
         return Table(self.root.name, where, columns, read, folders=[self.root], total=total, loose=timed)
 

@@ -15,8 +15,8 @@ from job.fetch.dialect import Dialect
 from job.fetch.records import Record
 from job.fetch.table import SAMPLE_ROWS, Row, RowError, Table, Unreadable
 
-#: Folders next to a table where corpora keep their audio (LJSpeech: wavs, Common Voice: clips).
-AUDIO_FOLDERS = ("wavs", "clips", "audio")
+#: Folders next to a table where corpora keep their audio (LJSpeech: wavs, Piper: wav, Common Voice: clips).
+AUDIO_FOLDERS = ("wavs", "wav", "clips", "audio")
 
 PARQUET_ENDING = ".parquet"
 #: `.list`, `.lst` and `.txt` are file lists of VITS and GPT-SoVITS; one that begins with `{` is read as JSONL.

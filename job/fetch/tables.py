@@ -14,7 +14,7 @@ from job.audio import audio_files
 from job.config.settings import Settings
 from job.core import console, storage
 from job.core.errors import BadInput
-from job.fetch import jsonl, lists, sheets
+from job.fetch import guess, jsonl, lists, sheets
 from job.fetch.columns import choose
 from job.fetch.listing import Names
 from job.fetch.references import REFERENCE_TEXT
@@ -24,6 +24,8 @@ _ENDINGS = (".csv", ".tsv", ".psv", ".txt", ".list", ".lst", ".jsonl", ".text", 
 #: Number of rows of a file that are read, and the share of them that must name existing audio.
 _ROWS, _SHARE = 50, 0.5
 
+#: How to have recordings transcribed all the same, at the end of a message.
+OR_TRANSCRIBE = "; TRANSCRIBE=always transcribes the recordings instead"
 #: Files of spreadsheet programs.
 _SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers", ".gsheet")
 #: What separates cells in a line, and the longest line, in characters, in which names of recordings are looked for.
@@ -142,9 +144,11 @@ def _reason(path: Path, settings: Settings) -> str:
     """Return why a file cannot be read as a table, or what to do with one that is in no form that is read."""
     if path.suffix.lower() in _ENDINGS:
         try:
-            choose((jsonl if path.suffix.lower() == ".jsonl" else sheets).open_table(path, path.name), settings)
+            table = (jsonl if path.suffix.lower() == ".jsonl" else sheets).open_table(path, path.name)
+            if len(table.columns) > 1:
+                choose(table, settings)
         except BadInput as error:
-            return str(error)
+            return str(error).removesuffix(OR_TRANSCRIBE)
         except (RowError, OSError, UnicodeError):
             pass
     return "write it as metadata.csv or metadata.jsonl, with audio and text"
@@ -197,10 +201,26 @@ def _opened(path: Path, where: str, names: Names, settings: Settings) -> Table |
             continue
         rows = [row for row in islice(table.read(), _ROWS) if isinstance(row, Row)]
         values = [columns.value("audio", row.values) for row in rows]
-        there = sum(isinstance(v, str) and bool(names.spelled_like(_name(v))) for v in values)
-        if there and there >= _SHARE * len(rows):
+        there = [
+            row
+            for row, value in zip(rows, values, strict=True)
+            if isinstance(value, str) and names.spelled_like(_name(value))
+        ]
+        if there and len(there) >= _SHARE * len(rows) and (open_table is not _spaced or _has_words(there)):
             return table
     return None
+
+
+def _has_words(rows: list[Row]) -> bool:
+    """Whether what follows the names in `_spaced` may be said, and is no length, checksum, speaker or second column."""
+    texts = [row.values["text"] for row in rows if row.values["text"]]
+    texts = [text for text in texts if not all(map(guess.is_code, text.split()))]
+    if 2 * len(texts) < len(rows):
+        return False
+    held = guess.profile("text", texts, [])
+    if held is None or held.says_nothing is not None or 2 * sum("\t" in text for text in texts) > len(texts):
+        return False
+    return held.letters > 0 and (held.is_plainly_text or not held.is_label)
 
 
 def _name(value: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -126,8 +127,8 @@ def clean(text: str) -> Cleaned:
     """Clean a transcript: remove what other tools write around the words.
 
     Raises:
-        RowError: it is empty, a placeholder, incomplete, the text of a later part of the recording, or it contains
-            special tokens, or replacement characters for letters lost in a conversion.
+        RowError: it is empty, a placeholder, without letters and digits, incomplete, the text of a later part of the
+            recording, or it contains special tokens, or replacement characters for letters lost in a conversion.
     """
     mended: list[str] = []
 
@@ -154,6 +155,7 @@ def clean(text: str) -> Cleaned:
         raise RowError("text is incomplete", f"{found[0]} stands for words that are said; write them, or drop the row")
     if (found := _SPECIAL.search(plain)) is not None:
         raise RowError("text holds a special token", f"{found[0]} would not be read as text; take it out")
+    _refuse_signs_alone(plain)
     return Cleaned(plain if mended else text.strip(), tuple(dict.fromkeys(mended)))
 
 
@@ -176,16 +178,27 @@ def _gap(tag: re.Match[str]) -> str:
     )
 
 
+def stands_for_nothing(value: str) -> bool:
+    """Whether a value is what programs write into an empty cell."""
+    return value.casefold() in PLACEHOLDERS or value in _PLACEHOLDERS_IN_CAPITALS
+
+
 def _refuse_placeholder(text: str) -> None:
     bare = text.strip().strip("\"'“”‘’«»").strip()
     if not bare:
         raise RowError("empty text")
     if _SOUND_ALONE.fullmatch(bare):
         raise RowError("no words", f"{bare!r} is a sound and nothing that is said; drop the row, or write the words")
-    if bare.casefold() in PLACEHOLDERS or bare in _PLACEHOLDERS_IN_CAPITALS:
+    if stands_for_nothing(bare):
         raise RowError(
             "no text", f"{bare!r} stands for an empty cell; if it is what is said, write it with a full stop"
         )
+
+
+def _refuse_signs_alone(text: str) -> None:
+    """Reject a text of punctuation and pictures; a number or a sign of money or arithmetic may be said."""
+    if not any(character.isalnum() or unicodedata.category(character) in ("Sc", "Sm") for character in text):
+        raise RowError("no words", f"{text[:40]!r} has no letter and no digit; write what is said, or drop the row")
 
 
 def _refuse_lost_letters(text: str) -> None:

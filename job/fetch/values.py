@@ -17,6 +17,11 @@ INVISIBLE = "\u200b\ufeff"
 #: Kinds of the errors of `required_text` for a row that has no text at all.
 NO_TEXT = ("no text", "empty text")
 
+#: People's names that are placeholders when written otherwise.
+_NAMES = ("Nan", "Nil")
+#: Min Nan, spoken in Taiwan, has the code `nan`.
+_MIN_NAN = ("language", "nan")
+
 #: Prepared codes are stored as int16.
 LARGEST_CODE = 32767
 
@@ -40,6 +45,8 @@ def required_text(value: Any) -> Cleaned:
 def optional_text(value: Any, field: str) -> str | None:
     """Return a label that may be missing; numbers (speaker 7) are converted to strings.
 
+    What programs write into empty cells (`nan`, `None`) is no label, unless it is written as the name that it also is.
+
     Raises:
         RowError: it is a list or an object, or not valid Unicode.
     """
@@ -52,7 +59,9 @@ def optional_text(value: Any, field: str) -> str | None:
     if not isinstance(value, str):
         raise RowError(f"{field} is not a string", type(value).__name__)
     _check_unicode(value, field)
-    return _strip(value) or None
+    label = _strip(value)
+    empty = transcripts.stands_for_nothing(label) and label not in _NAMES and (field, label) != _MIN_NAN
+    return None if empty else label or None
 
 
 def codes(value: Any) -> list[list[int]]:
