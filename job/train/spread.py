@@ -239,11 +239,6 @@ def copied(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tens
     return copy
 
 
-def number(value: Any) -> float:
-    """Return a one-element tensor, sharded or not, as a number."""
-    return float(whole(value.detach())) if isinstance(value, torch.Tensor) else float(value)
-
-
 def like(tensor: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
     """Shard the full `tensor` the way `model` is sharded."""
     if isinstance(model, DTensor) and tensor.shape == model.shape:

@@ -7,14 +7,13 @@ nothing if `found_inf` is set.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch.distributed.tensor import DTensor
 
-from job.train.spread import number
+from job.train.spread import whole
 
 
 class Update:
@@ -39,16 +38,21 @@ class Update:
         sharded = any(isinstance(g, DTensor) for g in gradients)
         norm_before = torch.nn.utils.get_total_norm(gradients) if sharded else _norm(gradients)
         if not self._on_device or sharded:
-            norm = number(norm_before)
-            if math.isfinite(norm) and math.isfinite(float(losses.sum())):
+            norm = whole(norm_before.detach())
+            if bool(_finite(norm, losses)):  # the only time in a step that the host waits for the device
                 torch.nn.utils.clip_grads_with_norm_(parameters, self._bound, norm_before)
                 self._optimizer.step()
-            return losses.new_tensor(norm)
+            return norm
         # The same margin as in `clip_grad_norm_`.
         self._optimizer.grad_scale = ((norm_before + 1e-6) / self._bound).clamp(min=1.0)
-        self._optimizer.found_inf = torch.isfinite(norm_before.double() + losses.sum()).logical_not().float()
+        self._optimizer.found_inf = _finite(norm_before, losses).logical_not().float()
         self._optimizer.step()
         return norm_before
+
+
+def _finite(norm: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
+    """Whether the norm and all losses are finite, a scalar on the losses' device."""
+    return torch.isfinite(norm.double() + losses.sum())
 
 
 def _norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
