@@ -48,6 +48,17 @@ def _chunks(rows: torch.Tensor, targets: torch.Tensor, chunk: int) -> Iterable[t
     return zip(torch.tensor_split(rows, parts), torch.tensor_split(targets, parts), strict=True)
 
 
+def _add(gradients: list[torch.Tensor | None], so_far: list[torch.Tensor | None]) -> None:
+    """Add a chunk's gradients to those of the chunks before, and empty `gradients`.
+
+    Otherwise they would exist until the next chunk's are there: three sets of them from the third chunk on.
+    """
+    for index in reversed(range(len(gradients))):
+        gradient, before = gradients.pop(), so_far[index]
+        if gradient is not None:  # what a chunk does not use has none
+            so_far[index] = gradient if before is None else before.add_(gradient)
+
+
 class _Summed(torch.autograd.Function):
     """Computes the sum and its gradients in the forward pass; the backward pass only scales them."""
 
@@ -64,14 +75,13 @@ class _Summed(torch.autograd.Function):
                 part = part.detach().requires_grad_(wanted)
                 loss = loss_of(part, held_against)
             with torch.autocast(rows.device.type, enabled=False):  # as around every backward pass
-                gradients = torch.autograd.grad(loss, [part, *trained] if wanted else trained, allow_unused=True)
+                wanting = [part, *trained] if wanted else trained
+                gradients: list[torch.Tensor | None] = [*torch.autograd.grad(loss, wanting, allow_unused=True)]
             losses.append(loss.detach())
             if wanted:
-                by_rows.append(torch.zeros_like(part) if gradients[0] is None else gradients[0])
-                gradients = gradients[1:]
-            for index, gradient in enumerate(gradients):
-                so_far = by_trained[index]
-                by_trained[index] = gradient if so_far is None or gradient is None else so_far.add_(gradient)
+                by_part = gradients.pop(0)
+                by_rows.append(torch.zeros_like(part) if by_part is None else by_part)
+            _add(gradients, by_trained)
         ctx.by_rows = torch.cat(by_rows) if wanted else None
         ctx.by_trained = by_trained
         return torch.stack(losses).sum()

@@ -131,7 +131,8 @@ class _Run:
         settings, schedule, stepper = self.settings, self.schedule, self.stepper
         step = done = self.state.begin(self.start, self.ranks.first, self.ranks.own_disks)
         self.trackers.start(resumed_from=done)
-        ready = ahead(schedule.after(done), stepper.build)  # builds the next steps' batches in the background
+        left = [] if self._is_over(done) else schedule.after(done)
+        ready = ahead(left, stepper.build)  # builds the next steps' batches in the background
         for planned, batches in progress(ready, stage="train", total=schedule.steps - done, unit="steps"):
             step, epoch, _ = planned
             self._activate(epoch)  # PROGRESSIVE_STAGES
@@ -165,6 +166,16 @@ class _Run:
                 say("train", f"stopping at step {step}: {reason}")
                 break
         return self._finish(step)
+
+    def _is_over(self, done: int) -> bool:
+        """Whether the validation after step `done`, where this run was cut short, had ended it before its last step."""
+        measured = self.state.measured
+        if not self.start.own or measured.get("step") != done:
+            return False
+        reason = self.state.guards.patience.stop(measured["talker_loss"])
+        if reason:
+            say("train", f"stopped at step {done}: {reason}")
+        return reason is not None
 
     def _check_sub_talker(self, losses: torch.Tensor) -> None:
         """Stop a run whose sub-talker learns nothing, in the first step that trains it on any frames."""
