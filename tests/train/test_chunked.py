@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from job.train.chunked import summed
+from job.loss.chunked import summed
 from tests.support.memory import Live
 
 

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from job.config import settings as variables
 from job.demo.base import build
-from job.train import adapt, attention, loop
-from job.train.optimizers import optimizer_of
+from job.fast import attention
+from job.optimizer.optimizers import optimizer_of
+from job.train import adapt, loop
 from job.train.update import Update
 from tests.support import made_rows
 from tests.support.pretended_gpu import CUDA, Gpu, GpuTensor
