@@ -299,3 +299,23 @@ def test_signs_alone_are_nothing_that_is_said(tmp_path: Path, fetched: Any, text
     assert [row["text"] for row in got["train"]] == ["7 €?"]
     (rejected,) = got["rejected"]
     assert rejected["row"] == 1 and rejected["reason"] in ("no words", "no text", "empty text")
+
+
+@pytest.mark.parametrize(
+    "name", ["{0}_transcript.txt", "texts/text-{0}.txt", "{0} (corrected).docx", "{0}.final.v2.txt", "Text of {0}.lab"]
+)
+def test_texts_with_more_in_their_names_are_asked_about(tmp_path: Path, fetched: Any, name: str) -> None:
+    root = recordings(tmp_path / "in")
+    for stem in NAMES[1:]:
+        write(root / name.format(stem), "What is said.")
+    with pytest.raises(BadInput, match=r"take_002\.(txt|docx|lab)|take_002.*call it take_002\.txt"):
+        fetched(DATA_DIR=root, TRANSCRIBE="auto")
+
+
+def test_other_texts_beside_recordings_stop_no_transcription(tmp_path: Path) -> None:
+    from job.fetch import elsewhere
+
+    root = recordings(tmp_path / "in", ["1", "2", "3", "4"])
+    for name in ("notes 1.txt", "README.txt", "12.txt", "day_2_plan.txt"):
+        write(root / name, "Bring the other microphone.")
+    assert elsewhere.nearly_beside(root, sorted(root.glob("*.wav"))) is None
