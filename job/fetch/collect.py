@@ -21,6 +21,7 @@ from job.fetch.references import References
 from job.fetch.row_languages import RowLanguages
 from job.fetch.table import TRANSCRIBED_BY, Row, RowError, Table, Unreadable
 from job.fetch.transcripts import Mended
+from job.fetch.unknown_times import UnknownTimes
 from job.normalize import Normalizer, Told
 
 #: Seconds per frame of codes (1920 samples at 24 kHz): for rows that come encoded and without audio.
@@ -45,6 +46,7 @@ class Collector:
         self._normalizer = Normalizer(settings.text_normalizer)
         self._told = Told()
         self._languages = RowLanguages(settings)
+        self._unknown_times = UnknownTimes()
 
     def rows(self, split: str, table: Table) -> Iterator[dict[str, Any]]:
         """Yield the manifest rows of a split, as many as MAX_TRAIN_SAMPLES, MAX_EVAL_SAMPLES and MAX_HOURS allow.
@@ -128,7 +130,7 @@ class Collector:
             built["ref_audio"] = str(path)
         if codes is not None:
             built["audio_codes"] = codes
-        elif part := self._part(columns, row, Path(built["audio"])):
+        elif part := self._part(table, columns, row, Path(built["audio"])):
             if table.loose and self.store.directory is not None:
                 part = self._edges.settle(Path(built["audio"]), part)
             built |= {"start": part.start, "end": part.end}
@@ -146,13 +148,13 @@ class Collector:
         if said.text != row["text"]:
             row["text"], row["raw_text"] = said.text, row["text"]
 
-    def _part(self, columns: Columns, row: Row, audio: Path) -> segments.Part | None:
+    def _part(self, table: Table, columns: Columns, row: Row, audio: Path) -> segments.Part | None:
         """Return the part of the recording that belongs to the row; None for all of it."""
         if self.store.directory is None and not inside.is_there(audio):
             return None  # a check before a run: the recording comes as bytes and was not written
-        if not columns.has_times:
-            return None
         length = partial(audio_store.seconds, audio)
+        if all(columns.value(field, row.values) is None for field in segments.NAMES):
+            self._unknown_times.look(table.where, columns, row.values, length)
         return segments.part(lambda field: columns.value(field, row.values), length, columns.has_ends)
 
     def _audio(self, table: Table, columns: Columns, row: Row, missing_ok: bool) -> str | None:

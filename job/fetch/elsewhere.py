@@ -22,6 +22,8 @@ _ENDINGS = (
     *(".csv", ".tsv", ".psv", ".txt", ".list", ".lst", ".jsonl", ".json", ".text", ".trans"),
     *(".data", ".xml", ".yaml", ".yml"),
 )
+#: Texts of one recording each.
+_TEXTS = (".txt", ".lab", ".docx", ".doc", ".odt", ".rtf", ".md")
 #: Files about a corpus, which may show a few of its rows.
 _ABOUT = ("readme", "license", "licence", "changelog", "about")
 #: How many files of one folder are looked into (of thousands, each is one recording's), and how much of each, bytes.
@@ -53,6 +55,36 @@ def with_words(root: Path, audio: list[Path]) -> str | None:
         todo = f"write the words as metadata.csv in {root}, with audio and text"
         return f"{shown} names the recordings and is not read: {todo}"
     return None
+
+
+def nearly_beside(root: Path, audio: list[Path]) -> str | None:
+    """Describe texts that are called nearly like most recordings, `a_text.txt` for `a.wav`; None if there are none.
+
+    Args:
+        root: the folder.
+        audio: all recordings below it.
+    """
+    by_name = {listing.key(audio_files.stem(path.name)): path for path in audio}
+    found: dict[Path, Path] = {}
+    for path in listing.all_below(root):
+        if path.suffix.lower() in _TEXTS:
+            names = (name for name in _shorter(listing.key(path.stem)) if name in by_name)
+            if (name := next(names, None)) is not None:
+                found.setdefault(by_name[name], path)
+    if 2 * len(found) <= len(audio):
+        return None
+    recording, text = next(iter(found.items()))
+    wanted = f"{audio_files.stem(recording.name)}.txt"
+    return f"{text.relative_to(root)} may be the text of {recording.name} and is not read: call it {wanted}, and so on"
+
+
+def _shorter(name: str) -> Iterator[str]:
+    """Yield a name without its last words, then without its first: `take_1` and `1_text` of `take_1_text`."""
+    parts = re.split(r"([^\w]+|_+)", name)
+    for count in range(len(parts) - 2, 0, -2):
+        yield "".join(parts[:count])
+    for count in range(2, len(parts), 2):
+        yield "".join(parts[count:])
 
 
 def _candidates(root: Path) -> Iterator[Path]:

@@ -128,7 +128,8 @@ def _open(root: Path, where: str, settings: Settings) -> Table:
     inner = next((p for p in sorted(root.glob("*/metadata.*")) if p.name in METADATA), None)
     if 10 * beside.with_text < len(found) and settings.transcribe != "always":
         told = inner is not None and not beside.with_text  # below
-        unread = tables.unread(root, found, settings) or (None if told else elsewhere.with_words(root, found))
+        unread = tables.unread(root, found, settings) or elsewhere.nearly_beside(root, found)
+        unread = unread or (None if told else elsewhere.with_words(root, found))
         if unread is not None:
             raise BadInput(f"{where}: {unread}{tables.OR_TRANSCRIBE}")
     if not beside.can_be_read or (not beside.with_text and inner and settings.transcribe != "always"):

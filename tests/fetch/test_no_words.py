@@ -299,3 +299,68 @@ def test_signs_alone_are_nothing_that_is_said(tmp_path: Path, fetched: Any, text
     assert [row["text"] for row in got["train"]] == ["7 €?"]
     (rejected,) = got["rejected"]
     assert rejected["row"] == 1 and rejected["reason"] in ("no words", "no text", "empty text")
+
+
+@pytest.mark.parametrize(
+    "name", ["{0}_transcript.txt", "texts/text-{0}.txt", "{0} (corrected).docx", "{0}.final.v2.txt", "Text of {0}.lab"]
+)
+def test_texts_with_more_in_their_names_are_asked_about(tmp_path: Path, fetched: Any, name: str) -> None:
+    root = recordings(tmp_path / "in")
+    for stem in NAMES[1:]:
+        write(root / name.format(stem), "What is said.")
+    with pytest.raises(BadInput, match=r"take_002\.(txt|docx|lab)|take_002.*call it take_002\.txt"):
+        fetched(DATA_DIR=root, TRANSCRIBE="auto")
+
+
+def test_other_texts_beside_recordings_stop_no_transcription(tmp_path: Path) -> None:
+    from job.fetch import elsewhere
+
+    root = recordings(tmp_path / "in", ["1", "2", "3", "4"])
+    for name in ("notes 1.txt", "README.txt", "12.txt", "day_2_plan.txt"):
+        write(root / name, "Bring the other microphone.")
+    assert elsewhere.nearly_beside(root, sorted(root.glob("*.wav"))) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "unit"),
+    [
+        (("from", "to"), 1),
+        (("Anfang (s)", "Ende (s)"), 1),
+        (("utt_start", "utt_length"), 1),
+        (("from_time", "until_time"), 1000),
+        (("start_sample", "end_sample"), 16_000),
+        (("frame_offset", "num_frames"), 16_000),
+    ],
+)
+def test_places_under_other_names_are_asked_about(
+    tmp_path: Path, fetched: Any, names: tuple[str, str], unit: int
+) -> None:
+    """Without them each row would be the whole recording, with the words of a part of it."""
+    for number, name in enumerate(NAMES[:4]):
+        write_audio(tmp_path / f"{name}.wav", seconds=4.0, seed=number)
+    given = [(0.5 + 0.1 * n, 1.0 if "length" in names[1] or "num" in names[1] else 2.0 + 0.1 * n) for n in range(4)]
+    rows = [
+        {"audio": f"{name}.wav", "text": f"Words of {name}.", names[0]: round(unit * a), names[1]: str(unit * b)}
+        if unit > 1
+        else {"audio": f"{name}.wav", "text": f"Words of {name}.", names[0]: a, names[1]: str(b).replace(".", ",")}
+        for name, (a, b) in zip(NAMES, given, strict=False)
+    ]
+    with pytest.raises(BadInput, match=r"look like places in the recordings .*call them start and end"):
+        fetched(TRAIN_JSONL=write_lines(tmp_path / "t.jsonl", rows))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"from": 1803.5, "to": 1807.5},  # of the session that the recording was cut from
+        {"from": 0.0, "to": 4.0},  # all of it
+        {"mos_from": 0.2, "mos": 3.4, "up_votes": 1, "down_votes": 2},
+        {"from": "nb", "to": "en"},
+    ],
+)
+def test_other_columns_are_no_places(tmp_path: Path, fetched: Any, more: dict[str, Any]) -> None:
+    for number, name in enumerate(NAMES[:4]):
+        write_audio(tmp_path / f"{name}.wav", seconds=4.0, seed=number)
+    rows = [{"audio": f"{name}.wav", "text": f"Words of {name}.", **more} for name in NAMES[:4]]
+    got = fetched(TRAIN_JSONL=write_lines(tmp_path / "t.jsonl", rows))
+    assert [row.get("start") for row in got["train"]] == [None] * 4
