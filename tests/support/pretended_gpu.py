@@ -22,6 +22,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple
@@ -30,7 +31,7 @@ import pytest
 import torch
 import torch._dynamo  # before anything of torch is replaced: it looks at what it replaces itself
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, _pop_mode, _push_mode
 from torch.utils._pytree import tree_leaves, tree_map
 
 CUDA = torch.device("cuda", 0)
@@ -287,6 +288,12 @@ class Gpu(TorchDispatchMode):
         return self.compute(func, args, kwargs or {})
 
     def compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if _is_composed(func):  # as happens in inference mode, in which nothing has taken it apart before
+            _push_mode(self)
+            try:
+                return func.decompose(*args, **kwargs)
+            finally:
+                _pop_mode()
         with _disable_current_modes(), torch.no_grad():
             return self._compute(func, args, kwargs)
 
@@ -515,6 +522,7 @@ class Gpu(TorchDispatchMode):
         patch.setattr(torch.Tensor, "pin_memory", pinned)
         patch.setattr(torch.Tensor, "is_pinned", lambda tensor, *_: self.is_pinned(tensor))
         patch.setattr(torch.Tensor, "to", _to)
+        patch.setattr(torch, "inference_mode", torch.no_grad)  # whose tensors no Python code can stand for
         alike = torch._has_compatible_shallow_copy_type
         patch.setattr(
             torch, "_has_compatible_shallow_copy_type",
@@ -570,6 +578,13 @@ class Gpu(TorchDispatchMode):
 
     def _set_complain(self, mode: Any) -> None:
         self._complain = {"default": 0, "warn": 1, "error": 2}.get(mode, mode)
+
+
+@cache
+def _is_composed(func: Any) -> bool:
+    """Whether an operation is only others, which are looked at one by one."""
+    composed = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd")
+    return composed and func.name() not in _EMULATED
 
 
 def _to(tensor: torch.Tensor, *args: Any, **named: Any) -> torch.Tensor:
@@ -703,6 +718,7 @@ def _normed_backward(gradient: Any, x: Any, shape: Any, scale: Any, weight: Any,
 
 
 _EMULATED: dict[str, Any] = {
+    "aten::scaled_dot_product_attention": _attention,
     "aten::_fused_rms_norm": _normed,
     "aten::_fused_rms_norm_backward": _normed_backward,
     "torch_attn::_varlen_attn": _varlen,

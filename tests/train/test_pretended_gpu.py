@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,7 +16,10 @@ from safetensors.torch import load_file
 from job.config import settings as variables
 from job.demo.base import build
 from job.fast import attention
+from job.model import loading
+from job.model.speaker_encoder import SpeakerEncoder
 from job.optimizer.optimizers import optimizer_of
+from job.prepare import codec
 from job.train import adapt, loop
 from job.train.update import Update
 from tests.support import made_rows
@@ -200,3 +204,25 @@ def test_a_run_on_a_gpu_resumes_to_the_bit(base, tmp_path, more):
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
         assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.slow
+def test_a_gpu_gives_the_codes_and_voices_of_a_cpu(tiny_base):
+    def computed(device: torch.device) -> tuple[Any, Any, torch.Tensor]:
+        tokenizer = loading.load_speech_tokenizer(tiny_base / "speech_tokenizer", device)
+        wrapped = codec.Codec(tokenizer, 16)
+        time = np.arange(24000) / 24000
+        clips = [
+            np.asarray(0.3 * np.sin(2 * np.pi * pitch * time[:count]), np.float32)
+            for pitch, count in ((220, 24000), (330, 9000))
+        ]
+        codes = wrapped.encode(clips)
+        return codes, wrapped.decode(codes[0]), SpeakerEncoder(tiny_base, device).embed(clips[0], 24000)
+
+    expected = computed(torch.device("cpu"))
+    with Gpu():
+        found = computed(CUDA)
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found[0], expected[0], strict=True))
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-5)
+    assert found[2].device.type == "cpu"
+    torch.testing.assert_close(found[2], expected[2])
