@@ -1,9 +1,11 @@
-"""Links to files that outlive the removal of their directory: copies that take no space and no time."""
+"""Copies of directories: links to their files, which take no space and no time, or files of their own."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from job.core import files
@@ -34,3 +36,19 @@ def link(path: Path, into: Path) -> None:
         raise
     except OSError:
         shutil.copyfile(path, into)
+
+
+def copy_tree(source: Path, into: Path, ignore: Callable[[str, list[str]], set[str]] | None = None) -> None:
+    """Copy a directory. Of several errors the first is raised: shutil gathers them in one that has no number.
+
+    Args:
+        ignore: as `shutil.copytree` takes it.
+    """
+    try:
+        shutil.copytree(source, into, dirs_exist_ok=True, ignore=ignore)
+    except shutil.Error as error:
+        _, target, reason = error.args[0][0]
+        number = re.search(r"\[Errno (\d+)\]", str(reason))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(target)) from error

@@ -13,7 +13,7 @@ from typing import Any
 
 from job.config.paths import Paths
 from job.config.settings import Settings
-from job.core import console, files
+from job.core import console, files, links
 from job.core.errors import first_line
 from job.evaluate import tuning
 from job.evaluate.trial import asked, best_of, difference, figures_of
@@ -100,7 +100,7 @@ def _install(best: Path, winner: Path, chosen: dict[str, Any]) -> None:
         return
 
     def fill(target: Path) -> None:
-        shutil.copytree(winner, target, dirs_exist_ok=True)
+        links.copy_tree(winner, target)
         files.write_json(target / "training_state.json", progress)
 
     files.replace_directory(best, fill)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from job.core import files
+from job.core import files, links
 from job.core.console import say
 from job.core.errors import BadInput
 from job.modes import mode_of
@@ -74,16 +76,37 @@ def write_cloning_model(settings: Settings, to: Path | None) -> Path:
     """Write `cloning_model` of output/best to a new folder, by default `OUTPUT_DIR/cloning`, and say how to use it.
 
     Raises:
-        BadInput: the checkpoint lacks what is needed, or the folder is there already.
+        BadInput: the checkpoint lacks what is needed, the folder is there already, or it cannot be written there.
     """
-    best, target = settings.paths.best, to.expanduser() if to else settings.paths.output / "cloning"
+    paths = settings.paths
+    best, usual = paths.best, paths.output / "cloning"
+    try:
+        target = (to or usual).expanduser().absolute()
+    except RuntimeError as error:  # of ~name
+        raise BadInput(f"{to}: there is no such user; name a folder") from error
     if not (best / "training_state.json").is_file():
-        raise BadInput(f"{best} is no finished voice; train first, or set OUTPUT_DIR")
-    if to and os.path.lexists(target):
-        raise BadInput(f"{to} is there already; name a new folder, or none for {settings.paths.output / 'cloning'}")
-    cloning_model(best, target)
+        raise BadInput(f"there is no voice in {best}; train first, or set OUTPUT_DIR")
+    replaced = (best, paths.last, paths.candidates, paths.to_push, paths.earlier)
+    if any(target.resolve().is_relative_to(one.resolve()) for one in replaced):
+        raise BadInput(f"{target} is inside of what training replaces; name another folder")
+    if os.path.lexists(target) and not (target == usual.absolute() and _is_cloning_model(target)):
+        raise BadInput(f"{target} is there already and is left as it is; name a new folder")
+    try:
+        cloning_model(best, target)
+    except OSError as error:
+        if files.is_full(error) or error.errno is None:
+            raise
+        raise BadInput(f"{target} cannot be written: {error.strerror}; name another folder") from error
     say("cloning", f"{target} clones voices: Qwen3TTSModel.from_pretrained(folder).generate_voice_clone(...)")
     return target
+
+
+def _is_cloning_model(directory: Path) -> bool:
+    """Whether a folder holds a Base model and nothing that this command does not write."""
+    config = directory / "config.json"
+    if directory.is_symlink() or not config.is_file():
+        return False
+    return bool(files.read_json(config).get("tts_model_type") == "base")
 
 
 def scaled_model(checkpoint: Path, target: Path, scale: float) -> None:
@@ -118,7 +141,7 @@ def scale_in_place(checkpoint: Path, scale: float, changed: Mapping[str, Any]) -
     """
 
     def fill(directory: Path) -> None:
-        shutil.copytree(checkpoint, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("model*.safetensors*"))
+        links.copy_tree(checkpoint, directory, ignore=shutil.ignore_patterns("model*.safetensors*"))
         save_weights(_scaled_weights(checkpoint, scale), directory)
         described = directory / ADAPTER_FOLDER / "adapter_config.json"
         config = files.read_json(described)
@@ -162,7 +185,7 @@ def copy_model(source: Path, target: Path, leave_out: tuple[str, ...] = NOT_COPI
     def ignore(directory: str, names: list[str]) -> set[str]:
         return (here if Path(directory) == source else below)(directory, names)
 
-    shutil.copytree(source, target, dirs_exist_ok=True, ignore=ignore)
+    links.copy_tree(source, target, ignore=ignore)
 
 
 def load_tensors(paths: list[Path]) -> dict[str, torch.Tensor]:
@@ -176,15 +199,28 @@ def save_weights(weights: dict[str, torch.Tensor], directory: Path) -> None:
     """Write a model's weights as `from_pretrained` reads them, in several files when they are large."""
     from huggingface_hub import save_torch_state_dict
 
-    save_torch_state_dict(weights, directory, max_shard_size="5GB", metadata={"format": "pt"})
+    with _full_disks(directory):
+        save_torch_state_dict(weights, directory, max_shard_size="5GB", metadata={"format": "pt"})
     make_readable(directory)
+
+
+@contextmanager
+def _full_disks(path: Path) -> Iterator[None]:
+    """Raise OSError for a full disk, which safetensors tells by an error of its own."""
+    try:
+        yield
+    except Exception as error:
+        if files.is_full(error) and not isinstance(error, OSError):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Write one safetensors file."""
     from safetensors.torch import save_file
 
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, str(path), metadata={"format": "pt"})
+    with _full_disks(path):
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, str(path), metadata={"format": "pt"})
     make_readable(path.parent)
 
 

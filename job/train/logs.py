@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -48,26 +49,37 @@ class Lines:
                     "train", f"OUTPUT_DIR={log.parent} is full: make room; lines of {log.name} wait until there is some"
                 )
             self._warned = True
+        else:
+            self._warned = bool(self._waiting)
 
     def finish(self) -> None:
         """Write what still waits; raises OSError if that is not possible."""
         for log in list(self._waiting):
             self._making_room(partial(_write, log, self._waiting[log]))
             del self._waiting[log]
+        self._warned = False
+
+    def retry(self) -> None:
+        """Write what still waits if there is room now: a checkpoint knows only of lines that are written."""
+        try:
+            self.finish()
+        except OSError as error:
+            if not files.is_full(error):
+                raise
 
 
 def _write(log: Path, lines: bytes) -> None:
     """Append lines, or nothing of them."""
-    with open(log, "ab", buffering=0) as handle:
-        size = handle.tell()
-        try:
+    size = log.stat().st_size if log.exists() else 0
+    try:
+        with open(log, "ab", buffering=0) as handle:
             left = memoryview(lines)
             while left:
                 left = left[handle.write(left) :]
-        except OSError:
-            with contextlib.suppress(OSError):
-                handle.truncate(size)
-            raise
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.truncate(log, size)
+        raise
 
 
 class Window:

@@ -257,6 +257,7 @@ class _Run:
         """Write a checkpoint to resume from, while training continues."""
         if not (self.ranks.first or self.spread.sharded):
             return
+        self.lines.retry()
         taken = self.state.snapshot(step, self.stepper.division, self.ranks.first)
         if self.ranks.first:
             keep = self.settings.save_total_limit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 
 import pytest
 from safetensors.torch import load_file
@@ -55,8 +56,50 @@ def test_what_is_there_is_not_replaced(work, tmp_path, capsys, there):
         if there == "model":
             (target / "config.json").write_text('{"tts_model_type": "base"}')
     result = cloning(capsys, work, target)
-    assert result.code == 2 and f"{target} is there already; name a new folder" in result.err
+    assert result.code == 2 and f"{target} is there already and is left as it is; name a new folder" in result.err
     assert target.is_symlink() == (there == "link") and (there == "link" or target.exists())
+
+
+@pytest.mark.parametrize("there", ["file", "folder", "link"])
+def test_nor_is_it_where_the_model_is_put_by_default(work, tmp_path, capsys, there):
+    target = work / "output/cloning"
+    if there == "file":
+        target.write_text("mine")
+    elif there == "link":
+        target.symlink_to(tmp_path)
+    else:
+        target.mkdir()
+        (target / "recordings.txt").write_text("mine")
+    result = cloning(capsys, work)
+    assert result.code == 2 and f"{target} is there already" in result.err
+    assert target.is_symlink() if there == "link" else target.exists()
+    assert there != "folder" or (target / "recordings.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("target", ["/dev/null/voice", "/proc/voice", "~nobody-of-that-name/voice"])
+def test_where_nothing_can_be_written_is_one_line(work, capsys, target):
+    result = cloning(capsys, work, target)
+    assert result.code == 2 and target in result.err and len(result.errors) == 1, result.err
+    assert "name a" in result.err
+
+
+def test_training_would_replace_what_is_inside_of_the_voice(work, capsys):
+    result = cloning(capsys, work, work / "output/best/inner")
+    assert result.code == 2 and "inside of what training replaces" in result.err
+
+
+def test_a_full_disk_is_one_line(work, tmp_path, capsys):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if (done := subprocess.run(mount, capture_output=True, text=True)).returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
+    try:
+        result = cloning(capsys, work, disk / "voice")
+        assert result.code == 2 and "No space left on device" in result.err and len(result.errors) == 1, result.err
+        assert not (disk / "voice").exists()
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_it_says_what_is_missing(work, tmp_path, capsys):

@@ -87,3 +87,17 @@ def test_no_part_of_a_line_is_left(tmp_path):
 def test_other_errors_end_the_run(tmp_path):
     with pytest.raises(FileNotFoundError):
         Lines().append(tmp_path / "gone" / "training.jsonl", {"step": 1})
+
+
+def test_a_disk_that_is_full_again_is_said_again(tmp_path, capsys):
+    """And what waits can be written before a checkpoint is taken, whether or not there is room."""
+    log, lines = tmp_path / "training.jsonl", Lines()
+    for step in (1, 2):
+        log.symlink_to("/dev/full")
+        lines.append(log, {"step": step})
+        assert capsys.readouterr().err.count("is full: make room") == 1
+        lines.retry()
+        log.unlink()
+        lines.retry()
+        assert numbers(log) == [step]
+        log.unlink()
