@@ -38,7 +38,7 @@ class SubTalker:
     Attributes:
         gradients: bytes of all gradients.
         a_layer: those of one layer's.
-        copies: bytes of the adapters' copies in the computation's dtype.
+        copies, head_copies: bytes of the adapters' copies in the computation's dtype, the layers' and the heads'.
         weights: bytes of the weights' copies in it.
     """
 
@@ -50,6 +50,7 @@ class SubTalker:
     gradients: int
     a_layer: int
     copies: int
+    head_copies: int
     weights: int
     projected: int
     heads: int
@@ -78,9 +79,10 @@ class SubTalker:
         trained = everything or adapted
         entries = sum(math.prod(shape) for shape in own.values())
         checkpointing = settings.gradient_checkpointing
+        head_copies = 0
         copies = stack.layers * adapter_copies(stack, types, kind, checkpointing)
         if adapted and types.trained != types.compute:
-            copies += types.compute * settings.lora_r * sum(map(sum, heads))
+            head_copies = types.compute * settings.lora_r * sum(map(sum, heads))
         # Its input is a slice of the sub-talker's input, which is kept anyway; a copy in another dtype is not.
         projected = types.compute * projection[1] if projection and everything and states != types.compute else 0
         return cls(
@@ -92,6 +94,7 @@ class SubTalker:
             gradients=gradient_bytes(settings, types, own) if moves else 0,
             a_layer=gradient_bytes(settings, types, layer) if moves else 0,
             copies=copies,
+            head_copies=head_copies,
             weights=types.compute * entries * has_copies(types, trained=everything),
             projected=projected,
             heads=types.inputs(trained, stack.width, kind_of(settings)),
@@ -107,7 +110,7 @@ class SubTalker:
         # The heads' tensors are freed before the first layer is differentiated.
         heads = (self.codebooks - 1) * (self.heads + 4 * self.codes + self.kind.rank * types.compute) + 8 * self.codes
         layers = self.codebooks * (stack.backward(types, self.kind) + made)
-        return frames * (self.codebooks * kept + max(heads, layers))
+        return frames * self.codebooks * kept + max(frames * heads + self.head_copies, frames * layers) + self.copies
 
     def chunks(self, frames: int, fed: int, at_once: int) -> Chunks:
         """The peak for this many frames, whose inputs take `fed` bytes, in the chunks of `job.train.chunked`."""
@@ -119,7 +122,7 @@ class SubTalker:
         late = size * self.codebooks * (stack.layer(self.types, self.kind) + stack.backward(self.types, self.kind))
         # That layer's own come last, one after the other, while what it keeps goes.
         late += self.gradients - self.a_layer
-        peak = max(peak, before + max(self.copies + self.chunk(size), late))
+        peak = max(peak, before + max(self.chunk(size), late))
         return Chunks(peak, self.chunk(size), self.in_kernels(size))
 
     def in_kernels(self, frames: int) -> int:
