@@ -16,7 +16,17 @@ import math
 from dataclasses import dataclass
 
 from job.config.settings import Settings
-from job.estimate.layer_bytes import FLASH_ROWS, Kind, Shapes, Stack, Types, gradient_bytes, has_copies, kind_of
+from job.estimate.layer_bytes import (
+    FLASH_ROWS,
+    Kind,
+    Shapes,
+    Stack,
+    Types,
+    adapter_copies,
+    gradient_bytes,
+    has_copies,
+    kind_of,
+)
 from job.estimate.sub_talker_bytes import Chunks, SubTalker, cut
 from job.modes import mode_of
 
@@ -97,9 +107,15 @@ def working(
     most = max(talker.layer(types, kind_of(settings)) if own else 0, talker.layer(types, Kind()) if frozen else 0)
     a_position = layers + width * talker.stream + 4 + width * states + _INDEX_BYTES
     kept = load.positions * a_position
+    kept += own * adapter_copies(talker, types, kind_of(settings), checkpointing)
+    projection = by_projection = 0  # copies of its weights; those of the second are kept until the backward pass
     if settings.train_text_projection:
-        text_width = shapes["talker.text_projection.linear_fc1.weight"][1]
-        kept += 3 * load.texts * text_width * low
+        up, down = (shapes[f"talker.text_projection.linear_fc{number}.weight"] for number in (1, 2))
+        kept += 3 * load.texts * up[1] * low
+        by_projection = types.trained * (math.prod(up) + math.prod(down))
+        if types.trained != low:
+            kept += low * math.prod(down)
+            projection = low * math.prod(up)
     copied = 0 if sharded else own * has_copies(types, trained=everything) + frozen * has_copies(types, trained=False)
     copies = low * talker.entries * copied
     differentiated = talker.backward(types, kind_of(settings))
@@ -111,12 +127,15 @@ def working(
     by_labels = labels * width * states
     head = shapes["talker.codec_head.weight"]
     at_once = cut(labels, TOKENS_AT_ONCE)[1]
-    head_chunk = at_once * (width * low + head[0] * (8 + low))
-    head_gradients = gradient_bytes(settings, types, [head], adapted=settings.lora_heads)
+    # The logarithms of probabilities, and the gradients of a choice among them and of the logits.
+    head_chunk = at_once * (width * low + head[0] * 12)
+    head_gradients = gradient_bytes(settings, types, {"talker.codec_head.weight": head})
     sub = SubTalker.of(shapes, settings, types, states)
     frames = max(1, round(settings.sub_talker_frame_fraction * load.frames)) if sub else 0
     fed = frames * sub.codebooks * width * states if sub else 0
-    copies += low * (math.prod(head) + (sub.entries if sub else 0)) if has_copies(types, trained=everything) else 0
+    copied_head = has_copies(types, trained=everything)
+    copies += projection + low * math.prod(head) * copied_head
+    of_sub = sub.weights if sub else 0
     read = sets = 0
     chunks = Chunks()
     if sub:
@@ -125,7 +144,10 @@ def working(
         sets = sub.gradients
         chunks = sub.chunks(frames, fed, FRAMES_AT_ONCE["cuda"])
     earlier = 0 if whole else gradients
-    held = kept + copies + 2 * by_labels + head_gradients + earlier
+    held = kept + copies + read + earlier
+    # The first chunk's gradients are there when the next one is computed.
+    in_head = held + (2 * by_labels + head_gradients if labels > at_once else by_labels) + head_chunk
+    in_sub = held + 2 * by_labels + head_gradients + of_sub + fed + chunks.peak
     # What is recomputed makes its copies again; those of layers already differentiated have been freed.
     recomputed = {True: talker.entries, "selective": 3 * talker.inner * width}.get(checkpointing, 0)
     in_layers = low * (talker.entries - recomputed) * copied
@@ -133,12 +155,14 @@ def working(
     # What is looked up gets its gradients last, those by the sub-talker's inputs have waited for it.
     tables = sum(math.prod(s) for n, s in shapes.items() if ".codec_embedding." in n) * types.trained * everything
     looked_up, fed_back = (load.frames + frames) * width * types.codec * everything, fed * everything
+    late = gradients - tables - by_projection
+    late += max(tables + looked_up, load.positions * (most + differentiated)) + fed_back
     flash = (load.positions + FLASH_ROWS * load.samples) * talker.queries * 4
     return Working(
-        kept=kept + copies,
+        kept=kept + copies + of_sub,
         chunk=chunks.largest,
-        forward=held + read + max(fed + chunks.peak, head_chunk),
+        forward=max(in_head, in_sub),
         backward=first + max(by_labels + fed, fed_back + in_backward),
-        late=gradients - tables + max(tables + looked_up, load.positions * (most + differentiated)) + fed_back,
+        late=max(late, gradients + projection),  # text_projection is the last
         in_kernels=max(chunks.in_kernels, flash),
     )

@@ -154,9 +154,17 @@ def has_copies(types: Types, *, trained: bool) -> bool:
     return (types.trained if trained else types.frozen) != types.compute
 
 
-def gradient_bytes(settings: Settings, types: Types, shapes: list[tuple[int, ...]], *, adapted: bool) -> int:
-    """Bytes of the gradients of weights of those shapes, or of their adapters."""
+def adapter_copies(stack: Stack, types: Types, kind: Kind, checkpointing: bool | str) -> int:
+    """Bytes of the copies in the computation's dtype that a layer's adapters make, and keep until differentiated."""
+    if types.trained == types.compute or not kind.rank or checkpointing is True:
+        return 0
+    attention = 4 * stack.width + 2 * (stack.queries + stack.keys)
+    mlp = 3 * (stack.width + stack.inner) if kind.mlp and checkpointing != "selective" else 0
+    return types.compute * kind.rank * (attention + mlp)
+
+
+def gradient_bytes(settings: Settings, types: Types, shapes: Shapes) -> int:
+    """Bytes of the gradients of these weights, or of their adapters."""
     if not mode_of(settings).adapters:
-        return types.trained * sum(math.prod(shape) for shape in shapes)
-    matrices = [shape for shape in shapes if len(shape) == 2]
-    return types.trained * settings.lora_r * sum(sum(shape) for shape in matrices) if adapted else 0
+        return types.trained * sum(math.prod(shape) for shape in shapes.values())
+    return types.trained * settings.lora_r * sum(map(sum, mode_of(settings).adapted(settings, shapes)))

@@ -11,6 +11,7 @@ from job.dataset.prepared import read_summary
 from job.estimate.flops import Work
 from job.estimate.layer_bytes import Shapes
 from job.model import loading
+from job.model.embedding_rows import language_rows
 from job.modes import mode_of
 from job.modes.train_mode import size
 from job.train import progressive
@@ -37,10 +38,11 @@ def parameter_counts(settings: Settings, shapes: Shapes | None = None) -> tuple[
 def new_languages(settings: Settings) -> bool:
     """Whether prepared rows have a language new to the base model, whose embedding is then trained."""
     try:
-        spoken = read_summary(settings.paths)["languages"]
+        spoken = read_summary(settings.paths).get("languages", {})
     except BadInput:
         return False
-    return not all(entry["known"] for entry in spoken.values())
+    # By the base as training does: the data may have been prepared with another one.
+    return bool(language_rows(loading.read_config(loading.base_directory(settings)).raw, sorted(spoken)))
 
 
 def trained_values(settings: Settings, shapes: Shapes, *, new: bool | None = None) -> int:

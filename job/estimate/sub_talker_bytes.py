@@ -6,7 +6,17 @@ import math
 from dataclasses import dataclass
 
 from job.config.settings import Settings
-from job.estimate.layer_bytes import FLASH_ROWS, Kind, Shapes, Stack, Types, gradient_bytes, kind_of
+from job.estimate.layer_bytes import (
+    FLASH_ROWS,
+    Kind,
+    Shapes,
+    Stack,
+    Types,
+    adapter_copies,
+    gradient_bytes,
+    has_copies,
+    kind_of,
+)
 from job.modes import mode_of
 
 SUB_TALKER = "talker.code_predictor.model."
@@ -23,15 +33,25 @@ class Chunks:
 
 @dataclass(frozen=True)
 class SubTalker:
-    """The sub-talker and how it is trained."""
+    """The sub-talker and how it is trained.
+
+    Attributes:
+        gradients: bytes of all gradients.
+        a_layer: those of one layer's.
+        copies, head_copies: bytes of the adapters' copies in the computation's dtype, the layers' and the heads'.
+        weights: bytes of the weights' copies in it.
+    """
 
     stack: Stack
     types: Types
     kind: Kind
     codebooks: int
     codes: int
-    entries: int
     gradients: int
+    a_layer: int
+    copies: int
+    head_copies: int
+    weights: int
     projected: int
     heads: int
     checkpointing: bool | str
@@ -45,17 +65,24 @@ class SubTalker:
         projection = shapes.get("talker.code_predictor.small_to_mtp_projection.weight")
         stream = types.compute if projection else states
         stack = Stack.of(shapes, SUB_TALKER, stream=stream, packed=False)
-        everything = not mode_of(settings).adapters
-        kind = kind_of(settings)
-        if not everything and not settings.lora_sub_talker:
-            kind = Kind()
-        own = [
-            shape
+        moves = settings.sub_talker_loss_weight > 0  # else it is frozen, and differentiated for the talker's sake
+        everything = moves and not mode_of(settings).adapters
+        adapters = moves and mode_of(settings).adapters and settings.lora_sub_talker
+        kind = kind_of(settings) if everything or adapters else Kind()
+        own = {
+            name: shape
             for name, shape in shapes.items()
             if name.startswith("talker.code_predictor.") and ".codec_embedding." not in name
-        ]
-        adapted = settings.lora_heads and settings.lora_sub_talker
+        }
+        layer = {name: shape for name, shape in own.items() if name.startswith(f"{SUB_TALKER}layers.0.")}
+        adapted = settings.lora_heads and adapters
         trained = everything or adapted
+        entries = sum(math.prod(shape) for shape in own.values())
+        checkpointing = settings.gradient_checkpointing
+        head_copies = 0
+        copies = stack.layers * adapter_copies(stack, types, kind, checkpointing)
+        if adapted and types.trained != types.compute:
+            head_copies = types.compute * settings.lora_r * sum(map(sum, heads))
         # Its input is a slice of the sub-talker's input, which is kept anyway; a copy in another dtype is not.
         projected = types.compute * projection[1] if projection and everything and states != types.compute else 0
         return cls(
@@ -64,11 +91,14 @@ class SubTalker:
             kind=kind,
             codebooks=len(heads) + 1,
             codes=heads[0][0],
-            entries=sum(math.prod(shape) for shape in own),
-            gradients=gradient_bytes(settings, types, own, adapted=settings.lora_sub_talker),
+            gradients=gradient_bytes(settings, types, own) if moves else 0,
+            a_layer=gradient_bytes(settings, types, layer) if moves else 0,
+            copies=copies,
+            head_copies=head_copies,
+            weights=types.compute * entries * has_copies(types, trained=everything),
             projected=projected,
             heads=types.inputs(trained, stack.width, kind_of(settings)),
-            checkpointing=settings.gradient_checkpointing,
+            checkpointing=checkpointing,
         )  # fmt: skip
 
     def chunk(self, frames: int) -> int:
@@ -80,7 +110,7 @@ class SubTalker:
         # The heads' tensors are freed before the first layer is differentiated.
         heads = (self.codebooks - 1) * (self.heads + 4 * self.codes + self.kind.rank * types.compute) + 8 * self.codes
         layers = self.codebooks * (stack.backward(types, self.kind) + made)
-        return frames * (self.codebooks * kept + max(heads, layers))
+        return frames * self.codebooks * kept + max(frames * heads + self.head_copies, frames * layers) + self.copies
 
     def chunks(self, frames: int, fed: int, at_once: int) -> Chunks:
         """The peak for this many frames, whose inputs take `fed` bytes, in the chunks of `job.loss.chunked`."""
@@ -90,7 +120,9 @@ class SubTalker:
         # What the chunk keeps is freed while its gradients are computed, so all of them exist only at its last layer.
         stack = self.stack
         late = size * self.codebooks * (stack.layer(self.types, self.kind) + stack.backward(self.types, self.kind))
-        peak = max(peak, before + max(self.chunk(size), self.gradients + late))
+        # That layer's own come last, one after the other, while what it keeps goes.
+        late += self.gradients - self.a_layer
+        peak = max(peak, before + max(self.chunk(size), late))
         return Chunks(peak, self.chunk(size), self.in_kernels(size))
 
     def in_kernels(self, frames: int) -> int:

@@ -34,7 +34,9 @@ def check(settings: Settings) -> None:
         raise BadInput("TORCH_COMPILE=true: needs DISTRIBUTED=ddp; unset one of them")
     if settings.gradient_checkpointing == "selective" and settings.torch_compile:
         raise BadInput("GRADIENT_CHECKPOINTING=selective: not with TORCH_COMPILE; use true, or unset TORCH_COMPILE")
-    optimizer_choice.check(settings, None if settings.mixed_precision == "auto" else settings.mixed_precision)
+    on_a_gpu = settings.device == "auto" or settings.device.startswith("cuda")
+    automatic = None if on_a_gpu else "no"  # a GPU's depends on which one it is
+    optimizer_choice.check(settings, automatic if settings.mixed_precision == "auto" else settings.mixed_precision)
     if settings.mixed_precision == "fp16":
         raise BadInput(f"MIXED_PRECISION=fp16: {NO_FP16}")
     _check_start(settings)

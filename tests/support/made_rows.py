@@ -50,7 +50,7 @@ def rows(
 def write(work: Path, base: Path, train: list[dict[str, Any]], validation: Sequence[dict[str, Any]] = ()) -> Path:
     """Write what prepare leaves in WORK_DIR: shards, x-vectors and the summary. Returns `work`."""
     talker = json.loads((base / "config.json").read_text())["talker_config"]
-    codebooks, known = talker["num_code_groups"], talker["codec_language_id"]
+    codebooks, known = talker["num_code_groups"], {"auto", *talker["codec_language_id"]}
     prepared = work / "data" / "prepared"
     counts = {}
     for split, found in zip(SPLITS, (train, validation), strict=True):

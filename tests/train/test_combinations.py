@@ -43,6 +43,7 @@ def made(tmp_path, base, **others):
         ({"GRADIENT_CHECKPOINTING": "selective", "TORCH_COMPILE": "true"}, "GRADIENT_CHECKPOINTING=selective"),
         ({"MASTER_WEIGHTS": "bf16_with_fp32", "OPTIMIZER": "adamw_8bit"}, "MASTER_WEIGHTS=bf16_with_fp32"),
         ({"MASTER_WEIGHTS": "bf16_stochastic", "MIXED_PRECISION": "no"}, "MASTER_WEIGHTS=bf16_stochastic"),
+        ({"MASTER_WEIGHTS": "bf16_with_fp32", "OPTIMIZER": "adamw"}, "MIXED_PRECISION=auto gives no here"),
         ({"MIXED_PRECISION": "fp16"}, "MIXED_PRECISION=fp16"),
         ({"TRAIN_MODE": "layers", "REPLACE_LAST_N_LAYERS": 3}, "REPLACE_LAST_N_LAYERS=3: the talker has 2 layers"),
         ({"PROGRESSIVE_STAGES": "talker:0|all"}, "PROGRESSIVE_STAGES='talker:0|all'"),
