@@ -14,7 +14,7 @@ from qwen_tts.core.models import Qwen3TTSForConditionalGeneration
 from job.config.settings import Settings
 from job.estimate import activations
 from job.estimate.activations import Load
-from job.train.batch import collate
+from job.loss.batch import collate
 from tests.support import memory
 
 SHAPE: dict[str, Any] = {
