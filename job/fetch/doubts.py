@@ -45,8 +45,9 @@ def named_text(
         swapped = [p for p in labels if p.filled >= 3 and p.is_plainly_text and p.score > 2 * first.score]
         nothing = nothing or ("labels" if swapped else None)
         plain += swapped if nothing is not None else []
-        if nothing is None and first.is_label and any(p.score > 2 * first.score for p in plain):
-            nothing = "labels"
+        # Words on their own are read from lists too, and such corpora have notes: only what is called a text counts.
+        if nothing is None and first.is_label and not any(len(label.split()) > 1 for label in first.labels):
+            nothing = "labels" if any(p.column in named and p.score > 2 * first.score for p in plain) else None
     if first is not None and nothing is not None and plain:
         best = max(plain, key=lambda p: p.score)
         raise BadInput(

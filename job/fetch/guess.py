@@ -19,6 +19,8 @@ from job.fetch.sounds_spelled import PHONEMES, spells_sounds
 _LOOKED_FOR = 40
 #: Share of a column's cells that must be of one kind for the column to count as that kind.
 MOSTLY = 0.5
+#: The same for phonemes, whose letters and marks some languages are written with too, and the least number of cells.
+_ALL_BUT_FEW, _FEWEST_SPELLED = 0.9, 3
 _NUMBER = re.compile(r"[+-]?\d+([.,:/-]\d+)*([eE][+-]?\d+)?%?")
 _CODE = re.compile(r"(?=[!-~]*[\d_/\\])[!-~]+")
 _SHORTENED = re.compile(r"\d|\b[^\W\d]{1,5}\.(?=\s)|[$£€¥₹%&@#+=°§×/]")
@@ -66,7 +68,7 @@ class Profile:
             return "names of recordings"
         if self.numbers >= 0.9:
             return "numbers"
-        if self.phonemes >= MOSTLY:
+        if self.filled >= _FEWEST_SPELLED and self.phonemes >= _ALL_BUT_FEW:
             return PHONEMES
         if self.language:
             return "languages"
@@ -249,7 +251,7 @@ def written_out(rows: Sequence[Mapping[str, Any]], first: str, second: str) -> t
         return None
     spelled = [pair for pair in both if not _same_letters(*pair)]
     counts = [sum(len(_SHORTENED.findall(pair[n])) for pair in spelled) for n in (0, 1)]
-    marks = [sum(sum(map(_is_mark, pair[n])) for pair in both) for n in (0, 1)]
+    marks = [sum(_marks(pair[n]) for pair in both) for n in (0, 1)]
     stripped = counts[0] == counts[1] and marks[0] != marks[1]
     first_is_read = marks[0] > marks[1] if stripped else counts[0] < counts[1]
     why = "with its capitals and marks" if stripped else "numbers and abbreviations written out"
@@ -260,9 +262,10 @@ def _same_letters(one: str, other: str) -> bool:
     return _folded(one).replace(" ", "") == _folded(other).replace(" ", "")
 
 
-def _is_mark(character: str) -> bool:
-    """Whether a character is a capital letter or a punctuation mark."""
-    return character.isupper() or unicodedata.category(character)[0] == "P"
+def _marks(text: str) -> int:
+    """Return the number of punctuation marks and capitals; in a text of capitals alone these tell nothing."""
+    capitals = sum(map(str.isupper, text)) if any(map(str.islower, text)) else 0
+    return capitals + sum(unicodedata.category(character)[0] == "P" for character in text)
 
 
 def _folded(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -11,13 +12,17 @@ from typing import Any
 from job.audio import audio_files
 from job.config.settings import Settings
 from job.core import console
-from job.fetch import audio_store, cue_files, cues, find, listing, sidecars, speaker_labels, text_files, unnamed
+from job.core.errors import BadInput
+from job.fetch import audio_store, cue_files, cues, find, guess, listing, sidecars, speaker_labels, text_files, unnamed
 from job.fetch.listing import HIDDEN
 from job.fetch.references import REFERENCE_TEXT, REFERENCES, reference_of
+from job.fetch.sounds_spelled import PHONEMES
 from job.fetch.table import Row, RowError, Table, Unreadable
 
 #: Maximum length, in seconds, of a sentence joined from several cues.
 LONGEST_SENTENCE = 20.0
+#: About how many texts are read to tell words from phonemes.
+_LOOKED_AT = 40
 
 
 def list_files(root: Path) -> tuple[list[Path], list[Path]]:
@@ -49,6 +54,7 @@ class Recordings:
         self.audio = audio
         self._others = others
         self._max_seconds = settings.max_seconds
+        self._insisted = settings.text_column is not None
         self._texts = sidecars.Sidecars(root, audio, others)
         self._sources: dict[Path, sidecars.Source | RowError] = {}
         self._of_text: dict[sidecars.Source, list[Path]] = {}
@@ -110,7 +116,11 @@ class Recordings:
 
         If they are in several folders and SPEAKER_NAME is not set, each folder is a speaker; with SPEAKER_NAME, the
         folders are chapters by one speaker.
+
+        Raises:
+            BadInput: the texts are phonemes, all but a few; one text alone proves nothing.
         """
+        self._refuse_phonemes(where)
         speakers = not self._named and len({self._speaker(path) for path in self.audio} - {None}) > 1
         found = [source for source in self._sources.values() if isinstance(source, sidecars.Source)]
         objects = any(source.path.suffix.lower() == ".json" for source in found)
@@ -134,6 +144,23 @@ class Recordings:
             self._say("texts alone", line)
         total = None if timed else len(self.audio)
         return Table(self.root.name, where, columns, read, folders=[self.root], total=total, loose=timed)
+
+    def _refuse_phonemes(self, where: str) -> None:
+        plain = [
+            (path, source)
+            for path, source in self._sources.items()
+            if isinstance(source, sidecars.Source) and not source.timed and not source.untold
+        ]
+        texts: list[Any] = []
+        for path, source in [] if self._insisted else plain[:: max(1, len(plain) // _LOOKED_AT)]:
+            with contextlib.suppress(RowError):  # reported when the row is read
+                texts.append(self._texts.values(path, source).get("text"))
+        held = guess.profile("text", texts, [])
+        if held is not None and held.says_nothing == PHONEMES:
+            raise BadInput(
+                f"{where}: the texts of its recordings are {PHONEMES} ({held.examples}), not words; write the words as "
+                "metadata.csv, with audio and text, or set TEXT_COLUMN=text to train on these"
+            )
 
     def _rows(self, path: Path, speakers: bool) -> Iterator[dict[str, Any] | RowError | None]:
         """Yield a recording's rows: one, or one per sentence if it has a timed transcript."""

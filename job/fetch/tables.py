@@ -18,6 +18,7 @@ from job.fetch import guess, jsonl, lists, sheets
 from job.fetch.columns import choose
 from job.fetch.listing import Names
 from job.fetch.references import REFERENCE_TEXT
+from job.fetch.sounds_spelled import PHONEMES
 from job.fetch.table import Row, RowError, Table, Unreadable
 
 _ENDINGS = (".csv", ".tsv", ".psv", ".txt", ".list", ".lst", ".jsonl", ".text", ".trans")
@@ -26,6 +27,10 @@ _ROWS, _SHARE = 50, 0.5
 
 #: How to have recordings transcribed all the same, at the end of a message.
 OR_TRANSCRIBE = "; TRANSCRIBE=always transcribes the recordings instead"
+#: What to do with a file that is in no form that is read.
+_WRITE_IT = "write it as metadata.csv or metadata.jsonl, with audio and text"
+#: From how many lines on the same word in each tells that it is none that is read out.
+_MANY = 5
 #: Files of spreadsheet programs.
 _SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers", ".gsheet")
 #: What separates cells in a line, and the longest line, in characters, in which names of recordings are looked for.
@@ -82,7 +87,7 @@ def unread(root: Path, audio: list[Path], settings: Settings) -> str | None:
         if ending in _SPREADSHEETS:
             return f"{path.name} is not read: save it as metadata.csv (CSV UTF-8)"
         if ending in (*_ENDINGS, ".json", ".xml", ".yaml", ".yml") and _names_most(path, stems):
-            reason = _reason(path, settings)
+            reason = _reason(path, Names(iter(audio)), settings)
             return f"{path.name} names the recordings and is not read: {reason}"
         about = path.name.lower().startswith("readme")
         if ending in _ENDINGS and not about and (other := _names_others(path)) is not None:
@@ -140,7 +145,7 @@ def _named_with_words(line: str) -> str | None:
     return names[0] if names and words else None
 
 
-def _reason(path: Path, settings: Settings) -> str:
+def _reason(path: Path, names: Names, settings: Settings) -> str:
     """Return why a file cannot be read as a table, or what to do with one that is in no form that is read."""
     if path.suffix.lower() in _ENDINGS:
         try:
@@ -151,7 +156,10 @@ def _reason(path: Path, settings: Settings) -> str:
             return str(error).removesuffix(OR_TRANSCRIBE)
         except (RowError, OSError, UnicodeError):
             pass
-    return "write it as metadata.csv or metadata.jsonl, with audio and text"
+    rows = [row for row in islice(_spaced(path, path.name).read(), _ROWS) if isinstance(row, Row)]
+    there = [row for row in rows if names.spelled_like(_name(row.values["audio"]))]
+    what = _instead_of_words(there) if there and len(there) >= _SHARE * len(rows) else None
+    return f"{what}; {_WRITE_IT}" if what is not None else _WRITE_IT
 
 
 def _candidates(root: Path) -> list[Path]:
@@ -206,21 +214,39 @@ def _opened(path: Path, where: str, names: Names, settings: Settings) -> Table |
             for row, value in zip(rows, values, strict=True)
             if isinstance(value, str) and names.spelled_like(_name(value))
         ]
-        if there and len(there) >= _SHARE * len(rows) and (open_table is not _spaced or _has_words(there)):
+        if (
+            there
+            and len(there) >= _SHARE * len(rows)
+            and (open_table is not _spaced or _instead_of_words(there) is None)
+        ):
             return table
     return None
 
 
-def _has_words(rows: list[Row]) -> bool:
-    """Whether what follows the names in `_spaced` may be said, and is no length, checksum, speaker or second column."""
+def _instead_of_words(rows: list[Row]) -> str | None:
+    """Return what follows the names in `_spaced` if nobody can have said it: lengths, checksums, one speaker, columns.
+
+    None if it may be said. Texts may repeat, as sentences do that several people read, and be single words or digits.
+    """
     texts = [row.values["text"] for row in rows if row.values["text"]]
-    texts = [text for text in texts if not all(map(guess.is_code, text.split()))]
-    if 2 * len(texts) < len(rows):
-        return False
+    if not texts:
+        return "nothing follows the names"
+    shown = repr(texts[0][:40])
+    if sum("\t" in text for text in texts) > _SHARE * len(texts):
+        return f"several columns follow the names, as in {shown}"
+    if all(len(word) == 1 for text in texts for word in text.split() if guess.is_code(word)):
+        codes = 0
+    else:
+        codes = sum(all(map(guess.is_code, text.split())) for text in texts)
+    if codes > _SHARE * len(rows):
+        return f"numbers, ids or addresses follow the names, as {shown}"
     held = guess.profile("text", texts, [])
-    if held is None or held.says_nothing is not None or 2 * sum("\t" in text for text in texts) > len(texts):
-        return False
-    return held.letters > 0 and (held.is_plainly_text or not held.is_label)
+    if held is not None and held.says_nothing == PHONEMES:
+        return f"{PHONEMES} follow the names, as {shown}"
+    if len(texts) >= _MANY and len(set(texts)) == 1 and len(texts[0].split()) == 1:
+        return f"{shown} follows each name, as a speaker does"
+    languages = len(texts) >= _MANY and held is not None and held.language
+    return f"languages follow the names, as {shown}" if languages else None
 
 
 def _name(value: str) -> str:

@@ -16,7 +16,6 @@ from job.audio import audio_files
 from job.core import storage
 from job.fetch import cue_files, lines
 from job.fetch.columns import NAMES
-from job.fetch.sounds_spelled import spells_sounds
 from job.fetch.table import RowError
 
 #: Extensions of files that may hold what is said, with times or markup, and are not read.
@@ -121,10 +120,8 @@ def check(text: str, name: str) -> None:
     if _SUBTITLE.search(text):
         raise RowError("text has times", f"{name} is a subtitle file; give what is said, without times, as a .txt")
     tokens = {line.lower() for line in given}
-    if (
-        all(_FULL_CONTEXT.search(line) for line in given)
-        or spells_sounds(text)
-        or (len(given) > 3 and all(" " not in line for line in given) and tokens & _SILENCES)
+    if all(_FULL_CONTEXT.search(line) for line in given) or (
+        len(given) > 3 and all(" " not in line for line in given) and tokens & _SILENCES
     ):
         raise RowError("text is phonemes", f"{name} lists phonemes; give what is said, in words, as a .txt")
 

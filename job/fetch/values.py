@@ -17,8 +17,8 @@ INVISIBLE = "\u200b\ufeff"
 #: Kinds of the errors of `required_text` for a row that has no text at all.
 NO_TEXT = ("no text", "empty text")
 
-#: People's names that are placeholders when written otherwise.
-_NAMES = ("Nan", "Nil")
+#: People's names that are placeholders when written otherwise, and initials that are placeholders in other fields.
+_NAMES, _INITIALS = ("Nan", "Nil"), ("NA", "TBD")
 #: Min Nan, spoken in Taiwan, has the code `nan`.
 _MIN_NAN = ("language", "nan")
 
@@ -45,7 +45,8 @@ def required_text(value: Any) -> Cleaned:
 def optional_text(value: Any, field: str) -> str | None:
     """Return a label that may be missing; numbers (speaker 7) are converted to strings.
 
-    What programs write into empty cells (`nan`, `None`) is no label, unless it is written as the name that it also is.
+    What programs write into empty cells (`nan`, `None`) is no label, unless it is written as the name that it also is:
+    of two speakers JB and NA, none may be lost in the other's voice.
 
     Raises:
         RowError: it is a list or an object, or not valid Unicode.
@@ -60,7 +61,8 @@ def optional_text(value: Any, field: str) -> str | None:
         raise RowError(f"{field} is not a string", type(value).__name__)
     _check_unicode(value, field)
     label = _strip(value)
-    empty = transcripts.stands_for_nothing(label) and label not in _NAMES and (field, label) != _MIN_NAN
+    names = (*_NAMES, *_INITIALS) if field == "speaker" else _NAMES
+    empty = transcripts.stands_for_nothing(label) and label not in names and (field, label) != _MIN_NAN
     return None if empty else label or None
 
 

@@ -79,13 +79,16 @@ def test_phonemes_beside_words_are_passed_over(tmp_path: Path, fetched: Any) -> 
     assert said(fetched(TRAIN_JSONL=write(folder / "l.txt", "".join(rows))))["take_001.wav"] == "The ship came home, 0."
 
 
-def test_a_text_file_of_phonemes_leaves_its_recording_out(tmp_path: Path, fetched: Any) -> None:
-    folder = recordings(tmp_path / "in", NAMES[:2])
-    write(folder / "take_001.txt", "Kpɔ, Ɖe nè se ɖe a? Ɛyɛ me dɛ.")
-    write(folder / "take_002.txt", "kpˈɔ ɖˈe nˈɛ sˈe")
-    got = fetched(DATA_DIR=folder)
-    assert list(said(got)) == ["take_001.wav"]
-    assert [row["reason"] for row in got["rejected"]] == ["text is phonemes"]
+def test_text_files_of_phonemes_are_asked_about_if_all_are(tmp_path: Path, fetched: Any) -> None:
+    folder = recordings(tmp_path / "in", NAMES[:4])
+    texts = ["kpˈɔ ɖˈe nˈɛ sˈe", "ðə ʃˈɪp kˈeɪm hˈoʊm", "ˈɹeɪn, ənd ˈsnoʊ"]
+    for name, text in zip(NAMES, texts, strict=False):
+        write(folder / f"{name}.txt", text)
+    with pytest.raises(BadInput, match=r"texts of its recordings are phonemes.*TEXT_COLUMN=text to train on"):
+        fetched(DATA_DIR=folder)
+    assert list(said(fetched(DATA_DIR=folder, TEXT_COLUMN="text")).values()) == texts
+    write(folder / f"{NAMES[3]}.txt", "Kpɔ, Ɖe nè se ɖe a? Ɛyɛ me dɛ.")
+    assert len(fetched(DATA_DIR=folder)["train"]) == 4, "no single text is left out for how it is spelled"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +102,10 @@ def test_a_text_file_of_phonemes_leaves_its_recording_out(tmp_path: Path, fetche
         "Æ e i a, æ å.",
         "Ẹ kú àárọ̀, ṣé dáadáa ni? E̩ kú is̩é̩.",
         "Sannu, ɗan ƙaramin ɓera ya ƴanta.",
+        "Kahnawàːke nìːioht tsi wahatiːyo.",
+        "goa2 si7 tai5 oan5 lang5",
+        "tan3 ka4chi2 na1 ya1 ku4",
+        "jmɨˈ ŋøˈ tsáˈ mɨˈ",
         "A B C D E F G",
         "",
     ],
