@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from job.core.errors import BadInput
+from job.fetch import elsewhere
 from tests.fetch.conftest import write_audio
 from tests.fetch.test_no_words import recordings
 from tests.fetch.test_trees import write
@@ -74,3 +76,48 @@ def test_recordings_of_splits_that_other_tables_name_are_not_called_unnamed(
     (tmp_path / "in" / "test.tsv").unlink()
     fetched(DATA_DIR=tmp_path / "in")
     assert "no row names 2 recordings" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("count", "name"),
+    [
+        (1, "ep000.info.json"),
+        (1, "../catalogue.json"),
+        (2, "notes/list.csv"),
+        (6, "ep003.info.json"),
+        (6, "../catalogue.json"),
+        (40, "clips/favourites.csv"),
+    ],
+)
+def test_files_about_a_few_recordings_stop_no_transcription(tmp_path: Path, count: int, name: str) -> None:
+    """As a downloader writes beside a film, and sites and shops for what they have."""
+    root = recordings(tmp_path / "in", [f"ep{n:03d}" for n in range(count)])
+    about = [f'{{"file": "ep{n:03d}.wav", "title": "Of ships, the sea and the harbour {n}"}}' for n in range(6)]
+    write(root / name, "\n".join(about))
+    assert elsewhere.with_words(root, sorted(root.glob("*.wav"))) is None
+
+
+def place(number: int) -> str:
+    return "".join("aeiouklmnr"[int(digit)] for digit in f"{number:05d}").title()
+
+
+def test_of_a_long_file_only_the_beginning_is_looked_at_and_a_share_of_the_names_is_enough(tmp_path: Path) -> None:
+    audio = [tmp_path / "in" / "wav" / f"{n:06d}.wav" for n in range(20_000)]
+    words = "".join(f"{path.stem}\tHun reiser til {place(n)} i dag.\n" for n, path in enumerate(audio))
+    write(tmp_path / "in" / "doc" / "000000-019999.txt", words)
+    found = elsewhere.with_words(tmp_path / "in", audio)
+    assert found is not None and found.startswith("doc/000000-019999.txt names the recordings")
+
+
+def test_a_tree_with_many_files_that_are_no_tables_is_soon_looked_through(tmp_path: Path) -> None:
+    audio = []
+    for day in range(50):
+        audio += [tmp_path / "in" / str(day) / f"take_{day:02d}_{n:03d}.wav" for n in range(1000)]
+        for n in range(12):
+            write(tmp_path / "in" / str(day) / f"log{n}.json", f'{{"of": "mic {n}", "level": 0.{n}}}\n' * 2400)
+    begun = time.process_time()
+    assert elsewhere.with_words(tmp_path / "in", audio) is None
+    assert time.process_time() - begun < 10
+    rows = (f"{path.name}\tHun reiser til {place(n)}.\n" for n, path in enumerate(audio[7000:8000]))
+    write(tmp_path / "in" / "7" / "a.tsv", "".join(rows))
+    assert str(elsewhere.with_words(tmp_path / "in", audio)).startswith("7/a.tsv names recordings: set DATA_DIR to ")
