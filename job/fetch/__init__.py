@@ -104,7 +104,7 @@ def run(settings: Settings, source: Source | None = None) -> dict[str, Any]:
         f"{counts['train']} training and {counts['validation']} validation rows, {rejected} left out"
         + (f" (see {paths.fetch_rejected})" if rejected else ""),
     )
-    if (root := _whole_folder(tables, settings)) and (line := named.without(recordings.list_files(root)[0], root)):
+    if (root := _whole_folder(tables, settings)) and (line := _left_unnamed(named, root)):
         console.say("fetch", line)
     for line in transcribed.lines(paths.transcripts):
         console.say("fetch", line)
@@ -122,6 +122,16 @@ def _whole_folder(tables: dict[str, Table], settings: Settings) -> Path | None:
     limited = settings.max_hours is not None or settings.max_train_samples or settings.max_eval_samples
     trees = {table.tree for table in tables.values()}
     return None if limited or len(trees) > 1 else next(iter(trees))
+
+
+def _left_unnamed(named: unnamed.Named, root: Path) -> str | None:
+    """Describe the recordings that no row names; None where tables of other splits may name them, or none can tell."""
+    try:
+        if any(unnamed.in_another_split(path) for path in root.iterdir()):
+            return None
+        return named.without(recordings.list_files(root, strict=False)[0], root)
+    except OSError:  # all rows are written: this is no reason to lose them
+        return None
 
 
 def _then(rows: Iterable[dict[str, Any]], do: Callable[[], None]) -> Iterator[dict[str, Any]]:

@@ -45,14 +45,19 @@ def open_tables(settings: Settings, copy: FolderCopy | None = None) -> dict[str,
         root, where = copy.fetch(), copy.where
     else:
         root, where = settings.data_dir.expanduser().absolute(), f"DATA_DIR={settings.data_dir}"
-    found = {split: _open_split(settings, split, root, where) for split in names}
-    packed.warn(root)
+    of_tars: set[Path] = set()
+    found = {split: _open_split(settings, split, root, where, of_tars) for split in names}
+    packed.warn(root, of_tars)
     below = root if copy else None  # whoever wrote a table there does not decide what is read here
     return {split: replace(table, below=below) for split, table in found.items() if table is not None}
 
 
-def _open_split(settings: Settings, split: str, root: Path, where: str) -> Table | None:
-    """Open the `train` or `validation` split of the folder; None if there is no validation split."""
+def _open_split(settings: Settings, split: str, root: Path, where: str, of_tars: set[Path]) -> Table | None:
+    """Open the `train` or `validation` split of the folder; None if there is no validation split.
+
+    Args:
+        of_tars: the folders whose tars are read; the split's is added.
+    """
     if not root.exists():
         raise BadInput(f"{where}: no such folder{not_read(settings.data_dir or root)}")
     if not root.is_dir():
@@ -75,11 +80,12 @@ def _open_split(settings: Settings, split: str, root: Path, where: str) -> Table
                 return _completed(table, root)
         root = _split_folder(root, name, where, split)
     elif not _is_described(root) and _is_described(root / name):
-        others = sorted(inner.name for inner in root.iterdir() if inner.name != name and _is_described(inner))
+        others = sorted(inner.name for inner in root.iterdir() if inner.name != name and _may_be_described(inner))
         if others:
             console.say("fetch", f"{name} is read; {_left(others)}")
         root = root / name
     if (archives := sorted(root.glob("*.tar"))) and not _is_described(root):
+        of_tars.add(root)
         if manifests := tarred_manifests.manifests_in(root, settings.train_split):
             return replace(tarred_manifests.open_table(manifests, where), name=root.name)
         packed.warn_beside_tars(root)
@@ -89,6 +95,13 @@ def _open_split(settings: Settings, split: str, root: Path, where: str) -> Table
 
 def _is_described(folder: Path) -> bool:
     return any((folder / name).is_file() for name in METADATA) or kaldi.is_data_directory(folder)
+
+
+def _may_be_described(folder: Path) -> bool:
+    try:
+        return _is_described(folder)
+    except OSError:  # this process may not enter it, as `lost+found`
+        return False
 
 
 def _split_folder(root: Path, name: str, where: str, split: str) -> Path:
@@ -117,8 +130,8 @@ def _open(root: Path, where: str, settings: Settings) -> Table:
         tars = [path.name for path in sorted(root.iterdir()) if path.name.lower().endswith(sharded.PACKED_TARS)]
         if tars:
             more = f"; {tars[0]}: {sharded.UNPACK}"
-        elif (unread := packed.unread(root)) is not None:
-            more = f"; {unread}"
+        elif left := [one for one in (packed.works_own(root), packed.unread(root)) if one is not None]:
+            more = f"; not read: {'; '.join(left)}"
         raise BadInput(f"{where}: no metadata.jsonl, metadata.csv or audio files in it{more}")
     beside = recordings.Recordings(root, found, others, settings)
     if 2 * beside.with_text < len(found):
@@ -128,7 +141,9 @@ def _open(root: Path, where: str, settings: Settings) -> Table:
     inner = next((p for p in sorted(root.glob("*/metadata.*")) if p.name in METADATA), None)
     if 10 * beside.with_text < len(found) and settings.transcribe != "always":
         told = inner is not None and not beside.with_text  # below
-        unread = tables.unread(root, found, settings) or elsewhere.nearly_beside(root, found)
+        # A spreadsheet beside a few texts may be of anything.
+        unread = None if beside.with_text else tables.unread(root, found, settings)
+        unread = unread or elsewhere.nearly_beside(root, found)
         unread = unread or (None if told else elsewhere.with_words(root, found))
         if unread is not None:
             raise BadInput(f"{where}: {unread}{tables.OR_TRANSCRIBE}")

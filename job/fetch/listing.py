@@ -66,8 +66,11 @@ def of_folder(folder: Path) -> Names:
         return Names(iter(()))
 
 
-def all_below(root: Path) -> Iterator[Path]:
+def all_below(root: Path, strict: bool = True) -> Iterator[Path]:
     """Yield all files below a folder but hidden ones, and those that a run has written (WORK_DIR may be in DATA_DIR).
+
+    Args:
+        strict: False passes over folders that cannot be listed: enough for a message.
 
     Raises:
         OSError: one of its folders cannot be listed, so that nobody could say what is missing.
@@ -78,7 +81,7 @@ def all_below(root: Path) -> Iterator[Path]:
         if not gone and Path(str(error.filename)).name.lower() not in _SYSTEMS:
             raise error
 
-    return files.tree(root, HIDDEN, unread, written_by_a_run)
+    return files.tree(root, HIDDEN, unread if strict else None, written_by_a_run)
 
 
 class Tree:

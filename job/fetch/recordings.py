@@ -25,15 +25,18 @@ LONGEST_SENTENCE = 20.0
 _LOOKED_AT = 40
 
 
-def list_files(root: Path) -> tuple[list[Path], list[Path]]:
+def list_files(root: Path, strict: bool = True) -> tuple[list[Path], list[Path]]:
     """List the audio files in a folder and its subfolders, and the files that may be their transcripts; both sorted.
+
+    Args:
+        strict: False passes over folders that cannot be listed.
 
     Raises:
         OSError: one of the folders cannot be listed.
     """
     audio: list[Path] = []
     others: list[Path] = []
-    for path in listing.all_below(root):
+    for path in listing.all_below(root, strict):
         if path.name.startswith(HIDDEN) or path.name in (*REFERENCES, REFERENCE_TEXT):
             continue
         if audio_files.ending_of(path.name):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from job.audio import audio_files
+from job.fetch import tables
 from job.fetch.columns import Columns
 from job.fetch.listing import key
 from job.fetch.table import Row, Table, Unreadable
@@ -18,6 +19,8 @@ _NAMED = 3
 _ABOUT = ("readme", "license", "licence", "copying", "changelog", "about", "credits", "notes")
 #: Texts of one recording each; tables and times may be of any.
 _TEXTS = (".txt", ".lab")
+#: Tables of a split.
+_TABLES = (".csv", ".tsv", ".psv", ".txt", ".list", ".lst", ".jsonl", ".json")
 
 
 class Named:
@@ -53,6 +56,11 @@ class Named:
         if len(left) <= self._unreadable:
             return None
         return f"no row names {_shown(left, root, 'recording')}"
+
+
+def in_another_split(path: Path) -> bool:
+    """Whether a file is called like the table of a split that is not trained on: `dev.tsv`, `metadata_test.csv`."""
+    return path.suffix.lower() in _TABLES and bool(tables.OTHER_PARTS & set(tables.words_of(path.stem)))
 
 
 def texts_alone(texts: Iterable[Path], used: set[Path], audio: Iterable[Path], root: Path) -> str | None:

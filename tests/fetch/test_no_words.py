@@ -290,7 +290,7 @@ def test_what_a_voice_said_is_no_recording_to_learn_from(tmp_path: Path, fetched
     assert _fingerprint(loaded) == before, "the source is what it was"
     got = fetched(DATA_DIR=root, WORK_DIR=tmp_path / work)
     assert sorted(row["text"] for row in got["train"]) == ["A person says this.", "And this."]
-    assert "not read, since a run has written it: " in capsys.readouterr().out
+    assert "WORK_DIR's own" in capsys.readouterr().out
 
 
 def _fingerprint(loaded: settings.Settings) -> str:
