@@ -16,6 +16,7 @@ import soundfile
 
 from job.core.errors import BadInput
 from job.model.loading import explained
+from tests.support import small_disk
 from tests.support.commands import run_job
 from tests.support.speech import spoken
 
@@ -171,10 +172,7 @@ def disk_of(tmp_path):
     small.mkdir()
 
     def mount(megabytes):
-        options = f"size={megabytes}m"
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", small], capture_output=True)
-        if mounted.returncode:
-            pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
+        small_disk.mount(small, megabytes * 1024)
         return small / "output"
 
     yield mount

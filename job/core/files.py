@@ -64,12 +64,13 @@ def write_with(path: Path, write: Callable[[Path], Any]) -> None:
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Add the file's name to errors: those of writing to an open file lack it."""
+    """Add the file's name to errors of the system: those of writing to an open file lack it, safetensors' are texts."""
     try:
         yield
-    except OSError as error:
-        if error.errno is not None and error.filename is None:
-            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else errno.ENOSPC if is_full(error) else None
+        if number is not None and getattr(error, "filename", None) is None:
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise
 
 

@@ -15,6 +15,8 @@ from job.fetch.guess import Profile
 from job.fetch.sounds_spelled import PHONEMES
 from job.fetch.table import RowError, Table
 
+#: How to have recordings transcribed all the same, at the end of a message.
+OR_TRANSCRIBE = "; TRANSCRIBE=always transcribes the recordings instead"
 #: Field -> the column names it is known by; the first one that a row has wins. `speaker_id` and the like are omitted on
 #: purpose: a corpus of a hundred readers becomes a hundred voices only if SPEAKER_COLUMN asks for it.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -127,7 +129,7 @@ def choose(table: Table, settings: Settings, needs_text: bool = True) -> Columns
             found["text"], pair, why["text"] = chosen.columns, chosen.pair, chosen.why
     _require(found, table)
     if not found["text"] and (needs_text or _may_be_text(table, others, settings)):
-        hint = "" if settings.transcribe == "always" else "; TRANSCRIBE=always transcribes the recordings instead"
+        hint = "" if settings.transcribe == "always" else OR_TRANSCRIBE
         listed = shown(table.columns)
         spelled = next(
             (f" ({p.column} holds {PHONEMES}: {p.examples})" for p in others if p.says_nothing == PHONEMES), ""

@@ -108,7 +108,7 @@ def _candidates(root: Path, by_name: Collection[str]) -> Iterator[Path]:
     by_folder: dict[Path, list[Path]] = defaultdict(list)
     for path in (*_beside(root), *listing.all_below(root)):
         name = path.name.lower()
-        if name.endswith(_ENDINGS) and not name.startswith(_ABOUT) and not _of_one(path.name, by_name):
+        if name.endswith(_ENDINGS) and not name.startswith(_ABOUT) and not listing.begins_like(path.name, by_name):
             by_folder[path.parent].append(path)
     ranked = []
     for folder, paths in by_folder.items():
@@ -116,12 +116,6 @@ def _candidates(root: Path, by_name: Collection[str]) -> Iterator[Path]:
         paths.sort(key=lambda path: (path.name not in listing.METADATA, path.name))
         ranked += [(rank, folder, path) for rank, path in enumerate(paths[:_FILES])]
     yield from (path for _, _, path in sorted(ranked)[:_ALL_FILES])
-
-
-def _of_one(name: str, by_name: Collection[str]) -> bool:
-    """Whether a file's name is a recording's with more endings."""
-    parts = listing.key(name).split(".")
-    return any(".".join(parts[:count]) in by_name for count in range(1, len(parts)))
 
 
 def _beside(root: Path) -> list[Path]:

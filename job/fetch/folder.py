@@ -18,6 +18,7 @@ from job.config.settings import Settings
 from job.core import console
 from job.core.errors import BadInput
 from job.fetch import elsewhere, jsonl, kaldi, packed, recordings, sharded, sheets, tables, tarred_manifests
+from job.fetch.columns import OR_TRANSCRIBE
 from job.fetch.listing import METADATA, Names
 from job.fetch.references import reference_of
 from job.fetch.sharded.folder_copy import FolderCopy
@@ -146,7 +147,7 @@ def _open(root: Path, where: str, settings: Settings) -> Table:
         unread = unread or elsewhere.nearly_beside(root, found)
         unread = unread or (None if told else elsewhere.with_words(root, found))
         if unread is not None:
-            raise BadInput(f"{where}: {unread}{tables.OR_TRANSCRIBE}")
+            raise BadInput(f"{where}: {unread}{OR_TRANSCRIBE}")
     if not beside.can_be_read or (not beside.with_text and inner and settings.transcribe != "always"):
         more = f"; set DATA_DIR to {inner.parent}, where there is a {inner.name}" if inner else ""
         raise BadInput(

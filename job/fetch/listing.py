@@ -1,9 +1,9 @@
-"""Index audio files by name, regardless of extension, letter case and Unicode normalization (NFC, NFD)."""
+"""List a folder, and index audio files by name, whatever their ending, letter case and Unicode form (NFC, NFD)."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from job.audio import audio_files
@@ -16,6 +16,8 @@ HIDDEN = (".", "__MACOSX")
 _SYSTEMS = {"lost+found", "#recycle", "@recycle", "@eadir", "#snapshot", "system volume information", "$recycle.bin"}
 #: Names of a folder's table, the first that is there is read.
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
+#: How many files are named in a message.
+_NAMED = 3
 
 
 def key(name: str) -> str:
@@ -82,6 +84,22 @@ def all_below(root: Path, strict: bool = True) -> Iterator[Path]:
             raise error
 
     return files.tree(root, HIDDEN, unread if strict else None, written_by_a_run)
+
+
+def begins_like(name: str, stems: Collection[str]) -> bool:
+    """Whether a file's name is a recording's with more endings: `a.normalized.txt`, `a.wav.txt`, `a.info.json`.
+
+    Args:
+        stems: the recordings' names without their endings, as `key` spells them.
+    """
+    parts = key(name).split(".")
+    return any(".".join(parts[:count]) in stems for count in range(1, len(parts)))
+
+
+def some(root: Path, paths: Sequence[Path]) -> str:
+    """The first few files by their places in a folder, and how many more there are."""
+    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+    return ", ".join(str(path.relative_to(root)) for path in paths[:_NAMED]) + more
 
 
 class Tree:

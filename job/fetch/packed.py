@@ -16,8 +16,6 @@ from job.fetch import listing, recordings
 _ARCHIVES = (".zip", ".rar", ".7z", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 #: Files that are read where they lie at the top of the folder, but not deeper.
 _SHARDS = (".tar", ".parquet")
-#: How many are named in a message.
-_NAMED = 3
 
 
 def unread(root: Path, read: Collection[Path] = ()) -> str | None:
@@ -36,9 +34,9 @@ def unread(root: Path, read: Collection[Path] = ()) -> str | None:
             shards.append(path)
     found = []
     if archives:
-        found.append(f"{_names(root, archives)}: unpack what has recordings or texts in it")
+        found.append(f"{listing.some(root, archives)}: unpack what has recordings or texts in it")
     if shards:
-        found.append(f"{_names(root, shards)}: set DATA_DIR to {shards[0].parent}, or name both with DATASETS")
+        found.append(f"{listing.some(root, shards)}: set DATA_DIR to {shards[0].parent}, or name both with DATASETS")
     return "; ".join(found) or None
 
 
@@ -68,7 +66,7 @@ def works_own(root: Path) -> str | None:
     inner = [path for work in works for path in (work, work / "data")]
     own = [path for folder in dict.fromkeys(inner) for path in _listed(folder)]
     own = [path for path in own if written_by_a_run(path) and _has_sounds(path)]
-    return f"{_names(root, own)}: such names are WORK_DIR's own there; set another WORK_DIR" if own else None
+    return f"{listing.some(root, own)}: such names are WORK_DIR's own there; set another WORK_DIR" if own else None
 
 
 def warn_beside_tars(root: Path) -> None:
@@ -76,8 +74,8 @@ def warn_beside_tars(root: Path) -> None:
     with contextlib.suppress(OSError):
         loose, _ = recordings.list_files(root, strict=False)
         if loose:
-            todo = "put them in a folder of their own, and name both with DATASETS"
-            console.warn("fetch", f"the tars are read, and not what lies beside them: {_names(root, loose)}; {todo}")
+            beside = f"{listing.some(root, loose)}; put them in a folder of their own, and name both with DATASETS"
+            console.warn("fetch", f"the tars are read, and not what lies beside them: {beside}")
 
 
 def _listed(folder: Path, folders: bool = False) -> list[Path]:
@@ -92,8 +90,3 @@ def _listed(folder: Path, folders: bool = False) -> list[Path]:
 
 def _has_sounds(path: Path) -> bool:
     return any(audio_files.ending_of(one.name) for one in chain([path], files.tree(path)))
-
-
-def _names(root: Path, paths: list[Path]) -> str:
-    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
-    return ", ".join(str(path.relative_to(root)) for path in paths[:_NAMED]) + more

@@ -15,7 +15,7 @@ from job.config.settings import Settings
 from job.core import console, storage
 from job.core.errors import BadInput
 from job.fetch import guess, jsonl, lists, sheets
-from job.fetch.columns import choose
+from job.fetch.columns import OR_TRANSCRIBE, choose
 from job.fetch.listing import Names
 from job.fetch.references import REFERENCE_TEXT
 from job.fetch.sounds_spelled import PHONEMES
@@ -25,8 +25,6 @@ _ENDINGS = (".csv", ".tsv", ".psv", ".txt", ".list", ".lst", ".jsonl", ".text", 
 #: Number of rows of a file that are read, and the share of them that must name existing audio.
 _ROWS, _SHARE = 50, 0.5
 
-#: How to have recordings transcribed all the same, at the end of a message.
-OR_TRANSCRIBE = "; TRANSCRIBE=always transcribes the recordings instead"
 #: What to do with a file that is in no form that is read.
 _WRITE_IT = "write it as metadata.csv or metadata.jsonl, with audio and text"
 #: From how many lines on the same word in each tells that it is none that is read out.

@@ -10,11 +10,9 @@ from pathlib import Path
 from job.audio import audio_files
 from job.fetch import tables
 from job.fetch.columns import Columns
-from job.fetch.listing import key
+from job.fetch.listing import begins_like, key, some
 from job.fetch.table import Row, Table, Unreadable
 
-#: How many files are named in a message.
-_NAMED = 3
 #: Texts that are about the recordings, by the beginning of their names.
 _ABOUT = ("readme", "license", "licence", "copying", "changelog", "about", "credits", "notes")
 #: Texts of one recording each; tables and times may be of any.
@@ -77,18 +75,9 @@ def texts_alone(texts: Iterable[Path], used: set[Path], audio: Iterable[Path], r
         and path.parent in folders
         and path not in used
         and not path.name.lower().startswith(_ABOUT)
-        and not _begins_like(key(path.name), stems)
+        and not begins_like(path.name, stems)
     ]
     return f"no recording is called like {_shown(alone, root, 'text')}" if alone else None
-
-
-def _begins_like(name: str, stems: set[str]) -> bool:
-    """Whether a text's name is a recording's with more endings: `a.normalized.txt`, `a.wav.txt`."""
-    while "." in name:
-        name = name.rpartition(".")[0]
-        if name in stems:
-            return True
-    return False
 
 
 def _key_of(name: str) -> str:
@@ -96,6 +85,4 @@ def _key_of(name: str) -> str:
 
 
 def _shown(paths: list[Path], root: Path, what: str) -> str:
-    names = ", ".join(str(path.relative_to(root)) for path in paths[:_NAMED])
-    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
-    return f"{len(paths)} {what}{'s' if len(paths) > 1 else ''} in {root.name}: {names}{more}"
+    return f"{len(paths)} {what}{'s' if len(paths) > 1 else ''} in {root.name}: {some(root, paths)}"

@@ -180,9 +180,9 @@ def explained(named: str, task: str = "", advice: str = "give a model directory 
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        folder = Path(named.partition("=")[2] or "/dev/null").expanduser()  # none where no variable names it
-        # Transformers goes by the folder's name, and does not say which file is missing.
-        empty = folder.is_dir() and not (folder / "config.json").is_file()
+        place = named.partition("=")[2]  # empty where no variable names it
+        folder = Path(place).expanduser()  # transformers goes by its name, and does not say which file is missing
+        empty = place != "" and folder.is_dir() and not (folder / "config.json").is_file()
         reason = "there is no config.json in it" if empty else loading_reason(error)
         line = f"{named}: cannot be loaded{task} ({reason}); {advice}"
         raise (Unreachable if is_outage(error) else BadInput)(line) from error

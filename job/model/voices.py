@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
-from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +100,7 @@ def write_cloning_model(settings: Settings, to: Path | None) -> Path:
 
 
 def _is_cloning_model(directory: Path) -> bool:
-    """Whether a folder holds a Base model and nothing that this command does not write."""
+    """Whether a folder, and no link to one, holds a Base model, as this command writes it."""
     config = directory / "config.json"
     if directory.is_symlink() or not config.is_file():
         return False
@@ -199,27 +197,16 @@ def save_weights(weights: dict[str, torch.Tensor], directory: Path) -> None:
     """Write a model's weights as `from_pretrained` reads them, in several files when they are large."""
     from huggingface_hub import save_torch_state_dict
 
-    with _full_disks(directory):
+    with files.named_errors(directory):
         save_torch_state_dict(weights, directory, max_shard_size="5GB", metadata={"format": "pt"})
     make_readable(directory)
-
-
-@contextmanager
-def _full_disks(path: Path) -> Iterator[None]:
-    """Raise OSError for a full disk, which safetensors tells by an error of its own."""
-    try:
-        yield
-    except Exception as error:
-        if files.is_full(error) and not isinstance(error, OSError):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        raise
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Write one safetensors file."""
     from safetensors.torch import save_file
 
-    with _full_disks(path):
+    with files.named_errors(path):
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, str(path), metadata={"format": "pt"})
     make_readable(path.parent)
 

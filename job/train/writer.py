@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 
 from job.core import files
@@ -69,8 +68,7 @@ class BackgroundWriter:
 
     def _run(self, write: Callable[[], None]) -> None:
         try:
-            write()
+            with files.named_errors(Path("OUTPUT_DIR")):
+                write()
         except BaseException as error:
             self._error = error
-            if files.is_full(error) and not isinstance(error, OSError):
-                self._error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "OUTPUT_DIR")

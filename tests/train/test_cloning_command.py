@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 
 import pytest
 from safetensors.torch import load_file
 
 from tests.support.commands import run_job
 from tests.support.short_run import trained
+from tests.support.small_disk import small_disk
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +89,10 @@ def test_training_would_replace_what_is_inside_of_the_voice(work, capsys):
 
 
 def test_a_full_disk_is_one_line(work, tmp_path, capsys):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    if (done := subprocess.run(mount, capture_output=True, text=True)).returncode:
-        pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "disk", 64) as disk:
         result = cloning(capsys, work, disk / "voice")
         assert result.code == 2 and "No space left on device" in result.err and len(result.errors) == 1, result.err
         assert not (disk / "voice").exists()
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def test_it_says_what_is_missing(work, tmp_path, capsys):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import time
 
 import pytest
 
 from job.core import state
+from tests.support import small_disk
 from tests.support.commands import run_job
 from tests.test_pipeline import start
 
@@ -54,16 +54,13 @@ def disk(tmp_path):
     def make(size):
         path = tmp_path / "disk"
         path.mkdir(exist_ok=True)
-        options = f"{'remount,' if mounted else ''}size={size // 1024}k"
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
+        small_disk.mount(path, size // 1024, again=bool(mounted))
         mounted.append(path)
         return path / "output"
 
     yield make
     if mounted:
-        subprocess.run(["umount", mounted[0]], check=True)
+        small_disk.unmount(mounted[0])
 
 
 def size_of(directory):

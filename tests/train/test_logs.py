@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
-import subprocess
 
 import pytest
 
 from job.train.logs import Lines
+from tests.support.small_disk import small_disk
 
 
 def numbers(log):
@@ -65,12 +65,7 @@ def test_room_is_made_before_a_line_waits(tmp_path, capsys):
 
 def test_no_part_of_a_line_is_left(tmp_path):
     """A line of which only the beginning fits leaves nothing, so whoever reads meanwhile finds whole lines."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    if (done := subprocess.run(mount, capture_output=True, text=True)).returncode:
-        pytest.skip(f"cannot mount a tmpfs here: {done.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "disk", 64) as disk:
         log, lines = disk / "training.jsonl", Lines()
         lines.append(log, {"step": 1})
         (disk / "other").write_bytes(bytes(40 << 10))
@@ -80,8 +75,6 @@ def test_no_part_of_a_line_is_left(tmp_path):
         (disk / "other").unlink()
         lines.append(log, {"step": 3})
         assert numbers(log) == [1, 2, 3]
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def test_other_errors_end_the_run(tmp_path):
